@@ -1,0 +1,1 @@
+"""The DreamBoothJob API, the only definition of a job."""

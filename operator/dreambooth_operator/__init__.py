@@ -1,0 +1,1 @@
+"""Runs DreamBoothJobs on Kubernetes, or on one machine."""

@@ -1,0 +1,50 @@
+"""Why a job ends early: one exception per exit code.
+
+Codes 64 to 69 are not retryable: the operator fails the job at once. Any other non-zero code is retried.
+"""
+
+
+class TrainerError(Exception):
+    """An end that the user can do something about. The message names the field and says what to do."""
+
+    exit_code = 1
+
+
+class BadConfig(TrainerError):
+    """The job asks for something that cannot be trained."""
+
+    exit_code = 64
+
+
+class BadData(TrainerError):
+    """The images or captions cannot be trained on."""
+
+    exit_code = 65
+
+
+class BadModel(TrainerError):
+    """There is no such base model, or it cannot be loaded."""
+
+    exit_code = 66
+
+
+class Denied(TrainerError):
+    """Storage refuses: credentials, bucket or endpoint are wrong."""
+
+    exit_code = 67
+
+
+class NotFinite(TrainerError):
+    """The loss is NaN or infinite."""
+
+    exit_code = 68
+
+
+class Fenced(TrainerError):
+    """A newer attempt owns the output."""
+
+    exit_code = 69
+
+
+STOPPED_EXIT_CODE = 143
+"""Asked to stop by SIGTERM (128 + 15), state saved."""
