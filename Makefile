@@ -1,0 +1,64 @@
+# `make help` lists the targets. Everything runs in a virtual environment that `make init` builds.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PACKAGES := crds operator trainer
+TESTS ?= tests
+# Two workers with one thread each are faster on two cores than two workers that fight over them.
+WORKERS ?= 2
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help init demo test test-slow generate verify lint type format bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+init: $(READY) ## build the virtual environment, pinned by constraints.txt
+
+$(READY): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml)
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade -c constraints.txt pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e crds -e 'operator[local]' -e 'trainer[wandb]' --group dev
+	@touch $@
+
+demo: $(READY) ## fine-tune tiny-sd on a subject: 2 pods on this machine, real S3, about 5 minutes
+	unset OMP_NUM_THREADS; $(BIN)/dreambooth run -f examples/quickstart.yaml --fresh \
+		--upload examples/tiny-sd/model=s3://dreambooth/models/tiny-sd \
+		--upload examples/tiny-sd/clip=s3://dreambooth/models/tiny-clip \
+		--upload examples/subjects=s3://dreambooth/subjects
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' $(TESTS)
+
+test-slow: $(READY) ## run the tests that take long
+	$(BIN)/python -m pytest -m slow $(TESTS)
+
+generate: $(READY) ## write the CRD and REFERENCE.md from the models
+	$(BIN)/python -m dreambooth_api.generate
+
+verify: $(READY) ## fail when what `make generate` writes differs from what is committed
+	$(BIN)/python -m dreambooth_api.generate --check
+
+lint: $(READY) ## ruff, and the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+type: $(READY) ## mypy --strict
+	$(BIN)/mypy
+
+format: $(READY) ## format the code
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## measure the trainer against bare PyTorch
+	$(BIN)/python -m tests.bench
+
+clean: ## remove the virtual environment and all caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .dreambooth
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

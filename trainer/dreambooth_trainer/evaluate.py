@@ -1,0 +1,127 @@
+"""Scores of the result with CLIP: has it learned the subject, does it follow prompts, is the class still itself?
+
+After Ruiz et al. 2022, section 4.2: CLIP-I is the mean cosine between generated and real images of the subject,
+CLIP-T between generated images and their prompts; class images alike show what the prior loss has kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+from dreambooth_api.job import DreamBoothJob
+from dreambooth_api.subject import Subject
+from dreambooth_trainer.errors import BadModel
+from dreambooth_trainer.generate import Request
+from dreambooth_trainer.samples import Painter
+
+FIELD = "spec.evaluation.model"
+CHUNK = 32
+
+
+class Clip:
+    """Unit vectors of images and texts, [N, D]."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        try:
+            self._model = CLIPModel.from_pretrained(folder, local_files_only=True).to(device).eval()
+            self._processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+            self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise BadModel(f"{FIELD}: this is no CLIP model that can be loaded: {error}") from error
+        self._device = device
+
+    @torch.no_grad()
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Embeddings of the images."""
+        parts = []
+        for first in range(0, len(images), CHUNK):
+            pixels = self._processor(list(images[first : first + CHUNK]), return_tensors="pt")
+            parts.append(_features(self._model.get_image_features(**pixels.to(self._device))))
+        return normalize(torch.cat(parts), dim=-1)
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings of the texts."""
+        tokens = self._tokenizer(
+            list(texts), padding="max_length", truncation=True, return_tensors="pt"
+        )
+        return normalize(_features(self._model.get_text_features(**tokens.to(self._device))), dim=-1)
+
+
+def _features(output: Any) -> Tensor:
+    """transformers 5 wraps the projected features in an output object."""
+    features: Tensor = getattr(output, "pooler_output", output)
+    return features
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one subject at one moment. Cosines, -1..1; diversity is 1 - mean pairwise cosine."""
+
+    subject_similarity: float
+    prompt_similarity: float
+    class_similarity: float
+    subject_diversity: float
+    class_diversity: float
+
+
+def mean_similarity(left: Tensor, right: Tensor) -> float:
+    """Mean cosine over all pairs of [N, D] and [M, D]."""
+    return float((left @ right.T).mean())
+
+
+def diversity(vectors: Tensor) -> float:
+    """1 - mean cosine over the pairs of different rows of [N, D]."""
+    count = len(vectors)
+    if count < 2:
+        return 0.0
+    total = float((vectors @ vectors.T).sum()) - count
+    return 1 - total / (count * (count - 1))
+
+
+def own_similarity(vectors: Tensor) -> float:
+    """Mean cosine of the subject's real images among each other: what a perfect model would reach."""
+    return 1 - diversity(vectors)
+
+
+def evaluate(clip: Clip, painter: Painter, job: DreamBoothJob, subject: Subject, real: Tensor) -> Scores:
+    """Score the model as it is now. `real`: embeddings of the subject's reference images. Collective."""
+    assert job.spec.evaluation is not None
+    count, seed = job.spec.evaluation.count, job.spec.samples.seed
+    plain = f"a photo of a {subject.class_noun}"
+    named = f"a photo of {subject.identifier} {subject.class_noun}"
+    painted = painter.paint([Request(p, seed + i) for p in (named, plain) for i in range(count)])
+    vectors = clip.images(painted)
+    of_subject, of_class = vectors[:count], vectors[count:]
+    # The identifier means nothing to the judge, so it reads the prompt with the class alone.
+    return Scores(
+        subject_similarity=mean_similarity(of_subject, real),
+        prompt_similarity=mean_similarity(of_subject, clip.texts([plain])),
+        class_similarity=mean_similarity(of_class, real),
+        subject_diversity=diversity(of_subject),
+        class_diversity=diversity(of_class),
+    )
+
+
+def report(subject: Subject, before: Scores, after: Scores, real: float) -> dict[str, Any]:
+    """One subject's entry in scores.json."""
+    return {
+        "identifier": subject.identifier,
+        "classNoun": subject.class_noun,
+        "subjectSimilarity": {
+            "before": before.subject_similarity,
+            "after": after.subject_similarity,
+            "real": real,
+        },
+        "promptSimilarity": {"before": before.prompt_similarity, "after": after.prompt_similarity},
+        "classSimilarity": {"before": before.class_similarity, "after": after.class_similarity},
+        "classDiversity": {"before": before.class_diversity, "after": after.class_diversity},
+        "subjectDiversity": {"before": before.subject_diversity, "after": after.subject_diversity},
+    }

@@ -1,0 +1,131 @@
+"""From `spec.model` to a family: fetch once per node, hash, load, place on the device."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from dreambooth_api.model import Model
+from dreambooth_trainer.config import cache_folder
+from dreambooth_trainer.distributed import Ranks
+from dreambooth_trainer.errors import BadModel
+from dreambooth_trainer.families.base import Family
+from dreambooth_trainer.families.stable_diffusion import StableDiffusion
+from dreambooth_trainer.storage import Storage
+
+FIELD = "spec.model.source"
+FAMILIES = {"StableDiffusionPipeline": StableDiffusion}
+WEIGHTS = (".safetensors", ".bin", ".ckpt")
+# Only what a Stable Diffusion pipeline needs: hub repositories hold many copies of the weights.
+HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
+
+
+def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.device) -> Family:
+    """The base model, fp32, frozen, on `device`.
+
+    Raises `BadModel` when there is none, it is damaged, or of a family that is not known.
+    """
+    path = fetch(model, storage, ranks)
+    digest = ranks.from_first(hash_model(path) if ranks.topology.rank == 0 else None)
+    pipeline = _open(model, path)
+    family = FAMILIES.get(type(pipeline).__name__)
+    if family is None:
+        raise BadModel(
+            f"{FIELD}: {model.source} is a {type(pipeline).__name__};"
+            f" only {', '.join(FAMILIES)} can be trained"
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    return family(pipeline.to(device), digest)
+
+
+def fetch(model: Model, storage: Storage, ranks: Ranks) -> Path:
+    """A local folder (or single file) of the model; downloaded by the first rank of each node."""
+    if model.source.startswith("/") or model.source.startswith("file:///"):
+        return _existing(Path(model.source.removeprefix("file://")), model)
+    key = hashlib.sha256(f"{model.source}@{model.revision}".encode()).hexdigest()[:16]
+    target = cache_folder() / "models" / key
+    if ranks.topology.local_rank == 0:
+        _download(model, storage, target)
+    ranks.barrier()
+    return target / model.source.rsplit("/", 1)[-1] if model.layout == "single-file" else target
+
+
+def _existing(path: Path, model: Model) -> Path:
+    if not path.exists():
+        raise BadModel(f"{FIELD}: there is nothing at {model.source}; mount the model or use s3://")
+    return path
+
+
+def _download(model: Model, storage: Storage, target: Path) -> None:
+    if model.source.startswith("hf://"):
+        _download_from_hub(model, target)
+    elif model.layout == "single-file":
+        storage.download(model.source, target / model.source.rsplit("/", 1)[-1], field=FIELD)
+    else:
+        storage.download_tree(model.source, target, field=FIELD)
+
+
+def _download_from_hub(model: Model, target: Path) -> None:
+    name = model.source.removeprefix("hf://")
+    try:
+        snapshot_download(
+            name, revision=model.revision, local_dir=target, allow_patterns=HUB_FILES
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise BadModel(
+            f"{FIELD}: {model.source} could not be fetched from the hub ({type(error).__name__});"
+            " check its name, revision and access, or copy it to s3:// once"
+        ) from error
+
+
+def hash_model(path: Path) -> str:
+    """sha256 over the names and contents of the model's files; what prior caches are keyed by."""
+    total = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        if file.suffix in (*WEIGHTS, ".json", ".txt"):
+            with file.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            total.update(f"{file.relative_to(path) if file != path else file.name}:{content}\n".encode())
+    return total.hexdigest()
+
+
+def _open(model: Model, path: Path) -> Any:
+    try:
+        if model.layout == "single-file":
+            return StableDiffusionPipeline.from_single_file(path, torch_dtype=torch.float32)
+        _check_index(model, path)
+        return DiffusionPipeline.from_pretrained(
+            path,
+            variant=model.variant,
+            torch_dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            # Neither is part of training, and both are large.
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise BadModel(f"{FIELD}: {model.source} cannot be loaded: {reason[0]}") from error
+
+
+def _check_index(model: Model, path: Path) -> None:
+    """Read model_index.json first: diffusers' own errors for these cases send people to the hub."""
+    index = path / "model_index.json"
+    if not index.is_file():
+        raise BadModel(
+            f"{FIELD}: {model.source} has no model_index.json; name the folder that holds it,"
+            " or set spec.model.layout to single-file"
+        )
+    name = json.loads(index.read_text()).get("_class_name")
+    if name not in FAMILIES:
+        raise BadModel(
+            f"{FIELD}: {model.source} is a {name}; only {', '.join(FAMILIES)} can be trained"
+        )

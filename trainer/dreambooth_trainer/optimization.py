@@ -1,0 +1,80 @@
+"""The optimizer and the learning rate's schedule, both functions of the optimizer step alone."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from diffusers.optimization import get_scheduler
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from dreambooth_api.training import Schedule, Training
+from dreambooth_trainer.adapters import Trained
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def make_optimizer(trained: Trained, training: Training) -> AdamW:
+    """AdamW over the denoiser's and the text encoders' parameters, each with its own learning rate."""
+    groups = [{"params": list(trained.denoiser.values()), "lr": training.learning_rate}]
+    if trained.text:
+        rate = training.text_encoder.learning_rate or training.learning_rate
+        groups.append({"params": list(trained.text.values()), "lr": rate})
+    settings = training.optimizer
+    return AdamW(
+        groups,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+        eps=settings.epsilon,
+        # Gradient scaling for fp16 and the fused kernel both want to unscale; Lightning refuses the pair.
+        fused=training.precision != "fp16",
+    )
+
+
+def make_schedule(optimizer: AdamW, training: Training, start: int) -> LambdaLR:
+    """The learning rate from step `start` on. Past its stop fraction the text encoder's is zero."""
+    shape = _shape(training.schedule, training.steps)
+    text_stop = training.text_encoder.stop_fraction * training.steps
+
+    def text_shape(step: int) -> float:
+        return shape(step) if step < text_stop else 0.0
+
+    shapes = [shape, text_shape][: len(optimizer.param_groups)]
+    # LambdaLR sets its first rate for step 0; shifting the clock resumes without replaying the steps.
+    shifted = [lambda step, f=f: f(start + step) for f in shapes]  # type: ignore[misc]
+    return LambdaLR(optimizer, shifted)
+
+
+def _shape(schedule: Schedule, steps: int) -> Callable[[int], float]:
+    """diffusers' multiplier of the learning rate by step, without warm-up from other libraries' counting."""
+    probe = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    name = "constant_with_warmup" if schedule.name == "constant" else schedule.name
+    made = get_scheduler(
+        name, probe, num_warmup_steps=schedule.warmup_steps, num_training_steps=steps
+    )
+    shape: Callable[[int], float] = made.lr_lambdas[0]
+    return shape
+
+
+def optimizer_tensors(optimizer: AdamW, trained: Trained) -> dict[str, Tensor]:
+    """The optimizer's moments by parameter name: `exp_avg/<name>`, `exp_avg_sq/<name>`."""
+    return {
+        f"{moment}/{name}": optimizer.state[parameter][moment]
+        for name, parameter in trained.all.items()
+        for moment in MOMENTS
+        if parameter in optimizer.state
+    }
+
+
+def restore_optimizer(
+    optimizer: AdamW, trained: Trained, tensors: Mapping[str, Tensor], step: int
+) -> None:
+    """Continue from saved moments after optimizer step `step`."""
+    for name, parameter in trained.all.items():
+        state = {m: tensors[f"{m}/{name}"].to(parameter.device) for m in MOMENTS}
+        # Fused AdamW keeps its step on the parameter's device, the others on the host.
+        device = parameter.device if optimizer.defaults["fused"] else torch.device("cpu")
+        optimizer.state[parameter] = {
+            "step": torch.tensor(float(step), dtype=torch.float32, device=device),
+            **state,
+        }
