@@ -1,0 +1,43 @@
+"""Fixtures that every part's tests share: a real S3 server on the loopback interface."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from dreambooth_operator.seaweed import SeaweedServer
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
+    """A running SeaweedFS, started by the first test that asks for it, one per test process."""
+    with SeaweedServer(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(s3_server: SeaweedServer) -> str:
+    """The server's URL."""
+    return s3_server.endpoint_url
+
+
+@pytest.fixture
+def s3_env(s3_server: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The server's credentials, in os.environ for this test; nothing else of AWS is left there."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    environment = {**s3_server.environment, "AWS_EC2_METADATA_DISABLED": "true"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return environment
+
+
+@pytest.fixture
+def bucket(s3_server: SeaweedServer, s3_env: dict[str, str]) -> str:
+    """The name of a new, empty bucket; the credentials are in os.environ."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    s3_server.create_bucket(name)
+    return name
