@@ -1,0 +1,15 @@
+"""Durable training states in object storage: sharded, verified, fenced."""
+
+from dreambooth_trainer.checkpoint.fence import Fence
+from dreambooth_trainer.checkpoint.manifest import FORMAT, Manifest, Shard
+from dreambooth_trainer.checkpoint.store import CheckpointError, CheckpointRef, CheckpointStore
+
+__all__ = [
+    "FORMAT",
+    "CheckpointError",
+    "CheckpointRef",
+    "CheckpointStore",
+    "Fence",
+    "Manifest",
+    "Shard",
+]

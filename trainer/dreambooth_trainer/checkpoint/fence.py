@@ -1,0 +1,122 @@
+"""Who may write: a log of claims and commits in which every entry is a conditional put.
+
+    checkpoints/log/00000000.json   claim   attempt 0
+    checkpoints/log/00000001.json   commit  attempt 0, step 500
+    checkpoints/log/00000002.json   claim   attempt 1    <- attempt 0 never gets past this
+
+A writer knows the number of the last entry it has seen and puts its next entry at the number after
+that, only if nothing is there. An attempt that was claimed over therefore collides with the newer
+claim, however long it slept between looking and writing: there is no window between a check and a
+write. Claims are never deleted; that is what keeps the place taken. Commits may be deleted with
+their checkpoints. At worst a put that was sent before the claim but is answered late appears in
+such a gap; it then names shards that are gone, and readers pass over it.
+"""
+
+import logging
+import re
+import secrets
+from collections.abc import Sequence
+
+from dreambooth_trainer.checkpoint.manifest import Damaged, Entry, read_entry
+from dreambooth_trainer.errors import Fenced
+from dreambooth_trainer.progress import now
+from dreambooth_trainer.storage import AlreadyExists, Storage, StoredObject, join
+
+log = logging.getLogger(__name__)
+
+LOG = "log"
+_NAME = re.compile(rf"{LOG}/([0-9]{{8}})\.json")
+
+
+class Fence:
+    """One attempt's right to commit below `prefix`. Used by rank 0 alone."""
+
+    def __init__(self, storage: Storage, prefix: str, attempt: int) -> None:
+        self._storage = storage
+        self._prefix = prefix
+        self._attempt = attempt
+        self._token = secrets.token_hex(8)
+        self._last = -1
+        self.claimed: int | None = None
+
+    def claim(self) -> int:
+        """Take over from every attempt before this one; returns the number of the claim.
+
+        Raises Fenced when a higher attempt has claimed already.
+        """
+        while True:
+            entries = self.entries(self._storage.list(self._prefix, field="spec.output"))
+            self._refuse_newer(entries)
+            self._last = max(entries, default=-1)
+            try:
+                self.claimed = self._append("claim", claim=self._last + 1)
+            except AlreadyExists:
+                continue  # another attempt was faster: look again
+            return self.claimed
+
+    def commit(self, step: int, folder: str, manifest_sha256: str) -> int:
+        """Make the checkpoint in `folder` one that counts; returns the entry's number. Raises
+        Fenced when this attempt was claimed over.
+        """
+        if self.claimed is None:
+            raise RuntimeError("claim() comes before the first commit")
+        details = {"step": step, "folder": folder, "manifest_sha256": manifest_sha256}
+        try:
+            return self._append("commit", claim=self.claimed, **details)
+        except AlreadyExists as error:
+            raise Fenced(self._overtaken()) from error
+
+    def check(self, entries: dict[int, Entry]) -> None:
+        """Raise Fenced when `entries` hold a claim newer than this attempt's."""
+        if any(e.kind == "claim" and n > (self.claimed or 0) for n, e in entries.items()):
+            raise Fenced(self._overtaken())
+
+    def entries(self, listing: Sequence[StoredObject]) -> dict[int, Entry]:
+        """The log's readable entries by number, from a listing of `prefix`."""
+        found = {int(m[1]): o.uri for o in listing if (m := _NAME.fullmatch(o.relative))}
+        contents = dict(self._storage.read_many(list(found.values()), field="spec.output"))
+        entries = {}
+        for number, uri in sorted(found.items()):
+            try:
+                entries[number] = read_entry(contents[uri], uri)
+            except Damaged as error:
+                log.warning("%s; it is passed over", error)
+        return entries
+
+    def uri(self, number: int) -> str:
+        """Where entry `number` is."""
+        return join(self._prefix, LOG, f"{number:08d}.json")
+
+    def _append(self, kind: str, **details: object) -> int:
+        """Write the next entry. Raises AlreadyExists when its place is taken by another writer."""
+        fields = {"kind": kind, "attempt": self._attempt, "token": self._token, "time": now()}
+        entry = Entry.model_validate({**fields, **details})
+        while True:
+            number = self._last + 1
+            try:
+                self._storage.write(self.uri(number), entry.encode(), only_if_absent=True)
+            except AlreadyExists:
+                # A put whose answer was lost did arrive: the place may be taken by this very
+                # writer.
+                found = read_entry(self._storage.read(self.uri(number)), self.uri(number))
+                if found.token != self._token:
+                    raise
+                self._last = number
+                if found != entry:
+                    continue
+            self._last = number
+            return number
+
+    def _refuse_newer(self, entries: dict[int, Entry]) -> None:
+        newest = max((e.attempt for e in entries.values() if e.kind == "claim"), default=-1)
+        if newest > self._attempt:
+            raise Fenced(
+                f"attempt {self._attempt} comes too late: attempt {newest} already owns"
+                f" {self._prefix}; this process writes nothing and stops"
+            )
+
+    def _overtaken(self) -> str:
+        return (
+            f"a newer claim has taken {self._prefix} over from attempt {self._attempt};"
+            " this process writes nothing more and stops. What it had committed stays valid"
+        )

@@ -1,0 +1,134 @@
+"""What is written beside a checkpoint's shards, and how far it is trusted when it is read back.
+
+Every name in it must match a pattern without a slash, so no manifest can point outside its own
+folder.
+"""
+
+import json
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
+from pydantic.alias_generators import to_camel
+
+from dreambooth_trainer.errors import BadConfig
+
+FORMAT: Final = 1
+"""Version of the format. It grows when an older trainer could misread a checkpoint."""
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ShardName = Annotated[str, StringConstraints(pattern=r"^shard-[0-9]{5}-of-[0-9]{5}\.safetensors$")]
+FolderName = Annotated[str, StringConstraints(pattern=r"^step-[0-9]{8}-claim-[0-9]{4,8}$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Damaged(ValueError):
+    """What is stored is not what was written: an older checkpoint may still be good."""
+
+
+class UnknownFormat(BadConfig):
+    """Written by another version of the trainer, so it must not be passed over."""
+
+
+class Stored(BaseModel):
+    """A JSON object in storage. Unknown fields are ignored: a format that must not be misread
+    gets a new number.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, validate_by_name=True, serialize_by_alias=True, frozen=True
+    )
+
+    format: Literal[1] = FORMAT
+
+    def encode(self) -> bytes:
+        """As JSON, the same bytes for the same values."""
+        return json.dumps(
+            self.model_dump(mode="json", exclude_none=True), indent=1, sort_keys=True
+        ).encode()
+
+
+class Piece(BaseModel):
+    """A tensor that does not fit into one shard: where its flat part in this shard begins, and
+    its whole shape.
+    """
+
+    start: Count
+    shape: list[Count]
+
+
+class Shard(BaseModel):
+    """One safetensors file of a checkpoint."""
+
+    name: ShardName
+    size: Count
+    sha256: Sha256
+    tensors: Count
+    pieces: dict[str, Piece] = {}
+
+
+class Manifest(Stored):
+    """A checkpoint: its shards, and what the state in them is."""
+
+    step: Count
+    attempt: Count
+    claim: Count
+    world_size: Annotated[int, Field(ge=1)]
+    time: str
+    fingerprint: str = ""
+    loss: float | None = None
+    tensors: Count
+    payload_bytes: Count
+    total_bytes: Count
+    shards: Annotated[list[Shard], Field(min_length=1)]
+    info: dict[str, JsonValue] = {}
+
+
+class Entry(Stored):
+    """One entry of the log of claims and commits (see `fence`)."""
+
+    kind: Literal["claim", "commit"]
+    attempt: Count
+    claim: Count
+    token: str
+    time: str
+    step: Count | None = None
+    folder: FolderName | None = None
+    manifest_sha256: Sha256 | None = None
+
+
+def read_manifest(data: bytes, where: str) -> Manifest:
+    """Parse a manifest. Raises Damaged or UnknownFormat, which say where and why."""
+    _check_format(data, where)
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise Damaged(f"{where} is not a valid manifest: {_first(error)}") from error
+
+
+def read_entry(data: bytes, where: str) -> Entry:
+    """Parse a log entry. Raises Damaged or UnknownFormat, which say where and why."""
+    _check_format(data, where)
+    try:
+        return Entry.model_validate_json(data)
+    except ValidationError as error:
+        raise Damaged(f"{where} is not a valid log entry: {_first(error)}") from error
+
+
+def _check_format(data: bytes, where: str) -> None:
+    """An unknown version gets its own message: the file is fine, this trainer is too old."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{where} is not JSON: {error}") from error
+    if not isinstance(found, dict) or not isinstance(found.get("format"), int):
+        raise Damaged(f"{where} is not a file of this project: it has no format version")
+    if found["format"] != FORMAT:
+        raise UnknownFormat(
+            f"spec.output: {where} has format version {found['format']},"
+            f" this trainer reads version {FORMAT}; use the trainer that wrote it, or a newer one"
+        )
+
+
+def _first(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"

@@ -1,0 +1,83 @@
+"""How a state is cut into shards of equal size. Pure.
+
+The tensors, ordered by name, form one long stream of bytes that is cut at even distances, so
+shards differ by less than one element. A tensor on a cut is stored as flat pieces; there are fewer
+such tensors than shards.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Elements `start` to `stop` of the flattened tensor `name`."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def split(tensors: Mapping[str, Tensor], shards: int) -> list[list[Slice]]:
+    """Slices of each of `shards` shards; together they cover every element exactly once."""
+    total = payload(tensors.values())
+    cuts = [total * i // shards for i in range(shards)] + [total + 1]
+    plan: list[list[Slice]] = [[] for _ in range(shards)]
+    offset = 0
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        for shard in range(shards):
+            piece = _cut(name, tensor, cuts[shard] - offset, cuts[shard + 1] - offset)
+            if piece is not None:
+                plan[shard].append(piece)
+        offset += tensor.nbytes
+    return plan
+
+
+def _cut(name: str, tensor: Tensor, begin: int, end: int) -> Slice | None:
+    """The part of `tensor` whose elements begin in the bytes [begin, end), counted from the
+    tensor's first.
+    """
+    size, count = tensor.element_size(), tensor.numel()
+    if count == 0:
+        return Slice(name, 0, 0) if begin <= 0 < end else None
+    start = min(max(math.ceil(begin / size), 0), count)
+    stop = min(max(math.ceil(end / size), 0), count)
+    return Slice(name, start, stop) if start < stop else None
+
+
+def payload(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the tensors."""
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def extract(tensors: Mapping[str, Tensor], slices: Iterable[Slice]) -> dict[str, Tensor]:
+    """Copies on the CPU of the slices of one shard; a whole tensor keeps its shape, a piece is
+    flat.
+    """
+    found = {}
+    for piece in slices:
+        tensor = tensors[piece.name].detach()
+        if piece.stop - piece.start < tensor.numel():
+            tensor = tensor.reshape(-1)[piece.start : piece.stop]
+        found[piece.name] = tensor.to("cpu", copy=True).contiguous()
+    return found
+
+
+def join(pieces: list[tuple[int, Tensor]], shape: list[int]) -> Tensor:
+    """The tensor of `shape` from its flat pieces, each with its first element's place.
+
+    Raises ValueError when pieces are missing, overlap or do not fill the shape.
+    """
+    place, parts = 0, sorted(pieces, key=lambda piece: piece[0])
+    for start, part in parts:
+        if start != place:
+            raise ValueError(f"a piece begins at element {start} instead of {place}")
+        place += part.numel()
+    if place != math.prod(shape):
+        raise ValueError(f"the pieces hold {place} elements, the shape {shape} asks for others")
+    return torch.cat([part.reshape(-1) for _, part in parts]).reshape(shape)

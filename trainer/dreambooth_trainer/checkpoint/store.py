@@ -1,0 +1,344 @@
+"""Checkpoints of one run in object storage.
+
+    <prefix>/step-00000500-claim-0003/shard-00000-of-00002.safetensors   each rank writes its part
+                                      manifest.json    sizes and sha256 of the shards
+    <prefix>/log/00000007.json        the commit, written last (see `fence`)
+
+A checkpoint exists when its commit does. Folders belong to one claim, so no attempt ever
+overwrites what another wrote. All ranks hold the same state (DDP); `save` and `restore` are
+collective, and on an error every rank raises the same one.
+"""
+
+import hashlib
+import logging
+import math
+import pickle
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import safetensors.torch
+from pydantic import JsonValue
+from safetensors import SafetensorError
+from torch import Tensor
+
+from dreambooth_trainer.checkpoint import split
+from dreambooth_trainer.checkpoint.fence import Fence
+from dreambooth_trainer.checkpoint.manifest import (
+    Damaged,
+    Entry,
+    Manifest,
+    Piece,
+    Shard,
+    read_manifest,
+)
+from dreambooth_trainer.errors import TrainerError
+from dreambooth_trainer.progress import now
+from dreambooth_trainer.storage import ChecksumMismatch, NotFound, Storage, StoredObject, join
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Gather = Callable[[Any], list[Any]]
+
+MANIFEST = "manifest.json"
+MAX_SHARD = 512 * 2**20
+"""Bytes. A shard is serialised in memory, so this bounds what saving needs beside the state
+itself.
+"""
+
+_FOLDER = re.compile(r"(step-([0-9]{8})-claim-([0-9]{4,8}))/.+")
+
+
+class CheckpointError(TrainerError):
+    """A checkpoint could not be saved or loaded."""
+
+
+@dataclass(frozen=True)
+class CheckpointRef:
+    """A committed checkpoint. `uri` is its folder, `number` that of its commit in the log."""
+
+    step: int
+    uri: str
+    number: int
+    manifest: Manifest
+
+
+class CheckpointStore:
+    """Saves, finds, loads and removes the checkpoints below `prefix_uri`.
+
+    `gather(obj)` returns every rank's object in rank order, on every rank. `fingerprint`
+    identifies the config that the states belong to; it is kept in the manifests.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        prefix_uri: str,
+        *,
+        attempt: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        gather: Gather = lambda value: [value],
+        fingerprint: str = "",
+        max_shard: int = MAX_SHARD,
+    ) -> None:
+        self._storage = storage
+        self._prefix = prefix_uri
+        self._attempt = attempt
+        self._rank = rank
+        self._world_size = world_size
+        self._gather = gather
+        self._fingerprint = fingerprint
+        self._max_shard = max_shard
+        self._fence = Fence(storage, prefix_uri, attempt)
+        self._claim: int | None = None
+        self._saved: CheckpointRef | None = None
+        self._damaged: set[int] = set()
+
+    def claim(self) -> None:
+        """Own the prefix from now on. Collective; comes before `restore` and `save`.
+
+        Raises Fenced when a higher attempt has claimed it.
+        """
+        self._claim = self._on_first(self._fence.claim)
+
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        info: Mapping[str, JsonValue],
+        *,
+        loss: float | None = None,
+    ) -> CheckpointRef:
+        """Write the state after `step` optimizer steps and make it count. Collective.
+
+        `tensors` must be the same on every rank; each rank writes an even part of the bytes.
+        `info` is what else is needed to go on. Saving a step again is free. Raises Fenced when a
+        newer attempt owns the prefix.
+        """
+        if self._saved is not None and self._saved.step == step:
+            return self._saved
+        if self._claim is None:
+            raise RuntimeError("claim() comes before the first save()")
+        folder = f"step-{step:08d}-claim-{self._claim:04d}"
+        written = self._together(lambda: self._write_shards(folder, tensors))
+        shards = [shard for part in written for shard in part]
+        manifest = Manifest(
+            step=step,
+            attempt=self._attempt,
+            claim=self._claim,
+            world_size=self._world_size,
+            time=now(),
+            fingerprint=self._fingerprint,
+            loss=loss if loss is not None and math.isfinite(loss) else None,
+            tensors=len(tensors),
+            payload_bytes=split.payload(tensors.values()),
+            total_bytes=sum(shard.size for shard in shards),
+            shards=shards,
+            info=dict(info),
+        )
+        self._saved = self._on_first(lambda: self._commit(folder, manifest))
+        return self._saved
+
+    def _write_shards(self, folder: str, tensors: Mapping[str, Tensor]) -> list[Shard]:
+        """Write this rank's shards."""
+        total = split.payload(tensors.values())
+        per_rank = max(math.ceil(total / self._world_size / self._max_shard), 1)
+        count = per_rank * self._world_size
+        plan = split.split(tensors, count)
+        mine = range(self._rank * per_rank, (self._rank + 1) * per_rank)
+        return [
+            self._write_shard(folder, f"shard-{i:05d}-of-{count:05d}", tensors, plan[i])
+            for i in mine
+        ]
+
+    def _write_shard(
+        self, folder: str, stem: str, tensors: Mapping[str, Tensor], slices: list[split.Slice]
+    ) -> Shard:
+        parts = split.extract(tensors, slices)
+        data = safetensors.torch.save(parts, metadata={"format": "pt"})
+        name = f"{stem}.safetensors"
+        written = self._storage.write(join(self._prefix, folder, name), data)
+        pieces = {
+            s.name: Piece(start=s.start, shape=list(tensors[s.name].shape))
+            for s in slices
+            if s.stop - s.start < tensors[s.name].numel()
+        }
+        return Shard(
+            name=name, size=written.size, sha256=written.sha256, tensors=len(parts), pieces=pieces
+        )
+
+    def _commit(self, folder: str, manifest: Manifest) -> CheckpointRef:
+        data = manifest.encode()
+        self._storage.write(join(self._prefix, folder, MANIFEST), data)
+        number = self._fence.commit(manifest.step, folder, hashlib.sha256(data).hexdigest())
+        return CheckpointRef(manifest.step, join(self._prefix, folder), number, manifest)
+
+    def checkpoints(self) -> list[CheckpointRef]:
+        """Committed checkpoints whose manifest verifies and whose shards have their sizes, newest
+        first.
+        """
+        listing = self._storage.list(self._prefix, field="spec.output")
+        return self._complete(listing, self._fence.entries(listing))
+
+    def latest(self) -> CheckpointRef | None:
+        """The newest of `checkpoints()`. What the shards hold is verified by `load`."""
+        return next(iter(self.checkpoints()), None)
+
+    def _complete(
+        self, listing: Iterable[StoredObject], entries: Mapping[int, Entry]
+    ) -> list[CheckpointRef]:
+        sizes = {o.relative: o.size for o in listing}
+        found = []
+        for number, entry in entries.items():
+            if entry.kind == "commit":
+                try:
+                    found.append(self._ref(number, entry, sizes))
+                except Damaged as error:
+                    log.warning("%s; this checkpoint is passed over", error)
+        return sorted(found, key=lambda ref: (ref.step, ref.number), reverse=True)
+
+    def _ref(self, number: int, entry: Entry, sizes: Mapping[str, int]) -> CheckpointRef:
+        if entry.folder is None or f"{entry.folder}/{MANIFEST}" not in sizes:
+            raise Damaged(f"{self._fence.uri(number)}: the manifest of its checkpoint is missing")
+        where = join(self._prefix, entry.folder, MANIFEST)
+        data = self._storage.read(where, field="spec.output")
+        if hashlib.sha256(data).hexdigest() != entry.manifest_sha256:
+            raise Damaged(f"{where} is not the manifest that was committed")
+        manifest = read_manifest(data, where)
+        for shard in manifest.shards:
+            found = sizes.get(f"{entry.folder}/{shard.name}")
+            if found != shard.size:
+                state = "missing" if found is None else f"{found} bytes long"
+                raise Damaged(
+                    f"{join(self._prefix, entry.folder, shard.name)} is {state}, not {shard.size}"
+                )
+        return CheckpointRef(manifest.step, join(self._prefix, entry.folder), number, manifest)
+
+    def load(self, ref: CheckpointRef) -> dict[str, Tensor]:
+        """The whole state, on the CPU. Raises Damaged when a shard is not what was written."""
+        shards = {join(ref.uri, shard.name): shard for shard in ref.manifest.shards}
+        tensors: dict[str, Tensor] = {}
+        pieces: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
+        shapes: dict[str, list[int]] = {}
+        try:
+            for uri, data in self._storage.read_many(list(shards), field="spec.output"):
+                for name, tensor in _open(uri, data, shards[uri]).items():
+                    piece = shards[uri].pieces.get(name)
+                    if piece is None:
+                        tensors[name] = tensor
+                    else:
+                        pieces[name].append((piece.start, tensor))
+                        shapes[name] = piece.shape
+            tensors |= {name: split.join(pieces[name], shapes[name]) for name in pieces}
+        except (NotFound, ChecksumMismatch, ValueError, SafetensorError) as error:
+            raise Damaged(f"{ref.uri} is damaged: {error}") from error
+        if len(tensors) != ref.manifest.tensors:
+            raise Damaged(f"{ref.uri} is damaged: tensors are missing")
+        return tensors
+
+    def restore(self) -> tuple[dict[str, Tensor], Manifest] | None:
+        """The newest state that verifies on every rank, None when there is none. Collective."""
+        for ref in self._on_first(self.checkpoints):
+            tensors, problem = self._together_or_damaged(ref)
+            if tensors is not None:
+                return tensors, ref.manifest
+            self._damaged.add(ref.number)
+            log.warning("cannot resume from step %d, trying the one before: %s", ref.step, problem)
+        return None
+
+    def _together_or_damaged(
+        self, ref: CheckpointRef
+    ) -> tuple[dict[str, Tensor] | None, str | None]:
+        """Load on every rank, or on none: then the first rank's problem."""
+        tensors: dict[str, Tensor] | None = None
+
+        def attempt() -> str | None:
+            nonlocal tensors
+            try:
+                tensors = self.load(ref)
+            except Damaged as error:
+                return str(error)
+            return None
+
+        problem = next((p for p in self._together(attempt) if p is not None), None)
+        return (tensors if problem is None else None), problem
+
+    def retain(self, keep: int) -> None:
+        """Keep the newest `keep` complete checkpoints; delete older ones, and what dead attempts
+        left. Rank 0 acts.
+
+        Only what this attempt or earlier ones wrote is touched, so a process that was claimed over
+        cannot delete a newer attempt's work. Raises Fenced when it finds that it was.
+        """
+        if self._rank != 0 or self._claim is None:
+            return
+        listing = self._storage.list(self._prefix, field="spec.output")
+        entries = self._fence.entries(listing)
+        self._fence.check(entries)
+        good = [r for r in self._complete(listing, entries) if r.number not in self._damaged]
+        kept = {ref.uri.rsplit("/", 1)[-1] for ref in good[:keep]}
+        newest = max((ref.step for ref in good), default=0)
+        doomed = [o for o in listing if self._is_doomed(o.relative, kept, newest)]
+        commits = [
+            self._fence.uri(number)
+            for number, entry in entries.items()
+            if entry.kind == "commit" and entry.claim <= self._claim and entry.folder not in kept
+        ]
+        # The commit goes first: a deletion that is cut short leaves debris, not a broken
+        # checkpoint.
+        self._storage.delete(commits)
+        self._storage.delete([o.uri for o in doomed])
+
+    def _is_doomed(self, relative: str, kept: set[str], newest: int) -> bool:
+        """Is this file of a checkpoint that is not kept, and that nobody can be writing now?"""
+        match = _FOLDER.fullmatch(relative)
+        if match is None or match[1] in kept or self._claim is None:
+            return False
+        step, claim = int(match[2]), int(match[3])
+        return claim < self._claim or (claim == self._claim and step <= newest)
+
+    def _on_first(self, action: Callable[[], T]) -> T:
+        """Rank 0's result of `action`, on every rank."""
+        results: list[T] = self._together(lambda: action() if self._rank == 0 else None)
+        return results[0]
+
+    def _together(self, action: Callable[[], Any]) -> list[Any]:
+        """Every rank's result of `action`. If it fails on any rank, all raise the first failing
+        rank's error.
+        """
+        result, error = None, None
+        try:
+            result = action()
+        except Exception as caught:
+            error = caught
+        outcomes = self._gather((result, _portable(error)))
+        first = next((e for _, e in outcomes if e is not None), None)
+        if first is not None:
+            raise first from error
+        return [value for value, _ in outcomes]
+
+
+def _open(uri: str, data: bytes, shard: Shard) -> dict[str, Tensor]:
+    """The tensors of a shard, once its bytes are known to be those that were written."""
+    if len(data) != shard.size or hashlib.sha256(data).hexdigest() != shard.sha256:
+        raise Damaged(f"{uri} is not what was written (sha256 differs)")
+    tensors: dict[str, Tensor] = safetensors.torch.load(data)
+    if len(tensors) != shard.tensors:
+        raise Damaged(f"{uri} holds {len(tensors)} tensors instead of {shard.tensors}")
+    return tensors
+
+
+def _portable(error: Exception | None) -> Exception | None:
+    """The error as it can be sent to the other ranks."""
+    if error is None:
+        return None
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+    except Exception:
+        copy = None
+    return (
+        error if type(copy) is type(error) else CheckpointError(f"{type(error).__name__}: {error}")
+    )

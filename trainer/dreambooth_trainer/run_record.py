@@ -1,0 +1,136 @@
+"""run.json: everything needed to know how a result was made, and to make it again. It holds no
+secrets.
+"""
+
+import hashlib
+import json
+import logging
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from urllib.parse import urlsplit, urlunsplit
+
+import torch
+from pydantic import JsonValue
+
+from dreambooth_api.job import DreamBoothJob, resolved
+from dreambooth_trainer.progress import now
+from dreambooth_trainer.storage import NotFound, Storage
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+PACKAGES = (
+    "dreambooth-trainer",
+    "boto3",
+    "diffusers",
+    "numpy",
+    "peft",
+    "pillow",
+    "pytorch-lightning",
+    "safetensors",
+    "torch",
+    "transformers",
+)
+
+
+def write_run_record(
+    storage: Storage,
+    uri: str,
+    job: DreamBoothJob,
+    *,
+    attempt: int,
+    world_size: int,
+    hashes: Mapping[str, JsonValue],
+    seeds: Mapping[str, int],
+    resumed_from: int | None = None,
+) -> None:
+    """Write run.json to `uri`, with this attempt added to those that are in it already. Rank 0
+    only.
+
+    `hashes` name the model and the data (sha256), `resumed_from` is the step that this attempt
+    goes on from.
+    """
+    this = {
+        "attempt": attempt,
+        "startedAt": now(),
+        "worldSize": world_size,
+        "resumedFromStep": resumed_from,
+        "versions": versions(),
+        "devices": devices(),
+    }
+    record = {
+        "format": FORMAT,
+        "job": public_config(job),
+        "fingerprint": fingerprint(job),
+        "seeds": dict(seeds),
+        "hashes": dict(hashes),
+        "attempts": [*_earlier_attempts(storage, uri), this],
+    }
+    storage.write(uri, json.dumps(record, indent=2).encode())
+
+
+def _earlier_attempts(storage: Storage, uri: str) -> Sequence[JsonValue]:
+    """A record that cannot be read is not worth losing an attempt over."""
+    try:
+        attempts = json.loads(storage.read(uri, field="spec.output"))["attempts"]
+    except NotFound:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("%s cannot be read (%s): it is written anew", uri, error)
+        return []
+    return attempts if isinstance(attempts, list) else []
+
+
+def public_config(job: DreamBoothJob) -> dict[str, JsonValue]:
+    """The resolved job without what could hold a secret.
+
+    Annotations (kubectl keeps a copy of the job there) and `runtime.podOverrides` (whose `env` may
+    hold values) are left out; user and password are taken out of `storage.endpointURL`.
+    """
+    config = resolved(job)
+    meta, spec = config["metadata"], config["spec"]
+    config["metadata"] = {name: meta[name] for name in ("namespace", "name", "uid") if name in meta}
+    spec["runtime"].pop("podOverrides", None)
+    if "endpointURL" in spec["storage"]:
+        spec["storage"]["endpointURL"] = _without_user(spec["storage"]["endpointURL"])
+    return config
+
+
+def _without_user(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def fingerprint(job: DreamBoothJob) -> str:
+    """sha256 of what a training state depends on: model, subjects, prior and training, but not how
+    long it goes on.
+
+    States whose fingerprints differ must not be resumed from one another.
+    """
+    spec = public_config(job)["spec"]
+    assert isinstance(spec, dict)
+    relevant = {name: spec[name] for name in ("model", "subjects", "prior", "training")}
+    training = {k: v for k, v in spec["training"].items() if k != "steps"}  # type: ignore[union-attr]
+    canonical = json.dumps({**relevant, "training": training}, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that the result depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def devices() -> list[str]:
+    """Names of the GPUs of this node, or of its processor architecture."""
+    if torch.cuda.is_available():
+        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return [f"cpu {platform.machine()}"]
