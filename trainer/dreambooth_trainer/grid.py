@@ -1,0 +1,122 @@
+"""Contact sheets of sample images."""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+Row = Sequence[Image.Image]
+
+INK, FAINT, PAPER = (28, 32, 38), (110, 116, 124), (255, 255, 255)
+SMALLEST_TILE, LARGEST_TILE = 128, 384
+MOST_COLUMNS = 8
+GAP, MARGIN = 6, 18
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """Images beside one another, with a word to their left."""
+
+    images: Row
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A label with strips of images below it."""
+
+    label: str
+    strips: Sequence[_Strip]
+
+
+def grid(rows: Sequence[Row], labels: Sequence[str]) -> Image.Image:
+    """A sheet with every row of images below its label.
+
+    Images under 128 px are enlarged, those over 384 px reduced, all to the same square tile; rows
+    of more than 8 images are broken.
+    """
+    return _draw([_Section(label, _broken(row)) for row, label in zip(rows, labels, strict=True)])
+
+
+def before_after(before: Sequence[Row], after: Sequence[Row], labels: Sequence[str]) -> Image.Image:
+    """A sheet with two rows below every label: images from before training, and from after."""
+    sections = [
+        _Section(label, [*_broken(old, "before"), *_broken(new, "after")])
+        for old, new, label in zip(before, after, labels, strict=True)
+    ]
+    return _draw(sections)
+
+
+def _broken(row: Row, name: str = "") -> list[_Strip]:
+    starts = range(0, len(row), MOST_COLUMNS)
+    return [_Strip(row[i : i + MOST_COLUMNS], name if i == 0 else "") for i in starts]
+
+
+class _Layout:
+    """Sizes in pixels that all sections share."""
+
+    def __init__(self, strips: Sequence[_Strip]) -> None:
+        sides = [max(image.size) for strip in strips for image in strip.images] or [SMALLEST_TILE]
+        columns = max((len(strip.images) for strip in strips), default=1)
+        self.tile = _tile_side(max(sides))
+        size = max(14, self.tile // 10)
+        self.font = ImageFont.load_default(size)
+        self.line = size * 4 // 3
+        names = [self.font.getlength(strip.name) for strip in strips if strip.name]
+        self.gutter = round(max(names)) + 2 * GAP if names else 0
+        self.text_width = max(self.gutter + columns * (self.tile + GAP) - GAP, 2 * SMALLEST_TILE)
+
+    def lines(self, label: str) -> list[str]:
+        """The label in lines that fit, three at most."""
+        per_line = max(8, int(self.text_width / (self.font.getlength("abcdefghij") / 10)))
+        return textwrap.wrap(label, per_line, max_lines=3, placeholder=" ...")
+
+    def height(self, section: _Section) -> int:
+        """Height of a section with the space below it."""
+        text = len(self.lines(section.label)) * self.line
+        return text + GAP + len(section.strips) * (self.tile + GAP) + MARGIN
+
+
+def _tile_side(side: int) -> int:
+    """Small images grow by a whole factor, so that their pixels stay even."""
+    if side >= SMALLEST_TILE:
+        return min(side, LARGEST_TILE)
+    return side * -(-SMALLEST_TILE // side)
+
+
+def _draw(sections: Sequence[_Section]) -> Image.Image:
+    layout = _Layout([strip for section in sections for strip in section.strips])
+    height = MARGIN + sum(layout.height(section) for section in sections)
+    sheet = Image.new("RGB", (layout.text_width + 2 * MARGIN, height), PAPER)
+    top = MARGIN
+    for section in sections:
+        _draw_section(sheet, layout, section, top)
+        top += layout.height(section)
+    return sheet
+
+
+def _draw_section(sheet: Image.Image, layout: _Layout, section: _Section, top: int) -> None:
+    pen = ImageDraw.Draw(sheet)
+    for line in layout.lines(section.label):
+        pen.text((MARGIN, top), line, INK, layout.font)
+        top += layout.line
+    top += GAP
+    for strip in section.strips:
+        middle = top + layout.tile // 2
+        pen.text((MARGIN, middle), strip.name, FAINT, layout.font, anchor="lm")
+        left = MARGIN + layout.gutter
+        for image in strip.images:
+            sheet.paste(_tile(image, layout.tile), (left, top))
+            left += layout.tile + GAP
+        top += layout.tile + GAP
+
+
+def _tile(image: Image.Image, side: int) -> Image.Image:
+    """The image in a square of `side` pixels, its proportions kept."""
+    scale = side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    square = Image.new("RGB", (side, side), PAPER)
+    resized = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    square.paste(resized, ((side - size[0]) // 2, (side - size[1]) // 2))
+    return square
