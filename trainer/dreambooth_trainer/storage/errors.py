@@ -1,0 +1,54 @@
+"""What can go wrong in storage, in sentences that name the URI, the job's field and what to do."""
+
+from __future__ import annotations
+
+
+class StorageError(Exception):
+    """A storage operation that failed.
+
+    `uri` is what it was about, `problem` continues the sentence that begins with it, `advice` says
+    what to do, and `field` is the job's field that the URI came from, "" when it came from none.
+    """
+
+    def __init__(self, uri: str, problem: str, advice: str, field: str = "") -> None:
+        super().__init__(uri, problem, advice, field)
+        self.uri = uri
+        self.problem = problem
+        self.advice = advice
+        self.field = field
+
+    def __str__(self) -> str:
+        where = f"{self.field}: " if self.field else ""
+        return f"{where}{self.uri} {self.problem}; {self.advice}"
+
+
+class NotFound(StorageError):
+    """There is no such object."""
+
+
+class NoSuchBucket(StorageError):
+    """There is no such bucket."""
+
+
+class AccessDenied(StorageError):
+    """Credentials are missing, wrong, or do not allow the operation."""
+
+
+class WrongEndpoint(StorageError):
+    """No S3 server that can serve the bucket answers at the endpoint."""
+
+
+class EmptyPrefix(StorageError):
+    """There is nothing below a prefix that must hold something."""
+
+
+class AlreadyExists(StorageError):
+    """A write that must not replace anything found an object in its place."""
+
+
+class ChecksumMismatch(StorageError):
+    """The content is not what was written."""
+
+
+class Unavailable(StorageError):
+    """Storage did not answer properly, however often it was asked; a later attempt may succeed."""

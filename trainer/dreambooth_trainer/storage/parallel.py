@@ -1,0 +1,38 @@
+"""Doing many things at once, within bounds."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, wait
+from itertools import islice
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def run_all(pool: Executor, tasks: Iterable[Callable[[], T]]) -> list[T]:
+    """The results in order. After the first failure no further task starts; it is raised once
+    those under way have ended, so nothing still writes to what the caller then cleans up."""
+    futures = [pool.submit(task) for task in tasks]
+    try:
+        return [future.result() for future in futures]
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        wait(futures)
+        raise
+
+
+def prefetch(pool: Executor, tasks: Iterable[Callable[[], T]], ahead: int) -> Iterator[T]:
+    """The results in order, with at most `ahead` tasks running or waiting to be taken."""
+    remaining = iter(tasks)
+    pending: deque[Future[T]] = deque(pool.submit(task) for task in islice(remaining, ahead))
+    try:
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(task) for task in islice(remaining, 1))
+            yield result
+    finally:
+        for future in pending:
+            future.cancel()

@@ -1,0 +1,237 @@
+"""Reading one S3 object by ranges, in parallel, into memory or into a file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from botocore.exceptions import ClientError
+
+from dreambooth_trainer.storage.errors import ChecksumMismatch, Unavailable
+from dreambooth_trainer.storage.interface import MIB
+from dreambooth_trainer.storage.local import unfinished, verify
+from dreambooth_trainer.storage.parallel import run_all
+from dreambooth_trainer.storage.s3_client import S3Client
+from dreambooth_trainer.storage.s3_errors import NotS3, Truncated
+from dreambooth_trainer.storage.uri import Location
+
+SHA256_KEY = "dreambooth-sha256"
+"""Metadata of every object that the project writes: the sha256 of its content."""
+
+_WHOLE_ATTEMPTS = 3
+T = TypeVar("T")
+S = TypeVar("S", bound="_Sink")
+
+
+class _Changed(Exception):
+    """The object was replaced between two of its ranges."""
+
+
+class _Sink(Protocol):
+    """Where content goes. Ranges do not overlap, and come from several threads."""
+
+    def fill(self, body: Any, start: int, length: int) -> int:
+        """Store up to `length` bytes of a body at `start`; returns how many there were."""
+
+
+class _Memory:
+    """Content in memory, in one piece: `take` hands out the very buffer that was filled."""
+
+    def __init__(self, size: int) -> None:
+        self._buffer = io.BytesIO(bytes(size))
+
+    def fill(self, body: Any, start: int, length: int) -> int:
+        with self._buffer.getbuffer() as view:
+            return _read_into(body, view[start : start + length])
+
+    def sha256(self) -> str:
+        with self._buffer.getbuffer() as view:
+            return hashlib.sha256(view).hexdigest()
+
+    def take(self) -> bytes:
+        return self._buffer.getvalue()
+
+
+class _File:
+    """Content in an open file."""
+
+    def __init__(self, file: io.BufferedRandom, size: int) -> None:
+        self._file = file
+        file.truncate(size)
+
+    def fill(self, body: Any, start: int, length: int) -> int:
+        block, done = memoryview(bytearray(min(length, MIB))), 0
+        while done < length and (count := body.readinto(block[: length - done])):
+            os.pwrite(self._file.fileno(), block[:count], start + done)
+            done += count
+        return done
+
+    def sha256(self) -> str:
+        self._file.seek(0)
+        return hashlib.file_digest(self._file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class _Version:
+    """What the first answer says of the object; `first` is how many bytes came with it."""
+
+    size: int
+    etag: str
+    sha256: str | None
+    first: int
+
+
+class Reader:
+    """Reads objects; the parts of all of them share one pool."""
+
+    def __init__(self, client: S3Client, parts: Executor) -> None:
+        self._client = client
+        self._parts = parts
+
+    def exists(self, location: Location) -> bool:
+        """By a GET, not a HEAD, whose empty answer cannot tell a missing key from a bucket."""
+
+        def request(client: Any) -> bool:
+            try:
+                _checked(client.get_object(**_name(location), Range="bytes=0-0"))["Body"].close()
+            except ClientError as error:
+                if _code(error) not in ("NoSuchKey", "InvalidRange"):
+                    raise
+                return _code(error) == "InvalidRange"  # an empty object has no first byte
+            return True
+
+        return self._client.call("exists", location, request)
+
+    def read(self, location: Location) -> bytes:
+        """The whole content; verified where the project wrote it."""
+
+        def once() -> bytes:
+            version, memory = self._fetch(location, _Memory)
+            if version.sha256:
+                verify(location.uri, version.sha256, memory.sha256())
+            return memory.take()
+
+        return self._whole(location, once)
+
+    def download(self, location: Location, path: Path, sha256: str | None) -> int:
+        """Content into a file that appears when it is complete and verified; returns its size."""
+
+        def once() -> int:
+            with unfinished(path) as beside, beside.open("w+b") as file:
+                version, content = self._fetch(location, lambda size: _File(file, size))
+                if expected := sha256 or version.sha256:
+                    verify(location.uri, expected, content.sha256())
+                os.fsync(file.fileno())
+                beside.replace(path)
+            return version.size
+
+        return self._whole(location, once)
+
+    def _whole(self, location: Location, once: Callable[[], T]) -> T:
+        """`once`, repeated when the object changed meanwhile or arrived damaged."""
+        for attempt in range(1, _WHOLE_ATTEMPTS + 1):
+            try:
+                return once()
+            except ChecksumMismatch:
+                self._client.failed("read", "ChecksumMismatch")
+                if attempt == _WHOLE_ATTEMPTS:
+                    raise
+            except _Changed:
+                self._client.failed("read", "Changed")
+        raise Unavailable(
+            location.uri, "changes while it is read", "stop what writes to it, then try again"
+        )
+
+    def _fetch(self, location: Location, make: Callable[[int], S]) -> tuple[_Version, S]:
+        """The content in a sink made for its size; all ranges are of one version."""
+        version, sink = self._first(location, make)
+        step = self._client.policy.part_size
+        rest = range(version.first, version.size, step)
+        run_all(
+            self._parts,
+            [partial(self._range, location, version, sink, start, step) for start in rest],
+        )
+        return version, sink
+
+    def _first(self, location: Location, make: Callable[[int], S]) -> tuple[_Version, S]:
+        def request(client: Any) -> tuple[_Version, S]:
+            answer = _get_start(client, location, self._client.policy.part_size)
+            version = _version_of(answer)
+            sink = make(version.size)
+            _fill(sink, answer["Body"], 0, version.first)
+            return version, sink
+
+        return self._client.call("read", location, request)
+
+    def _range(
+        self, location: Location, version: _Version, sink: _Sink, start: int, step: int
+    ) -> None:
+        stop = min(start + step, version.size)
+
+        def request(client: Any) -> None:
+            try:
+                answer = client.get_object(
+                    **_name(location), Range=f"bytes={start}-{stop - 1}", IfMatch=version.etag
+                )
+            except ClientError as error:
+                if _code(error) in ("PreconditionFailed", "412", "NoSuchKey", "InvalidRange"):
+                    raise _Changed from None
+                raise
+            _fill(sink, answer["Body"], start, stop - start)
+
+        self._client.call("read", location, request)
+
+
+def _get_start(client: Any, location: Location, length: int) -> Any:
+    """The answer to a GET of the first `length` bytes."""
+    try:
+        return _checked(client.get_object(**_name(location), Range=f"bytes=0-{length - 1}"))
+    except ClientError as error:
+        if _code(error) != "InvalidRange":
+            raise
+        return _checked(client.get_object(**_name(location)))  # an empty object has no ranges
+
+
+def _version_of(answer: Any) -> _Version:
+    length = int(answer["ContentLength"])
+    content_range = str(answer.get("ContentRange", ""))  # bytes 0-99/12345
+    size = int(content_range.rpartition("/")[2]) if content_range else length
+    return _Version(size, answer["ETag"], answer.get("Metadata", {}).get(SHA256_KEY), length)
+
+
+def _fill(sink: _Sink, body: Any, start: int, length: int) -> None:
+    try:
+        count = sink.fill(body, start, length)
+        if count < length:
+            raise Truncated(f"{count} of {length} bytes")
+    finally:
+        body.close()
+
+
+def _read_into(body: Any, view: memoryview) -> int:
+    done = 0
+    while done < len(view) and (count := body.readinto(view[done:])):
+        done += count
+    return done
+
+
+def _checked(answer: Any) -> Any:
+    """The answer, once it is certain that an S3 server gave it: web pages have status 200 too."""
+    if "ETag" not in answer:
+        raise NotS3
+    return answer
+
+
+def _name(location: Location) -> dict[str, str]:
+    return {"Bucket": location.bucket, "Key": location.key}
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))

@@ -1,0 +1,178 @@
+"""Writing one S3 object: in one request, or in parts in parallel."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dreambooth_trainer.storage.errors import AlreadyExists, NotFound, StorageError
+from dreambooth_trainer.storage.interface import MIB, Written
+from dreambooth_trainer.storage.parallel import run_all
+from dreambooth_trainer.storage.s3_client import S3Client
+from dreambooth_trainer.storage.s3_errors import NotS3
+from dreambooth_trainer.storage.s3_read import SHA256_KEY
+from dreambooth_trainer.storage.uri import Location
+
+_MAX_PARTS = 10_000  # S3's limit
+_WRITE_KEY = "dreambooth-write"
+Content = Callable[[int, int], bytes]
+"""content(start, stop): bytes start to stop of what is written."""
+
+
+class Writer:
+    """Writes objects; the parts of all of them share one pool."""
+
+    def __init__(self, client: S3Client, parts: Executor) -> None:
+        self._client = client
+        self._parts = parts
+
+    def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
+        """Store bytes; AlreadyExists where they would replace an object that must stay."""
+        written = Written(location.uri, len(data), hashlib.sha256(data).hexdigest())
+        self._store(location, lambda start, stop: data[start:stop], written, only_if_absent)
+        return written
+
+    def upload(self, path: Path, location: Location) -> Written:
+        """Store a file. It is read twice: its sha256 travels in the object's metadata, which
+        must be known before the first part."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = os.fstat(file.fileno()).st_size
+            written = Written(location.uri, size, digest)
+            self._store(location, partial(_read_exactly, file.fileno()), written, False)
+        return written
+
+    def _store(
+        self, location: Location, content: Content, written: Written, only_if_absent: bool
+    ) -> None:
+        # An answer that got lost makes a repeated conditional write fail on its own first try.
+        # The nonce tells this write from any other, whatever the content.
+        nonce = secrets.token_hex(16)
+        options = {
+            "Bucket": location.bucket,
+            "Key": location.key,
+            "Metadata": {SHA256_KEY: written.sha256, _WRITE_KEY: nonce},
+        }
+        condition = {"IfNoneMatch": "*"} if only_if_absent else {}
+        store = self._put if written.size <= self._client.policy.part_size else self._put_parts
+        try:
+            store(location, content, written.size, options, condition)
+        except (AlreadyExists, NotFound):
+            if self._nonce_of(location) != nonce:
+                raise
+
+    def _put(
+        self,
+        location: Location,
+        content: Content,
+        size: int,
+        options: dict[str, Any],
+        condition: dict[str, str],
+    ) -> None:
+        body = content(0, size)
+
+        def request(client: Any) -> None:
+            if "ETag" not in client.put_object(**options, **condition, Body=body):
+                raise NotS3
+
+        self._client.call("write", location, request)
+
+    def _put_parts(
+        self,
+        location: Location,
+        content: Content,
+        size: int,
+        options: dict[str, Any],
+        condition: dict[str, str],
+    ) -> None:
+        step = part_size(size, self._client.policy.part_size)
+        upload = {**_name(location), "UploadId": self._begin(location, options)}
+        try:
+            parts = run_all(
+                self._parts,
+                [
+                    partial(self._part, location, content, upload, number, start, size, step)
+                    for number, start in enumerate(range(0, size, step), start=1)
+                ],
+            )
+            self._client.call(
+                "write",
+                location,
+                lambda client: client.complete_multipart_upload(
+                    **upload, **condition, MultipartUpload={"Parts": parts}
+                ),
+            )
+        except BaseException:
+            self._abort(location, upload)
+            raise
+
+    def _begin(self, location: Location, options: dict[str, Any]) -> str:
+        def request(client: Any) -> str:
+            answer = client.create_multipart_upload(**options)
+            if "UploadId" not in answer:
+                raise NotS3
+            return str(answer["UploadId"])
+
+        return self._client.call("write", location, request)
+
+    def _part(
+        self,
+        location: Location,
+        content: Content,
+        upload: dict[str, str],
+        number: int,
+        start: int,
+        size: int,
+        step: int,
+    ) -> dict[str, Any]:
+        body = content(start, min(start + step, size))
+        answer = self._client.call(
+            "write",
+            location,
+            lambda client: client.upload_part(**upload, PartNumber=number, Body=body),
+        )
+        return {"PartNumber": number, "ETag": answer["ETag"]}
+
+    def _abort(self, location: Location, upload: dict[str, str]) -> None:
+        """Free the parts. The first error is the one to tell: this one's own is not raised."""
+        with contextlib.suppress(StorageError):
+            self._client.call(
+                "write", location, lambda client: client.abort_multipart_upload(**upload)
+            )
+
+    def _nonce_of(self, location: Location) -> str | None:
+        """Which write the object comes from; None: there is none, or another program's."""
+        try:
+            answer = self._client.call(
+                "write", location, lambda client: client.head_object(**_name(location))
+            )
+        except NotFound:
+            return None
+        nonce: str | None = answer.get("Metadata", {}).get(_WRITE_KEY)
+        return nonce
+
+
+def part_size(size: int, smallest: int) -> int:
+    """Bytes per part, whole MiB beyond `smallest`, such that S3's limit of 10,000 parts holds."""
+    if size <= smallest * _MAX_PARTS:
+        return smallest
+    return -(-size // (_MAX_PARTS * MIB)) * MIB
+
+
+def _read_exactly(descriptor: int, start: int, stop: int) -> bytes:
+    """Bytes of a file; a file that became shorter meanwhile is an error, not a short object."""
+    data = os.pread(descriptor, stop - start, start)
+    if len(data) != stop - start:
+        raise OSError("the file changed while it was uploaded")
+    return data
+
+
+def _name(location: Location) -> dict[str, str]:
+    return {"Bucket": location.bucket, "Key": location.key}
