@@ -9,9 +9,13 @@ SHAPES = [(), (0,), (7,), (3, 5), (64, 64), (2, 3, 4)]
 DTYPES = [torch.float32, torch.bfloat16, torch.int64]
 tensors = st.dictionaries(
     st.text("abc.", min_size=1, max_size=6),
-    st.builds(lambda shape, dtype: torch.zeros(shape, dtype=dtype), st.sampled_from(SHAPES), st.sampled_from(DTYPES)),
+    st.builds(
+        lambda shape, dtype: torch.zeros(shape, dtype=dtype),
+        st.sampled_from(SHAPES),
+        st.sampled_from(DTYPES),
+    ),
     max_size=8,
-)  # fmt: skip
+)
 
 
 def size(state: dict[str, torch.Tensor], shard: list[Slice]) -> int:

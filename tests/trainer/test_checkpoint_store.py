@@ -183,8 +183,12 @@ def test_all_ranks_fall_back_when_one_of_them_reads_garbage(
     def restore(rank: int, gather: Any) -> Any:
         found = open_store(
             unlucky if rank == 1 else storage,
-            tmp_path, attempt=1, rank=rank, world_size=2, gather=gather,
-        ).restore()  # fmt: skip
+            tmp_path,
+            attempt=1,
+            rank=rank,
+            world_size=2,
+            gather=gather,
+        ).restore()
         return found[1].step if found else None
 
     assert on_ranks(2, restore) == [10, 10]
@@ -248,9 +252,12 @@ def test_an_error_on_one_rank_is_raised_on_all(storage: Storage, tmp_path: Path)
 
     def save(rank: int, gather: Any) -> Any:
         store = CheckpointStore(
-            full if rank == 1 else storage, f"file://{tmp_path}",
-            rank=rank, world_size=2, gather=gather,
-        )  # fmt: skip
+            full if rank == 1 else storage,
+            f"file://{tmp_path}",
+            rank=rank,
+            world_size=2,
+            gather=gather,
+        )
         store.claim()
         return store.save(1, state(1), {})
 
@@ -358,7 +365,10 @@ def test_retention_does_not_count_a_checkpoint_found_damaged(
 ) -> None:
     first = open_store(storage, tmp_path)
     first.save(10, state(1), {})
-    flip_a_bit(Path(first.save(20, state(2), {}).uri.removeprefix("file://")) / "shard-00000-of-00001.safetensors")  # fmt: skip
+    flip_a_bit(
+        Path(first.save(20, state(2), {}).uri.removeprefix("file://"))
+        / "shard-00000-of-00001.safetensors"
+    )
     second = open_store(storage, tmp_path, attempt=1)
     assert second.restore() is not None
     second.retain(1)

@@ -133,7 +133,7 @@ def _merged(part: Any) -> Any:
         isinstance(m, BaseTunerLayer) for m in part.modules()
     ):
         return part
-    plain = copy.deepcopy(part)
+    plain = copy.deepcopy(part).float()  # a small change is lost when it is added in bf16
     for name, layer in list(plain.named_modules()):
         if isinstance(layer, BaseTunerLayer):
             layer.merge()

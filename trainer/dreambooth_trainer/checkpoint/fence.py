@@ -59,7 +59,7 @@ class Fence:
         Fenced when this attempt was claimed over.
         """
         if self.claimed is None:
-            raise RuntimeError("claim() comes before the first commit")
+            raise RuntimeError("claim() comes before commit()")
         details = {"step": step, "folder": folder, "manifest_sha256": manifest_sha256}
         try:
             return self._append("commit", claim=self.claimed, **details)
@@ -68,7 +68,9 @@ class Fence:
 
     def check(self, entries: dict[int, Entry]) -> None:
         """Raise Fenced when `entries` hold a claim newer than this attempt's."""
-        if any(e.kind == "claim" and n > (self.claimed or 0) for n, e in entries.items()):
+        if self.claimed is None:
+            raise RuntimeError("claim() comes before check()")
+        if any(e.kind == "claim" and n > self.claimed for n, e in entries.items()):
             raise Fenced(self._overtaken())
 
     def entries(self, listing: Sequence[StoredObject]) -> dict[int, Entry]:

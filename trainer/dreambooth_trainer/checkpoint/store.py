@@ -36,7 +36,14 @@ from dreambooth_trainer.checkpoint.manifest import (
 )
 from dreambooth_trainer.errors import TrainerError
 from dreambooth_trainer.progress import now
-from dreambooth_trainer.storage import ChecksumMismatch, NotFound, Storage, StoredObject, join
+from dreambooth_trainer.storage import (
+    ChecksumMismatch,
+    NotFound,
+    Storage,
+    StorageError,
+    StoredObject,
+    join,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -104,6 +111,12 @@ class CheckpointStore:
         """
         self._claim = self._on_first(self._fence.claim)
 
+    @property
+    def _own_claim(self) -> int:
+        if self._claim is None:
+            raise RuntimeError("claim() comes before save(), retain() and check_owner()")
+        return self._claim
+
     def save(
         self,
         step: int,
@@ -120,15 +133,13 @@ class CheckpointStore:
         """
         if self._saved is not None and self._saved.step == step:
             return self._saved
-        if self._claim is None:
-            raise RuntimeError("claim() comes before the first save()")
-        folder = f"step-{step:08d}-claim-{self._claim:04d}"
+        folder = f"step-{step:08d}-claim-{self._own_claim:04d}"
         written = self._together(lambda: self._write_shards(folder, tensors))
         shards = [shard for part in written for shard in part]
         manifest = Manifest(
             step=step,
             attempt=self._attempt,
-            claim=self._claim,
+            claim=self._own_claim,
             world_size=self._world_size,
             time=now(),
             fingerprint=self._fingerprint,
@@ -180,8 +191,11 @@ class CheckpointStore:
         """Committed checkpoints whose manifest verifies and whose shards have their sizes, newest
         first.
         """
-        listing = self._storage.list(self._prefix, field="spec.output")
+        listing = self._list()
         return self._complete(listing, self._fence.entries(listing))
+
+    def _list(self) -> list[StoredObject]:
+        return self._storage.list(self._prefix, field="spec.output")
 
     def latest(self) -> CheckpointRef | None:
         """The newest of `checkpoints()`. What the shards hold is verified by `load`."""
@@ -266,39 +280,57 @@ class CheckpointStore:
         problem = next((p for p in self._together(attempt) if p is not None), None)
         return (tensors if problem is None else None), problem
 
+    def check_owner(self) -> None:
+        """Raise Fenced when a newer attempt has claimed the prefix. Collective.
+
+        For results that are not commits, such as an export: it is a look, not a lock.
+        """
+        self._on_first(lambda: self._fence.check(self._fence.entries(self._list())))
+
     def retain(self, keep: int) -> None:
         """Keep the newest `keep` complete checkpoints; delete older ones, and what dead attempts
-        left. Rank 0 acts.
+        left. Collective.
 
         Only what this attempt or earlier ones wrote is touched, so a process that was claimed over
-        cannot delete a newer attempt's work. Raises Fenced when it finds that it was.
+        cannot delete a newer attempt's work. Raises Fenced when it finds that it was. Storage that
+        refuses to delete costs space, not the training: that is a warning.
         """
-        if self._rank != 0 or self._claim is None:
-            return
-        listing = self._storage.list(self._prefix, field="spec.output")
+        self._on_first(lambda: self._sweep(keep))
+
+    def _sweep(self, keep: int) -> None:
+        try:
+            commits, files = self._doomed(keep)
+            # The commit goes first: a deletion cut short leaves debris, not a broken checkpoint.
+            self._storage.delete(commits)
+            self._storage.delete(files)
+        except StorageError as error:
+            log.warning("older checkpoints could not be deleted: %s", error)
+
+    def _doomed(self, keep: int) -> tuple[list[str], list[str]]:
+        """URIs of the commits and of the other files that are not to be kept."""
+        listing = self._list()
         entries = self._fence.entries(listing)
         self._fence.check(entries)
         good = [r for r in self._complete(listing, entries) if r.number not in self._damaged]
         kept = {ref.uri.rsplit("/", 1)[-1] for ref in good[:keep]}
         newest = max((ref.step for ref in good), default=0)
-        doomed = [o for o in listing if self._is_doomed(o.relative, kept, newest)]
+        doomed = [o.uri for o in listing if self._is_doomed(o.relative, kept, newest)]
         commits = [
             self._fence.uri(number)
             for number, entry in entries.items()
-            if entry.kind == "commit" and entry.claim <= self._claim and entry.folder not in kept
+            if entry.kind == "commit"
+            and entry.claim <= self._own_claim
+            and entry.folder not in kept
         ]
-        # The commit goes first: a deletion that is cut short leaves debris, not a broken
-        # checkpoint.
-        self._storage.delete(commits)
-        self._storage.delete([o.uri for o in doomed])
+        return commits, doomed
 
     def _is_doomed(self, relative: str, kept: set[str], newest: int) -> bool:
         """Is this file of a checkpoint that is not kept, and that nobody can be writing now?"""
         match = _FOLDER.fullmatch(relative)
-        if match is None or match[1] in kept or self._claim is None:
+        if match is None or match[1] in kept:
             return False
         step, claim = int(match[2]), int(match[3])
-        return claim < self._claim or (claim == self._claim and step <= newest)
+        return claim < self._own_claim or (claim == self._own_claim and step <= newest)
 
     def _on_first(self, action: Callable[[], T]) -> T:
         """Rank 0's result of `action`, on every rank."""
