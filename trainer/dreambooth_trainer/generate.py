@@ -1,5 +1,6 @@
 """Images from a diffusers pipeline, each fixed by its prompt and its own seed."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -90,6 +91,9 @@ def _borrowed(pipeline: Any, sampler: Sampler) -> Iterator[None]:
         stack.callback(setattr, pipeline, "scheduler", before)
         stack.callback(setattr, pipeline, "_progress_bar_config", bar)
         stack.enter_context(torch.random.fork_rng())
+        # diffusers makes arrays of tensors in a way that numpy 2 deprecates.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
                 stack.enter_context(_evaluating(part))
