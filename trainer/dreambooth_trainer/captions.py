@@ -54,7 +54,7 @@ def has_identifier(text: str, identifier: str) -> bool:
 
 def _files(storage: Storage, uri: str, field: str) -> dict[str, StoredObject]:
     try:
-        listed = storage.list(uri.rstrip("/") + "/", field=field)
+        listed = storage.list_nonempty(uri, field=field)
     except EmptyPrefix as error:
         raise BadData(str(error)) from error
     return {item.relative: item for item in listed}

@@ -1,6 +1,7 @@
 """Contact sheets of sample images."""
 
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ Row = Sequence[Image.Image]
 
 INK, FAINT, PAPER = (28, 32, 38), (110, 116, 124), (255, 255, 255)
 SMALLEST_TILE, LARGEST_TILE = 128, 384
-MOST_COLUMNS = 8
+MOST_COLUMNS, MOST_LINES = 8, 3
 GAP, MARGIN = 6, 18
 
 
@@ -69,13 +70,25 @@ class _Layout:
 
     def lines(self, label: str) -> list[str]:
         """The label in lines that fit, three at most."""
-        per_line = max(8, int(self.text_width / (self.font.getlength("abcdefghij") / 10)))
-        return textwrap.wrap(label, per_line, max_lines=3, placeholder=" ...")
+        text = _drawable(label)
+        per_line = int(self.text_width * len(text) / max(1, self.font.getlength(text))) + 1
+        lines = [text]
+        while max(map(self.font.getlength, lines), default=0) > self.text_width and per_line > 4:
+            per_line -= 1
+            lines = textwrap.wrap(text, per_line, max_lines=MOST_LINES, placeholder=" ...")
+        return lines
 
     def height(self, section: _Section) -> int:
         """Height of a section with the space below it."""
         text = len(self.lines(section.label)) * self.line
         return text + GAP + len(section.strips) * (self.tile + GAP) + MARGIN
+
+
+def _drawable(text: str) -> str:
+    """Pillow's built-in font has ASCII letters only: accents go, and what is left becomes "?"."""
+    letters = unicodedata.normalize("NFKD", text)
+    bare = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return bare.encode("ascii", "replace").decode()
 
 
 def _tile_side(side: int) -> int:

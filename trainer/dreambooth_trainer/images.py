@@ -124,7 +124,7 @@ def load_images(
 
 def _candidates(storage: Storage, uri: str, field: str, limits: Limits) -> list[StoredObject]:
     try:
-        listed = storage.list(uri.rstrip("/") + "/", field=field)
+        listed = storage.list_nonempty(uri, field=field)
     except EmptyPrefix as error:
         raise BadData(str(error)) from error
     files = [item for item in listed if _may_be_image(item.relative)]

@@ -28,7 +28,7 @@ from dreambooth_trainer.families import Family
 from dreambooth_trainer.generate import Request, generate
 from dreambooth_trainer.images import ImageSet, SourceImage, load_images
 from dreambooth_trainer.stop import Stopped
-from dreambooth_trainer.storage import AlreadyExists, EmptyPrefix, Storage, join
+from dreambooth_trainer.storage import AlreadyExists, Storage, join
 
 CHUNK = 8
 """Indices generated together. Fixed, so that an image never depends on the number of ranks."""
@@ -210,11 +210,7 @@ class _Cache:
 
     def present(self) -> set[int]:
         """Indices that have a file."""
-        try:
-            listed = self._storage.list(self._folder + "/", field=FIELD)
-        except EmptyPrefix:
-            return set()
-        names = {item.relative for item in listed}
+        names = {item.relative for item in self._storage.list(self._folder, field=FIELD)}
         return {i for i in range(self.wanted) if _name(i) in names}
 
     def examine(self, indices: Sequence[int]) -> tuple[set[int], set[int]]:
@@ -263,7 +259,7 @@ class _Cache:
     def _write(self, uri: str, data: bytes, *, replace: bool = False) -> None:
         # Another job may make the same image: the first one wins, and all read the winner's.
         with suppress(AlreadyExists):
-            self._storage.write(uri, data, only_if_absent=not replace)
+            self._storage.write(uri, data, only_if_absent=not replace, field=FIELD)
 
     def _uri(self, index: int) -> str:
         return join(self._folder, _name(index))
