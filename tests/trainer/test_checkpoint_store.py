@@ -245,7 +245,9 @@ def test_a_manifest_cannot_point_outside_its_folder(
 
 def test_an_error_on_one_rank_is_raised_on_all(storage: Storage, tmp_path: Path) -> None:
     class Full(Storage):
-        def write(self, uri: str, data: bytes, *, only_if_absent: bool = False) -> Any:
+        def write(
+            self, uri: str, data: bytes, *, only_if_absent: bool = False, field: str = ""
+        ) -> Any:
             raise OSError("no space left")
 
     full = Full(StorageSettings(endpoint_url=None, region=None, addressing_style="auto"))
@@ -270,7 +272,9 @@ def test_a_failed_save_can_be_tried_again(storage: Storage, tmp_path: Path) -> N
     class Flaky(Storage):
         broken = True
 
-        def write(self, uri: str, data: bytes, *, only_if_absent: bool = False) -> Any:
+        def write(
+            self, uri: str, data: bytes, *, only_if_absent: bool = False, field: str = ""
+        ) -> Any:
             written = super().write(uri, data, only_if_absent=only_if_absent)
             if self.broken and "log/00000001" in uri:
                 self.broken = False

@@ -1,5 +1,4 @@
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +63,8 @@ def load(folder: Path) -> Any:
 
 
 @pytest.fixture
-def pipeline(base: Path) -> Iterator[Any]:
-    yield load(base)
+def pipeline(base: Path) -> Any:
+    return load(base)
 
 
 def image(pipeline: Any) -> Tensor:

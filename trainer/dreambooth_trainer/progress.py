@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import socket
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +17,9 @@ from dreambooth_trainer.metrics import Metrics
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
 log = logging.getLogger(__name__)
+
+_SAMPLES = 20
+"""How many of the newest samples are told: the answer ends up in the job's status."""
 
 
 @dataclass
@@ -104,7 +108,7 @@ class Progress:
     def sample(self, uri: str) -> None:
         """A sample image or grid was written to `uri`."""
         with self._lock:
-            self._samples.append(uri)
+            self._samples = [*self._samples, uri][-_SAMPLES:]
 
     @property
     def images_per_second(self) -> float | None:
@@ -171,8 +175,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _HttpServer(ThreadingHTTPServer):
     daemon_threads = True
-    metrics: Metrics
-    progress: Progress | None
+
+    def __init__(
+        self, metrics: Metrics, progress: Progress | None, address: str, port: int
+    ) -> None:
+        self.metrics, self.progress = metrics, progress
+        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        super().__init__((address, port), _Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hangs up is no news."""
@@ -185,11 +194,10 @@ class Server:
     def __init__(
         self, metrics: Metrics, progress: Progress | None, address: str, port: int
     ) -> None:
-        self._http = _HttpServer((address, port), _Handler)
-        self._http.metrics, self._http.progress = metrics, progress
+        self._http = _HttpServer(metrics, progress, address, port)
         self.port: int = self._http.server_address[1]
         self._thread = threading.Thread(
-            target=self._http.serve_forever, name="metrics-http", daemon=True
+            target=self._http.serve_forever, args=(0.1,), name="metrics-http", daemon=True
         )
         self._thread.start()
 

@@ -74,12 +74,12 @@ def _earlier_attempts(storage: Storage, uri: str) -> Sequence[JsonValue]:
     """A record that cannot be read is not worth losing an attempt over."""
     try:
         attempts = json.loads(storage.read(uri, field="spec.output"))["attempts"]
+        return list(attempts)
     except NotFound:
         return []
     except (ValueError, KeyError, TypeError) as error:
         log.warning("%s cannot be read (%s): it is written anew", uri, error)
         return []
-    return attempts if isinstance(attempts, list) else []
 
 
 def public_config(job: DreamBoothJob) -> dict[str, JsonValue]:

@@ -20,7 +20,14 @@ from collections.abc import Sequence
 from dreambooth_trainer.checkpoint.manifest import Damaged, Entry, read_entry
 from dreambooth_trainer.errors import Fenced
 from dreambooth_trainer.progress import now
-from dreambooth_trainer.storage import AlreadyExists, Storage, StoredObject, join
+from dreambooth_trainer.storage import (
+    AlreadyExists,
+    ChecksumMismatch,
+    NotFound,
+    Storage,
+    StoredObject,
+    join,
+)
 
 log = logging.getLogger(__name__)
 
@@ -76,12 +83,11 @@ class Fence:
     def entries(self, listing: Sequence[StoredObject]) -> dict[int, Entry]:
         """The log's readable entries by number, from a listing of `prefix`."""
         found = {int(m[1]): o.uri for o in listing if (m := _NAME.fullmatch(o.relative))}
-        contents = dict(self._storage.read_many(list(found.values()), field="spec.output"))
         entries = {}
         for number, uri in sorted(found.items()):
             try:
-                entries[number] = read_entry(contents[uri], uri)
-            except Damaged as error:
+                entries[number] = read_entry(self._storage.read(uri, field="spec.output"), uri)
+            except (Damaged, NotFound, ChecksumMismatch) as error:
                 log.warning("%s; it is passed over", error)
         return entries
 

@@ -210,7 +210,7 @@ class CheckpointStore:
             if entry.kind == "commit":
                 try:
                     found.append(self._ref(number, entry, sizes))
-                except Damaged as error:
+                except (Damaged, NotFound, ChecksumMismatch) as error:
                     log.warning("%s; this checkpoint is passed over", error)
         return sorted(found, key=lambda ref: (ref.step, ref.number), reverse=True)
 
