@@ -31,6 +31,11 @@ class Plan:
     rank: int
     world_size: int
 
+    @property
+    def global_batch(self) -> int:
+        """Subject images per optimizer step over all ranks."""
+        return self.local_batch * self.world_size * self.accumulation
+
     def positions(self, micro: int) -> range:
         """Positions in the global batch of this rank's micro-batch."""
         first = (micro * self.world_size + self.rank) * self.local_batch

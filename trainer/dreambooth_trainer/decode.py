@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
-"""Pillow's names of what is read. MPO is a JPEG with a gain map, as phones write it."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
+"""Pillow's names of what is read. JPEG includes MPO: a JPEG with a gain map, as phones write it."""
 
 MAX_PIXELS = 64_000_000
 """Largest image in pixels, read from the header: a small file can unpack to gigabytes."""

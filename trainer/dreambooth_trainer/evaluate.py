@@ -4,8 +4,9 @@ After Ruiz et al. 2022, section 4.2: CLIP-I is the mean cosine between generated
 CLIP-T between generated images and their prompts; class images alike show what the prior loss has kept.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from dreambooth_api.job import DreamBoothJob
+from dreambooth_api.model import Model
 from dreambooth_api.subject import Subject
+from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.errors import BadModel
+from dreambooth_trainer.families.load import fetch
 from dreambooth_trainer.generate import Request
+from dreambooth_trainer.images import load_images
+from dreambooth_trainer.observe import write_json
 from dreambooth_trainer.samples import Painter
+from dreambooth_trainer.storage import join
 
 FIELD = "spec.evaluation.model"
 CHUNK = 32
@@ -91,23 +97,77 @@ def own_similarity(vectors: Tensor) -> float:
     return 1 - diversity(vectors)
 
 
-def evaluate(clip: Clip, painter: Painter, job: DreamBoothJob, subject: Subject, real: Tensor) -> Scores:
-    """Score the model as it is now. `real`: embeddings of the subject's reference images. Collective."""
-    assert job.spec.evaluation is not None
-    count, seed = job.spec.evaluation.count, job.spec.samples.seed
-    plain = f"a photo of a {subject.class_noun}"
-    named = f"a photo of {subject.identifier} {subject.class_noun}"
-    painted = painter.paint([Request(p, seed + i) for p in (named, plain) for i in range(count)])
-    vectors = clip.images(painted)
-    of_subject, of_class = vectors[:count], vectors[count:]
-    # The identifier means nothing to the judge, so it reads the prompt with the class alone.
-    return Scores(
-        subject_similarity=mean_similarity(of_subject, real),
-        prompt_similarity=mean_similarity(of_subject, clip.texts([plain])),
-        class_similarity=mean_similarity(of_class, real),
-        subject_diversity=diversity(of_subject),
-        class_diversity=diversity(of_class),
-    )
+class Judge:
+    """Scores every subject of a job, at its start and at its end."""
+
+    def __init__(self, attempt: Attempt, painter: Painter, clip: Clip) -> None:
+        assert attempt.job.spec.evaluation is not None
+        self._attempt = attempt
+        self._painter = painter
+        self._clip = clip
+        self._evaluation = attempt.job.spec.evaluation
+        self._real = [
+            clip.images(self._references(index)) for index in range(len(attempt.job.spec.subjects))
+        ]
+
+    @classmethod
+    def of(cls, attempt: Attempt, painter: Painter) -> "Judge | None":
+        """The judge that the job asks for. Raises `BadModel` when its CLIP cannot be loaded."""
+        evaluation = attempt.job.spec.evaluation
+        if evaluation is None:
+            return None
+        folder = fetch(Model(source=evaluation.model), attempt.storage, attempt.ranks, FIELD)
+        return cls(attempt, painter, Clip(folder, attempt.device))
+
+    def score(self, step: int) -> None:
+        """Score the model as it is now; past step 0, write scores.json. Collective."""
+        subjects = self._attempt.job.spec.subjects
+        scores = [self._one(s, real) for s, real in zip(subjects, self._real, strict=True)]
+        if self._attempt.topology.rank == 0:
+            self._write(step, scores)
+
+    def _references(self, index: int) -> list[Image.Image]:
+        """Images to compare with: kept out of training where the job has such."""
+        job = self._attempt.job
+        uri, field = self._evaluation.images, "spec.evaluation.images"
+        if uri is None:
+            uri, field = job.spec.subjects[index].images, f"spec.subjects[{index}].images"
+        found = load_images(
+            self._attempt.storage, uri, field=field, resolution=job.spec.training.resolution
+        )
+        return [image.pixels for image in found.images]
+
+    def _one(self, subject: Subject, real: Tensor) -> Scores:
+        plain = f"a photo of a {subject.class_noun}"
+        named = f"a photo of {subject.identifier} {subject.class_noun}"
+        count, seed = self._evaluation.count, self._attempt.job.spec.samples.seed
+        requests = [Request(p, seed + i) for p in (named, plain) for i in range(count)]
+        vectors = self._clip.images(self._painter.paint(requests))
+        of_subject, of_class = vectors[:count], vectors[count:]
+        return Scores(
+            subject_similarity=mean_similarity(of_subject, real),
+            # The identifier means nothing to the judge, so it reads the prompt with the class alone.
+            prompt_similarity=mean_similarity(of_subject, self._clip.texts([plain])),
+            class_similarity=mean_similarity(of_class, real),
+            subject_diversity=diversity(of_subject),
+            class_diversity=diversity(of_class),
+        )
+
+    def _write(self, step: int, scores: list[Scores]) -> None:
+        storage, folder = self._attempt.storage, join(self._attempt.run, "scores")
+        write_json(storage, join(folder, f"step-{step:08d}.json"), [asdict(s) for s in scores])
+        if step == 0:
+            return
+        first = json.loads(storage.read(join(folder, "step-00000000.json")))
+        entries = [
+            report(subject, Scores(**before), after, own_similarity(real))
+            for subject, before, after, real in zip(
+                self._attempt.job.spec.subjects, first, scores, self._real, strict=True
+            )
+        ]
+        write_json(
+            storage, join(self._attempt.run, "scores.json"), {"step": step, "subjects": entries}
+        )
 
 
 def report(subject: Subject, before: Scores, after: Scores, real: float) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The LightningModule: one forward pass for subject and class, two losses, no waiting for the host."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +81,17 @@ class DreamBooth(pl.LightningModule):
         )
 
     @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the cached latents."""
+        _, moments, height, width = self._cache.moments.shape
+        return moments // 2, height, width
+
+    @property
+    def timesteps(self) -> int:
+        """Training timesteps of the base model."""
+        return len(self._signal)
+
+    @property
     def steps_done(self) -> int:
         """Optimizer steps since the job began, over all attempts."""
         return self.start + self.trainer.global_step
@@ -135,6 +147,10 @@ class DreamBooth(pl.LightningModule):
         if self.average:
             tensors |= {f"average/{name}": t for name, t in self.average.averages.items()}
         return tensors
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The weights as they are sampled, scored and exported: the average, where one is kept."""
+        return self.average.applied() if self.average else nullcontext()
 
     def _restore_weights(self, tensors: Mapping[str, Tensor]) -> None:
         with torch.no_grad():

@@ -8,13 +8,12 @@ import torch
 from PIL import Image
 
 from dreambooth_api.job import DreamBoothJob
-from dreambooth_api.prior import Sampler
 from dreambooth_trainer.adapters import PRECISIONS
-from dreambooth_trainer.distributed import Ranks
+from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.families import Family
 from dreambooth_trainer.generate import Request, generate
-from dreambooth_trainer.grid import grid
-from dreambooth_trainer.storage import Storage, join
+from dreambooth_trainer.grid import before_after, grid
+from dreambooth_trainer.storage import join
 
 CHUNK = 8
 """Images generated together. Fixed, so that an image never depends on the number of ranks."""
@@ -28,15 +27,15 @@ def default_prompts(job: DreamBoothJob) -> list[str]:
 class Painter:
     """Generates images with all ranks; every rank gets all of them, in the order of the requests."""
 
-    def __init__(self, family: Family, ranks: Ranks, job: DreamBoothJob, device: torch.device) -> None:
+    def __init__(self, attempt: Attempt, family: Family) -> None:
         self._family = family
-        self._ranks = ranks
-        self._samples = job.spec.samples
-        self._resolution = job.spec.training.resolution
-        self._precision = PRECISIONS[job.spec.training.precision]
-        self._device = device
+        self._ranks = attempt.ranks
+        self._samples = attempt.job.spec.samples
+        self._resolution = attempt.job.spec.training.resolution
+        self._precision = PRECISIONS[attempt.job.spec.training.precision]
+        self._device = attempt.device
 
-    def paint(self, requests: Sequence[Request], sampler: Sampler | None = None) -> list[Image.Image]:
+    def paint(self, requests: Sequence[Request]) -> list[Image.Image]:
         """One image per request. Collective."""
         chunks = [list(requests[i : i + CHUNK]) for i in range(0, len(requests), CHUNK)]
         topology = self._ranks.topology
@@ -67,29 +66,45 @@ class Painter:
 class SampleWriter:
     """Paints the job's sample prompts and writes them beside a grid."""
 
-    def __init__(self, painter: Painter, storage: Storage, run: str, job: DreamBoothJob, rank: int):
+    def __init__(self, painter: Painter, attempt: Attempt) -> None:
         self._painter = painter
-        self._storage = storage
-        self._folder = join(run, "samples")
-        self._samples = job.spec.samples
-        self._prompts = list(job.spec.samples.prompts) or default_prompts(job)
-        self._rank = rank
+        self._attempt = attempt
+        self._storage = attempt.storage
+        self._folder = join(attempt.run, "samples")
+        self._count = attempt.job.spec.samples.count
+        self._seed = attempt.job.spec.samples.seed
+        self._prompts = list(attempt.job.spec.samples.prompts) or default_prompts(attempt.job)
 
-    def write(self, step: int) -> str:
-        """Paint all prompts and write `samples/step-<step>/`; returns the grid's URI. Collective."""
-        count, seed = self._samples.count, self._samples.seed
-        images = self._painter.paint(
-            [Request(prompt, seed + i) for prompt in self._prompts for i in range(count)]
-        )
-        rows = [images[i : i + count] for i in range(0, len(images), count)]
-        folder = join(self._folder, f"step-{step:08d}")
-        if self._rank == 0:
+    def write(self, step: int) -> None:
+        """Paint all prompts and write them to `samples/step-<step>/`. Collective."""
+        seeds = range(self._seed, self._seed + self._count)
+        images = self._painter.paint([Request(p, seed) for p in self._prompts for seed in seeds])
+        rows = [images[i : i + self._count] for i in range(0, len(images), self._count)]
+        if self._attempt.topology.rank == 0:
             for number, row in enumerate(rows):
                 for index, image in enumerate(row):
-                    self._storage.write(join(folder, f"{number}-{index}.png"), _to_png(image))
+                    self._storage.write(self._uri(step, number, index), _to_png(image))
             sheet = grid(rows, labels=self._prompts)
-            self._storage.write(join(folder, "grid.png"), _to_png(sheet))
-        return join(folder, "grid.png")
+            self._storage.write(self._grid(step), _to_png(sheet))
+        self._attempt.observers.samples(self._storage, step, self._grid(step))
+
+    def compare(self, before: int, after: int) -> None:
+        """Write `samples/before-after.png` from the samples of two steps. Rank 0 acts."""
+        if self._attempt.topology.rank == 0:
+            sheet = before_after(self._read(before), self._read(after), labels=self._prompts)
+            self._storage.write(join(self._folder, "before-after.png"), _to_png(sheet))
+
+    def _read(self, step: int) -> list[list[Image.Image]]:
+        return [
+            [_from_png(self._storage.read(self._uri(step, number, i))) for i in range(self._count)]
+            for number in range(len(self._prompts))
+        ]
+
+    def _uri(self, step: int, prompt: int, index: int) -> str:
+        return join(self._folder, f"step-{step:08d}", f"{prompt}-{index}.png")
+
+    def _grid(self, step: int) -> str:
+        return join(self._folder, f"step-{step:08d}", "grid.png")
 
 
 def _to_png(image: Image.Image) -> bytes:

@@ -43,34 +43,34 @@ def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.devi
     return family(pipeline.to(device), digest)
 
 
-def fetch(model: Model, storage: Storage, ranks: Ranks) -> Path:
+def fetch(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) -> Path:
     """A local folder (or single file) of the model; downloaded by the first rank of each node."""
-    if model.source.startswith("/") or model.source.startswith("file:///"):
-        return _existing(Path(model.source.removeprefix("file://")), model)
+    if model.source.startswith(("/", "file:///")):
+        return _existing(Path(model.source.removeprefix("file://")), field)
     key = hashlib.sha256(f"{model.source}@{model.revision}".encode()).hexdigest()[:16]
     target = cache_folder() / "models" / key
     if ranks.topology.local_rank == 0:
-        _download(model, storage, target)
+        _download(model, storage, target, field)
     ranks.barrier()
     return target / model.source.rsplit("/", 1)[-1] if model.layout == "single-file" else target
 
 
-def _existing(path: Path, model: Model) -> Path:
+def _existing(path: Path, field: str) -> Path:
     if not path.exists():
-        raise BadModel(f"{FIELD}: there is nothing at {model.source}; mount the model or use s3://")
+        raise BadModel(f"{field}: there is nothing at {path}; mount the model or use s3://")
     return path
 
 
-def _download(model: Model, storage: Storage, target: Path) -> None:
+def _download(model: Model, storage: Storage, target: Path, field: str) -> None:
     if model.source.startswith("hf://"):
-        _download_from_hub(model, target)
+        _download_from_hub(model, target, field)
     elif model.layout == "single-file":
-        storage.download(model.source, target / model.source.rsplit("/", 1)[-1], field=FIELD)
+        storage.download(model.source, target / model.source.rsplit("/", 1)[-1], field=field)
     else:
-        storage.download_tree(model.source, target, field=FIELD)
+        storage.download_tree(model.source, target, field=field)
 
 
-def _download_from_hub(model: Model, target: Path) -> None:
+def _download_from_hub(model: Model, target: Path, field: str) -> None:
     name = model.source.removeprefix("hf://")
     try:
         snapshot_download(
@@ -78,7 +78,7 @@ def _download_from_hub(model: Model, target: Path) -> None:
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise BadModel(
-            f"{FIELD}: {model.source} could not be fetched from the hub ({type(error).__name__});"
+            f"{field}: {model.source} could not be fetched from the hub ({type(error).__name__});"
             " check its name, revision and access, or copy it to s3:// once"
         ) from error
 
@@ -98,12 +98,12 @@ def hash_model(path: Path) -> str:
 def _open(model: Model, path: Path) -> Any:
     try:
         if model.layout == "single-file":
-            return StableDiffusionPipeline.from_single_file(path, torch_dtype=torch.float32)
+            return StableDiffusionPipeline.from_single_file(path, dtype=torch.float32)
         _check_index(model, path)
         return DiffusionPipeline.from_pretrained(
             path,
             variant=model.variant,
-            torch_dtype=torch.float32,
+            dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
             # Neither is part of training, and both are large.

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -44,7 +45,10 @@ class FileStore:
 
     def exists(self, location: Location) -> bool:
         with _errors_of(location):
-            return Path(location.key).is_file()
+            try:
+                return stat.S_ISREG(Path(location.key).stat().st_mode)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
 
     def read(self, location: Location) -> bytes:
         with _errors_of(location):

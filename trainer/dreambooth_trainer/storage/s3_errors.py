@@ -152,7 +152,7 @@ def _permanent(
     if status == 501:
         problem = f"needs what {endpoint} does not implement ({said})"
         return WrongEndpoint(uri, problem, "use a server with conditional writes (If-None-Match)")
-    return StorageError(uri, f"is refused by {endpoint} ({said})", _ENDPOINT_ADVICE)
+    return StorageError(uri, f"is refused by {endpoint} ({said})", "see what the server's log says")
 
 
 def _not_s3(uri: str, endpoint: str) -> WrongEndpoint:

@@ -216,8 +216,8 @@ def _fill(sink: _Sink, body: Any, start: int, length: int) -> None:
 
 
 def _read_into(body: Any, view: memoryview) -> int:
-    done = 0
-    while done < len(view) and (count := body.readinto(view[done:])):
+    done = 0  # in blocks: urllib3 fills a buffer of its own first
+    while done < len(view) and (count := body.readinto(view[done : done + MIB])):
         done += count
     return done
 

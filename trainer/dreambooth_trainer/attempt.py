@@ -1,0 +1,44 @@
+"""What every stage of an attempt needs: the job, the ranks, storage, the watchers, the device."""
+
+from dataclasses import dataclass
+
+import torch
+
+from dreambooth_api.job import DreamBoothJob, output_prefix
+from dreambooth_trainer.config import Topology
+from dreambooth_trainer.distributed import Ranks
+from dreambooth_trainer.observe import Observers
+from dreambooth_trainer.stop import Stopped, StopSignal
+from dreambooth_trainer.storage import Storage
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt, as one rank sees it."""
+
+    job: DreamBoothJob
+    ranks: Ranks
+    storage: Storage
+    observers: Observers
+    stop: StopSignal
+    device: torch.device
+
+    @property
+    def topology(self) -> Topology:
+        """This rank among the others."""
+        return self.ranks.topology
+
+    @property
+    def run(self) -> str:
+        """Folder of the run in storage."""
+        return output_prefix(self.job)
+
+    def stage(self, stage: str) -> None:
+        """Enter a stage, unless asked to stop. Collective."""
+        self.check_stop()
+        self.observers.stage(stage)
+
+    def check_stop(self) -> None:
+        """Raise `Stopped` on all ranks when any was asked to stop. Collective."""
+        if any(self.ranks.gather(self.stop.requested)):
+            raise Stopped("asked to stop between two stages; every checkpoint is kept")

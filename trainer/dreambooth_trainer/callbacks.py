@@ -1,0 +1,139 @@
+"""What happens between steps: the weights' average, repeatable dropout, checkpoints, samples, stopping."""
+
+import hashlib
+import time
+from collections.abc import Callable
+
+import pytorch_lightning as pl
+import torch
+
+from dreambooth_trainer.batches import Batch
+from dreambooth_trainer.checkpoint import CheckpointRef, CheckpointStore
+from dreambooth_trainer.module import DreamBooth
+from dreambooth_trainer.reporting import Reporter
+from dreambooth_trainer.stop import Stopped, StopSignal
+
+
+def at_step_end(trainer: pl.Trainer, batch_index: int) -> bool:
+    """Whether this micro-batch was the last of an optimizer step."""
+    return (batch_index + 1) % trainer.accumulate_grad_batches == 0
+
+
+class KeepSignals(pl.Callback):
+    """Takes SIGTERM back from Lightning, whose handler starts a collective in the middle of others."""
+
+    def __init__(self, stop: StopSignal) -> None:
+        self._stop = stop
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Lightning has installed its handlers by now."""
+        self._stop.install()
+
+
+class RepeatableDropout(pl.Callback):
+    """Seeds torch's generator from (seed, step, micro-batch, rank), so that a resumed run drops the same.
+
+    Everything else that is random comes from the sampler. Dropout masks alone depend on the rank.
+    """
+
+    def __init__(self, seed: int, rank: int) -> None:
+        self._seed = seed
+        self._rank = rank
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Seed the generator."""
+        assert isinstance(module, DreamBooth)
+        micro = batch_idx % trainer.accumulate_grad_batches
+        text = f"{self._seed}/{module.steps_done}/{micro}/{self._rank}"
+        torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]))
+
+
+class AverageWeights(pl.Callback):
+    """Updates the module's weight average after each optimizer step."""
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: object,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Update the average."""
+        assert isinstance(module, DreamBooth)
+        if module.average and at_step_end(trainer, batch_idx):
+            module.average.update(module.steps_done)
+
+
+class Save(pl.Callback):
+    """Saves every so many steps, at the end, and when the ranks have agreed to stop."""
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        reporter: Reporter,
+        *,
+        every: int,
+        keep: int,
+        total_steps: int,
+        saved: Callable[[CheckpointRef, float], None],
+    ) -> None:
+        self._store = store
+        self._reporter = reporter
+        self._every = every
+        self._keep = keep
+        self._total_steps = total_steps
+        self._saved = saved
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: object,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Save if it is time; raise `Stopped` when asked to stop."""
+        assert isinstance(module, DreamBooth)
+        if not at_step_end(trainer, batch_idx):
+            return
+        step = module.steps_done
+        if step % self._every == 0 or step == self._total_steps or self._reporter.stop_agreed:
+            self._save(module, step)
+        if self._reporter.stop_agreed and step < self._total_steps:
+            raise Stopped(f"asked to stop; saved at step {step}")
+
+    def _save(self, module: DreamBooth, step: int) -> None:
+        # A loss that is not finite must be found before its weights are made durable.
+        self._reporter.flush()
+        began = time.perf_counter()
+        reference = self._store.save(step, module.state(), {})
+        self._store.retain(self._keep)
+        self._saved(reference, time.perf_counter() - began)
+
+
+class Sample(pl.Callback):
+    """Makes sample images every so many steps; those before and after training are made outside the loop."""
+
+    def __init__(self, every: int, total_steps: int, make: Callable[[int], None]) -> None:
+        self._every = every
+        self._total_steps = total_steps
+        self._make = make
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: object,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Make samples if it is time."""
+        assert isinstance(module, DreamBooth)
+        step = module.steps_done
+        due = self._every and step % self._every == 0 and step < self._total_steps
+        if due and at_step_end(trainer, batch_idx):
+            with module.averaged():
+                self._make(step)

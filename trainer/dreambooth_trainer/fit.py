@@ -1,0 +1,119 @@
+"""Runs Lightning's loop over the steps that are left."""
+
+import logging
+
+import pytorch_lightning as pl
+from pytorch_lightning.plugins.environments import TorchElasticEnvironment
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+
+from dreambooth_api.training import Training
+from dreambooth_trainer.attempt import Attempt
+from dreambooth_trainer.batches import BatchStream, Plan
+from dreambooth_trainer.callbacks import AverageWeights, KeepSignals, RepeatableDropout, Sample, Save
+from dreambooth_trainer.checkpoint import CheckpointStore
+from dreambooth_trainer.config import local_batch
+from dreambooth_trainer.dataset import Dataset
+from dreambooth_trainer.distributed import PATIENCE
+from dreambooth_trainer.module import DreamBooth
+from dreambooth_trainer.reporting import Reporter
+from dreambooth_trainer.samples import SampleWriter
+
+PRECISIONS = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
+
+
+def fit(
+    attempt: Attempt,
+    module: DreamBooth,
+    dataset: Dataset,
+    store: CheckpointStore,
+    writer: SampleWriter,
+) -> None:
+    """Train until the job's last step. Raises `Stopped` or `NotFinite`; the module stays on its device."""
+    training = attempt.job.spec.training
+    if module.start >= training.steps:
+        return
+    stream = _stream(attempt, module, dataset)
+    images = 2 if dataset.has_prior else 1
+    attempt.observers.begin(
+        module.start, training.steps, stream.plan.global_batch * images
+    )
+    reporter = Reporter(attempt.ranks, attempt.stop, stream, [attempt.observers.step])
+    trainer = _trainer(attempt, module, _callbacks(attempt, store, writer, reporter))
+    trainer.fit(module, train_dataloaders=stream)
+    reporter.flush()
+    # Lightning's strategies leave the module on the CPU.
+    module.to(attempt.device)
+
+
+def _stream(attempt: Attempt, module: DreamBooth, dataset: Dataset) -> BatchStream:
+    training, topology = attempt.job.spec.training, attempt.topology
+    plan = Plan(
+        start=module.start,
+        stop=training.steps,
+        accumulation=training.accumulation,
+        local_batch=local_batch(attempt.job, topology.world_size),
+        rank=topology.rank,
+        world_size=topology.world_size,
+    )
+    return BatchStream(
+        dataset.sampler(plan.global_batch, module.latent_shape, module.timesteps),
+        plan,
+        noise_offset=training.noise_offset,
+        pin_memory=attempt.device.type == "cuda",
+    )
+
+
+def _callbacks(
+    attempt: Attempt, store: CheckpointStore, writer: SampleWriter, reporter: Reporter
+) -> list[pl.Callback]:
+    """In the order in which they act on a step that has ended."""
+    spec, storage, run = attempt.job.spec, attempt.storage, attempt.run
+    steps = spec.training.steps
+    return [
+        KeepSignals(attempt.stop),
+        RepeatableDropout(spec.training.seed, attempt.topology.rank),
+        AverageWeights(),
+        reporter,
+        Save(
+            store,
+            reporter,
+            every=spec.checkpoints.every,
+            keep=spec.checkpoints.keep,
+            total_steps=steps,
+            saved=lambda reference, seconds: attempt.observers.saved(
+                storage, run, reference, seconds
+            ),
+        ),
+        Sample(spec.samples.every, steps, lambda step: writer.write(step)),
+    ]
+
+
+def _trainer(attempt: Attempt, module: DreamBooth, callbacks: list[pl.Callback]) -> pl.Trainer:
+    training: Training = attempt.job.spec.training
+    topology = attempt.topology
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    return pl.Trainer(
+        accelerator="gpu" if attempt.device.type == "cuda" else "cpu",
+        devices=topology.ranks_per_node if topology.world_size > 1 else 1,
+        num_nodes=topology.nodes,
+        strategy=_strategy(attempt),
+        plugins=[TorchElasticEnvironment()] if topology.world_size > 1 else None,
+        precision=PRECISIONS[training.precision],  # type: ignore[arg-type]
+        max_steps=training.steps - module.start,
+        max_epochs=-1,
+        accumulate_grad_batches=training.accumulation,
+        gradient_clip_val=training.max_grad_norm or None,
+        callbacks=callbacks,
+        # Checkpoints, logs and progress are this project's own.
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def _strategy(attempt: Attempt) -> Strategy:
+    if attempt.topology.world_size == 1:
+        return SingleDeviceStrategy(device=attempt.device)
+    return DDPStrategy(gradient_as_bucket_view=True, timeout=PATIENCE)
