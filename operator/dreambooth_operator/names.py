@@ -1,4 +1,4 @@
-"""Names, labels and owners of a job's children, all deterministic: writing them twice is harmless."""
+"""Names, labels and owners of a job's children: deterministic, so writing twice is harmless."""
 
 from typing import Any
 

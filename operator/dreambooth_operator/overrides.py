@@ -1,12 +1,14 @@
 """`spec.runtime.podOverrides`: a user's parts of a PodTemplateSpec, merged over the operator's.
 
-Objects are merged field by field. Containers are merged by name, their env and the volumes replaced by
-name, volume mounts by path. Every other list replaces the operator's. What the operator relies on is
-refused.
+Objects are merged field by field. Containers are merged by name; their env and the volumes are
+replaced by name, volume mounts by path. Every other list replaces the operator's. What the operator
+relies on is refused.
 """
 
 from collections.abc import Iterator
 from typing import Any
+
+from dreambooth_operator.errors import InvalidOverride
 
 Tree = dict[str, Any]
 
@@ -35,10 +37,6 @@ RESERVED_ENV = {
     *("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
     *("JOB_COMPLETION_INDEX", "POD_NAME", "POD_NAMESPACE", "POD_IP", "NODE_NAME"),
 }
-
-
-class InvalidOverride(ValueError):
-    """The job asks for a pod that cannot run. The message names the field and what to do."""
 
 
 def merged(template: Tree, overrides: Tree) -> Tree:

@@ -5,8 +5,9 @@ from typing import Any
 from dreambooth_api.job import DreamBoothJob
 from dreambooth_api.runtime import Runtime, ranks_per_node
 from dreambooth_operator import names
+from dreambooth_operator.errors import InvalidOverride
 from dreambooth_operator.names import Manifest
-from dreambooth_operator.overrides import InvalidOverride, merged
+from dreambooth_operator.overrides import merged
 
 RENDEZVOUS_PORT = 29500
 METRICS_PORT = 9400

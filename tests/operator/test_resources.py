@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from dreambooth_api.job import DreamBoothJob
+from dreambooth_operator.errors import InvalidOverride
 from dreambooth_operator.manifests import to_yaml
-from dreambooth_operator.overrides import InvalidOverride
 from dreambooth_operator.resources import attempt_job, attempt_objects, config_map, preflight_job
 
 HERE = Path(__file__).parent
