@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from dreambooth_trainer.checkpoint import CheckpointStore
-from dreambooth_trainer.checkpoint.manifest import Damaged, UnknownFormat
+from dreambooth_trainer.checkpoint import CheckpointRef, CheckpointStore
+from dreambooth_trainer.checkpoint.manifest import Damaged, UnknownFormat, read_manifest
 from dreambooth_trainer.errors import Fenced
 from dreambooth_trainer.storage import Storage, StorageSettings
 
@@ -137,6 +137,10 @@ def test_saving_a_step_again_writes_nothing(storage: Storage, tmp_path: Path) ->
     assert list(files(tmp_path)) == before
 
 
+def path_of(ref: CheckpointRef) -> Path:
+    return Path(ref.uri.removeprefix("file://"))
+
+
 def flip_a_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -159,7 +163,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     store = open_store(storage, tmp_path)
     store.save(10, state(1), {})
     newer = store.save(20, state(2), {})
-    damage(Path(newer.uri.removeprefix("file://")) / name)
+    damage(path_of(newer) / name)
     restored = open_store(storage, tmp_path, attempt=1).restore()
     assert restored is not None
     assert restored[1].step == 10
@@ -194,12 +198,27 @@ def test_all_ranks_fall_back_when_one_of_them_reads_garbage(
     assert on_ranks(2, restore) == [10, 10]
 
 
+def test_a_checkpoint_with_a_cut_shard_is_not_the_latest(storage: Storage, tmp_path: Path) -> None:
+    store = open_store(storage, tmp_path)
+    store.save(10, state(1), {})
+    newer = store.save(20, state(2), {})
+    cut_short(path_of(newer) / newer.manifest.shards[0].name)
+    latest = store.latest()
+    assert latest is not None
+    assert latest.step == 10
+
+
+def test_a_manifest_that_was_edited_is_not_believed(storage: Storage, tmp_path: Path) -> None:
+    store = open_store(storage, tmp_path)
+    path = path_of(store.save(10, state(1), {})) / "manifest.json"
+    path.write_text(path.read_text().replace('"step": 10', '"step": 99'))
+    assert store.latest() is None
+
+
 def test_swapped_shards_are_noticed(storage: Storage, tmp_path: Path) -> None:
     store = open_store(storage, tmp_path, max_shard=3000)
     ref = store.save(1, state(1), {})
-    first, second = (
-        Path(f"{ref.uri.removeprefix('file://')}/{s.name}") for s in ref.manifest.shards
-    )
+    first, second = (path_of(ref) / shard.name for shard in ref.manifest.shards)
     a, b = first.read_bytes(), second.read_bytes()
     first.write_bytes(b)
     second.write_bytes(a)
@@ -231,7 +250,7 @@ def test_a_manifest_cannot_point_outside_its_folder(
 ) -> None:
     store = open_store(storage, tmp_path)
     ref = store.save(10, state(1), {})
-    folder = Path(ref.uri.removeprefix("file://"))
+    folder = path_of(ref)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["shards"][0]["name"] = name
     data = json.dumps(manifest).encode()
@@ -241,6 +260,8 @@ def test_a_manifest_cannot_point_outside_its_folder(
     entry["manifestSha256"] = hashlib.sha256(data).hexdigest()
     commit.write_text(json.dumps(entry))
     assert store.latest() is None
+    with pytest.raises(Damaged, match=r"shards.0.name"):
+        read_manifest(data, "manifest.json")
 
 
 def test_an_error_on_one_rank_is_raised_on_all(storage: Storage, tmp_path: Path) -> None:
@@ -352,10 +373,14 @@ def test_retention_keeps_the_newest_and_sweeps_up_after_dead_attempts(
     store = open_store(storage, tmp_path, attempt=1)
     for step in (20, 30, 40):
         store.save(step, state(step), {})
+    for folder in ("step-00000050-claim-0002", "step-00000001-claim-0009"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "shard-00000-of-00001.safetensors").write_bytes(b"being written")
     store.retain(2)
     assert [ref.step for ref in store.checkpoints()] == [40, 30]
     folders = {name.split("/")[0] for name in files(tmp_path)}
-    assert folders == {"step-00000030-claim-0002", "step-00000040-claim-0002", "log", "notes.txt"}
+    kept = {"step-00000030-claim-0002", "step-00000040-claim-0002", "log", "notes.txt"}
+    assert folders == kept | {"step-00000050-claim-0002", "step-00000001-claim-0009"}
     store.save(50, state(50), {})
     with pytest.raises(Fenced):
         dead.save(60, state(1), {})
@@ -369,10 +394,7 @@ def test_retention_does_not_count_a_checkpoint_found_damaged(
 ) -> None:
     first = open_store(storage, tmp_path)
     first.save(10, state(1), {})
-    flip_a_bit(
-        Path(first.save(20, state(2), {}).uri.removeprefix("file://"))
-        / "shard-00000-of-00001.safetensors"
-    )
+    flip_a_bit(path_of(first.save(20, state(2), {})) / "shard-00000-of-00001.safetensors")
     second = open_store(storage, tmp_path, attempt=1)
     assert second.restore() is not None
     second.retain(1)

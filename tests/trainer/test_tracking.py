@@ -45,9 +45,10 @@ def test_tensorboard_shows_scalars_and_grids(storage: Storage, tmp_path: Path) -
 
 def test_tensorboard_is_durable_at_each_checkpoint(storage: Storage, tmp_path: Path) -> None:
     trackers = open_for(Tracking(tensorboard=True), storage, tmp_path)
-    trackers.log(1, {"loss/total": 0.5})
+    for step in range(500):
+        trackers.log(step, {"loss/total": 0.5})
     trackers.sync()
-    assert [e.step for e in events(tmp_path).Scalars("loss/total")] == [1]
+    assert [e.step for e in events(tmp_path).Scalars("loss/total")] == list(range(500))
     trackers.close()
 
 
@@ -91,7 +92,8 @@ def test_wandb_online_without_a_key_is_a_warning_that_says_what_to_do(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    trackers = open_for(Tracking(wandb=Wandb(project="dreams")), storage, tmp_path)
+    tracking = Tracking(wandb=Wandb(project="dreams", secret="wandb"))
+    trackers = open_for(tracking, storage, tmp_path)
     trackers.log(1, {"loss/total": 0.5})
     trackers.close()
     assert "spec.tracking.wandb.secret" in caplog.text
