@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from dreambooth_api.base import API_VERSION, KIND, ApiModel, StorageUri
+from dreambooth_api.base import API_VERSION, KIND, ApiModel, JobName, NamespaceName, StorageUri
 from dreambooth_api.model import Model
 from dreambooth_api.prior import Prior
-from dreambooth_api.runtime import Runtime
+from dreambooth_api.rules import rule
+from dreambooth_api.runtime import Runtime, world_size
 from dreambooth_api.status import Status
 from dreambooth_api.storage import Checkpoints, Evaluation, Samples, Storage, Tracking
 from dreambooth_api.subject import Subject
@@ -50,17 +51,80 @@ class Spec(ApiModel):
     runtime: Runtime = Field(default_factory=Runtime)
     """Where and how the pods run."""
 
+    @rule(
+        "training.globalBatch",
+        "!has(self.training.globalBatch) || self.training.globalBatch %"
+        " (self.runtime.nodes * (self.runtime.gpusPerNode > 0 ? self.runtime.gpusPerNode :"
+        " (has(self.runtime.processesPerNode) ? self.runtime.processesPerNode : 1))"
+        " * self.training.accumulation) == 0",
+        "must be a multiple of nodes x gpusPerNode (or processesPerNode) x accumulation;"
+        " change it, or set perDeviceBatch instead",
+    )
+    def _ranks_divide_the_batch(self) -> bool:
+        parts = world_size(self.runtime) * self.training.accumulation
+        return (self.training.global_batch or 0) % parts == 0
+
+    @rule(
+        "training.precision",
+        "self.training.precision != 'fp16' || self.runtime.gpusPerNode > 0",
+        "fp16 needs a GPU; use fp32 or bf16, or set runtime.gpusPerNode",
+    )
+    def _fp16_is_for_gpus(self) -> bool:
+        return self.training.precision != "fp16" or self.runtime.gpus_per_node > 0
+
+    @rule(
+        "subjects",
+        "self.subjects.all(a, self.subjects.exists_one(b,"
+        " b.identifier.lowerAscii() == a.identifier.lowerAscii()))",
+        "each identifier must be used once (letter case does not count); rename one",
+    )
+    def _identifiers_are_unique(self) -> bool:
+        words = [_lower(subject.identifier) for subject in self.subjects]
+        return len(set(words)) == len(words)
+
+    @rule(
+        "subjects",
+        "!self.subjects.exists(a, self.subjects.exists(b,"
+        " (' ' + b.classNoun.lowerAscii() + ' ')"
+        ".contains(' ' + a.identifier.lowerAscii() + ' ')))",
+        "an identifier must not be a word of a classNoun; choose a rare word as identifier",
+    )
+    def _identifiers_are_no_class(self) -> bool:
+        return not any(_says(b.class_noun, a) for a in self.subjects for b in self.subjects)
+
+    @rule(
+        "prior.prompt",
+        "!self.subjects.exists(s, (' ' + self.prior.prompt.lowerAscii().replace(',', ' ')"
+        ".replace('.', ' ') + ' ').contains(' ' + s.identifier.lowerAscii() + ' '))",
+        "must not contain an identifier, as class images show the class in general; remove it",
+    )
+    def _prior_prompt_is_general(self) -> bool:
+        prompt = self.prior.prompt.replace(",", " ").replace(".", " ")
+        return not any(_says(prompt, subject) for subject in self.subjects)
+
+    @rule(
+        "prior.prompt",
+        "!self.prior.enabled || self.prior.prompt.contains('{class}')"
+        " || self.subjects.all(s, s.classNoun == self.subjects[0].classNoun)",
+        "must contain {class} when the subjects have different class nouns;"
+        " write {class} for the class",
+    )
+    def _prior_prompt_names_the_class(self) -> bool:
+        nouns = {subject.class_noun for subject in self.subjects}
+        return not self.prior.enabled or "{class}" in self.prior.prompt or len(nouns) == 1
+
 
 class Metadata(ApiModel):
     """The parts of meta/v1 ObjectMeta that a job is known by; the rest is kept as it is."""
 
-    model_config = {"extra": "allow"}
+    model_config = ConfigDict(extra="allow")
 
-    # <name>-<attempt>-<index>-<5 letters> must be a pod's name and a DNS label: 63 characters at most.
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
+    # <name>-<attempt>-<index>-<5 letters> must be a pod's name and a DNS label: 63 characters at
+    # most.
+    name: JobName
     """Name of the job."""
 
-    namespace: Annotated[str, StringConstraints(max_length=63)] = "default"
+    namespace: NamespaceName = "default"
     """Namespace of the job."""
 
     uid: Annotated[str, StringConstraints(max_length=64)] | None = None
@@ -81,6 +145,32 @@ class DreamBoothJob(ApiModel):
     metadata: Metadata
     spec: Spec
     status: Status | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_stored(cls, data: Any) -> Any:
+        return stored(data)
+
+
+def stored(value: Any) -> Any:
+    """A value of a job file as the API server reads it: null is absent, and 8.0 is the whole
+    number 8.
+    """
+    if isinstance(value, dict):
+        return {key: stored(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [stored(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _lower(text: str) -> str:
+    """Lower case of ASCII letters only, as `lowerAscii()` in CEL."""
+    return "".join(letter.lower() if letter.isascii() else letter for letter in text)
+
+
+def _says(text: str, subject: Subject) -> bool:
+    """Whether a text has the subject's identifier among its words."""
+    return f" {_lower(subject.identifier)} " in f" {_lower(text)} "
 
 
 def output_prefix(job: DreamBoothJob) -> str:

@@ -1,14 +1,23 @@
 """Where and how a job's pods run."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
-from dreambooth_api.base import ApiModel, LabelKey, LabelValue, ObjectName, Quantity
+from dreambooth_api.base import (
+    ApiModel,
+    LabelKey,
+    LabelValue,
+    ObjectName,
+    PlainText,
+    Quantity,
+    ResourceName,
+)
+from dreambooth_api.overrides import PodOverrides
+from dreambooth_api.rules import rule
 
 Seconds = Annotated[int, Field(ge=0, le=31_536_000)]
-ResourceName = Annotated[str, StringConstraints(min_length=1, max_length=253)]
-ResourceList = Annotated[dict[ResourceName, Quantity], Field(max_length=16)]
+ResourceList = Annotated[dict[str, Quantity], Field(max_length=16)]
 
 
 class Resources(ApiModel):
@@ -19,6 +28,15 @@ class Resources(ApiModel):
 
     limits: ResourceList = {}
     """What the container may use at most."""
+
+    @rule(
+        "requests",
+        "self.requests.all(k, size(k) > 0 && size(k) <= 253)"
+        " && self.limits.all(k, size(k) > 0 && size(k) <= 253)",
+        "resource names must have 1 to 253 characters; shorten them",
+    )
+    def _names_are_bounded(self) -> bool:
+        return all(0 < len(name) <= 253 for name in [*self.requests, *self.limits])
 
 
 class Toleration(ApiModel):
@@ -39,6 +57,30 @@ class Toleration(ApiModel):
     toleration_seconds: Seconds | None = None
     """How long a NoExecute taint is tolerated."""
 
+    @rule(
+        "value",
+        "self.operator == 'Equal' || !has(self.value)",
+        "means nothing with operator Exists; remove it, or set operator to Equal",
+    )
+    def _exists_has_no_value(self) -> bool:
+        return self.operator == "Equal" or self.value is None
+
+    @rule(
+        "key",
+        "self.operator == 'Exists' || has(self.key)",
+        "is required with operator Equal; add it, or set operator to Exists for every taint",
+    )
+    def _equal_has_a_key(self) -> bool:
+        return self.operator == "Exists" or self.key is not None
+
+    @rule(
+        "tolerationSeconds",
+        "!has(self.tolerationSeconds) || has(self.effect) && self.effect == 'NoExecute'",
+        "needs effect NoExecute; set it, or remove tolerationSeconds",
+    )
+    def _seconds_are_for_no_execute(self) -> bool:
+        return self.toleration_seconds is None or self.effect == "NoExecute"
+
 
 class RestartPolicy(ApiModel):
     """How often a job that failed is started again from its last checkpoint."""
@@ -51,6 +93,14 @@ class RestartPolicy(ApiModel):
 
     max_backoff_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
     """Longest wait between restarts."""
+
+    @rule(
+        "maxBackoffSeconds",
+        "self.maxBackoffSeconds >= self.backoffSeconds",
+        "must be at least backoffSeconds; raise it",
+    )
+    def _backoff_grows(self) -> bool:
+        return self.max_backoff_seconds >= self.backoff_seconds
 
 
 class Runtime(ApiModel):
@@ -65,13 +115,13 @@ class Runtime(ApiModel):
     processes_per_node: Annotated[int, Field(ge=1, le=16)] | None = None
     """Ranks of each pod when `gpusPerNode` is 0. Default: 1."""
 
-    gpu_resource: Annotated[str, StringConstraints(min_length=1, max_length=253)] = "nvidia.com/gpu"
+    gpu_resource: ResourceName = "nvidia.com/gpu"
     """Extended resource that stands for one GPU."""
 
     gpu_memory: Quantity | None = None
     """Memory of one GPU, for example `80Gi`: preflight then refuses a job that cannot fit."""
 
-    image: Annotated[str, StringConstraints(pattern=r"^\S+$", min_length=1, max_length=512)] | None = None
+    image: PlainText | None = None
     """Trainer image. Default: the operator's."""
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
@@ -86,7 +136,7 @@ class Runtime(ApiModel):
     shm_size: Quantity = "2Gi"
     """Size of /dev/shm, which NCCL needs."""
 
-    node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = {}
+    node_selector: Annotated[dict[str, LabelValue], Field(max_length=32)] = {}
     """Labels that a node must have."""
 
     tolerations: Annotated[list[Toleration], Field(max_length=32)] = []
@@ -108,7 +158,8 @@ class Runtime(ApiModel):
     """Restart budget."""
 
     start_deadline_seconds: Seconds = 1800
-    """Fail when the pods of an attempt do not all run in this time. Queueing does not count. 0: no limit."""
+    """Fail when the pods of an attempt do not all run in this time. Queueing does not count. 0:
+    no limit."""
 
     active_deadline_seconds: Seconds = 0
     """Fail when the job has run for this long, over all attempts. 0: no limit."""
@@ -125,9 +176,59 @@ class Runtime(ApiModel):
     ttl_seconds_after_finished: Seconds | None = None
     """Delete the DreamBoothJob this long after it ended. What is in storage stays."""
 
-    pod_overrides: dict[str, Any] = {}
-    """Parts of a core/v1 PodTemplateSpec merged over the pods: metadata.labels, metadata.annotations, and
-    spec.affinity, volumes, env and the like."""
+    pod_overrides: PodOverrides = {}
+    """Parts of a core/v1 PodTemplateSpec merged over the pods, for example extra volumes and
+    variables."""
+
+    @rule(
+        "processesPerNode",
+        "!has(self.processesPerNode) || self.gpusPerNode == 0",
+        "means nothing with GPUs, which have one process each; remove it, or set gpusPerNode to 0",
+    )
+    def _processes_are_for_the_cpu(self) -> bool:
+        return self.processes_per_node is None or self.gpus_per_node == 0
+
+    @rule(
+        "resources",
+        "!(self.gpuResource in self.resources.requests)"
+        " && !(self.gpuResource in self.resources.limits)",
+        "GPUs are counted by gpusPerNode; remove them from requests and limits",
+    )
+    def _gpus_are_counted_once(self) -> bool:
+        return not {self.gpu_resource} & {*self.resources.requests, *self.resources.limits}
+
+    @rule(
+        "nodeSelector",
+        "self.nodeSelector.all(k, size(k) > 0 && size(k) <= 316)",
+        "keys must have 1 to 316 characters; shorten them",
+    )
+    def _label_keys_are_bounded(self) -> bool:
+        return all(0 < len(key) <= 316 for key in self.node_selector)
+
+    @rule(
+        "activeDeadlineSeconds",
+        "self.activeDeadlineSeconds == 0 || self.activeDeadlineSeconds >= 60",
+        "must be 0 (no limit) or at least 60; raise it",
+    )
+    def _deadline_leaves_time(self) -> bool:
+        return self.active_deadline_seconds == 0 or self.active_deadline_seconds >= 60
+
+    @rule(
+        "stallTimeoutSeconds",
+        "self.stallTimeoutSeconds == 0 || self.stallTimeoutSeconds >= 60",
+        "must be 0 (never) or at least 60, as loading a model takes time; raise it",
+    )
+    def _stall_timeout_leaves_time(self) -> bool:
+        return self.stall_timeout_seconds == 0 or self.stall_timeout_seconds >= 60
+
+    @rule(
+        "terminatingTimeoutSeconds",
+        "self.terminatingTimeoutSeconds >= self.terminationGracePeriodSeconds",
+        "must be at least terminationGracePeriodSeconds, or a pod that saves is taken for lost;"
+        " raise it",
+    )
+    def _saving_is_not_lost(self) -> bool:
+        return self.terminating_timeout_seconds >= self.termination_grace_period_seconds
 
 
 def world_size(runtime: Runtime) -> int:

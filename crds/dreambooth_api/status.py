@@ -1,14 +1,21 @@
 """What the operator reports."""
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from dreambooth_api.base import ApiModel
+from dreambooth_api.base import ApiModel, Time
 
 Phase = Literal[
-    "Pending", "Preflight", "Queued", "Starting", "Running", "Restarting", "Suspended", "Succeeded", "Failed"
+    "Pending",
+    "Preflight",
+    "Queued",
+    "Starting",
+    "Running",
+    "Restarting",
+    "Suspended",
+    "Succeeded",
+    "Failed",
 ]
 Stage = Literal["Preparing", "GeneratingPrior", "Training", "Evaluating", "Exporting"]
 Text = Annotated[str, StringConstraints(max_length=4096)]
@@ -33,7 +40,7 @@ class Condition(ApiModel):
     observed_generation: Count | None = None
     """Generation of the job that this was seen on."""
 
-    last_transition_time: datetime
+    last_transition_time: Time
     """When `status` last changed."""
 
 
@@ -55,7 +62,7 @@ class Progress(ApiModel):
     eta: Annotated[str, StringConstraints(max_length=32)] | None = None
     """Time left, for people: `12m`."""
 
-    updated_at: datetime | None = None
+    updated_at: Time | None = None
     """When it was read."""
 
 
@@ -68,7 +75,7 @@ class CheckpointStatus(ApiModel):
     uri: Annotated[str, StringConstraints(max_length=2048)]
     """Its folder."""
 
-    time: datetime
+    time: Time
     """When its manifest was written."""
 
 
@@ -78,13 +85,15 @@ class Attempt(ApiModel):
     number: Count
     """Attempt, from 0."""
 
-    started: datetime
+    started: Time
     """When its Job was made."""
 
-    ended: datetime | None = None
+    ended: Time | None = None
     """When its pods had all ended."""
 
-    outcome: Literal["Succeeded", "Failed", "Disrupted", "Preempted", "Stalled", "Suspended"] | None = None
+    outcome: (
+        Literal["Succeeded", "Failed", "Disrupted", "Preempted", "Stalled", "Suspended"] | None
+    ) = None
     """How it ended."""
 
     reason: Text = ""
@@ -159,8 +168,8 @@ class Status(ApiModel):
     artifacts: Artifacts | None = None
     """Where the results are."""
 
-    start_time: datetime | None = None
+    start_time: Time | None = None
     """When the first attempt started."""
 
-    completion_time: datetime | None = None
+    completion_time: Time | None = None
     """When the job ended."""

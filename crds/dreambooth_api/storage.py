@@ -4,23 +4,33 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from dreambooth_api.base import ApiModel, GuidanceScale, ModelSource, ObjectName, Prompt, Seed, StorageUri
+from dreambooth_api.base import (
+    ApiModel,
+    EndpointUrl,
+    GuidanceScale,
+    ModelSource,
+    ObjectName,
+    Prompt,
+    Region,
+    Seed,
+    StorageUri,
+)
 from dreambooth_api.prior import Sampler
+from dreambooth_api.rules import rule
 
 
 class Storage(ApiModel):
     """How `s3://` URIs are reached. Without it: AWS, and the credentials of the pod's identity."""
 
-    endpoint_url: (
-        Annotated[str, StringConstraints(pattern=r"^https?://[^/]+/?$", max_length=512)] | None
-    ) = Field(default=None, alias="endpointURL")
+    endpoint_url: EndpointUrl | None = Field(default=None, alias="endpointURL")
     """URL of an S3 server that is not AWS: `https://minio.example.com:9000`."""
 
-    region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$", max_length=64)] | None = None
+    region: Region | None = None
     """Region of the buckets."""
 
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
-    """`path`: https://host/bucket/key, as most self-hosted servers need. `virtual`: https://bucket.host/key."""
+    """`path`: https://host/bucket/key, as most self-hosted servers need. `virtual`:
+    https://bucket.host/key."""
 
     credentials_secret: ObjectName | None = None
     """Secret of the job's namespace with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
@@ -31,7 +41,8 @@ class Checkpoints(ApiModel):
     """Durable states that a later attempt resumes from."""
 
     every: Annotated[int, Field(ge=1, le=1_000_000)] = 500
-    """Optimizer steps between checkpoints. One is also written at the end and when asked to stop."""
+    """Optimizer steps between checkpoints. One is also written at the end and when asked to
+    stop."""
 
     keep: Annotated[int, Field(ge=1, le=100)] = 2
     """How many complete checkpoints are kept."""
@@ -66,7 +77,9 @@ class Samples(ApiModel):
 
 
 class Evaluation(ApiModel):
-    """Scores of the result: similarity to the subject and to the prompts, and variety of the class."""
+    """Scores of the result: similarity to the subject and to the prompts, and variety of the
+    class.
+    """
 
     model: ModelSource
     """A CLIP model (transformers layout) that scores: `s3://`, `hf://` or an absolute path."""
@@ -93,6 +106,15 @@ class Wandb(ApiModel):
     secret: ObjectName | None = None
     """Secret of the job's namespace with the key WANDB_API_KEY. Needed when `mode` is `online`."""
 
+    @rule(
+        "secret",
+        "self.mode != 'online' || has(self.secret)",
+        "is required when mode is online; name a secret with the key WANDB_API_KEY,"
+        " or set mode to offline",
+    )
+    def _online_has_a_secret(self) -> bool:
+        return self.mode != "online" or self.secret is not None
+
 
 class Tracking(ApiModel):
     """Experiment trackers."""
@@ -102,6 +124,3 @@ class Tracking(ApiModel):
 
     wandb: Wandb | None = None
     """Log to Weights & Biases."""
-
-
-__all__ = ["Checkpoints", "Evaluation", "Samples", "Storage", "StorageUri", "Tracking", "Wandb"]

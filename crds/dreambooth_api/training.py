@@ -2,12 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
-from dreambooth_api.base import ApiModel, Seed, Steps
+from dreambooth_api.base import ApiModel, ModuleName, Seed, Steps
+from dreambooth_api.rules import rule
 
 LearningRate = Annotated[float, Field(gt=0, le=1)]
-ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]+$", max_length=128)]
 
 
 class Lora(ApiModel):
@@ -23,7 +23,10 @@ class Lora(ApiModel):
     """Dropout on the adapters' input."""
 
     targets: Annotated[list[ModuleName], Field(min_length=1, max_length=32)] = [
-        "to_q", "to_k", "to_v", "to_out.0",
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
     ]
     """Modules of the UNet that get an adapter, by the end of their names."""
 
@@ -32,13 +35,22 @@ class TextEncoder(ApiModel):
     """Training of the text encoder."""
 
     method: Literal["frozen", "lora", "full"] = "frozen"
-    """`frozen`: not trained, its embeddings are computed once. (`off` would be a boolean in YAML.)"""
+    """`frozen`: not trained, its embeddings are computed once. (`off` would be a boolean in
+    YAML.)"""
 
     learning_rate: LearningRate | None = None
     """Learning rate of the text encoder. Default: `training.learningRate`."""
 
     stop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Fraction of the steps after which the text encoder is frozen."""
+
+    @rule(
+        "learningRate",
+        "!has(self.learningRate) || self.method != 'frozen'",
+        "means nothing when the text encoder is frozen; set method to lora or full, or remove it",
+    )
+    def _frozen_has_no_learning_rate(self) -> bool:
+        return self.learning_rate is None or self.method != "frozen"
 
 
 class Optimizer(ApiModel):
@@ -71,7 +83,9 @@ class Schedule(ApiModel):
 
 
 class Ema(ApiModel):
-    """Exponential moving average of the trained weights; when enabled, it is what is sampled and exported."""
+    """Exponential moving average of the trained weights; when enabled, it is what is sampled and
+    exported.
+    """
 
     enabled: bool = False
     """Keep an average."""
@@ -145,4 +159,21 @@ class Training(ApiModel):
     """Clip the gradient to this norm; 0 turns it off."""
 
     seed: Seed = 0
-    """Fixes which image, crop, flip, timestep and noise each step uses, whatever the number of ranks."""
+    """Fixes which image, crop, flip, timestep and noise each step uses, whatever the number of
+    ranks."""
+
+    @rule(
+        "globalBatch",
+        "!has(self.globalBatch) || !has(self.perDeviceBatch)",
+        "set globalBatch or perDeviceBatch, not both; remove one of them",
+    )
+    def _one_batch_size(self) -> bool:
+        return self.global_batch is None or self.per_device_batch is None
+
+    @rule(
+        "schedule.warmupSteps",
+        "self.schedule.warmupSteps < self.steps",
+        "must be less than training.steps; warm up for fewer steps, or train for more",
+    )
+    def _warmup_ends(self) -> bool:
+        return self.schedule.warmup_steps < self.steps

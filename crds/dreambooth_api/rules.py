@@ -1,0 +1,56 @@
+"""Rules between fields: each stands once, a Python predicate with its CEL expression and message.
+
+A method of a model that carries `@rule` is checked by pydantic after the fields, and is written into
+the CRD as an entry of x-kubernetes-validations, which the API server checks on create and update.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+_Predicate = TypeVar("_Predicate", bound=Callable[[Any], bool])
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What must hold between the fields of one model."""
+
+    field: str
+    """The field to blame, below the model: `globalBatch`, or `schedule.warmupSteps`."""
+
+    cel: str
+    """The rule in the Common Expression Language; `self` is the model."""
+
+    message: str
+    """What to do, in words."""
+
+    holds: Callable[[Any], bool]
+    """The rule in Python."""
+
+    def as_validation(self) -> dict[str, str]:
+        """The rule as an entry of x-kubernetes-validations."""
+        return {"rule": self.cel, "message": self.message, "fieldPath": f".{self.field}"}
+
+
+class BrokenRules(ValueError):
+    """The rules that a model breaks."""
+
+    def __init__(self, rules: list[Rule]) -> None:
+        super().__init__("; ".join(f"{rule.field}: {rule.message}" for rule in rules))
+        self.rules = rules
+
+
+def rule(field: str, cel: str, message: str) -> Callable[[_Predicate], _Predicate]:
+    """Make a method of a model a rule about `field`."""
+
+    def mark(predicate: _Predicate) -> _Predicate:
+        predicate.__dict__["rule"] = Rule(field, cel, message, predicate)
+        return predicate
+
+    return mark
+
+
+def rules_of(model: type) -> list[Rule]:
+    """The rules of a model, in the order of the source."""
+    found = (getattr(member, "__dict__", {}).get("rule") for member in vars(model).values())
+    return [rule for rule in found if isinstance(rule, Rule)]
