@@ -1,16 +1,24 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from safetensors import safe_open
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dreambooth_trainer.export import LORA_FILE, Provenance, export_lora, export_pipeline
+from dreambooth_trainer.export import (
+    LORA_FILE,
+    Provenance,
+    export_lora,
+    export_pipeline,
+    model_card,
+)
 
 ABOUT = Provenance(
     base_model="s3://models/tiny",
@@ -183,8 +191,6 @@ def test_an_export_says_where_it_comes_from(pipeline: Any, tmp_path: Path, kind:
 
 
 def test_the_model_card_can_be_read_by_hubs(pipeline: Any, tmp_path: Path) -> None:
-    import yaml
-
     adapt(pipeline.unet, ["to_q"], 1)
     export_lora(pipeline, tmp_path, ABOUT)
     _, header, text = (tmp_path / "README.md").read_text().split("---\n", 2)
@@ -193,5 +199,6 @@ def test_the_model_card_can_be_read_by_hubs(pipeline: Any, tmp_path: Path) -> No
     assert fields["base_model"] == "s3://models/tiny"
     assert "lora" in fields["tags"]
     assert '"sks coffee mug"' in text
+    assert model_card(replace(ABOUT, base_model="hf://runs/sd"), lora=True).count('"runs/sd"') >= 2
     code = text.split("```")[1].removeprefix("python\n")
     compile(code, "README.md", "exec")

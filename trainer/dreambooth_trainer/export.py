@@ -192,15 +192,22 @@ image = pipe({prompt}).images[0]
 """
 
 
+def _loadable(base_model: str) -> str:
+    """What `from_pretrained` takes: the name on the hub, or a path, which is the reader's own."""
+    if base_model.startswith("hf://"):
+        return base_model.removeprefix("hf://")
+    return "path/to/the/base/model"
+
+
 def model_card(about: Provenance, *, lora: bool) -> str:
     """README.md of an export: what it is and how it is used, with the front matter that model
     hubs read.
     """
     pairs = zip(about.identifiers, about.class_nouns, strict=True)
-    source = json.dumps(about.base_model) if lora else '"."'
+    source = json.dumps(_loadable(about.base_model)) if lora else '"."'
     code = f"pipe = StableDiffusionPipeline.from_pretrained({source})"
     return _CARD.format(
-        base=json.dumps(about.base_model),
+        base=json.dumps(about.base_model.removeprefix("hf://")),
         license=json.dumps(about.license),
         prompt=json.dumps(about.prompt),
         lora_tag="\n- lora" if lora else "",

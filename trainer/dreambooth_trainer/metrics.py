@@ -3,7 +3,7 @@
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import torch
@@ -102,12 +102,10 @@ class Metrics:
     def _memory(self) -> None:
         """Read at scrape time, so the training loop never does."""
         if torch.cuda.is_available():
-            allocated = self._gauge("gpu_memory_allocated_bytes", "GPU memory in use by tensors.")
-            allocated.labels(**self._labels).set_function(torch.cuda.memory_allocated)
-            peak = self._gauge(
-                "gpu_memory_peak_bytes", "Largest GPU memory in use by tensors so far."
-            )
-            peak.labels(**self._labels).set_function(torch.cuda.max_memory_allocated)
+            used = self._gauge("gpu_memory_allocated_bytes", "GPU memory in use by tensors.")
+            self._of(used).set_function(lambda: _over_gpus(torch.cuda.memory_allocated))
+            peak = self._gauge("gpu_memory_peak_bytes", "Largest GPU memory in use so far.")
+            self._of(peak).set_function(lambda: _over_gpus(torch.cuda.max_memory_allocated))
 
     def _gauge(self, name: str, text: str, *extra: str) -> Gauge:
         return Gauge(
@@ -200,3 +198,8 @@ class Metrics:
     def render(self) -> bytes:
         """All series in the Prometheus text format."""
         return generate_latest(self.registry)
+
+
+def _over_gpus(read: Callable[[int], int]) -> int:
+    """This process uses one GPU, but the thread that answers a scrape does not know which."""
+    return sum(read(gpu) for gpu in range(torch.cuda.device_count()))
