@@ -232,6 +232,6 @@ def test_a_decompression_bomb_is_refused_by_its_header(side: int) -> None:
 
 def test_small_images_are_refused_by_the_shorter_side() -> None:
     data = encoded(Image.new("RGB", (640, 255)))
-    with pytest.raises(Unreadable, match="640 x 255 pixels are too small.*at least 256"):
+    with pytest.raises(Unreadable, match=r"640 x 255 pixels are too small.*at least 256"):
         decode(data, smallest=256)
     assert decode(data, smallest=255).size == (640, 255)
