@@ -96,11 +96,14 @@ class S3Client:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
-        try:  # a session of our own: boto3's default one is not thread-safe
-            return boto3.session.Session().client(
+        try:
+            session = boto3.session.Session()  # our own: boto3's default one is not thread-safe
+            # Signatures need a region, also for servers that have none. AWS's own must be right.
+            fallback = "us-east-1" if settings.endpoint_url else None
+            return session.client(
                 "s3",
                 endpoint_url=settings.endpoint_url,
-                region_name=settings.region or _default_region(settings),
+                region_name=settings.region or session.region_name or fallback,
                 config=config,
             )
         except ValueError:
@@ -113,12 +116,6 @@ class S3Client:
             raise translate(
                 raised, location.uri, location.bucket, self._endpoint, False
             ).error from None
-
-
-def _default_region(settings: StorageSettings) -> str | None:
-    """A region for servers that have none, since signatures need one; None: boto3's chain."""
-    configured = boto3.session.Session().region_name
-    return "us-east-1" if settings.endpoint_url and not configured else None
 
 
 def _without_user(url: str | None) -> str:

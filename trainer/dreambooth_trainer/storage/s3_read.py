@@ -100,7 +100,7 @@ class Reader:
 
         def request(client: Any) -> bool:
             try:
-                _checked(client.get_object(**_name(location), Range="bytes=0-0"))["Body"].close()
+                _checked(client.get_object(**_name(location), Range="bytes=0-0"))["Body"].read()
             except ClientError as error:
                 if _code(error) not in ("NoSuchKey", "InvalidRange"):
                     raise
@@ -225,6 +225,7 @@ def _read_into(body: Any, view: memoryview) -> int:
 def _checked(answer: Any) -> Any:
     """The answer, once it is certain that an S3 server gave it: web pages have status 200 too."""
     if "ETag" not in answer:
+        answer["Body"].close()
         raise NotS3
     return answer
 

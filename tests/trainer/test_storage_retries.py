@@ -1,0 +1,363 @@
+"""What a network and a loaded server do to requests: real HTTP, broken on its way by a proxy."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import pytest
+
+from dreambooth_trainer.storage import (
+    AccessDenied,
+    AlreadyExists,
+    ChecksumMismatch,
+    NotFound,
+    Storage,
+    StorageSettings,
+    TransferPolicy,
+    Unavailable,
+)
+from dreambooth_trainer.storage.s3_client import S3Client
+from dreambooth_trainer.storage.uri import parse
+
+PART = 5 * 1024 * 1024
+POLICY = TransferPolicy(attempts=4, base_delay=0.01, max_delay=0.05, part_size=PART)
+Fault = Literal["500", "503", "429", "403", "reset", "truncate", "lost", "stall", "corrupt"]
+_CODES = {
+    "500": "InternalError",
+    "503": "SlowDown",
+    "429": "TooManyRequests",
+    "403": "AccessDenied",
+}
+
+
+class FaultyProxy(ThreadingHTTPServer):
+    """Stands before a real S3 server, and does to requests what it was told, in that order."""
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = urlsplit(upstream).netloc
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.requests: list[tuple[str, str]] = []
+        self._faults: deque[Fault] = deque()
+        self._matches: Callable[[str, str], bool] = lambda method, target: True
+        self._lock = threading.Lock()
+
+    def fail(
+        self, *faults: Fault, when: Callable[[str, str], bool] = lambda method, target: True
+    ) -> None:
+        """Spoil the next requests for which `when(method, path and query)` holds."""
+        self._faults, self._matches = deque(faults), when
+
+    def fault_of(self, method: str, target: str) -> Fault | None:
+        with self._lock:
+            self.requests.append((method, target))
+        due = self._matches(method, target)
+        with self._lock:
+            return self._faults.popleft() if due and self._faults else None
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FaultyProxy
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = self.server.fault_of(self.command, self.path)
+        if fault in _CODES:
+            self._error(fault)
+        elif fault == "reset":
+            self._reset()
+        elif fault == "stall":
+            time.sleep(1.0)  # longer than the client of the test waits
+            self._reset()
+        else:
+            self._forward(body, fault)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve
+
+    def _forward(self, body: bytes, fault: Fault | None) -> None:
+        upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)
+        # The Host header goes along as it came: it is signed.
+        upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self.headers.items():
+            if name.lower() not in ("connection", "expect"):
+                upstream.putheader(name, value)
+        upstream.endheaders(body)
+        answer = upstream.getresponse()
+        content = answer.read()
+        upstream.close()
+        if fault == "lost":
+            self._reset()
+            return
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("connection", "transfer-encoding", "content-length"):
+                self.send_header(name, value)
+        length = answer.getheader("Content-Length") if self.command == "HEAD" else len(content)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        if fault == "corrupt":
+            content = bytes([content[0] ^ 1]) + content[1:]
+        if fault == "truncate":
+            content = content[: len(content) // 2]
+            self.close_connection = True
+        self.wfile.write(content)
+
+    def _error(self, fault: Fault) -> None:
+        page = f"<Error><Code>{_CODES[fault]}</Code><Message>No.</Message></Error>".encode()
+        self.send_response(int(fault))
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(page)
+
+    def _reset(self) -> None:
+        """Close with RST instead of FIN."""
+        linger = struct.pack("ii", 1, 0)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Failures:
+    """A TransferObserver that keeps the error codes."""
+
+    def __init__(self) -> None:
+        self.codes: list[str] = []
+
+    def transferred(self, operation: str, size: int, seconds: float) -> None:
+        pass
+
+    def failed(self, operation: str, error_code: str) -> None:
+        self.codes.append(error_code)
+
+
+@pytest.fixture
+def proxy(s3_endpoint: str) -> Iterator[FaultyProxy]:
+    with FaultyProxy(s3_endpoint) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def failures() -> Failures:
+    return Failures()
+
+
+@pytest.fixture
+def storage(proxy: FaultyProxy, s3_env: dict[str, str], failures: Failures) -> Iterator[Storage]:
+    with Storage(StorageSettings(proxy.url), failures, POLICY) as opened:
+        yield opened
+
+
+def noise(size: int) -> bytes:
+    return random.Random(size).randbytes(size)
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("500", "InternalError"),
+        ("503", "SlowDown"),
+        ("429", "TooManyRequests"),
+        ("reset", "ConnectionClosedError"),
+        ("truncate", "IncompleteReadError"),
+    ],
+)
+def test_a_read_survives(
+    storage: Storage, proxy: FaultyProxy, failures: Failures, bucket: str, fault: Fault, code: str
+) -> None:
+    data = noise(100_000)
+    storage.write(f"s3://{bucket}/x", data)
+    proxy.fail(fault, fault)
+    assert storage.read(f"s3://{bucket}/x") == data
+    assert failures.codes == [code] * 2
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "429", "reset", "lost"])
+def test_every_other_operation_survives(
+    storage: Storage, proxy: FaultyProxy, failures: Failures, bucket: str, fault: Fault
+) -> None:
+    uri = f"s3://{bucket}/folder/x"
+    operations: list[Callable[[], object]] = [
+        lambda: storage.write(uri, b"content"),
+        lambda: storage.list(f"s3://{bucket}/folder"),
+        lambda: storage.exists(uri),
+        lambda: storage.delete([uri]),
+    ]
+    for operation in operations:
+        proxy.fail(fault)
+        operation()
+    assert len(failures.codes) == len(operations)
+    assert storage.list(f"s3://{bucket}/folder") == []
+
+
+@pytest.mark.parametrize("fault", ["503", "reset", "truncate"])
+def test_one_broken_range_is_read_again_alone(
+    storage: Storage, proxy: FaultyProxy, bucket: str, tmp_path: Path, fault: Fault
+) -> None:
+    data = noise(3 * PART + 7)
+    storage.write(f"s3://{bucket}/x", data)
+    for read in (
+        lambda: storage.read(f"s3://{bucket}/x"),
+        lambda: storage.download(f"s3://{bucket}/x", tmp_path / "x"),
+    ):
+        proxy.requests.clear()
+        proxy.fail(fault)
+        read()
+        assert len(proxy.requests) == 4 + 1
+    assert storage.read(f"s3://{bucket}/x") == data == (tmp_path / "x").read_bytes()
+
+
+@pytest.mark.parametrize("fault", ["503", "reset", "lost"])
+def test_one_broken_part_is_written_again_alone(
+    storage: Storage, proxy: FaultyProxy, bucket: str, fault: Fault
+) -> None:
+    data = noise(3 * PART + 7)
+    proxy.fail(fault, when=lambda method, target: "partNumber=2" in target)
+    storage.write(f"s3://{bucket}/x", data)
+    assert sum("partNumber=" in target for _, target in proxy.requests) == 4 + 1
+    assert storage.read(f"s3://{bucket}/x") == data
+
+
+@pytest.mark.parametrize("size", [10, 2 * PART])
+def test_a_conditional_write_whose_answer_got_lost_has_succeeded(
+    storage: Storage, proxy: FaultyProxy, bucket: str, size: int
+) -> None:
+    """The repetition finds an object in its place: its own."""
+    uri, data = f"s3://{bucket}/x", noise(size)
+    last_request = ("PUT", "POST")[size > PART]
+    proxy.fail(
+        "lost",
+        when=lambda method, target: method == last_request and "uploads" not in target,
+    )
+    storage.write(uri, data, only_if_absent=True)
+    with pytest.raises(AlreadyExists):
+        storage.write(uri, data, only_if_absent=True)
+    assert storage.read(uri) == data
+
+
+def test_another_writers_equal_object_is_not_taken_for_ones_own(
+    storage: Storage, proxy: FaultyProxy, bucket: str
+) -> None:
+    storage.write(f"s3://{bucket}/x", b"same")
+    proxy.fail("reset", when=lambda method, target: method == "PUT")
+    with pytest.raises(AlreadyExists):
+        storage.write(f"s3://{bucket}/x", b"same", only_if_absent=True)
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "reset", "truncate"])
+def test_retries_stop(storage: Storage, proxy: FaultyProxy, bucket: str, fault: Fault) -> None:
+    uri = f"s3://{bucket}/x"
+    storage.write(uri, noise(1000))
+    proxy.requests.clear()
+    proxy.fail(*[fault] * 100)
+    with pytest.raises(Unavailable, match=r"^spec.output: .*/x is not available from http") as said:
+        storage.read(uri, field="spec.output")
+    assert proxy.requests == [("GET", f"/{bucket}/x")] * POLICY.attempts
+    assert "see to the server's health and load" in str(said.value)
+
+
+def test_what_cannot_get_better_is_not_repeated(
+    storage: Storage, proxy: FaultyProxy, bucket: str
+) -> None:
+    proxy.fail("403")
+    with pytest.raises(AccessDenied):
+        storage.read(f"s3://{bucket}/x")
+    with pytest.raises(NotFound):
+        storage.read(f"s3://{bucket}/x")
+    assert len(proxy.requests) == 2
+
+
+def test_a_failed_upload_leaves_no_parts_behind(
+    storage: Storage, proxy: FaultyProxy, bucket: str
+) -> None:
+    proxy.fail(*["503"] * 100, when=lambda method, target: "partNumber=2" in target)
+    with pytest.raises(Unavailable):
+        storage.write(f"s3://{bucket}/x", noise(3 * PART))
+    assert proxy.requests[-1][0] == "DELETE"
+    assert "uploadId=" in proxy.requests[-1][1]
+    assert not storage.exists(f"s3://{bucket}/x")
+
+
+def test_content_that_was_damaged_on_its_way_is_fetched_again(
+    storage: Storage, proxy: FaultyProxy, failures: Failures, bucket: str
+) -> None:
+    uri, data = f"s3://{bucket}/x", noise(1000)
+    storage.write(uri, data)
+    proxy.fail("corrupt")
+    assert storage.read(uri) == data
+    assert failures.codes == ["ChecksumMismatch"]
+    proxy.fail(*["corrupt"] * 3)
+    with pytest.raises(ChecksumMismatch, match="is damaged"):
+        storage.read(uri)
+
+
+def test_an_object_replaced_while_it_is_read_is_never_a_mixture(
+    storage: Storage, proxy: FaultyProxy, failures: Failures, bucket: str, s3_endpoint: str
+) -> None:
+    uri, old, new = f"s3://{bucket}/x", noise(3 * PART), noise(3 * PART + 1)
+    storage.write(uri, old)
+    gets = 0
+
+    def replace_after_the_first_range(method: str, target: str) -> bool:
+        nonlocal gets
+        gets += 1
+        if gets == 2:
+            with Storage(StorageSettings(s3_endpoint)) as other:
+                other.write(uri, new)
+        return False
+
+    proxy.fail("500", when=replace_after_the_first_range)
+    assert storage.read(uri) == new
+    assert failures.codes == ["Changed"]
+
+
+def test_waiting_grows_and_is_random(
+    s3_env: dict[str, str], failures: Failures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("dreambooth_trainer.storage.s3_client.time.sleep", waits.append)
+    policy = TransferPolicy(attempts=5, base_delay=1.0, max_delay=6.0)
+    client = S3Client(StorageSettings("http://127.0.0.1:1"), policy, failures)
+
+    def request(_: object) -> None:
+        raise ConnectionResetError
+
+    for _ in range(100):
+        with pytest.raises(Unavailable, match="the connection broke"):
+            client.call("read", parse("s3://bucket/x"), request)
+    client.close()
+    for number, longest in enumerate([1.0, 2.0, 4.0, 6.0]):
+        each = waits[number::4]
+        assert len(set(each)) == 100
+        assert 0 <= min(each) < 0.2 * longest
+        assert 0.8 * longest < max(each) <= longest
+
+
+def test_an_answer_that_never_comes_is_given_up_and_asked_for_again(
+    proxy: FaultyProxy, bucket: str, failures: Failures
+) -> None:
+    policy = TransferPolicy(base_delay=0.01, read_timeout=0.5)
+    with Storage(StorageSettings(proxy.url), failures, policy) as storage:
+        storage.write(f"s3://{bucket}/x", b"content")
+        failures.codes.clear()
+        proxy.fail("stall")
+        assert storage.read(f"s3://{bucket}/x") == b"content"
+    assert "ReadTimeoutError" in failures.codes
