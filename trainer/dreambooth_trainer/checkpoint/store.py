@@ -12,29 +12,24 @@ collective, and on an error every rank raises the same one.
 import hashlib
 import logging
 import math
-import pickle
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
-import safetensors.torch
 from pydantic import JsonValue
-from safetensors import SafetensorError
 from torch import Tensor
 
 from dreambooth_trainer.checkpoint import split
+from dreambooth_trainer.checkpoint.agree import Agreement, Gather
 from dreambooth_trainer.checkpoint.fence import Fence
 from dreambooth_trainer.checkpoint.manifest import (
     Damaged,
     Entry,
     Manifest,
-    Piece,
     Shard,
     read_manifest,
 )
-from dreambooth_trainer.errors import TrainerError
+from dreambooth_trainer.checkpoint.shards import read_state, write_shard
 from dreambooth_trainer.progress import now
 from dreambooth_trainer.storage import (
     ChecksumMismatch,
@@ -46,8 +41,6 @@ from dreambooth_trainer.storage import (
 )
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-Gather = Callable[[Any], list[Any]]
 
 MANIFEST = "manifest.json"
 MAX_SHARD = 512 * 2**20
@@ -56,10 +49,6 @@ itself.
 """
 
 _FOLDER = re.compile(r"(step-([0-9]{8})-claim-([0-9]{4,8}))/.+")
-
-
-class CheckpointError(TrainerError):
-    """A checkpoint could not be saved or loaded."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +85,7 @@ class CheckpointStore:
         self._attempt = attempt
         self._rank = rank
         self._world_size = world_size
-        self._gather = gather
+        self._agreement = Agreement(rank, gather)
         self._fingerprint = fingerprint
         self._max_shard = max_shard
         self._fence = Fence(storage, prefix_uri, attempt)
@@ -109,7 +98,7 @@ class CheckpointStore:
 
         Raises Fenced when a higher attempt has claimed it.
         """
-        self._claim = self._on_first(self._fence.claim)
+        self._claim = self._agreement.on_first(self._fence.claim)
 
     @property
     def _own_claim(self) -> int:
@@ -134,7 +123,7 @@ class CheckpointStore:
         if self._saved is not None and self._saved.step == step:
             return self._saved
         folder = f"step-{step:08d}-claim-{self._own_claim:04d}"
-        written = self._together(lambda: self._write_shards(folder, tensors))
+        written = self._agreement.together(lambda: self._write_shards(folder, tensors))
         shards = [shard for part in written for shard in part]
         manifest = Manifest(
             step=step,
@@ -150,7 +139,7 @@ class CheckpointStore:
             shards=shards,
             info=dict(info),
         )
-        self._saved = self._on_first(lambda: self._commit(folder, manifest))
+        self._saved = self._agreement.on_first(lambda: self._commit(folder, manifest))
         return self._saved
 
     def _write_shards(self, folder: str, tensors: Mapping[str, Tensor]) -> list[Shard]:
@@ -160,26 +149,9 @@ class CheckpointStore:
         count = per_rank * self._world_size
         plan = split.split(tensors, count)
         mine = range(self._rank * per_rank, (self._rank + 1) * per_rank)
-        return [
-            self._write_shard(folder, f"shard-{i:05d}-of-{count:05d}", tensors, plan[i])
-            for i in mine
-        ]
-
-    def _write_shard(
-        self, folder: str, stem: str, tensors: Mapping[str, Tensor], slices: list[split.Slice]
-    ) -> Shard:
-        parts = split.extract(tensors, slices)
-        data = safetensors.torch.save(parts, metadata={"format": "pt"})
-        name = f"{stem}.safetensors"
-        written = self._storage.write(join(self._prefix, folder, name), data)
-        pieces = {
-            s.name: Piece(start=s.start, shape=list(tensors[s.name].shape))
-            for s in slices
-            if s.stop - s.start < tensors[s.name].numel()
-        }
-        return Shard(
-            name=name, size=written.size, sha256=written.sha256, tensors=len(parts), pieces=pieces
-        )
+        names = {i: f"shard-{i:05d}-of-{count:05d}.safetensors" for i in mine}
+        uri = join(self._prefix, folder)
+        return [write_shard(self._storage, uri, names[i], tensors, plan[i]) for i in mine]
 
     def _commit(self, folder: str, manifest: Manifest) -> CheckpointRef:
         data = manifest.encode()
@@ -233,29 +205,11 @@ class CheckpointStore:
 
     def load(self, ref: CheckpointRef) -> dict[str, Tensor]:
         """The whole state, on the CPU. Raises Damaged when a shard is not what was written."""
-        shards = {join(ref.uri, shard.name): shard for shard in ref.manifest.shards}
-        tensors: dict[str, Tensor] = {}
-        pieces: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
-        shapes: dict[str, list[int]] = {}
-        try:
-            for uri, data in self._storage.read_many(list(shards), field="spec.output"):
-                for name, tensor in _open(uri, data, shards[uri]).items():
-                    piece = shards[uri].pieces.get(name)
-                    if piece is None:
-                        tensors[name] = tensor
-                    else:
-                        pieces[name].append((piece.start, tensor))
-                        shapes[name] = piece.shape
-            tensors |= {name: split.join(pieces[name], shapes[name]) for name in pieces}
-        except (NotFound, ChecksumMismatch, ValueError, SafetensorError) as error:
-            raise Damaged(f"{ref.uri} is damaged: {error}") from error
-        if len(tensors) != ref.manifest.tensors:
-            raise Damaged(f"{ref.uri} is damaged: tensors are missing")
-        return tensors
+        return read_state(self._storage, ref.uri, ref.manifest)
 
     def restore(self) -> tuple[dict[str, Tensor], Manifest] | None:
         """The newest state that verifies on every rank, None when there is none. Collective."""
-        for ref in self._on_first(self.checkpoints):
+        for ref in self._agreement.on_first(self.checkpoints):
             tensors, problem = self._together_or_damaged(ref)
             if tensors is not None:
                 return tensors, ref.manifest
@@ -277,7 +231,7 @@ class CheckpointStore:
                 return str(error)
             return None
 
-        problem = next((p for p in self._together(attempt) if p is not None), None)
+        problem = next((p for p in self._agreement.together(attempt) if p is not None), None)
         return (tensors if problem is None else None), problem
 
     def check_owner(self) -> None:
@@ -285,7 +239,7 @@ class CheckpointStore:
 
         For results that are not commits, such as an export: it is a look, not a lock.
         """
-        self._on_first(lambda: self._fence.check(self._fence.entries(self._list())))
+        self._agreement.on_first(lambda: self._fence.check(self._fence.entries(self._list())))
 
     def retain(self, keep: int) -> None:
         """Keep the newest `keep` complete checkpoints; delete older ones, and what dead attempts
@@ -295,7 +249,7 @@ class CheckpointStore:
         cannot delete a newer attempt's work. Raises Fenced when it finds that it was. Storage that
         refuses to delete costs space, not the training: that is a warning.
         """
-        self._on_first(lambda: self._sweep(keep))
+        self._agreement.on_first(lambda: self._sweep(keep))
 
     def _sweep(self, keep: int) -> None:
         try:
@@ -331,46 +285,3 @@ class CheckpointStore:
             return False
         step, claim = int(match[2]), int(match[3])
         return claim < self._own_claim or (claim == self._own_claim and step <= newest)
-
-    def _on_first(self, action: Callable[[], T]) -> T:
-        """Rank 0's result of `action`, on every rank."""
-        results: list[T] = self._together(lambda: action() if self._rank == 0 else None)
-        return results[0]
-
-    def _together(self, action: Callable[[], Any]) -> list[Any]:
-        """Every rank's result of `action`. If it fails on any rank, all raise the first failing
-        rank's error.
-        """
-        result, error = None, None
-        try:
-            result = action()
-        except Exception as caught:
-            error = caught
-        outcomes = self._gather((result, _portable(error)))
-        first = next((e for _, e in outcomes if e is not None), None)
-        if first is not None:
-            raise first from error
-        return [value for value, _ in outcomes]
-
-
-def _open(uri: str, data: bytes, shard: Shard) -> dict[str, Tensor]:
-    """The tensors of a shard, once its bytes are known to be those that were written."""
-    if len(data) != shard.size or hashlib.sha256(data).hexdigest() != shard.sha256:
-        raise Damaged(f"{uri} is not what was written (sha256 differs)")
-    tensors: dict[str, Tensor] = safetensors.torch.load(data)
-    if len(tensors) != shard.tensors:
-        raise Damaged(f"{uri} holds {len(tensors)} tensors instead of {shard.tensors}")
-    return tensors
-
-
-def _portable(error: Exception | None) -> Exception | None:
-    """The error as it can be sent to the other ranks."""
-    if error is None:
-        return None
-    try:
-        copy = pickle.loads(pickle.dumps(error))
-    except Exception:
-        copy = None
-    return (
-        error if type(copy) is type(error) else CheckpointError(f"{type(error).__name__}: {error}")
-    )

@@ -1,0 +1,67 @@
+"""One state as safetensors files: writing one of them, and reading them all back."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from dreambooth_trainer.checkpoint import split
+from dreambooth_trainer.checkpoint.manifest import Damaged, Manifest, Piece, Shard
+from dreambooth_trainer.storage import ChecksumMismatch, NotFound, Storage, join
+
+
+def write_shard(
+    storage: Storage,
+    folder_uri: str,
+    name: str,
+    tensors: Mapping[str, Tensor],
+    slices: list[split.Slice],
+) -> Shard:
+    """Write the slices of `tensors` as the file `name`."""
+    parts = split.extract(tensors, slices)
+    data = safetensors.torch.save(parts, metadata={"format": "pt"})
+    written = storage.write(join(folder_uri, name), data)
+    pieces = {
+        s.name: Piece(start=s.start, shape=list(tensors[s.name].shape))
+        for s in slices
+        if s.stop - s.start < tensors[s.name].numel()
+    }
+    return Shard(
+        name=name, size=written.size, sha256=written.sha256, tensors=len(parts), pieces=pieces
+    )
+
+
+def read_state(storage: Storage, folder_uri: str, manifest: Manifest) -> dict[str, Tensor]:
+    """The whole state, on the CPU. Raises Damaged when a shard is not what was written."""
+    shards = {join(folder_uri, shard.name): shard for shard in manifest.shards}
+    tensors: dict[str, Tensor] = {}
+    pieces: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
+    shapes: dict[str, list[int]] = {}
+    try:
+        for uri, data in storage.read_many(list(shards), field="spec.output"):
+            for name, tensor in _open(uri, data, shards[uri]).items():
+                piece = shards[uri].pieces.get(name)
+                if piece is None:
+                    tensors[name] = tensor
+                else:
+                    pieces[name].append((piece.start, tensor))
+                    shapes[name] = piece.shape
+        tensors |= {name: split.join(pieces[name], shapes[name]) for name in pieces}
+    except (NotFound, ChecksumMismatch, ValueError, SafetensorError) as error:
+        raise Damaged(f"{folder_uri} is damaged: {error}") from error
+    if len(tensors) != manifest.tensors:
+        raise Damaged(f"{folder_uri} is damaged: tensors are missing")
+    return tensors
+
+
+def _open(uri: str, data: bytes, shard: Shard) -> dict[str, Tensor]:
+    """The tensors of a shard, once its bytes are known to be those that were written."""
+    if len(data) != shard.size or hashlib.sha256(data).hexdigest() != shard.sha256:
+        raise Damaged(f"{uri} is not what was written (sha256 differs)")
+    tensors: dict[str, Tensor] = safetensors.torch.load(data)
+    if len(tensors) != shard.tensors:
+        raise Damaged(f"{uri} holds {len(tensors)} tensors instead of {shard.tensors}")
+    return tensors
