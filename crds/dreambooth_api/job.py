@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from dreambooth_api.base import API_VERSION, KIND, ApiModel, JobName, NamespaceName, StorageUri
+from dreambooth_api.base import ApiModel, JobName, NamespaceName, StorageUri
 from dreambooth_api.model import Model
 from dreambooth_api.prior import Prior
 from dreambooth_api.rules import rule
@@ -140,8 +140,8 @@ class Metadata(ApiModel):
 class DreamBoothJob(ApiModel):
     """A job that teaches a diffusion model one or more subjects."""
 
-    api_version: Literal["dreambooth.dev/v1alpha1"] = API_VERSION
-    kind: Literal["DreamBoothJob"] = KIND
+    api_version: Literal["dreambooth.dev/v1alpha1"]
+    kind: Literal["DreamBoothJob"]
     metadata: Metadata
     spec: Spec
     status: Status | None = None

@@ -71,4 +71,4 @@ def _syntax_problem(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     what = getattr(error, "problem", None) or "cannot be read"
     where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
-    return f"{where}: not valid YAML: {what}; correct the indentation or the quotes there"
+    return f"{where}: not valid YAML: {what}; correct it there"

@@ -26,8 +26,8 @@ class Prior(ApiModel):
     generated."""
 
     cache: StorageUri | None = None
-    """Folder shared by jobs: class images made once are reused by every job of the same model and class.
-    Default: `<output>/prior-cache`."""
+    """Folder shared by jobs: class images made once are reused by every job of the same model and
+    class. Default: `<output>/prior-cache`."""
 
     prompt: Prompt = "a photo of a {class}"
     """Prompt of the class images. `{class}` is replaced by the subject's class noun."""

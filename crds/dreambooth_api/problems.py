@@ -50,12 +50,17 @@ def _shown(value: Any) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
 
 
+def _bound(value: float) -> float:
+    """1.0 is said as 1."""
+    return int(value) if value == int(value) else value
+
+
 SENTENCES: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
-    "greater_than_equal": lambda ctx: (f"at least {ctx['ge']}", "raise it"),
-    "greater_than": lambda ctx: (f"greater than {ctx['gt']}", "raise it"),
-    "less_than_equal": lambda ctx: (f"at most {ctx['le']}", "lower it"),
-    "less_than": lambda ctx: (f"less than {ctx['lt']}", "lower it"),
-    "multiple_of": lambda ctx: (f"a multiple of {ctx['multiple_of']}", "round it"),
+    "greater_than_equal": lambda ctx: (f"at least {_bound(ctx['ge'])}", "raise it"),
+    "greater_than": lambda ctx: (f"greater than {_bound(ctx['gt'])}", "raise it"),
+    "less_than_equal": lambda ctx: (f"at most {_bound(ctx['le'])}", "lower it"),
+    "less_than": lambda ctx: (f"less than {_bound(ctx['lt'])}", "lower it"),
+    "multiple_of": lambda ctx: (f"a multiple of {_bound(ctx['multiple_of'])}", "round it"),
     "literal_error": lambda ctx: (ctx["expected"].replace("'", ""), "choose one that is named"),
     "string_pattern_mismatch": lambda ctx: (PATTERNS[ctx["pattern"]], "write it in this form"),
     "string_too_long": lambda ctx: (f"at most {ctx['max_length']} characters long", "shorten it"),

@@ -12,7 +12,8 @@ INTRODUCTION = """\
 `apiVersion: dreambooth.dev/v1alpha1`, `kind: DreamBoothJob`, short name `dbj`.
 
 A bold field is required. A field without a default is optional and absent unless you set it.
-Unknown fields are refused. `metadata.name` has at most 40 characters: a-z, 0-9 and `-`, with a letter first.
+Unknown fields are refused. `metadata.name` has at most 40 characters: a-z, 0-9 and `-`, with a
+letter first.
 """
 BOUNDS = {
     "minimum": "from",

@@ -1,7 +1,8 @@
 """Rules between fields: each stands once, a Python predicate with its CEL expression and message.
 
-A method of a model that carries `@rule` is checked by pydantic after the fields, and is written into
-the CRD as an entry of x-kubernetes-validations, which the API server checks on create and update.
+A method of a model that carries `@rule` is checked by pydantic after the fields, and is written
+into the CRD as an entry of x-kubernetes-validations, which the API server checks on create and
+update.
 """
 
 from collections.abc import Callable

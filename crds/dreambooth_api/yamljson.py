@@ -38,13 +38,13 @@ def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = _resolvers()
 
-    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         self._refuse_odd_keys(node)
         return super().construct_mapping(node, deep)
 
-    def _refuse_odd_keys(self, node: yaml.Node) -> None:
+    def _refuse_odd_keys(self, node: yaml.MappingNode) -> None:
         seen = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else []:
+        for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
             if key.tag != "tag:yaml.org,2002:str":

@@ -10,12 +10,12 @@ FEW_PRIOR_IMAGES = 16
 HIGH_FULL_RATE = 2e-5
 LARGE_RESOLUTION = 256
 """Models below this many pixels are small, and take higher learning rates."""
-COMMON_WORDS = frozenset(
-    ("a", "an", "the", "my", "this", "that", "it", "photo", "picture", "image", "style", "art")
-    + ("cat", "dog", "man", "woman", "person", "boy", "girl", "baby", "king", "queen", "car")
-    + ("house", "red", "blue", "green", "black", "white", "new", "old", "big", "small", "good")
-    + ("best", "love", "happy", "cute", "toy", "one", "special", "unique")
-)
+COMMON_WORDS = {
+    *("a", "an", "the", "my", "this", "that", "it", "photo", "picture", "image", "style", "art"),
+    *("cat", "dog", "man", "woman", "person", "boy", "girl", "baby", "king", "queen", "car"),
+    *("house", "red", "blue", "green", "black", "white", "new", "old", "big", "small", "good"),
+    *("best", "love", "happy", "cute", "toy", "one", "special", "unique"),
+}
 
 
 def warnings(job: DreamBoothJob) -> list[str]:

@@ -1,0 +1,187 @@
+"""Job files are read as kubectl reads them, and everything wrong is said at once, in words."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreambooth_api import InvalidJob, dump, load, parse, warnings
+
+JOB = """\
+apiVersion: dreambooth.dev/v1alpha1
+kind: DreamBoothJob
+metadata: {name: dog}
+spec:
+  model: {source: hf://owner/model}
+  subjects: [{identifier: sks, classNoun: dog, images: s3://bucket/dog}]
+  output: s3://bucket/results
+"""
+
+
+def problems(source: str | Path) -> list[str]:
+    with pytest.raises(InvalidJob) as caught:
+        load(source)
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "spec: [1\n",
+            "line 2, column 1: not valid YAML: expected ',' or ']', but got '<stream end>';"
+            " correct it there",
+        ),
+        (
+            "kind: a\nspec: 1\nkind: b\n",
+            "line 3, column 1: not valid YAML: the key 'kind' is there twice; correct it there",
+        ),
+        ("1: a\n", "line 1, column 1: not valid YAML: a key must be text; correct it there"),
+        ("- a\n", "job: must be a mapping; write apiVersion, kind, metadata and spec"),
+        ("a: 1\n---\nb: 1\n", "job: expected one job in the file, found 2; keep one"),
+        ("# nothing\n", "job: expected one job in the file, found 0; keep one"),
+    ],
+)
+def test_text_that_is_no_job(text: str, message: str) -> None:
+    assert problems(text) == [message]
+
+
+def test_file_that_is_not_there(tmp_path: Path) -> None:
+    missing = tmp_path / "job.yaml"
+    expected = [f"{missing}: No such file or directory; name a readable YAML file"]
+    assert problems(missing) == expected
+    assert problems(str(missing)) == expected
+
+
+def test_binary_file(tmp_path: Path) -> None:
+    image = tmp_path / "dog.jpg"
+    image.write_bytes(b"\xff\xd8\xff")
+    assert problems(image) == [f"{image}: is not UTF-8 text; name a readable YAML file"]
+
+
+def test_every_problem_is_listed_at_once() -> None:
+    bad = JOB + "  training: {steps: 0, globalBatch: 1, perDevice: 1}\n  runtime: {nodes: two}\n"
+    assert problems(bad) == [
+        "spec.training.steps: must be at least 1 (got 0); raise it",
+        "spec.training.perDevice: unknown field; did you mean perDeviceBatch?",
+        "spec.runtime.nodes: must be a whole number (got 'two'); write digits without quotes",
+    ]
+
+
+def test_all_broken_rules_of_one_part_are_listed() -> None:
+    bad = JOB + "  runtime: {processesPerNode: 2, stallTimeoutSeconds: 1}\n"
+    fields = [line.partition(": ")[0] for line in problems(bad)]
+    assert fields == ["spec.runtime.processesPerNode", "spec.runtime.stallTimeoutSeconds"]
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("learningRate: 1e-4", ("learning_rate", 1e-4)),
+        ("learningRate: .5", ("learning_rate", 0.5)),
+        ("steps: 1_000", ("steps", 1000)),
+        ("steps: 0x10", ("steps", 16)),
+        ("flip: off", ("flip", False)),
+        ("globalBatch: ~", ("global_batch", None)),
+    ],
+)
+def test_plain_values_mean_what_they_mean_to_kubectl(
+    written: str, read: tuple[str, object]
+) -> None:
+    name, value = read
+    assert getattr(load(f"{JOB}  training: {{{written}}}\n").spec.training, name) == value
+
+
+@pytest.mark.parametrize("text", ["2026-11-24", "1:30", "=", "0o9"])
+def test_text_stays_text(text: str) -> None:
+    job = load(JOB.replace("owner/model}", f"owner/model, revision: {text}}}"))
+    assert job.spec.model.revision == text
+
+
+@pytest.mark.parametrize("text", ["123e4567", "1234567", "2026-11-24", "off", "null", "0x12", "~"])
+def test_dump_is_read_back(text: str) -> None:
+    job = load(JOB.replace("owner/model}", f"owner/model, revision: '{text}'}}"))
+    assert job.spec.model.revision == text
+    assert load(dump(job)) == job
+
+
+def test_dump_holds_every_default_and_no_status() -> None:
+    job = load(JOB + "status: {phase: Running}\n")
+    text = dump(job)
+    assert "steps: 800" in text
+    assert "status" not in text
+
+
+def test_object_of_the_api_server_is_read() -> None:
+    found: dict[str, Any] = {
+        "apiVersion": "dreambooth.dev/v1alpha1",
+        "kind": "DreamBoothJob",
+        "metadata": {
+            "name": "dog",
+            "uid": "1",
+            "generation": 2,
+            "creationTimestamp": "2026-11-24T00:00:00Z",
+            "managedFields": [{"manager": "kubectl"}],
+        },
+        "spec": {
+            "model": {"source": "hf://owner/model"},
+            "subjects": [{"identifier": "sks", "classNoun": "dog", "images": "s3://bucket/dog"}],
+            "output": "s3://bucket/results",
+        },
+        "status": {
+            "phase": "Running",
+            "startTime": "2026-11-24T00:00:00Z",
+            "conditions": [
+                {
+                    "type": "Ready",
+                    "status": "True",
+                    "reason": "AllRanksJoined",
+                    "lastTransitionTime": "2026-11-24T00:00:00Z",
+                }
+            ],
+        },
+    }
+    job = parse(found)
+    assert job.status is not None
+    assert job.status.start_time is not None
+    assert job.status.conditions[0].last_transition_time.year == 2026
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "words"),
+    [
+        ("samples: {prompts: [a sks dog, a dog]}", "spec.samples.prompts[1]", "identifier"),
+        ("samples: {prompts: [a dog, a cat]}", "spec.samples.prompts", "no sample shows a subject"),
+        ("training: {method: full}", "spec.training.learningRate", "high for full fine-tuning"),
+        (
+            "training: {method: full, learningRate: 1e-6, lora: {rank: 4}}",
+            "spec.training.lora",
+            "nothing is trained by lora",
+        ),
+        ("prior: {enabled: false}", "spec.prior", "overfits"),
+        ("prior: {count: 4}", "spec.prior.count", "few"),
+        ("training: {steps: 100}", "spec.checkpoints.every", "none before the end"),
+    ],
+)
+def test_what_is_odd_is_a_warning(spec: str, field: str, words: str) -> None:
+    (found,) = warnings(load(f"{JOB}  {spec}\n"))
+    assert found.startswith(f"{field}: ")
+    assert words in found
+
+
+def test_common_word_as_identifier_is_a_warning() -> None:
+    (found,) = warnings(load(JOB.replace("sks", "Happy")))
+    assert found.startswith("spec.subjects[0].identifier: 'Happy' is a common word")
+
+
+def test_output_in_a_folder_of_one_of_many_nodes_is_a_warning() -> None:
+    (found,) = warnings(
+        load(JOB.replace("s3://bucket/results", "file:///out") + "  runtime: {nodes: 2}\n")
+    )
+    assert found.startswith("spec.output: ")
+
+
+def test_usual_job_has_no_warnings() -> None:
+    assert warnings(load(JOB)) == []
+    assert warnings(load(JOB + "  training: {method: full, learningRate: 5e-6}\n")) == []
