@@ -5,8 +5,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dreambooth_api.advice import warnings
 from dreambooth_api.job import DreamBoothJob, output_prefix
-from dreambooth_api.load import warnings
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.job_file import read_job
 from dreambooth_operator.manifests import to_yaml
@@ -31,7 +31,6 @@ def validate(files: list[Path]) -> int:
 def _validate(path: Path) -> int:
     try:
         job = read_job(path)
-        attempt_objects(job, 0, default_image())
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 2

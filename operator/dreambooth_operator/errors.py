@@ -3,7 +3,3 @@
 
 class UserError(Exception):
     """Something that the user can put right. The message says what is wrong and what to do."""
-
-
-class InvalidOverride(UserError):
-    """The job asks for a pod that cannot run. The message names the field and what to do."""

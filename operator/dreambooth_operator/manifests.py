@@ -1,10 +1,14 @@
-"""Kubernetes objects as YAML for people: multi-line text stays readable."""
+"""Kubernetes objects as YAML: readable for people, and the same for kubectl as for Python."""
 
+import re
 from collections.abc import Iterable
 
 import yaml
 
 from dreambooth_operator.names import Manifest
+
+NUMBER = re.compile(r"[-+]?[.0-9][.0-9_]*([eE][-+]?[0-9]+)?|0[box][0-9a-fA-F_]+")
+"""Quoted always: PyYAML takes 1e4 for text, kubectl for a number."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -15,7 +19,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
+    style = "|" if "\n" in text else "'" if NUMBER.fullmatch(text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -134,7 +134,10 @@ def _explained(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (Boto3Error, BotoCoreError, ClientError) as error:
+    except Boto3Error as error:  # hides the server's answer
+        cause = error.__context__ if isinstance(error.__context__, ClientError) else error
+        raise StorageProblem(f"{uri}: {_sentence(cause)}") from error
+    except (BotoCoreError, ClientError) as error:
         raise StorageProblem(f"{uri}: {_sentence(error)}") from error
 
 

@@ -5,7 +5,6 @@ from typing import Any
 from dreambooth_api.job import DreamBoothJob
 from dreambooth_api.runtime import Runtime, ranks_per_node
 from dreambooth_operator import names
-from dreambooth_operator.errors import InvalidOverride
 from dreambooth_operator.names import Manifest
 from dreambooth_operator.overrides import merged
 
@@ -161,14 +160,8 @@ def _credentials(job: DreamBoothJob) -> list[Manifest]:
 
 
 def _trainer_resources(runtime: Runtime) -> Manifest:
-    """The job's resources plus its GPUs, which only `gpusPerNode` may set."""
+    """The job's resources plus its GPUs."""
     kinds = {"requests": runtime.resources.requests, "limits": runtime.resources.limits}
-    for kind, given in kinds.items():
-        if runtime.gpu_resource in given:
-            raise InvalidOverride(
-                f"spec.runtime.resources.{kind}: {runtime.gpu_resource} is counted by"
-                " spec.runtime.gpusPerNode; remove it here"
-            )
     gpus = {runtime.gpu_resource: str(runtime.gpus_per_node)} if runtime.gpus_per_node else {}
     return {kind: given | gpus for kind, given in kinds.items() if given | gpus}
 

@@ -5,8 +5,7 @@ depend on each other; the next attempt is a new Job. The Service and the ConfigM
 attempts.
 """
 
-import yaml
-
+from dreambooth_api import yamljson
 from dreambooth_api.base import API_VERSION, KIND
 from dreambooth_api.job import DreamBoothJob, resolved
 from dreambooth_operator import names
@@ -31,7 +30,6 @@ def attempt_objects(job: DreamBoothJob, attempt: int, default_image: str) -> lis
     """Service, ConfigMap and Job of attempt number `attempt` (from 0), in the order of creation.
 
     `default_image` is the trainer's image for jobs that name none.
-    Raises `InvalidOverride` when `spec.runtime.podOverrides` touches what the operator sets.
     """
     return [service(job), config_map(job), attempt_job(job, attempt, default_image)]
 
@@ -59,7 +57,7 @@ def service(job: DreamBoothJob) -> Manifest:
 
 def config_map(job: DreamBoothJob) -> Manifest:
     """ConfigMap with the complete job as `job.yaml`."""
-    text = yaml.safe_dump(_trainer_config(job), sort_keys=False, allow_unicode=True, width=100)
+    text = yamljson.dump(_trainer_config(job))
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dreambooth_api.job import DreamBoothJob, output_prefix
-from dreambooth_api.load import warnings
+from dreambooth_api.advice import warnings
+from dreambooth_api.job import DreamBoothJob, output_prefix, resolved
 from dreambooth_operator.errors import UserError
-from dreambooth_operator.job_file import read_job
+from dreambooth_operator.job_file import checked, read_job
 from dreambooth_operator.local import stop_on_signals
 from dreambooth_operator.local_run import FAILURE_LOG_LINES, RunEnd, run_job
 from dreambooth_operator.local_storage import LocalStorage, needs_embedded, storage_for
@@ -56,12 +56,12 @@ def run_file(options: RunOptions) -> int:
 
 def _adapted(job: DreamBoothJob, options: RunOptions) -> DreamBoothJob:
     """The job with what the command line sets in its place."""
-    runtime = job.spec.runtime
-    if options.nodes is not None:
-        runtime.nodes = options.nodes
-    if options.gpus is not None:
-        runtime.gpus_per_node = options.gpus
-    return job
+    chosen = {"nodes": options.nodes, "gpusPerNode": options.gpus}
+    document = resolved(job)
+    document["spec"]["runtime"] |= {
+        key: value for key, value in chosen.items() if value is not None
+    }
+    return checked(document, "the job with --nodes and --gpus")
 
 
 def _upload(text: str) -> tuple[Path, str]:

@@ -33,10 +33,7 @@ class RunRecord(BaseModel):
     started: datetime
     attempts: int = 0
     """Attempts started; the next one has this number."""
-    state: DEFAULT_STATE = Path(".dreambooth")
-
-
-RunState = "Running"
+    state: RunState = "Running"
 
 
 class Run:

@@ -32,19 +32,14 @@ def make_pods(tmp_path: Path) -> MakePods:
     def make(program: str, *, nodes: int = 2, grace: int | None = None, **env: str) -> Any:
         script = tmp_path / "program.py"
         script.write_text(program)
-        override = {
-            "name": "trainer",
-            "command": ["python", str(script), "/etc/dreambooth/job.yaml"],
-        }
         document = yaml.safe_load(QUICKSTART.read_text())
-        document["spec"]["runtime"] = {
-            "nodes": nodes,
-            "gpusPerNode": 0,
-            "podOverrides": {"spec": {"containers": [override]}},
-        }
-        job = DreamBoothJob.model_validate(document)
+        document["spec"]["runtime"] = {"nodes": nodes, "gpusPerNode": 0}
+        document["spec"]["training"]["globalBatch"] = nodes
+        objects = attempt_objects(DreamBoothJob.model_validate(document), 3, "unused")
+        (container,) = objects[-1]["spec"]["template"]["spec"]["containers"]
+        container["command"] = ["python", str(script), "/etc/dreambooth/job.yaml"]
         pods = local_pods(
-            attempt_objects(job, 3, "unused"),
+            objects,
             Setting(
                 folder=tmp_path / "run",
                 addresses=loopback_addresses(nodes, seed=str(tmp_path)),
