@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dreambooth_api.advice import warnings
-from dreambooth_api.job import DreamBoothJob, output_prefix, resolved
+from dreambooth_api.job import DreamBoothJob, output_prefix
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.job_file import checked, read_job
 from dreambooth_operator.local import stop_on_signals
@@ -55,12 +55,13 @@ def run_file(options: RunOptions) -> int:
 
 
 def _adapted(job: DreamBoothJob, options: RunOptions) -> DreamBoothJob:
-    """The job with what the command line sets in its place."""
-    chosen = {"nodes": options.nodes, "gpusPerNode": options.gpus}
-    document = resolved(job)
-    document["spec"]["runtime"] |= {
-        key: value for key, value in chosen.items() if value is not None
-    }
+    """The job with what the command line sets in its place, checked again."""
+    given = {"nodes": options.nodes, "gpusPerNode": options.gpus}
+    chosen = {field: value for field, value in given.items() if value is not None}
+    if not chosen:
+        return job
+    document = job.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    document["spec"]["runtime"] = document["spec"].get("runtime", {}) | chosen
     return checked(document, "the job with --nodes and --gpus")
 
 

@@ -117,24 +117,20 @@ def stage_name(progress: TrainerProgress | None, stopping: bool) -> str:
 
 def steps(progress: TrainerProgress | None) -> tuple[int, int | None]:
     """Done and total of the stage; a total of None when nobody knows."""
-    if progress is None:
+    if progress is None or progress.stage == "Preparing":
         return 0, None
-    if progress.stage == "GeneratingPrior" and progress.prior:
-        return progress.prior.done, progress.prior.total
-    if progress.stage == "Preparing":
-        return 0, None
+    if progress.stage == "GeneratingPrior":
+        return (progress.prior.done, progress.prior.total) if progress.prior else (0, None)
     return progress.step, progress.total_steps
 
 
 def figures(progress: TrainerProgress | None) -> list[str]:
     """The figures that are known, in words and units."""
-    if progress is None:
-        return []
     done, total = steps(progress)
-    if progress.stage == "GeneratingPrior":
-        return [f"class image {done}/{total}"] if total else []
-    if total is None:
+    if progress is None or total is None:
         return []
+    if progress.stage == "GeneratingPrior":
+        return [f"class image {done}/{total}"]
     known = [f"step {done}/{total}"]
     if progress.loss is not None:
         known.append(f"loss {progress.loss:.4f}")

@@ -1,7 +1,7 @@
 """The command line from a job file to its results, with a stand-in for the trainer's program.
 
-What is tested is the runner: `launch.py` below takes the place of `dreambooth_trainer.launch`, as it
-is found first on PYTHONPATH, and does what a test tells it to by attempt and pod.
+What is tested is the runner: `launch.py` below stands in for `dreambooth_trainer.launch`, as it is
+found first on PYTHONPATH, and does what a test tells it to by attempt and pod.
 """
 
 import json
@@ -99,7 +99,7 @@ class Bench:
     def dreambooth(self, *arguments: str) -> tuple[int, str]:
         """Exit code and output of one command."""
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=120)
         assert "Traceback" not in output, output
         return process.returncode, output
 
@@ -256,12 +256,12 @@ if attempt == 0:
     time.sleep(60)
 """)
     process = bench.start("run", "-f", "job.yaml")
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while len(list(bench.folder.glob("out/default/mug/*/ready-*"))) < 2:
         assert time.monotonic() < until
         time.sleep(0.05)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "stopped (exit code 143): the state is saved" in output
     assert "go on with: dreambooth run -f job.yaml --resume" in output
@@ -299,7 +299,7 @@ def test_resume_without_a_run_is_refused(bench: Bench) -> None:
 def test_two_runs_in_one_state_folder_are_refused(bench: Bench) -> None:
     bench.trainer("(run / 'ready').touch(); time.sleep(60)")
     first = bench.start("run", "-f", "job.yaml")
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not list(bench.folder.glob("out/default/mug/*/ready")):
         assert time.monotonic() < until
         time.sleep(0.05)
@@ -307,7 +307,7 @@ def test_two_runs_in_one_state_folder_are_refused(bench: Bench) -> None:
     assert code == 2
     assert "is in use by another `dreambooth`" in output
     first.terminate()
-    assert first.wait(timeout=30) == 143
+    assert first.wait(timeout=60) == 143
 
 
 def test_nodes_can_be_chosen_on_the_command_line(bench: Bench) -> None:

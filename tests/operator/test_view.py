@@ -39,6 +39,7 @@ def test_figures_have_units() -> None:
     assert figures(progress("GeneratingPrior", prior={"done": 3, "total": 12})) == [
         "class image 3/12"
     ]
+    assert figures(progress("GeneratingPrior")) == []
 
 
 def test_plain_screen_prints_changes_of_stage_at_once_and_steps_seldom() -> None:
