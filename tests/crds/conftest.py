@@ -22,6 +22,7 @@ CRD = Path(__file__).parents[2] / "crds" / "dreambooth.dev_dreamboothjobs.yaml"
 Schema = dict[str, Any]
 Admit = Callable[..., list[str]]
 
+CEL = celpy.Environment()
 STRINGS = {
     "lowerAscii": lambda text: celtypes.StringType(
         re.sub("[A-Z]", lambda letter: letter.group().lower(), text)
@@ -181,8 +182,7 @@ def broken_rules(schema: Schema, value: Any, old: Any, path: str = "") -> list[s
 
 @cache
 def compiled(rule: str) -> celpy.Runner:
-    environment = celpy.Environment()
-    return environment.program(environment.compile(rule), functions=STRINGS)
+    return CEL.program(CEL.compile(rule), functions=STRINGS)
 
 
 def holds(rule: str, value: Any, old: Any) -> bool:
