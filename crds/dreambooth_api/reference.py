@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 
+from dreambooth_api.base import PATTERNS
 from dreambooth_api.schema import Schema, job_schema
 
 INTRODUCTION = """\
@@ -16,13 +17,15 @@ Unknown fields are refused. `metadata.name` has at most 40 characters: a-z, 0-9 
 letter first.
 """
 BOUNDS = {
-    "minimum": "from",
-    "maximum": "to",
-    "multipleOf": "multiple of",
-    "maxLength": "at most (characters)",
-    "maxItems": "at most (items)",
-    "minItems": "at least (items)",
-    "maxProperties": "at most (entries)",
+    "minimum": "from {}",
+    "exclusiveMinimum": "(exclusive)",
+    "maximum": "to {}",
+    "exclusiveMaximum": "(exclusive)",
+    "multipleOf": "in steps of {}",
+    "maxLength": "at most {} characters",
+    "minItems": "at least {} items",
+    "maxItems": "at most {} items",
+    "maxProperties": "at most {} entries",
 }
 
 
@@ -75,12 +78,10 @@ def _default(field: Schema) -> str:
 
 
 def _bounds(field: Schema) -> str:
-    bounds = [
-        f"{words} {'(exclusive) ' if field.get(f'exclusive{key.capitalize()}') else ''}{field[key]}"
-        for key, words in BOUNDS.items()
-        if key in field
-    ]
-    return ", ".join(bounds)
+    """`from 0 to 1 (exclusive)`, then the form of a text."""
+    bounds = " ".join(words.format(field[key]) for key, words in BOUNDS.items() if key in field)
+    form = PATTERNS.get(field.get("pattern", ""), "")
+    return "; ".join(part for part in (form, bounds) if part)
 
 
 def _rules(spec: Schema) -> Iterator[str]:
