@@ -28,7 +28,12 @@ def test_the_rank_that_knows_why_it_ended_decides(codes, expected):
 
 
 def test_ranks_are_numbered_through_the_nodes():
-    pod = {"PET_NNODES": "3", "PET_NPROC_PER_NODE": "2", "PET_NODE_RANK": "1", "PET_MASTER_ADDR": "j-0.j"}
+    pod = {
+        "PET_NNODES": "3",
+        "PET_NPROC_PER_NODE": "2",
+        "PET_NODE_RANK": "1",
+        "PET_MASTER_ADDR": "j-0.j",
+    }
     environments = rank_environments(pod)
     assert [(e["RANK"], e["LOCAL_RANK"]) for e in environments] == [("2", "0"), ("3", "1")]
     assert {e["WORLD_SIZE"] for e in environments} == {"6"}
@@ -37,7 +42,9 @@ def test_ranks_are_numbered_through_the_nodes():
 
 @pytest.fixture
 def ranks_that(tmp_path):
-    """Starts the launcher with a stand-in for the trainer package, so that only the launcher is tested."""
+    """Starts the launcher with a stand-in for the trainer package, so that only the launcher is
+    tested.
+    """
 
     def start(body: str) -> subprocess.Popen[str]:
         script = tmp_path / "stand_in.py"
@@ -45,7 +52,8 @@ def ranks_that(tmp_path):
         code = (
             "import sys, dreambooth_trainer.launch as launch\n"
             "real = launch.subprocess.Popen\n"
-            f"launch.subprocess.Popen = lambda command, env: real([sys.executable, {str(script)!r}], env=env)\n"
+            f"command = [sys.executable, {str(script)!r}]\n"
+            "launch.subprocess.Popen = lambda _, env: real(command, env=env)\n"
             "launch.PEER_PATIENCE_SECONDS = 1.0\n"
             "sys.exit(launch.main())"
         )
@@ -65,7 +73,10 @@ def test_one_failing_rank_ends_the_pod_with_its_code_and_takes_its_peer_along(ra
 
 def test_sigterm_reaches_every_rank_and_the_pod_ends_as_stopped(ranks_that):
     body = (
-        "signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b'saved %d\\n' % rank), os._exit(143)))\n"
+        "def save(*_):\n"
+        "    os.write(1, b'saved %d\\n' % rank)\n"
+        "    os._exit(143)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
         "os.write(1, b'ready\\n')\ntime.sleep(120)"
     )
     process = ranks_that(body)

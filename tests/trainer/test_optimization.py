@@ -1,4 +1,6 @@
-"""Learning rates are a function of the optimizer step, and resuming continues the optimizer exactly."""
+"""Learning rates are a function of the optimizer step, and resuming continues the optimizer
+exactly.
+"""
 
 import pytest
 import torch
@@ -17,7 +19,9 @@ from dreambooth_trainer.optimization import (
 
 def parameters(seed=0):
     torch.manual_seed(seed)
-    return Trained({"denoiser.w": nn.Parameter(torch.randn(4, 3))}, {"text.w": nn.Parameter(torch.randn(5))})
+    return Trained(
+        {"denoiser.w": nn.Parameter(torch.randn(4, 3))}, {"text.w": nn.Parameter(torch.randn(5))}
+    )
 
 
 def rates(training, start, count):

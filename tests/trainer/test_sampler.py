@@ -23,7 +23,9 @@ def sampler(**changes):
 
 
 def equal(left, right):
-    return all(np.array_equal(a, b) for a, b in zip(vars(left).values(), vars(right).values(), strict=True))
+    return all(
+        np.array_equal(a, b) for a, b in zip(vars(left).values(), vars(right).values(), strict=True)
+    )
 
 
 def test_a_draw_does_not_depend_on_the_draws_before_it():
@@ -97,7 +99,10 @@ def test_any_split_of_the_global_batch_holds_the_same_samples(ranks, accumulatio
             plan = Plan(2, 3, accumulation, local, rank, ranks)
             assert plan.global_batch == 8
             for batch in BatchStream(sampler(global_batch=8), plan):
-                parts += [(int(row), float(noise.sum())) for row, noise in zip(batch["row"], batch["noise"], strict=True)]
+                parts += [
+                    (int(row), float(noise.sum()))
+                    for row, noise in zip(batch["row"], batch["noise"], strict=True)
+                ]
         return sorted(parts)
 
     assert noise_of_step(ranks, accumulation) == noise_of_step(1, 1)

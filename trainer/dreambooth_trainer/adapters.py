@@ -1,4 +1,6 @@
-"""What is trained: all weights or LoRA adapters, of the denoiser and, if asked, of the text encoders."""
+"""What is trained: all weights or LoRA adapters, of the denoiser and, if asked, of the text
+encoders.
+"""
 
 from dataclasses import dataclass
 
@@ -28,8 +30,8 @@ class Trained:
 def attach(family: Family, training: Training) -> Trained:
     """Make the family's modules trainable as `spec.training` says.
 
-    Trained weights are fp32. A frozen denoiser is kept in the precision of the forward pass, which halves
-    its memory. Adapters start from the same values on every rank.
+    Trained weights are fp32. A frozen denoiser is kept in the precision of the forward pass, which
+    halves its memory. Adapters start from the same values on every rank.
     """
     torch.manual_seed(training.seed)
     denoiser = _train(
@@ -53,7 +55,7 @@ def _train(
     if method == "lora":
         config = LoraConfig(
             r=lora.rank,
-            lora_alpha=lora.alpha or lora.rank,  # type: ignore[arg-type]
+            lora_alpha=lora.alpha or lora.rank,
             lora_dropout=lora.dropout,
             target_modules=targets,
             init_lora_weights="gaussian",

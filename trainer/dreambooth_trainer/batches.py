@@ -63,7 +63,9 @@ def make_batch(sampler: Sampler, noise_offset: float, step: int, positions: rang
 
 @dataclass
 class BatchStream:
-    """Iterates over one rank's micro-batches; `wait_seconds` is what the training loop waited for the last."""
+    """Iterates over one rank's micro-batches; `wait_seconds` is what the training loop waited for
+    the last.
+    """
 
     sampler: Sampler
     plan: Plan
@@ -106,5 +108,7 @@ class BatchStream:
     def _batches(self) -> Iterator[Batch]:
         for step in range(self.plan.start, self.plan.stop):
             for micro in range(self.plan.accumulation):
-                batch = make_batch(self.sampler, self.noise_offset, step, self.plan.positions(micro))
+                batch = make_batch(
+                    self.sampler, self.noise_offset, step, self.plan.positions(micro)
+                )
                 yield {k: v.pin_memory() for k, v in batch.items()} if self.pin_memory else batch

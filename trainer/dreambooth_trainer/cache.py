@@ -1,4 +1,6 @@
-"""Everything that does not train, computed once: latents of every image variant, captions' embeddings."""
+"""Everything that does not train, computed once: latents of every image variant, captions'
+embeddings.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -82,7 +84,7 @@ def _captions_of_rows(groups: Sequence[Group], captions: Sequence[str]) -> Itera
 
 def _encode_captions(family: Family, tokens: Tensor) -> Conditioning:
     with torch.no_grad():
-        parts = [family.encode_tokens(chunk) for chunk in tokens.split(CHUNK)]
+        parts = [family.encode_tokens(chunk) for chunk in torch.split(tokens, CHUNK)]
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 

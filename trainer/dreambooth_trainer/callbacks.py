@@ -1,4 +1,6 @@
-"""What happens between steps: the weights' average, repeatable dropout, checkpoints, samples, stopping."""
+"""What happens between steps: the weights' average, repeatable dropout, checkpoints, samples,
+stopping.
+"""
 
 import hashlib
 import time
@@ -20,7 +22,9 @@ def at_step_end(trainer: pl.Trainer, batch_index: int) -> bool:
 
 
 class KeepSignals(pl.Callback):
-    """Takes SIGTERM back from Lightning, whose handler starts a collective in the middle of others."""
+    """Takes SIGTERM back from Lightning, whose handler starts a collective in the middle of
+    others.
+    """
 
     def __init__(self, stop: StopSignal) -> None:
         self._stop = stop
@@ -31,7 +35,8 @@ class KeepSignals(pl.Callback):
 
 
 class RepeatableDropout(pl.Callback):
-    """Seeds torch's generator from (seed, step, micro-batch, rank), so that a resumed run drops the same.
+    """Seeds torch's generator from (seed, step, micro-batch, rank), so that a resumed run drops
+    the same.
 
     Everything else that is random comes from the sampler. Dropout masks alone depend on the rank.
     """
@@ -79,6 +84,7 @@ class Save(pl.Callback):
         keep: int,
         total_steps: int,
         saved: Callable[[CheckpointRef, float], None],
+        failed: Callable[[], None],
     ) -> None:
         self._store = store
         self._reporter = reporter
@@ -86,6 +92,7 @@ class Save(pl.Callback):
         self._keep = keep
         self._total_steps = total_steps
         self._saved = saved
+        self._failed = failed
 
     def on_train_batch_end(
         self,
@@ -109,13 +116,19 @@ class Save(pl.Callback):
         # A loss that is not finite must be found before its weights are made durable.
         self._reporter.flush()
         began = time.perf_counter()
-        reference = self._store.save(step, module.state(), {})
-        self._store.retain(self._keep)
+        try:
+            reference = self._store.save(step, module.state(), {}, loss=self._reporter.last_loss)
+        except Exception:
+            self._failed()
+            raise
         self._saved(reference, time.perf_counter() - began)
+        self._store.retain(self._keep)
 
 
 class Sample(pl.Callback):
-    """Makes sample images every so many steps; those before and after training are made outside the loop."""
+    """Makes sample images every so many steps; those before and after training are made outside
+    the loop.
+    """
 
     def __init__(self, every: int, total_steps: int, make: Callable[[int], None]) -> None:
         self._every = every

@@ -11,7 +11,9 @@ from dreambooth_trainer.errors import BadConfig
 
 @dataclass(frozen=True)
 class Topology:
-    """This process among the ranks of one attempt, as torchrun and the operator's pods describe it."""
+    """This process among the ranks of one attempt, as torchrun and the operator's pods describe
+    it.
+    """
 
     rank: int = 0
     local_rank: int = 0
@@ -26,7 +28,9 @@ class Topology:
 
     @classmethod
     def from_environment(cls) -> "Topology":
-        """Read RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE and DREAMBOOTH_ATTEMPT; alone without them."""
+        """Read RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE and DREAMBOOTH_ATTEMPT; alone
+        without them.
+        """
         return cls(
             rank=int(os.environ.get("RANK", "0")),
             local_rank=int(os.environ.get("LOCAL_RANK", "0")),

@@ -1,7 +1,7 @@
 """What a job trains on: its subjects' images, and class images beside them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dreambooth_api.job import DreamBoothJob
@@ -53,12 +53,23 @@ class Dataset:
         )
 
     def hashes(self) -> dict[str, str]:
-        """sha256 of every image by its name."""
-        return {image.name: image.sha256 for group in self.groups for image in group.images}
+        """sha256 of every image, by its subject's identifier or its class, and its name."""
+        return {
+            f"{name}/{image.name}": image.sha256
+            for name, group in self._named_groups()
+            for image in group.images
+        }
+
+    def _named_groups(self) -> Iterator[tuple[str, Group]]:
+        identifiers = [subject.identifier for subject in self.job.spec.subjects]
+        yield from zip(identifiers, self.subjects, strict=True)
+        yield from ((f"class {noun}", group) for noun, group in self.classes.items())
 
 
 def subject_groups(attempt: Attempt) -> list[Group]:
-    """Images and captions of every subject. Raises `BadData` with the whole list of what is wrong."""
+    """Images and captions of every subject. Raises `BadData` with the whole list of what is
+    wrong.
+    """
     training = attempt.job.spec.training
     groups = []
     for index, subject in enumerate(attempt.job.spec.subjects):

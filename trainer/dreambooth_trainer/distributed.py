@@ -46,7 +46,9 @@ class Ranks:
         self.gather(None)
 
     def sum_later(self, values: torch.Tensor) -> "Pending":
-        """Start to add a host tensor over the ranks; the result is fetched later, so nobody waits."""
+        """Start to add a host tensor over the ranks; the result is fetched later, so nobody
+        waits.
+        """
         work = None
         if self._group is not None:
             work = dist.all_reduce(values, group=self._group, async_op=True)
@@ -69,7 +71,7 @@ class Pending:
 
 @contextmanager
 def joined(topology: Topology) -> Iterator[Ranks]:
-    """Join the ranks by the environment's MASTER_ADDR and MASTER_PORT, and leave them at the end."""
+    """Join the ranks by the environment's MASTER_ADDR and MASTER_PORT, leave them at the end."""
     if topology.world_size == 1:
         yield Ranks(topology)
         return

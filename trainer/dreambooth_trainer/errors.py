@@ -1,11 +1,14 @@
 """Why a job ends early: one exception per exit code.
 
-Codes 64 to 69 are not retryable: the operator fails the job at once. Any other non-zero code is retried.
+Codes 64 to 69 are not retryable: the operator fails the job at once. Any other non-zero code is
+retried.
 """
 
 
 class TrainerError(Exception):
-    """An end that the user can do something about. The message names the field and says what to do."""
+    """An end that the user can do something about. The message names the field and says what to
+    do.
+    """
 
     exit_code = 1
 
@@ -44,6 +47,14 @@ class Fenced(TrainerError):
     """A newer attempt owns the output."""
 
     exit_code = 69
+
+
+class Refused(TrainerError):
+    """The job as it stands cannot be trained; the message lists every reason."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 STOPPED_EXIT_CODE = 143

@@ -1,7 +1,9 @@
-"""Scores of the result with CLIP: has it learned the subject, does it follow prompts, is the class still itself?
+"""Scores of the result with CLIP: has it learned the subject, does it follow prompts, is the class
+still itself?
 
-After Ruiz et al. 2022, section 4.2: CLIP-I is the mean cosine between generated and real images of the subject,
-CLIP-T between generated images and their prompts; class images alike show what the prior loss has kept.
+After Ruiz et al. 2022, section 4.2: CLIP-I is the mean cosine between generated and real images of
+the subject, CLIP-T between generated images and their prompts; class images alike show what the
+prior loss has kept.
 """
 
 import json
@@ -58,7 +60,9 @@ class Clip:
         tokens = self._tokenizer(
             list(texts), padding="max_length", truncation=True, return_tensors="pt"
         )
-        return normalize(_features(self._model.get_text_features(**tokens.to(self._device))), dim=-1)
+        return normalize(
+            _features(self._model.get_text_features(**tokens.to(self._device))), dim=-1
+        )
 
 
 def _features(output: Any) -> Tensor:
@@ -69,7 +73,7 @@ def _features(output: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one subject at one moment. Cosines, -1..1; diversity is 1 - mean pairwise cosine."""
+    """Scores of one subject at one moment: cosines; diversity is 1 - mean pairwise cosine."""
 
     subject_similarity: float
     prompt_similarity: float
@@ -93,7 +97,9 @@ def diversity(vectors: Tensor) -> float:
 
 
 def own_similarity(vectors: Tensor) -> float:
-    """Mean cosine of the subject's real images among each other: what a perfect model would reach."""
+    """Mean cosine of the subject's real images among each other: what a perfect model would
+    reach.
+    """
     return 1 - diversity(vectors)
 
 
@@ -146,7 +152,8 @@ class Judge:
         of_subject, of_class = vectors[:count], vectors[count:]
         return Scores(
             subject_similarity=mean_similarity(of_subject, real),
-            # The identifier means nothing to the judge, so it reads the prompt with the class alone.
+            # The identifier means nothing to the judge, so it reads the prompt with the class
+            # alone.
             prompt_similarity=mean_similarity(of_subject, self._clip.texts([plain])),
             class_similarity=mean_similarity(of_class, real),
             subject_diversity=diversity(of_subject),

@@ -1,15 +1,22 @@
 """Runs Lightning's loop over the steps that are left."""
 
 import logging
+import warnings
 
 import pytorch_lightning as pl
-from pytorch_lightning.plugins.environments import TorchElasticEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
 from dreambooth_api.training import Training
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.batches import BatchStream, Plan
-from dreambooth_trainer.callbacks import AverageWeights, KeepSignals, RepeatableDropout, Sample, Save
+from dreambooth_trainer.callbacks import (
+    AverageWeights,
+    KeepSignals,
+    RepeatableDropout,
+    Sample,
+    Save,
+)
 from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.config import local_batch
 from dreambooth_trainer.dataset import Dataset
@@ -28,18 +35,21 @@ def fit(
     store: CheckpointStore,
     writer: SampleWriter,
 ) -> None:
-    """Train until the job's last step. Raises `Stopped` or `NotFinite`; the module stays on its device."""
+    """Train until the job's last step. Raises `Stopped` or `NotFinite`; the module stays on its
+    device.
+    """
     training = attempt.job.spec.training
     if module.start >= training.steps:
         return
     stream = _stream(attempt, module, dataset)
     images = 2 if dataset.has_prior else 1
-    attempt.observers.begin(
-        module.start, training.steps, stream.plan.global_batch * images
-    )
+    attempt.observers.begin(module.start, training.steps, stream.plan.global_batch * images)
     reporter = Reporter(attempt.ranks, attempt.stop, stream, [attempt.observers.step])
     trainer = _trainer(attempt, module, _callbacks(attempt, store, writer, reporter))
-    trainer.fit(module, train_dataloaders=stream)
+    with warnings.catch_warnings():
+        # Lightning 2.6 calls what torch 2.13 deprecates; nothing that a user could do about it.
+        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+        trainer.fit(module, train_dataloaders=stream)
     reporter.flush()
     # Lightning's strategies leave the module on the CPU.
     module.to(attempt.device)
@@ -83,6 +93,7 @@ def _callbacks(
             saved=lambda reference, seconds: attempt.observers.saved(
                 storage, run, reference, seconds
             ),
+            failed=attempt.observers.metrics.checkpoint_failed,
         ),
         Sample(spec.samples.every, steps, lambda step: writer.write(step)),
     ]

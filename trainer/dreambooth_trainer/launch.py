@@ -1,8 +1,8 @@
 """Starts a pod's ranks: a small torchrun that keeps their exit codes.
 
-torchrun itself turns every failure into exit code 1 and SIGTERM into a traceback, so the operator could not
-tell bad data from a lost node. This starts the same ranks from the same PET_* variables, forwards SIGTERM,
-and exits as the rank did that failed first.
+torchrun itself turns every failure into exit code 1 and SIGTERM into a traceback, so the operator
+could not tell bad data from a lost node. This starts the same ranks from the same PET_* variables,
+forwards SIGTERM, and exits as the rank did that failed first.
 """
 
 import os
@@ -20,7 +20,9 @@ PEER_PATIENCE_SECONDS = 15.0
 
 
 def rank_environments(environment: Mapping[str, str]) -> list[dict[str, str]]:
-    """The environment of each local rank, from PET_NNODES, PET_NPROC_PER_NODE, PET_NODE_RANK, PET_MASTER_*."""
+    """The environment of each local rank, from PET_NNODES, PET_NPROC_PER_NODE, PET_NODE_RANK,
+    PET_MASTER_*.
+    """
     nodes = int(environment.get("PET_NNODES", "1"))
     local_size = int(environment.get("PET_NPROC_PER_NODE", "1"))
     node = int(environment.get("PET_NODE_RANK", "0"))

@@ -1,4 +1,6 @@
-"""The DreamBooth loss: noise prediction on the subject plus weighted noise prediction on the class."""
+"""The DreamBooth loss: noise prediction on the subject plus weighted noise prediction on the
+class.
+"""
 
 from dataclasses import dataclass
 
@@ -16,14 +18,17 @@ class Losses:
 
 
 def signal_to_noise(alphas_cumprod: Tensor) -> Tensor:
-    """SNR of every timestep, [T]: the ratio of squared signal and noise (Hang et al. 2023, section 3.1)."""
+    """SNR of every timestep, [T]: the ratio of squared signal and noise (Hang et al. 2023,
+    section 3.1).
+    """
     return alphas_cumprod / (1 - alphas_cumprod)
 
 
 def min_snr_weights(snr: Tensor, gamma: float, prediction: str) -> Tensor:
     """Min-SNR weight of each timestep, [T] (Hang et al. 2023, equation 5).
 
-    The paper's min(SNR, gamma) weighs the loss on x0. On epsilon that is divided by SNR, on v by SNR + 1.
+    The paper's min(SNR, gamma) weighs the loss on x0. On epsilon that is divided by SNR, on v by
+    SNR + 1.
     """
     clipped = snr.clamp(max=gamma)
     return clipped / snr if prediction == "epsilon" else clipped / (snr + 1)
@@ -34,8 +39,8 @@ def dreambooth_loss(
 ) -> Losses:
     """MSE per half of the batch (Ruiz et al. 2022, equation 2).
 
-    prediction, target: [2B, C, h, w], the subject's half first; [B, C, h, w] when `prior_weight` is None.
-    weights: [2B] or [B], each sample's own timestep weight, or None.
+    prediction, target: [2B, C, h, w], the subject's half first; [B, C, h, w] when `prior_weight`
+    is None. weights: [2B] or [B], each sample's own timestep weight, or None.
     """
     each = (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
     if weights is not None:

@@ -1,4 +1,6 @@
-"""The LightningModule: one forward pass for subject and class, two losses, no waiting for the host."""
+"""The LightningModule: one forward pass for subject and class, two losses, no waiting for the
+host.
+"""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -157,6 +159,4 @@ class DreamBooth(pl.LightningModule):
             for name, parameter in self.trained.all.items():
                 parameter.copy_(tensors[f"weight/{name}"])
         if self.average:
-            self.average.load(
-                {name: tensors[f"average/{name}"] for name in self.average.averages}
-            )
+            self.average.load({name: tensors[f"average/{name}"] for name in self.average.averages})

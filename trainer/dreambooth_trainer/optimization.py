@@ -15,7 +15,9 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def make_optimizer(trained: Trained, training: Training) -> AdamW:
-    """AdamW over the denoiser's and the text encoders' parameters, each with its own learning rate."""
+    """AdamW over the denoiser's and the text encoders' parameters, each with its own learning
+    rate.
+    """
     groups = [{"params": list(trained.denoiser.values()), "lr": training.learning_rate}]
     if trained.text:
         rate = training.text_encoder.learning_rate or training.learning_rate
@@ -26,7 +28,8 @@ def make_optimizer(trained: Trained, training: Training) -> AdamW:
         betas=(settings.beta1, settings.beta2),
         weight_decay=settings.weight_decay,
         eps=settings.epsilon,
-        # Gradient scaling for fp16 and the fused kernel both want to unscale; Lightning refuses the pair.
+        # Gradient scaling for fp16 and the fused kernel both want to unscale; Lightning refuses
+        # the pair.
         fused=training.precision != "fp16",
     )
 
@@ -36,17 +39,21 @@ def make_schedule(optimizer: AdamW, training: Training, start: int) -> LambdaLR:
     shape = _shape(training.schedule, training.steps)
     text_stop = training.text_encoder.stop_fraction * training.steps
 
-    def text_shape(step: int) -> float:
-        return shape(step) if step < text_stop else 0.0
+    # LambdaLR begins at step 0; shifting the clock resumes without replaying the steps.
+    def denoiser(step: int) -> float:
+        return shape(start + step)
 
-    shapes = [shape, text_shape][: len(optimizer.param_groups)]
-    # LambdaLR sets its first rate for step 0; shifting the clock resumes without replaying the steps.
-    shifted = [lambda step, f=f: f(start + step) for f in shapes]  # type: ignore[misc]
-    return LambdaLR(optimizer, shifted)
+    def text(step: int) -> float:
+        return shape(start + step) if start + step < text_stop else 0.0
+
+    shapes: list[Callable[[int], float]] = [denoiser, text]
+    return LambdaLR(optimizer, shapes[: len(optimizer.param_groups)])
 
 
 def _shape(schedule: Schedule, steps: int) -> Callable[[int], float]:
-    """diffusers' multiplier of the learning rate by step, without warm-up from other libraries' counting."""
+    """diffusers' multiplier of the learning rate by step, without warm-up from other libraries'
+    counting.
+    """
     probe = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     name = "constant_with_warmup" if schedule.name == "constant" else schedule.name
     made = get_scheduler(

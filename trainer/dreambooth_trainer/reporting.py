@@ -1,8 +1,9 @@
 """Gets losses from the device to people without making a step wait.
 
-The losses of step k are copied to the host while step k+1 runs, added over the ranks while step k+2 is
-queued, and only then read: by then they have long been there. A request to stop travels with them, so that all
-ranks learn of it at the same step. What is read is therefore two steps old; `flush` catches up.
+The losses of step k are copied to the host while step k+1 runs, added over the ranks while step
+k+2 is queued, and only then read: by then they have long been there. A request to stop travels
+with them, so that all ranks learn of it at the same step. What is read is therefore two steps old;
+`flush` catches up.
 """
 
 import json
@@ -60,6 +61,7 @@ class Reporter(pl.Callback):
         deliver: Sequence[Callable[[StepReport], None]],
     ) -> None:
         self.stop_agreed = False
+        self.last_loss: float | None = None
         self._ranks = ranks
         self._stop = stop
         self._stream = stream
@@ -119,6 +121,7 @@ class Reporter(pl.Callback):
             copied.step, total, subject, prior, copied.rate, copied.seconds, copied.waited
         )
         _check_finite(report)
+        self.last_loss = report.loss
         self.stop_agreed |= stops > 0
         for deliver in self._deliver:
             deliver(report)
@@ -133,7 +136,7 @@ def _copy(step: int, rate: float, seconds: float, waited: float, values: Tensor)
         return _Copying(step, rate, seconds, waited, values, None)
     host = torch.empty(values.shape, pin_memory=True)
     host.copy_(values, non_blocking=True)
-    arrived = torch.cuda.Event()
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
     arrived.record()
     return _Copying(step, rate, seconds, waited, host, arrived)
 

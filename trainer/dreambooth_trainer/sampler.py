@@ -1,8 +1,9 @@
 """Which image, timestep and noise a step uses: a pure function of (seed, step, position).
 
-`position` counts the samples of one global batch, so nothing here depends on a rank or on how many there
-are. A counter-based generator (Philox, Salmon et al. 2011) gives every (step, position) its own stream
-without any state to save: resuming needs the step alone, and may change the number of ranks.
+`position` counts the samples of one global batch, so nothing here depends on a rank or on how many
+there are. A counter-based generator (Philox, Salmon et al. 2011) gives every (step, position) its
+own stream without any state to save: resuming needs the step alone, and may change the number of
+ranks.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ SUBJECT, PRIOR, ORDER = 0, 1, 2
 class Pool:
     """Images of one subject or class to draw from.
 
-    Their rows in the cache start at `first`: `variants` (crops, mirrorings) of each of `size` images.
+    Their rows in the cache start at `first`: `variants` (crops, mirrorings) of each of `size`
+    images.
     """
 
     first: int
@@ -32,8 +34,9 @@ class Pool:
 class Draw:
     """What one position of one step trains on.
 
-    `row` is the image's variant in the cache. `latent_noise` resamples the VAE's posterior, `noise` is added at `timestep`; both [C, h, w] float32.
-    `offset` is the per-channel noise offset before scaling, [C, 1, 1].
+    `row` is the image's variant in the cache. `latent_noise` resamples the VAE's posterior,
+    `noise` is added at `timestep`; both [C, h, w] float32. `offset` is the per-channel noise
+    offset before scaling, [C, 1, 1].
     """
 
     row: int
@@ -48,7 +51,8 @@ class Draw:
 class Sampler:
     """Draws for one run.
 
-    `subjects` and `priors` are parallel: the prior pool of each subject's class (empty without prior).
+    `subjects` and `priors` are parallel: the prior pool of each subject's class (empty without
+    prior).
     """
 
     seed: int

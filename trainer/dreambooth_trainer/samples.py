@@ -20,12 +20,12 @@ CHUNK = 8
 
 
 def default_prompts(job: DreamBoothJob) -> list[str]:
-    """"a photo of <identifier> <class>" for each subject."""
+    """ "a photo of <identifier> <class>" for each subject."""
     return [f"a photo of {s.identifier} {s.class_noun}" for s in job.spec.subjects]
 
 
 class Painter:
-    """Generates images with all ranks; every rank gets all of them, in the order of the requests."""
+    """Generates images with all ranks; every rank gets all of them, in the requests' order."""
 
     def __init__(self, attempt: Attempt, family: Family) -> None:
         self._family = family

@@ -1,9 +1,10 @@
 """One attempt of one job, from beginning to end.
 
-Read `train` first: it is the whole story. Every rank runs all of it; what one writer should write, rank 0 writes,
-and no collective runs on one rank alone.
+Read `train` first: it is the whole story. Every rank runs all of it; what one writer should write,
+rank 0 writes, and no collective runs on one rank alone.
 """
 
+import logging
 import tempfile
 from pathlib import Path
 
@@ -15,20 +16,23 @@ from dreambooth_trainer.adapters import attach
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.cache import build
 from dreambooth_trainer.checkpoint import CheckpointStore
-from dreambooth_trainer.config import Topology
+from dreambooth_trainer.config import Topology, local_batch
 from dreambooth_trainer.dataset import Dataset, class_groups, subject_groups
 from dreambooth_trainer.distributed import joined
-from dreambooth_trainer.errors import TrainerError
+from dreambooth_trainer.errors import BadConfig, Refused, TrainerError
 from dreambooth_trainer.evaluate import Judge
 from dreambooth_trainer.families import Family, load_family
 from dreambooth_trainer.fit import fit
 from dreambooth_trainer.module import DreamBooth, Resume
 from dreambooth_trainer.observe import Observers
+from dreambooth_trainer.preflight import check
 from dreambooth_trainer.run_record import fingerprint, public_config, write_run_record
 from dreambooth_trainer.samples import Painter, SampleWriter
 from dreambooth_trainer.stop import StopSignal
 from dreambooth_trainer.storage import Storage, StorageSettings, join
 from dreambooth_trainer.tracking import open_trackers
+
+log = logging.getLogger(__name__)
 
 
 def train(job: DreamBoothJob, topology: Topology, stop: StopSignal) -> None:
@@ -36,15 +40,19 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal) -> None:
 
     Raises a `TrainerError` or `StorageError` when it cannot, `Stopped` when asked to stop.
     """
+    local_batch(job, topology.world_size)  # known to be wrong before anybody is waited for
     observers = Observers(job, topology)
     with observers.serving(), joined(topology) as ranks:
-        attempt = Attempt(job, ranks, _storage(job, observers), observers, stop, _device(job, topology))
+        attempt = Attempt(
+            job, ranks, _storage(job, observers), observers, stop, _device(job, topology)
+        )
 
         attempt.stage("Preparing")
+        _preflight(attempt)
         store = _checkpoints(attempt)
         subjects = subject_groups(attempt)
         family = load_family(job.spec.model, attempt.storage, ranks, attempt.device)
-        resume = _resume(store)
+        resume = _resume(store, fingerprint(job))
 
         attempt.stage("GeneratingPrior")
         dataset = Dataset(job, subjects, class_groups(attempt, family))
@@ -59,6 +67,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal) -> None:
         module = _module(attempt, family, dataset, resume)
         fit(attempt, module, dataset, store, writer)
 
+        store.check_owner()  # a lost attempt must not paint over a newer one's results
         with module.averaged():
             attempt.stage("Evaluating")
             _look(attempt, writer, judge, step=job.spec.training.steps)
@@ -81,11 +90,24 @@ def _device(job: DreamBoothJob, topology: Topology) -> torch.device:
     if torch.cuda.device_count() < topology.ranks_per_node:
         # Not the job's fault: another node may do better, so this may be retried.
         raise TrainerError(
-            f"spec.runtime.gpusPerNode: {gpus} asked for, but {torch.cuda.device_count()} GPUs are visible"
-            " here; check the node's driver, or set it to 0 to train on the CPU"
+            f"spec.runtime.gpusPerNode: {gpus} asked for, but {torch.cuda.device_count()} GPUs are"
+            " visible here; check the node's driver, or set it to 0 to train on the CPU"
         )
     torch.cuda.set_device(topology.local_rank)
     return torch.device("cuda", topology.local_rank)
+
+
+def _preflight(attempt: Attempt) -> None:
+    """Refuse a job that cannot work, with the whole list of what is wrong. Collective."""
+    found = None
+    if attempt.topology.rank == 0:
+        report = check(attempt.job, attempt.storage)
+        found = report.exit_code, str(report)
+        for warning in report.warnings:
+            log.warning(warning)
+    code, text = attempt.ranks.from_first(found)
+    if code:
+        raise Refused(text, code)
 
 
 def _checkpoints(attempt: Attempt) -> CheckpointStore:
@@ -103,11 +125,16 @@ def _checkpoints(attempt: Attempt) -> CheckpointStore:
     return store
 
 
-def _resume(store: CheckpointStore) -> Resume | None:
+def _resume(store: CheckpointStore, expected: str) -> Resume | None:
     restored = store.restore()
     if restored is None:
         return None
     tensors, manifest = restored
+    if manifest.fingerprint != expected:
+        raise BadConfig(
+            f"spec: the checkpoint of step {manifest.step} was made with another model, other"
+            " subjects, prior or training settings; undo the change, or take another name"
+        )
     return Resume(manifest.step, tensors)
 
 
@@ -121,7 +148,7 @@ def _record(attempt: Attempt, family: Family, dataset: Dataset, resume: Resume |
             job,
             attempt=topology.attempt,
             world_size=topology.world_size,
-            hashes={"model": family.model_hash, "images": dataset.hashes()},
+            hashes={"model": family.model_hash, **dataset.hashes()},
             seeds={
                 "training": job.spec.training.seed,
                 "prior": job.spec.prior.seed,

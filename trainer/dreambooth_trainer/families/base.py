@@ -38,7 +38,9 @@ class Family(Protocol):
         """pixels [N, 3, R, R] in -1..1 -> moments of the latents' posterior [N, 2C, h, w]."""
 
     def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
-        """moments [N, 2C, h, w], standard normal noise [N, C, h, w] -> scaled latents [N, C, h, w]."""
+        """moments [N, 2C, h, w], standard normal noise [N, C, h, w] -> scaled latents [N, C, h,
+        w].
+        """
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Token ids of the captions; the first dimension is the caption."""

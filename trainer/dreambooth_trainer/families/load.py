@@ -73,9 +73,7 @@ def _download(model: Model, storage: Storage, target: Path, field: str) -> None:
 def _download_from_hub(model: Model, target: Path, field: str) -> None:
     name = model.source.removeprefix("hf://")
     try:
-        snapshot_download(
-            name, revision=model.revision, local_dir=target, allow_patterns=HUB_FILES
-        )
+        snapshot_download(name, revision=model.revision, local_dir=target, allow_patterns=HUB_FILES)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise BadModel(
             f"{field}: {model.source} could not be fetched from the hub ({type(error).__name__});"
@@ -91,7 +89,9 @@ def hash_model(path: Path) -> str:
         if file.suffix in (*WEIGHTS, ".json", ".txt"):
             with file.open("rb") as stream:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()
-            total.update(f"{file.relative_to(path) if file != path else file.name}:{content}\n".encode())
+            total.update(
+                f"{file.relative_to(path) if file != path else file.name}:{content}\n".encode()
+            )
     return total.hexdigest()
 
 
