@@ -1,0 +1,95 @@
+"""How much GPU memory a job needs, from the shapes of its model.
+
+Per rank, in bytes:
+- each trained parameter takes 16: weight, gradient and two moments of AdamW in fp32; 4 more for the
+  gradient buckets of DDP, and 4 for an average of the weights;
+- each frozen one 4, or 2 in a denoiser that only adapters train in half precision;
+- half precision keeps a copy of 2 per fp32 weight of the denoiser during a step;
+- saved activations: 40 values per cell of a UNet level, channel and layer, as counted on Stable
+  Diffusion's architecture by what autograd saves (38 to 40 at 256 and 512 px, and at a quarter and
+  half of its width); gradient checkpointing keeps a sixth;
+- 1 GiB for the CUDA context, libraries and fragmentation.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from dreambooth_api.training import Lora, Training
+from dreambooth_trainer.model_facts import ModelFacts
+
+GIB = 1024**3
+TRAINED, BUCKET, AVERAGE, FULL, HALF = 16, 4, 4, 4, 2
+VALUES_PER_LAYER = 40
+CHECKPOINTED = 1 / 6
+OVERHEAD = 1 * GIB
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes of GPU memory of one rank."""
+
+    weights: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.weights + self.activations + OVERHEAD
+
+    @property
+    def certain(self) -> float:
+        """What is needed even if the activations are overestimated by half."""
+        return self.weights + self.activations / 1.5
+
+
+def estimate(facts: ModelFacts, training: Training, images: int, ranks: int) -> Estimate:
+    """Memory to train on `images` images per forward pass (subject and prior together)."""
+    half = training.precision != "fp32"
+    unet, text = facts.skeleton["unet"], facts.skeleton["text_encoder"]
+    trained = _trained(unet, training.method, training.lora, tuple(training.lora.targets))
+    frozen_unet = 0 if training.method == "full" else parameters(unet)
+    trained_text = _trained(text, training.text_encoder.method, training.lora, TEXT_TARGETS)
+    frozen = parameters(facts.skeleton["vae"])
+    frozen += 0 if training.text_encoder.method == "full" else parameters(text)
+    per_trained = TRAINED + (BUCKET if ranks > 1 else 0) + (AVERAGE if training.ema.enabled else 0)
+    weights = (trained + trained_text) * (per_trained + (HALF if half else 0))
+    weights += frozen * FULL + frozen_unet * (HALF if half else FULL)
+    return Estimate(weights, images * _activations(facts, training, half))
+
+
+def parameters(module: nn.Module) -> int:
+    """Number of weights."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def adapted(module: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Module]:
+    """The modules that adapters go to, as peft finds them: by the end of their names."""
+    return {
+        name: part
+        for name, part in module.named_modules()
+        if any(name == target or name.endswith(f".{target}") for target in targets)
+    }
+
+
+def _trained(module: nn.Module, method: str, lora: Lora, targets: tuple[str, ...]) -> int:
+    if method == "full":
+        return parameters(module)
+    if method == "frozen":
+        return 0
+    weights = [part.weight.shape for part in adapted(module, targets).values()]
+    return sum(lora.rank * (shape[0] + shape[1:].numel()) for shape in weights)
+
+
+def _activations(facts: ModelFacts, training: Training, half: bool) -> float:
+    """Bytes saved for the backward pass of one image."""
+    unet = facts.unet
+    side = training.resolution // facts.vae_factor
+    layers = unet["layers_per_block"]
+    deepest = max(layers) if isinstance(layers, list) else layers
+    cells = sum(
+        (side >> level) ** 2 * channels for level, channels in enumerate(unet["block_out_channels"])
+    )
+    kept = CHECKPOINTED if training.gradient_checkpointing else 1.0
+    return cells * (2 * deepest + 1) * VALUES_PER_LAYER * (HALF if half else FULL) * kept
