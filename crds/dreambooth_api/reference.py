@@ -56,8 +56,15 @@ def _section(path: str, schema: Schema) -> Iterator[str]:
 
 def _row(name: str, field: Schema, *, required: bool) -> str:
     label = f"**`{name}`**" if required else f"`{name}`"
-    cells = [label, _type(field), _default(field), _bounds(field), field.get("description", "")]
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    cells = [_type(field), _default(field), _bounds(field), field.get("description", "")]
+    return " | ".join([f"| {label}", *(_escaped(cell) for cell in cells)]) + " |"
+
+
+def _escaped(text: str) -> str:
+    """Outside of code, `<` would start a tag and `*` an emphasis; `|` would end the cell anywhere."""
+    parts = text.replace("|", "\\|").split("`")
+    parts[::2] = [part.replace("<", "&lt;").replace("*", "\\*") for part in parts[::2]]
+    return "`".join(parts)
 
 
 def _type(field: Schema) -> str:
