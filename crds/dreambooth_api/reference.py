@@ -61,7 +61,7 @@ def _row(name: str, field: Schema, *, required: bool) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Outside of code, `<` would start a tag and `*` an emphasis; `|` would end the cell anywhere."""
+    """Outside of code, `<` would start a tag and `*` emphasis; `|` ends a cell anywhere."""
     parts = text.replace("|", "\\|").split("`")
     parts[::2] = [part.replace("<", "&lt;").replace("*", "\\*") for part in parts[::2]]
     return "`".join(parts)
