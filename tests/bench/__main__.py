@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import ranks, steps
+from tests.bench import quality, ranks, steps
 
 
 def main() -> int:
@@ -26,6 +26,7 @@ def main() -> int:
             ("cached step / uncached", bench.cached_against_uncached(), None),
             ("one forward / two", bench.one_forward_against_two(), None),
             *ranks.measure(Path(folder)),
+            *quality.measure(Path(folder)),
         ]
     table = Table("ratio", "median", "lowest", "highest", "target")
     missed = 0

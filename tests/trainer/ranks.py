@@ -40,6 +40,7 @@ def run_ranks(
     per_node: int = 1,
     attempt: int = 0,
     stop_at_step: int | None = None,
+    patience: float = PATIENCE,
 ) -> Ended:
     """Run all ranks of one attempt of the job to their ends."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,7 @@ def run_ranks(
     for process in processes:
         process.start()
     for process in processes:
-        process.join(PATIENCE)
+        process.join(patience)
         if process.exitcode is None:
             process.kill()
             process.join()

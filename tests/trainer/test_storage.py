@@ -6,8 +6,9 @@ import hashlib
 import random
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import boto3
@@ -26,6 +27,7 @@ from dreambooth_trainer.storage import (
     join,
 )
 
+Serve = Callable[[type[BaseHTTPRequestHandler]], str]
 PART = 5 * 1024 * 1024  # S3 allows no smaller parts
 SMALL_PARTS = TransferPolicy(part_size=PART)
 
@@ -211,14 +213,31 @@ def test_an_empty_prefix_is_named_with_its_field(
     assert str(raised.value).startswith(f"{field}: {base} ")
 
 
+@pytest.mark.parametrize("key", ["tree/../../escaped", "tree//escaped"])
 def test_no_object_is_written_outside_of_the_folder(
-    storage: Storage, bucket: str, s3_endpoint: str, tmp_path: Path
+    s3_env: dict[str, str], serve: Serve, tmp_path: Path, key: str
 ) -> None:
-    client = boto3.client("s3", endpoint_url=s3_endpoint)
-    client.put_object(Bucket=bucket, Key="tree/x..y/...", Body=b"harmless")
-    client.close()
-    storage.download_tree(f"s3://{bucket}/tree", tmp_path / "a")
-    assert (tmp_path / "a" / "x..y" / "...").read_bytes() == b"harmless"
+    """S3 itself allows such keys; SeaweedFS does not, so a listing is served here."""
+
+    class Listing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            page = (
+                f"<ListBucketResult><Name>bucket</Name><Contents><Key>{key}</Key><Size>1</Size>"
+                "<LastModified>2026-01-01T00:00:00Z</LastModified></Contents></ListBucketResult>"
+            ).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with (
+        Storage(StorageSettings(serve(Listing))) as storage,
+        pytest.raises(StorageError, match="would be written outside of its folder"),
+    ):
+        storage.download_tree("s3://bucket/tree", tmp_path / "target", field="spec.model.source")
 
 
 def test_deleting_removes_and_forgives(storage: Storage, base: str) -> None:

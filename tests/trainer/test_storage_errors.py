@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from dreambooth_trainer.storage import (
 )
 from dreambooth_trainer.storage.s3_write import part_size
 
+Serve = Callable[[type[BaseHTTPRequestHandler]], str]
 QUICK = TransferPolicy(attempts=2, base_delay=0.01, connect_timeout=2, read_timeout=2)
 FIELD = "spec.subjects[0].images"
 
@@ -109,7 +110,7 @@ def test_an_endpoint_that_is_no_url(s3_env: dict[str, str]) -> None:
 
 
 @pytest.fixture(params=[200, 302, 403, 404, 405])
-def web_page(request: pytest.FixtureRequest) -> Iterator[str]:
+def web_page(request: pytest.FixtureRequest, serve: Serve) -> str:
     """The URL of a web server that is no S3 server: the console's port, say."""
 
     class Page(BaseHTTPRequestHandler):
@@ -127,13 +128,7 @@ def web_page(request: pytest.FixtureRequest) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    return serve(Page)
 
 
 def test_a_web_page_at_the_endpoint(web_page: str, s3_env: dict[str, str]) -> None:
@@ -189,7 +184,7 @@ def web_server_that_ends(s3_env: dict[str, str]) -> Iterator[tuple[str, str]]:
     ],
 )
 def test_the_addressing_style_is_the_jobs(
-    style: str, url: str, s3_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    style: str, url: str, s3_env: dict[str, str], serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through a forward proxy, which is asked for the URL as it stands: no name is looked up."""
     asked: list[str] = []
@@ -206,15 +201,10 @@ def test_the_addressing_style_is_the_jobs(
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever)
-        thread.start()
-        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
-        settings = StorageSettings("http://s3.example.com:9000", "eu-central-1", style)  # type: ignore[arg-type]
-        with Storage(settings, policy=QUICK) as storage:
-            storage.read("s3://bucket/key")
-        proxy.shutdown()
-        thread.join()
+    monkeypatch.setenv("http_proxy", serve(Proxy))
+    settings = StorageSettings("http://s3.example.com:9000", "eu-central-1", style)  # type: ignore[arg-type]
+    with Storage(settings, policy=QUICK) as storage:
+        storage.read("s3://bucket/key")
     assert asked == [url]
 
 

@@ -150,9 +150,11 @@ def proxy(s3_endpoint: str) -> Iterator[FaultyProxy]:
     with FaultyProxy(s3_endpoint) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture

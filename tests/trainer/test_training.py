@@ -94,7 +94,7 @@ def test_accumulation_changes_nothing_but_memory(job, tmp_path):
 
 
 VARIANTS = {
-    "lora": {"method": "lora", "lora": {"rank": 4, "dropout": 0.2}},
+    "lora": {"method": "lora", "lora": {"rank": 4, "dropout": 0.2}, "precision": "bf16"},
     "full-ema": {"ema": {"enabled": True}, "minSnrGamma": 5.0, "noiseOffset": 0.1},
     "text-encoder": {
         "textEncoder": {"method": "full", "stopFraction": 0.75},

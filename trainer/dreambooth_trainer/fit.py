@@ -113,7 +113,6 @@ def _trainer(attempt: Attempt, module: DreamBooth, callbacks: list[pl.Callback])
         max_steps=training.steps - module.start,
         max_epochs=-1,
         accumulate_grad_batches=training.accumulation,
-        gradient_clip_val=training.max_grad_norm or None,
         callbacks=callbacks,
         # Checkpoints, logs and progress are this project's own.
         logger=False,

@@ -135,6 +135,12 @@ class DreamBooth(pl.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        """Clip to `maxGradNorm`; by hand, as Lightning refuses to with a fused AdamW under bf16."""
+        if self.training_spec.max_grad_norm:
+            parameters = list(self.trained.all.values())
+            nn.utils.clip_grad_norm_(parameters, self.training_spec.max_grad_norm)
+
     @property
     def learning_rate(self) -> float:
         """The denoiser's learning rate of the next step."""
