@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from dreambooth_api.job import DreamBoothJob, Spec
 from dreambooth_api.runtime import world_size
-from dreambooth_api.training import Training
+from dreambooth_api.training import Lora, Training
 
 FEW_PRIOR_IMAGES = 16
 HIGH_FULL_RATE = 2e-5
@@ -73,7 +73,8 @@ def _training(spec: Spec) -> Iterator[str]:
             f"spec.training.learningRate: {training.learning_rate:g} is high for full fine-tuning;"
             " 1e-6 to 5e-6 are usual"
         )
-    if "lora" in training.model_fields_set and not _has_lora(training):
+    # A job that came through the API server holds every default, so being there means nothing.
+    if training.lora != Lora() and not _has_lora(training):
         yield "spec.training.lora: nothing is trained by lora; set method to lora, or remove it"
     if spec.checkpoints.every > training.steps:
         yield (

@@ -23,8 +23,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="dreambooth_trainer", description="Train a job.")
     parser.add_argument("--config", type=Path, required=True, help="the job file")
     arguments = parser.parse_args()
-    # Said at every import, of image processors that are not even used.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # Libraries warn of image processors and safety checkers that are not even used.
+    for library in ("TRANSFORMERS", "DIFFUSERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     stop = StopSignal()
     stop.install()
     topology = Topology.from_environment()

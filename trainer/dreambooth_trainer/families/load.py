@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -30,6 +32,8 @@ def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.devi
 
     Raises `BadModel` when there is none, it is damaged, or of a family that is not known.
     """
+    for library in (diffusers, transformers):  # their bars make a mess of a log
+        library.utils.logging.disable_progress_bar()
     path = fetch(model, storage, ranks)
     digest = ranks.from_first(hash_model(path) if ranks.topology.rank == 0 else None)
     pipeline = _open(model, path)
