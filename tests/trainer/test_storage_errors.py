@@ -77,6 +77,28 @@ def test_wrong_keys(
         assert s3_env["AWS_SECRET_ACCESS_KEY"] not in message
 
 
+def test_a_server_that_repeats_the_key_is_not_quoted(serve: Serve, s3_env: dict[str, str]) -> None:
+    class Talkative(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            key = s3_env["AWS_ACCESS_KEY_ID"]
+            code = "<Code>InvalidAccessKeyId</Code>"
+            page = f"<Error>{code}<Message>No such key: {key}</Message></Error>".encode()
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(403)
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        do_PUT = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    for message in messages(opened(serve(Talkative)), "s3://bucket/cat", AccessDenied):
+        assert "(InvalidAccessKeyId); check the keys" in message
+        assert s3_env["AWS_ACCESS_KEY_ID"] not in message
+
+
 def test_no_keys_at_all(
     s3_endpoint: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,9 @@ _WRONG_REGION_CODES = {
     "PermanentRedirect",
     "TemporaryRedirect",
 }
+_ABOUT_KEYS = {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
+"""Codes whose messages some servers end with the key that was sent."""
+
 _NO_CREDENTIALS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
@@ -119,7 +122,7 @@ def _of_answer(raised: boto.ClientError, uri: str, bucket: str, endpoint: str) -
     answer = raised.response.get("Error", {})
     status = raised.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     code, message = answer.get("Code", ""), answer.get("Message", "").rstrip(".")
-    said = f"{code or status}: {message}" if message else f"{code or status}"
+    said = f"{code or status}: {message}" if message and code not in _ABOUT_KEYS else code or status
     if code in _TRANSIENT_CODES or status in (408, 429) or (status >= 500 and status != 501):
         return Failure(_unavailable(uri, endpoint, said), code or str(status), True)
     error = _permanent(code, status, said, uri, bucket, endpoint)
