@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dreambooth_operator.errors import UserError
+from dreambooth_operator.seaweed import SeaweedError
 
 USAGE_EXIT_CODE = 2
 STATE = Path(".dreambooth")
@@ -103,6 +104,6 @@ def main() -> None:
     """Run the command line; what the user can put right is one message and exit code 2."""
     try:
         app()
-    except UserError as error:
+    except (UserError, SeaweedError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(USAGE_EXIT_CODE)

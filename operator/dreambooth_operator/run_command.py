@@ -112,7 +112,11 @@ def _report_results(run: Run, storage: LocalStorage, console: Console) -> None:
     """Where the result is, and how good it is. What nobody else serves is copied to a folder."""
     output = output_prefix(run.job)
     wanted = is_result if storage.embedded else is_small
-    results = fetch(storage.objects, output, run.results, wanted)
+    try:
+        results = fetch(storage.objects, output, run.results, wanted)
+    except UserError as error:  # the job succeeded all the same
+        _print(console, f"{'result':<13}{output}/ (cannot be fetched: {error})")
+        return
     for what, where in _places(output, results):
         _print(console, f"{what:<13}{where}")
     for entry in results.scores:

@@ -26,6 +26,8 @@ MODEL_HASH = "ab" * 32
 def a_job(output: str, count: int = 12, resolution: int = 64, **prior: Any) -> DreamBoothJob:
     return DreamBoothJob.model_validate(
         {
+            "apiVersion": "dreambooth.dev/v1alpha1",
+            "kind": "DreamBoothJob",
             "metadata": {"name": "test"},
             "spec": {
                 "model": {"source": "/model"},

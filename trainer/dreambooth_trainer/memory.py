@@ -13,7 +13,7 @@ Per rank, in bytes:
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from dreambooth_api.training import Lora, Training
 from dreambooth_trainer.model_facts import ModelFacts
@@ -78,7 +78,8 @@ def _trained(module: nn.Module, method: str, lora: Lora, targets: tuple[str, ...
         return parameters(module)
     if method == "frozen":
         return 0
-    weights = [part.weight.shape for part in adapted(module, targets).values()]
+    parts = adapted(module, targets).values()
+    weights = [part.weight.shape for part in parts if isinstance(part.weight, Tensor)]
     return sum(lora.rank * (shape[0] + shape[1:].numel()) for shape in weights)
 
 
@@ -86,10 +87,9 @@ def _activations(facts: ModelFacts, training: Training, half: bool) -> float:
     """Bytes saved for the backward pass of one image."""
     unet = facts.unet
     side = training.resolution // facts.vae_factor
-    layers = unet["layers_per_block"]
+    layers: int | list[int] = unet["layers_per_block"]
     deepest = max(layers) if isinstance(layers, list) else layers
-    cells = sum(
-        (side >> level) ** 2 * channels for level, channels in enumerate(unet["block_out_channels"])
-    )
+    widths: list[int] = list(unet["block_out_channels"])
+    cells = sum((side >> level) ** 2 * width for level, width in enumerate(widths))
     kept = CHECKPOINTED if training.gradient_checkpointing else 1.0
-    return cells * (2 * deepest + 1) * VALUES_PER_LAYER * (HALF if half else FULL) * kept
+    return float(cells) * (2 * deepest + 1) * VALUES_PER_LAYER * (HALF if half else FULL) * kept

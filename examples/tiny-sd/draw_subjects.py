@@ -1,0 +1,8 @@
+"""Draws the examples' subjects anew: `python examples/tiny-sd/draw_subjects.py`."""
+
+from pathlib import Path
+
+from tinysd.subjects import write_subjects
+
+if __name__ == "__main__":
+    write_subjects(Path(__file__).resolve().parents[1] / "subjects")

@@ -1,0 +1,48 @@
+"""Scores the committed tiny-sd and draws its sample grid: `python examples/tiny-sd/evaluate.py`.
+
+Writes scores.json and samples.png beside this file and prints the scores.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+from tinysd import scoring
+from tinysd.captions import COLOURS, KINDS, Words, caption
+from tinysd.dataset import draw_set, draw_view_set
+
+HERE = Path(__file__).resolve().parent
+HELD_OUT_SEED, HELD_OUT = 3, 2000
+HELD_OUT_VIEWS_SEED, HELD_OUT_ITEMS = 4, 500
+
+
+def main() -> None:
+    """Scores model/, clip/ and the classifier of this folder."""
+    torch.set_grad_enabled(False)
+    models = scoring.load_models(HERE / "model", HERE / "clip", HERE / "classifier.safetensors")
+    held_out = draw_set(HELD_OUT_SEED, HELD_OUT)
+    scores = {
+        "classifier-on-drawings": scoring.classifier_scores(models, held_out),
+        "prompts": scoring.prompt_scores(models),
+        "variety-of-a-photo-of-a-mug": scoring.variety_scores(models),
+        "clip-images": scoring.clip_scores(
+            models, draw_view_set(HELD_OUT_VIEWS_SEED, HELD_OUT_ITEMS)
+        ),
+        "clip-texts": scoring.clip_text_scores(models, held_out),
+        "subjects": scoring.subject_scores(models, HERE.parent / "subjects"),
+    }
+    text = json.dumps(scores, indent=2, default=float)
+    (HERE / "scores.json").write_text(text + "\n")
+    print(text)
+    scoring.grid(sample_sheet(models), columns=len(COLOURS)).save(HERE / "samples.png")
+
+
+def sample_sheet(models: scoring.Models) -> scoring.Pixels:
+    """One picture of every class in every colour, a row for each class."""
+    prompts = [caption(Words(kind, colour)) for kind in KINDS for colour in COLOURS]
+    return scoring.sample(models.pipeline, prompts, seed=7000)
+
+
+if __name__ == "__main__":
+    main()

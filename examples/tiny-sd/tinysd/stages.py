@@ -1,0 +1,132 @@
+"""The stages of the training, each reading and writing files in one work folder."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from tinysd import autoencoder, classifiers, clip, diffusion
+from tinysd.captions import random_caption
+from tinysd.dataset import LOOSE, STEADY, DrawingSet, draw_set, draw_view_set
+from tinysd.fitting import Recipe
+from tinysd.text import train_tokenizer
+
+LOOSE_SEED, LOOSE_PICTURES = 1, 32_000
+STEADY_SEED, STEADY_PICTURES = 6, 16_000
+VIEWS_SEED, ITEMS = 2, 12_000
+AUTOENCODER_PICTURES = 12_000
+
+
+def draw(work: Path) -> None:
+    """Draws the data sets: steady pictures for the diffusion model, loose ones for the rest."""
+    draw_view_set(VIEWS_SEED, ITEMS).save(work / "views.npz")
+    draw_set(LOOSE_SEED, LOOSE_PICTURES, LOOSE).save(work / "loose.npz")
+    draw_set(STEADY_SEED, STEADY_PICTURES, STEADY).save(work / "steady.npz")
+
+
+def tokenize(work: Path) -> None:
+    """Trains the tokenizer on captions of the views."""
+    rng = np.random.default_rng(0)
+    words = DrawingSet.load(work / "views.npz").words
+    train_tokenizer((random_caption(word, rng) for word in words), work / "tokenizer")
+
+
+def encode(work: Path) -> None:
+    """Trains the autoencoder, on plain and on decorated objects."""
+    views = DrawingSet.load(work / "views.npz").pixels
+    pictures = DrawingSet.load(work / "loose.npz").pixels[:AUTOENCODER_PICTURES]
+    autoencoder.train(np.concatenate([views, pictures])).save_pretrained(work / "vae")
+
+
+def classify(work: Path) -> None:
+    """Trains the classifier."""
+    model = classifiers.train(DrawingSet.load(work / "loose.npz"))
+    classifiers.save(model, work / "classifier.safetensors")
+
+
+def contrast(work: Path) -> None:
+    """Trains CLIP."""
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    model = clip.train(DrawingSet.load(work / "views.npz"), tokenizer)
+    clip.export(model, tokenizer, work / "clip")
+
+
+def cache(work: Path) -> None:
+    """Encodes the pictures: scaled latents (n, 4, 16, 16)."""
+    vae = AutoencoderKL.from_pretrained(work / "vae")
+    for name in ("loose", "steady"):
+        latents = autoencoder.encode(vae, DrawingSet.load(work / f"{name}.npz").pixels)
+        latents *= vae.config.scaling_factor
+        save_file({"latents": latents}, work / f"{name}-latents.safetensors")
+
+
+def diffuse(work: Path) -> None:
+    """Trains the text encoder and the UNet on loose pictures, then on steady ones."""
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    lessons = [
+        lesson(work, "loose", diffusion.LOOSE, seed=0),
+        lesson(work, "steady", diffusion.STEADY, seed=100),
+    ]
+    diffusion.train(lessons, tokenizer, work)
+
+
+def lesson(work: Path, name: str, recipe: Recipe, seed: int) -> diffusion.Lesson:
+    """The cached latents of a set with their words."""
+    latents = load_file(work / f"{name}-latents.safetensors")["latents"]
+    return diffusion.Lesson(latents, DrawingSet.load(work / f"{name}.npz").words, recipe, seed)
+
+
+def export(work: Path, folder: Path) -> None:
+    """Copies what was trained so far into ``folder``: model, clip and classifier."""
+    diffusion.export(
+        AutoencoderKL.from_pretrained(work / "vae"),
+        CLIPTextModel.from_pretrained(work / "text_encoder"),
+        CLIPTokenizer.from_pretrained(work / "tokenizer"),
+        UNet2DConditionModel.from_pretrained(work / "unet"),
+        folder / "model",
+    )
+    for name in ("clip", "classifier.safetensors"):
+        _copy(work / name, folder / name)
+
+
+STAGES: dict[str, Callable[[Path], None]] = {
+    "draw": draw,
+    "tokenize": tokenize,
+    "encode": encode,
+    "classify": classify,
+    "contrast": contrast,
+    "cache": cache,
+    "diffuse": diffuse,
+}
+
+
+def run(stage: str, work: Path) -> None:
+    """Runs one stage and notes its wall and CPU seconds in ``timings-<stage>.json``."""
+    work.mkdir(parents=True, exist_ok=True)
+    wall, cpu = time.perf_counter(), _cpu_seconds()
+    STAGES[stage](work)
+    spent = {
+        "wall-seconds": round(time.perf_counter() - wall),
+        "cpu-seconds": round(_cpu_seconds() - cpu),
+    }
+    (work / f"timings-{stage}.json").write_text(json.dumps(spent) + "\n")
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of those that it has waited for."""
+    return sum(os.times()[:4])
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+        for path in source.iterdir():
+            _copy(path, target / path.name)
+    else:
+        target.write_bytes(source.read_bytes())
