@@ -170,6 +170,28 @@ def test_run_shows_progress_and_ends_with_results_and_scores(bench: Bench) -> No
     assert not list(bench.state.rglob("big"))
 
 
+def test_results_that_cannot_be_fetched_do_not_fail_the_job(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    bench.job["spec"]["output"] = "s3://bucket/out"
+    bench.job["spec"]["storage"] = {"endpointURL": "http://127.0.0.1:9"}
+    bench.trainer("")
+    code, output = bench.run_job()
+    assert code == 0
+    assert "succeeded in" in output
+    assert "(cannot be fetched: s3://bucket/out/default/mug/" in output
+    assert "check spec.storage.endpointURL" in output
+
+
+def test_state_folder_that_cannot_be_made_is_one_message(bench: Bench) -> None:
+    (bench.folder / "file").touch()
+    code, output = bench.run_job("--state", "file/state")
+    assert code == 2
+    assert re.search(r"^error: .*file/state", output, re.MULTILINE)
+
+
 def test_samples_are_fetched_by_name_and_by_file(bench: Bench) -> None:
     bench.trainer(RESULTS)
     bench.run_job()
