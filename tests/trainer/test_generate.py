@@ -1,10 +1,12 @@
 """An image is fixed by prompt and seed, follows the guidance formula, and leaves no trace."""
 
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from dreambooth_api.prior import Sampler
@@ -158,3 +160,24 @@ def test_half_precision_stays_close_to_full(random_pipeline: Any) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         [half] = paint(random_pipeline, Request(PROMPT, 0))
     assert 0 < np.abs(full - half).mean() < 0.1 * full.std()
+
+
+@pytest.fixture(scope="module")
+def tiny_sd() -> Any:
+    """The examples' model, which knows what it draws."""
+    folder = Path(__file__).parents[2] / "examples" / "tiny-sd" / "model"
+    return StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("sampler", get_args(Sampler))
+def test_a_real_model_draws_what_the_prompt_says(tiny_sd: Any, sampler: Sampler) -> None:
+    red, blue = paint(
+        tiny_sd,
+        Request("a photo of a red mug", 0),
+        Request("a photo of a blue mug", 0),
+        sampler=sampler,
+        steps=12,
+    )
+    of_red, of_blue = (image[24:48, 20:40].mean((0, 1)) for image in (red, blue))  # on the mug
+    assert of_red[0] - of_red[2] > 80
+    assert of_blue[2] - of_blue[0] > 80

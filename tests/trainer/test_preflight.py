@@ -82,6 +82,16 @@ def test_a_good_job_on_s3(
     assert storage.list(f"s3://{bucket}/out") == []
 
 
+def test_the_examples_model_and_subjects_pass(job: Job) -> None:
+    examples = Path(__file__).parents[2] / "examples"
+    job["spec"]["model"]["source"] = str(examples / "tiny-sd" / "model")
+    job["spec"]["runtime"] = {"gpuMemory": "8Gi"}
+    for subject in (examples / "subjects").iterdir():
+        job["spec"]["subjects"][0]["images"] = f"file://{subject}"
+        report = examine(job)
+        assert (report.errors, report.warnings) == ([], [])
+
+
 def test_everything_that_is_wrong_is_in_one_report(job: Job, tmp_path: Path) -> None:
     spec = job["spec"]
     spec["subjects"].append(
