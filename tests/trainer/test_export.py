@@ -167,10 +167,15 @@ def test_adapters_are_merged_into_an_exported_pipeline(pipeline: Any, tmp_path: 
     assert torch.equal(image(pipeline), trained), "the export changed the pipeline"
 
 
-def test_an_export_is_loaded_in_its_own_dtype(pipeline: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_all_parts_of_an_export_load_in_one_dtype(
+    pipeline: Any, tmp_path: Path, dtype: torch.dtype | None
+) -> None:
     export_pipeline(pipeline, tmp_path, ABOUT)
-    text_encoder = CLIPTextModel.from_pretrained(tmp_path / "text_encoder")
-    assert text_encoder.dtype == torch.float16
+    asked = {} if dtype is None else {"dtype": dtype}
+    loaded = StableDiffusionPipeline.from_pretrained(tmp_path, safety_checker=None, **asked)
+    found = {part.dtype for part in (loaded.unet, loaded.vae, loaded.text_encoder)}
+    assert found == {dtype or torch.float32}
 
 
 @pytest.mark.parametrize("kind", ["lora", "pipeline"])

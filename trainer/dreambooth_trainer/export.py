@@ -123,7 +123,7 @@ def export_pipeline(
     for path in sorted(folder.rglob("*.safetensors")):
         _rewrite(path, dtype, about.metadata())
     for path in sorted(folder.rglob("config.json")):
-        _declare_dtype(path, dtype)
+        _declare_float32(path)
     (folder / "README.md").write_text(model_card(about, lora=False))
 
 
@@ -151,11 +151,14 @@ def _rewrite(path: Path, dtype: torch.dtype, metadata: Mapping[str, str]) -> Non
     _save(weights, path, metadata)
 
 
-def _declare_dtype(path: Path, dtype: torch.dtype) -> None:
-    """transformers loads a model in the dtype that its config names."""
+def _declare_float32(path: Path) -> None:
+    """Where no dtype is asked for, diffusers loads fp32, but transformers what the config names.
+
+    Mixed, they do not run. As in the published Stable Diffusion models, both are to load fp32.
+    """
     config = json.loads(path.read_text())
     if "dtype" in config:
-        config["dtype"] = str(dtype).removeprefix("torch.")
+        config["dtype"] = "float32"
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
