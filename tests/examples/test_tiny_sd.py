@@ -16,8 +16,9 @@ SUBJECTS = REPO / "examples" / "subjects"
 sys.path.insert(0, str(TINY_SD))
 
 from tinysd import classifiers, scoring, subjects  # noqa: E402
-from tinysd.captions import COLOURS, KINDS, Words, caption  # noqa: E402
+from tinysd.captions import COLOURS, KINDS, Words, caption, random_caption  # noqa: E402
 from tinysd.dataset import draw, draw_set, draw_views  # noqa: E402
+from tinysd.text import train_tokenizer  # noqa: E402
 
 # diffusers 0.42 has not adapted to numpy 2's __array__.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -104,6 +105,14 @@ def test_clip_loads_with_its_processor():
     texts = ["a mug", "a sks fish"]
     inputs = processor(text=texts, images=images, padding="max_length", return_tensors="pt")
     assert model(**inputs).logits_per_image.shape == (2, 2)
+
+
+def test_training_the_tokenizer_again_gives_the_same_tokens(tmp_path):
+    rng = np.random.default_rng(0)
+    texts = [random_caption(Words(kind, "red"), rng) for kind in KINDS for _ in range(1500)]
+    first, again = (train_tokenizer(texts, tmp_path / name) for name in ("first", "again"))
+    assert first.get_vocab() == again.get_vocab()
+    assert first.tokenize("a red mug") == ["a</w>", "red</w>", "mug</w>"]
 
 
 def test_drawing_is_a_pure_function_of_seed_and_index():

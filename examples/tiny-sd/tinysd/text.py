@@ -24,7 +24,11 @@ def train_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=2000, min_frequency=3, end_of_word_suffix="</w>", show_progress=False
+        vocab_size=2000,
+        min_frequency=3,
+        end_of_word_suffix="</w>",
+        special_tokens=_letters(),  # numbers them, so that ties are broken alike in every run
+        show_progress=False,
     )
     bpe.train_from_iterator(captions, trainer)
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,11 +42,15 @@ def train_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
     return tokenizer
 
 
-def _clip_vocabulary(merges: Sequence[Sequence[str]]) -> dict[str, int]:
-    """Every byte, every byte that ends a word, every merged piece, and the two special tokens."""
+def _letters() -> list[str]:
+    """Every byte, and every byte that ends a word."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pieces = ["".join(pair) for pair in merges]
-    tokens = [*letters, *(letter + "</w>" for letter in letters), *pieces, START, END]
+    return [*letters, *(letter + "</w>" for letter in letters)]
+
+
+def _clip_vocabulary(merges: Sequence[Sequence[str]]) -> dict[str, int]:
+    """The letters, every merged piece, and the two special tokens."""
+    tokens = [*_letters(), *("".join(pair) for pair in merges), START, END]
     return {token: number for number, token in enumerate(dict.fromkeys(tokens))}
 
 
