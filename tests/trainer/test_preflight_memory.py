@@ -1,0 +1,67 @@
+"""The memory estimate counts what is there: checked on Stable Diffusion 1.5's own shapes."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from torch import nn
+
+from dreambooth_api.training import Training
+from dreambooth_trainer.memory import GIB, Estimate, estimate, parameters
+from dreambooth_trainer.model_facts import ModelFacts
+
+
+@pytest.fixture(scope="module")
+def sd15() -> ModelFacts:
+    """Stable Diffusion 1.5 without weights."""
+    return ModelFacts(
+        unet={
+            "sample_size": 64, "in_channels": 4, "out_channels": 4, "layers_per_block": 2,
+            "block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 768,
+            "attention_head_dim": 8,
+            "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+            "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+        },
+        vae={
+            "block_out_channels": [128, 256, 512, 512], "latent_channels": 4, "layers_per_block": 2,
+            "down_block_types": ["DownEncoderBlock2D"] * 4,
+            "up_block_types": ["UpDecoderBlock2D"] * 4,
+        },
+        text_encoder={
+            "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+            "num_attention_heads": 12, "vocab_size": 49408, "projection_dim": 768,
+        },
+        tokenizer=SimpleNamespace(),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def needed(facts: ModelFacts, images: int = 2, ranks: int = 1, **training: Any) -> Estimate:
+    return estimate(facts, Training(**training), images, ranks)
+
+
+def test_the_skeleton_has_the_published_sizes_and_no_memory(sd15: ModelFacts) -> None:
+    sizes = {name: parameters(part) / 1e6 for name, part in sd15.skeleton.items()}
+    assert sizes == pytest.approx({"unet": 859.5, "vae": 83.7, "text_encoder": 123.1}, abs=0.1)
+    assert all(weight.is_meta for weight in sd15.skeleton["unet"].parameters())
+    assert isinstance(sd15.skeleton["unet"], nn.Module)
+    assert (sd15.vae_factor, sd15.unet_factor, sd15.native_resolution) == (8, 8, 512)
+
+
+def test_full_training_needs_what_its_optimizer_holds(sd15: ModelFacts) -> None:
+    full = needed(sd15, method="full", precision="fp32", learning_rate=1e-6)
+    assert full.weights == pytest.approx(859.5e6 * 16 + (83.7e6 + 123.1e6) * 4, rel=1e-3)
+    more = needed(sd15, ranks=8, method="full", precision="fp32", learning_rate=1e-6)
+    assert more.weights - full.weights == pytest.approx(859.5e6 * 4, rel=1e-3)
+
+
+def test_adapters_need_a_fraction(sd15: ModelFacts) -> None:
+    assert needed(sd15, method="lora").total < 6 * GIB
+    assert 16 * GIB < needed(sd15, method="full").total < 22 * GIB
+
+
+def test_activations_grow_with_the_images_and_shrink_with_checkpointing(sd15: ModelFacts) -> None:
+    two = needed(sd15).activations
+    assert needed(sd15, images=8).activations == pytest.approx(4 * two)
+    assert needed(sd15, resolution=1024).activations == pytest.approx(4 * two)
+    assert needed(sd15, precision="fp32").activations == pytest.approx(2 * two)
+    assert needed(sd15, gradient_checkpointing=True).activations == pytest.approx(two / 6)
