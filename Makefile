@@ -26,7 +26,7 @@ $(READY): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml)
 		-e crds -e 'operator[local]' -e 'trainer[wandb]' --group dev
 	@touch $@
 
-demo: $(READY) ## fine-tune tiny-sd on a subject: 2 pods on this machine, real S3, about 5 minutes
+demo: $(READY) ## fine-tune tiny-sd on a subject: 2 pods on this machine, real S3, 2 to 3 minutes
 	unset OMP_NUM_THREADS; $(BIN)/dreambooth run -f examples/quickstart.yaml --fresh \
 		--upload examples/tiny-sd/model=s3://dreambooth/models/tiny-sd \
 		--upload examples/tiny-sd/clip=s3://dreambooth/models/tiny-clip \

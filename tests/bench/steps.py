@@ -4,25 +4,29 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
 from diffusers import DDPMScheduler
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import mse_loss
 from torch.optim import AdamW
 
 from dreambooth_api.job import DreamBoothJob
-from dreambooth_trainer import fit as fitting
+from dreambooth_api.load import parse
 from dreambooth_trainer.adapters import attach
 from dreambooth_trainer.attempt import Attempt
-from dreambooth_trainer.cache import Cache
+from dreambooth_trainer.cache import Group, build
 from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.config import Topology
+from dreambooth_trainer.dataset import Dataset
 from dreambooth_trainer.distributed import Ranks
 from dreambooth_trainer.families import load_family
+from dreambooth_trainer.fit import fit
+from dreambooth_trainer.images import SourceImage, variants
 from dreambooth_trainer.module import DreamBooth
 from dreambooth_trainer.observe import Observers
-from dreambooth_trainer.sampler import Pool, Sampler
+from dreambooth_trainer.reporting import StepReport
+from dreambooth_trainer.samples import Painter, SampleWriter
 from dreambooth_trainer.stop import StopSignal
 from dreambooth_trainer.storage import Storage, StorageSettings
 
@@ -33,28 +37,16 @@ WARM_UP = 4
 ROUNDS = 5
 
 
-class _Images:
-    """Stands where the dataset stands: only its sampler is needed, as the latents are made up."""
+class _Clock(Observers):
+    """Observers that note when each step's report came in."""
 
-    has_prior = True
-
-    def sampler(
-        self, global_batch: int, latent_shape: tuple[int, int, int], timesteps: int
-    ) -> Sampler:
-        return Sampler(
-            seed=0, subjects=[Pool(0, 5, 2)], priors=[Pool(10, 40, 2)], weights=[1.0],
-            timesteps=timesteps, latent_shape=latent_shape, global_batch=global_batch,
-        )  # fmt: skip
-
-
-class _Clock(pl.Callback):
-    """When each step ended."""
-
-    def __init__(self) -> None:
+    def __init__(self, job: DreamBoothJob) -> None:
+        super().__init__(job, Topology())
         self.times: list[float] = []
 
-    def on_train_batch_end(self, *_: object) -> None:
+    def step(self, report: StepReport) -> None:
         self.times.append(time.perf_counter())
+        super().step(report)
 
 
 class StepBench:
@@ -63,11 +55,12 @@ class StepBench:
     def __init__(self, folder: Path) -> None:
         torch.manual_seed(0)
         self._job = _job(folder)
+        self._clock = _Clock(self._job)
         self._attempt = Attempt(
             self._job,
             Ranks(Topology()),
             Storage(StorageSettings(None, None, "auto")),
-            Observers(self._job, Topology()),
+            self._clock,
             StopSignal(),
             torch.device("cpu"),
         )
@@ -76,50 +69,43 @@ class StepBench:
             self._job.spec.model, attempt.storage, attempt.ranks, attempt.device
         )
         self._trained = attach(self._family, self._job.spec.training)
-        self._cache = self._made_up_cache()
-
-    def _made_up_cache(self) -> Cache:
-        tokens = self._family.tokenize(["", "a photo of sks mug", "a photo of a mug"])
-        channels, height, width = self._family.latent_shape(64)
-        with torch.no_grad():
-            conditioning = self._family.encode_tokens(tokens)
-        return Cache(
-            torch.randn(90, 2 * channels, height, width),
-            torch.tensor([1] * 10 + [2] * 80),
-            ["", "a photo of sks mug", "a photo of a mug"],
-            tokens,
-            conditioning,
+        mugs = _group(40, "a photo of a mug")
+        self._dataset = Dataset(self._job, [_group(5, "a photo of sks mug")], {"mug": mugs})
+        self._cache = build(
+            self._family,
+            self._dataset.groups,
+            64,
+            text_is_trained=False,
+            ranks=attempt.ranks,
+            device=attempt.device,
         )
+        conditioning = self._cache.conditioning
+        assert conditioning is not None
+        self._texts = conditioning["hidden_states"][[1] * BATCH + [2] * BATCH]
+        self._store = CheckpointStore(attempt.storage, f"{self._job.spec.output}/checkpoints")
+        self._store.claim()
 
     def trainer_against_bare(self) -> list[float]:
         """Lightning, callbacks, sampler and reports against a loop of ten lines."""
         return [self._trainer_step() / self._bare_step() for _ in range(ROUNDS)]
 
     def _trainer_step(self) -> float:
-        job = self._job
+        job, attempt = self._job, self._attempt
         module = DreamBooth(
             self._family, self._trained, job.spec.training, self._cache, job.spec.prior.weight
         )
-        clock = _Clock()
-        store = CheckpointStore(self._attempt.storage, f"{job.spec.output}/checkpoints")
-        store.claim()
-        callbacks = fitting._callbacks
-        fitting._callbacks = lambda *arguments: [
-            *callbacks(*arguments)[:-2],
-            clock,
-        ]  # no save, no samples
-        try:
-            fitting.fit(self._attempt, module, _Images(), store, None)  # type: ignore[arg-type]
-        finally:
-            fitting._callbacks = callbacks
-        return (clock.times[-1] - clock.times[WARM_UP - 1]) / (STEPS - WARM_UP)
+        self._clock.times.clear()
+        writer = SampleWriter(Painter(attempt, self._family), attempt)
+        fit(attempt, module, self._dataset, self._store, writer)
+        # Reports lag two steps behind, and the last two come with the final checkpoint.
+        times = self._clock.times[WARM_UP:-2]
+        return (times[-1] - times[0]) / (len(times) - 1)
 
     def _bare_step(self) -> float:
         unet = self._family.denoiser
         schedule = DDPMScheduler.from_config(self._family.pipeline().scheduler.config)
         optimizer = AdamW(unet.parameters(), lr=1e-6, fused=True)
-        texts = self._cache.conditioning["hidden_states"]
-        captions = torch.tensor([1] * BATCH + [2] * BATCH)
+        v_prediction = self._family.prediction_type == "v_prediction"
 
         def step() -> None:
             latents = self._family.sample_latents(
@@ -129,8 +115,11 @@ class StepBench:
             noise = torch.randn_like(latents)
             timesteps = torch.randint(1000, (2 * BATCH,))
             noisy = schedule.add_noise(latents, noise, timesteps)
-            found = unet(noisy, timesteps, texts[captions]).sample
-            loss = mse_loss(found[:BATCH], noise[:BATCH]) + mse_loss(found[BATCH:], noise[BATCH:])
+            target = noise
+            if v_prediction:
+                target = schedule.get_velocity(latents, noise, timesteps)
+            found = unet(noisy, timesteps, self._texts).sample
+            loss = mse_loss(found[:BATCH], target[:BATCH]) + mse_loss(found[BATCH:], target[BATCH:])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
             optimizer.step()
@@ -150,8 +139,8 @@ class StepBench:
 
         def cached() -> None:
             rows = torch.arange(2 * BATCH)
-            texts = self._cache.conditioning["hidden_states"][[1] * BATCH + [2] * BATCH]
-            self._forward_backward(self._cache.moments[rows], noise, {"hidden_states": texts})
+            moments = self._cache.moments[rows]
+            self._forward_backward(moments, noise, {"hidden_states": self._texts.clone()})
 
         def uncached() -> None:
             with torch.no_grad():
@@ -163,7 +152,7 @@ class StepBench:
     def one_forward_against_two(self) -> list[float]:
         """Subject and class as one batch against one after the other."""
         noise = torch.randn(2 * BATCH, *self._noise_shape())
-        texts = self._cache.conditioning["hidden_states"][[1] * BATCH + [2] * BATCH]
+        texts = self._texts
         rows = self._cache.moments[: 2 * BATCH]
 
         def one() -> None:
@@ -182,9 +171,19 @@ class StepBench:
         self._family.denoiser.zero_grad()
 
 
+def _group(count: int, caption: str) -> Group:
+    images = [
+        SourceImage(f"{i}.png", Image.new("RGB", (64, 64), (6 * i, 90, 40)), str(i))
+        for i in range(count)
+    ]
+    return Group(images, [caption] * count, variants("center", flip=True))
+
+
 def _job(folder: Path) -> DreamBoothJob:
-    return DreamBoothJob.model_validate(
+    return parse(
         {
+            "apiVersion": "dreambooth.dev/v1alpha1",
+            "kind": "DreamBoothJob",
             "metadata": {"name": "bench", "uid": "bench"},
             "spec": {
                 "model": {"source": str(MODEL)},
@@ -194,6 +193,7 @@ def _job(folder: Path) -> DreamBoothJob:
                     "method": "full", "steps": STEPS, "globalBatch": BATCH, "resolution": 64,
                     "precision": "fp32", "learningRate": 1e-6,
                 },
+                "checkpoints": {"every": STEPS, "keep": 1},
                 "runtime": {"gpusPerNode": 0},
             },
         }

@@ -123,7 +123,7 @@ def export_pipeline(
     for path in sorted(folder.rglob("*.safetensors")):
         _rewrite(path, dtype, about.metadata())
     for path in sorted(folder.rglob("config.json")):
-        _declare_float32(path)
+        _clean_config(path)
     (folder / "README.md").write_text(model_card(about, lora=False))
 
 
@@ -151,15 +151,17 @@ def _rewrite(path: Path, dtype: torch.dtype, metadata: Mapping[str, str]) -> Non
     _save(weights, path, metadata)
 
 
-def _declare_float32(path: Path) -> None:
-    """Where no dtype is asked for, diffusers loads fp32, but transformers what the config names.
+def _clean_config(path: Path) -> None:
+    """Forget the folder that the part was loaded from, and have it loaded in fp32 by default.
 
-    Mixed, they do not run. As in the published Stable Diffusion models, both are to load fp32.
+    Where no dtype is asked for, diffusers loads fp32, but transformers what the config names;
+    mixed, they do not run. The published Stable Diffusion models say fp32 too.
     """
     config = json.loads(path.read_text())
+    config.pop("_name_or_path", None)
     if "dtype" in config:
         config["dtype"] = "float32"
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _save(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

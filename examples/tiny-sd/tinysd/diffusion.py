@@ -179,4 +179,6 @@ def export(
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    for part in (vae, unet):  # else their configs name the folder that they were loaded from
+        part.register_to_config(_name_or_path="")
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
