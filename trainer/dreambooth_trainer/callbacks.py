@@ -16,9 +16,25 @@ from dreambooth_trainer.reporting import Reporter
 from dreambooth_trainer.stop import Stopped, StopSignal
 
 
-def at_step_end(trainer: pl.Trainer, batch_index: int) -> bool:
-    """Whether this micro-batch was the last of an optimizer step."""
-    return (batch_index + 1) % trainer.accumulate_grad_batches == 0
+class AfterStep(pl.Callback):
+    """Acts once an optimizer step has ended, however many micro-batches it had."""
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: object,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Lightning's hook after each micro-batch."""
+        assert isinstance(module, DreamBooth)
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self.after_step(module, module.steps_done)
+
+    def after_step(self, module: DreamBooth, step: int) -> None:
+        """Optimizer step number `step` (from 1) has ended."""
+        raise NotImplementedError
 
 
 class KeepSignals(pl.Callback):
@@ -55,24 +71,16 @@ class RepeatableDropout(pl.Callback):
         torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]))
 
 
-class AverageWeights(pl.Callback):
+class AverageWeights(AfterStep):
     """Updates the module's weight average after each optimizer step."""
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        module: pl.LightningModule,
-        outputs: object,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
+    def after_step(self, module: DreamBooth, step: int) -> None:
         """Update the average."""
-        assert isinstance(module, DreamBooth)
-        if module.average and at_step_end(trainer, batch_idx):
-            module.average.update(module.steps_done)
+        if module.average:
+            module.average.update(step)
 
 
-class Save(pl.Callback):
+class Save(AfterStep):
     """Saves every so many steps, at the end, and when the ranks have agreed to stop."""
 
     def __init__(
@@ -94,19 +102,8 @@ class Save(pl.Callback):
         self._saved = saved
         self._failed = failed
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        module: pl.LightningModule,
-        outputs: object,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
+    def after_step(self, module: DreamBooth, step: int) -> None:
         """Save if it is time; raise `Stopped` when asked to stop."""
-        assert isinstance(module, DreamBooth)
-        if not at_step_end(trainer, batch_idx):
-            return
-        step = module.steps_done
         if step % self._every == 0 or step == self._total_steps or self._reporter.stop_agreed:
             self._save(module, step)
         if self._reporter.stop_agreed and step < self._total_steps:
@@ -125,7 +122,7 @@ class Save(pl.Callback):
         self._store.retain(self._keep)
 
 
-class Sample(pl.Callback):
+class Sample(AfterStep):
     """Makes sample images every so many steps; those before and after training are made outside
     the loop.
     """
@@ -135,18 +132,8 @@ class Sample(pl.Callback):
         self._total_steps = total_steps
         self._make = make
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        module: pl.LightningModule,
-        outputs: object,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
+    def after_step(self, module: DreamBooth, step: int) -> None:
         """Make samples if it is time."""
-        assert isinstance(module, DreamBooth)
-        step = module.steps_done
-        due = self._every and step % self._every == 0 and step < self._total_steps
-        if due and at_step_end(trainer, batch_idx):
+        if self._every and step % self._every == 0 and step < self._total_steps:
             with module.averaged():
                 self._make(step)
