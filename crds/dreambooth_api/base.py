@@ -71,6 +71,7 @@ PATTERNS = {
     (_ENDPOINT := r"^https?://[^/]+/?$"): "a URL without a path: https://minio.example.com:9000",
     (_WORD := r"^[A-Za-z0-9<>*_-]+$"): "one word of letters, digits and <>*_-",
     (_NOUN := r"^[^ \t\r\n]+( [^ \t\r\n]+)*$"): "words with one space between them",
+    (_UID := r"^[A-Za-z0-9-]+$"): "letters, digits and -",
     (_LINE := r"^[^\r\n]+$"): "text on one line",
     _PLAIN: "text without spaces",
     (_DNS := r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"): (
@@ -122,6 +123,7 @@ EnvName = Annotated[str, StringConstraints(pattern=_ENV, max_length=256)]
 ResourceName = Annotated[str, StringConstraints(pattern=_RESOURCE, max_length=253)]
 ObjectName = Annotated[str, StringConstraints(pattern=_DNS, max_length=253)]
 JobName = Annotated[str, StringConstraints(pattern=_JOB, max_length=40)]
+ObjectUid = Annotated[str, StringConstraints(pattern=_UID, min_length=1, max_length=64)]
 NamespaceName = Annotated[str, StringConstraints(pattern=_NAMESPACE, max_length=63)]
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=316)]
 LabelValue = Annotated[str, StringConstraints(pattern=_LABEL, max_length=63)]

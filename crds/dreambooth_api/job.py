@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from dreambooth_api.base import ApiModel, JobName, NamespaceName, StorageUri
+from dreambooth_api.base import ApiModel, JobName, NamespaceName, ObjectUid, StorageUri
 from dreambooth_api.model import Model
 from dreambooth_api.prior import Prior
 from dreambooth_api.rules import rule
@@ -127,8 +127,8 @@ class Metadata(ApiModel):
     namespace: NamespaceName = "default"
     """Namespace of the job."""
 
-    uid: Annotated[str, StringConstraints(max_length=64)] | None = None
-    """Set by the API server."""
+    uid: ObjectUid | None = None
+    """Set by the API server. A folder of the output is named after it."""
 
     labels: dict[str, str] = {}
     """Labels."""

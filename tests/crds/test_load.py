@@ -185,3 +185,9 @@ def test_output_in_a_folder_of_one_of_many_nodes_is_a_warning() -> None:
 def test_usual_job_has_no_warnings() -> None:
     assert warnings(load(JOB)) == []
     assert warnings(load(JOB + "  training: {method: full, learningRate: 5e-6}\n")) == []
+
+
+@pytest.mark.parametrize("field", ["namespace", "uid"])
+def test_what_names_a_folder_of_the_output_cannot_leave_it(field: str) -> None:
+    text = JOB.replace("name: dog}", f"name: dog, {field}: ../../elsewhere}}")
+    assert problems(text)[0].startswith(f"metadata.{field}: must be")
