@@ -42,7 +42,7 @@ class RunEnd:
 
 @dataclass
 class Budget:
-    """What is left of the restart budget. Disruptions wait but cost nothing."""
+    """What is left of the restart budget. Failures and stalls cost; disruptions only wait."""
 
     policy: RestartPolicy
     failures: int = 0
@@ -51,7 +51,7 @@ class Budget:
     def spend(self, verdict: Verdict) -> bool:
         """Count the end of an attempt; False when there is to be no other."""
         self.in_a_row += 1
-        self.failures += verdict.outcome == "Failed"
+        self.failures += verdict.outcome in ("Failed", "Stalled")
         return verdict.retryable and self.failures <= self.policy.max_failures
 
     @property
@@ -129,7 +129,7 @@ def _devices(job: DreamBoothJob, machine: Machine) -> tuple[str, ...]:
 
 def _restart_notice(culprit: PodEnd, verdict: Verdict, budget: Budget) -> str:
     forgiven = f"failure {budget.failures} of {budget.policy.max_failures} that are forgiven"
-    kind = forgiven if verdict.outcome == "Failed" else "disrupted"
+    kind = "disrupted" if verdict.outcome == "Disrupted" else forgiven
     return (
         f"pod {culprit.index} ended with exit code {culprit.exit_code} ({kind});"
         f" the next attempt starts in {budget.wait_seconds} s from the last checkpoint"

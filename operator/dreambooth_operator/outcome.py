@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dreambooth_api.runtime import RestartPolicy
-from dreambooth_operator.resources import STOPPED_EXIT_CODE, TERMINAL_EXIT_CODES
+from dreambooth_operator.resources import (
+    STALLED_EXIT_CODE,
+    STOPPED_EXIT_CODE,
+    TERMINAL_EXIT_CODES,
+)
 
-Outcome = Literal["Succeeded", "Failed", "Disrupted"]
+Outcome = Literal["Succeeded", "Failed", "Disrupted", "Stalled"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ def judge(ends: Sequence[PodEnd]) -> Verdict:
     """The verdict on an attempt, from its pods in the order in which they ended.
 
     A pod that knows why it ended says more than its peers, who only lost a connection, so a
-    non-retryable exit code counts wherever it is; else the first failure does. A pod that was asked
-    to stop, when nobody asked the job, was disrupted.
+    non-retryable exit code counts wherever it is, and after it a stall; else the first failure
+    does. A pod that was asked to stop, when nobody asked the job, was disrupted.
     """
     failed = [end for end in ends if end.exit_code]
     if not failed:
@@ -43,6 +47,9 @@ def judge(ends: Sequence[PodEnd]) -> Verdict:
     telling = [end for end in failed if end.exit_code in TERMINAL_EXIT_CODES]
     if telling:
         return Verdict("Failed", culprit=telling[0])
+    stalled = [end for end in failed if end.exit_code == STALLED_EXIT_CODE]
+    if stalled:
+        return Verdict("Stalled", retryable=True, culprit=stalled[0])
     first = failed[0]
     outcome: Outcome = "Disrupted" if first.exit_code == STOPPED_EXIT_CODE else "Failed"
     return Verdict(outcome, retryable=True, culprit=first)

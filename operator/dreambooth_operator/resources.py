@@ -22,6 +22,8 @@ TERMINAL_EXIT_CODES = (64, 65, 66, 67, 68, 69)
 """Trainer exit codes that no restart can mend."""
 STOPPED_EXIT_CODE = 143
 """The trainer was asked to stop, and saved its state."""
+STALLED_EXIT_CODE = 70
+"""No rank of the pod made progress for `spec.runtime.stallTimeoutSeconds`."""
 PREFLIGHT_RETRIES = 2
 PREFLIGHT_DEADLINE_SECONDS = 900
 

@@ -59,3 +59,6 @@ class Refused(TrainerError):
 
 STOPPED_EXIT_CODE = 143
 """Asked to stop by SIGTERM (128 + 15), state saved."""
+
+STALLED_EXIT_CODE = 70
+"""No rank of the pod made progress for `spec.runtime.stallTimeoutSeconds`."""
