@@ -1,0 +1,37 @@
+"""Everything that is known about one DreamBoothJob at one moment: the input of `decide`."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from dreambooth_api.job import DreamBoothJob
+from dreambooth_operator.controller.views import JobView, PodView
+from dreambooth_operator.progress import TrainerProgress
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What rank 0 answered when it was asked for its progress, or why there is no answer."""
+
+    time: datetime
+    address: str
+    progress: TrainerProgress | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A job and its children, as the watches and the last reading showed them."""
+
+    job: DreamBoothJob
+    """With the status that was written last."""
+    generation: int
+    created: datetime
+    deleting: bool = False
+    attempts: tuple[JobView, ...] = ()
+    """Jobs of attempts that this DreamBoothJob controls, by number."""
+    preflight: JobView | None = None
+    pods: tuple[PodView, ...] = ()
+    """Pods of those Jobs, also the last view of those that are gone."""
+    reading: Reading | None = None
+    taken: tuple[str, ...] = ()
+    """Children that could not be made, as something else has their name: "Job demo-0"."""
