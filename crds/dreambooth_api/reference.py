@@ -80,8 +80,9 @@ def _type(field: Schema) -> str:
 
 
 def _default(field: Schema) -> str:
+    """The default of an object is in the rows of its fields."""
     default = field.get("default")
-    return "" if default in (None, {}, []) else f"`{json.dumps(default)}`"
+    return "" if isinstance(default, dict) or default in (None, []) else f"`{json.dumps(default)}`"
 
 
 def _bounds(field: Schema) -> str:

@@ -5,6 +5,7 @@ references are inlined, "or null" becomes optional, and defaults stand at every 
 API server fills in a nested default when its parent is absent.
 """
 
+from copy import deepcopy
 from typing import Any
 
 from dreambooth_api.base import GROUP, KIND, VERSION, ApiModel
@@ -178,8 +179,13 @@ def _object(node: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _field(field: Schema, definitions: dict[str, Schema], *, optional: bool) -> Schema:
-    """A field; an object that pydantic makes by itself gets the default {}."""
+    """A field; an object that pydantic makes by itself gets the defaults of its fields.
+
+    They are written out, as the API server checks a default against the rules as it stands.
+    """
     result = structural(field, definitions)
     if optional and "anyOf" not in field and result.get("type") == "object":
-        result.setdefault("default", {})
+        fields = result.get("properties", {}).items()
+        defaults = {name: inner["default"] for name, inner in fields if "default" in inner}
+        result.setdefault("default", deepcopy(defaults))
     return result
