@@ -1,0 +1,106 @@
+"""A Kubernetes control plane for the tests: someone's cluster, real binaries, or the double.
+
+`DREAMBOOTH_E2E_KUBECONFIG` names a cluster that is there already. `KUBEBUILDER_ASSETS` names a
+folder with etcd, kube-apiserver, kube-controller-manager and kube-scheduler (as `setup-envtest`
+downloads the first two). Without either, the double of this folder is started.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.cluster.processes import Daemon
+from tests.cluster.real_plane import READY_SECONDS, RealPlane, answers
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    """A running API server with its controllers."""
+
+    kubeconfig: Path
+    """Grants everything."""
+    url: str
+    real: bool
+    """Kubernetes itself, not the double."""
+    external: bool
+    """Someone's cluster: it has nodes of its own, and is left as it was found."""
+    folder: Path
+    """Logs of what was started here."""
+    _processes: ExitStack
+
+    def close(self) -> None:
+        """Stop what was started here."""
+        self._processes.close()
+
+
+@contextmanager
+def control_plane(folder: Path | None = None) -> Iterator[ControlPlane]:
+    """The control plane that the environment names, or the double; stopped at the end.
+
+    Its data and logs go to `folder`, else to a folder that is removed at the end. Enter it from
+    the main thread. Raises `NotReady` with the end of a log when it does not start.
+    """
+    with ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cluster-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        plane = _start(folder, stack.enter_context(ExitStack()))
+        yield plane
+
+
+def _start(folder: Path, processes: ExitStack) -> ControlPlane:
+    named = os.environ.get("DREAMBOOTH_E2E_KUBECONFIG")
+    binaries = os.environ.get("KUBEBUILDER_ASSETS")
+    kubeconfig = Path(named) if named else folder / "kubeconfig"
+    if not named:
+        start = RealPlane(Path(binaries), folder) if binaries else _Double(folder)
+        start.start(processes)
+    return ControlPlane(
+        kubeconfig=kubeconfig,
+        url=_server(kubeconfig),
+        real=bool(named or binaries),
+        external=bool(named),
+        folder=folder,
+        _processes=processes,
+    )
+
+
+def _server(kubeconfig: Path) -> str:
+    """The address of the current context's cluster."""
+    config: dict[str, Any] = yaml.safe_load(kubeconfig.read_text())
+    contexts = {item["name"]: item["context"] for item in config["contexts"]}
+    clusters = {item["name"]: item["cluster"] for item in config["clusters"]}
+    url: str = clusters[contexts[config["current-context"]]["cluster"]]["server"]
+    return url
+
+
+class _Double:
+    """The double of the API server, and the controllers beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._kubeconfig = folder / "kubeconfig"
+
+    def start(self, processes: ExitStack) -> None:
+        server = self._run(processes, "apiserver", "--port", "0")
+        server.wait_ready(lambda: answers(self._kubeconfig), READY_SECONDS)
+        self._run(processes, "controllers")
+
+    def _run(self, processes: ExitStack, name: str, *arguments: str) -> Daemon:
+        module = f"tests.cluster.{name}"
+        command = [sys.executable, "-m", module, "--kubeconfig", str(self._kubeconfig), *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        daemon = Daemon(name, command, self._folder / f"{name}.log", environment)
+        processes.callback(daemon.kill)
+        return daemon
