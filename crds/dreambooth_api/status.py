@@ -88,13 +88,19 @@ class Attempt(ApiModel):
     started: Time
     """When its Job was made."""
 
+    running: Time | None = None
+    """When all its ranks had joined."""
+
     ended: Time | None = None
     """When its pods had all ended."""
 
     outcome: (
         Literal["Succeeded", "Failed", "Disrupted", "Preempted", "Stalled", "Suspended"] | None
     ) = None
-    """How it ended."""
+    """How it ended, or is about to: its pods may still be stopping."""
+
+    final: bool = False
+    """No other attempt follows."""
 
     reason: Text = ""
     """The first failure in words."""
@@ -164,6 +170,9 @@ class Status(ApiModel):
 
     attempts: Annotated[list[Attempt], Field(max_length=20)] = []
     """The newest attempts."""
+
+    run_seconds: Count = 0
+    """How long ended attempts ran with all their ranks."""
 
     artifacts: Artifacts | None = None
     """Where the results are."""

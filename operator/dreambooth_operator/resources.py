@@ -94,6 +94,8 @@ def attempt_job(job: DreamBoothJob, attempt: int, default_image: str) -> Manifes
         "metadata": names.metadata(job, names.attempt_name(job, attempt), queued),
         "spec": {
             "completionMode": "Indexed",
+            # A Job that waits for a queue is born suspended, or it would run before it is seen.
+            **({"suspend": True} if queue else {}),
             "completions": job.spec.runtime.nodes,
             "parallelism": job.spec.runtime.nodes,
             "backoffLimit": 0,

@@ -35,3 +35,5 @@ class Observed:
     reading: Reading | None = None
     taken: tuple[str, ...] = ()
     """Children that could not be made, as something else has their name: "Job demo-0"."""
+    missing: frozenset[str] = frozenset()
+    """Kinds of shared children that are gone: "Service", "ConfigMap"."""

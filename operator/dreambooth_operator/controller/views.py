@@ -49,6 +49,8 @@ class PodView:
     created: datetime
     phase: str = "Pending"
     node: str | None = None
+    scheduled: datetime | None = None
+    """When it got its node."""
     ip: str | None = None
     ready: bool = False
     running: bool = False
@@ -137,6 +139,7 @@ def pod_view(body: Body) -> PodView | None:
         created=required_time(meta["creationTimestamp"]),
         phase=status.get("phase", "Pending"),
         node=body.get("spec", {}).get("nodeName"),
+        scheduled=time_of(scheduled.get("lastTransitionTime")) if _holds(scheduled) else None,
         ip=status.get("podIP"),
         ready=_holds(conditions.get("Ready")),
         running=bool(state.get("running") or ended),

@@ -1,0 +1,71 @@
+"""The check before training: one CPU pod that looks at everything before a GPU is asked for."""
+
+from collections.abc import Iterable
+
+from dreambooth_operator.controller import conditions
+from dreambooth_operator.controller.children import preflight_children
+from dreambooth_operator.controller.draft import Draft
+from dreambooth_operator.controller.views import JobView, PodView
+from dreambooth_operator.controller.waiting import start_problem, why_not_ready
+
+
+def follow_preflight(draft: Draft) -> None:
+    """Start the preflight, wait for it, and put its report into a condition.
+
+    False is the end of the job: the report holds the whole list of what to mend.
+    """
+    job = draft.seen.preflight
+    if draft.job.spec.runtime.suspend and (job is None or not job.live):
+        draft.phase("Suspended")
+    elif job is None:
+        draft.apply(preflight_children(draft.job, draft.policy.default_image))
+        _wait(draft, "Started", "the preflight was started")
+    elif job.complete:
+        _passed(draft, job)
+    elif job.failed:
+        _failed(draft, "Refused", _report_of(_pods(draft, job)) or _told(job))
+    else:
+        _follow_pods(draft, job)
+
+
+def _follow_pods(draft: Draft, job: JobView) -> None:
+    pods = [pod for pod in _pods(draft, job) if not pod.ended]
+    problem = start_problem(pods, draft.now, draft.policy)
+    if problem and problem.patience_seconds <= 0:
+        draft.delete(job)
+        _failed(draft, "NotStarted", problem.message)
+        return
+    if problem:
+        draft.wake(problem.patience_seconds)
+    running = any(pod.running for pod in pods)
+    told = ("Running", "the preflight runs") if running else why_not_ready(pods, 1)
+    _wait(draft, *told)
+
+
+def _wait(draft: Draft, reason: str, message: str) -> None:
+    draft.condition(conditions.PREFLIGHT_PASSED, "Unknown", reason, message)
+    draft.phase("Preflight")
+
+
+def _passed(draft: Draft, job: JobView) -> None:
+    report = _report_of(_pods(draft, job)) or "the job can be trained"
+    draft.condition(conditions.PREFLIGHT_PASSED, "True", "Passed", report)
+
+
+def _failed(draft: Draft, reason: str, message: str) -> None:
+    draft.condition(conditions.PREFLIGHT_PASSED, "False", reason, message)
+
+
+def _pods(draft: Draft, job: JobView) -> list[PodView]:
+    return [pod for pod in draft.seen.pods if pod.job_uid == job.uid]
+
+
+def _report_of(pods: Iterable[PodView]) -> str:
+    """The last words of the pod that ended last."""
+    told = [pod for pod in pods if pod.finished and pod.message]
+    newest = max(told, key=lambda pod: (pod.finished, pod.name), default=None)
+    return newest.message.strip() if newest else ""
+
+
+def _told(job: JobView) -> str:
+    return f"{job.failure_reason}: {job.failure_message}".strip(": ") or "the preflight failed"

@@ -1,0 +1,170 @@
+"""The operator's heart: from what is seen of a job to what is to be done about it. Pure."""
+
+from datetime import datetime, timedelta
+
+from pydantic import ValidationError
+
+from dreambooth_api.status import Counters, Status
+from dreambooth_operator.controller import attempts, conditions, reporting
+from dreambooth_operator.controller.children import attempt_children
+from dreambooth_operator.controller.decision import NOTHING, Decision, DeleteDreamBoothJob
+from dreambooth_operator.controller.draft import Draft
+from dreambooth_operator.controller.following import follow
+from dreambooth_operator.controller.observed import Observed
+from dreambooth_operator.controller.policy import Policy
+from dreambooth_operator.controller.preflight import follow_preflight
+from dreambooth_operator.controller.views import JobView
+
+TAKEN_RETRY_SECONDS = 60
+KEPT_JOBS = 3
+"""Jobs of the newest attempts stay, with the logs of the pods that failed."""
+
+
+def decide(seen: Observed, now: datetime, policy: Policy) -> Decision:
+    """What to do about a job, `now` by the API server's clock.
+
+    Deciding again after it was carried out decides nothing new. What is recorded in the status and
+    what the children show is all it goes by, so an operator may die at any point.
+    """
+    if seen.deleting:
+        return NOTHING
+    draft = Draft(seen, now.replace(microsecond=0), policy, _recovered(seen))
+    if seen.taken:
+        _report_taken(draft)
+        return draft.decision()
+    draft.condition(conditions.ACCEPTED, "True", "Valid", "the job can be carried out as written")
+    record = attempts.newest(draft.status)
+    if record and record.ended is None:
+        follow(draft, record)
+    if not _has_open_attempt(draft):
+        _between_attempts(draft)
+    return draft.decision()
+
+
+def _recovered(seen: Observed) -> Status:
+    """The status as it was written, corrected by what the children show.
+
+    An attempt's Job is made before its record is written; and a status can be edited by hand.
+    """
+    status = seen.job.status or Status()
+    job = max(seen.attempts, key=lambda job: job.attempt or 0, default=None)
+    if job is None or job.attempt is None:
+        return status
+    record = attempts.newest(status)
+    if record is None or record.number < job.attempt:
+        status = attempts.opened(status, job.attempt, job.created.replace(microsecond=0))
+    elif record.ended is not None and job.live and record.number == job.attempt:
+        status = attempts.changed(status, ended=None, outcome=None, final=False)
+    known = status.counters or Counters()
+    counters = attempts.largest(known, _counters_of(job))
+    return status if counters == known else status.model_copy(update={"counters": counters})
+
+
+def _counters_of(job: JobView) -> Counters:
+    try:
+        return Counters.model_validate_json(job.counters or "{}")
+    except ValidationError:
+        return Counters()
+
+
+def _has_open_attempt(draft: Draft) -> bool:
+    record = attempts.newest(draft.status)
+    return record is not None and record.ended is None
+
+
+def _between_attempts(draft: Draft) -> None:
+    """No attempt is under way: the job is over, waits, or starts the next one."""
+    record = attempts.newest(draft.status)
+    if record is not None and record.outcome == "Succeeded":
+        _succeed(draft)
+    elif record is not None and record.final:
+        _fail(draft, record.outcome or "Failed", record.reason)
+    elif not _passed_preflight(draft):
+        return
+    elif draft.job.spec.runtime.suspend:
+        draft.phase("Suspended")
+    else:
+        _start_next(draft)
+
+
+def _passed_preflight(draft: Draft) -> bool:
+    """Whether training may start. An attempt shows that it might; a refusal ends the job."""
+    if draft.status.attempts:
+        return True
+    if conditions.truth(draft.status.conditions, conditions.PREFLIGHT_PASSED) == "Unknown":
+        follow_preflight(draft)
+    found = conditions.find(draft.status.conditions, conditions.PREFLIGHT_PASSED)
+    if found is not None and found.status == "False":
+        _fail(draft, found.reason, found.message)
+    return found is not None and found.status == "True"
+
+
+def _start_next(draft: Draft) -> None:
+    """Start the next attempt when its time has come, and never two at a time."""
+    record = attempts.newest(draft.status)
+    number = 0 if record is None else record.number + 1
+    running = [job for job in draft.seen.attempts if job.live]
+    if running:
+        for job in running:
+            draft.delete(job)
+        return
+    if record is not None and record.ended is not None:
+        seconds = attempts.wait_seconds(draft.status.attempts, draft.job.spec.runtime.restart)
+        left = (record.ended + timedelta(seconds=seconds) - draft.now).total_seconds()
+        if 0 < left <= seconds:
+            draft.phase("Restarting")
+            draft.wake(left)
+            return
+    _start(draft, number)
+
+
+def _start(draft: Draft, number: int) -> None:
+    counters = draft.status.counters or Counters()
+    nodes = attempts.bad_nodes(draft.status.attempts)
+    draft.apply(
+        attempt_children(
+            draft.job, number, draft.policy.default_image, counters=counters, bad_nodes=nodes
+        )
+    )
+    for job in draft.seen.attempts:
+        if job.attempt is not None and job.attempt <= number - KEPT_JOBS:
+            draft.delete(job)
+    draft.status = attempts.opened(draft.status, number, draft.now)
+    draft.phase("Starting")
+
+
+def _succeed(draft: Draft) -> None:
+    draft.status = reporting.finished(draft.status, draft.job)
+    draft.condition(conditions.COMPLETE, "True", "Trained", "the model was trained and exported")
+    draft.phase("Succeeded")
+    _end(draft)
+
+
+def _fail(draft: Draft, reason: str, message: str) -> None:
+    draft.condition(conditions.FAILED, "True", reason, message)
+    draft.phase("Failed")
+    _end(draft)
+
+
+def _end(draft: Draft) -> None:
+    """The job has ended: it is deleted when its time to live is over."""
+    ended = draft.status.completion_time or draft.now
+    draft.status = draft.status.model_copy(update={"completion_time": ended})
+    seconds = draft.job.spec.runtime.ttl_seconds_after_finished
+    if seconds is None:
+        return
+    left = (ended + timedelta(seconds=seconds) - draft.now).total_seconds()
+    if left > 0:
+        draft.wake(left)
+    else:
+        draft.actions.append(DeleteDreamBoothJob())
+
+
+def _report_taken(draft: Draft) -> None:
+    """A child's name is taken by an object of someone else, which is left alone."""
+    told = ", ".join(draft.seen.taken)
+    message = f"{told} exists and is not this job's; delete it, or rename the DreamBoothJob"
+    draft.condition(conditions.ACCEPTED, "False", "NameTaken", message)
+    if draft.status.phase is None:
+        draft.phase("Pending")
+    draft.wake(TAKEN_RETRY_SECONDS)

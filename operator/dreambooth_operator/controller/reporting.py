@@ -1,0 +1,99 @@
+"""What a status says of the training, from what rank 0 answered."""
+
+from datetime import datetime, timedelta
+
+from dreambooth_api.job import DreamBoothJob, output_prefix
+from dreambooth_api.status import Artifacts, CheckpointStatus, Progress, Status
+from dreambooth_operator.controller.observed import Reading
+from dreambooth_operator.progress import TrainerProgress
+
+
+def reported(status: Status, reading: Reading | None, now: datetime, every: float) -> Status:
+    """The status with the progress of a reading, at most every so many seconds.
+
+    A new stage or checkpoint is told at once.
+    """
+    if reading is None or reading.progress is None:
+        return status
+    told = reading.progress
+    new = status.model_copy(
+        update={
+            "stage": told.stage,
+            "progress": _progress(told, status.progress, now),
+            "last_checkpoint": _checkpoint(told) or status.last_checkpoint,
+            "artifacts": _with_samples(status.artifacts, told),
+        }
+    )
+    news = new.stage != status.stage or new.last_checkpoint != status.last_checkpoint
+    return new if news or next_report(status, now, every) <= 0 else status
+
+
+def next_report(status: Status, now: datetime, every: float) -> float:
+    """Seconds until progress may be written again; at most 0: now."""
+    written = status.progress.updated_at if status.progress else None
+    if written is None or written > now + timedelta(seconds=every):  # a time that was not ours
+        return 0
+    return every - (now - written).total_seconds()
+
+
+def finished(status: Status, job: DreamBoothJob) -> Status:
+    """The status of a job that has succeeded: all steps are done, and the export is there."""
+    folder = output_prefix(job)
+    artifacts = (status.artifacts or Artifacts()).model_copy(
+        update={"output": folder, "export": f"{folder}/export"}
+    )
+    progress = status.progress or Progress(total_steps=job.spec.training.steps)
+    done = {"step": progress.total_steps, "eta": None}
+    return status.model_copy(
+        update={"artifacts": artifacts, "progress": progress.model_copy(update=done)}
+    )
+
+
+def started(status: Status, job: DreamBoothJob) -> Status:
+    """The status of a job that trains: where its results will be."""
+    if status.artifacts and status.artifacts.output:
+        return status
+    return status.model_copy(update={"artifacts": Artifacts(output=output_prefix(job))})
+
+
+def _progress(told: TrainerProgress, old: Progress | None, now: datetime) -> Progress:
+    """What was told; its time is the one at which it changed."""
+    new = Progress(
+        step=max(told.step, 0),
+        total_steps=max(told.total_steps, 0),
+        loss=_number(told.loss),
+        images_per_second=_number(told.images_per_second),
+        eta=None if told.eta_seconds is None else duration(told.eta_seconds),
+        updated_at=old.updated_at if old else None,
+    )
+    return new if new == old else new.model_copy(update={"updated_at": now})
+
+
+def _checkpoint(told: TrainerProgress) -> CheckpointStatus | None:
+    last = told.last_checkpoint
+    if last is None:
+        return None
+    return CheckpointStatus(step=last.step, uri=last.uri, time=last.time.replace(microsecond=0))
+
+
+def _with_samples(artifacts: Artifacts | None, told: TrainerProgress) -> Artifacts | None:
+    if not told.samples:
+        return artifacts
+    return (artifacts or Artifacts()).model_copy(update={"samples": told.samples[-1]})
+
+
+def _number(value: float | None) -> str | None:
+    """Four digits: 0.01234."""
+    return None if value is None else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """A time span for people: 45s, 12m, 3h10m, 2d4h."""
+    minutes, rest = divmod(int(max(seconds, 0)), 60)
+    if minutes == 0:
+        return f"{rest}s"
+    hours, minutes = divmod(minutes, 60)
+    if hours == 0:
+        return f"{minutes}m"
+    days, hours = divmod(hours, 24)
+    return f"{hours}h{minutes}m" if days == 0 else f"{days}d{hours}h"
