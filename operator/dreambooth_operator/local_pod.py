@@ -131,12 +131,12 @@ def _local_pod(
     spec = job["spec"]["template"]["spec"]
     container = next(c for c in spec["containers"] if c["name"] == names.TRAINER)
     folder = setting.folder / f"pod-{index}"
-    paths = _mount(container, spec["volumes"], configs, folder)
+    paths = mount_volumes(container, _config_files(spec["volumes"], configs), folder)
     pod = LocalPod(
         index=index,
         name=f"{job['metadata']['name']}-{index}",
         address=setting.addresses[index],
-        command=_command(container, paths),
+        command=local_command(container, paths),
         environment={},
         folder=folder,
         log=setting.folder / f"pod-{index}.log",
@@ -146,45 +146,53 @@ def _local_pod(
     return pod
 
 
-def _mount(
-    container: Manifest,
-    volumes: list[Manifest],
-    configs: Mapping[str, Mapping[str, str]],
-    folder: Path,
+def mount_volumes(
+    container: Manifest, contents: Mapping[str, Mapping[str, bytes]], folder: Path
 ) -> dict[str, Path]:
-    """Make the pod's folders; returns where each path of the container lies on this machine.
+    """Make the container's folders; returns where each path inside it lies on this machine.
 
-    Every volume but a ConfigMap starts as an empty folder.
+    `contents` are the files of each volume by name; a volume without any starts as an empty folder.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    sources = {volume["name"]: volume for volume in volumes}
     paths = {container["terminationMessagePath"]: folder / "termination-log"}
-    for mount in container["volumeMounts"]:
+    for mount in container.get("volumeMounts", []):
         if mount["mountPath"] in MACHINES_OWN:
             continue
-        source = sources[mount["name"]]
         place = folder / mount["name"]
         place.mkdir(exist_ok=True)
-        for name, text in configs.get(source.get("configMap", {}).get("name"), {}).items():
-            (place / name).write_text(text)
+        for name, content in contents.get(mount["name"], {}).items():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).write_bytes(content)
         paths[mount["mountPath"]] = place
     return paths
 
 
-def _command(container: Manifest, paths: Mapping[str, Path]) -> list[str]:
+def local_command(container: Manifest, paths: Mapping[str, Path]) -> list[str]:
     """The container's command, with this interpreter in place of the image's."""
     words = [*container["command"], *container.get("args", [])]
-    located = [_locate(word, paths) for word in words]
+    located = [locate(word, paths) for word in words]
     return [sys.executable if word == "python" else word for word in located[:1]] + located[1:]
 
 
-def _locate(value: str, paths: Mapping[str, Path]) -> str:
+def locate(value: str, paths: Mapping[str, Path]) -> str:
     """A path inside the container as a path on this machine; anything else stays as it is."""
     for inside, here in paths.items():
         if value == inside or value.startswith(f"{inside}/"):
             return str(here) + value.removeprefix(inside)
     return value
+
+
+def _config_files(
+    volumes: list[Manifest], configs: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, bytes]]:
+    """The files of every volume that is a ConfigMap."""
+    sources = {volume["name"]: volume.get("configMap", {}).get("name") for volume in volumes}
+    return {
+        volume: {name: text.encode() for name, text in configs[source].items()}
+        for volume, source in sources.items()
+        if source in configs
+    }
 
 
 def _environment(
@@ -201,7 +209,7 @@ def _environment(
     for variable in container["env"]:
         name, source = variable["name"], variable.get("valueFrom", {})
         if "value" in variable:
-            environment[name] = _locate(hosts.get(variable["value"], variable["value"]), paths)
+            environment[name] = locate(hosts.get(variable["value"], variable["value"]), paths)
         elif "fieldRef" in source:
             environment[name] = fields[source["fieldRef"]["fieldPath"]]
     for name in ("MASTER_PORT", "PET_MASTER_PORT"):
