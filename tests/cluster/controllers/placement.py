@@ -1,0 +1,180 @@
+"""Which node a pod fits on, and why not on the others. All of it pure."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from tests.cluster.controllers.api import Object
+
+Amounts = Counter[str]
+"""Amounts of resources in thousandths: cores, bytes, devices, and `pods`."""
+
+SUFFIXES = (
+    {"": Fraction(1), "m": Fraction(1, 1000)}
+    | {letter: Fraction(1000**power) for power, letter in enumerate("kMGTPE", 1)}
+    | {f"{letter}i": Fraction(1024**power) for power, letter in enumerate("KMGTPE", 1)}
+)
+
+
+@dataclass
+class Place:
+    """A node, and what the pods on it have taken."""
+
+    node: Object
+    used: Amounts = field(default_factory=Counter)
+    owners: Counter[str] = field(default_factory=Counter)
+    """How many pods of each Job (by uid) are here."""
+
+    @property
+    def name(self) -> str:
+        return str(self.node["metadata"]["name"])
+
+    def take(self, pod: Object) -> None:
+        """Put a pod here."""
+        self.used.update(requests(pod))
+        self.owners.update(_controllers(pod))
+
+
+def choose(pod: Object, places: Iterable[Place]) -> tuple[Place | None, str]:
+    """The place for a pod: where fewest of its Job are, then fewest at all. Else why there is none.
+
+    The message is the scheduler's: the reasons, each with the number of nodes that it holds for.
+    """
+    fitting, reasons, full, total = [], Counter[str](), 0, 0
+    for place in places:
+        total += 1
+        obstacles, could_evict = _obstacles(pod, place)
+        reasons.update(obstacles)
+        full += could_evict
+        if not obstacles:
+            fitting.append(place)
+    if fitting:
+        owners = _controllers(pod)
+        return min(fitting, key=lambda at: (_peers(at, owners), at.used["pods"], at.name)), ""
+    return None, _message(total, reasons, full)
+
+
+def requests(pod: Object) -> Amounts:
+    """What a pod asks for: all containers together, or the largest init container."""
+    total: Amounts = Counter(pods=1000)
+    for container in pod["spec"]["containers"]:
+        total.update(_requests(container))
+    for container in pod["spec"].get("initContainers", []):
+        total |= _requests(container)
+    return total
+
+
+def quantity(text: str | int) -> int:
+    """A Kubernetes quantity (`500m`, `2Gi`, `1e3`) in thousandths, rounded up."""
+    text = str(text)
+    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if text.endswith(s)), "")
+    number = Fraction(text.removesuffix(suffix)) * SUFFIXES[suffix] * 1000
+    return -int(-number // 1)
+
+
+def tolerates(toleration: Object, taint: Object) -> bool:
+    """Whether a toleration of a pod covers a taint of a node."""
+    if toleration.get("effect") not in (None, "", taint["effect"]):
+        return False
+    if toleration.get("key") not in (None, "", taint["key"]):
+        return False
+    if toleration.get("operator") == "Exists":
+        return True
+    return bool(toleration.get("key")) and toleration.get("value", "") == taint.get("value", "")
+
+
+def _requests(container: Object) -> Amounts:
+    asked = container.get("resources", {})
+    amounts = asked.get("limits", {}) | asked.get("requests", {})
+    return Counter({name: quantity(amount) for name, amount in amounts.items()})
+
+
+def _controllers(pod: Object) -> list[str]:
+    owners = pod["metadata"].get("ownerReferences", [])
+    return [owner["uid"] for owner in owners if owner.get("controller")]
+
+
+def _peers(place: Place, owners: list[str]) -> int:
+    return sum(place.owners[owner] for owner in owners)
+
+
+def _obstacles(pod: Object, place: Place) -> tuple[list[str], bool]:
+    """Why a pod cannot be here: the first check that fails tells; and whether room is all it lacks.
+
+    The order is the scheduler's.
+    """
+    spec, node = pod["spec"], place.node
+    tolerations = spec.get("tolerations", [])
+    if node["spec"].get("unschedulable") and not _tolerated(tolerations, CORDONED):
+        return ["node(s) were unschedulable"], False
+    for taint in node["spec"].get("taints", []):
+        if taint["effect"] != "PreferNoSchedule" and not _tolerated(tolerations, taint):
+            return ["node(s) had untolerated taint(s)"], False
+    if not _selected(spec, node):
+        return ["node(s) didn't match Pod's node affinity/selector"], False
+    return _shortages(pod, place), True
+
+
+CORDONED = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
+
+
+def _tolerated(tolerations: list[Object], taint: Object) -> bool:
+    return any(tolerates(toleration, taint) for toleration in tolerations)
+
+
+def _selected(spec: Object, node: Object) -> bool:
+    labels = node["metadata"].get("labels", {})
+    if any(labels.get(key) != value for key, value in spec.get("nodeSelector", {}).items()):
+        return False
+    affinity = spec.get("affinity", {}).get("nodeAffinity", {})
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
+    if required is None:
+        return True
+    fields = {"metadata.name": node["metadata"]["name"]}
+    return any(_term_matches(term, labels, fields) for term in required["nodeSelectorTerms"])
+
+
+def _term_matches(term: Object, labels: dict[str, str], fields: dict[str, str]) -> bool:
+    expressions = [(labels, rule) for rule in term.get("matchExpressions") or []]
+    expressions += [(fields, rule) for rule in term.get("matchFields") or []]
+    return bool(expressions) and all(_matches(known, rule) for known, rule in expressions)
+
+
+def _matches(known: dict[str, str], rule: Object) -> bool:
+    value, values = known.get(rule["key"]), rule.get("values", [])
+    match rule["operator"]:
+        case "In":
+            return value in values
+        case "NotIn":
+            return value not in values
+        case "Exists":
+            return value is not None
+        case "DoesNotExist":
+            return value is None
+        case "Gt":
+            return value is not None and int(value) > int(values[0])
+        case "Lt":
+            return value is not None and int(value) < int(values[0])
+    return False
+
+
+def _shortages(pod: Object, place: Place) -> list[str]:
+    status = place.node["status"]
+    room = status.get("allocatable") or status.get("capacity", {})
+    short = []
+    for name, amount in requests(pod).items():
+        if amount and place.used[name] + amount > quantity(room.get(name, 0)):
+            short.append("Too many pods" if name == "pods" else f"Insufficient {name}")
+    return short
+
+
+def _message(total: int, reasons: Counter[str], full: int) -> str:
+    if not total:
+        return "no nodes available to schedule pods"
+    listed = ", ".join(sorted(f"{count} {reason}" for reason, count in reasons.items()))
+    helps = Counter({"No preemption victims found for incoming pod": full})
+    helps["Preemption is not helpful for scheduling"] = total - full
+    preemption = ", ".join(sorted(f"{count} {reason}" for reason, count in (+helps).items()))
+    available = f"0/{total} nodes are available"
+    return f"{available}: {listed}. preemption: {available}: {preemption}."

@@ -1,0 +1,116 @@
+"""The scheduler: pods that wait for a node get one, or are told why there is none."""
+
+import asyncio
+import logging
+
+import aiohttp
+
+from tests.cluster.controllers.api import NODES, PODS, Api, ApiError, Object
+from tests.cluster.controllers.events import Events
+from tests.cluster.controllers.informer import Informers
+from tests.cluster.controllers.job_rules import has_ended
+from tests.cluster.controllers.placement import Place, choose
+from tests.cluster.controllers.queue import BATCH_SECONDS, CONFLICT
+from tests.cluster.controllers.writes import NOT_FOUND, Writes
+
+log = logging.getLogger(__name__)
+
+COMPONENT = "default-scheduler"
+
+
+class Scheduler:
+    """Places all waiting pods in one pass, whenever something changed that may make room."""
+
+    def __init__(self, api: Api, informers: Informers, events: Events) -> None:
+        self._api = api
+        self._pods = informers.of(PODS)
+        self._nodes = informers.of(NODES)
+        self._writes = Writes(api, informers, events, COMPONENT)
+        self._changed = asyncio.Event()
+        self._bound: dict[str, str] = {}
+        """Nodes of pods (by uid) whose binding has been written, but not seen yet."""
+
+    async def run(self) -> None:
+        """Work for ever."""
+        await self._pods.synced.wait()
+        await self._nodes.synced.wait()
+        self._pods.subscribe(self._about_pod)
+        self._nodes.subscribe(lambda old, new: self._changed.set())
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(BATCH_SECONDS)
+            self._changed.clear()
+            try:
+                await self._place_all()
+            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+                log.warning("scheduling: %s", error or type(error).__name__)
+                await asyncio.sleep(0.5)
+                self._changed.set()
+
+    def _about_pod(self, old: Object | None, new: Object | None) -> None:
+        known = new or old
+        assert known is not None
+        if new is None or new["spec"].get("nodeName"):
+            self._bound.pop(known["metadata"]["uid"], None)
+        left = new is None or (has_ended(new) and not (old and has_ended(old)))
+        if left or self._waits(known):
+            self._changed.set()
+
+    def _waits(self, pod: Object) -> bool:
+        spec, meta = pod["spec"], pod["metadata"]
+        placed = spec.get("nodeName") or self._bound.get(meta["uid"])
+        ours = spec.get("schedulerName", COMPONENT) == COMPONENT and not spec.get("schedulingGates")
+        return not placed and ours and "deletionTimestamp" not in meta and not has_ended(pod)
+
+    async def _place_all(self) -> None:
+        places = {node["metadata"]["name"]: Place(node) for node in self._nodes.objects()}
+        waiting = []
+        for pod in self._pods.objects():
+            name = pod["spec"].get("nodeName") or self._bound.get(pod["metadata"]["uid"])
+            if name in places and not has_ended(pod):
+                places[name].take(pod)
+            elif self._waits(pod):
+                waiting.append(pod)
+        tasks = []
+        for pod in sorted(waiting, key=_order):
+            place, why_not = choose(pod, places.values())
+            if place:
+                place.take(pod)
+                tasks.append(self._bind(pod, place.name))
+            else:
+                tasks.append(self._refuse(pod, why_not))
+        await asyncio.gather(*tasks)
+
+    async def _bind(self, pod: Object, node: str) -> None:
+        meta = pod["metadata"]
+        binding = {
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {key: meta[key] for key in ("namespace", "name", "uid")},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        }
+        try:
+            await self._api.post(PODS.path_of(pod, "binding"), binding)
+        except ApiError as error:
+            if error.code not in (NOT_FOUND, CONFLICT):
+                raise
+            return  # gone, or placed by another: news of it is on its way
+        seen = self._pods.get(meta["namespace"], meta["name"])
+        if seen and not seen["spec"].get("nodeName"):
+            self._bound[meta["uid"]] = node
+        place = f"{meta['namespace']}/{meta['name']}"
+        self._writes.tell(pod, "Scheduled", f"Successfully assigned {place} to {node}")
+
+    async def _refuse(self, pod: Object, why: str) -> None:
+        conditions = pod.get("status", {}).get("conditions", [])
+        if any(c["type"] == "PodScheduled" and c.get("message") == why for c in conditions):
+            return
+        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+        await self._writes.patch_pod_status(pod, [{**condition, "message": why}])
+        self._writes.tell(pod, "FailedScheduling", why, warning=True)
+
+
+def _order(pod: Object) -> tuple[int, str, str]:
+    """By priority, then by age."""
+    meta = pod["metadata"]
+    return -pod["spec"].get("priority", 0), meta["creationTimestamp"], meta["name"]
