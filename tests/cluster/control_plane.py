@@ -37,6 +37,8 @@ class ControlPlane:
     """Someone's cluster: it has nodes of its own, and is left as it was found."""
     folder: Path
     """Logs of what was started here."""
+    server: Daemon | None
+    """The API server's process, unless it is someone's."""
     _processes: ExitStack
 
     def close(self) -> None:
@@ -63,15 +65,17 @@ def _start(folder: Path, processes: ExitStack) -> ControlPlane:
     named = os.environ.get("DREAMBOOTH_E2E_KUBECONFIG")
     binaries = os.environ.get("KUBEBUILDER_ASSETS")
     kubeconfig = Path(named) if named else folder / "kubeconfig"
+    server = None
     if not named:
-        start = RealPlane(Path(binaries), folder) if binaries else _Double(folder)
-        start.start(processes)
+        plane = RealPlane(Path(binaries), folder) if binaries else _Double(folder)
+        server = plane.start(processes)
     return ControlPlane(
         kubeconfig=kubeconfig,
         url=_server(kubeconfig),
         real=bool(named or binaries),
         external=bool(named),
         folder=folder,
+        server=server,
         _processes=processes,
     )
 
@@ -92,10 +96,12 @@ class _Double:
         self._folder = folder
         self._kubeconfig = folder / "kubeconfig"
 
-    def start(self, processes: ExitStack) -> None:
+    def start(self, processes: ExitStack) -> Daemon:
+        """Start both and return the API server once it is ready; `processes` ends them."""
         server = self._run(processes, "apiserver", "--port", "0")
         server.wait_ready(lambda: answers(self._kubeconfig), READY_SECONDS)
         self._run(processes, "controllers")
+        return server
 
     def _run(self, processes: ExitStack, name: str, *arguments: str) -> Daemon:
         module = f"tests.cluster.{name}"

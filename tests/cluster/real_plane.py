@@ -40,8 +40,8 @@ class RealPlane:
         self._kubeconfig = folder / "kubeconfig"
         self._token = secrets.token_hex(16)
 
-    def start(self, processes: ExitStack) -> None:
-        """Start everything and return once the API server is ready; `processes` ends it.
+    def start(self, processes: ExitStack) -> Daemon:
+        """Start everything and return the API server once it is ready; `processes` ends it all.
 
         Raises `NotReady` with the end of a log when it does not come up.
         """
@@ -84,6 +84,7 @@ class RealPlane:
         self._write_kubeconfig(f"https://127.0.0.1:{port}", certificate)
         server.wait_ready(lambda: answers(self._kubeconfig), READY_SECONDS)
         self._run_controllers(processes, keys)
+        return server
 
     def _run_controllers(self, processes: ExitStack, keys: Path) -> None:
         connection = (

@@ -31,7 +31,9 @@ class Sources:
 
     async def volumes(self) -> dict[str, Files]:
         """The files of each volume; raises `Missing`."""
-        return {each["name"]: await self._volume(each) for each in self._pod["spec"]["volumes"]}
+        return {
+            each["name"]: await self._volume(each) for each in self._pod["spec"].get("volumes", [])
+        }
 
     async def _volume(self, volume: Object) -> Files:
         try:
