@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from kubernetes.aio.client.configuration import Configuration
 Object = dict[str, Any]
 """A Kubernetes object."""
 
+JSON = "application/json"
+
 TRANSIENT = (aiohttp.ClientError, TimeoutError, OSError)
 """What a call raises while the API server is away."""
 REQUEST_SECONDS = 10.0
@@ -25,16 +27,27 @@ WATCH_SECONDS = 20
 
 
 class ApiError(Exception):
-    """The API server refused a request."""
+    """The API server refused a request; `details` are those of its `Status`."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, code: int, message: str, details: Object | None = None) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
+        self.details = details or {}
 
     @property
     def transient(self) -> bool:
         """Asking again may help."""
         return self.code == 429 or self.code >= 500
+
+
+@contextmanager
+def tolerate(*codes: int) -> Iterator[None]:
+    """Within this, a refusal with one of these codes ends the block without an error."""
+    try:
+        yield
+    except ApiError as error:
+        if error.code not in codes:
+            raise
 
 
 class Client:
@@ -43,16 +56,20 @@ class Client:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
-    async def get(self, path: str, **parameters: str) -> Object:
+    async def get(self, path: str, *, accept: str = JSON, **parameters: str) -> Object:
         """An object or a list."""
-        return await self._request("GET", path, parameters=parameters)
+        return await self._request("GET", path, accept=accept, parameters=parameters)
 
     async def create(self, path: str, body: Object) -> Object:
         """Create an object in a collection."""
         return await self._request("POST", path, body)
 
+    async def replace(self, path: str, body: Object) -> Object:
+        """Replace an object or its subresource."""
+        return await self._request("PUT", path, body)
+
     async def patch(
-        self, path: str, body: Object, kind: str = "strategic-merge-patch+json"
+        self, path: str, body: Object | list[Object], kind: str = "strategic-merge-patch+json"
     ) -> Object:
         """Patch an object or its subresource."""
         return await self._request("PATCH", path, body, content_type=f"application/{kind}")
@@ -61,11 +78,15 @@ class Client:
         """Delete an object; `options` are DeleteOptions."""
         return await self._request("DELETE", path, options)
 
-    async def watch(self, path: str, **parameters: str) -> AsyncIterator[Object]:
+    async def watch(
+        self, path: str, *, accept: str = JSON, **parameters: str
+    ) -> AsyncGenerator[Object, None]:
         """Watch events `{"type", "object"}`, until the watch ends."""
         parameters |= {"watch": "true", "timeoutSeconds": str(WATCH_SECONDS)}
         timeout = aiohttp.ClientTimeout(sock_connect=REQUEST_SECONDS, sock_read=WATCH_SECONDS + 10)
-        async with self._session.get(path, params=parameters, timeout=timeout) as answer:
+        async with self._session.get(
+            path, params=parameters, headers={"Accept": accept}, timeout=timeout
+        ) as answer:
             await _check(answer)
             line = b""
             async for chunk in answer.content.iter_any():
@@ -77,16 +98,17 @@ class Client:
         self,
         method: str,
         path: str,
-        body: Object | None = None,
+        body: Object | list[Object] | None = None,
         *,
-        content_type: str = "application/json",
+        accept: str = JSON,
+        content_type: str = JSON,
         parameters: dict[str, str] | None = None,
     ) -> Object:
         async with self._session.request(
             method,
             path,
             data=json.dumps(body) if body is not None else None,
-            headers={"Content-Type": content_type, "Accept": "application/json"},
+            headers={"Content-Type": content_type, "Accept": accept},
             params=parameters,
         ) as answer:
             await _check(answer)
@@ -98,10 +120,10 @@ async def _check(answer: aiohttp.ClientResponse) -> None:
     if answer.status >= 400:
         text = await answer.text()
         try:
-            text = json.loads(text)["message"]
+            status = json.loads(text)
+            raise ApiError(answer.status, status["message"], status.get("details"))
         except (ValueError, KeyError):
-            text = text.strip() or answer.reason or ""
-        raise ApiError(answer.status, text)
+            raise ApiError(answer.status, text.strip() or answer.reason or "") from None
 
 
 def _event(event: Object) -> Object:
@@ -122,7 +144,7 @@ async def connect(kubeconfig: Path, user_agent: str) -> AsyncIterator[Client]:
     async with aiohttp.ClientSession(
         base_url=f"{settings.host.rstrip('/')}/",
         headers=headers,
-        connector=aiohttp.TCPConnector(ssl=_trust(settings)),
+        connector=aiohttp.TCPConnector(limit=0, ssl=_trust(settings)),  # each watch holds one
         timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),
     ) as session:
         yield Client(session)

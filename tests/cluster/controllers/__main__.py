@@ -6,7 +6,7 @@ import logging
 import signal
 from pathlib import Path
 
-from tests.cluster.controllers.api import Api
+from tests.cluster.client import connect
 from tests.cluster.controllers.events import Events
 from tests.cluster.controllers.garbage import GarbageCollector
 from tests.cluster.controllers.informer import Informers
@@ -15,6 +15,8 @@ from tests.cluster.controllers.namespaces import NamespaceController
 from tests.cluster.controllers.nodes import NodeLifecycle
 from tests.cluster.controllers.pod_gc import PodGarbageCollector
 from tests.cluster.controllers.scheduler import Scheduler
+
+USER_AGENT = "dreambooth-test-controllers"
 
 
 def main() -> None:
@@ -49,18 +51,18 @@ async def _until_stopped(arguments: argparse.Namespace) -> None:
 
 async def _run(arguments: argparse.Namespace) -> None:
     grace, quarantine = arguments.node_grace_seconds, arguments.node_quarantine_seconds
-    async with Api(arguments.kubeconfig) as api, asyncio.TaskGroup() as group:
-        informers = Informers(api, group)
-        events = Events(api)
+    async with connect(arguments.kubeconfig, USER_AGENT) as client, asyncio.TaskGroup() as group:
+        informers = Informers(client, group)
+        events = Events(client)
         for controller in (
             events,
-            JobController(api, informers, events),
-            TtlController(api, informers),
-            Scheduler(api, informers, events),
-            NodeLifecycle(api, informers, events, grace),
-            PodGarbageCollector(api, informers, events, quarantine),
-            NamespaceController(api, informers),
-            GarbageCollector(api, informers),
+            JobController(client, informers, events),
+            TtlController(client, informers),
+            Scheduler(client, informers, events),
+            NodeLifecycle(client, informers, events, grace),
+            PodGarbageCollector(client, informers, events, quarantine),
+            NamespaceController(client, informers),
+            GarbageCollector(client, informers),
         ):
             group.create_task(controller.run())
 

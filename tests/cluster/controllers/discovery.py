@@ -1,22 +1,23 @@
 """Which kinds the API server has."""
 
-from tests.cluster.controllers.api import Api, ApiError, Object, Resource
+from tests.cluster.client import ApiError, Client, Object
+from tests.cluster.controllers.resource import Resource
 
 NEEDED_VERBS = {"list", "watch", "delete"}
 
 
-async def discover(api: Api) -> tuple[list[Resource], dict[tuple[str, str], Resource]]:
+async def discover(client: Client) -> tuple[list[Resource], dict[tuple[str, str], Resource]]:
     """The kinds that can be followed (each once, events left out), and all by apiVersion and kind.
 
     A group that does not answer is left out: its server may be down.
     """
-    groups = (await api.get("/apis"))["groups"]
+    groups = (await client.get("apis"))["groups"]
     versions = [v["groupVersion"] for group in groups for v in _preferred_first(group)]
     followed: dict[tuple[str, str], Resource] = {}
     by_kind: dict[tuple[str, str], Resource] = {}
-    for path, version in [("/api/v1", "v1"), *((f"/apis/{v}", v) for v in versions)]:
+    for path, version in [("api/v1", "v1"), *((f"apis/{v}", v) for v in versions)]:
         try:
-            served = (await api.get(path))["resources"]
+            served = (await client.get(path))["resources"]
         except ApiError:
             continue
         for entry in served:

@@ -6,9 +6,8 @@ import logging
 import secrets
 from datetime import UTC, datetime
 
-import aiohttp
-
-from tests.cluster.controllers.api import EVENTS, Api, ApiError, Object
+from tests.cluster.client import TRANSIENT, ApiError, Client, Object
+from tests.cluster.controllers.resource import EVENTS
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +18,8 @@ MOST_WAITING = 5000
 class Events:
     """Writes events in the background, in the order in which they were recorded."""
 
-    def __init__(self, api: Api) -> None:
-        self._api = api
+    def __init__(self, client: Client) -> None:
+        self._client = client
         self._waiting: asyncio.Queue[Object] = asyncio.Queue(MOST_WAITING)
 
     def record(
@@ -34,8 +33,8 @@ class Events:
         while True:
             event = await self._waiting.get()
             try:
-                await self._api.post(EVENTS.path(event["metadata"]["namespace"]), event)
-            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+                await self._client.create(EVENTS.path(event["metadata"]["namespace"]), event)
+            except (ApiError, *TRANSIENT) as error:
                 log.debug("event %s: %s", event["reason"], error)
 
 

@@ -6,13 +6,11 @@ from collections import OrderedDict
 from functools import partial
 from typing import NamedTuple
 
-import aiohttp
-
-from tests.cluster.controllers.api import CRDS, JSON_PATCH, Api, ApiError, Object, Resource
+from tests.cluster.client import TRANSIENT, ApiError, Client, Object, tolerate
 from tests.cluster.controllers.discovery import discover
 from tests.cluster.controllers.informer import Informer, Informers, owner_uids
 from tests.cluster.controllers.queue import Queue
-from tests.cluster.controllers.writes import NOT_FOUND
+from tests.cluster.controllers.resource import CRDS, JSON_PATCH, NOT_FOUND, Resource
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +37,8 @@ class GarbageCollector:
     its dependents with `blockOwnerDeletion` are gone; one deleted with `orphan` lets them be.
     """
 
-    def __init__(self, api: Api, informers: Informers) -> None:
-        self._api = api
+    def __init__(self, client: Client, informers: Informers) -> None:
+        self._client = client
         self._informers = informers
         self._followed: dict[Resource, Informer] = {}
         self._by_kind: dict[tuple[str, str], Resource] = {}
@@ -65,7 +63,7 @@ class GarbageCollector:
         while True:
             try:
                 await self._follow_what_is_served()
-            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            except (ApiError, *TRANSIENT) as error:
                 log.warning("discovery: %s", error or type(error).__name__)
                 await asyncio.sleep(1)
                 continue
@@ -77,7 +75,7 @@ class GarbageCollector:
             self._kinds_changed.clear()
 
     async def _follow_what_is_served(self) -> None:
-        served, self._by_kind = await discover(self._api)
+        served, self._by_kind = await discover(self._client)
         for resource in set(self._followed) - set(served):
             del self._followed[resource]
             self._informers.drop(resource)
@@ -183,14 +181,10 @@ class GarbageCollector:
         resource = self._kind(reference)
         if resource is None:
             raise LookupError(f"no kind {reference['kind']} in {reference['apiVersion']} (yet)")
-        try:
-            owner = await self._api.get(
-                resource.path(_namespace(resource, dependent), reference["name"])
-            )
-        except ApiError as error:
-            if error.code != NOT_FOUND:
-                raise
-            owner = None
+        owner = None
+        with tolerate(NOT_FOUND):
+            path = resource.path(_namespace(resource, dependent), reference["name"])
+            owner = await self._client.get(path)
         if owner and owner["metadata"]["uid"] == reference["uid"]:
             return owner
         self._note_absent(reference["uid"])
@@ -202,13 +196,9 @@ class GarbageCollector:
         if foreground or FOREGROUND in meta.get("finalizers", []):
             policy = "Foreground"
         preconditions = {"uid": item.uid, "resourceVersion": meta["resourceVersion"]}
-        try:
-            await self._api.delete(
-                item.resource.path_of(known), propagationPolicy=policy, preconditions=preconditions
-            )
-        except ApiError as error:
-            if error.code != NOT_FOUND:
-                raise
+        options = {"propagationPolicy": policy, "preconditions": preconditions}
+        with tolerate(NOT_FOUND):
+            await self._client.delete(item.resource.path_of(known), options)
 
     async def _remove(self, item: Item, known: Object, field: str, places: list[int]) -> None:
         """Remove entries of a list in the metadata, if they are still what they were."""
@@ -218,11 +208,8 @@ class GarbageCollector:
             entry = known["metadata"][field][place]
             patch.append({"op": "test", "path": f"{path}/{place}", "value": entry})
             patch.append({"op": "remove", "path": f"{path}/{place}"})
-        try:
-            await self._api.patch(item.resource.path_of(known), patch, JSON_PATCH)
-        except ApiError as error:
-            if error.code != NOT_FOUND:
-                raise
+        with tolerate(NOT_FOUND):
+            await self._client.patch(item.resource.path_of(known), patch, JSON_PATCH)
 
     def _note_absent(self, uid: str) -> None:
         self._absent[uid] = None

@@ -6,19 +6,15 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-import aiohttp
-
-from tests.cluster.controllers.api import METADATA_ONLY, Api, ApiError, Object, Resource
+from tests.cluster.client import TRANSIENT, ApiError, Client, Object
+from tests.cluster.controllers.resource import GONE, Resource
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Object | None, Object | None], None]
 """Called with an object as it was (None: it is new) and as it is (None: it is gone)."""
 
-WATCH_SECONDS = 60
-"""A watch is started again this often: one that went silent is noticed by then."""
-
-EXPIRED = 410
+METADATA_ONLY = "application/json;as={};g=meta.k8s.io;v=v1,application/json"
 
 
 class Informer:
@@ -28,10 +24,10 @@ class Informer:
     because its own write has not come back yet. Older news than what is known are dropped.
     """
 
-    def __init__(self, api: Api, resource: Resource, metadata_only: bool = False) -> None:
+    def __init__(self, client: Client, resource: Resource, metadata_only: bool = False) -> None:
         self.resource = resource
         self.synced = asyncio.Event()
-        self._api = api
+        self._client = client
         self._metadata_only = metadata_only
         self._objects: dict[tuple[str, str], Object] = {}
         self._owned: dict[str, dict[str, Object]] = defaultdict(dict)
@@ -73,15 +69,15 @@ class Informer:
                 version = await self._list()
                 pause = 0.1
                 await self._watch(version)
-            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-                if not (isinstance(error, ApiError) and error.code == EXPIRED):
+            except (ApiError, *TRANSIENT) as error:
+                if not (isinstance(error, ApiError) and error.code == GONE):
                     log.warning("%s: %s", self.resource.plural, error or type(error).__name__)
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, 5)
 
     async def _list(self) -> str:
         accept = self._accept("PartialObjectMetadataList")
-        answer = await self._api.get(self.resource.path(), accept)
+        answer = await self._client.get(self.resource.path(), accept=accept)
         items = [self._complete(item) for item in answer["items"] or []]
         listed = str(answer["metadata"]["resourceVersion"])
         kept = {item["metadata"]["uid"] for item in items}
@@ -96,12 +92,11 @@ class Informer:
 
     async def _watch(self, version: str) -> None:
         while True:
-            events = self._api.watch(
+            events = self._client.watch(
                 self.resource.path(),
-                self._accept("PartialObjectMetadata"),
+                accept=self._accept("PartialObjectMetadata"),
                 resourceVersion=version,
                 allowWatchBookmarks="true",
-                timeoutSeconds=str(WATCH_SECONDS),
             )
             async with contextlib.aclosing(events):
                 async for event in events:
@@ -109,8 +104,6 @@ class Informer:
 
     def _take(self, kind: str, object_: Object) -> str:
         """Note one event; the version up to which the server has been followed."""
-        if kind == "ERROR":
-            raise ApiError(int(object_.get("code", 500)), object_)
         if kind == "DELETED":
             self.forget(object_)
         elif kind != "BOOKMARK":
@@ -143,8 +136,8 @@ class Informer:
 class Informers:
     """One informer per kind, started when it is first asked for."""
 
-    def __init__(self, api: Api, group: asyncio.TaskGroup) -> None:
-        self._api = api
+    def __init__(self, client: Client, group: asyncio.TaskGroup) -> None:
+        self._client = client
         self._group = group
         self._known: dict[Resource, Informer] = {}
         self._tasks: dict[Resource, asyncio.Task[None]] = {}
@@ -152,7 +145,7 @@ class Informers:
     def of(self, resource: Resource, metadata_only: bool = False) -> Informer:
         """The informer of a kind. `metadata_only` where nobody asked for whole objects before."""
         if resource not in self._known:
-            informer = Informer(self._api, resource, metadata_only)
+            informer = Informer(self._client, resource, metadata_only)
             self._known[resource] = informer
             self._tasks[resource] = self._group.create_task(informer.run())
         return self._known[resource]

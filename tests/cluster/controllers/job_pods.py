@@ -2,7 +2,7 @@
 
 import copy
 
-from tests.cluster.controllers.api import Object
+from tests.cluster.client import Object
 from tests.cluster.controllers.job_rules import INDEX, TRACKING_FINALIZER, index_of
 
 LONGEST_PREFIX = 58

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from tests.cluster.controllers.api import Object
+from tests.cluster.client import Object
 from tests.cluster.controllers.events import parse, timestamp
 
 TRACKING_FINALIZER = "batch.kubernetes.io/job-tracking"

@@ -4,8 +4,8 @@ import asyncio
 import copy
 from datetime import UTC, datetime
 
+from tests.cluster.client import Object
 from tests.cluster.controllers import job_pods, job_rules
-from tests.cluster.controllers.api import Object
 from tests.cluster.controllers.events import parse, timestamp
 from tests.cluster.controllers.job_rules import Outcome
 from tests.cluster.controllers.writes import Writes

@@ -3,12 +3,13 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+from tests.cluster.client import Client, Object, tolerate
 from tests.cluster.controllers import job_rules
-from tests.cluster.controllers.api import JOBS, PODS, Api, Object
 from tests.cluster.controllers.events import Events, parse
 from tests.cluster.controllers.informer import Informers
 from tests.cluster.controllers.job_sync import JobSync
 from tests.cluster.controllers.queue import Queue
+from tests.cluster.controllers.resource import JOBS, NOT_FOUND, PODS
 from tests.cluster.controllers.writes import Writes
 
 JobKey = tuple[str, str, str]
@@ -20,10 +21,10 @@ COMPONENT = "job-controller"
 class JobController:
     """Brings the pods of each Job to what its spec asks for; Jobs that finished let theirs go."""
 
-    def __init__(self, api: Api, informers: Informers, events: Events) -> None:
+    def __init__(self, client: Client, informers: Informers, events: Events) -> None:
         self._jobs = informers.of(JOBS)
         self._pods = informers.of(PODS)
-        self._writes = Writes(api, informers, events, COMPONENT)
+        self._writes = Writes(client, informers, events, COMPONENT)
         self._events = events
         self._backoffs: dict[str, job_rules.Backoff] = {}
         self._refused: set[str] = set()
@@ -78,8 +79,8 @@ class JobController:
 class TtlController:
     """Deletes Jobs `spec.ttlSecondsAfterFinished` after their end."""
 
-    def __init__(self, api: Api, informers: Informers) -> None:
-        self._api = api
+    def __init__(self, client: Client, informers: Informers) -> None:
+        self._client = client
         self._jobs = informers.of(JOBS)
         self.queue: Queue[tuple[str, str]] = Queue(self._sync, workers=2)
 
@@ -101,7 +102,9 @@ class TtlController:
         if remaining <= 0:
             uid = {"uid": job["metadata"]["uid"]}
             path = JOBS.path_of(job)
-            await self._api.delete(path, propagationPolicy="Foreground", preconditions=uid)
+            options = {"propagationPolicy": "Foreground", "preconditions": uid}
+            with tolerate(NOT_FOUND):
+                await self._client.delete(path, options)
             return None
         return remaining
 

@@ -2,11 +2,11 @@
 
 import asyncio
 
-from tests.cluster.controllers.api import NAMESPACES, Api, ApiError, Object, Resource
+from tests.cluster.client import Client, Object, tolerate
 from tests.cluster.controllers.discovery import discover
 from tests.cluster.controllers.informer import Informers
 from tests.cluster.controllers.queue import Queue
-from tests.cluster.controllers.writes import NOT_FOUND
+from tests.cluster.controllers.resource import NAMESPACES, NOT_FOUND, Resource
 
 AGAIN_SECONDS = 0.3
 """What is left in a namespace that goes is looked for this often."""
@@ -15,8 +15,8 @@ AGAIN_SECONDS = 0.3
 class NamespaceController:
     """Deletes all objects of a namespace that is being deleted, then lets it go."""
 
-    def __init__(self, api: Api, informers: Informers) -> None:
-        self._api = api
+    def __init__(self, client: Client, informers: Informers) -> None:
+        self._client = client
         self._namespaces = informers.of(NAMESPACES)
         self.queue: Queue[str] = Queue(self._sync, workers=4)
 
@@ -33,7 +33,7 @@ class NamespaceController:
         namespace = self._namespaces.get("", name)
         if not namespace or "deletionTimestamp" not in namespace["metadata"]:
             return None
-        resources, _ = await discover(self._api)
+        resources, _ = await discover(self._client)
         inside = [resource for resource in resources if resource.namespaced]
         left = await asyncio.gather(*(self._empty(resource, name) for resource in inside))
         if any(left):
@@ -43,23 +43,17 @@ class NamespaceController:
 
     async def _empty(self, resource: Resource, namespace: str) -> int:
         """Delete all objects of a kind; how many there were."""
-        items = (await self._api.get(resource.path(namespace)))["items"] or []
+        items = (await self._client.get(resource.path(namespace)))["items"] or []
         for item in items:
             if "deletionTimestamp" not in item["metadata"]:
-                try:
-                    path = resource.path_of(item)
-                    await self._api.delete(path, propagationPolicy="Background")
-                except ApiError as error:
-                    if error.code != NOT_FOUND:
-                        raise
+                with tolerate(NOT_FOUND):
+                    options = {"propagationPolicy": "Background"}
+                    await self._client.delete(resource.path_of(item), options)
         return len(items)
 
     async def _finalize(self, namespace: Object) -> None:
         finalizers = namespace["spec"].get("finalizers", [])
         rest = [finalizer for finalizer in finalizers if finalizer != "kubernetes"]
         body = {**namespace, "spec": {**namespace["spec"], "finalizers": rest}}
-        try:
-            await self._api.put(NAMESPACES.path_of(namespace, "finalize"), body)
-        except ApiError as error:
-            if error.code != NOT_FOUND:
-                raise
+        with tolerate(NOT_FOUND):
+            await self._client.replace(NAMESPACES.path_of(namespace, "finalize"), body)

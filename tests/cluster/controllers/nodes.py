@@ -3,11 +3,12 @@
 import time
 from datetime import UTC, datetime, timedelta
 
-from tests.cluster.controllers.api import LEASES, NODES, PODS, Api, Object
+from tests.cluster.client import Client, Object
 from tests.cluster.controllers.events import Events, parse, timestamp
 from tests.cluster.controllers.informer import Informers
 from tests.cluster.controllers.placement import CORDONED, tolerates
 from tests.cluster.controllers.queue import Queue
+from tests.cluster.controllers.resource import LEASES, MERGE_PATCH, NODES, PODS
 from tests.cluster.controllers.writes import Writes
 
 LEASE_NAMESPACE = "kube-node-lease"
@@ -21,20 +22,18 @@ TAINT_OF_READY = {"False": NOT_READY, "Unknown": UNREACHABLE}
 REPORTED = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
 """Conditions that a node reports about itself: Unknown while it is silent."""
 
-MERGE_PATCH = "application/merge-patch+json"
-
 
 class NodeLifecycle:
     """Watches the heartbeats by its own clock: those of the nodes may be wrong."""
 
     def __init__(
-        self, api: Api, informers: Informers, events: Events, grace_seconds: float
+        self, client: Client, informers: Informers, events: Events, grace_seconds: float
     ) -> None:
-        self._api = api
+        self._client = client
         self._nodes = informers.of(NODES)
         self._pods = informers.of(PODS)
         self._leases = informers.of(LEASES)
-        self._writes = Writes(api, informers, events, "taint-eviction-controller")
+        self._writes = Writes(client, informers, events, "taint-eviction-controller")
         self._grace = grace_seconds
         self._heard: dict[str, tuple[str, float]] = {}
         """The last heartbeat of each node, and when it came here (monotonic seconds)."""
@@ -104,7 +103,7 @@ class NodeLifecycle:
             message = "Kubelet never posted node status."
             changed.append({**silent, **never, "type": "Ready", "message": message})
         status = {**node.get("status", {}), "conditions": changed}
-        node = await self._api.put(NODES.path_of(node, "status"), {**node, "status": status})
+        node = await self._client.replace(NODES.path_of(node, "status"), {**node, "status": status})
         self._nodes.put(node)
         name = node["metadata"]["name"]
         for pod in self._pods.objects():
@@ -133,7 +132,7 @@ class NodeLifecycle:
                 kept.append({"key": key, "effect": effect, "timeAdded": now})
         version = node["metadata"]["resourceVersion"]
         patch = {"metadata": {"resourceVersion": version}, "spec": {"taints": kept or None}}
-        node = await self._api.patch(NODES.path_of(node), patch, MERGE_PATCH)
+        node = await self._client.patch(NODES.path_of(node), patch, MERGE_PATCH)
         self._nodes.put(node)
         return node
 

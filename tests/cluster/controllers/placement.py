@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from tests.cluster.controllers.api import Object
+from tests.cluster.client import Object
 
 Amounts = Counter[str]
 """Amounts of resources in thousandths: cores, bytes, devices, and `pods`."""

@@ -2,12 +2,13 @@
 
 import time
 
-from tests.cluster.controllers.api import NODES, PODS, Api, ApiError, Object
+from tests.cluster.client import Client, Object, tolerate
 from tests.cluster.controllers.events import Events
 from tests.cluster.controllers.informer import Informers
 from tests.cluster.controllers.job_rules import condition_is, has_ended
 from tests.cluster.controllers.queue import Queue
-from tests.cluster.controllers.writes import NOT_FOUND, Writes
+from tests.cluster.controllers.resource import NODES, NOT_FOUND, PODS
+from tests.cluster.controllers.writes import Writes
 
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 
@@ -23,12 +24,12 @@ class PodGarbageCollector:
     """Marks such pods as failed and deletes them at once."""
 
     def __init__(
-        self, api: Api, informers: Informers, events: Events, quarantine_seconds: float
+        self, client: Client, informers: Informers, events: Events, quarantine_seconds: float
     ) -> None:
-        self._api = api
+        self._client = client
         self._pods = informers.of(PODS)
         self._nodes = informers.of(NODES)
-        self._writes = Writes(api, informers, events, "pod-garbage-collector")
+        self._writes = Writes(client, informers, events, "pod-garbage-collector")
         self._quarantine = quarantine_seconds
         self._missing_since: dict[str, float] = {}
         self.queue: Queue[tuple[str, str]] = Queue(self._sync, workers=4)
@@ -84,13 +85,10 @@ class PodGarbageCollector:
         return None
 
     async def _exists(self, node: str) -> bool:
-        try:
-            await self._api.get(NODES.path(name=node))
-        except ApiError as error:
-            if error.code != NOT_FOUND:
-                raise
-            return False
-        return True
+        with tolerate(NOT_FOUND):
+            await self._client.get(NODES.path(name=node))
+            return True
+        return False
 
 
 def _out_of_service(node: Object) -> bool:

@@ -5,9 +5,8 @@ import logging
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
-import aiohttp
-
-from tests.cluster.controllers.api import ApiError
+from tests.cluster.client import TRANSIENT, ApiError
+from tests.cluster.controllers.resource import CONFLICT
 
 log = logging.getLogger(__name__)
 
@@ -15,8 +14,6 @@ Key = TypeVar("Key", bound=Hashable)
 
 BATCH_SECONDS = 0.02
 """A key waits this long, so that the changes of one moment are looked at once."""
-
-CONFLICT = 409
 
 
 class Queue(Generic[Key]):
@@ -81,5 +78,5 @@ class Queue(Generic[Key]):
 def _tell(key: object, error: Exception) -> None:
     if isinstance(error, ApiError) and error.code == CONFLICT:
         return  # someone wrote at the same time: news of it is on its way
-    expected = isinstance(error, ApiError | aiohttp.ClientError | TimeoutError)
+    expected = isinstance(error, (ApiError, *TRANSIENT))
     log.warning("%s: %s", key, error or type(error).__name__, exc_info=None if expected else error)

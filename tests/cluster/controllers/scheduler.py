@@ -3,15 +3,14 @@
 import asyncio
 import logging
 
-import aiohttp
-
-from tests.cluster.controllers.api import NODES, PODS, Api, ApiError, Object
+from tests.cluster.client import TRANSIENT, ApiError, Client, Object, tolerate
 from tests.cluster.controllers.events import Events
 from tests.cluster.controllers.informer import Informers
 from tests.cluster.controllers.job_rules import has_ended
 from tests.cluster.controllers.placement import Place, choose
-from tests.cluster.controllers.queue import BATCH_SECONDS, CONFLICT
-from tests.cluster.controllers.writes import NOT_FOUND, Writes
+from tests.cluster.controllers.queue import BATCH_SECONDS
+from tests.cluster.controllers.resource import CONFLICT, NODES, NOT_FOUND, PODS
+from tests.cluster.controllers.writes import Writes
 
 log = logging.getLogger(__name__)
 
@@ -21,11 +20,11 @@ COMPONENT = "default-scheduler"
 class Scheduler:
     """Places all waiting pods in one pass, whenever something changed that may make room."""
 
-    def __init__(self, api: Api, informers: Informers, events: Events) -> None:
-        self._api = api
+    def __init__(self, client: Client, informers: Informers, events: Events) -> None:
+        self._client = client
         self._pods = informers.of(PODS)
         self._nodes = informers.of(NODES)
-        self._writes = Writes(api, informers, events, COMPONENT)
+        self._writes = Writes(client, informers, events, COMPONENT)
         self._changed = asyncio.Event()
         self._bound: dict[str, str] = {}
         """Nodes of pods (by uid) whose binding has been written, but not seen yet."""
@@ -42,7 +41,7 @@ class Scheduler:
             self._changed.clear()
             try:
                 await self._place_all()
-            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            except (ApiError, *TRANSIENT) as error:
                 log.warning("scheduling: %s", error or type(error).__name__)
                 await asyncio.sleep(0.5)
                 self._changed.set()
@@ -89,12 +88,8 @@ class Scheduler:
             "metadata": {key: meta[key] for key in ("namespace", "name", "uid")},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         }
-        try:
-            await self._api.post(PODS.path_of(pod, "binding"), binding)
-        except ApiError as error:
-            if error.code not in (NOT_FOUND, CONFLICT):
-                raise
-            return  # gone, or placed by another: news of it is on its way
+        with tolerate(NOT_FOUND, CONFLICT):  # gone, or placed by another: news is on its way
+            await self._client.create(PODS.path_of(pod, "binding"), binding)
         seen = self._pods.get(meta["namespace"], meta["name"])
         if seen and not seen["spec"].get("nodeName"):
             self._bound[meta["uid"]] = node

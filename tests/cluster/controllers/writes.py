@@ -1,26 +1,19 @@
 """What the controllers write about pods and Jobs; the informers know of it at once."""
 
-from tests.cluster.controllers.api import (
-    JOBS,
-    JSON_PATCH,
-    PODS,
-    STRATEGIC_MERGE_PATCH,
-    Api,
-    ApiError,
-    Object,
-)
+from tests.cluster.client import ApiError, Client, Object
 from tests.cluster.controllers.events import Events, timestamp
 from tests.cluster.controllers.informer import Informers
 from tests.cluster.controllers.job_rules import TRACKING_FINALIZER
-
-NOT_FOUND = 404
+from tests.cluster.controllers.resource import JOBS, JSON_PATCH, NOT_FOUND, PODS
 
 
 class Writes:
     """The writes of one component. An object that is gone is no error where it was to go anyway."""
 
-    def __init__(self, api: Api, informers: Informers, events: Events, component: str) -> None:
-        self._api = api
+    def __init__(
+        self, client: Client, informers: Informers, events: Events, component: str
+    ) -> None:
+        self._client = client
         self._pods = informers.of(PODS)
         self._jobs = informers.of(JOBS)
         self._events = events
@@ -32,9 +25,9 @@ class Writes:
 
     async def create_pod(self, pod: Object, job: Object) -> None:
         try:
-            created = await self._api.post(PODS.path(pod["metadata"]["namespace"]), pod)
+            created = await self._client.create(PODS.path(pod["metadata"]["namespace"]), pod)
         except ApiError as error:
-            if error.caused_by("NamespaceTerminating"):
+            if _is_caused_by(error, "NamespaceTerminating"):
                 return
             self.tell(job, "FailedCreate", f"Error creating: {error}", warning=True)
             raise
@@ -50,7 +43,7 @@ class Writes:
             {"op": "remove", "path": place},
         ]
         try:
-            pod = await self._api.patch(PODS.path_of(pod), patch, JSON_PATCH)
+            pod = await self._client.patch(PODS.path_of(pod), patch, JSON_PATCH)
         except ApiError as error:
             if error.code != NOT_FOUND:
                 raise
@@ -61,11 +54,9 @@ class Writes:
 
     async def delete_pod(self, pod: Object, job: Object | None = None, **options: object) -> None:
         """Delete a pod, within its grace period unless `options` say otherwise."""
-        preconditions = {"uid": pod["metadata"]["uid"]}
+        options["preconditions"] = {"uid": pod["metadata"]["uid"]}
         try:
-            answer = await self._api.delete(
-                PODS.path_of(pod), preconditions=preconditions, **options
-            )
+            answer = await self._client.delete(PODS.path_of(pod), options)
         except ApiError as error:
             if error.code != NOT_FOUND:
                 raise
@@ -87,7 +78,7 @@ class Writes:
         }
         try:
             path = PODS.path_of(pod, "status")
-            self._pods.put(await self._api.patch(path, patch, STRATEGIC_MERGE_PATCH))
+            self._pods.put(await self._client.patch(path, patch))
         except ApiError as error:
             if error.code != NOT_FOUND:
                 raise
@@ -96,6 +87,10 @@ class Writes:
     async def put_job_status(self, job: Object, status: Object) -> Object:
         """Write the whole status of a Job, unless someone else wrote to the Job since."""
         body = {**job, "apiVersion": "batch/v1", "kind": "Job", "status": status}
-        written = await self._api.put(JOBS.path_of(job, "status"), body)
+        written = await self._client.replace(JOBS.path_of(job, "status"), body)
         self._jobs.put(written)
         return written
+
+
+def _is_caused_by(error: ApiError, reason: str) -> bool:
+    return any(cause.get("reason") == reason for cause in error.details.get("causes", []))
