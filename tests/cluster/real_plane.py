@@ -38,6 +38,7 @@ class RealPlane:
         self._binaries = binaries
         self._folder = folder
         self._kubeconfig = folder / "kubeconfig"
+        self._keys = folder / "service-accounts.key"
         self._token = secrets.token_hex(16)
 
     def start(self, processes: ExitStack) -> Daemon:
@@ -45,9 +46,15 @@ class RealPlane:
 
         Raises `NotReady` with the end of a log when it does not come up.
         """
+        server = self.start_server(processes)
+        self.start_controllers(processes)
+        return server
+
+    def start_server(self, processes: ExitStack) -> Daemon:
+        """Start etcd and the API server alone: objects are kept, and nothing comes of them."""
         client_port, peer_port, port = free_ports(3)
         etcd = f"http://127.0.0.1:{client_port}"
-        keys = self._service_account_keys()
+        self._make_keys()
         tokens = self._folder / "tokens.csv"
         tokens.touch(mode=0o600)
         tokens.write_text(f'{self._token},admin,admin,"system:masters"\n')
@@ -72,8 +79,8 @@ class RealPlane:
             "--authorization-mode=RBAC",
             f"--token-auth-file={tokens}",
             "--service-account-issuer=https://kubernetes.default.svc",
-            f"--service-account-key-file={keys}",
-            f"--service-account-signing-key-file={keys}",
+            f"--service-account-key-file={self._keys}",
+            f"--service-account-signing-key-file={self._keys}",
             # A lost node is given up within seconds instead of minutes.
             "--default-not-ready-toleration-seconds=2",
             "--default-unreachable-toleration-seconds=2",
@@ -83,10 +90,10 @@ class RealPlane:
         server.wait_ready(certificate.exists, READY_SECONDS)
         self._write_kubeconfig(f"https://127.0.0.1:{port}", certificate)
         server.wait_ready(lambda: answers(self._kubeconfig), READY_SECONDS)
-        self._run_controllers(processes, keys)
         return server
 
-    def _run_controllers(self, processes: ExitStack, keys: Path) -> None:
+    def start_controllers(self, processes: ExitStack) -> None:
+        """Start the controllers and the scheduler."""
         connection = (
             f"--kubeconfig={self._kubeconfig}",
             "--bind-address=127.0.0.1",
@@ -101,7 +108,7 @@ class RealPlane:
             f"--secure-port={manager_port}",
             f"--cert-dir={self._folder / 'manager-certificates'}",
             f"--controllers={','.join(CONTROLLERS)}",
-            f"--service-account-private-key-file={keys}",
+            f"--service-account-private-key-file={self._keys}",
             "--node-monitor-period=1s",
             "--node-monitor-grace-period=8s",
             "--node-eviction-rate=100",
@@ -124,13 +131,11 @@ class RealPlane:
         processes.callback(daemon.kill)
         return daemon
 
-    def _service_account_keys(self) -> Path:
+    def _make_keys(self) -> None:
         """A private key that signs service accounts' tokens."""
-        path = self._folder / "service-accounts.key"
         subprocess.run(
-            ["openssl", "genrsa", "-out", str(path), "2048"], check=True, capture_output=True
+            ["openssl", "genrsa", "-out", str(self._keys), "2048"], check=True, capture_output=True
         )
-        return path
 
     def _write_kubeconfig(self, url: str, certificate: Path) -> None:
         config = {
