@@ -1,0 +1,255 @@
+"""The HTTP side: a request's path to what it asks for, and the answer's headers."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import yaml
+from aiohttp import web
+
+from tests.cluster.apiserver import discovery
+from tests.cluster.apiserver.calls import TRUE, Call
+from tests.cluster.apiserver.deletion import Deleter
+from tests.cluster.apiserver.errors import (
+    ApiError,
+    bad_request,
+    method_not_allowed,
+    not_served,
+    success,
+    unsupported_media_type,
+)
+from tests.cluster.apiserver.faults import Faults
+from tests.cluster.apiserver.pods import Pods
+from tests.cluster.apiserver.published import published
+from tests.cluster.apiserver.reads import Reader
+from tests.cluster.apiserver.records import Records
+from tests.cluster.apiserver.resources import Json, Registry, Resource
+from tests.cluster.apiserver.store import Store, encode
+from tests.cluster.apiserver.tables import Tables
+from tests.cluster.apiserver.watches import Watch
+from tests.cluster.apiserver.writes import Writer
+
+VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+HEALTH = ("/healthz", "/readyz", "/livez")
+FIRST_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+
+
+class Api:
+    """Everything behind the API's paths."""
+
+    def __init__(self, schema_version: str = "1.37", history: int = 20_000) -> None:
+        self.store = Store(history)
+        self.registry = Registry()
+        self.records = Records()
+        self.faults = Faults()
+        self._version = schema_version
+        self._reader = Reader(self.store)
+        self._deleter = Deleter(self.store, self.registry)
+        self._pods = Pods(self.store, self._deleter)
+        self._writer = Writer(
+            self.store, self.registry, published(schema_version), self.records, self._deleter
+        )
+        for name in FIRST_NAMESPACES:
+            self._create_namespace(name)
+
+    def _create_namespace(self, name: str) -> None:
+        resource = self.registry.find("", "v1", "namespaces")
+        assert resource is not None
+        body = {"metadata": {"name": name}}
+        self._writer.create(Call("create", resource, body=body, user_agent="apiserver"))
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer any request; what goes wrong is answered as a Status."""
+        try:
+            await self.faults.strike(request)
+            return await self._answer(request)
+        except ApiError as error:
+            return _json(encode(error.status), error.code, error.headers)
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        path = request.path.rstrip("/") or "/"
+        if path.startswith(HEALTH):
+            return web.Response(text="ok")
+        if (found := self._described(path)) is not None:
+            return _json(encode(found))
+        call = await self._call(request)
+        code = 500
+        try:
+            response = await self._perform(request, call)
+            code = response.status
+        except ApiError as error:
+            code = error.code
+            raise
+        finally:
+            self.records.count(call, code)
+        response.headers.extend([("Warning", f'299 - "{text}"') for text in call.warnings])
+        return response
+
+    def _described(self, path: str) -> Json | None:
+        """What is served, for the paths that describe it."""
+        if path == "/version":
+            major, minor = self._version.split(".")
+            version = f"v{self._version}.0"
+            return {"major": major, "minor": minor, "gitVersion": version, "platform": "double"}
+        if path == "/api":
+            return discovery.core_versions()
+        if path == "/apis":
+            return discovery.group_list(self.registry)
+        if path == "/openapi/v3":
+            return discovery.openapi_index(self.registry)
+        if path.startswith("/openapi/v3/"):
+            return discovery.openapi(self.registry, path.removeprefix("/openapi/v3/"))
+        parts = path.split("/")[1:]
+        if parts[0] == "api" and len(parts) == 2:
+            return discovery.resource_list(self.registry, "", parts[1])
+        if parts[0] == "apis" and len(parts) == 2:
+            return discovery.group(self.registry, parts[1])
+        if parts[0] == "apis" and len(parts) == 3:
+            return discovery.resource_list(self.registry, parts[1], parts[2])
+        return None
+
+    async def _call(self, request: web.Request) -> Call:
+        parts = request.path.strip("/").split("/")
+        if parts[0] == "api":
+            group, version, *rest = "", *parts[1:]
+        elif parts[0] == "apis" and len(parts) > 3:
+            group, version, *rest = parts[1:]
+        else:
+            raise not_served()
+        namespace = ""
+        in_namespace = rest[:1] == ["namespaces"] and len(rest) > 2
+        if in_namespace and rest[2] not in ("status", "finalize"):
+            namespace, rest = rest[1], rest[2:]
+        plural, name, subresource = [*rest, "", "", ""][:3]
+        resource = self.registry.find(group, version, plural)
+        if resource is None or len(rest) > 3:
+            raise not_served()
+        query = dict(request.query)
+        verb = VERBS.get(request.method) or _reading_verb(query, name)
+        if verb == "delete" and not name:
+            verb = "deletecollection"
+        return Call(
+            verb,
+            resource,
+            namespace,
+            name,
+            subresource,
+            query,
+            await _body(request),
+            request.content_type,
+            request.headers.get("User-Agent", ""),
+        )
+
+    async def _perform(self, request: web.Request, call: Call) -> web.StreamResponse:
+        tables = _tables(request)
+        if call.resource.kind == "SelfSubjectAccessReview":
+            return _json(encode(discovery.access_review(call.object)), 201)
+        if call.subresource not in ("", "status"):
+            return self._subresource(call)
+        if call.subresource == "status" and not call.resource.status:
+            raise not_served()
+        if call.verb not in call.resource.verbs:
+            raise method_not_allowed()
+        match call.verb:
+            case "watch":
+                return await self._watch(request, call, tables)
+            case "list":
+                return _json(self._reader.list(call, tables))
+            case "get":
+                return _json(self._reader.get(call, tables))
+            case "delete":
+                return _json(encode(self._deleter.delete(call)))
+            case "deletecollection":
+                return _json(self._delete_all(call))
+        content, code = self._write(call)
+        return _json(encode(tables.table(call, [content]) if tables else content), code)
+
+    def _write(self, call: Call) -> tuple[Json, int]:
+        if call.verb == "create":
+            if call.name:
+                raise method_not_allowed()
+            return self._writer.create(call), 201
+        if call.verb == "update":
+            return self._writer.update(call), 200
+        existed = self.store.get(call.resource, call.namespace, call.name) is not None
+        return self._writer.patch(call), 200 if existed else 201
+
+    def _delete_all(self, call: Call) -> bytes:
+        found = self._reader.selected(call)
+        for one in found:
+            namespace, name = one.key
+            if self.store.get(call.resource, namespace, name) is not None:
+                self._deleter.delete(
+                    Call("delete", call.resource, namespace, name, query=call.query, body=call.body)
+                )
+        return encode(success())
+
+    def _subresource(self, call: Call) -> web.Response:
+        match call.resource.plural, call.subresource, call.verb:
+            case "pods", "binding", "create":
+                return _json(encode(self._pods.bind(call)), 201)
+            case "pods", "eviction", "create":
+                return _json(encode(self._pods.evict(call)), 201)
+            case "pods", "log", "get":
+                return web.Response(text=self._pods.log(call))
+        raise not_served()
+
+    async def _watch(
+        self, request: web.Request, call: Call, tables: Tables | None
+    ) -> web.StreamResponse:
+        watch = Watch(self.store, call, tables)
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        closed = self.faults.opened(watch)
+        try:
+            await response.prepare(request)
+            async for line in watch.events():
+                await response.write(line)
+        except ConnectionError:
+            pass
+        finally:
+            closed()
+        return response
+
+
+def _reading_verb(query: dict[str, str], name: str) -> str:
+    if query.get("watch", "") in TRUE:
+        return "watch"
+    return "get" if name else "list"
+
+
+async def _body(request: web.Request) -> Any:
+    """The body from JSON or YAML; None when there is none."""
+    text = await request.text() if request.can_read_body else ""
+    if not text:
+        return None
+    if "protobuf" in request.content_type:
+        raise unsupported_media_type("415: Unsupported Media Type")
+    try:
+        return json.loads(text)
+    except ValueError:
+        if "yaml" not in request.content_type:
+            raise bad_request("the body is not JSON") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise bad_request(f"the body is not YAML: {error}") from error
+
+
+def _tables(request: web.Request) -> Tables | None:
+    if "as=Table" not in request.headers.get("Accept", ""):
+        return None
+    return Tables(request.query.get("includeObject", "Metadata"))
+
+
+def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(
+        body=body,
+        status=status,
+        content_type="application/json",
+        headers={"Audit-Id": str(uuid.uuid4()), **(headers or {})},
+    )
+
+
+__all__ = ["Api", "Resource"]

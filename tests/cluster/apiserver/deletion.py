@@ -1,0 +1,160 @@
+"""Deletion: preconditions, grace, finalizers, propagation, and namespaces that empty themselves."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from tests.cluster.apiserver import metadata
+from tests.cluster.apiserver.calls import Call
+from tests.cluster.apiserver.errors import conflict, details_of, not_found, success
+from tests.cluster.apiserver.resources import Json, Registry, Resource
+from tests.cluster.apiserver.store import Store
+
+ANSWERED_WITH_OBJECT = {"pods", "services", "serviceaccounts"}
+"""Deleting one of these answers with its last state, not with a Status."""
+ORPHANS = (
+    "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background "
+    "to remove them or set propagationPolicy=Orphan to suppress this warning"
+)
+
+
+class Deleter:
+    """Deletes objects as kube-apiserver does; the garbage collector is another program."""
+
+    def __init__(self, store: Store, registry: Registry) -> None:
+        self._store = store
+        self._registry = registry
+
+    def delete(self, call: Call) -> Json:
+        """Delete one object; answers with a Status, or with the object that goes on for a while."""
+        resource, name = call.resource, call.name
+        found = self._store.get(resource, call.namespace, name)
+        if found is None:
+            raise not_found(resource, name)
+        options = _options(call)
+        _check_preconditions(resource, found, options.get("preconditions") or {})
+        marked = self._marked(call, found, options)
+        if call.dry_run:
+            return marked
+        left = self._write(resource, found, marked)
+        if left is not None:
+            return left
+        if resource.qualified in ANSWERED_WITH_OBJECT:
+            return marked
+        return success(details=details_of(resource, name, found["metadata"]["uid"]))
+
+    def _marked(self, call: Call, found: Json, options: Json) -> Json:
+        """The object with the marks of its deletion."""
+        old = found["metadata"]
+        grace = _grace(call.resource, found, options.get("gracePeriodSeconds"))
+        new = dict(old)
+        if "deletionTimestamp" not in old and "generation" in old:
+            new["generation"] = old["generation"] + 1
+        if "deletionTimestamp" not in old or grace < old.get("deletionGracePeriodSeconds", 0):
+            end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=grace)
+            new["deletionTimestamp"] = metadata.timestamp(end)
+            new["deletionGracePeriodSeconds"] = grace
+        finalizers = _finalizers(call, options, old.get("finalizers") or [])
+        if finalizers:
+            new["finalizers"] = finalizers
+        else:
+            new.pop("finalizers", None)
+        return {**found, "metadata": new}
+
+    def _write(self, resource: Resource, found: Json, marked: Json) -> Json | None:
+        """Store the marks, or remove the object when nothing holds it; None when it is gone."""
+        if resource.qualified == "namespaces":
+            return self._end_namespace(resource, marked)
+        if not is_held(marked):
+            self.remove(resource, marked)
+            return None
+        if marked == found:
+            return found
+        return self._store.put(resource, marked)
+
+    def remove(self, resource: Resource, content: Json) -> None:
+        """Remove an object, what a definition defined, and the namespace that it emptied."""
+        self._store.remove(resource, content)
+        if resource.kind == "CustomResourceDefinition":
+            for version in self._registry.custom(
+                content["spec"]["group"], content["spec"]["names"]["plural"]
+            )[:1]:
+                for stored in self._store.all(version):
+                    self._store.remove(version, stored.content)
+            self._registry.forget(content)
+        self._finish_namespace(content["metadata"].get("namespace", ""))
+
+    def _end_namespace(self, resource: Resource, marked: Json) -> Json | None:
+        """Do the namespace controller's work: delete all that is in it, then the namespace."""
+        marked = {**marked, "status": {**marked.get("status", {}), "phase": "Terminating"}}
+        left = self._store.put(resource, marked)
+        name = marked["metadata"]["name"]
+        for other in self._contents():
+            for stored in self._store.all(other, name):
+                if self._store.get(other, *stored.key) is not None:
+                    self.delete(Call("delete", other, name, stored.key[1]))
+        self._finish_namespace(name)
+        return left
+
+    def _contents(self) -> list[Resource]:
+        """Namespaced resources, each stored kind once."""
+        found = {one.qualified: one for one in self._registry if one.namespaced}
+        return list(found.values())
+
+    def _finish_namespace(self, name: str) -> None:
+        resource = self._registry.find("", "v1", "namespaces")
+        assert resource is not None
+        namespace = self._store.get(resource, "", name) if name else None
+        if namespace is None or "deletionTimestamp" not in namespace["metadata"]:
+            return
+        if not any(self._store.all(one, name) for one in self._contents()):
+            self._store.remove(resource, namespace)
+
+
+def is_held(content: Json) -> bool:
+    """Whether a deleted object has to wait: for its finalizers, or for its grace period."""
+    found = content["metadata"]
+    return bool(found.get("finalizers")) or found.get("deletionGracePeriodSeconds", 0) > 0
+
+
+def _options(call: Call) -> Json:
+    """DeleteOptions: from the body, else from the query."""
+    options: dict[str, Any] = dict(call.body or {})
+    for name in ("propagationPolicy", "gracePeriodSeconds", "orphanDependents"):
+        if name in call.query:
+            text = call.query[name]
+            options[name] = int(text) if name == "gracePeriodSeconds" else text
+    return options
+
+
+def _check_preconditions(resource: Resource, found: Json, wanted: Json) -> None:
+    for key, label in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
+        given, present = wanted.get(key), found["metadata"][key]
+        if given and given != present:
+            why = f"Precondition failed: {label} in precondition: {given}, {label} in object meta: "
+            raise conflict(resource, found["metadata"]["name"], why + present)
+
+
+def _grace(resource: Resource, found: Json, given: int | None) -> int:
+    """Only pods are given grace, and only those that a node runs."""
+    if resource.qualified != "pods":
+        return 0
+    ended = found.get("status", {}).get("phase") in ("Succeeded", "Failed")
+    if not found["spec"].get("nodeName") or ended:
+        return 0
+    return found["spec"].get("terminationGracePeriodSeconds", 30) if given is None else given
+
+
+def _finalizers(call: Call, options: Json, present: list[str]) -> list[str]:
+    """The finalizers that the propagation policy asks the garbage collector to act on."""
+    policy = options.get("propagationPolicy")
+    if options.get("orphanDependents") in (True, "true"):
+        policy = "Orphan"
+    if policy is None and call.resource.qualified == "jobs.batch":
+        call.warnings.append(ORPHANS)
+        policy = "Orphan"
+    kept = [name for name in present if name not in ("orphan", "foregroundDeletion")]
+    if policy is None:
+        return list(present)
+    return kept + {"Orphan": ["orphan"], "Foreground": ["foregroundDeletion"]}.get(policy, [])

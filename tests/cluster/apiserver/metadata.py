@@ -1,0 +1,154 @@
+"""What the API server itself writes into ObjectMeta, and what it refuses there."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import re
+import uuid
+from collections.abc import Iterator
+
+from tests.cluster.apiserver.errors import Cause, bad_value, not_allowed, required
+from tests.cluster.apiserver.resources import Json, Resource
+
+SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+SUBDOMAIN_MESSAGE = (
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or "
+    "'.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used "
+    f"for validation is '{SUBDOMAIN.pattern}')"
+)
+LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+LABEL_MESSAGE = (
+    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and "
+    "must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used "
+    f"for validation is '{LABEL.pattern}')"
+)
+SERVICE_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+SERVICE_NAME_MESSAGE = (
+    "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an "
+    "alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', "
+    f"regex used for validation is '{SERVICE_NAME.pattern}')"
+)
+LABEL_VALUE = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
+LABEL_VALUE_MESSAGE = (
+    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or "
+    "'.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  "
+    f"or '12345', regex used for validation is '{LABEL_VALUE.pattern}')"
+)
+PATH_NAMED = {"roles", "rolebindings", "clusterroles", "clusterrolebindings"}
+"""RBAC names may be any path segment."""
+
+SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
+SYSTEM_FIELDS = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
+
+
+def now() -> str:
+    """The time as metav1.Time writes it."""
+    return timestamp(dt.datetime.now(dt.UTC))
+
+
+def timestamp(moment: dt.datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def generated_name(prefix: str) -> str:
+    return prefix[:58] + "".join(random.choices(SUFFIX, k=5))
+
+
+def for_new(resource: Resource, metadata: Json, namespace: str) -> Json:
+    """The metadata of a new object: its identity, the time, and no trace of another life."""
+    kept = {key: value for key, value in metadata.items() if key not in SYSTEM_FIELDS}
+    kept.pop("resourceVersion", None)
+    kept.pop("generation", None)
+    kept.pop("selfLink", None)
+    if not kept.get("name") and kept.get("generateName"):
+        kept["name"] = generated_name(kept["generateName"])
+    return {
+        **kept,
+        **({"namespace": namespace} if resource.namespaced else {}),
+        "uid": str(uuid.uuid4()),
+        "creationTimestamp": now(),
+        **({"generation": 1} if resource.generation else {}),
+    }
+
+
+def for_update(old: Json, metadata: Json) -> Json:
+    """The metadata of a new state: what only the server writes is as it was."""
+    fixed = ("name", "namespace", "generateName", "generation", "resourceVersion", *SYSTEM_FIELDS)
+    kept = {key: value for key, value in metadata.items() if key not in fixed}
+    kept.pop("selfLink", None)
+    return kept | {key: old[key] for key in fixed if key in old}
+
+
+def faults(resource: Resource, metadata: Json) -> Iterator[Cause]:
+    """What is wrong with an object's metadata."""
+    name = metadata.get("name", "")
+    if not name:
+        yield required("metadata.name", "name or generateName is required")
+    else:
+        yield from _wrong_name(resource, name)
+    for key, value in (metadata.get("labels") or {}).items():
+        yield from label_faults("metadata.labels", key, value)
+    yield from _wrong_owners(metadata.get("ownerReferences") or [])
+    for finalizer in metadata.get("finalizers") or []:
+        yield from qualified_name_faults("metadata.finalizers", finalizer)
+
+
+def _wrong_name(resource: Resource, name: str) -> Iterator[Cause]:
+    rule, longest, message = SUBDOMAIN, 253, SUBDOMAIN_MESSAGE
+    if resource.qualified == "services":
+        rule, longest, message = SERVICE_NAME, 63, SERVICE_NAME_MESSAGE
+    elif resource.qualified == "namespaces":
+        rule, longest, message = LABEL, 63, LABEL_MESSAGE
+    if resource.plural in PATH_NAMED:
+        return
+    if len(name) > longest:
+        yield bad_value("metadata.name", name, f"must be no more than {longest} bytes")
+    if not rule.fullmatch(name):
+        yield bad_value("metadata.name", name, message)
+
+
+def label_faults(field: str, key: str, value: str) -> Iterator[Cause]:
+    yield from qualified_name_faults(field, key)
+    if len(value) > 63:
+        yield bad_value(field, value, "must be no more than 63 bytes")
+    if not LABEL_VALUE.fullmatch(value):
+        yield bad_value(field, value, LABEL_VALUE_MESSAGE)
+
+
+def qualified_name_faults(field: str, name: str) -> Iterator[Cause]:
+    """A label's key or a finalizer: an optional DNS prefix and a name of at most 63 characters."""
+    prefix, _, last = name.rpartition("/")
+    if prefix and not SUBDOMAIN.fullmatch(prefix):
+        yield bad_value(field, name, f"prefix part {SUBDOMAIN_MESSAGE}")
+    if not last or len(last) > 63 or not LABEL_VALUE.fullmatch(last):
+        message = "name part must consist of alphanumeric characters, '-', '_' or '.'"
+        yield bad_value(field, name, message)
+
+
+def _wrong_owners(owners: list[Json]) -> Iterator[Cause]:
+    for index, owner in enumerate(owners):
+        for key in ("apiVersion", "kind", "name", "uid"):
+            if not owner.get(key):
+                yield bad_value(
+                    f"metadata.ownerReferences[{index}].{key}", "", f"{key} must not be empty"
+                )
+    controllers = [owner for owner in owners if owner.get("controller")]
+    if len(controllers) > 1:
+        message = (
+            "Only one reference can have Controller set to true. Found "
+            f'"true" in references for {controllers[0]["name"]} and {controllers[1]["name"]}'
+        )
+        yield Cause(
+            "metadata.ownerReferences", "FieldValueInvalid", f"Invalid value: []: {message}"
+        )
+
+
+def update_faults(old: Json, new: Json) -> Iterator[Cause]:
+    """What of the metadata an update may not change."""
+    if old.get("deletionTimestamp"):
+        added = set(new.get("finalizers") or []) - set(old.get("finalizers") or [])
+        if added:
+            message = "no new finalizers can be added if the object is being deleted"
+            found = ", ".join(f'"{name}"' for name in sorted(added))
+            yield not_allowed("metadata.finalizers", f"{message}, found new finalizers [{found}]")

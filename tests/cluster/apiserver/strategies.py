@@ -1,0 +1,178 @@
+"""What each resource does with a new object and with an update, beside storing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+
+from tests.cluster.apiserver import jobs, metadata
+from tests.cluster.apiserver.errors import Cause, bad_value, not_allowed
+from tests.cluster.apiserver.resources import Json, Resource
+from tests.cluster.apiserver.store import Store
+
+POD_MUTABLE = ("activeDeadlineSeconds", "tolerations", "schedulingGates")
+FIRST_STATUS: dict[str, Json] = {
+    "jobs.batch": {},
+    "services": {"loadBalancer": {}},
+    "namespaces": {"phase": "Active"},
+    "deployments.apps": {},
+    "replicasets.apps": {"replicas": 0},
+}
+KEEPS_STATUS = {"nodes"}
+"""A kubelet registers its node with the status that it has."""
+DEFAULT_TOLERATION_SECONDS = 300
+SYSTEM_PRIORITIES = {"system-node-critical": 2000001000, "system-cluster-critical": 2000000000}
+
+
+def prepare_new(store: Store, resource: Resource, content: Json) -> None:
+    """Set what the server decides about a new object; changes it in place."""
+    if resource.status and resource.qualified not in KEEPS_STATUS:
+        content.pop("status", None)
+        if resource.qualified in FIRST_STATUS:
+            content["status"] = deepcopy(FIRST_STATUS[resource.qualified])
+    if resource.qualified == "pods":
+        _prepare_pod(store, content)
+    elif resource.qualified == "jobs.batch":
+        jobs.prepare(content)
+    elif resource.qualified == "namespaces":
+        labels = content["metadata"].setdefault("labels", {})
+        labels["kubernetes.io/metadata.name"] = content["metadata"]["name"]
+    elif resource.qualified == "customresourcedefinitions.apiextensions.k8s.io":
+        content["status"] = established(content)
+
+
+def _prepare_pod(store: Store, content: Json) -> None:
+    spec = content["spec"]
+    spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
+    if "priority" not in spec:
+        spec["priority"] = _priority(store, spec.get("priorityClassName", ""))
+    tolerations = spec.setdefault("tolerations", [])
+    for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
+        if not any(one.get("key") in (None, key) for one in tolerations):
+            tolerations.append(
+                {
+                    "key": key,
+                    "operator": "Exists",
+                    "effect": "NoExecute",
+                    "tolerationSeconds": DEFAULT_TOLERATION_SECONDS,
+                }
+            )
+    content["status"] = {"phase": "Pending", "qosClass": quality_of_service(spec)}
+
+
+def _priority(store: Store, name: str) -> int:
+    if name in SYSTEM_PRIORITIES:
+        return SYSTEM_PRIORITIES[name]
+    classes = [found.content for found in store.named("priorityclasses.scheduling.k8s.io")]
+    chosen = [one for one in classes if one["metadata"]["name"] == name]
+    chosen = chosen or [one for one in classes if not name and one.get("globalDefault")]
+    return int(chosen[0]["value"]) if chosen else 0
+
+
+def quality_of_service(spec: Json) -> str:
+    """Guaranteed, Burstable or BestEffort, from the containers' CPU and memory."""
+    found = []
+    for container in [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]:
+        resources = container.get("resources") or {}
+        limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
+        for name in ("cpu", "memory"):
+            found.append((limits.get(name), requests.get(name, limits.get(name))))
+    if all(limit is None and request is None for limit, request in found):
+        return "BestEffort"
+    return "Guaranteed" if all(limit and limit == request for limit, request in found) else (
+        "Burstable"
+    )  # fmt: skip
+
+
+def established(definition: Json) -> Json:
+    """The status of a CustomResourceDefinition that is served at once."""
+    time = metadata.now()
+    conditions = [
+        {
+            "type": kind,
+            "status": "True",
+            "lastTransitionTime": time,
+            "reason": reason,
+            "message": message,
+        }
+        for kind, reason, message in (
+            ("NamesAccepted", "NoConflicts", "no conflicts found"),
+            ("Established", "InitialNamesAccepted", "the initial names have been accepted"),
+        )
+    ]
+    spec = definition["spec"]
+    stored = [version["name"] for version in spec["versions"] if version["storage"]]
+    return {"conditions": conditions, "acceptedNames": spec["names"], "storedVersions": stored}
+
+
+def merged_update(resource: Resource, old: Json, new: Json, subresource: str) -> Json:
+    """The new state: each endpoint writes only its part; generation counts the desired state."""
+    result = {key: value for key, value in new.items() if value is not None}
+    if subresource == "status":
+        result = {**old, "status": new.get("status"), "metadata": new["metadata"]}
+        if result["status"] is None:
+            del result["status"]
+        if resource.custom:
+            managed = new["metadata"].get("managedFields")
+            result["metadata"] = old["metadata"] | ({"managedFields": managed} if managed else {})
+        elif resource.qualified == "pods" and "ownerReferences" in old["metadata"]:
+            owners = {"ownerReferences": old["metadata"]["ownerReferences"]}
+            result["metadata"] = new["metadata"] | owners
+    elif resource.status:
+        result.pop("status", None)
+        if "status" in old:
+            result["status"] = old["status"]
+    result["metadata"] = metadata.for_update(old["metadata"], result["metadata"])
+    if resource.generation and _desired(resource, old) != _desired(resource, result):
+        result["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
+    return result
+
+
+def _desired(resource: Resource, content: Json) -> Json:
+    """All but the metadata and what is observed."""
+    left_out = ("metadata", "status") if resource.status else ("metadata",)
+    return {key: value for key, value in content.items() if key not in left_out}
+
+
+def faults(resource: Resource, content: Json) -> Iterator[Cause]:
+    """What is wrong with a new object, beyond its schema."""
+    if resource.qualified == "jobs.batch":
+        yield from jobs.faults(content)
+
+
+def update_faults(resource: Resource, old: Json, new: Json) -> Iterator[Cause]:
+    """What an update may not change."""
+    yield from metadata.update_faults(old["metadata"], new["metadata"])
+    if resource.qualified == "jobs.batch":
+        yield from jobs.update_faults(old, new)
+    elif resource.qualified == "pods":
+        yield from _pod_update_faults(old, new)
+    elif resource.qualified == "services":
+        before, after = old["spec"].get("clusterIP"), new["spec"].get("clusterIP")
+        if before and after != before:
+            yield bad_value("spec.clusterIP", after or "", "field is immutable")
+    elif resource.qualified == "secrets" and old.get("type") != new.get("type"):
+        yield bad_value("type", new.get("type"), "field is immutable")
+    elif resource.qualified == "configmaps" and old.get("immutable"):
+        same = all(old.get(part) == new.get(part) for part in ("data", "binaryData", "immutable"))
+        if not same:
+            yield not_allowed("data", "field is immutable when `immutable` is set")
+
+
+def _pod_update_faults(old: Json, new: Json) -> Iterator[Cause]:
+    if _fixed_pod(old["spec"]) != _fixed_pod(new["spec"]):
+        yield not_allowed(
+            "spec",
+            "pod updates may not change fields other than `spec.containers[*].image`,"
+            "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only "
+            "additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to "
+            "be set to 1 if it was previously negative)",
+        )
+
+
+def _fixed_pod(spec: Json) -> Json:
+    def imageless(containers: list[Json] | None) -> list[Json]:
+        return [{k: v for k, v in one.items() if k != "image"} for one in containers or []]
+
+    kept = {key: value for key, value in spec.items() if key not in POD_MUTABLE}
+    return kept | {kind: imageless(spec.get(kind)) for kind in ("containers", "initContainers")}
