@@ -1,0 +1,412 @@
+"""A small world for `decide`: an API server, the Job controller and the nodes, as views in memory.
+
+Only what decides about the operator's choices is there. It moves when a test says so, so every order
+of events can be walked, also those that a real cluster shows once a year.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from dreambooth_api.job import DreamBoothJob
+from dreambooth_api.status import Attempt, Status
+from dreambooth_operator import names
+from dreambooth_operator.controller.decision import (
+    Action,
+    Apply,
+    Decision,
+    DeleteDreamBoothJob,
+    DeleteJob,
+    Event,
+)
+from dreambooth_operator.controller.observed import Observed, Reading
+from dreambooth_operator.controller.policy import Policy
+from dreambooth_operator.controller.reconcile import decide
+from dreambooth_operator.controller.views import COUNTERS_ANNOTATION, JobView, Key, PodView
+from dreambooth_operator.progress import LastCheckpoint, TrainerProgress
+from dreambooth_operator.resources import STOPPED_EXIT_CODE, TERMINAL_EXIT_CODES
+
+START = datetime(2026, 11, 1, 12, tzinfo=UTC)
+KEY = Key("team-a", "mug")
+POLICY = Policy(default_image="trainer:1")
+
+
+class Crash(Exception):
+    """The operator dies, or an API call fails, in the middle of carrying out a decision."""
+
+
+def dreambooth_job(**runtime: Any) -> DreamBoothJob:
+    return DreamBoothJob.model_validate(
+        {
+            "apiVersion": "dreambooth.dev/v1alpha1",
+            "kind": "DreamBoothJob",
+            "metadata": {"name": KEY.name, "namespace": KEY.namespace, "uid": "uid-of-the-job"},
+            "spec": {
+                "model": {"source": "s3://models/sd15"},
+                "subjects": [{"images": "s3://data/mug", "identifier": "zwx", "classNoun": "mug"}],
+                "output": "s3://results/runs",
+                "runtime": {"nodes": 2, "gpusPerNode": 1} | runtime,
+            },
+        }
+    )
+
+
+@dataclass
+class World:
+    """Everything outside the operator, and the operator's own short memory."""
+
+    job: DreamBoothJob = field(default_factory=dreambooth_job)
+    policy: Policy = POLICY
+    now: datetime = START
+    deleted: bool = False
+    generation: int = 1
+    jobs: dict[str, JobView] = field(default_factory=dict)
+    completions: dict[str, int] = field(default_factory=dict)
+    pods: dict[str, PodView] = field(default_factory=dict)
+    """By uid."""
+    remembered: dict[str, PodView] = field(default_factory=dict)
+    """Pods that are gone: a restart of the operator forgets them."""
+    reading: Reading | None = None
+    taken: tuple[str, ...] = ()
+    missing: frozenset[str] = frozenset()
+    events: list[Event] = field(default_factory=list)
+    writes: int = 0
+    applied: list[dict[str, Any]] = field(default_factory=list)
+    _made: int = 0
+
+    # What the operator sees and does.
+
+    def observe(self) -> Observed:
+        pods = [*self.pods.values(), *self.remembered.values()]
+        jobs = [job for job in self.jobs.values() if job.owner == self.job.metadata.uid]
+        return Observed(
+            job=self.job,
+            generation=self.generation,
+            created=START,
+            deleting=self.deleted,
+            attempts=tuple(
+                sorted((j for j in jobs if j.attempt is not None), key=lambda j: j.attempt or 0)
+            ),
+            preflight=next((job for job in jobs if job.component == names.PREFLIGHT), None),
+            pods=tuple(pods),
+            reading=self.reading,
+            taken=self.taken,
+            missing=self.missing,
+        )
+
+    def decide(self) -> Decision:
+        return decide(self.observe(), self.now, self.policy)
+
+    def reconcile(self, crash_after: int | None = None) -> Decision:
+        """Decide once and carry it out; die after so many calls of the API server."""
+        decision = self.decide()
+        left = crash_after
+        for action in decision.actions:
+            left = self._call(left, lambda action=action: self.act(action))  # type: ignore[misc]
+        if decision.status is not None:
+            self._call(left, lambda: self.write(decision.status))
+            self.events += decision.events
+        return decision
+
+    def settle(self, limit: int = 20) -> None:
+        """Reconcile until there is nothing to do."""
+        for _ in range(limit):
+            decision = self.reconcile()
+            if decision.status is None and not decision.actions:
+                return
+        raise AssertionError("decide never comes to rest")
+
+    def _call(self, left: int | None, act: Callable[[], None]) -> int | None:
+        if left == 0:
+            raise Crash
+        act()
+        self.writes += 1
+        return None if left is None else left - 1
+
+    def act(self, action: Action) -> None:
+        if isinstance(action, Apply):
+            self.applied.append(action.manifest)
+            if action.manifest["kind"] == "Job":
+                self._make_job(action.manifest)
+        elif isinstance(action, DeleteJob):
+            self.delete_job(action.name)
+        elif isinstance(action, DeleteDreamBoothJob):
+            self.deleted = True
+
+    def write(self, status: Status | None) -> None:
+        self.job = self.job.model_copy(update={"status": status})
+
+    # What the user does.
+
+    def change(self, **runtime: Any) -> None:
+        new = self.job.spec.runtime.model_copy(update=runtime)
+        spec = self.job.spec.model_copy(update={"runtime": new})
+        self.job = self.job.model_copy(update={"spec": spec})
+        self.generation += 1
+
+    def restart_operator(self) -> None:
+        self.remembered.clear()
+        self.reading = None
+
+    # What the cluster does.
+
+    def tick(self, seconds: float = 1) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    def _make_job(self, manifest: dict[str, Any]) -> None:
+        meta = manifest["metadata"]
+        if meta["name"] in self.jobs or self.deleted:
+            return
+        attempt = meta["labels"].get(names.ATTEMPT_LABEL)
+        suspended = manifest["spec"].get("suspend", False)
+        self._made += 1
+        self.jobs[meta["name"]] = JobView(
+            key=KEY,
+            name=meta["name"],
+            uid=f"uid-{self._made}",
+            version=self._made,
+            owner=meta["ownerReferences"][0]["uid"],
+            component=meta["labels"][names.COMPONENT_LABEL],
+            attempt=None if attempt is None else int(attempt),
+            created=self.now,
+            suspended=suspended,
+            started=None if suspended else self.now,
+            counters=meta.get("annotations", {}).get(COUNTERS_ANNOTATION, ""),
+        )
+        self.completions[meta["name"]] = manifest["spec"].get("completions", 1)
+
+    def control_jobs(self) -> None:
+        """One round of the Job controller and of the garbage collector."""
+        for name, job in list(self.jobs.items()):
+            pods = [pod for pod in self.pods.values() if pod.job_uid == job.uid]
+            if self.deleted and not job.deleting:
+                self.delete_job(name)
+            elif job.deleting:
+                self._finish_deletion(job, pods)
+            elif job.live and not job.suspended:
+                self._control(job, pods)
+            # Its finalizer keeps a pod that was deleted until the Job controller has counted it.
+            for pod in pods:
+                if pod.stop_asked and self.pods.get(pod.uid, pod).ended:
+                    self._forget(self.pods.get(pod.uid, pod))
+
+    def _finish_deletion(self, job: JobView, pods: list[PodView]) -> None:
+        for pod in pods:
+            self._ask_to_stop(pod)
+        pods = [self.pods[pod.uid] for pod in pods]
+        if all(pod.ended for pod in pods):
+            for pod in pods:
+                del self.pods[pod.uid]
+            for uid in [u for u, p in self.remembered.items() if p.job_uid == job.uid]:
+                del self.remembered[uid]
+            del self.jobs[job.name]
+
+    def _control(self, job: JobView, pods: list[PodView]) -> None:
+        failed = [pod for pod in pods if pod.phase == "Failed" and self._counts(pod)]
+        if failed and not job.failing:
+            self.jobs[job.name] = job = replace(job, failing=self.now, **self._why(failed[0]))
+        if job.failing:
+            for pod in pods:
+                self._ask_to_stop(pod)
+            if all(self.pods[pod.uid].ended for pod in pods):
+                self.jobs[job.name] = replace(job, failed=True)
+        elif sum(pod.phase == "Succeeded" for pod in pods) == self.completions[job.name]:
+            self.jobs[job.name] = replace(job, complete=True)
+        else:
+            self._fill(job, pods)
+
+    def _counts(self, pod: PodView) -> bool:
+        """podFailurePolicy: exit code 143 is ignored."""
+        return pod.disruption is not None or pod.exit_code != STOPPED_EXIT_CODE
+
+    def _why(self, pod: PodView) -> dict[str, str]:
+        if pod.disruption:
+            told = f"Pod {KEY.namespace}/{pod.name} has condition DisruptionTarget matching FailJob"
+            return {"failure_reason": "PodFailurePolicy", "failure_message": told}
+        if pod.exit_code in TERMINAL_EXIT_CODES:
+            told = f"Container trainer for pod {pod.name} failed with exit code {pod.exit_code}"
+            return {"failure_reason": "PodFailurePolicy", "failure_message": told}
+        told = "Job has reached the specified backoff limit"
+        return {"failure_reason": "BackoffLimitExceeded", "failure_message": told}
+
+    def _fill(self, job: JobView, pods: list[PodView]) -> None:
+        """A pod for each index that has none; podReplacementPolicy Failed waits for the old one."""
+        there = {pod.index for pod in pods if not pod.ended or pod.phase == "Succeeded"}
+        for index in set(range(self.completions[job.name])) - there:
+            self._made += 1
+            uid = f"pod-{self._made}"
+            self.pods[uid] = PodView(
+                key=KEY,
+                name=f"{job.name}-{index}-{self._made}",
+                uid=uid,
+                version=self._made,
+                job_uid=job.uid,
+                component=job.component,
+                attempt=job.attempt,
+                index=index,
+                created=self.now,
+            )
+
+    def _ask_to_stop(self, pod: PodView) -> None:
+        if pod.ended or pod.stop_asked:
+            return
+        phase = pod.phase if pod.running else "Failed"
+        self.pods[pod.uid] = replace(pod, stop_asked=self.now, ready=False, phase=phase)
+
+    def _forget(self, pod: PodView) -> None:
+        self.pods.pop(pod.uid, None)
+        self.remembered[pod.uid] = replace(pod, gone=True)
+
+    def start_pods(self) -> None:
+        """Every pod gets a node and runs, and all have joined."""
+        for uid, pod in self.pods.items():
+            if pod.phase == "Pending" and not pod.waiting and not pod.stop_asked:
+                self.pods[uid] = replace(
+                    pod,
+                    phase="Running",
+                    node=f"node-{pod.index}",
+                    scheduled=self.now,
+                    ip=f"10.0.0.{pod.index}",
+                    running=True,
+                    ready=True,
+                )
+
+    def exit(self, pod: PodView, code: int, message: str = "") -> None:
+        """A container ends."""
+        ended = replace(
+            pod,
+            phase="Failed" if code else "Succeeded",
+            exit_code=code,
+            finished=self.now,
+            ready=False,
+            message=message,
+        )
+        self.pods[pod.uid] = ended
+
+    def obey(self) -> None:
+        """Pods that were asked to stop save and exit with 143, but those on lost nodes."""
+        for pod in list(self.pods.values()):
+            if pod.stop_asked and not pod.ended and pod.node != "lost":
+                self.exit(pod, STOPPED_EXIT_CODE)
+
+    def evict(self, pod: PodView, reason: str = "EvictionByEvictionAPI") -> None:
+        marked = replace(pod, disruption=reason, disruption_message="by the test")
+        self.pods[pod.uid] = marked
+        self._ask_to_stop(marked)
+
+    def lose_node(self, pod: PodView) -> None:
+        """The pod is asked to stop and will never answer."""
+        self.evict(replace(pod, node="lost"), "DeletionByTaintManager")
+
+    def delete_pod(self, pod: PodView) -> None:
+        self._ask_to_stop(pod)
+
+    def delete_job(self, name: str) -> None:
+        """Foreground deletion."""
+        job = self.jobs.get(name)
+        if job is not None:
+            self.jobs[name] = replace(job, deleting=True)
+
+    def queue_suspends(self, job: JobView) -> None:
+        self.jobs[job.name] = replace(job, suspended=True)
+        for pod in list(self.pods.values()):
+            if pod.job_uid == job.uid:
+                self._ask_to_stop(pod)
+
+    def queue_admits(self, job: JobView) -> None:
+        self.jobs[job.name] = replace(job, suspended=False, started=self.now)
+
+    def pull_fails(self) -> None:
+        for uid, pod in self.pods.items():
+            if pod.phase == "Pending":
+                self.pods[uid] = replace(
+                    pod,
+                    node="node-0",
+                    scheduled=pod.scheduled or self.now,
+                    waiting="ImagePullBackOff",
+                    waiting_message='Back-off pulling image "nothing:1"',
+                )
+
+    def tells(self, step: int, **values: Any) -> None:
+        """Rank 0 is asked for its progress, and answers."""
+        told: dict[str, Any] = {"stage": "Training", "step": step, "totalSteps": 800} | values
+        attempt = self.record.number if self.job.status and self.job.status.attempts else 0
+        progress = TrainerProgress(**({"attempt": attempt} | told))
+        self.reading = Reading(self.now, "10.0.0.0", progress)
+
+    def saves(self, step: int) -> None:
+        last = LastCheckpoint(step=step, uri=f"s3://results/{step}", time=self.now)
+        self.tells(step, lastCheckpoint=last)
+
+    # What a test asks.
+
+    @property
+    def status(self) -> Status:
+        assert self.job.status is not None
+        return self.job.status
+
+    @property
+    def record(self) -> Attempt:
+        return self.status.attempts[-1]
+
+    @property
+    def live(self) -> list[JobView]:
+        return [job for job in self.jobs.values() if job.live and job.attempt is not None]
+
+    @property
+    def attempt(self) -> JobView:
+        return max(self.observe().attempts, key=lambda job: job.attempt or 0)
+
+    def pods_of(self, job: JobView) -> list[PodView]:
+        found = [pod for pod in self.pods.values() if pod.job_uid == job.uid]
+        return sorted(found, key=lambda pod: pod.index)
+
+    def condition(self, kind: str) -> tuple[str, str, str]:
+        """(status, reason, message)."""
+        found = next(c for c in self.status.conditions if c.type == kind)
+        return found.status, found.reason, found.message
+
+    def has_condition(self, kind: str) -> bool:
+        return any(c.type == kind for c in self.status.conditions)
+
+    @property
+    def event_reasons(self) -> list[str]:
+        return [event.reason for event in self.events]
+
+    # Common ways.
+
+    def pass_preflight(self, report: str = "the job can be trained") -> None:
+        self.settle()
+        self.control_jobs()
+        self.start_pods()
+        (pod,) = [pod for pod in self.pods.values() if pod.component == names.PREFLIGHT]
+        self.exit(pod, 0, report)
+        self.control_jobs()
+        self.settle()
+
+    def run_attempt(self) -> JobView:
+        """The newest attempt's pods run and have joined."""
+        self.control_jobs()
+        self.start_pods()
+        self.settle()
+        return self.attempt
+
+    def finish_stopping(self) -> None:
+        """Pods obey, their Job goes or fails, and the operator sees it."""
+        for _ in range(3):
+            self.settle()
+            self.control_jobs()
+            self.obey()
+            self.control_jobs()
+        self.settle()
+
+
+def running(**runtime: Any) -> World:
+    """A world whose first attempt runs."""
+    world = World(dreambooth_job(**runtime))
+    world.pass_preflight()
+    world.run_attempt()
+    return world
