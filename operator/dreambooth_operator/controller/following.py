@@ -10,7 +10,7 @@ from dreambooth_operator.controller.draft import Draft
 from dreambooth_operator.controller.verdict import Verdict, judge, lost
 from dreambooth_operator.controller.views import JobView, PodView
 from dreambooth_operator.controller.waiting import start_problem, why_not_ready
-from dreambooth_operator.resources import service
+from dreambooth_operator.resources import config_map, service
 
 
 def follow(draft: Draft, record: Attempt) -> None:
@@ -177,8 +177,7 @@ def _over_start_deadline(draft: Draft, job: JobView, pods: list[PodView]) -> Ver
 def _report(draft: Draft, record: Attempt, job: JobView) -> None:
     """The attempt goes on: say how it does."""
     draft.drop_conditions(conditions.COMPLETE, conditions.FAILED)
-    if "Service" in draft.seen.missing:
-        draft.apply([service(draft.job)])
+    _restore_shared(draft)
     if job.suspended:
         _report_queued(draft, record)
         return
@@ -194,6 +193,12 @@ def _report(draft: Draft, record: Attempt, job: JobView) -> None:
     if draft.status.phase == "Running":
         draft.poll = _rank_zero(draft, job)
         _report_progress(draft, job)
+
+
+def _restore_shared(draft: Draft) -> None:
+    """Pods that start need the Service for their names and the ConfigMap for their job."""
+    made = {"Service": service, "ConfigMap": config_map}
+    draft.apply([make(draft.job) for kind, make in made.items() if kind in draft.seen.missing])
 
 
 def _report_joined(draft: Draft, record: Attempt, nodes: int) -> None:

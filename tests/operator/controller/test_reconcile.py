@@ -473,12 +473,12 @@ def test_a_name_that_is_taken_is_told_and_training_goes_on() -> None:
     assert world.condition("Accepted")[0] == "True"
 
 
-def test_a_service_that_was_deleted_is_made_again() -> None:
+def test_shared_children_that_were_deleted_are_made_again() -> None:
     world = running()
     world.applied.clear()
-    world.missing = frozenset({"Service"})
+    world.missing = frozenset({"ConfigMap", "Service"})
     world.reconcile()
-    assert kinds(world) == [("Service", "mug-ranks")]
+    assert kinds(world) == [("Service", "mug-ranks"), ("ConfigMap", "mug-config")]
 
 
 def test_a_status_that_was_lost_is_made_again_from_the_children() -> None:

@@ -1,7 +1,7 @@
 """A small world for `decide`: an API server, the Job controller and the nodes, as views in memory.
 
-Only what decides about the operator's choices is there. It moves when a test says so, so every order
-of events can be walked, also those that a real cluster shows once a year.
+Only what decides about the operator's choices is there. It moves when a test says so, so every
+order of events can be walked, also those that a real cluster shows once a year.
 """
 
 from __future__ import annotations
