@@ -11,10 +11,10 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help init demo test test-slow generate verify lint type format bench clean
+.PHONY: help init demo test test-slow e2e generate verify lint type format bench clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 init: $(READY) ## build the virtual environment, pinned by constraints.txt
 
@@ -37,6 +37,9 @@ test: $(READY) ## run the tests
 
 test-slow: $(READY) ## run the tests that take long
 	$(BIN)/python -m pytest -m slow $(TESTS)
+
+e2e: $(READY) ## run whole jobs on a control plane: a double, KUBEBUILDER_ASSETS or DREAMBOOTH_E2E_KUBECONFIG
+	$(BIN)/python -m pytest tests/e2e
 
 generate: $(READY) ## write the CRD and REFERENCE.md from the models
 	$(BIN)/python -m dreambooth_api.generate

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from tests.cluster.processes import Daemon
-from tests.cluster.real_plane import READY_SECONDS, RealPlane, answers
+from tests.cluster.real_plane import NODE_GRACE_SECONDS, READY_SECONDS, RealPlane, answers
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,7 +100,7 @@ class _Double:
         """Start both and return the API server once it is ready; `processes` ends them."""
         server = self._run(processes, "apiserver", "--port", "0")
         server.wait_ready(lambda: answers(self._kubeconfig), READY_SECONDS)
-        self._run(processes, "controllers")
+        self._run(processes, "controllers", f"--node-grace-seconds={NODE_GRACE_SECONDS}")
         return server
 
     def _run(self, processes: ExitStack, name: str, *arguments: str) -> Daemon:

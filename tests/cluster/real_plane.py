@@ -15,6 +15,8 @@ import yaml
 from tests.cluster.processes import Daemon, NotReady, free_ports
 
 READY_SECONDS = 90.0
+NODE_GRACE_SECONDS = 8
+"""A node whose heartbeats stop is given up after this long."""
 CONTROLLERS = (
     "job-controller",
     "garbage-collector-controller",
@@ -110,7 +112,7 @@ class RealPlane:
             f"--controllers={','.join(CONTROLLERS)}",
             f"--service-account-private-key-file={self._keys}",
             "--node-monitor-period=1s",
-            "--node-monitor-grace-period=8s",
+            f"--node-monitor-grace-period={NODE_GRACE_SECONDS}s",
             "--node-eviction-rate=100",
         )
         self._run(

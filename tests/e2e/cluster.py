@@ -1,0 +1,194 @@
+"""What a scenario does to a cluster, and how it looks at it: one namespace, seen by kubectl."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tests.cluster.client import Object
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.kubectl import Kubectl, KubectlError
+from tests.cluster.nodes import Node
+from tests.cluster.processes import tail
+from tests.e2e.operator_process import Operator
+from tests.e2e.storage import Storage
+
+JOB_LABEL = "dreambooth.dev/job"
+TERMINAL = ("Succeeded", "Failed")
+POLL_SECONDS = 0.3
+LOG_LINES = 25
+
+
+class Unmet(AssertionError):
+    """A job did not come to be as it was waited for; the message tells how everything is."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all scenarios of a session share."""
+
+    plane: ControlPlane
+    nodes: Sequence[Node]
+    """The session's own nodes; none where a real cluster has its own."""
+    storage: Storage
+    operator: Operator
+    image: str
+    runtime: Object
+    """`spec.runtime` of every job: where the pods find the image."""
+
+
+class Cluster:
+    """One namespace of the cluster."""
+
+    def __init__(self, setup: Setup, namespace: str) -> None:
+        self.setup = setup
+        self.namespace = namespace
+        self.kubectl = Kubectl(setup.plane.kubeconfig, namespace)
+        self.nodes = {node.name: node for node in setup.nodes}
+        self.storage = setup.storage
+        self.operator = setup.operator
+
+    def apply(self, job: Object) -> None:
+        """`kubectl apply` a job; raises `KubectlError` when it is refused."""
+        self.kubectl("apply", "-f", "-", input=json.dumps(self.placed(job)))
+
+    def placed(self, job: Object) -> Object:
+        """The job with what leads its pods to where the trainer's image is."""
+        runtime = self.setup.runtime | job["spec"]["runtime"]
+        return job | {"spec": job["spec"] | {"runtime": runtime}}
+
+    def patch(self, name: str, spec: Object) -> None:
+        """Change a job's spec."""
+        text = json.dumps({"spec": spec})
+        self.kubectl("patch", "dreamboothjob", name, "--type=merge", f"--patch={text}")
+
+    def suspend(self, name: str, suspend: bool = True) -> None:
+        """Suspend a job, or let it go on."""
+        self.patch(name, {"runtime": {"suspend": suspend}})
+
+    def delete(self, name: str) -> None:
+        """Delete a job, without waiting for its pods."""
+        self.kubectl("delete", "dreamboothjob", name, "--wait=false")
+
+    def job(self, name: str) -> Object | None:
+        """A DreamBoothJob as it is."""
+        return self.kubectl.get("dreamboothjob", name)
+
+    def jobs(self, name: str) -> list[Object]:
+        """The batch/v1 Jobs of a DreamBoothJob."""
+        return self.kubectl.objects("job", f"{JOB_LABEL}={name}")
+
+    def pods(self, name: str) -> list[Object]:
+        """The pods of a DreamBoothJob, by name: in the order of attempt and rank."""
+        found = self.kubectl.objects("pod", f"{JOB_LABEL}={name}")
+        return sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
+
+    def wait(self, name: str, predicate: Callable[[Object], bool], timeout: float = 120) -> Object:
+        """The job once the predicate holds; it is given the job, whose `status` is never missing.
+
+        Raises `Unmet` when it does not within `timeout` seconds, or never will: the job has ended
+        or is gone.
+        """
+        until = time.monotonic() + timeout
+        while True:
+            found = self.job(name)
+            if found is None:
+                raise Unmet(self.story(name, "the job is gone"))
+            found.setdefault("status", {})
+            if predicate(found):
+                return found
+            if found["status"].get("phase") in TERMINAL:
+                raise Unmet(self.story(name, "the job has ended, and not as it was waited for"))
+            if time.monotonic() > until:
+                raise Unmet(self.story(name, f"not within {timeout:.0f} s"))
+            time.sleep(POLL_SECONDS)
+
+    def wait_phase(self, name: str, *phases: str, timeout: float = 120) -> Object:
+        """The job once it is in one of the phases."""
+        return self.wait(name, lambda job: job["status"].get("phase") in phases, timeout)
+
+    def wait_step(self, name: str, step: int, timeout: float = 120) -> Object:
+        """The job once it has trained so many steps, as its status says."""
+        return self.wait(
+            name, lambda job: job["status"].get("progress", {}).get("step", 0) >= step, timeout
+        )
+
+    def wait_gone(self, name: str, timeout: float = 60) -> None:
+        """Return once the job and all its pods are no more."""
+        until = time.monotonic() + timeout
+        while self.job(name) is not None or self.pods(name):
+            if time.monotonic() > until:
+                raise Unmet(self.story(name, f"still there after {timeout:.0f} s"))
+            time.sleep(POLL_SECONDS)
+
+    def pod_log(self, pod: str) -> str:
+        """What a pod wrote, even when it is gone (on the session's own nodes)."""
+        logs = [log for node in self.nodes.values() for log in node.logs(self.namespace, pod)]
+        if logs or self.nodes:
+            return "".join(log.read_text(errors="replace") for log in logs)
+        return self.kubectl("logs", pod)
+
+    def kill_rank(self, pod: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to the first rank of a pod, as the kernel does when memory runs out."""
+        (first, *_) = [
+            process
+            for node in self.nodes.values()
+            for process in node.processes(self.namespace, pod)
+        ]
+        ranks = _children(first)
+        os.kill(min(ranks), number)
+
+    def evict(self, pod: str) -> None:
+        """Evict a pod, as `kubectl drain` does."""
+        eviction = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod, "namespace": self.namespace},
+        }
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/eviction"
+        self.kubectl("create", "--raw", path, "-f", "-", input=json.dumps(eviction))
+
+    def node_of(self, pod: Object) -> Node:
+        """The node that a pod is on."""
+        return self.nodes[pod["spec"]["nodeName"]]
+
+    def clear(self) -> None:
+        """Delete the namespace; what still runs in it is killed."""
+        self.kubectl("delete", "namespace", self.namespace, "--wait=false")
+        for node in self.nodes.values():
+            for process in node.processes(self.namespace):
+                with suppress(ProcessLookupError):
+                    os.killpg(process, signal.SIGKILL)
+
+    def story(self, name: str, problem: str) -> str:
+        """Everything that tells why a job is not as it should be."""
+        found = self.job(name)
+        parts = {
+            f"{name}: {problem}": "",
+            "status": yaml.safe_dump(found.get("status")) if found else "",
+            "objects": self._look("get", "job,pod", "--output=wide"),
+            "events": self._look("get", "events", "--sort-by=.metadata.creationTimestamp"),
+            "operator": self.operator.tail(LOG_LINES),
+        }
+        logs = [log for node in self.nodes.values() for log in node.logs(self.namespace)]
+        parts |= {log.name: tail(log, LOG_LINES) for log in logs}
+        return "\n".join(f"--- {title}\n{text}" for title, text in parts.items())
+
+    def _look(self, *arguments: str) -> str:
+        try:
+            return self.kubectl(*arguments)
+        except KubectlError as error:
+            return str(error)
+
+
+def _children(process: int) -> list[int]:
+    text = Path(f"/proc/{process}/task/{process}/children").read_text()
+    return [int(child) for child in text.split()]

@@ -1,0 +1,35 @@
+"""Jobs of the scenarios: the quickstart, made small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from tests.cluster.client import Object
+from tests.e2e.storage import Storage
+
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
+
+
+def small_job(
+    storage: Storage, name: str = "mug", *, steps: int = 6, every: int = 3, nodes: int = 2
+) -> Object:
+    """A DreamBoothJob that trains tiny-sd within seconds of its start; a test changes what it is
+    about. Its class images are made by the first job of a session, and shared with the others.
+    """
+    job: Object = yaml.safe_load(QUICKSTART.read_text())
+    job["metadata"] = {"name": name}
+    spec = job["spec"]
+    del spec["evaluation"]
+    spec["storage"] = storage.spec
+    spec["prior"] |= {"count": 2, "steps": 2}
+    spec["training"] |= {"steps": steps, "globalBatch": 2}
+    spec["samples"] = {"prompts": ["a photo of sks mug"], "count": 1, "steps": 1}
+    spec["checkpoints"] = {"every": every}
+    spec["runtime"] |= {
+        "nodes": nodes,
+        "terminationGracePeriodSeconds": 30,
+        "restart": {"backoffSeconds": 1, "maxBackoffSeconds": 2},
+    }
+    return job

@@ -1,0 +1,96 @@
+"""The operator as a process, as its image runs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.cluster.processes import Daemon, free_ports, tail
+
+READY_SECONDS = 60.0
+
+
+class Operator:
+    """Starts, stops and kills the operator. All starts write to one log."""
+
+    def __init__(self, kubeconfig: Path, folder: Path, image: str) -> None:
+        self._kubeconfig = kubeconfig
+        self._settings = folder / "operator.yaml"
+        self.log = folder / "operator.log"
+        (self._port,) = free_ports(1)
+        self._process: Daemon | None = None
+        self.configure(trainerImage=image, namespaces=[], progressSeconds=1, resyncSeconds=60)
+
+    def configure(self, **settings: Any) -> None:
+        """Write the settings of the next start."""
+        self._settings.write_text(yaml.safe_dump({"metricsPort": self._port} | settings))
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.alive
+
+    @property
+    def url(self) -> str:
+        """Where /metrics, /healthz and /readyz are."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Start it and return once it is ready; a running one is left alone."""
+        if self.running:
+            return
+        module = "dreambooth_operator.controller"
+        command = [sys.executable, "-m", module, "--settings", str(self._settings)]
+        environment = {**os.environ, "KUBECONFIG": str(self._kubeconfig), "PYTHONUNBUFFERED": "1"}
+        self._process = Daemon("operator", command, self.log, environment)
+        self._process.wait_ready(lambda: answers(f"{self.url}/readyz"), READY_SECONDS)
+
+    def stop(self) -> None:
+        """Ask it to end, as a Deployment does."""
+        if self._process is not None:
+            self._process.stop()
+
+    def kill(self) -> None:
+        """End it without a warning."""
+        if self._process is not None:
+            self._process.kill()
+
+    def restart(self) -> None:
+        """Kill it and start it again."""
+        self.kill()
+        self.start()
+
+    def freeze(self) -> None:
+        """Make it stand still."""
+        assert self._process is not None
+        self._process.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.signal(signal.SIGCONT)
+
+    def tail(self, lines: int = 40) -> str:
+        """The end of the log."""
+        return tail(self.log, lines)
+
+    def metrics(self) -> str:
+        """What it tells Prometheus."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+            text: str = answer.read().decode()
+            return text
+
+
+def answers(url: str) -> bool:
+    """Whether a GET of the URL is answered with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

@@ -1,0 +1,81 @@
+"""The S3 server of the scenarios: SeaweedFS of this session, or one that the environment names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreambooth_api.storage import Storage as StorageSpec
+from dreambooth_operator.objects import Found, ObjectStorage
+from dreambooth_operator.seaweed import REGION, SeaweedServer
+from tests.cluster.client import Object
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+BUCKET = "dreambooth"
+UPLOADS = {
+    "tiny-sd/model": "models/tiny-sd",
+    "tiny-sd/clip": "models/tiny-clip",
+    "subjects": "subjects",
+}
+"""Folders of the examples, and where examples/quickstart.yaml looks for them."""
+SECRET = "storage"
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Object storage with the examples in it, for a job and for a test."""
+
+    endpoint_url: str
+    environment: Mapping[str, str]
+
+    @property
+    def spec(self) -> Object:
+        """`spec.storage` of a job; its namespace has the secret."""
+        return {
+            "endpointURL": self.endpoint_url,
+            "region": self.environment.get("AWS_DEFAULT_REGION", REGION),
+            "addressingStyle": "path",
+            "credentialsSecret": SECRET,
+        }
+
+    @property
+    def secret(self) -> Object:
+        """The Secret that `spec` names."""
+        known = {name: self.environment[name] for name in CREDENTIALS if name in self.environment}
+        return {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": SECRET},
+            "stringData": known,
+        }
+
+    @property
+    def objects(self) -> ObjectStorage:
+        """A client."""
+        return ObjectStorage(StorageSpec.model_validate(self.spec), self.environment)
+
+    def below(self, uri: str) -> list[Found]:
+        """All objects below a folder."""
+        return self.objects.listing(uri)
+
+    def upload_examples(self) -> None:
+        """Put the model and the subjects where the quickstart looks for them."""
+        for folder, key in UPLOADS.items():
+            self.objects.upload(EXAMPLES / folder, f"s3://{BUCKET}/{key}")
+
+
+def own_storage(server: SeaweedServer) -> Storage:
+    """A server of this session."""
+    server.create_bucket(BUCKET)
+    return Storage(server.endpoint_url, server.environment)
+
+
+def named_storage() -> Storage | None:
+    """The server of `DREAMBOOTH_E2E_S3_ENDPOINT` with the AWS_* keys of the environment. Its bucket
+    `dreambooth` must exist.
+    """
+    endpoint = os.environ.get("DREAMBOOTH_E2E_S3_ENDPOINT")
+    return Storage(endpoint, dict(os.environ)) if endpoint else None
