@@ -138,7 +138,7 @@ def _event(event: Object) -> Object:
 async def connect(kubeconfig: Path, user_agent: str) -> AsyncIterator[Client]:
     """A client with the kubeconfig's address, trust and credentials."""
     settings = Configuration()
-    await config.load_kube_config(str(kubeconfig), client_configuration=settings)  # type: ignore[no-untyped-call]
+    await config.load_kube_config(str(kubeconfig), client_configuration=settings)
     token = await settings.get_api_key_with_prefix("BearerToken")
     headers = {"User-Agent": user_agent} | ({"Authorization": token} if token else {})
     async with aiohttp.ClientSession(
