@@ -1,0 +1,117 @@
+"""The queue of keys to look at: each once, by one worker at a time, not too soon after an error."""
+
+import asyncio
+import random
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+FIRST_BACKOFF_SECONDS = 1.0
+MAX_BACKOFF_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """Errors of a key in a row, and when it may be tried again."""
+
+    count: int
+    until: float
+
+
+class Queue(Generic[K]):
+    """Keys that are due, each at most once, in the order in which they became due.
+
+    A key that is added while it is being worked on becomes due again when that is done. All times
+    are seconds of the running event loop's clock.
+    """
+
+    def __init__(self, jitter: Callable[[], float] = random.random) -> None:
+        self._jitter = jitter
+        self._ready: asyncio.Queue[K] = asyncio.Queue()
+        self._since: dict[K, float] = {}
+        """When each ready key became due."""
+        self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._active: set[K] = set()
+        self._again: dict[K, float] = {}
+        """When active keys are due again."""
+        self._troubles: dict[K, _Trouble] = {}
+
+    def add(self, key: K, after: float = 0.0) -> None:
+        """Make a key due after that many seconds; the earliest time wins.
+
+        After an error it waits for its back-off in any case.
+        """
+        due = asyncio.get_running_loop().time() + after
+        trouble = self._troubles.get(key)
+        self._add_at(key, max(due, trouble.until) if trouble else due)
+
+    async def get(self) -> K:
+        """The next due key. `done` or `failed` must follow."""
+        key = await self._ready.get()
+        del self._since[key]
+        self._active.add(key)
+        return key
+
+    def done(self, key: K) -> None:
+        """The work on a key is done; its errors are forgotten."""
+        self._troubles.pop(key, None)
+        self._finish(key)
+
+    def failed(self, key: K, retry_after: float = 0.0) -> float:
+        """The work on a key failed: it is tried again after an exponential back-off, at the
+        earliest after `retry_after` seconds. Returns how long that will be.
+        """
+        count = self._troubles[key].count + 1 if key in self._troubles else 1
+        delay = max(self._backoff(count), retry_after)
+        until = asyncio.get_running_loop().time() + delay
+        self._troubles[key] = _Trouble(count, until)
+        self._again[key] = until
+        self._finish(key)
+        return delay
+
+    @property
+    def depth(self) -> int:
+        """Keys that are due and wait for a worker."""
+        return len(self._since)
+
+    @property
+    def oldest_age(self) -> float:
+        """Seconds that the first of them has waited."""
+        first = next(iter(self._since.values()), None)
+        return 0.0 if first is None else asyncio.get_running_loop().time() - first
+
+    def _backoff(self, count: int) -> float:
+        whole = min(FIRST_BACKOFF_SECONDS * 2.0 ** min(count - 1, 16), MAX_BACKOFF_SECONDS)
+        return whole * (0.5 + 0.5 * self._jitter())
+
+    def _add_at(self, key: K, due: float) -> None:
+        if key in self._active:
+            self._again[key] = min(due, self._again.get(key, due))
+            return
+        timer = self._timers.get(key)
+        if key in self._since or (timer and timer.when() <= due):
+            return
+        if timer:
+            self._timers.pop(key).cancel()
+        loop = asyncio.get_running_loop()
+        if due <= loop.time():
+            self._make_ready(key)
+        else:
+            self._timers[key] = loop.call_at(due, self._time_came, key)
+
+    def _time_came(self, key: K) -> None:
+        del self._timers[key]
+        self._make_ready(key)
+
+    def _make_ready(self, key: K) -> None:
+        self._since[key] = asyncio.get_running_loop().time()
+        self._ready.put_nowait(key)
+
+    def _finish(self, key: K) -> None:
+        self._active.discard(key)
+        due = self._again.pop(key, None)
+        if due is not None:
+            trouble = self._troubles.get(key)
+            self._add_at(key, max(due, trouble.until) if trouble else due)
