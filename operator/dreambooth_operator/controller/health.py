@@ -1,0 +1,63 @@
+"""/metrics, /healthz and /readyz: a small HTTP server in a thread of its own, so that it answers
+while the rest is busy.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+logger = logging.getLogger(__name__)
+
+Problem = Callable[[], str]
+"""What is wrong in words; empty: nothing."""
+
+
+class HealthServer:
+    """Serves until `close`."""
+
+    def __init__(
+        self, port: int, registry: CollectorRegistry, alive: Problem, ready: Problem
+    ) -> None:
+        class Handler(_Handler):
+            metrics = registry
+            checks = {"/healthz": alive, "/readyz": ready}
+
+        self._server = ThreadingHTTPServer(("", port), Handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_port
+        thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
+        thread.start()
+        logger.info("serving /metrics, /healthz and /readyz on port %d", self.port)
+
+    def close(self) -> None:
+        """Answer no more."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    metrics: CollectorRegistry
+    checks: dict[str, Problem]
+
+    def do_GET(self) -> None:
+        if self.path == "/metrics":
+            self._answer(200, generate_latest(self.metrics), CONTENT_TYPE_LATEST)
+        elif self.path in self.checks:
+            problem = self.checks[self.path]()
+            self._answer(503 if problem else 200, (problem or "ok").encode())
+        else:
+            self._answer(404, b"see /metrics, /healthz and /readyz")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Probes are not worth a line."""
+
+    def _answer(self, code: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)

@@ -1,0 +1,181 @@
+"""The operator as a whole: its parts, how they start, and how they stop."""
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
+from typing import Any
+
+import kopf
+
+from dreambooth_operator.controller import handlers
+from dreambooth_operator.controller.api import Api
+from dreambooth_operator.controller.clock import ServerClock
+from dreambooth_operator.controller.cluster import Cluster
+from dreambooth_operator.controller.health import HealthServer
+from dreambooth_operator.controller.intake import Intake
+from dreambooth_operator.controller.leader import Leader
+from dreambooth_operator.controller.metrics import Metrics, Snapshot
+from dreambooth_operator.controller.observed import Reading
+from dreambooth_operator.controller.poller import Poller
+from dreambooth_operator.controller.queue import Queue
+from dreambooth_operator.controller.reconcile import decide
+from dreambooth_operator.controller.resync import Resync
+from dreambooth_operator.controller.session import Session
+from dreambooth_operator.controller.settings import Settings
+from dreambooth_operator.controller.store import Store
+from dreambooth_operator.controller.views import Key
+from dreambooth_operator.controller.vitals import Vitals
+from dreambooth_operator.controller.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+SNAPSHOT_SECONDS = 2.0
+RESTART_SECONDS = 2.0
+"""Wait before watching begins anew after kopf gave up."""
+
+
+class Operator:
+    """Watches, decides and acts until it is told to stop. Make it in a running event loop."""
+
+    def __init__(self, settings: Settings, lost_lease: Callable[[], None]) -> None:
+        self._settings = settings
+        self._lost_lease = lost_lease
+        self._metrics = Metrics()
+        clock = ServerClock()
+        self._session = Session(clock, self._metrics.answered)
+        self._api = Api(self._session)
+        self._store = Store()
+        self._queue: Queue[Key] = Queue()
+        self._intake = Intake(self._store, self._queue)
+        self._poller = Poller(settings.progress_seconds, clock.now, self._heard)
+        self._resync = Resync(
+            self._api, self._store, self._intake, settings.namespaces, self._metrics.repaired
+        )
+        identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+        self._leader = Leader(self._api, settings.leader_election, identity, clock.now)
+        self._vitals = Vitals(self._session, self._resync, settings.resync_seconds)
+        cluster = Cluster(self._api, self._store, self._poller, clock.now)
+        self._worker = Worker(
+            self._queue,
+            cluster,
+            self._poller,
+            decide,
+            settings.policy(),
+            clock.now,
+            self._metrics,
+        )
+        self._loop = asyncio.get_running_loop()
+        self._metrics.show(self._snapshot)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set. Raises `UserError` when the API server's address is unknown."""
+        vitals = self._vitals
+        server = HealthServer(
+            self._settings.metrics_port, self._metrics.registry, vitals.alive, vitals.ready
+        )
+        try:
+            await self._session.load()
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(part) for part in self._background()]
+                await self._until(stop, self._lead_and_list())
+                if not stop.is_set():
+                    tasks += [group.create_task(part) for part in self._acting()]
+                while not stop.is_set():
+                    await self._watch(stop)
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await self._leader.release()
+            await self._api.close()
+            server.close()
+
+    def _background(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs from the beginning."""
+        return [self._vitals.run(self._api), self._poller.run()]
+
+    def _acting(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs once this process leads and everything is known."""
+        parts = [self._worker.run() for _ in range(self._settings.workers)]
+        parts.append(self._resync.run(self._settings.resync_seconds))
+        if self._settings.leader_election.enabled:
+            parts.append(self._leader.hold(self._lost_lease))
+        return parts
+
+    async def _lead_and_list(self) -> None:
+        if self._settings.leader_election.enabled:
+            self._vitals.standing_by = True
+            await self._leader.acquire()
+            self._vitals.standing_by = False
+        self._metrics.leads(True)
+        await self._resync.fill()
+
+    async def _watch(self, stop: asyncio.Event) -> None:
+        """Have kopf watch until `stop`, or until it gives up; then everything is listed anew."""
+        ours = asyncio.all_tasks()  # kopf cancels all others when it ends
+        self._vitals.watching = True
+        try:
+            tasks = await kopf.spawn_tasks(
+                registry=handlers.registry(self._intake, self._session),
+                settings=handlers.settings(),
+                namespaces=self._settings.namespaces,
+                clusterwide=not self._settings.namespaces,
+                standalone=True,
+                stop_flag=stop,
+            )
+            handle_signals(stop)  # as kopf has set its own
+            await kopf.run_tasks(tasks, ignored=ours)
+        except Exception:
+            logger.exception("watching ended; everything is listed anew")
+        finally:
+            self._vitals.watching = False
+        await self._until(stop, self._list_again())
+
+    async def _list_again(self) -> None:
+        await asyncio.sleep(RESTART_SECONDS)
+        await self._resync.fill()
+
+    @staticmethod
+    async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+        """Await `work`, but no longer than until `stop`."""
+        working, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
+        await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait({working})
+        elif error := working.exception():
+            raise error
+
+    def _heard(self, key: Key, reading: Reading) -> None:
+        self._metrics.heard(key, reading)
+        self._queue.add(key)
+
+    def _snapshot(self) -> Snapshot | None:
+        """Measured in the event loop, for another thread; None when it does not answer soon."""
+        future = asyncio.run_coroutine_threadsafe(self._measure(), self._loop)
+        try:
+            return future.result(timeout=SNAPSHOT_SECONDS)
+        except (TimeoutError, CancelledError):
+            return None
+
+    async def _measure(self) -> Snapshot:
+        now = time.monotonic()
+        return Snapshot(
+            phases=Counter(record.phase for record in self._store.records()),
+            queue_depth=self._queue.depth,
+            queue_oldest_seconds=self._queue.oldest_age,
+            watch_seconds={kind.plural: now - at for kind, at in self._intake.heard.items()},
+            answer_seconds=self._vitals.silence,
+        )
+
+
+def handle_signals(stop: asyncio.Event) -> None:
+    """Have SIGTERM and SIGINT set `stop`."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
