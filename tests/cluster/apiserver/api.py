@@ -21,12 +21,13 @@ from tests.cluster.apiserver.errors import (
     unsupported_media_type,
 )
 from tests.cluster.apiserver.faults import Faults
+from tests.cluster.apiserver.forms import Form, MetadataOnly, Whole
 from tests.cluster.apiserver.pods import Pods
 from tests.cluster.apiserver.published import published
 from tests.cluster.apiserver.reads import Reader
 from tests.cluster.apiserver.records import Records
-from tests.cluster.apiserver.resources import Json, Registry, Resource
-from tests.cluster.apiserver.store import Store, encode
+from tests.cluster.apiserver.resources import Json, Registry
+from tests.cluster.apiserver.store import Store, Stored, encode
 from tests.cluster.apiserver.tables import Tables
 from tests.cluster.apiserver.watches import Watch
 from tests.cluster.apiserver.writes import Writer
@@ -143,28 +144,30 @@ class Api:
         )
 
     async def _perform(self, request: web.Request, call: Call) -> web.StreamResponse:
-        tables = _tables(request)
+        form = _form(request)
         if call.resource.kind == "SelfSubjectAccessReview":
             return _json(encode(discovery.access_review(call.object)), 201)
-        if call.subresource not in ("", "status"):
+        if call.subresource not in ("", "status", "finalize"):
             return self._subresource(call)
+        if call.subresource == "finalize" and call.resource.qualified != "namespaces":
+            raise not_served()
         if call.subresource == "status" and not call.resource.status:
             raise not_served()
         if call.verb not in call.resource.verbs:
             raise method_not_allowed()
         match call.verb:
             case "watch":
-                return await self._watch(request, call, tables)
+                return await self._watch(request, call, form)
             case "list":
-                return _json(self._reader.list(call, tables))
+                return _json(self._reader.page(call, form))
             case "get":
-                return _json(self._reader.get(call, tables))
+                return _json(self._reader.get(call, form))
             case "delete":
                 return _json(encode(self._deleter.delete(call)))
             case "deletecollection":
                 return _json(self._delete_all(call))
         content, code = self._write(call)
-        return _json(encode(tables.table(call, [content]) if tables else content), code)
+        return _json(form.one(call.resource, Stored(content)), code)
 
     def _write(self, call: Call) -> tuple[Json, int]:
         if call.verb == "create":
@@ -196,10 +199,8 @@ class Api:
                 return web.Response(text=self._pods.log(call))
         raise not_served()
 
-    async def _watch(
-        self, request: web.Request, call: Call, tables: Tables | None
-    ) -> web.StreamResponse:
-        watch = Watch(self.store, call, tables)
+    async def _watch(self, request: web.Request, call: Call, form: Form) -> web.StreamResponse:
+        watch = Watch(self.store, call, form)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         closed = self.faults.opened(watch)
         try:
@@ -237,10 +238,11 @@ async def _body(request: web.Request) -> Any:
         raise bad_request(f"the body is not YAML: {error}") from error
 
 
-def _tables(request: web.Request) -> Tables | None:
-    if "as=Table" not in request.headers.get("Accept", ""):
-        return None
-    return Tables(request.query.get("includeObject", "Metadata"))
+def _form(request: web.Request) -> Form:
+    accepted = request.headers.get("Accept", "")
+    if "as=Table" in accepted:
+        return Tables(request.query.get("includeObject", "Metadata"))
+    return MetadataOnly() if "as=PartialObjectMetadata" in accepted else Whole()
 
 
 def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -250,6 +252,3 @@ def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None)
         content_type="application/json",
         headers={"Audit-Id": str(uuid.uuid4()), **(headers or {})},
     )
-
-
-__all__ = ["Api", "Resource"]

@@ -1,4 +1,4 @@
-"""Deletion: preconditions, grace, finalizers, propagation, and namespaces that empty themselves."""
+"""Deletion: preconditions, grace, finalizers and propagation policies."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Deleter:
     def _write(self, resource: Resource, found: Json, marked: Json) -> Json | None:
         """Store the marks, or remove the object when nothing holds it; None when it is gone."""
         if resource.qualified == "namespaces":
-            return self._end_namespace(resource, marked)
+            marked = {**marked, "status": {**marked.get("status", {}), "phase": "Terminating"}}
         if not is_held(marked):
             self.remove(resource, marked)
             return None
@@ -74,7 +74,7 @@ class Deleter:
         return self._store.put(resource, marked)
 
     def remove(self, resource: Resource, content: Json) -> None:
-        """Remove an object, what a definition defined, and the namespace that it emptied."""
+        """Remove an object; with a definition, the objects that it defined."""
         self._store.remove(resource, content)
         if resource.kind == "CustomResourceDefinition":
             for version in self._registry.custom(
@@ -83,39 +83,17 @@ class Deleter:
                 for stored in self._store.all(version):
                     self._store.remove(version, stored.content)
             self._registry.forget(content)
-        self._finish_namespace(content["metadata"].get("namespace", ""))
-
-    def _end_namespace(self, resource: Resource, marked: Json) -> Json | None:
-        """Do the namespace controller's work: delete all that is in it, then the namespace."""
-        marked = {**marked, "status": {**marked.get("status", {}), "phase": "Terminating"}}
-        left = self._store.put(resource, marked)
-        name = marked["metadata"]["name"]
-        for other in self._contents():
-            for stored in self._store.all(other, name):
-                if self._store.get(other, *stored.key) is not None:
-                    self.delete(Call("delete", other, name, stored.key[1]))
-        self._finish_namespace(name)
-        return left
-
-    def _contents(self) -> list[Resource]:
-        """Namespaced resources, each stored kind once."""
-        found = {one.qualified: one for one in self._registry if one.namespaced}
-        return list(found.values())
-
-    def _finish_namespace(self, name: str) -> None:
-        resource = self._registry.find("", "v1", "namespaces")
-        assert resource is not None
-        namespace = self._store.get(resource, "", name) if name else None
-        if namespace is None or "deletionTimestamp" not in namespace["metadata"]:
-            return
-        if not any(self._store.all(one, name) for one in self._contents()):
-            self._store.remove(resource, namespace)
 
 
 def is_held(content: Json) -> bool:
-    """Whether a deleted object has to wait: for its finalizers, or for its grace period."""
+    """Whether a deleted object has to wait: for its finalizers, or for its grace period.
+
+    A namespace has finalizers in its spec too: the namespace controller empties it first.
+    """
     found = content["metadata"]
-    return bool(found.get("finalizers")) or found.get("deletionGracePeriodSeconds", 0) > 0
+    inner = content.get("spec", {}).get("finalizers") if content["kind"] == "Namespace" else None
+    graceful = found.get("deletionGracePeriodSeconds", 0) > 0
+    return bool(found.get("finalizers") or inner or graceful)
 
 
 def _options(call: Call) -> Json:

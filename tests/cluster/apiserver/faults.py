@@ -1,4 +1,4 @@
-"""Bad days on request: refused connections, error answers, delays, watches that close or go silent."""
+"""Bad days on request: error answers, delays, watches that close or go silent."""
 
 from __future__ import annotations
 

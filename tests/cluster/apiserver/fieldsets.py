@@ -41,9 +41,9 @@ class Shape:
     def is_atomic(self, value: Any) -> bool:
         """Whether a value has one owner as a whole."""
         if isinstance(value, dict):
-            return self.node.get("x-kubernetes-map-type") == "atomic"
+            return bool(self.node.get("x-kubernetes-map-type") == "atomic")
         if isinstance(value, list):
-            return self.node.get("x-kubernetes-list-type", "atomic") == "atomic"
+            return bool(self.node.get("x-kubernetes-list-type", "atomic") == "atomic")
         return True
 
     def element(self, item: Any) -> str:

@@ -61,7 +61,8 @@ class PublishedSchemas:
         reference = node.get("$ref")
         if reference is None:
             return node
-        return self._definitions[reference.rpartition("/")[2]] | node
+        target: Json = self._definitions[reference.rpartition("/")[2]]
+        return target | node
 
     def faults(self, content: Json) -> list[Fault]:
         """What is wrong with an object by this version's schema; of an unknown kind: nothing."""

@@ -7,10 +7,10 @@ import json
 
 from tests.cluster.apiserver.calls import Call
 from tests.cluster.apiserver.errors import ApiError, bad_request, expired, not_found, too_new
-from tests.cluster.apiserver.resources import Json, Resource
+from tests.cluster.apiserver.forms import Form
+from tests.cluster.apiserver.resources import Json
 from tests.cluster.apiserver.selectors import selection
-from tests.cluster.apiserver.store import Store, Stored, encode
-from tests.cluster.apiserver.tables import Tables
+from tests.cluster.apiserver.store import Store, Stored
 
 
 class Reader:
@@ -19,13 +19,13 @@ class Reader:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def get(self, call: Call, tables: Tables | None) -> bytes:
+    def get(self, call: Call, form: Form) -> bytes:
         found = self._store.get(call.resource, call.namespace, call.name)
         if found is None:
             raise not_found(call.resource, call.name)
-        return encode(tables.table(call, [found]) if tables else found)
+        return form.one(call.resource, Stored(found))
 
-    def list(self, call: Call, tables: Tables | None) -> bytes:
+    def page(self, call: Call, form: Form) -> bytes:
         """The selected objects, or a page of them."""
         self._check_version(call)
         found = self.selected(call)
@@ -37,10 +37,7 @@ class Reader:
             metadata["continue"] = _token(version, page[limit - 1])
             metadata["remainingItemCount"] = len(page) - limit
             page = page[:limit]
-        if tables is None:
-            return _list(call.resource, metadata, page)
-        table = tables.table(call, [one.content for one in page])
-        return encode(table | {"metadata": metadata})
+        return form.many(call.resource, metadata, page)
 
     def selected(self, call: Call) -> list[Stored]:
         """What a list's or deletecollection's selectors choose."""
@@ -84,14 +81,3 @@ class Reader:
 def _token(version: int, last: Stored) -> str:
     text = json.dumps({"version": version, "after": last.key})
     return base64.urlsafe_b64encode(text.encode()).decode()
-
-
-def _list(resource: Resource, metadata: Json, page: list[Stored]) -> bytes:
-    """The items of a built-in list do not say what they are; its own kind does."""
-    kind, version = resource.list_kind or f"{resource.kind}List", resource.api_version
-    head = json.dumps({"kind": kind, "apiVersion": version, "metadata": metadata}).encode()
-    items = [one.encoded for one in page]
-    if not resource.custom:
-        known = f'{{"kind":"{resource.kind}","apiVersion":"{resource.api_version}",'.encode()
-        items = [b"{" + item.removeprefix(known).removeprefix(b"{") for item in items]
-    return head[:-1] + b',"items":[' + b",".join(items) + b"]}"

@@ -125,7 +125,7 @@ class DoubleClient:
         self._ask("DELETE", "requests")
 
     def violations(self) -> dict[str, Any]:
-        """`violations`: objects that a published schema refuses; `checked`: how many were looked at."""
+        """Objects that a published schema refuses, and how many were `checked`."""
         found: dict[str, Any] = self._ask("GET", "violations")
         return found
 

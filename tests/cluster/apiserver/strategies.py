@@ -75,13 +75,13 @@ def quality_of_service(spec: Json) -> str:
     for container in [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]:
         resources = container.get("resources") or {}
         limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
-        for name in ("cpu", "memory"):
-            found.append((limits.get(name), requests.get(name, limits.get(name))))
+        found += [
+            (limits.get(one), requests.get(one, limits.get(one))) for one in ("cpu", "memory")
+        ]
     if all(limit is None and request is None for limit, request in found):
         return "BestEffort"
-    return "Guaranteed" if all(limit and limit == request for limit, request in found) else (
-        "Burstable"
-    )  # fmt: skip
+    guaranteed = all(limit and limit == request for limit, request in found)
+    return "Guaranteed" if guaranteed else "Burstable"
 
 
 def established(definition: Json) -> Json:
@@ -108,6 +108,11 @@ def established(definition: Json) -> Json:
 def merged_update(resource: Resource, old: Json, new: Json, subresource: str) -> Json:
     """The new state: each endpoint writes only its part; generation counts the desired state."""
     result = {key: value for key, value in new.items() if value is not None}
+    if subresource == "finalize":
+        finalizers = (new.get("spec") or {}).get("finalizers") or []
+        result = {**old, "spec": {**old.get("spec", {}), "finalizers": finalizers}}
+    elif resource.qualified == "namespaces" and "spec" in old:
+        result["spec"] = old["spec"]
     if subresource == "status":
         result = {**old, "status": new.get("status"), "metadata": new["metadata"]}
         if result["status"] is None:

@@ -7,31 +7,33 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from tests.cluster.apiserver.calls import Call
 from tests.cluster.apiserver.resources import Json, Resource
+from tests.cluster.apiserver.store import Stored, encode
 
 Row = Callable[[Json], list[Any]]
 
 
 class Tables:
-    """Answers in the form of tables, for a client that asked for them."""
+    """Answers in the form of tables."""
 
     def __init__(self, include: str = "Metadata") -> None:
         self._include = include
+        """What of each object goes with its row: None, Metadata or Object."""
 
-    def table(self, call: Call, contents: list[Json], version: str = "") -> Json:
-        """A table of objects; a list's carries the list's version."""
-        columns, cells = _layout(call.resource)
-        rows = [self._row(cells(content), content) for content in contents]
-        if not version and len(contents) == 1:
-            version = contents[0]["metadata"]["resourceVersion"]
-        return {
+    def one(self, resource: Resource, stored: Stored) -> bytes:
+        version = stored.content["metadata"]["resourceVersion"]
+        return self.many(resource, {"resourceVersion": version}, [stored])
+
+    def many(self, resource: Resource, metadata: Json, page: list[Stored]) -> bytes:
+        columns, cells = _layout(resource)
+        table = {
             "kind": "Table",
             "apiVersion": "meta.k8s.io/v1",
-            "metadata": {"resourceVersion": version},
+            "metadata": metadata,
             "columnDefinitions": columns,
-            "rows": rows,
+            "rows": [self._row(cells(one.content), one.content) for one in page],
         }
+        return encode(table)
 
     def _row(self, cells: list[Any], content: Json) -> Json:
         if self._include == "None":
@@ -224,7 +226,7 @@ def _event(content: Json) -> list[Any]:
 
 def _node(content: Json) -> list[Any]:
     status = content.get("status") or {}
-    ready = next((c for c in status.get("conditions") or [] if c["type"] == "Ready"), {})
+    ready: Json = next((c for c in status.get("conditions") or [] if c["type"] == "Ready"), {})
     state = {"True": "Ready", "False": "NotReady"}.get(ready.get("status", ""), "Unknown")
     if content.get("spec", {}).get("unschedulable"):
         state += ",SchedulingDisabled"

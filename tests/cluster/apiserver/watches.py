@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 
 from tests.cluster.apiserver.calls import Call
 from tests.cluster.apiserver.errors import ApiError, bad_request
+from tests.cluster.apiserver.forms import Form
 from tests.cluster.apiserver.resources import Json, Resource
 from tests.cluster.apiserver.selectors import Predicate, selection
 from tests.cluster.apiserver.store import Change, Store, Stored, encode
-from tests.cluster.apiserver.tables import Tables
 
 BOOKMARK_SECONDS = 60.0
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
@@ -21,10 +21,10 @@ INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 class Watch:
     """One client's stream of what happens to the objects that it selected."""
 
-    def __init__(self, store: Store, call: Call, tables: Tables | None) -> None:
+    def __init__(self, store: Store, call: Call, form: Form) -> None:
         self._store = store
         self._call = call
-        self._tables = tables
+        self._form = form
         self._matches = selection(
             call.resource, call.query.get("labelSelector", ""), call.query.get("fieldSelector", "")
         )
@@ -109,9 +109,7 @@ class Watch:
         return self._rendered("DELETED", change.new) if before else None
 
     def _rendered(self, kind: str, stored: Stored) -> bytes:
-        if self._tables is None:
-            return _line(kind, stored.encoded)
-        return _line(kind, encode(self._tables.table(self._call, [stored.content])))
+        return _line(kind, self._form.one(self._call.resource, stored))
 
     def _bookmark(self, **annotations: str) -> bytes:
         resource: Resource = self._call.resource
