@@ -6,6 +6,7 @@ own copies.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -113,6 +114,14 @@ def job(content: Json) -> None:
     pod_spec(template.setdefault("spec", {}))
 
 
+def secret(content: Json) -> None:
+    fill(content, type="Opaque")
+    texts = content.pop("stringData", None) or {}
+    if texts:
+        encoded = {key: b64encode(text.encode()).decode() for key, text in texts.items()}
+        content["data"] = (content.get("data") or {}) | encoded
+
+
 def service(content: Json) -> None:
     spec = content.setdefault("spec", {})
     fill(spec, sessionAffinity="None", type="ClusterIP", internalTrafficPolicy="Cluster")
@@ -149,7 +158,7 @@ FILLERS: dict[str, Callable[[Json], None]] = {
     "pods": pod,
     "jobs.batch": job,
     "services": service,
-    "secrets": lambda content: fill(content, type="Opaque"),
+    "secrets": secret,
     "namespaces": lambda content: fill(content, spec={"finalizers": ["kubernetes"]}),
     "deployments.apps": deployment,
     "rolebindings.rbac.authorization.k8s.io": role_binding,
