@@ -52,6 +52,10 @@ class Kubectl:
         for each in objects:
             self("create", "-f", "-", input=json.dumps(each))
 
+    def create_namespace(self, name: str) -> None:
+        """`kubectl create namespace` itself speaks protobuf, which the double does not."""
+        self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+
     def get(self, kind: str, name: str) -> Object | None:
         """An object, or None when there is none of that name."""
         text = self("get", kind, name, "--output=json", "--ignore-not-found")

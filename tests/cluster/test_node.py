@@ -40,7 +40,7 @@ def kubectl(plane: ControlPlane) -> Iterator[Kubectl]:
     """kubectl in a namespace of its own."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     everywhere = Kubectl(plane.kubeconfig)
-    everywhere("create", "namespace", name)
+    everywhere.create_namespace(name)
     found = Kubectl(plane.kubeconfig, name)
     if plane.real:  # it refuses pods before their service account is there
         assert eventually(lambda: found.get("serviceaccount", "default") is not None)

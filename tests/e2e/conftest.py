@@ -174,7 +174,7 @@ def new_cluster(setup: Setup) -> Iterator[Callable[[], Cluster]]:
 
         def create() -> Cluster:
             cluster = Cluster(setup, f"e2e-{uuid.uuid4().hex[:8]}")
-            Kubectl(setup.plane.kubeconfig)("create", "namespace", cluster.namespace)
+            Kubectl(setup.plane.kubeconfig).create_namespace(cluster.namespace)
             stack.callback(cluster.clear)
             cluster.kubectl.create(setup.storage.secret)
             if setup.plane.real:  # it refuses pods before their service account is there
