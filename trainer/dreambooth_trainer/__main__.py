@@ -13,6 +13,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from dreambooth_trainer import heartbeat
 from dreambooth_trainer.config import Topology, load_job
 from dreambooth_trainer.errors import TrainerError
 from dreambooth_trainer.stop import Stopped, StopSignal
@@ -28,6 +29,7 @@ def main() -> int:
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     stop = StopSignal()
     stop.install()
+    heartbeat.start()
     topology = Topology.from_environment()
     _log_as(topology.rank)
     return _run(arguments.config, topology, stop)
@@ -62,7 +64,7 @@ def _run(config: Path, topology: Topology, stop: StopSignal) -> int:
         code, words = exit_code_of(error), sentence(error)
     else:
         code, words = 0, "done"
-    say_last_words(code, words)
+    say_last_words(code, f"rank {topology.rank}: {words}")
     return code
 
 

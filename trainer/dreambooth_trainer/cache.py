@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dreambooth_trainer import heartbeat
 from dreambooth_trainer.distributed import Ranks
 from dreambooth_trainer.families import Conditioning, Family
 from dreambooth_trainer.images import SourceImage, Variant, crop_to_square
@@ -121,4 +122,5 @@ def _encode(
             for image, variant in chunk
         ]
     )
+    heartbeat.beat()
     return family.encode_images(pixels.to(device))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytorch_lightning as pl
 import torch
 
+from dreambooth_trainer import heartbeat
 from dreambooth_trainer.batches import Batch
 from dreambooth_trainer.checkpoint import CheckpointRef, CheckpointStore
 from dreambooth_trainer.module import DreamBooth
@@ -48,6 +49,22 @@ class KeepSignals(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Lightning has installed its handlers by now."""
         self._stop.install()
+
+
+class Beat(pl.Callback):
+    """A heartbeat for each micro-batch: steps alone may be minutes apart."""
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: object,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Lightning's hook after each micro-batch."""
+        assert isinstance(module, DreamBooth)
+        heartbeat.stepped(module.steps_done)
 
 
 class RepeatableDropout(pl.Callback):

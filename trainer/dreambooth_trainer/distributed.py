@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from dreambooth_trainer import heartbeat
 from dreambooth_trainer.config import Topology
 
 T = TypeVar("T")
@@ -32,7 +33,8 @@ class Ranks:
         if self._group is None:
             return [value]
         values: list[Any] = [None] * self.topology.world_size
-        dist.all_gather_object(values, value, group=self._group)
+        with heartbeat.waiting():
+            dist.all_gather_object(values, value, group=self._group)
         return values
 
     def from_first(self, value: T | None) -> T:
@@ -76,9 +78,10 @@ def joined(topology: Topology) -> Iterator[Ranks]:
         yield Ranks(topology)
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(
-        backend, rank=topology.rank, world_size=topology.world_size, timeout=PATIENCE
-    )
+    with heartbeat.waiting():
+        dist.init_process_group(
+            backend, rank=topology.rank, world_size=topology.world_size, timeout=PATIENCE
+        )
     try:
         yield Ranks(topology, dist.new_group(backend="gloo", timeout=PATIENCE))
     finally:

@@ -1,11 +1,9 @@
 """How a rank ends: its exit code, and its last words."""
 
-import os
 import sys
-from contextlib import suppress
-from pathlib import Path
 
 from dreambooth_trainer.errors import BadData, BadModel, Denied, TrainerError
+from dreambooth_trainer.last_words import leave
 from dreambooth_trainer.storage import (
     AccessDenied,
     EmptyPrefix,
@@ -15,6 +13,8 @@ from dreambooth_trainer.storage import (
     WrongEndpoint,
 )
 
+MODELS = ("spec.model.source", "spec.evaluation.model")
+
 
 def exit_code_of(error: Exception) -> int:
     """The exit code of an error: what cannot get better by itself is not retried."""
@@ -23,7 +23,7 @@ def exit_code_of(error: Exception) -> int:
     if isinstance(error, (AccessDenied, NoSuchBucket, WrongEndpoint)):
         return Denied.exit_code
     if isinstance(error, (NotFound, EmptyPrefix)):
-        return (BadModel if "spec.model" in str(error) else BadData).exit_code
+        return (BadModel if error.field in MODELS else BadData).exit_code
     return TrainerError.exit_code
 
 
@@ -36,14 +36,7 @@ def sentence(error: Exception) -> str:
 
 
 def say_last_words(code: int, words: str) -> None:
-    """Print them as the last line, and leave them for Kubernetes as the termination message.
-
-    The first rank of a pod to fail is the one that is heard: its peers only lose a connection.
-    """
+    """Print them as the last line; those of a failure are the termination message too."""
     sys.stderr.write(words + "\n")
-    path = Path(os.environ.get("DREAMBOOTH_TERMINATION_LOG", "/dev/termination-log"))
-    if code == 0 or not path.parent.is_dir():
-        return
-    with suppress(OSError):
-        if not path.exists() or not path.read_text().strip():
-            path.write_text(words[:4000])
+    if code:
+        leave(words)

@@ -4,6 +4,8 @@ Codes 64 to 69 are not retryable: the operator fails the job at once. Any other 
 retried.
 """
 
+NOT_RETRYABLE = range(64, 70)
+
 
 class TrainerError(Exception):
     """An end that the user can do something about. The message names the field and says what to

@@ -20,6 +20,7 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from dreambooth_api.model import Model
 from dreambooth_api.subject import Subject
+from dreambooth_trainer import heartbeat
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.errors import BadModel
 from dreambooth_trainer.families.load import fetch
@@ -38,7 +39,9 @@ class Clip:
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         try:
-            self._model = CLIPModel.from_pretrained(folder, local_files_only=True).to(device).eval()
+            self._model = CLIPModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True
+            )
             self._processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError) as error:
@@ -50,6 +53,7 @@ class Clip:
         """Embeddings of the images."""
         parts = []
         for first in range(0, len(images), CHUNK):
+            heartbeat.beat()
             pixels = self._processor(list(images[first : first + CHUNK]), return_tensors="pt")
             parts.append(_features(self._model.get_image_features(**pixels.to(self._device))))
         return normalize(torch.cat(parts), dim=-1)

@@ -12,6 +12,7 @@ from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.batches import BatchStream, Plan
 from dreambooth_trainer.callbacks import (
     AverageWeights,
+    Beat,
     KeepSignals,
     RepeatableDropout,
     Sample,
@@ -81,6 +82,7 @@ def _callbacks(
     steps = spec.training.steps
     return [
         KeepSignals(attempt.stop),
+        Beat(),
         RepeatableDropout(spec.training.seed, attempt.topology.rank),
         AverageWeights(),
         reporter,

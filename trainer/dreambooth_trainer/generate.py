@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dreambooth_api.prior import Sampler
+from dreambooth_trainer import heartbeat
 
 SCHEDULERS: dict[Sampler, tuple[Any, dict[str, Any]]] = {
     "dpm-solver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
@@ -66,9 +67,18 @@ def generate(
                 height=size,
                 width=size,
                 output_type="latent",
+                callback_on_step_end=_beat,
             ).images
             images += [_decode(pipeline, latent) for latent in latents]
     return images
+
+
+def _beat(
+    pipeline: Any, step: int, timestep: int | Tensor, tensors: dict[str, Any]
+) -> dict[str, Any]:
+    """diffusers' hook after each denoising step; it may change `tensors`."""
+    heartbeat.beat()
+    return tensors
 
 
 @torch.no_grad()

@@ -1,22 +1,50 @@
-"""Starts a pod's ranks: a small torchrun that keeps their exit codes.
+"""Starts a pod's ranks: a small torchrun that keeps their exit codes and their last words.
 
 torchrun itself turns every failure into exit code 1 and SIGTERM into a traceback, so the operator
 could not tell bad data from a lost node. This starts the same ranks from the same PET_* variables,
-forwards SIGTERM, and exits as the rank did that failed first.
+forwards SIGTERM, and exits as the rank did that failed first. When no rank makes progress for
+`spec.runtime.stallTimeoutSeconds`, it dumps their stacks into the log, kills them and exits with
+70.
+
+The termination message is that of the rank that decided the exit code. Its first line always has
+the form `rank N: ...`, as `rank 3: NotFinite: the subject loss is nan at step 40; ...`, with N
+counted over all pods; the operator reads N from there.
 """
 
+import argparse
 import os
 import signal
-import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
-from dreambooth_trainer.errors import STOPPED_EXIT_CODE
+from dreambooth_trainer import watchdog
+from dreambooth_trainer.errors import NOT_RETRYABLE, STOPPED_EXIT_CODE, BadConfig
+from dreambooth_trainer.last_words import leave
+from dreambooth_trainer.local_rank import End, LocalRank
+from dreambooth_trainer.stop import StopSignal
 
-NOT_RETRYABLE = range(64, 70)
+KILLED = {128 + number for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL)}
+"""Exit codes of a rank's own death. SIGABRT can be a library's answer to a lost connection."""
 PEER_PATIENCE_SECONDS = 15.0
 """How long the other ranks of the pod may take to end by themselves once one has failed."""
+STOP_RESERVE_SECONDS = 10.0
+"""Part of the grace period that is kept for saying why the ranks did not stop."""
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long ranks are waited for, in seconds."""
+
+    stall: float
+    """Without progress; 0: for ever."""
+    stop: float
+    """From being asked to stop to their end."""
 
 
 def rank_environments(environment: Mapping[str, str]) -> list[dict[str, str]]:
@@ -40,56 +68,113 @@ def rank_environments(environment: Mapping[str, str]) -> list[dict[str, str]]:
     ]
 
 
-def exit_code(codes: Sequence[int]) -> int:
-    """The pod's exit code from its ranks' codes, in the order in which they ended.
+@contextmanager
+def started(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[list[LocalRank]]:
+    """The pod's ranks, each running `command`; none is left at the end."""
+    with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
+        ranks = [LocalRank(command, own, Path(folder)) for own in rank_environments(environment)]
+        try:
+            yield ranks
+        finally:
+            for rank in ranks:
+                rank.kill()
 
-    A rank that knows why it ended says more than its peers, who only lost a connection.
+
+def watch(ranks: Sequence[LocalRank], limits: Limits, stop: StopSignal) -> int:
+    """Watch the ranks to their ends, leave the termination message, return the pod's exit code."""
+    decisive = culprit(_Watch(ranks, limits, stop).ends(), stop.requested)
+    if decisive is None:
+        return 0
+    leave(decisive.words)
+    # A stop that a rank took for a lost connection is still a stop, unless a rank says better.
+    stopped = stop.requested and decisive.code not in NOT_RETRYABLE
+    return STOPPED_EXIT_CODE if stopped else decisive.code
+
+
+def culprit(ends: Sequence[End], stopping: bool = False) -> End | None:
+    """The end that decides, of ranks in the order in which they ended; None when none failed.
+
+    A rank that knows why it ended says more than its peers, who only lost a connection; so does
+    one that was killed.
     """
-    failed = [code if code >= 0 else 128 - code for code in codes if code]
-    telling = [code for code in failed if code in NOT_RETRYABLE]
-    return next(iter(telling or failed), 0)
+    failed = [end for end in ends if end.code]
+    telling = [end for end in failed if end.code in NOT_RETRYABLE]
+    stopped = [end for end in failed if stopping and end.code == STOPPED_EXIT_CODE]
+    killed = [end for end in failed if end.code in KILLED]
+    return next(iter(telling or stopped or killed or failed), None)
+
+
+class _Watch:
+    """The ranks on their way to their ends."""
+
+    def __init__(self, ranks: Sequence[LocalRank], limits: Limits, stop: StopSignal) -> None:
+        self._running = list(ranks)
+        self._limits = limits
+        self._stop = stop
+        self._ends: list[End] = []
+        self._peers_until = self._stop_until = float("inf")
+
+    def ends(self) -> list[End]:
+        """The ends in order; ranks that hang, or do not end after a peer, have none of their own.
+
+        The end of those that hang is that of the one to blame.
+        """
+        while not self._over():
+            time.sleep(POLL_SECONDS)
+        return self._ends
+
+    def _over(self) -> bool:
+        self._collect()
+        self._forward_stop()
+        now = time.monotonic()
+        if not self._running or now > self._peers_until:
+            return True
+        if now > self._stop_until:
+            problem = f"still running {self._limits.stop:.0f} s after it was asked to stop"
+            self._ends.append(watchdog.examine(self._running, problem))
+            return True
+        if watchdog.stalled(self._running, self._limits.stall):
+            self._ends.append(watchdog.examine(self._running))
+            return True
+        return False
+
+    def _collect(self) -> None:
+        for rank, end in [(rank, end) for rank in self._running if (end := rank.end())]:
+            self._running.remove(rank)
+            self._ends.append(end)
+            if end.code:
+                patience = time.monotonic() + PEER_PATIENCE_SECONDS
+                self._peers_until = min(self._peers_until, patience)
+
+    def _forward_stop(self) -> None:
+        if self._stop.requested and self._stop_until == float("inf"):
+            self._stop_until = time.monotonic() + self._limits.stop
+            for rank in self._running:
+                rank.signal(signal.SIGTERM)
+
+
+def limits_of(config: Path) -> Limits:
+    """The limits of a job file; none when it is bad, as the ranks then end by themselves."""
+    from dreambooth_trainer.config import load_job  # late: the ranks start meanwhile
+
+    try:
+        runtime = load_job(config).spec.runtime
+    except BadConfig:
+        return Limits(stall=0, stop=float("inf"))
+    grace = runtime.termination_grace_period_seconds
+    return Limits(runtime.stall_timeout_seconds, grace - STOP_RESERVE_SECONDS)
 
 
 def main() -> int:
     """Run the ranks with this process's arguments; return the pod's exit code."""
-    command = [sys.executable, "-m", "dreambooth_trainer", *sys.argv[1:]]
-    ranks = [subprocess.Popen(command, env=env) for env in rank_environments(os.environ)]
-    stopping = False
-
-    def forward(number: int, frame: object) -> None:
-        nonlocal stopping
-        stopping = True
-        _signal_all(ranks, signal.SIGTERM)
-
-    signal.signal(signal.SIGTERM, forward)
-    signal.signal(signal.SIGINT, forward)
-    code = exit_code(_wait(ranks))
-    # A stop that a rank took for a lost connection is still a stop, unless a rank says better.
-    return STOPPED_EXIT_CODE if stopping and code and code not in NOT_RETRYABLE else code
-
-
-def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> list[int]:
-    """Wait for all ranks; once one has failed its peers get a while to end, and are killed."""
-    codes: list[int] = []
-    running = list(ranks)
-    deadline = float("inf")
-    while running:
-        for process in [p for p in running if p.poll() is not None]:
-            running.remove(process)
-            codes.append(process.returncode)
-            if process.returncode:
-                deadline = min(deadline, time.monotonic() + PEER_PATIENCE_SECONDS)
-        if time.monotonic() > deadline:
-            _signal_all(running, signal.SIGKILL)
-            deadline = float("inf")
-        time.sleep(0.05)
-    return codes
-
-
-def _signal_all(processes: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.send_signal(number)
+    parser = argparse.ArgumentParser(prog="dreambooth_trainer.launch", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="the job file")
+    config: Path = parser.parse_args().config
+    stop = StopSignal()
+    stop.install()
+    command = [sys.executable, "-m", "dreambooth_trainer", "--config", str(config)]
+    with started(command, os.environ) as ranks:
+        return watch(ranks, limits_of(config), stop)
 
 
 if __name__ == "__main__":

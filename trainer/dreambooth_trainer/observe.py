@@ -9,6 +9,7 @@ from io import BytesIO
 from PIL import Image
 
 from dreambooth_api.job import DreamBoothJob
+from dreambooth_trainer import heartbeat
 from dreambooth_trainer.checkpoint import CheckpointRef
 from dreambooth_trainer.config import Topology
 from dreambooth_trainer.metrics import Metrics
@@ -53,6 +54,7 @@ class Observers:
 
     def stage(self, stage: str) -> None:
         """A new stage begins."""
+        heartbeat.entered(stage)
         self.metrics.stage(stage)
         self.progress.stage(stage)
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
+from dreambooth_trainer import heartbeat
 from dreambooth_trainer.storage.errors import EmptyPrefix, StorageError
 from dreambooth_trainer.storage.interface import (
     Backend,
@@ -177,6 +178,7 @@ class Storage:
         except StorageError as error:
             error.field = error.field or field
             raise
+        heartbeat.beat()
         self._observer.transferred(name, sum(sizes), time.perf_counter() - start)
 
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.config import Config
 
+from dreambooth_trainer import heartbeat
 from dreambooth_trainer.storage.errors import WrongEndpoint
 from dreambooth_trainer.storage.interface import StorageSettings, TransferObserver, TransferPolicy
 from dreambooth_trainer.storage.s3_errors import FAILURES, translate
@@ -57,6 +58,7 @@ class S3Client:
                 time.sleep(self._pause(attempt))
             else:
                 self._reached = True
+                heartbeat.beat()
                 return result
         raise AssertionError("a policy allows at least one attempt")
 
