@@ -1,19 +1,24 @@
 """Everything that is wrong with a job is said before it takes a GPU, all of it at once."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from PIL import Image
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from dreambooth_api.job import DreamBoothJob
-from dreambooth_trainer.preflight import Report, check, main
+from dreambooth_trainer.errors import BadConfig
+from dreambooth_trainer.preflight import check, main
+from dreambooth_trainer.report import Report
 from dreambooth_trainer.storage import Storage, StorageSettings, TransferPolicy
 
 Job = dict[str, Any]
@@ -107,12 +112,13 @@ def test_everything_that_is_wrong_is_in_one_report(job: Job, tmp_path: Path) -> 
         "spec.subjects[1].images: ",
         "spec.prior.images: ",
         "spec.evaluation.images: ",
+        "spec.evaluation.model: there is nothing at",
         "spec.model.source: there is nothing at",
     ):
         assert any(str(error).startswith(field) for error in report.errors), field
-    assert len(report.errors) == 5
+    assert len(report.errors) == 6
     assert report.exit_code == 65
-    assert "the job cannot be trained: 5 error(s)" in str(report)
+    assert "the job cannot be trained: 6 error(s)" in str(report)
 
 
 def test_refused_images_are_a_warning_while_others_are_good(job: Job, tmp_path: Path) -> None:
@@ -297,6 +303,97 @@ def test_storage_that_does_not_answer_is_asked_once(job: Job) -> None:
     [error] = report.errors
     assert "spec.output" in str(error)
     assert "were not checked" in report.warnings[-1]
+    assert report.exit_code == 1, "a server that is down may come back"
+
+
+def test_an_overloaded_server_is_worth_a_retry(
+    job: Job, serve: Callable[[type[BaseHTTPRequestHandler]], str], s3_env: dict[str, str]
+) -> None:
+    class Overloaded(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    job["spec"]["output"] = "s3://bucket/out"
+    settings = StorageSettings(serve(Overloaded), "us-east-1", "path")
+    report = examine(job, Storage(settings, policy=TransferPolicy(attempts=1)))
+    assert report.exit_code == 1
+    report.errors.append(BadConfig("spec.training: this will not pass by itself"))
+    assert report.exit_code == 64
+
+
+def test_missing_credentials_are_an_error_that_names_the_secrets_field(
+    job: Job, s3_endpoint: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    job["spec"]["output"] = f"s3://{bucket}/out"
+    report = examine(job, Storage(StorageSettings(s3_endpoint, "us-east-1", "path")))
+    [error] = report.errors
+    assert str(error).startswith("spec.output: ")
+    assert "none were found" in str(error)
+    assert "spec.storage.credentialsSecret" in str(error)
+    assert report.exit_code == 67
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP model of the least size, with a vocabulary that nobody reads here."""
+    tower = {
+        "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2
+    }  # fmt: skip
+    folder = tmp_path_factory.mktemp("clip")
+    CLIPModel(CLIPConfig(text_config=tower, vision_config=tower, projection_dim=4)).save_pretrained(
+        folder
+    )
+    CLIPImageProcessor().save_pretrained(folder)
+    (folder / "vocab.json").write_text("{}")
+    return folder
+
+
+def test_a_good_judge_passes(job: Job, clip: Path) -> None:
+    job["spec"]["evaluation"] = {"model": str(clip)}
+    assert errors(job) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda m: (m / "model.safetensors").unlink(), "there are no weights"),
+        (lambda m: (m / "vocab.json").unlink(), "there is no vocab.json"),
+        (lambda m: (m / "config.json").unlink(), "config.json is missing"),
+        (
+            lambda m: edit(m / "config.json", model_type="dinov2"),
+            "it is a dinov2 model, not a clip",
+        ),
+        (
+            lambda m: edit(m / "config.json", text_config={"hidden_size": "x"}),
+            "config.json describes",
+        ),
+        (
+            lambda m: (m / "preprocessor_config.json").unlink(),
+            "preprocessor_config.json is missing",
+        ),
+    ],
+)
+def test_a_judge_that_cannot_score_says_why(
+    job: Job, clip: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    model = tmp_path / "clip"
+    shutil.copytree(clip, model)
+    spoil(model)
+    job["spec"]["evaluation"] = {"model": str(model)}
+    report = examine(job)
+    [error] = report.errors
+    assert str(error).startswith("spec.evaluation.model: ")
+    assert message in str(error)
+    assert report.exit_code == 66
 
 
 def write(job: Job, folder: Path) -> str:
@@ -308,18 +405,66 @@ def write(job: Job, folder: Path) -> str:
 def test_the_command_prints_the_report_and_exits_with_its_code(job: Job, tmp_path: Path) -> None:
     job["spec"]["subjects"][0]["images"] = f"file://{tmp_path}/nothing"
     command = [sys.executable, "-m", "dreambooth_trainer.preflight", "--config"]
+    log = tmp_path / "termination.log"
     ended = subprocess.run(
-        [*command, write(job, tmp_path)], capture_output=True, text=True, timeout=120, check=False
-    )
+        [*command, write(job, tmp_path)],
+        capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "DREAMBOOTH_TERMINATION_LOG": str(log)},
+    )  # fmt: skip
     assert ended.returncode == 65
     assert "error: spec.subjects[0].images: " in ended.stdout
-    assert ended.stdout.endswith("the job cannot be trained: 1 error(s), 0 warning(s)\n")
+    summary = "the job cannot be trained: 1 error(s), 0 warning(s)"
+    assert ended.stdout.endswith(f"{summary}\n")
+    first, last = log.read_text().splitlines()
+    assert first.startswith("spec.subjects[0].images: ")
+    assert last == summary
 
 
-def test_the_command_refuses_a_bad_job_file(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+Run = Callable[[Job], tuple[int, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command in this process; returns its exit code and the termination message."""
+    log = tmp_path / "termination.log"
+
+    def run(job: Job) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["preflight", "--config", write(job, tmp_path)])
+        return main(), log.read_text()
+
+    monkeypatch.setenv("DREAMBOOTH_TERMINATION_LOG", str(log))
+    return run
+
+
+def test_a_good_jobs_report_is_the_termination_message_too(job: Job, run: Run) -> None:
+    job["spec"]["samples"] = {"prompts": ["a mug"]}
+    code, message = run(job)
+    assert code == 0
+    warning, summary = message.splitlines()
+    assert warning.startswith("warning: spec.samples.prompts: ")
+    assert summary == "the job can be trained: 0 error(s), 1 warning(s)"
+
+
+def test_the_command_refuses_a_bad_job_file_with_a_line_for_each_field(
+    job: Job, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job["spec"]["training"]["stepps"] = 5
-    monkeypatch.setattr(sys, "argv", ["preflight", "--config", write(job, tmp_path)])
-    assert main() == 64
-    assert "error: spec.training.stepps" in capsys.readouterr().out
+    job["spec"]["training"] |= {"stepps": 5, "globalBatch": 0}
+    code, message = run(job)
+    assert code == 64
+    assert "error: spec.training.globalBatch" in capsys.readouterr().out
+    fields = [line.partition(":")[0] for line in message.splitlines()[:-1]]
+    assert sorted(fields) == ["spec.training.globalBatch", "spec.training.stepps"]
+
+
+def test_a_long_message_is_cut_at_a_line_and_keeps_the_errors() -> None:
+    errors = [BadConfig(f"spec.subjects[{n}].images: {'ä' * 100}:\n  a\n  b") for n in range(30)]
+    report = Report(list[Exception](errors), warnings=["odd"] * 30)
+    message = report.message()
+    assert len(message.encode()) <= 4000
+    *shown, more, summary = message.splitlines()
+    assert all(
+        line == f"spec.subjects[{n}].images: {'ä' * 100}: a; b" for n, line in enumerate(shown)
+    )
+    assert more == f"... and {60 - len(shown)} more"
+    assert summary == "the job cannot be trained: 30 error(s), 30 warning(s)"
+    assert len(shown) > 10

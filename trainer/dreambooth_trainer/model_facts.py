@@ -11,17 +11,16 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dreambooth_api.model import Model
 from dreambooth_trainer.errors import BadModel
-from dreambooth_trainer.families.load import FAMILIES, FIELD
+from dreambooth_trainer.families.load import FAMILIES, FIELD, HUB_ERRORS, hub_error
 from dreambooth_trainer.storage import Storage, join
 
 PARTS = ("unet", "vae", "text_encoder")
-WEIGHTS = (".safetensors", ".bin")
+WEIGHTS = ".safetensors"
 PREDICTIONS = ("epsilon", "v_prediction")
 
 Config = Mapping[str, Any]
@@ -31,19 +30,21 @@ Config = Mapping[str, Any]
 class ModelFiles:
     """A model's folder: the names of its files, and how to read a small one."""
 
+    field: str
+    """Of the job, that names the model."""
     names: frozenset[str]
     read: Callable[[str], bytes]
 
     def json(self, name: str) -> Config:
         """A JSON file's object. Raises `BadModel`."""
         if name not in self.names:
-            raise BadModel(f"{FIELD}: {name} is missing; copy the whole model")
+            raise BadModel(f"{self.field}: {name} is missing; copy the whole model")
         try:
             content = json.loads(self.read(name))
         except ValueError as error:
-            raise BadModel(f"{FIELD}: {name} is not JSON ({error}); copy it again") from error
+            raise BadModel(f"{self.field}: {name} is not JSON ({error}); copy it again") from error
         if not isinstance(content, dict):
-            raise BadModel(f"{FIELD}: {name} holds no JSON object; copy it again")
+            raise BadModel(f"{self.field}: {name} holds no JSON object; copy it again")
         return content
 
 
@@ -102,20 +103,20 @@ def read_facts(model: Model, storage: Storage) -> ModelFacts:
     return ModelFacts(**configs, tokenizer=_tokenizer(model, files))
 
 
-def open_files(model: Model, storage: Storage) -> ModelFiles:
+def open_files(model: Model, storage: Storage, field: str = FIELD) -> ModelFiles:
     """The model's folder in storage, on this machine, or on the hub."""
     if model.source.startswith("hf://"):
-        return _on_hub(model)
+        return _on_hub(model, field)
     uri = f"file://{model.source}" if model.source.startswith("/") else model.source
-    names = frozenset(item.relative for item in storage.list(uri, field=FIELD))
+    names = frozenset(item.relative for item in storage.list(uri, field=field))
     if not names:
         raise BadModel(
-            f"{FIELD}: there is nothing at {model.source}; correct it, or copy the model"
+            f"{field}: there is nothing at {model.source}; correct it, or copy the model"
         )
-    return ModelFiles(names, lambda name: storage.read(join(uri, name), field=FIELD))
+    return ModelFiles(field, names, lambda name: storage.read(join(uri, name), field=field))
 
 
-def _on_hub(model: Model) -> ModelFiles:
+def _on_hub(model: Model, field: str) -> ModelFiles:
     name, api = model.source.removeprefix("hf://"), HfApi()
 
     def read(file: str) -> bytes:
@@ -124,12 +125,9 @@ def _on_hub(model: Model) -> ModelFiles:
 
     try:
         found = api.list_repo_files(name, revision=model.revision)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise BadModel(
-            f"{FIELD}: {model.source} could not be fetched from the hub ({type(error).__name__});"
-            " check its name, revision and access, or copy it to s3:// once"
-        ) from error
-    return ModelFiles(frozenset(found), read)
+    except HUB_ERRORS as error:
+        raise hub_error(model, field, error) from error
+    return ModelFiles(field, frozenset(found), read)
 
 
 def _check_family(model: Model, files: ModelFiles) -> None:

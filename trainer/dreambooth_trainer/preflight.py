@@ -6,32 +6,27 @@ when the job can be trained, else that of the first error.
 
 import argparse
 import sys
+import traceback
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from dreambooth_api.advice import warnings as advice
 from dreambooth_api.job import DreamBoothJob, output_prefix, prior_cache
 from dreambooth_api.runtime import world_size
 from dreambooth_trainer.captions import captions
+from dreambooth_trainer.clip_facts import check_clip
 from dreambooth_trainer.config import load_job, local_batch
-from dreambooth_trainer.ending import exit_code_of
-from dreambooth_trainer.errors import BadConfig, BadModel, TrainerError
+from dreambooth_trainer.ending import exit_code_of, sentence
+from dreambooth_trainer.errors import BadConfig, BadModel
 from dreambooth_trainer.families.load import FIELD as MODEL
 from dreambooth_trainer.images import load_images
+from dreambooth_trainer.last_words import leave
 from dreambooth_trainer.memory import GIB, adapted, estimate
 from dreambooth_trainer.model_facts import ModelFacts, read_facts
 from dreambooth_trainer.prior import class_prompt
-from dreambooth_trainer.storage import (
-    Storage,
-    StorageError,
-    StorageSettings,
-    Unavailable,
-    WrongEndpoint,
-    join,
-)
+from dreambooth_trainer.report import Report
+from dreambooth_trainer.storage import Storage, StorageSettings, join
 
 LOOKED_AT = 64
 """Of class images and of images for the evaluation, how many are looked at."""
@@ -43,43 +38,6 @@ Prompts = list[tuple[str, str]]
 """Texts that the model will read, with their fields."""
 
 
-@dataclass
-class Report:
-    """Everything that was found; `errors` hinder the job, `warnings` do not."""
-
-    errors: list[Exception] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def collecting(self) -> Iterator[None]:
-        """Keep an error of the job or of storage, and go on with the next check."""
-        try:
-            yield
-        except (TrainerError, StorageError) as error:
-            if str(error) not in map(str, self.errors):
-                self.errors.append(error)
-
-    @property
-    def unreachable(self) -> bool:
-        """Whether storage does not answer at all, so that asking again would only take time."""
-        return any(isinstance(error, (Unavailable, WrongEndpoint)) for error in self.errors)
-
-    @property
-    def exit_code(self) -> int:
-        """0, or the first error's."""
-        if not self.errors:
-            return 0
-        return exit_code_of(self.errors[0])
-
-    def __str__(self) -> str:
-        lines = [f"warning: {warning}" for warning in self.warnings]
-        lines += [f"error: {error}" for error in self.errors]
-        counts = f"{len(self.errors)} error(s), {len(self.warnings)} warning(s)"
-        return "\n".join(
-            [*lines, f"the job {'cannot' if self.errors else 'can'} be trained: {counts}"]
-        )
-
-
 def check(job: DreamBoothJob, storage: Storage) -> Report:
     """Look at everything the job names, but no weights. Writes and deletes a probe or two."""
     report = Report(warnings=advice(job))
@@ -89,6 +47,9 @@ def check(job: DreamBoothJob, storage: Storage) -> Report:
         return report
     prompts = [*_check_subjects(job, storage, report), *_prompts(job)]
     _check_other_images(job, storage, report)
+    if job.spec.evaluation:
+        with report.collecting():
+            check_clip(job.spec.evaluation.model, storage)
     with report.collecting():
         facts = _facts(job, storage)
         if facts is not None:
@@ -236,19 +197,32 @@ def _bytes(quantity: str) -> float:
 
 
 def main() -> int:
-    """Check the job file of the command line, print the report, return the exit code."""
+    """Check the job file of the command line, print the report, return the exit code.
+
+    The report is the termination message too, also of a job that can be trained.
+    """
     parser = argparse.ArgumentParser(prog="dreambooth_trainer.preflight", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="the job file")
-    arguments = parser.parse_args()
+    try:
+        report = _examine(parser.parse_args().config)
+    except Exception as error:  # of the check itself: worth a retry, and a word in the status
+        traceback.print_exc()
+        leave(sentence(error))
+        return exit_code_of(error)
+    print(report)  # noqa: T201
+    leave(report.message())
+    return report.exit_code
+
+
+def _examine(config: Path) -> Report:
     report = Report()
     with report.collecting():
-        job = load_job(arguments.config)
+        job = load_job(config)
         spec = job.spec.storage
         settings = StorageSettings(spec.endpoint_url, spec.region, spec.addressing_style)
         with Storage(settings) as storage:
             report = check(job, storage)
-    print(report)  # noqa: T201
-    return report.exit_code
+    return report
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def _preflight(attempt: Attempt) -> None:
     found = None
     if attempt.topology.rank == 0:
         report = check(attempt.job, attempt.storage)
-        found = report.exit_code, str(report)
+        found = report.exit_code, report.message()
         for warning in report.warnings:
             log.warning(warning)
     code, text = attempt.ranks.from_first(found)

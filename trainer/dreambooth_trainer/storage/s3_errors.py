@@ -114,7 +114,9 @@ def translate(raised: Exception, uri: str, bucket: str, endpoint: str, reached: 
     if isinstance(raised, _NOT_REACHED) and not reached:
         problem = f"cannot be reached: {_reason(raised)} at {endpoint}"
         advice = f"{_ENDPOINT_ADVICE}: scheme, host and port, and that the host is up"
-        return Failure(WrongEndpoint(uri, problem, advice), code, True)
+        # A server that is down for a while looks like one that was never there: worth a retry.
+        kind = WrongEndpoint if isinstance(raised, boto.SSLError) else Unavailable
+        return Failure(kind(uri, problem, advice), code, True)
     return Failure(_unavailable(uri, endpoint, _reason(raised)), code, True)
 
 
