@@ -17,10 +17,11 @@ import pytest
 from tests.cluster.client import Object
 from tests.cluster.control_plane import ControlPlane, control_plane
 from tests.cluster.kubectl import Kubectl, eventually
+from tests.cluster.node.registration import PROCESS_NODE_LABEL
 from tests.cluster.nodes import Node
 from tests.e2e.cluster import Cluster, Setup
 from tests.e2e.jobs import small_job
-from tests.e2e.operator_process import Operator
+from tests.e2e.operator_process import Operator, service_account
 from tests.e2e.storage import Storage, named_storage, own_storage
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,14 @@ CRD = ROOT / "crds" / "dreambooth.dev_dreamboothjobs.yaml"
 NODES = 3
 PROCESS_IMAGE = "dreambooth/this-environment:e2e"
 """The image that the session's own nodes have: it stands for this virtual environment."""
-PROCESS_NODE = "dreambooth.dev/process-node"
+ON_PROCESS_NODES = {
+    "requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [
+            {"matchExpressions": [{"key": PROCESS_NODE_LABEL, "operator": "Exists"}]}
+        ]
+    }
+}
+LOST = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
 ENDPOINT_MISSING = (
     "pods of this cluster cannot reach an S3 server on this machine's loopback interface: set"
     " DREAMBOOTH_E2E_S3_ENDPOINT and the AWS_* keys, or run with --process-node"
@@ -66,8 +74,15 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     with control_plane(tmp_path_factory.mktemp("control-plane")) as plane:
         kubectl = Kubectl(plane.kubeconfig)
         kubectl("apply", "--server-side", "-f", str(CRD))
-        kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRD))
+        assert eventually(lambda: _established(kubectl)), "the definition is not served"
         yield plane
+
+
+def _established(kubectl: Kubectl) -> bool:
+    """Not by `kubectl wait`, which gives up on a definition that has no conditions yet."""
+    found = kubectl.get("customresourcedefinition", "dreamboothjobs.dreambooth.dev") or {}
+    conditions = found.get("status", {}).get("conditions") or []
+    return {"Established": "True"}.items() <= {c["type"]: c["status"] for c in conditions}.items()
 
 
 @pytest.fixture(scope="session")
@@ -90,8 +105,8 @@ def nodes(
 
 
 def _node(plane: ControlPlane, name: str, folder: Path) -> Node:
-    # Nobody else's pods may come to a process node of someone's cluster.
-    taint = [f"--taint={PROCESS_NODE}=true:NoSchedule"] if plane.external else []
+    # Other pods of someone's cluster are not to come to a process node.
+    taint = [f"--taint={PROCESS_NODE_LABEL}=true:PreferNoSchedule"] if plane.external else []
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     return Node(plane.kubeconfig, name, folder, PROCESS_IMAGE, environment=threads, options=taint)
 
@@ -128,7 +143,10 @@ def operator_process(
     plane: ControlPlane, image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Operator]:
     """The operator; nothing has started it yet."""
-    operator = Operator(plane.kubeconfig, tmp_path_factory.mktemp("operator"), image)
+    folder = tmp_path_factory.mktemp("operator")
+    restricted = plane.real and not plane.external
+    kubeconfig = service_account(plane, folder) if restricted else plane.kubeconfig
+    operator = Operator(kubeconfig, folder, image)
     yield operator
     operator.stop()
 
@@ -158,13 +176,12 @@ def _runtime(plane: ControlPlane, process_nodes: bool) -> Object:
     if not process_nodes:
         policy = os.environ.get("DREAMBOOTH_E2E_PULL_POLICY", "IfNotPresent")
         return {"imagePullPolicy": policy}
-    if not plane.external:
-        return {}
-    place = {
-        "nodeSelector": {PROCESS_NODE: "true"},
-        "tolerations": [{"key": PROCESS_NODE, "operator": "Exists"}],
-    }
-    return {"podOverrides": {"spec": place}}
+    # A lost node is given up within seconds instead of minutes.
+    impatient = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 2}
+    runtime: Object = {"tolerations": [{"key": key} | impatient for key in LOST]}
+    if plane.external:
+        runtime["podOverrides"] = {"spec": {"affinity": {"nodeAffinity": ON_PROCESS_NODES}}}
+    return runtime
 
 
 @pytest.fixture
