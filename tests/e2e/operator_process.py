@@ -11,9 +11,14 @@ from typing import Any
 
 import yaml
 
+from dreambooth_operator.controller import permissions
+from dreambooth_operator.manifests import to_yaml
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.kubectl import Kubectl
 from tests.cluster.processes import Daemon, free_ports, tail
 
 READY_SECONDS = 60.0
+NAMESPACE = "dreambooth-operator"
 
 
 class Operator:
@@ -85,6 +90,20 @@ class Operator:
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
             text: str = answer.read().decode()
             return text
+
+
+def service_account(plane: ControlPlane, folder: Path) -> Path:
+    """A kubeconfig with the rights that the operator's own manifests give it, and no others."""
+    kubectl = Kubectl(plane.kubeconfig, NAMESPACE)
+    kubectl.create_namespace(NAMESPACE)
+    kubectl("apply", "-f", "-", input=to_yaml(permissions.manifests(NAMESPACE, [])))
+    token = kubectl("create", "token", permissions.NAME, "--duration=24h").strip()
+    config = yaml.safe_load(plane.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": token}
+    path = folder / "kubeconfig"
+    path.touch(mode=0o600)
+    path.write_text(yaml.safe_dump(config))
+    return path
 
 
 def answers(url: str) -> bool:
