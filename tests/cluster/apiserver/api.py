@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from typing import Any
 
@@ -17,7 +18,6 @@ from tests.cluster.apiserver.errors import (
     bad_request,
     method_not_allowed,
     not_served,
-    success,
     unsupported_media_type,
 )
 from tests.cluster.apiserver.faults import Faults
@@ -66,8 +66,14 @@ class Api:
         try:
             await self.faults.strike(request)
             return await self._answer(request)
+        except web.HTTPNotFound as error:
+            return error
         except ApiError as error:
             return _json(encode(error.status), error.code, error.headers)
+        except Exception as error:
+            logging.exception("%s %s", request.method, request.path_qs)
+            status = ApiError(500, "InternalError", f"Internal error occurred: {error!r}").status
+            return _json(encode(status), 500)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         path = request.path.rstrip("/") or "/"
@@ -125,6 +131,8 @@ class Api:
             namespace, rest = rest[1], rest[2:]
         plural, name, subresource = [*rest, "", "", ""][:3]
         resource = self.registry.find(group, version, plural)
+        if discovery.resource_list(self.registry, group, version) is None:
+            raise web.HTTPNotFound(text="404 page not found\n")
         if resource is None or len(rest) > 3:
             raise not_served()
         query = dict(request.query)
@@ -180,14 +188,14 @@ class Api:
         return self._writer.patch(call), 200 if existed else 201
 
     def _delete_all(self, call: Call) -> bytes:
+        """Delete what is selected; answers with the list of it."""
         found = self._reader.selected(call)
         for one in found:
             namespace, name = one.key
-            if self.store.get(call.resource, namespace, name) is not None:
-                self._deleter.delete(
-                    Call("delete", call.resource, namespace, name, query=call.query, body=call.body)
-                )
-        return encode(success())
+            self._deleter.delete(
+                Call("delete", call.resource, namespace, name, query=call.query, body=call.body)
+            )
+        return Whole().many(call.resource, {"resourceVersion": str(self.store.version)}, found)
 
     def _subresource(self, call: Call) -> web.Response:
         match call.resource.plural, call.subresource, call.verb:

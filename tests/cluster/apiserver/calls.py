@@ -31,6 +31,13 @@ class Call:
     def flag(self, name: str) -> bool:
         return self.query.get(name, "") in TRUE
 
+    def number(self, name: str) -> int:
+        """A whole number from the query; 0 when it is absent."""
+        text = self.query.get(name) or "0"
+        if not text.isdigit():
+            raise bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax')
+        return int(text)
+
     @property
     def dry_run(self) -> bool:
         given = self.query.get("dryRun") or (

@@ -32,6 +32,11 @@ def pod(content: Json) -> None:
     spec = content.setdefault("spec", {})
     pod_spec(spec)
     fill(spec, enableServiceLinks=True)
+    for one in [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]:
+        _requests(one["resources"])
+    for condition in (content.get("status") or {}).get("conditions") or []:
+        condition.setdefault("lastProbeTime", None)
+        condition.setdefault("lastTransitionTime", None)
 
 
 def pod_spec(spec: Json) -> None:
@@ -63,12 +68,6 @@ def container(content: Json) -> None:
         terminationMessagePolicy="File",
         imagePullPolicy="Always" if always else "IfNotPresent",
     )
-    resources = content["resources"]
-    if resources.get("limits"):
-        requests = dict(resources.get("requests") or {})
-        resources["requests"] = requests | {
-            key: value for key, value in resources["limits"].items() if key not in requests
-        }
     for port in content.get("ports") or []:
         fill(port, protocol="TCP")
     for variable in content.get("env") or []:
@@ -78,6 +77,12 @@ def container(content: Json) -> None:
     for name in ("livenessProbe", "readinessProbe", "startupProbe"):
         if content.get(name):
             _probe(content[name])
+
+
+def _requests(resources: Json) -> None:
+    """What a container is limited to, it asks for, where it does not say otherwise."""
+    if resources.get("limits"):
+        resources["requests"] = resources["limits"] | (resources.get("requests") or {})
 
 
 def _probe(content: Json) -> None:

@@ -107,11 +107,16 @@ def _options(call: Call) -> Json:
 
 
 def _check_preconditions(resource: Resource, found: Json, wanted: Json) -> None:
+    ends = {
+        "UID": "The object might have been deleted and then recreated",
+        "ResourceVersion": "The object might have been modified",
+    }
     for key, label in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
         given, present = wanted.get(key), found["metadata"][key]
         if given and given != present:
-            why = f"Precondition failed: {label} in precondition: {given}, {label} in object meta: "
-            raise conflict(resource, found["metadata"]["name"], why + present)
+            why = f"the {label} in the precondition ({given}) does not match the {label} in record "
+            name = found["metadata"]["name"]
+            raise conflict(resource.qualified_kind, name, f"{why}({present}). {ends[label]}")
 
 
 def _grace(resource: Resource, found: Json, given: int | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -84,9 +85,14 @@ def already_exists(resource: Resource, name: str) -> ApiError:
     return ApiError(409, "AlreadyExists", message, details_of(resource, name))
 
 
-def conflict(resource: Resource, name: str, why: str = MODIFIED) -> ApiError:
-    message = f'Operation cannot be fulfilled on {resource.qualified} "{name}": {why}'
-    return ApiError(409, "Conflict", message, details_of(resource, name))
+def conflict(resource: Resource | str, name: str, why: str = MODIFIED) -> ApiError:
+    """409 about a resource, or about something else by its name."""
+    if isinstance(resource, str):
+        qualified, details = resource, {"name": name, "kind": resource}
+    else:
+        qualified, details = resource.qualified, details_of(resource, name)
+    message = f'Operation cannot be fulfilled on {qualified} "{name}": {why}'
+    return ApiError(409, "Conflict", message, details)
 
 
 def forbidden(resource: Resource, name: str, why: str, cause: Cause | None = None) -> ApiError:
@@ -125,7 +131,7 @@ def invalid(resource: Resource, name: str, causes: Sequence[Cause]) -> ApiError:
     text = lines[0] if len(lines) == 1 else f"[{', '.join(lines)}]"
     group = {"group": resource.group} if resource.group else {}
     details = {
-        "name": name,
+        **({"name": name} if name else {}),
         **group,
         "kind": resource.kind,
         "causes": [_cause(cause) for cause in causes],
@@ -168,6 +174,4 @@ def go_value(value: Any) -> str:
         return f'"{escaped}"'
     if isinstance(value, int | float):
         return f"{value:g}" if isinstance(value, float) else str(value)
-    import json
-
     return json.dumps(value, separators=(",", ":"))

@@ -12,13 +12,15 @@ from tests.cluster.apiserver.errors import (
     not_supported,
     required,
 )
-from tests.cluster.apiserver.metadata import LABEL, LABEL_MESSAGE, label_faults
+from tests.cluster.apiserver.metadata import LABEL, label_faults
 from tests.cluster.apiserver.resources import Json
 
 UID_LABEL = "batch.kubernetes.io/controller-uid"
 NAME_LABEL = "batch.kubernetes.io/job-name"
 MUTABLE_WHILE_SUSPENDED = ("nodeSelector", "tolerations", "affinity", "schedulingGates")
 """Fields of the pod template's spec that a suspended Job lets change."""
+RESOURCES_MUTABLE_SINCE = "1.36"
+"""From this version on, the resources of a suspended Job's containers may change as well."""
 FIXED = (
     "completions",
     "completionMode",
@@ -67,14 +69,9 @@ def _wrong_index(content: Json) -> Iterator[Cause]:
         yield required("spec.completions", "when completion mode is Indexed")
         return
     hostname = f"{name}-{max(completions - 1, 0)}"
-    if len(hostname) > 63:
+    if len(hostname) > 63 or not LABEL.fullmatch(hostname):
         message = "will not able to create pod with invalid DNS label"
-        yield bad_value(
-            "metadata.name", name, f"{message} {hostname}: must be no more than 63 bytes"
-        )
-    elif not LABEL.fullmatch(hostname):
-        message = f"will not able to create pod with invalid DNS label {hostname}: {LABEL_MESSAGE}"
-        yield bad_value("metadata.name", name, message)
+        yield bad_value("metadata.name", name, f"{message}: {hostname}")
 
 
 def _wrong_policies(spec: Json) -> Iterator[Cause]:
@@ -118,16 +115,20 @@ def _wrong_rule(rule: Json, containers: list[Any], path: str) -> Iterator[Cause]
         yield bad_value(f"{path}.onExitCodes.values", values, "must be ordered")
 
 
-def update_faults(old: Json, new: Json) -> Iterator[Cause]:
-    """What of a Job an update may not change."""
+def update_faults(old: Json, new: Json, version: str) -> Iterator[Cause]:
+    """What of a Job an update may not change, on a server of a version."""
     before, after = old["spec"], new["spec"]
     for field in FIXED:
         elastic = field == "completions" and _resized_together(before, after)
         if before.get(field) != after.get(field) and not elastic:
-            yield bad_value(f"spec.{field}", after.get(field), "field is immutable")
+            tandem = field == "completions" and before["completionMode"] == "Indexed"
+            rule = "can only be modified in tandem with spec.parallelism"
+            yield bad_value(
+                f"spec.{field}", after.get(field), rule if tandem else "field is immutable"
+            )
     if before.get("selector") != after.get("selector"):
         yield bad_value("spec.selector", after.get("selector"), "field is immutable")
-    if _fixed_template(old, before) != _fixed_template(old, after):
+    if _fixed_template(old, before, version) != _fixed_template(old, after, version):
         yield bad_value("spec.template", after["template"], "field is immutable")
     if old.get("status", {}).get("completionTime") and before["suspend"] != after["suspend"]:
         yield not_allowed("spec.suspend", "a finished Job cannot be suspended or resumed")
@@ -139,7 +140,7 @@ def _resized_together(before: Json, after: Json) -> bool:
     return before["completionMode"] == "Indexed" and same
 
 
-def _fixed_template(old: Json, spec: Json) -> Json:
+def _fixed_template(old: Json, spec: Json, version: str) -> Json:
     """The template without what may change now: a suspended Job that never started, or whose
     pods are all gone, may be placed anew, and its resources changed."""
     template: Json = spec["template"]
@@ -154,4 +155,9 @@ def _fixed_template(old: Json, spec: Json) -> Json:
     pod = {
         key: value for key, value in template["spec"].items() if key not in MUTABLE_WHILE_SUSPENDED
     }
+    if version >= RESOURCES_MUTABLE_SINCE:
+        pod["containers"] = [
+            {key: value for key, value in container.items() if key != "resources"}
+            for container in pod.get("containers") or []
+        ]
     return {"metadata": metadata, "spec": pod}

@@ -38,12 +38,8 @@ def patched(call: Call, schema: Json, schemas: PublishedSchemas, content: Json) 
 def _json_patch(content: Json, operations: Any) -> Json:
     try:
         result: Json = jsonpatch.apply_patch(content, operations)
-    except jsonpatch.JsonPatchTestFailed as error:
-        raise ApiError(
-            422, "Invalid", f"the server rejected our request: testing failed: {error}", {}
-        ) from error
     except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException) as error:
-        message = f"the server rejected our request due to an error in our request: {error}"
+        message = "the server rejected our request due to an error in our request"
         raise ApiError(422, "Invalid", message, {}) from error
     return result
 
@@ -89,10 +85,11 @@ class Strategic:
             else:
                 order = patch.get(ORDER + key)
                 result[key] = self._field(schema, key, result.get(key), value, order)
-        for key, value in patch.items():
+        for key, order in patch.items():
             name = key.removeprefix(ORDER)
             if key.startswith(ORDER) and name not in patch and name in result:
-                result[name] = _ordered(result[name], value, self._merge_key(schema, name))
+                present, merge_key = result[name], self._merge_key(schema, name)
+                result[name] = _ordered(present, present, order, merge_key)
         return result
 
     def _field(self, schema: Json, key: str, target: Any, value: Any, order: Any) -> Any:
@@ -107,7 +104,7 @@ class Strategic:
             merged = present + [item for item in value if item not in present]
         else:
             merged = self._merge_items(node["items"], present, value, merge_key)
-        return _ordered(merged, order, merge_key)
+        return _ordered(merged, present, order or value, merge_key)
 
     def _merge_items(
         self, schema: Json, target: list[Any], patch: list[Any], key: str
@@ -141,17 +138,25 @@ def _strategies(node: Json) -> list[str]:
     return found.split(",")
 
 
-def _ordered(items: list[Any], order: list[Any] | None, merge_key: str | None) -> list[Any]:
-    """Items in the wanted order; those that it does not name stay where they stand among others."""
-    if not order:
-        return items
-    wanted = [item[merge_key] if merge_key else item for item in order]
+def _ordered(
+    items: list[Any], before: list[Any], order: list[Any], merge_key: str | None
+) -> list[Any]:
+    """Items of a merged list: those that the patch orders in its order, merged with the others in
+    theirs; of two, what the list did not hold before comes first."""
 
-    def place(item: Any) -> int:
-        name = item.get(merge_key) if merge_key else item
-        return wanted.index(name) if name in wanted else len(wanted)
+    def name(item: Any) -> Any:
+        return item.get(merge_key) if merge_key else item
 
-    return sorted(items, key=place)
+    places = [name(item) for item in before]
+    wanted = [name(item) for item in order]
+    first = sorted((i for i in items if name(i) in wanted), key=lambda i: wanted.index(name(i)))
+    rest = [item for item in items if name(item) not in wanted]
+    result = []
+    while first and rest:
+        one = name(first[0])
+        earlier = one not in places or places.index(one) < places.index(name(rest[0]))
+        result.append(first.pop(0) if earlier else rest.pop(0))
+    return result + first + rest
 
 
 def remove_path(content: Any, path: str) -> None:

@@ -35,6 +35,12 @@ LABEL_VALUE_MESSAGE = (
     "'.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  "
     f"or '12345', regex used for validation is '{LABEL_VALUE.pattern}')"
 )
+NAME_PART_MESSAGE = (
+    "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end "
+    "with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for "
+    "validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
+)
+STANDARD_FINALIZERS = {"kubernetes", "orphan", "foregroundDeletion"}
 PATH_NAMED = {"roles", "rolebindings", "clusterroles", "clusterrolebindings"}
 """RBAC names may be any path segment."""
 
@@ -64,7 +70,7 @@ def for_new(resource: Resource, metadata: Json, namespace: str) -> Json:
     if not kept.get("name") and kept.get("generateName"):
         kept["name"] = generated_name(kept["generateName"])
     return {
-        **kept,
+        **without_empty(kept),
         **({"namespace": namespace} if resource.namespaced else {}),
         "uid": str(uuid.uuid4()),
         "creationTimestamp": now(),
@@ -77,7 +83,12 @@ def for_update(old: Json, metadata: Json) -> Json:
     fixed = ("name", "namespace", "generateName", "generation", "resourceVersion", *SYSTEM_FIELDS)
     kept = {key: value for key, value in metadata.items() if key not in fixed}
     kept.pop("selfLink", None)
-    return kept | {key: old[key] for key in fixed if key in old}
+    return without_empty(kept) | {key: old[key] for key in fixed if key in old}
+
+
+def without_empty(metadata: Json) -> Json:
+    """Labels, owners and the like are left out where there are none."""
+    return {key: value for key, value in metadata.items() if value not in (None, [], {})}
 
 
 def faults(resource: Resource, metadata: Json) -> Iterator[Cause]:
@@ -90,8 +101,11 @@ def faults(resource: Resource, metadata: Json) -> Iterator[Cause]:
     for key, value in (metadata.get("labels") or {}).items():
         yield from label_faults("metadata.labels", key, value)
     yield from _wrong_owners(metadata.get("ownerReferences") or [])
-    for finalizer in metadata.get("finalizers") or []:
+    for index, finalizer in enumerate(metadata.get("finalizers") or []):
         yield from qualified_name_faults("metadata.finalizers", finalizer)
+        if "/" not in finalizer and finalizer not in STANDARD_FINALIZERS and not resource.custom:
+            message = "name is neither a standard finalizer name nor is it fully qualified"
+            yield bad_value(f"metadata.finalizers[{index}]", finalizer, message)
 
 
 def _wrong_name(resource: Resource, name: str) -> Iterator[Cause]:
@@ -122,26 +136,20 @@ def qualified_name_faults(field: str, name: str) -> Iterator[Cause]:
     if prefix and not SUBDOMAIN.fullmatch(prefix):
         yield bad_value(field, name, f"prefix part {SUBDOMAIN_MESSAGE}")
     if not last or len(last) > 63 or not LABEL_VALUE.fullmatch(last):
-        message = "name part must consist of alphanumeric characters, '-', '_' or '.'"
-        yield bad_value(field, name, message)
+        yield bad_value(field, name, NAME_PART_MESSAGE)
 
 
 def _wrong_owners(owners: list[Json]) -> Iterator[Cause]:
-    for index, owner in enumerate(owners):
+    for owner in owners:
         for key in ("apiVersion", "kind", "name", "uid"):
             if not owner.get(key):
-                yield bad_value(
-                    f"metadata.ownerReferences[{index}].{key}", "", f"{key} must not be empty"
-                )
+                yield bad_value(f"metadata.ownerReferences.{key}", "", "must not be empty")
     controllers = [owner for owner in owners if owner.get("controller")]
     if len(controllers) > 1:
-        message = (
-            "Only one reference can have Controller set to true. Found "
-            f'"true" in references for {controllers[0]["name"]} and {controllers[1]["name"]}'
-        )
-        yield Cause(
-            "metadata.ownerReferences", "FieldValueInvalid", f"Invalid value: []: {message}"
-        )
+        one, other = (f"{owner['kind']}/{owner['name']}" for owner in controllers[:2])
+        message = "Only one reference can have Controller set to true. Found "
+        message += f'"true" in references for {one} and {other}'
+        yield bad_value("metadata.ownerReferences", owners, message)
 
 
 def update_faults(old: Json, new: Json) -> Iterator[Cause]:
@@ -151,4 +159,5 @@ def update_faults(old: Json, new: Json) -> Iterator[Cause]:
         if added:
             message = "no new finalizers can be added if the object is being deleted"
             found = ", ".join(f'"{name}"' for name in sorted(added))
-            yield not_allowed("metadata.finalizers", f"{message}, found new finalizers [{found}]")
+            text = f"{message}, found new finalizers []string{{{found}}}"
+            yield not_allowed("metadata.finalizers", text)

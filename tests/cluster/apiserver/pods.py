@@ -28,7 +28,7 @@ class Pods:
             raise bad_request("a Binding needs target.name")
         if pod["spec"].get("nodeName"):
             why = f'pod {call.name} is already assigned to node "{pod["spec"]["nodeName"]}"'
-            raise conflict(call.resource, call.name, why)
+            raise conflict("pods/binding", call.name, why)
         bound = {**pod, "spec": pod["spec"] | {"nodeName": name}}
         self._store.put(call.resource, with_condition(bound, type="PodScheduled", status="True"))
         return success(201)

@@ -29,7 +29,7 @@ class Reader:
         """The selected objects, or a page of them."""
         self._check_version(call)
         found = self.selected(call)
-        limit = int(call.query.get("limit") or 0)
+        limit = call.number("limit")
         version, start = self._start(call)
         page = [one for one in found if one.key > start] if start else found
         metadata: Json = {"resourceVersion": str(version)}

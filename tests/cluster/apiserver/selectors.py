@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from tests.cluster.apiserver.errors import ApiError, bad_request
+from tests.cluster.apiserver.errors import bad_request
 from tests.cluster.apiserver.resources import Json, Resource
 
 Predicate = Callable[[Json], bool]
 
 SET = re.compile(r"(\S+)\s+(in|notin)\s*\(([^)]*)\)$")
-EQUALITY = re.compile(r"([^\s=!]+)\s*(==|=|!=)\s*(\S*)$")
+EQUALITY = re.compile(r"([^\s=!]+)\s*(==|=|!=)\s*([^\s=!]*)$")
 EXISTENCE = re.compile(r"(!?)\s*([^\s=!()]+)$")
 
 INVOLVED = tuple(
@@ -78,11 +78,15 @@ def _term(resource: Resource, text: str) -> Predicate:
     path, operator, value = found.groups()
     known = ("metadata.name", "metadata.namespace", *SELECTABLE.get(resource.qualified, ()))
     if path not in known:
-        message = f'Unable to find "{resource.api_version}, Resource={resource.plural}" that match '
-        message += f'label selector "", field selector "{text}": '
-        raise ApiError(400, "BadRequest", f"{message}field label not supported: {path}")
+        raise bad_request(_unknown_field(resource, path))
     keys = path.split(".")
     return lambda content: (_text(content, keys) == value) == (operator != "!=")
+
+
+def _unknown_field(resource: Resource, path: str) -> str:
+    if resource.custom or resource.qualified in SELECTABLE:
+        return f"field label not supported: {path}"
+    return f'"{path}" is not a known field selector: only "metadata.name", "metadata.namespace"'
 
 
 def _text(content: Any, keys: list[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 
 from tests.cluster.apiserver import jobs, metadata
-from tests.cluster.apiserver.errors import Cause, bad_value, not_allowed
+from tests.cluster.apiserver.errors import Cause, bad_value, not_allowed, required
 from tests.cluster.apiserver.resources import Json, Resource
 from tests.cluster.apiserver.store import Store
 
@@ -20,6 +20,7 @@ FIRST_STATUS: dict[str, Json] = {
 }
 KEEPS_STATUS = {"nodes"}
 """A kubelet registers its node with the status that it has."""
+NOT_READY = "node.kubernetes.io/not-ready"
 DEFAULT_TOLERATION_SECONDS = 300
 SYSTEM_PRIORITIES = {"system-node-critical": 2000001000, "system-cluster-critical": 2000000000}
 
@@ -34,6 +35,8 @@ def prepare_new(store: Store, resource: Resource, content: Json) -> None:
         _prepare_pod(store, content)
     elif resource.qualified == "jobs.batch":
         jobs.prepare(content)
+    elif resource.qualified == "nodes":
+        _prepare_node(content)
     elif resource.qualified == "namespaces":
         labels = content["metadata"].setdefault("labels", {})
         labels["kubernetes.io/metadata.name"] = content["metadata"]["name"]
@@ -47,7 +50,7 @@ def _prepare_pod(store: Store, content: Json) -> None:
     if "priority" not in spec:
         spec["priority"] = _priority(store, spec.get("priorityClassName", ""))
     tolerations = spec.setdefault("tolerations", [])
-    for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
+    for key in (NOT_READY, "node.kubernetes.io/unreachable"):
         if not any(one.get("key") in (None, key) for one in tolerations):
             tolerations.append(
                 {
@@ -58,6 +61,14 @@ def _prepare_pod(store: Store, content: Json) -> None:
                 }
             )
     content["status"] = {"phase": "Pending", "qosClass": quality_of_service(spec)}
+
+
+def _prepare_node(content: Json) -> None:
+    """A new node is not ready, and is tainted so until the node controller finds it ready."""
+    taints = content.setdefault("spec", {}).setdefault("taints", [])
+    if not any(one["key"] == NOT_READY for one in taints):
+        taints.append({"key": NOT_READY, "effect": "NoSchedule"})
+    content.setdefault("status", {})
 
 
 def _priority(store: Store, name: str) -> int:
@@ -141,15 +152,26 @@ def _desired(resource: Resource, content: Json) -> Json:
 
 def faults(resource: Resource, content: Json) -> Iterator[Cause]:
     """What is wrong with a new object, beyond its schema."""
-    if resource.qualified == "jobs.batch":
+    if resource.qualified == "pods":
+        yield from container_faults(content["spec"], "spec")
+    elif resource.qualified == "jobs.batch":
+        yield from container_faults(content["spec"]["template"]["spec"], "spec.template.spec")
         yield from jobs.faults(content)
 
 
-def update_faults(resource: Resource, old: Json, new: Json) -> Iterator[Cause]:
-    """What an update may not change."""
+def container_faults(spec: Json, path: str) -> Iterator[Cause]:
+    """Containers without an image."""
+    for kind in ("initContainers", "containers"):
+        for index, container in enumerate(spec.get(kind) or []):
+            if not container.get("image"):
+                yield required(f"{path}.{kind}[{index}].image")
+
+
+def update_faults(resource: Resource, old: Json, new: Json, version: str) -> Iterator[Cause]:
+    """What an update may not change, on a server of a version."""
     yield from metadata.update_faults(old["metadata"], new["metadata"])
     if resource.qualified == "jobs.batch":
-        yield from jobs.update_faults(old, new)
+        yield from jobs.update_faults(old, new, version)
     elif resource.qualified == "pods":
         yield from _pod_update_faults(old, new)
     elif resource.qualified == "services":

@@ -68,11 +68,11 @@ class Watch:
             if initial and self._call.flag("allowWatchBookmarks"):
                 lines.append(self._bookmark(**{INITIAL_EVENTS_END: "true"}))
             return lines
-        known = self._store.since(resource, int(version))
+        known = self._store.since(resource, self._call.number("resourceVersion"))
         return [line for change in known if (line := self._event(change))]
 
     async def _following(self) -> AsyncIterator[bytes]:
-        seconds = float(self._call.query.get("timeoutSeconds") or random.uniform(1800, 3600))
+        seconds = self._call.number("timeoutSeconds") or random.uniform(1800, 3600)
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         bookmarks = self._call.flag("allowWatchBookmarks")

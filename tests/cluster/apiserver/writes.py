@@ -17,6 +17,7 @@ from tests.cluster.apiserver.errors import (
     bad_value,
     conflict,
     forbidden,
+    go_value,
     invalid,
     not_found,
     required,
@@ -53,14 +54,14 @@ class Writer:
         given = content.get("metadata") or {}
         content["metadata"] = metadata.for_new(resource, given, call.namespace)
         name = content["metadata"].get("name", "")
-        if name and self._store.get(resource, call.namespace, name) is not None:
-            raise already_exists(resource, name)
         content = self._defaulted(resource, content)
         early = list(metadata.faults(resource, content["metadata"]))
         if early:
             raise invalid(resource, name, early)
         strategies.prepare_new(self._store, resource, content)
         self._validate(resource, content, None)
+        if self._store.get(resource, call.namespace, name) is not None:
+            raise already_exists(resource, name)
         shape = self._shape(resource)
         if call.content_type == merge.APPLY:
             content = apply.for_new(call, shape, content, call.object)
@@ -104,7 +105,11 @@ class Writer:
             raise ApiError(415, "UnsupportedMediaType", f"{message}include: {accepted}", {})
         schema = self._schemas.of_resource(call.resource) or {}
         patched = merge.patched(call, schema, self._schemas, deepcopy(old))
-        return self._replace(call, old, self._decoded(call, patched))
+        try:
+            decoded = self._decoded(call, patched)
+        except ApiError as error:
+            raise _wrong_patch(error, patched) from error
+        return self._replace(call, old, decoded)
 
     def _apply(self, call: Call) -> Json:
         """Server-side apply: create the object when there is none, else merge what is applied."""
@@ -250,10 +255,10 @@ class Writer:
             found += admission.faults(resource.schema, content, old)
         else:
             found += _required_fields(self._schemas.faults(content))
-        if not found and old is None:
+        if old is None:
             found += strategies.faults(resource, content)
-        elif not found and old is not None:
-            found += strategies.update_faults(resource, old, content)
+        elif old is not None:
+            found += strategies.update_faults(resource, old, content, self._schemas.version)
         if found:
             raise invalid(resource, content["metadata"]["name"], found)
 
@@ -261,6 +266,14 @@ class Writer:
         """Note what the published schemas of the supported versions say against an object."""
         if not call.resource.custom and call.subresource != "status":
             self._records.check(call, content)
+
+
+def _wrong_patch(error: ApiError, content: Json) -> ApiError:
+    """A patch that leads to a value of a wrong type is not the client's syntax, but invalid."""
+    if error.code != 400 or "strict decoding" in str(error):
+        return error
+    message = f'"" is invalid: patch: Invalid value: {go_value(go_value(content))}: {error}'
+    return ApiError(422, "Invalid", message, {})
 
 
 def _required_fields(faults: list[Fault]) -> Iterator[Cause]:
@@ -283,9 +296,9 @@ def _check_preconditions(resource: Resource, old: Json, given: Json) -> None:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Go drops a null where a field may be left out."""
+    """Go drops a null or an empty list where a field may be left out."""
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+        return {key: _without_nulls(item) for key, item in value.items() if item not in (None, [])}
     if isinstance(value, list):
         return [_without_nulls(item) for item in value]
     return value
