@@ -42,6 +42,12 @@ class Operator:
         return self._process is not None and self._process.alive
 
     @property
+    def pid(self) -> int:
+        """The process id of the running operator."""
+        assert self._process is not None, "start it first"
+        return self._process.pid
+
+    @property
     def url(self) -> str:
         """Where /metrics, /healthz and /readyz are."""
         return f"http://127.0.0.1:{self._port}"
