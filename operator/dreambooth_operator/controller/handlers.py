@@ -1,15 +1,16 @@
 """kopf's part: it watches, and passes on what it hears. It writes nothing to any object."""
 
+import asyncio
 import functools
 import random
 from collections.abc import Iterator
 from typing import Any
 
+import aiohttp
 import kopf
 
 from dreambooth_operator.controller.intake import Intake
 from dreambooth_operator.controller.kinds import WATCHED, Kind
-from dreambooth_operator.controller.session import Session
 
 SILENCE_SECONDS = 90.0
 """The API server sends a bookmark every minute; a watch that is silent for longer is dead."""
@@ -21,14 +22,13 @@ IDLE_SECONDS = 0.2
 MAX_BACKOFF_SECONDS = 10.0
 
 
-def registry(intake: Intake, session: Session) -> kopf.OperatorRegistry:
-    """What kopf is to do: log in as the operator does, and tell of every change."""
+def registry(intake: Intake, server: str, client: aiohttp.ClientSession) -> kopf.OperatorRegistry:
+    """What kopf is to do: use this session, and tell of every change."""
     made = kopf.OperatorRegistry()
 
-    # A session of its own: kopf closes the one that it is given when it stops.
     @kopf.on.login(registry=made)
     async def login(**_: Any) -> kopf.AiohttpSession:
-        return kopf.AiohttpSession(server=session.server, aiohttp_session=session.connect())
+        return kopf.AiohttpSession(server=server, aiohttp_session=client)
 
     for kind in WATCHED:
         kopf.on.event(*_selector(kind), registry=made)(functools.partial(_hear, intake, kind))
@@ -53,6 +53,18 @@ def settings() -> kopf.OperatorSettings:
         if kind.selector:
             made.watching.label_selectors[_selector(kind)] = kind.selector
     return made
+
+
+async def end_watchers() -> None:
+    """End kopf's watchers one by one, when it has given up because of one of them.
+
+    kopf would cancel them together with the tasks that they wait for, and wait for ever.
+    """
+    watchers = {task for task in asyncio.all_tasks() if task.get_name().startswith("watcher for")}
+    for task in watchers:
+        task.cancel()
+    if watchers:
+        await asyncio.wait(watchers)
 
 
 class _Backoffs:

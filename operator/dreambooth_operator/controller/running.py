@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
 from typing import Any
 
+import aiohttp
 import kopf
 
 from dreambooth_operator.controller import handlers
@@ -117,24 +118,34 @@ class Operator:
 
     async def _watch(self, stop: asyncio.Event) -> None:
         """Have kopf watch until `stop`, or until it gives up; then everything is listed anew."""
-        ours = asyncio.all_tasks()  # kopf cancels all others when it ends
         self._vitals.watching = True
         try:
-            tasks = await kopf.spawn_tasks(
-                registry=handlers.registry(self._intake, self._session),
-                settings=handlers.settings(),
-                namespaces=self._settings.namespaces,
-                clusterwide=not self._settings.namespaces,
-                standalone=True,
-                stop_flag=stop,
-            )
-            handle_signals(stop)  # as kopf has set its own
-            await kopf.run_tasks(tasks, ignored=ours)
-        except Exception:
-            logger.exception("watching ended; everything is listed anew")
+            async with self._session.connect() as client:
+                await self._run_kopf(client, stop)
+        except Exception as error:
+            logger.error("watching ended: %s; everything is listed anew", error)
         finally:
             self._vitals.watching = False
-        await self._until(stop, self._list_again())
+        if not stop.is_set():
+            await self._until(stop, self._list_again())
+
+    async def _run_kopf(self, client: aiohttp.ClientSession, stop: asyncio.Event) -> None:
+        """Run kopf until `stop`; raises what it gives up for, such as a CRD that was deleted."""
+        ours = asyncio.all_tasks()  # kopf cancels all others when it ends
+        tasks = await kopf.spawn_tasks(
+            registry=handlers.registry(self._intake, self._session.server, client),
+            settings=handlers.settings(),
+            namespaces=self._settings.namespaces,
+            clusterwide=not self._settings.namespaces,
+            standalone=True,
+            stop_flag=stop,
+        )
+        handle_signals(stop)  # as kopf has set its own
+        logger.info("watching %s", ", ".join(self._settings.namespaces) or "all namespaces")
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            await handlers.end_watchers()
+        await kopf.run_tasks(tasks, ignored=ours)
 
     async def _list_again(self) -> None:
         await asyncio.sleep(RESTART_SECONDS)

@@ -10,9 +10,10 @@ from dreambooth_operator.controller.resync import Resync
 from dreambooth_operator.controller.session import Session
 
 PULSE_SECONDS = 10.0
+ANSWER_SECONDS = 5.0
 STUCK_SECONDS = 60.0
 """The event loop beats every `PULSE_SECONDS`; after this long without a beat it is stuck."""
-SILENT_SECONDS = 45.0
+SILENT_SECONDS = 30.0
 """The API server is asked with every beat; after this long without an answer it is away."""
 MISSES = 2
 """Resyncs in a row that find missed changes before a watch counts as dead."""
@@ -37,8 +38,9 @@ class Vitals:
         """Beat until cancelled. The answers keep the clock right as well."""
         while True:
             self._beat = time.monotonic()
-            with suppress(errors.ApiError):
-                await api.version()
+            with suppress(errors.ApiError, TimeoutError):
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await api.version()
             await asyncio.sleep(PULSE_SECONDS)
 
     @property

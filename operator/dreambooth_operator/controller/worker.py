@@ -106,6 +106,8 @@ class Worker:
             # What was written may call for more, and no watch tells of what is known already.
             self._queue.add(key)
             self._reports.changed(seen, decision)
+        for event in decision.events:
+            logger.info("%s: %s: %s", key, event.reason, event.message)
 
     async def _tell(self, key: Key, seen: Observed, problem: str) -> None:
         """Tell the job's user, once, what the API server does not let the operator do."""
