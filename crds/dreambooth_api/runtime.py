@@ -165,7 +165,8 @@ class Runtime(ApiModel):
     """Fail when the job has run for this long, over all attempts. 0: no limit."""
 
     stall_timeout_seconds: Seconds = 900
-    """Restart when no step was finished for this long. 0: never."""
+    """Restart when no rank of a pod has made progress for this long: no step, no image, no answer
+    of storage. Four times as long when they only wait for other pods. 0: never."""
 
     termination_grace_period_seconds: Annotated[int, Field(ge=30, le=86_400)] = 300
     """Time for the last checkpoint when a pod is asked to stop."""

@@ -54,6 +54,11 @@ class TrainerProgress(_Part):
     last_checkpoint: LastCheckpoint | None = None
     prior: PriorProgress | None = None
     samples: list[str] = []
+    """Sample grids of this attempt, the newest last."""
+    output: str | None = None
+    """Folder of the run."""
+    export: str | None = None
+    """The model to take home, once it is complete."""
     updated_at: datetime | None = None
 
 

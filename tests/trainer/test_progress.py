@@ -41,6 +41,7 @@ def test_before_the_first_step_nothing_is_made_up(progress: Progress) -> None:
         "stage": "Preparing", "step": 0, "totalSteps": 100, "loss": None, "subjectLoss": None,
         "priorLoss": None, "learningRate": None, "imagesPerSecond": None, "etaSeconds": None,
         "attempt": 2, "worldSize": 4, "lastCheckpoint": None, "prior": None, "samples": [],
+        "output": None, "export": None,
     }  # fmt: skip
 
 
@@ -51,6 +52,7 @@ def test_what_happened_is_told(progress: Progress) -> None:
     progress.losses(0.9, 0.5, 0.4, 1e-4)
     progress.checkpoint(1, "s3://out/checkpoints/step-00000001")
     progress.sample("s3://out/samples/step-00000000/grid.png")
+    progress.exported("s3://out/export")
     found = progress.snapshot()
     assert (found["stage"], found["step"]) == ("Training", 1)
     assert found["prior"] == {"done": 20, "total": 200}
@@ -62,6 +64,7 @@ def test_what_happened_is_told(progress: Progress) -> None:
     assert (checkpoint["step"], checkpoint["uri"]) == (1, "s3://out/checkpoints/step-00000001")
     assert datetime.fromisoformat(str(checkpoint["time"])).tzinfo is not None
     assert found["samples"] == ["s3://out/samples/step-00000000/grid.png"]
+    assert found["export"] == "s3://out/export"
 
 
 def test_the_eta_follows_a_change_of_pace_without_jumping(progress: Progress) -> None:

@@ -8,7 +8,7 @@ from io import BytesIO
 
 from PIL import Image
 
-from dreambooth_api.job import DreamBoothJob
+from dreambooth_api.job import DreamBoothJob, output_prefix
 from dreambooth_trainer import heartbeat
 from dreambooth_trainer.checkpoint import CheckpointRef
 from dreambooth_trainer.config import Topology
@@ -32,7 +32,10 @@ class Observers:
             }
         )
         self.progress = Progress(
-            job.spec.training.steps, attempt=topology.attempt, world_size=topology.world_size
+            job.spec.training.steps,
+            attempt=topology.attempt,
+            world_size=topology.world_size,
+            output=output_prefix(job),
         )
         self.trackers = Trackers()
         self._history = History()
@@ -114,6 +117,10 @@ class Observers:
         self.progress.sample(grid)
         if self._topology.rank == 0:
             self.trackers.images(step, Image.open(BytesIO(storage.read(grid))))
+
+    def exported(self, uri: str) -> None:
+        """The model to take home is complete."""
+        self.progress.exported(uri)
 
 
 def write_json(storage: Storage, uri: str, value: object) -> None:

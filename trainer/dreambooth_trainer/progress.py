@@ -55,6 +55,8 @@ class Progress:
     total_steps: int
     attempt: int = 0
     world_size: int = 1
+    output: str | None = None
+    """Folder of the run."""
     _stage: str = "Preparing"
     _step: int = 0
     _losses: dict[str, Json] = field(default_factory=dict)
@@ -63,6 +65,7 @@ class Progress:
     _checkpoint: Json = None
     _prior: Json = None
     _samples: list[str] = field(default_factory=list)
+    _export: str | None = None
     _updated: str = field(default_factory=now)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -110,6 +113,11 @@ class Progress:
         with self._lock:
             self._samples = [*self._samples, uri][-_SAMPLES:]
 
+    def exported(self, uri: str) -> None:
+        """The model to take home is complete at `uri`."""
+        with self._lock:
+            self._export, self._updated = uri, now()
+
     @property
     def images_per_second(self) -> float | None:
         """Smoothed throughput over all ranks, None before the first step."""
@@ -122,7 +130,11 @@ class Progress:
         return None if seconds is None else seconds * max(self.total_steps - self._step, 0)
 
     def snapshot(self) -> dict[str, Json]:
-        """The JSON object of `/progress`."""
+        """The JSON object of `/progress`.
+
+        `samples` are the grids of this attempt, the newest last; `export` is there from the moment
+        at which it is complete, which is shortly before the pod ends.
+        """
         with self._lock:
             return {
                 "stage": self._stage,
@@ -137,6 +149,8 @@ class Progress:
                 "lastCheckpoint": self._checkpoint,
                 "prior": self._prior,
                 "samples": list(self._samples),
+                "output": self.output,
+                "export": self._export,
                 "updatedAt": self._updated,
             }
 

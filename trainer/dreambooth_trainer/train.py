@@ -42,7 +42,8 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal) -> None:
     """
     local_batch(job, topology.world_size)  # known to be wrong before anybody is waited for
     observers = Observers(job, topology)
-    with observers.serving(), joined(topology) as ranks:
+    # A pod is ready when it answers /healthz: not before all ranks have joined.
+    with joined(topology) as ranks, observers.serving():
         attempt = Attempt(
             job, ranks, _storage(job, observers), observers, stop, _device(job, topology)
         )
@@ -207,7 +208,9 @@ def _export(attempt: Attempt, family: Family) -> None:
     write = export.export_lora if only_adapters else export.export_pipeline
     with tempfile.TemporaryDirectory(prefix="export-") as folder:
         write(family.pipeline(), Path(folder), _provenance(job, family))
-        attempt.storage.upload_tree(Path(folder), join(attempt.run, "export"))
+        target = join(attempt.run, "export")
+        attempt.storage.upload_tree(Path(folder), target)
+    attempt.observers.exported(target)
 
 
 def _provenance(job: DreamBoothJob, family: Family) -> export.Provenance:
