@@ -11,7 +11,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help init demo test test-slow e2e generate verify lint type format bench clean
+.PHONY: help init demo test test-slow e2e generate verify lint type format bench bench-operator clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,9 @@ format: $(READY) ## format the code
 
 bench: $(READY) ## measure the trainer against bare PyTorch
 	$(BIN)/python -m tests.bench
+
+bench-operator: $(READY) ## measure the operator at 1,000 jobs, against a bare loop
+	$(BIN)/python -m tests.bench.operator
 
 clean: ## remove the virtual environment and all caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .dreambooth
