@@ -23,6 +23,8 @@ class Fault:
     """Regular expression that the whole method matches."""
     path: str = ""
     """Regular expression that is searched for in path and query."""
+    agent: str = ""
+    """How the client's User-Agent begins."""
     code: int = 0
     """The error to answer with; 0: answer as usual."""
     delay: float = 0.0
@@ -34,7 +36,8 @@ class Fault:
 
     def matches(self, request: web.Request) -> bool:
         method = re.fullmatch(self.method, request.method)
-        return bool(self.times and method and re.search(self.path, request.path_qs))
+        theirs = request.headers.get("User-Agent", "").startswith(self.agent)
+        return bool(self.times and theirs and method and re.search(self.path, request.path_qs))
 
     def error(self) -> ApiError:
         reason = REASONS.get(self.code, "InternalError")
