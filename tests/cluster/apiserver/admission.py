@@ -186,8 +186,8 @@ def _wrong_size(schema: Json, value: Any, path: str, what: str) -> Iterator[Caus
 
 
 def _has_rules(schema: Json) -> bool:
-    below = [*schema.get("properties", {}).values(), schema.get("items", {})]
-    below.append(schema.get("additionalProperties", {}))
+    below = [*schema.get("properties", {}).values()]
+    below += [schema[key] for key in ("items", "additionalProperties") if key in schema]
     return "x-kubernetes-validations" in schema or any(
         _has_rules(node) for node in below if isinstance(node, dict)
     )

@@ -69,7 +69,7 @@ class Api:
         except web.HTTPNotFound as error:
             return error
         except ApiError as error:
-            return _json(encode(error.status), error.code, error.headers)
+            return _refusal(error)
         except Exception as error:
             logging.exception("%s %s", request.method, request.path_qs)
             status = ApiError(500, "InternalError", f"Internal error occurred: {error!r}").status
@@ -88,10 +88,12 @@ class Api:
             code = response.status
         except ApiError as error:
             code = error.code
-            raise
+            response = _refusal(error)
         finally:
             self.records.count(call, code)
-        response.headers.extend([("Warning", f'299 - "{text}"') for text in call.warnings])
+        for text in call.warnings:
+            quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+            response.headers.add("Warning", f'299 - "{quoted}"')
         return response
 
     def _described(self, path: str) -> Json | None:
@@ -154,7 +156,7 @@ class Api:
     async def _perform(self, request: web.Request, call: Call) -> web.StreamResponse:
         form = _form(request)
         if call.resource.kind == "SelfSubjectAccessReview":
-            return _json(encode(discovery.access_review(call.object)), 201)
+            return _json(encode(discovery.access_review(call)), 201)
         if call.subresource not in ("", "status", "finalize"):
             return self._subresource(call)
         if call.subresource == "finalize" and call.resource.qualified != "namespaces":
@@ -220,6 +222,10 @@ class Api:
         finally:
             closed()
         return response
+
+
+def _refusal(error: ApiError) -> web.StreamResponse:
+    return _json(encode(error.status), error.code, error.headers)
 
 
 def _reading_verb(query: dict[str, str], name: str) -> str:

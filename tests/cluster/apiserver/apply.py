@@ -26,7 +26,7 @@ def merged(call: Call, shape: Shape, old: Json, applied: Json) -> Json:
     result: Json = _merge(shape, old, _endpoint_part(call, applied))
     kept = mine.union(*(manager.fields for manager in others))
     held = fieldsets.with_prefixes(kept)
-    for path in sorted(before - mine, key=len, reverse=True):
+    for path in sorted(before - mine, key=len):  # an item before what it is known by
         if path not in held:
             _remove(shape, result, path, held)
     if not call.flag("force"):
@@ -149,7 +149,11 @@ def _place(shape: Shape, node: Any, element: str) -> Any:
 def _check_conflicts(shape: Shape, old: Json, new: Json, others: list[Manager]) -> None:
     changed = managed.changes(shape, old, new)
     touched = changed["added"] | changed["modified"]
-    found = [(manager, path) for manager in others for path in sorted(touched & manager.fields)]
+    found = [
+        (manager, path)
+        for manager in others
+        for path in sorted(touched & manager.fields, key=fieldsets.rank)
+    ]
     if found:
         raise _conflict(found)
 
@@ -179,5 +183,5 @@ def _named(manager: Manager) -> str:
     if manager.subresource:
         words += f' with subresource "{manager.subresource}"'
     if manager.operation == "Update":
-        words += f" using {manager.api_version} at {manager.time}"
+        words += f" using {manager.api_version}"
     return words

@@ -12,7 +12,10 @@ from typing import Any
 
 from tests.cluster.apiserver.resources import Json, Resource
 
-UNREACHABLE = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+NODE_INFO = (
+    *("architecture", "bootID", "containerRuntimeVersion", "kernelVersion", "kubeProxyVersion"),
+    *("kubeletVersion", "machineID", "operatingSystem", "osImage", "systemUUID"),
+)
 
 
 def fill_in(resource: Resource, content: Json) -> None:
@@ -134,6 +137,8 @@ def service(content: Json) -> None:
         fill(port, protocol="TCP", targetPort=port.get("port"))
     if spec.get("clusterIP"):
         fill(spec, clusterIPs=[spec["clusterIP"]])
+    if spec.get("clusterIP") == "None" and not spec.get("selector"):
+        fill(spec, ipFamilies=["IPv4", "IPv6"], ipFamilyPolicy="RequireDualStack")
     fill(spec, ipFamilies=["IPv4"], ipFamilyPolicy="SingleStack")
 
 
@@ -145,6 +150,21 @@ def deployment(content: Json) -> None:
         fill(spec["strategy"], type="RollingUpdate", rollingUpdate={})
         fill(spec["strategy"]["rollingUpdate"], maxSurge="25%", maxUnavailable="25%")
     pod_spec(spec.setdefault("template", {}).setdefault("spec", {}))
+
+
+def event(content: Json) -> None:
+    fill(content, source={}, reportingComponent="", reportingInstance="")
+    for name in ("eventTime", "firstTimestamp", "lastTimestamp"):
+        content.setdefault(name, None)
+
+
+def node(content: Json) -> None:
+    status = content.setdefault("status", {})
+    fill(status, daemonEndpoints={"kubeletEndpoint": {"Port": 0}}, nodeInfo={})
+    fill(status["nodeInfo"], **dict.fromkeys(NODE_INFO, ""))
+    for condition in status.get("conditions") or []:
+        condition.setdefault("lastHeartbeatTime", None)
+        condition.setdefault("lastTransitionTime", None)
 
 
 def role_binding(content: Json) -> None:
@@ -163,6 +183,8 @@ FILLERS: dict[str, Callable[[Json], None]] = {
     "pods": pod,
     "jobs.batch": job,
     "services": service,
+    "events": event,
+    "nodes": node,
     "secrets": secret,
     "namespaces": lambda content: fill(content, spec={"finalizers": ["kubernetes"]}),
     "deployments.apps": deployment,

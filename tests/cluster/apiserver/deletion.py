@@ -40,8 +40,10 @@ class Deleter:
         left = self._write(resource, found, marked)
         if left is not None:
             return left
-        if resource.qualified in ANSWERED_WITH_OBJECT:
+        if resource.qualified == "pods":
             return marked
+        if resource.qualified in ANSWERED_WITH_OBJECT:
+            return found
         return success(details=details_of(resource, name, found["metadata"]["uid"]))
 
     def _marked(self, call: Call, found: Json, options: Json) -> Json:
@@ -65,7 +67,8 @@ class Deleter:
     def _write(self, resource: Resource, found: Json, marked: Json) -> Json | None:
         """Store the marks, or remove the object when nothing holds it; None when it is gone."""
         if resource.qualified == "namespaces":
-            marked = {**marked, "status": {**marked.get("status", {}), "phase": "Terminating"}}
+            marked["status"] = {**marked.get("status", {}), "phase": "Terminating"}
+            marked["metadata"].pop("deletionGracePeriodSeconds", None)
         if not is_held(marked):
             self.remove(resource, marked)
             return None

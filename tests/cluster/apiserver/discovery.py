@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
+from tests.cluster.apiserver.calls import Call
 from tests.cluster.apiserver.resources import Json, Registry, Resource
 
 
@@ -136,6 +136,7 @@ def _patch_operation(resource: Resource) -> Json:
     }
 
 
-def access_review(body: Any) -> Json:
+def access_review(call: Call) -> Json:
     """SelfSubjectAccessReview: all is allowed."""
-    return {**body, "status": {"allowed": True}}
+    head = {"kind": call.resource.kind, "apiVersion": call.resource.api_version, "metadata": {}}
+    return {**head, **call.object, "status": {"allowed": True}}

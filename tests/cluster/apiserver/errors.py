@@ -47,7 +47,7 @@ class ApiError(Exception):
             "metadata": {},
             "status": "Failure",
             "message": message,
-            "reason": reason,
+            **({"reason": reason} if reason else {}),
             **({} if details is None else {"details": details}),
             "code": code,
         }
@@ -70,6 +70,12 @@ def details_of(resource: Resource, name: str, uid: str = "") -> dict[str, Any]:
     return {"name": name, **group, "kind": resource.plural, **({"uid": uid} if uid else {})}
 
 
+def _about(resource: Resource | str, name: str) -> tuple[str, dict[str, Any]]:
+    if isinstance(resource, str):
+        return resource, {"name": name, "kind": resource}
+    return resource.qualified, details_of(resource, name)
+
+
 def not_served() -> ApiError:
     message = "the server could not find the requested resource"
     return ApiError(404, "NotFound", message, {})
@@ -87,19 +93,19 @@ def already_exists(resource: Resource, name: str) -> ApiError:
 
 def conflict(resource: Resource | str, name: str, why: str = MODIFIED) -> ApiError:
     """409 about a resource, or about something else by its name."""
-    if isinstance(resource, str):
-        qualified, details = resource, {"name": name, "kind": resource}
-    else:
-        qualified, details = resource.qualified, details_of(resource, name)
+    qualified, details = _about(resource, name)
     message = f'Operation cannot be fulfilled on {qualified} "{name}": {why}'
     return ApiError(409, "Conflict", message, details)
 
 
-def forbidden(resource: Resource, name: str, why: str, cause: Cause | None = None) -> ApiError:
-    details = details_of(resource, name)
+def forbidden(
+    resource: Resource | str, name: str, why: str, cause: Cause | None = None
+) -> ApiError:
+    """403 about a resource."""
+    qualified, details = _about(resource, name)
     if cause:
         details["causes"] = [_cause(cause)]
-    return ApiError(403, "Forbidden", f'{resource.qualified} "{name}" is forbidden: {why}', details)
+    return ApiError(403, "Forbidden", f'{qualified} "{name}" is forbidden: {why}', details)
 
 
 def bad_request(message: str) -> ApiError:
@@ -112,7 +118,7 @@ def method_not_allowed() -> ApiError:
 
 
 def unsupported_media_type(message: str) -> ApiError:
-    return ApiError(415, "UnsupportedMediaType", message, {})
+    return ApiError(415, "UnsupportedMediaType", message)
 
 
 def expired(version: int, oldest: int) -> ApiError:
@@ -123,6 +129,31 @@ def too_new(version: int, current: int) -> ApiError:
     cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
     message = f"Timeout: Too large resource version: {version}, current: {current}"
     return ApiError(504, "Timeout", message, {"causes": [cause], "retryAfterSeconds": 1})
+
+
+def manager_required() -> ApiError:
+    """422 for an apply without a name for who applies."""
+    cause = required("fieldManager", "is required for apply patch")
+    message = f'PatchOptions.meta.k8s.io "" is invalid: {cause}'
+    details = {"group": "meta.k8s.io", "kind": "PatchOptions", "causes": [_cause(cause)]}
+    return ApiError(422, "Invalid", message, details)
+
+
+def not_typed(resource: Resource, content: Any, faults: Sequence[str]) -> ApiError:
+    """500, as the real server has it, for applied fields that do not fit the schema."""
+    found = content.get("metadata") or {}
+    place = f"{found.get('namespace', '')}/{found.get('name', '')}"
+    version = resource.api_version if resource.group else f"/{resource.version}"
+    head = f"failed to create typed patch object ({place}; {version}, Kind={resource.kind}): "
+    words = faults[0] if len(faults) == 1 else "\n  ".join(["errors:", *sorted(faults)])
+    return ApiError(500, "", head + words)
+
+
+def version_required(resource: Resource, name: str) -> ApiError:
+    """422 for an update that does not say which version it is of."""
+    cause = bad_value("metadata.resourceVersion", 0, "must be specified for an update")
+    details = {**details_of(resource, name), "causes": [_cause(cause)]}
+    return ApiError(422, "Invalid", f'{resource.qualified} "{name}" is invalid: {cause}', details)
 
 
 def invalid(resource: Resource, name: str, causes: Sequence[Cause]) -> ApiError:

@@ -152,6 +152,12 @@ def _paths(node: Json, path: Path) -> Iterator[Path]:
             yield from _paths(below, (*path, key))
 
 
+def rank(path: Path) -> list[tuple[bool, str]]:
+    """Paths in the order of messages: at each level, what ends there comes first."""
+    last = len(path) - 1
+    return [(depth < last, element) for depth, element in enumerate(path)]
+
+
 def dotted(path: Path) -> str:
     """A path in messages: `.spec.containers[name="trainer"].image`."""
     return "".join(_dotted(element) for element in path)

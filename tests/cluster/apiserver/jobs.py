@@ -83,12 +83,11 @@ def _wrong_policies(spec: Json) -> Iterator[Cause]:
     elif policy and restart != "Never":
         message = 'only "Never" is supported when podFailurePolicy is specified'
         yield bad_value("spec.template.spec.restartPolicy", restart, message)
-    if policy and spec["podReplacementPolicy"] != "Failed":
-        message = 'Unsupported value: "TerminatingOrFailed": supported values: "Failed"'
-        yield Cause("spec.podReplacementPolicy", "FieldValueNotSupported", message)
     names = [one.get("name") for one in spec["template"]["spec"].get("containers") or []]
     for index, rule in enumerate((policy or {}).get("rules") or []):
         yield from _wrong_rule(rule, names, f"spec.podFailurePolicy.rules[{index}]")
+    if policy and spec["podReplacementPolicy"] != "Failed":
+        yield not_supported("spec.podReplacementPolicy", spec["podReplacementPolicy"], ["Failed"])
 
 
 def _wrong_rule(rule: Json, containers: list[Any], path: str) -> Iterator[Cause]:

@@ -58,9 +58,15 @@ def managers(content: Json) -> list[Manager]:
 
 def with_managers(content: Json, found: list[Manager]) -> Json:
     """An object with its owners written down; owners of nothing are left out."""
-    entries = [_entry(manager) for manager in found if manager.fields]
+    owners = sorted((one for one in found if one.fields), key=_place)
+    entries = [_entry(manager) for manager in owners]
     rest = {key: value for key, value in content["metadata"].items() if key != "managedFields"}
     return content | {"metadata": rest | ({"managedFields": entries} if entries else {})}
+
+
+def _place(manager: Manager) -> tuple[str, str, str, str]:
+    """Appliers first, then by time."""
+    return manager.operation, manager.time, manager.name, manager.subresource
 
 
 def _entry(manager: Manager) -> Json:

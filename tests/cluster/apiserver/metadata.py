@@ -23,12 +23,6 @@ LABEL_MESSAGE = (
     "must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used "
     f"for validation is '{LABEL.pattern}')"
 )
-SERVICE_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-SERVICE_NAME_MESSAGE = (
-    "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an "
-    "alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', "
-    f"regex used for validation is '{SERVICE_NAME.pattern}')"
-)
 LABEL_VALUE = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
 LABEL_VALUE_MESSAGE = (
     "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or "
@@ -110,9 +104,7 @@ def faults(resource: Resource, metadata: Json) -> Iterator[Cause]:
 
 def _wrong_name(resource: Resource, name: str) -> Iterator[Cause]:
     rule, longest, message = SUBDOMAIN, 253, SUBDOMAIN_MESSAGE
-    if resource.qualified == "services":
-        rule, longest, message = SERVICE_NAME, 63, SERVICE_NAME_MESSAGE
-    elif resource.qualified == "namespaces":
+    if resource.qualified in ("services", "namespaces"):
         rule, longest, message = LABEL, 63, LABEL_MESSAGE
     if resource.plural in PATH_NAMED:
         return

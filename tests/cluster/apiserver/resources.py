@@ -27,6 +27,8 @@ class Resource:
     """Has a /status subresource: status is written there and nowhere else."""
     generation: bool = False
     """metadata.generation counts the changes of the desired state."""
+    versioned: bool = False
+    """An update has to say which version it is of."""
     subresources: dict[str, str] = field(default_factory=dict)
     """Further subresources and the kind that they take."""
     verbs: tuple[str, ...] = VERBS
@@ -86,10 +88,12 @@ BUILTIN = (
     _builtin("apps/v1", "Deployment", "deployments", "deploy", **LIVE, **ALL),
     _builtin("apps/v1", "ReplicaSet", "replicasets", "rs", **LIVE, **ALL),
     _builtin("batch/v1", "Job", "jobs", **LIVE, **ALL),
-    _builtin("coordination.k8s.io/v1", "Lease", "leases"),
+    _builtin("coordination.k8s.io/v1", "Lease", "leases", versioned=True),
     _builtin("events.k8s.io/v1", "Event", "events", "ev"),
     _builtin("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", "netpol", generation=True),
-    _builtin("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", "pdb", **LIVE),
+    _builtin(
+        "policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", "pdb", versioned=True, **LIVE
+    ),
     _builtin(RBAC, "Role", "roles"),
     _builtin(RBAC, "RoleBinding", "rolebindings"),
     _builtin(RBAC, "ClusterRole", "clusterroles", **CLUSTER),
@@ -160,6 +164,7 @@ def custom_resources(spec: Json) -> Iterator[Resource]:
             categories=tuple(names.get("categories", ())),
             status="status" in version.get("subresources", {}),
             generation=True,
+            versioned=True,
             schema=version["schema"]["openAPIV3Schema"],
             columns=tuple(version.get("additionalPrinterColumns", ())),
             list_kind=names.get("listKind", ""),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 
 from tests.cluster.apiserver import jobs, metadata
-from tests.cluster.apiserver.errors import Cause, bad_value, not_allowed, required
+from tests.cluster.apiserver.errors import Cause, bad_value, forbidden, not_allowed, required
 from tests.cluster.apiserver.resources import Json, Resource
 from tests.cluster.apiserver.store import Store
 
@@ -17,6 +17,12 @@ FIRST_STATUS: dict[str, Json] = {
     "namespaces": {"phase": "Active"},
     "deployments.apps": {},
     "replicasets.apps": {"replicas": 0},
+    "poddisruptionbudgets.policy": {
+        "disruptionsAllowed": 0,
+        "currentHealthy": 0,
+        "desiredHealthy": 0,
+        "expectedPods": 0,
+    },
 }
 KEEPS_STATUS = {"nodes"}
 """A kubelet registers its node with the status that it has."""
@@ -48,7 +54,9 @@ def _prepare_pod(store: Store, content: Json) -> None:
     spec = content["spec"]
     spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
     if "priority" not in spec:
-        spec["priority"] = _priority(store, spec.get("priorityClassName", ""))
+        spec["priority"] = _priority(
+            store, content["metadata"]["name"], spec.get("priorityClassName", "")
+        )
     tolerations = spec.setdefault("tolerations", [])
     for key in (NOT_READY, "node.kubernetes.io/unreachable"):
         if not any(one.get("key") in (None, key) for one in tolerations):
@@ -68,15 +76,16 @@ def _prepare_node(content: Json) -> None:
     taints = content.setdefault("spec", {}).setdefault("taints", [])
     if not any(one["key"] == NOT_READY for one in taints):
         taints.append({"key": NOT_READY, "effect": "NoSchedule"})
-    content.setdefault("status", {})
 
 
-def _priority(store: Store, name: str) -> int:
+def _priority(store: Store, pod: str, name: str) -> int:
     if name in SYSTEM_PRIORITIES:
         return SYSTEM_PRIORITIES[name]
     classes = [found.content for found in store.named("priorityclasses.scheduling.k8s.io")]
     chosen = [one for one in classes if one["metadata"]["name"] == name]
-    chosen = chosen or [one for one in classes if not name and one.get("globalDefault")]
+    if name and not chosen:
+        raise forbidden("pods", pod, f"no PriorityClass with name {name} was found")
+    chosen = chosen or [one for one in classes if one.get("globalDefault")]
     return int(chosen[0]["value"]) if chosen else 0
 
 
@@ -121,7 +130,7 @@ def merged_update(resource: Resource, old: Json, new: Json, subresource: str) ->
     result = {key: value for key, value in new.items() if value is not None}
     if subresource == "finalize":
         finalizers = (new.get("spec") or {}).get("finalizers") or []
-        result = {**old, "spec": {**old.get("spec", {}), "finalizers": finalizers}}
+        result = {**old, "spec": {"finalizers": finalizers} if finalizers else {}}
     elif resource.qualified == "namespaces" and "spec" in old:
         result["spec"] = old["spec"]
     if subresource == "status":
@@ -154,9 +163,19 @@ def faults(resource: Resource, content: Json) -> Iterator[Cause]:
     """What is wrong with a new object, beyond its schema."""
     if resource.qualified == "pods":
         yield from container_faults(content["spec"], "spec")
+    elif resource.qualified == "services":
+        yield from port_faults(content)
     elif resource.qualified == "jobs.batch":
         yield from container_faults(content["spec"]["template"]["spec"], "spec.template.spec")
         yield from jobs.faults(content)
+
+
+def port_faults(content: Json) -> Iterator[Cause]:
+    """Ports of a service that cannot be told apart."""
+    ports = content["spec"].get("ports") or []
+    for index, port in enumerate(ports):
+        if len(ports) > 1 and not port.get("name"):
+            yield required(f"spec.ports[{index}].name")
 
 
 def container_faults(spec: Json, path: str) -> Iterator[Cause]:
@@ -177,7 +196,7 @@ def update_faults(resource: Resource, old: Json, new: Json, version: str) -> Ite
     elif resource.qualified == "services":
         before, after = old["spec"].get("clusterIP"), new["spec"].get("clusterIP")
         if before and after != before:
-            yield bad_value("spec.clusterIP", after or "", "field is immutable")
+            yield bad_value("spec.clusterIPs[0]", [after], "may not change once set")
     elif resource.qualified == "secrets" and old.get("type") != new.get("type"):
         yield bad_value("type", new.get("type"), "field is immutable")
     elif resource.qualified == "configmaps" and old.get("immutable"):

@@ -151,13 +151,14 @@ def _pod(content: Json) -> list[Any]:
     statuses = status.get("containerStatuses") or []
     ready = sum(1 for one in statuses if one.get("ready"))
     restarts = sum(one.get("restartCount", 0) for one in statuses)
-    wide = (status.get("podIP"), content["spec"].get("nodeName"))
+    wide = (status.get("podIP"), content["spec"].get("nodeName"), status.get("nominatedNodeName"))
     return [
         f"{ready}/{len(content['spec'].get('containers') or [])}",
         _pod_state(content, statuses),
-        restarts,
+        str(restarts),
         age(content),
         *(value or "<none>" for value in wide),
+        "<none>",
     ]
 
 
@@ -186,7 +187,20 @@ def _job(content: Json) -> list[Any]:
         took = duration((last - first).total_seconds())
     elif start:
         took = since(start)
-    return [_job_state(spec, status), f"{status.get('succeeded', 0)}/{wanted}", took, age(content)]
+    containers = spec["template"]["spec"].get("containers") or []
+    return [
+        _job_state(spec, status),
+        f"{status.get('succeeded', 0)}/{wanted}",
+        took,
+        age(content),
+        ",".join(one["name"] for one in containers),
+        ",".join(one.get("image", "") for one in containers),
+        _labels((spec.get("selector") or {}).get("matchLabels")),
+    ]
+
+
+def _labels(labels: Json | None) -> str:
+    return ",".join(f"{key}={value}" for key, value in sorted((labels or {}).items())) or "<none>"
 
 
 def _job_state(spec: Json, status: Json) -> str:
@@ -207,7 +221,8 @@ def _service(content: Json) -> list[Any]:
     spec = content["spec"]
     ports = [f"{one['port']}/{one.get('protocol', 'TCP')}" for one in spec.get("ports") or []]
     address = spec.get("clusterIP") or "<none>"
-    return [spec["type"], address, "<none>", ",".join(ports) or "<none>", age(content)]
+    selector = _labels(spec.get("selector"))
+    return [spec["type"], address, "<none>", ",".join(ports) or "<none>", age(content), selector]
 
 
 def _event(content: Json) -> list[Any]:
@@ -244,12 +259,25 @@ LAYOUTS: dict[str, tuple[list[Json], Row]] = {
             AGE,
             _column("IP", wide=True),
             _column("Node", wide=True),
+            _column("Nominated Node", wide=True),
+            _column("Readiness Gates", wide=True),
         ],
         _pod,
     ),
-    "jobs.batch": ([_column("Status"), _column("Completions"), _column("Duration"), AGE], _job),
+    "jobs.batch": (
+        [
+            *(_column(one) for one in ("Status", "Completions", "Duration")),
+            AGE,
+            *(_column(one, wide=True) for one in ("Containers", "Images", "Selector")),
+        ],
+        _job,
+    ),
     "services": (
-        [_column(one) for one in ("Type", "Cluster-IP", "External-IP", "Port(s)")] + [AGE],
+        [
+            *(_column(one) for one in ("Type", "Cluster-IP", "External-IP", "Port(s)")),
+            AGE,
+            _column("Selector", wide=True),
+        ],
         _service,
     ),
     "events": (EVENT_COLUMNS, _event),

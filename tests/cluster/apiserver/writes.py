@@ -14,19 +14,24 @@ from tests.cluster.apiserver.errors import (
     Cause,
     already_exists,
     bad_request,
-    bad_value,
     conflict,
     forbidden,
     go_value,
     invalid,
+    manager_required,
     not_found,
+    not_typed,
     required,
+    unsupported_media_type,
+    version_required,
 )
 from tests.cluster.apiserver.fieldsets import Shape
 from tests.cluster.apiserver.published import Fault, PublishedSchemas
 from tests.cluster.apiserver.records import Records
 from tests.cluster.apiserver.resources import Json, Registry, Resource
 from tests.cluster.apiserver.store import Store
+
+DEFINITION = "CustomResourceDefinition"
 
 
 class Writer:
@@ -78,20 +83,16 @@ class Writer:
         return stored
 
     def _define(self, resource: Resource, content: Json) -> None:
-        if resource.kind == "CustomResourceDefinition":
+        if resource.kind == DEFINITION:
             self._registry.define(content)
 
     def update(self, call: Call) -> Json:
         """Replace an object (PUT)."""
         content = self._decoded(call, deepcopy(call.object))
-        name = (content.get("metadata") or {}).get("name")
-        if name != call.name:
-            message = f"the name of the object ({name}) does not match the name on the URL"
-            raise bad_request(f"{message} ({call.name})")
+        _check_name(call, content)
         old = self._existing(call)
-        if call.resource.custom and not content["metadata"].get("resourceVersion"):
-            wrong = bad_value("metadata.resourceVersion", 0, "must be specified for an update")
-            raise invalid(call.resource, call.name, [wrong])
+        if call.resource.versioned and not content["metadata"].get("resourceVersion"):
+            raise version_required(call.resource, call.name)
         return self._replace(call, old, content)
 
     def patch(self, call: Call) -> Json:
@@ -102,7 +103,7 @@ class Writer:
         if call.resource.custom and call.content_type == merge.STRATEGIC:
             message = "the body of the request was in an unknown format - accepted media types "
             accepted = ", ".join((merge.JSON, merge.MERGE, merge.APPLY))
-            raise ApiError(415, "UnsupportedMediaType", f"{message}include: {accepted}", {})
+            raise unsupported_media_type(f"{message}include: {accepted}")
         schema = self._schemas.of_resource(call.resource) or {}
         patched = merge.patched(call, schema, self._schemas, deepcopy(old))
         try:
@@ -113,18 +114,17 @@ class Writer:
 
     def _apply(self, call: Call) -> Json:
         """Server-side apply: create the object when there is none, else merge what is applied."""
-        body = self._decoded(call, deepcopy(call.object))
+        if not call.query.get("fieldManager"):
+            raise manager_required()
+        body = self._typed(call, deepcopy(call.object))
         body.setdefault("metadata", {}).setdefault("name", call.name)
         old = self._store.get(call.resource, call.namespace, call.name)
-        if not call.query.get("fieldManager"):
-            raise invalid(
-                call.resource,
-                call.name,
-                [required("fieldManager", "is required for apply patch")],
-            )
         if body["metadata"].get("managedFields"):
             raise bad_request("metadata.managedFields must be nil")
         if old is None:
+            if uid := body["metadata"].get("uid"):
+                why = f"uid mismatch: the provided object specified uid {uid}, and no existing "
+                raise conflict(call.resource, call.name, f"{why}object was found")
             if call.subresource:
                 raise not_found(call.resource, call.name)
             call.body = body
@@ -141,6 +141,7 @@ class Writer:
     def _replace(self, call: Call, old: Json, content: Json, applied: Json | None = None) -> Json:
         """Store a new state of an object: nothing is written when nothing changed."""
         resource = call.resource
+        _check_name(call, content)
         _check_preconditions(resource, old, content["metadata"])
         content = self._defaulted(resource, content)
         new = strategies.merged_update(resource, old, content, call.subresource)
@@ -166,6 +167,27 @@ class Writer:
         schema = resource.schema or self._schemas.of_resource(resource) or {}
         return Shape(schema, self._schemas.resolve)
 
+    def _typed(self, call: Call, content: Json) -> Json:
+        """An applied object, of the right kind and with known fields of the right types alone."""
+        resource = call.resource
+        if not content.get("kind") or not content.get("apiVersion"):
+            raise bad_request("invalid object type: /, Kind=")
+        if resource.schema is not None:
+            unknown = admission.pruned(resource.schema, content)[1]
+            wrong = [
+                f".{cause.field}: {cause.message}"
+                for cause in admission.wrong_values(resource.schema, content)
+                if cause.reason == "FieldValueTypeInvalid"
+            ]
+        else:
+            found = self._schemas.faults(content)
+            unknown = [fault.path for fault in found if fault.kind == "unknown"]
+            wrong = [f".{one.path}: {one.message}" for one in found if one.kind == "type"]
+        if unknown or wrong:
+            undeclared = [f".{path}: field not declared in schema" for path in unknown]
+            raise not_typed(resource, content, wrong + undeclared)
+        return self._decoded(call, content)
+
     def _decoded(self, call: Call, content: Json) -> Json:
         """The object of the right kind, its unknown fields refused, warned of, or dropped."""
         resource = call.resource
@@ -180,7 +202,7 @@ class Writer:
         if resource.schema is not None:
             content, unknown = admission.pruned(resource.schema, content)
         else:
-            content = _without_nulls(content)
+            content = _without_nothing(content, lists=resource.kind != DEFINITION)
             unknown = self._decode_builtin(resource, content)
         self._complain(call, unknown)
         return content
@@ -270,8 +292,6 @@ class Writer:
 
 def _wrong_patch(error: ApiError, content: Json) -> ApiError:
     """A patch that leads to a value of a wrong type is not the client's syntax, but invalid."""
-    if error.code != 400 or "strict decoding" in str(error):
-        return error
     message = f'"" is invalid: patch: Invalid value: {go_value(go_value(content))}: {error}'
     return ApiError(422, "Invalid", message, {})
 
@@ -282,6 +302,13 @@ def _required_fields(faults: list[Fault]) -> Iterator[Cause]:
             yield required(fault.path)
         elif fault.kind == "value":
             yield Cause(fault.path, "FieldValueNotSupported", f"Unsupported value: {fault.message}")
+
+
+def _check_name(call: Call, content: Json) -> None:
+    name = (content.get("metadata") or {}).get("name")
+    if name != call.name:
+        message = f"the name of the object ({name}) does not match the name on the URL"
+        raise bad_request(f"{message} ({call.name})")
 
 
 def _check_preconditions(resource: Resource, old: Json, given: Json) -> None:
@@ -295,10 +322,14 @@ def _check_preconditions(resource: Resource, old: Json, given: Json) -> None:
         raise conflict(resource, name)
 
 
-def _without_nulls(value: Any) -> Any:
-    """Go drops a null or an empty list where a field may be left out."""
+def _without_nothing(value: Any, *, lists: bool) -> Any:
+    """Go drops a null and, but in a schema's defaults, an empty list where it may be left out."""
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item not in (None, [])}
+        return {
+            key: _without_nothing(item, lists=lists)
+            for key, item in value.items()
+            if item is not None and not (lists and item == [])
+        }
     if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
+        return [_without_nothing(item, lists=lists) for item in value]
     return value
