@@ -47,14 +47,25 @@ class Kubectl:
             raise KubectlError(f"kubectl {' '.join(arguments)}: {ended.stderr.strip()}")
         return ended.stdout if ended.returncode == 0 else ended.stdout + ended.stderr
 
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """kubectl as a process that writes to its `stdout`, for what does not end: a watch."""
+        return subprocess.Popen(
+            [find_kubectl(), *self._options, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            env=self._environment,
+            text=True,
+        )
+
     def create(self, *objects: Object) -> None:
         """Create objects as they are; nothing is remembered for a later `apply`."""
         for each in objects:
             self("create", "-f", "-", input=json.dumps(each))
 
-    def create_namespace(self, name: str) -> None:
+    def create_namespace(self, name: str, **labels: str) -> None:
         """`kubectl create namespace` itself speaks protobuf, which the double does not."""
-        self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        metadata = {"name": name, "labels": labels}
+        self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
 
     def get(self, kind: str, name: str) -> Object | None:
         """An object, or None when there is none of that name."""

@@ -6,20 +6,22 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 import yaml
 
+from dreambooth_api.base import KIND
 from tests.cluster.client import Object
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.cluster.nodes import Node
 from tests.cluster.processes import tail
 from tests.e2e.operator_process import Operator
-from tests.e2e.storage import Storage
+from tests.e2e.storage import BUCKET, Storage
 
 JOB_LABEL = "dreambooth.dev/job"
 TERMINAL = ("Succeeded", "Failed")
@@ -121,6 +123,52 @@ class Cluster:
             name, lambda job: job["status"].get("progress", {}).get("step", 0) >= step, timeout
         )
 
+    def wait_checkpoint(self, name: str, step: int, timeout: float = 120) -> Object:
+        """The job once its status tells of a checkpoint of that step or a later one."""
+        return self.wait(
+            name,
+            lambda job: job["status"].get("lastCheckpoint", {}).get("step", -1) >= step,
+            timeout,
+        )
+
+    def wait_attempt(self, name: str, number: int, timeout: float = 120) -> Object:
+        """The job once all ranks of that attempt have joined."""
+        return self.wait(
+            name,
+            lambda job: any(
+                each["number"] == number and "running" in each
+                for each in job["status"].get("attempts", [])
+            ),
+            timeout,
+        )
+
+    @contextmanager
+    def watching(self, name: str) -> Iterator[list[tuple[str, str]]]:
+        """Phases and stages of a job in the order in which a watch shows them."""
+        columns = r'--output=jsonpath={.status.phase},{.status.stage}{"\n"}'
+        process = self.kubectl.start("get", "dreamboothjob", name, "--watch", columns)
+        seen: list[tuple[str, str]] = []
+        reader = Thread(target=_follow, args=(process.stdout, seen))
+        reader.start()
+        with process:
+            try:
+                yield seen
+            finally:
+                process.terminate()
+                reader.join()
+
+    def events(self, name: str) -> list[tuple[str, str]]:
+        """(reason, message) of the events about a DreamBoothJob, the oldest first."""
+        found = [e for e in self.kubectl.events(name) if e["involvedObject"]["kind"] == KIND]
+        found.sort(key=lambda event: str(event["metadata"]["creationTimestamp"]))
+        return [(event["reason"], event["message"]) for event in found]
+
+    def run(self, name: str) -> str:
+        """The folder of a job's results in storage."""
+        found = self.job(name)
+        assert found is not None
+        return f"s3://{BUCKET}/results/{self.namespace}/{name}/{found['metadata']['uid']}"
+
     def wait_gone(self, name: str, timeout: float = 60) -> None:
         """Return once the job and all its pods are no more."""
         until = time.monotonic() + timeout
@@ -187,6 +235,19 @@ class Cluster:
             return self.kubectl(*arguments)
         except KubectlError as error:
             return str(error)
+
+
+def condition(job: Object, kind: str) -> Object:
+    """The condition of that type; empty when there is none."""
+    conditions = job["status"].get("conditions", [])
+    return next((each for each in conditions if each["type"] == kind), {})
+
+
+def _follow(lines: Iterable[str], seen: list[tuple[str, str]]) -> None:
+    for line in lines:
+        phase, _, stage = line.strip().partition(",")
+        if [(phase, stage)] != seen[-1:]:
+            seen.append((phase, stage))
 
 
 def _children(process: int) -> list[int]:

@@ -33,3 +33,13 @@ def small_job(
         "restart": {"backoffSeconds": 1, "maxBackoffSeconds": 2},
     }
     return job
+
+
+def training_job(storage: Storage, name: str = "mug") -> Object:
+    """A job that trains for some seconds: long enough for something to happen meanwhile."""
+    return small_job(storage, name, steps=40, every=10)
+
+
+def endless_job(storage: Storage, name: str = "mug", *, every: int = 1000) -> Object:
+    """A job that is still training whenever something happens to it."""
+    return small_job(storage, name, steps=10_000, every=every)

@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from dreambooth_operator.controller import permissions
 from dreambooth_operator.manifests import to_yaml
@@ -24,13 +26,26 @@ NAMESPACE = "dreambooth-operator"
 class Operator:
     """Starts, stops and kills the operator. All starts write to one log."""
 
-    def __init__(self, kubeconfig: Path, folder: Path, image: str) -> None:
+    def __init__(
+        self,
+        kubeconfig: Path,
+        folder: Path,
+        image: str,
+        program: Sequence[str] = ("dreambooth_operator.controller",),
+    ) -> None:
+        self._program = program
         self._kubeconfig = kubeconfig
         self._settings = folder / "operator.yaml"
         self.log = folder / "operator.log"
         (self._port,) = free_ports(1)
         self._process: Daemon | None = None
-        self.configure(trainerImage=image, namespaces=[], progressSeconds=1, resyncSeconds=60)
+        self.configure(
+            trainerImage=image,
+            namespaces=[],
+            progressSeconds=1,
+            resyncSeconds=60,
+            configPatienceSeconds=5,
+        )
 
     def configure(self, **settings: Any) -> None:
         """Write the settings of the next start."""
@@ -56,11 +71,15 @@ class Operator:
         """Start it and return once it is ready; a running one is left alone."""
         if self.running:
             return
-        module = "dreambooth_operator.controller"
-        command = [sys.executable, "-m", module, "--settings", str(self._settings)]
+        process = self.launch()
+        process.wait_ready(lambda: answers(f"{self.url}/readyz"), READY_SECONDS)
+
+    def launch(self) -> Daemon:
+        """Start it, and do not wait until it is ready."""
+        command = [sys.executable, "-m", *self._program, "--settings", str(self._settings)]
         environment = {**os.environ, "KUBECONFIG": str(self._kubeconfig), "PYTHONUNBUFFERED": "1"}
         self._process = Daemon("operator", command, self.log, environment)
-        self._process.wait_ready(lambda: answers(f"{self.url}/readyz"), READY_SECONDS)
+        return self._process
 
     def stop(self) -> None:
         """Ask it to end, as a Deployment does."""
@@ -96,6 +115,17 @@ class Operator:
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
             text: str = answer.read().decode()
             return text
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples with these labels; 0 when there are none."""
+        families = text_string_to_metric_families(self.metrics())
+        samples = [sample for family in families for sample in family.samples]
+        return sum(
+            sample.value
+            for sample in samples
+            if sample.name == f"dreambooth_operator_{name}"
+            and labels.items() <= sample.labels.items()
+        )
 
 
 def service_account(plane: ControlPlane, folder: Path) -> Path:

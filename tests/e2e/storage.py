@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Mapping
+import re
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +25,7 @@ UPLOADS = {
 }
 """Folders of the examples, and where examples/quickstart.yaml looks for them."""
 SECRET = "storage"
+MANIFEST = re.compile(r"step-(\d+)[^/]*/manifest\.json")
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
@@ -60,6 +65,31 @@ class Storage:
     def below(self, uri: str) -> list[Found]:
         """All objects below a folder."""
         return self.objects.listing(uri)
+
+    def digests(self, uri: str, wanted: Callable[[str], bool] = lambda _: True) -> dict[str, str]:
+        """sha256 of the objects below a folder, by their relative names."""
+        with tempfile.TemporaryDirectory() as folder:
+            files = self.objects.download(uri, Path(folder), wanted)
+            return {
+                str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+                for file in files
+            }
+
+    def weights(self, run: str) -> dict[str, str]:
+        """sha256 of the weights that a run has exported, by their names."""
+        return self.digests(f"{run}/export", lambda name: name.endswith(".safetensors"))
+
+    def document(self, folder: str, name: str) -> Object:
+        """A JSON document in a folder."""
+        with tempfile.TemporaryDirectory() as local:
+            (file,) = self.objects.download(folder, Path(local), lambda found: found == name)
+            found: Object = json.loads(file.read_text())
+            return found
+
+    def checkpoints(self, run: str) -> list[int]:
+        """Steps of the complete checkpoints of a run, in order."""
+        found = [MANIFEST.fullmatch(each.relative) for each in self.below(f"{run}/checkpoints")]
+        return sorted(int(match[1]) for match in found if match)
 
     def upload_examples(self) -> None:
         """Put the model and the subjects where the quickstart looks for them."""

@@ -1,18 +1,170 @@
-"""`kubectl apply` a job, and it trains: with two pods, to an export, and says so truthfully."""
+"""A job from `kubectl apply` to the exported model, and what it leaves behind."""
 
 from __future__ import annotations
 
+import json
+import math
+from collections import Counter
+from itertools import groupby
+
 from tests.cluster.client import Object
-from tests.e2e.cluster import Cluster
+from tests.cluster.kubectl import eventually
+from tests.e2e.cluster import JOB_LABEL, condition
+from tests.e2e.finished import Finished
 from tests.e2e.operator_process import Operator
 
+STAGES = ["Preparing", "GeneratingPrior", "Training", "Evaluating", "Exporting"]
+CHILDREN = "job,service,configmap"
 
-def test_a_job_trains_to_its_end(cluster: Cluster, operator: Operator, job: Object) -> None:
-    cluster.apply(job)
-    done = cluster.wait_phase("mug", "Succeeded")
-    assert done["status"]["progress"] | {"step": 6, "totalSteps": 6} == done["status"]["progress"]
-    export = done["status"]["artifacts"]["export"]
-    written = {found.relative for found in cluster.storage.below(export)}
-    assert "model_index.json" in written
-    (attempt,) = done["status"]["attempts"]
+
+def children(finished: Finished) -> list[Object]:
+    """What the operator made for a job, as the API server keeps it."""
+    chosen = f"--selector={JOB_LABEL}={finished.name}"
+    text = finished.cluster.kubectl(
+        "get", CHILDREN, chosen, "--output=json", "--show-managed-fields"
+    )
+    found: list[Object] = json.loads(text)["items"]
+    return found
+
+
+def test_phases_and_stages_come_in_order(uninterrupted: Finished) -> None:
+    phases = [phase for phase, _ in groupby(phase for phase, _ in uninterrupted.seen if phase)]
+    assert phases == ["Preflight", "Starting", "Running", "Succeeded"]
+    stages = [stage for stage, _ in groupby(stage for _, stage in uninterrupted.seen if stage)]
+    assert "Training" in stages
+    assert stages == sorted(stages, key=STAGES.index)
+
+
+def test_a_list_of_jobs_tells_how_they_do(uninterrupted: Finished) -> None:
+    header, row = uninterrupted.cluster.kubectl("get", "dbj").splitlines()
+    assert header.split() == ["NAME", "PHASE", "STAGE", "STEP", "TOTAL", "LOSS", "ETA", "AGE"]
+    loss = uninterrupted.status["progress"]["loss"]
+    assert row.split()[:-1] == ["mug", "Succeeded", "40", "40", loss]  # neither a stage nor an ETA
+
+
+def test_the_description_tells_what_happened(uninterrupted: Finished) -> None:
+    text = uninterrupted.cluster.kubectl("describe", "dbj", "mug")
+    assert "the model was trained and exported" in text
+    events = text.rpartition("\nEvents:")[2]
+    assert f"The model is in {uninterrupted.run}/export" in events
+    assert "dreambooth-operator" in events
+
+
+def test_each_event_is_told_once(uninterrupted: Finished) -> None:
+    told = Counter(reason for reason, _ in uninterrupted.cluster.events("mug"))
+    expected = ["PreflightPassed", "AttemptStarted", "Running", "AttemptSucceeded", "Succeeded"]
+    assert told == Counter(expected)
+
+
+def test_the_status_is_complete(uninterrupted: Finished) -> None:
+    status = uninterrupted.status
+    assert condition(uninterrupted.job, "Accepted")["status"] == "True"
+    assert condition(uninterrupted.job, "PreflightPassed")["status"] == "True"
+    assert condition(uninterrupted.job, "Complete")["status"] == "True"
+    assert not condition(uninterrupted.job, "Failed")
+    assert status["observedGeneration"] == uninterrupted.job["metadata"]["generation"]
+    assert not any(status["counters"].values())
+    (attempt,) = status["attempts"]
     assert attempt["outcome"] == "Succeeded"
+    assert attempt["started"] <= attempt["running"] <= attempt["ended"] <= status["completionTime"]
+
+
+def test_the_status_is_true(uninterrupted: Finished) -> None:
+    """What it names is in storage, and says the same."""
+    status, storage = uninterrupted.status, uninterrupted.cluster.storage
+    progress = status["progress"]
+    assert (progress["step"], progress["totalSteps"]) == (40, 40)
+    assert math.isfinite(float(progress["loss"]))
+    assert float(progress["imagesPerSecond"]) > 0
+    last = status["lastCheckpoint"]
+    assert last["step"] == storage.document(last["uri"], "manifest.json")["step"] == 40
+    artifacts = status["artifacts"]
+    assert artifacts["output"] == uninterrupted.run
+    written = {found.uri for found in storage.below(uninterrupted.run)}
+    assert f"{artifacts['export']}/model_index.json" in written
+    assert artifacts["samples"] in written
+    assert storage.weights(uninterrupted.run)
+
+
+def test_children_belong_to_the_job(uninterrupted: Finished) -> None:
+    meta = uninterrupted.job["metadata"]
+    found = {(each["kind"], each["metadata"]["name"]): each for each in children(uninterrupted)}
+    assert set(found) == {
+        ("Job", "mug-preflight"),
+        ("Job", "mug-0"),
+        ("Service", "mug-ranks"),
+        ("ConfigMap", "mug-config"),
+    }
+    for child in found.values():
+        (owner,) = child["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["name"]) == ("DreamBoothJob", "mug")
+        assert owner["uid"] == meta["uid"]
+        assert owner["controller"] is True
+        assert "blockOwnerDeletion" not in owner  # strict clusters want finalizer rights for it
+        assert child["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "dreambooth-operator"
+    assert found["Job", "mug-0"]["metadata"]["labels"]["dreambooth.dev/attempt"] == "0"
+
+
+def test_nothing_holds_up_a_deletion(uninterrupted: Finished) -> None:
+    held = [each["kind"] for each in children(uninterrupted) if "finalizers" in each["metadata"]]
+    assert held == []
+    assert "finalizers" not in uninterrupted.job["metadata"]
+
+
+def test_one_manager_applies(uninterrupted: Finished) -> None:
+    for child in children(uninterrupted):
+        managers = {
+            (field["manager"], field["operation"])
+            for field in child["metadata"]["managedFields"]
+            if "subresource" not in field
+        }
+        assert managers == {("dreambooth-operator", "Apply")}, child["metadata"]["name"]
+
+
+def test_pods_may_do_little(uninterrupted: Finished) -> None:
+    """Their namespace demands the `restricted` standard, which real API servers enforce."""
+    pods = uninterrupted.cluster.pods("mug")
+    assert len(pods) == 3  # two that trained, one preflight
+    for spec in (pod["spec"] for pod in pods):
+        (container,) = spec["containers"]
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] is False
+        assert "kube-api-access" not in json.dumps(spec.get("volumes", []))
+
+
+def test_the_operator_has_metrics(uninterrupted: Finished) -> None:
+    operator = uninterrupted.cluster.operator
+    assert operator.metric("jobs", phase="Succeeded") >= 1
+    assert operator.metric("run_seconds_count") >= 1
+    assert operator.metric("start_seconds_count") >= 1
+    assert operator.metric("watch_age_seconds", resource="pods") < 120
+    assert uninterrupted.cluster.namespace not in operator.metrics()  # labels are bounded
+
+
+def test_looking_again_writes_nothing(uninterrupted: Finished, operator: Operator) -> None:
+    kubectl = uninterrupted.cluster.kubectl
+    kubectl("annotate", "dbj", "mug", "looked=again", "--overwrite")
+    before = versions(uninterrupted)
+    looks = operator.metric("reconcile_seconds_count")
+    kubectl("label", "job", "mug-0", "looked=again")
+    assert eventually(lambda: operator.metric("reconcile_seconds_count") > looks)
+    operator.restart()
+    assert eventually(lambda: operator.metric("jobs", phase="Succeeded") >= 1)
+    after = versions(uninterrupted)
+    changed = {name for name in before | after if before.get(name) != after.get(name)}
+    assert changed == {"Job/mug-0"}  # by the label alone
+
+
+def versions(finished: Finished) -> dict[str, str]:
+    """The version of everything in the job's namespace, events too."""
+    kinds = f"dbj,{CHILDREN},pod,event"
+    text = finished.cluster.kubectl("get", kinds, "--output=json")
+    return {
+        f"{each['kind']}/{each['metadata']['name']}": each["metadata"]["resourceVersion"]
+        for each in json.loads(text)["items"]
+    }
