@@ -140,6 +140,22 @@ def test_all_ranks_stop_at_one_step_and_another_number_of_ranks_goes_on(job, tmp
     )
 
 
+def test_an_attempt_that_was_suspended_goes_on_under_its_number_with_fewer_nodes(job, tmp_path):
+    steady = job("steady")
+    finish(steady, tmp_path / "steady")
+    on_two, on_one = (job("moved", runtime={"nodes": nodes}) for nodes in (2, 1))
+    stopped = run_ranks(on_two, tmp_path / "moved", nodes=2, attempt=3, stop_at_step=2)
+    assert stopped.codes == [143, 143], stopped.logs
+    finish(on_one, tmp_path / "moved", attempt=3)
+    assert [line["step"] for line in history(on_one)] == list(range(1, 9))
+    torch.testing.assert_close(
+        torch.tensor([line["loss"] for line in history(on_one)]),
+        torch.tensor([line["loss"] for line in history(steady)]),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
 def test_the_next_job_of_the_class_generates_no_class_images(job, tmp_path):
     first = job("first", prior={"cache": f"file://{tmp_path}/cache"})
     second = job("second", prior={"cache": f"file://{tmp_path}/cache"})

@@ -1,0 +1,133 @@
+"""Runs the pods of one attempt as processes, each with a loopback address of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.request import urlopen
+
+import yaml
+
+PATIENCE = 180
+
+
+@dataclass
+class Pod:
+    """A pod under way; `address` is its own, as with a real one."""
+
+    address: str
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+    termination_log: Path
+
+    def get(self, path: str) -> bytes | None:
+        """What it answers over HTTP, None when it does not."""
+        with (
+            suppress(OSError),
+            urlopen(f"http://{self.address}:{self.port}{path}", timeout=5) as answer,
+        ):
+            content: bytes = answer.read()
+            return content
+        return None
+
+    def until_step(self, step: int) -> None:
+        """Wait until it has done `step` steps."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and self.process.poll() is None:
+            answer = self.get("/progress")
+            if answer and json.loads(answer)["step"] >= step:
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"step {step} was not reached:\n{self.log.read_text()}")
+
+    def rank(self) -> int:
+        """Process id of its only rank."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        [pid] = children.read_text().split()
+        return int(pid)
+
+    def kill_rank(self) -> None:
+        """kill -9 its only rank."""
+        os.kill(self.rank(), signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Its exit code."""
+        return self.process.wait(timeout=PATIENCE)
+
+    def message(self) -> str:
+        """Its termination message."""
+        return self.termination_log.read_text() if self.termination_log.exists() else ""
+
+
+class Pods:
+    """The pods of an attempt; a context manager that leaves none behind."""
+
+    def __init__(self, job: dict[str, Any], folder: Path, *, nodes: int, attempt: int = 0) -> None:
+        self._folder = folder / f"attempt-{attempt}"
+        self._folder.mkdir(parents=True)
+        self._config = self._folder / "job.yaml"
+        self._config.write_text(yaml.safe_dump(job))
+        self._shared = {
+            "OMP_NUM_THREADS": "1",
+            "PET_NNODES": str(nodes),
+            "PET_MASTER_ADDR": "127.0.0.1",
+            "PET_MASTER_PORT": str(_free_port()),
+            "DREAMBOOTH_ATTEMPT": str(attempt),
+            "DREAMBOOTH_METRICS_PORT": str(_free_port()),
+        }
+        self.pods: list[Pod] = []
+
+    def start(self) -> Pod:
+        """Start the next pod."""
+        index = len(self.pods)
+        folder = self._folder / f"pod-{index}"
+        folder.mkdir()
+        address, log, words = f"127.0.0.{index + 1}", folder / "log", folder / "termination.log"
+        environment = {
+            **os.environ,
+            **self._shared,
+            "PET_NODE_RANK": str(index),
+            "POD_IP": address,
+            "DREAMBOOTH_CACHE_DIR": str(folder / "cache"),
+            "DREAMBOOTH_TERMINATION_LOG": str(words),
+        }
+        command = [sys.executable, "-m", "dreambooth_trainer.launch", "--config", self._config]
+        with log.open("w") as stream:
+            process = subprocess.Popen(command, env=environment, stderr=stream)
+        port = int(self._shared["DREAMBOOTH_METRICS_PORT"])
+        self.pods.append(Pod(address, port, process, log, words))
+        return self.pods[-1]
+
+    def __enter__(self) -> Pods:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for pod in self.pods:
+            pod.process.terminate()
+        for pod in self.pods:
+            with suppress(subprocess.TimeoutExpired):
+                pod.process.wait(timeout=30)
+            pod.process.kill()
+            pod.process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
