@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-from collections import OrderedDict
 from functools import partial
 from typing import NamedTuple
 
 from tests.cluster.client import TRANSIENT, ApiError, Client, Object, tolerate
 from tests.cluster.controllers.discovery import discover
-from tests.cluster.controllers.informer import Informer, Informers, owner_uids
+from tests.cluster.controllers.informer import Gone, Informer, Informers, owner_uids
 from tests.cluster.controllers.queue import Queue
 from tests.cluster.controllers.resource import CRDS, JSON_PATCH, NOT_FOUND, Resource
 
@@ -18,7 +17,6 @@ FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"
 
 DISCOVERY_SECONDS = 30
-ABSENT_MOST = 20_000
 
 
 class Item(NamedTuple):
@@ -42,8 +40,7 @@ class GarbageCollector:
         self._informers = informers
         self._followed: dict[Resource, Informer] = {}
         self._by_kind: dict[tuple[str, str], Resource] = {}
-        self._absent: OrderedDict[str, None] = OrderedDict()
-        """Uids that are known to be gone, the latest last."""
+        self._absent = Gone()
         self._kinds_changed = asyncio.Event()
         self.queue: Queue[Item] = Queue(self._sync, workers=16)
 
@@ -89,7 +86,7 @@ class GarbageCollector:
     def _about(self, resource: Resource, old: Object | None, new: Object | None) -> None:
         if new is None:
             assert old is not None
-            self._note_absent(old["metadata"]["uid"])
+            self._absent.add(old["metadata"]["uid"])
             self._look_at_dependents(old)
             self._look_at_owners(old)
         elif old is None or _relevant(old) != _relevant(new):
@@ -187,7 +184,7 @@ class GarbageCollector:
             owner = await self._client.get(path)
         if owner and owner["metadata"]["uid"] == reference["uid"]:
             return owner
-        self._note_absent(reference["uid"])
+        self._absent.add(reference["uid"])
         return None
 
     async def _delete(self, item: Item, known: Object, foreground: bool) -> None:
@@ -210,11 +207,6 @@ class GarbageCollector:
             patch.append({"op": "remove", "path": f"{path}/{place}"})
         with tolerate(NOT_FOUND):
             await self._client.patch(item.resource.path_of(known), patch, JSON_PATCH)
-
-    def _note_absent(self, uid: str) -> None:
-        self._absent[uid] = None
-        while len(self._absent) > ABSENT_MOST:
-            self._absent.popitem(last=False)
 
 
 def _relevant(object_: Object) -> tuple[object, ...]:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 
 from tests.cluster.client import TRANSIENT, ApiError, Client, Object
@@ -14,7 +14,24 @@ log = logging.getLogger(__name__)
 Handler = Callable[[Object | None, Object | None], None]
 """Called with an object as it was (None: it is new) and as it is (None: it is gone)."""
 
+GONE_MOST = 20_000
+
 METADATA_ONLY = "application/json;as={};g=meta.k8s.io;v=v1,application/json"
+
+
+class Gone:
+    """The uids of the latest objects that are gone for ever."""
+
+    def __init__(self) -> None:
+        self._uids: OrderedDict[str, None] = OrderedDict()
+
+    def add(self, uid: str) -> None:
+        self._uids[uid] = None
+        if len(self._uids) > GONE_MOST:
+            self._uids.popitem(last=False)
+
+    def __contains__(self, uid: str) -> bool:
+        return uid in self._uids
 
 
 class Informer:
@@ -32,6 +49,7 @@ class Informer:
         self._objects: dict[tuple[str, str], Object] = {}
         self._owned: dict[str, dict[str, Object]] = defaultdict(dict)
         self._handlers: list[Handler] = []
+        self._gone = Gone()
 
     def subscribe(self, handler: Handler) -> None:
         """Call `handler` for every change from now on, and for every object that is known."""
@@ -50,13 +68,19 @@ class Informer:
         return list(self._owned.get(uid, {}).values())
 
     def put(self, new: Object) -> None:
-        """Take note of an object that the server answered with."""
+        """Take note of an object that the server answered with.
+
+        The news that it is gone may have been faster than the answer to an earlier write.
+        """
+        if new["metadata"]["uid"] in self._gone:
+            return
         old = self._objects.get(_key(new))
         if old is None or _version(old) < _version(new):
             self._change(old, new)
 
     def forget(self, gone: Object) -> None:
         """Take note that an object is gone."""
+        self._gone.add(gone["metadata"]["uid"])
         old = self._objects.get(_key(gone))
         if old is not None and old["metadata"]["uid"] == gone["metadata"]["uid"]:
             self._change(old, None)

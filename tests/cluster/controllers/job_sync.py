@@ -45,6 +45,10 @@ class JobSync:
         else:
             if "deletionTimestamp" not in self._job["metadata"]:
                 again = await self._manage(backoff)
+            if again and any(map(job_rules.is_ready, self._active)):
+                # The real one writes here that nothing is active, which the API server refuses as
+                # long as a pod is ready: nothing comes of its work until the pause is over.
+                return again
             if self._succeeded() >= self._job["spec"]["completions"] and not self._shown_active:
                 outcome = job_rules.COMPLETED
             else:

@@ -1,0 +1,85 @@
+"""Clusters without containers, on which controllers are tested: Kubernetes' own, and ours."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.client import tolerate
+from tests.cluster.pretend import NAMESPACES, PretendCluster, pretend_cluster
+from tests.cluster.processes import Daemon
+from tests.cluster.real_plane import READY_SECONDS, RealPlane, answers
+
+ROOT = Path(__file__).parents[2]
+NODES = ("node-a", "node-b")
+
+
+def _kubernetes(folder: Path, processes: ExitStack) -> None:
+    RealPlane(_binaries(), folder).start(processes)
+
+
+def _controllers_on_kubernetes(folder: Path, processes: ExitStack) -> None:
+    RealPlane(_binaries(), folder).start_server(processes)
+    _start_module("controllers", folder, processes, "--node-grace-seconds=4")
+
+
+def _controllers_on_the_double(folder: Path, processes: ExitStack) -> None:
+    server = _start_module("apiserver", folder, processes, "--port=0")
+    server.wait_ready(lambda: answers(folder / "kubeconfig"), READY_SECONDS)
+    _start_module("controllers", folder, processes, "--node-grace-seconds=4")
+
+
+PLANES: dict[str, Callable[[Path, ExitStack], None]] = {
+    "kubernetes": _kubernetes,
+    "ours-on-kubernetes": _controllers_on_kubernetes,
+    "ours-on-the-double": _controllers_on_the_double,
+}
+"""The first is the truth: a test that holds there has to hold on the others, as it is."""
+
+
+@pytest.fixture(scope="session", params=PLANES)
+def cluster(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PretendCluster]:
+    """A cluster with the two pretend nodes of `NODES`."""
+    name = request.param
+    if name != "ours-on-the-double" and "KUBEBUILDER_ASSETS" not in os.environ:
+        pytest.skip("needs KUBEBUILDER_ASSETS, a folder with Kubernetes' own programs")
+    folder = tmp_path_factory.mktemp(name)
+    with ExitStack() as processes:
+        PLANES[name](folder, processes)
+        with pretend_cluster(folder / "kubeconfig") as pretend:
+            for node in NODES:
+                pretend.add_node(node)
+            yield pretend
+
+
+@pytest.fixture
+def namespace(cluster: PretendCluster) -> Iterator[str]:
+    """A namespace of its own for each test, deleted afterwards."""
+    name = f"test-{secrets.token_hex(3)}"
+    cluster.create(NAMESPACES, {"metadata": {"name": name}})
+    with tolerate(409):  # only Kubernetes' own controllers make one, which its pods need
+        account = {"metadata": {"name": "default"}}
+        cluster.create(f"{NAMESPACES}/{name}/serviceaccounts", account)
+    yield name
+    cluster.delete(f"{NAMESPACES}/{name}")
+
+
+def _binaries() -> Path:
+    return Path(os.environ["KUBEBUILDER_ASSETS"])
+
+
+def _start_module(name: str, folder: Path, processes: ExitStack, *options: str) -> Daemon:
+    command = [sys.executable, "-m", f"tests.cluster.{name}"]
+    command += ["--kubeconfig", str(folder / "kubeconfig"), *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    daemon = Daemon(name, command, folder / f"{name}.log", environment)
+    processes.callback(daemon.kill)
+    return daemon

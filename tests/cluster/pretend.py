@@ -1,0 +1,231 @@
+"""A pretend cluster for tests of controllers: an API server, and nodes that run nothing.
+
+A pretend node sends heartbeats and reports what a kubelet would: pods that it gets are running and
+ready at once, and a deleted one ends with exit code 143. What else happens to a pod, tests tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.client import TRANSIENT, ApiError, Client, Object, connect, tolerate
+
+JOBS = "apis/batch/v1/namespaces/{}/jobs"
+PODS = "api/v1/namespaces/{}/pods"
+LEASES = "apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+NODES = "api/v1/nodes"
+NAMESPACES = "api/v1/namespaces"
+
+WAIT_SECONDS = 25.0
+POLL_SECONDS = 0.05
+STOPPED = 143
+
+
+class PretendCluster:
+    """Blocking calls to an API server. Pretend nodes live while a call or a wait is under way."""
+
+    def __init__(self, client: Client, runner: asyncio.Runner) -> None:
+        self._client = client
+        self._runner = runner
+        self._nodes: dict[str, PretendNode] = {}
+
+    def get(self, path: str, **parameters: str) -> Object:
+        return self._runner.run(self._client.get(path, **parameters))
+
+    def find(self, path: str) -> Object | None:
+        """The object, or None when there is none."""
+        with tolerate(404):
+            return self.get(path)
+        return None
+
+    def create(self, path: str, body: Object) -> Object:
+        return self._runner.run(self._client.create(path, body))
+
+    def patch(self, path: str, body: Any, kind: str = "merge-patch+json") -> Object:
+        return self._runner.run(self._client.patch(path, body, kind))
+
+    def delete(self, path: str, **options: object) -> None:
+        self._runner.run(self._client.delete(path, options))
+
+    def wait(self, look: Callable[[], Any], timeout: float = WAIT_SECONDS) -> Any:
+        """What `look` finds, as soon as it finds something; fails when time runs out."""
+        until = self._time() + timeout
+        while not (found := look()):
+            assert self._time() < until, f"in vain for {timeout} s: {look()!r}"
+            self.sleep(POLL_SECONDS)
+        return found
+
+    def sleep(self, seconds: float) -> None:
+        self._runner.run(asyncio.sleep(seconds))
+
+    def items(self, path: str, **parameters: str) -> list[Object]:
+        """The objects of a collection, sorted by name."""
+        return sorted(self.get(path, **parameters)["items"], key=lambda o: o["metadata"]["name"])
+
+    # Nodes
+
+    def add_node(self, name: str, **more: str) -> PretendNode:
+        """A node with 4 cores, 8Gi of memory, 50 pods, and `more` extended resources."""
+        node = PretendNode(self._client, name, more)
+        self._nodes[name] = node
+        self._runner.run(node.register())
+        self.wait(lambda: not self.get(f"{NODES}/{name}")["spec"].get("taints"))
+        return node
+
+    def remove_nodes(self) -> None:
+        for name, node in self._nodes.items():
+            self._runner.run(node.stop())
+            with tolerate(404):
+                self.delete(f"{NODES}/{name}")
+        self._nodes.clear()
+
+    def node_of(self, pod: Object) -> str:
+        return str(pod["spec"]["nodeName"])
+
+    def lose(self, node: str) -> None:
+        """Let a node fall silent; its pods stay what they are."""
+        self._runner.run(self._nodes[node].stop())
+
+    def find_again(self, node: str) -> None:
+        """Let it be heard again."""
+        self._runner.run(self._nodes[node].resume())
+
+    # Jobs and their pods
+
+    def job(self, namespace: str, name: str) -> Object:
+        return self.get(f"{JOBS.format(namespace)}/{name}")
+
+    def pods(self, namespace: str, job: str) -> list[Object]:
+        return self.items(
+            PODS.format(namespace), labelSelector=f"batch.kubernetes.io/job-name={job}"
+        )
+
+    def end(self, pod: Object, code: int) -> None:
+        """The pod's only container exits."""
+        self._runner.run(report_end(self._client, pod, code))
+
+    def events(self, namespace: str, name: str) -> set[str]:
+        """The reasons of all events about objects of a name."""
+        found = self.items(
+            f"api/v1/namespaces/{namespace}/events", fieldSelector=f"involvedObject.name={name}"
+        )
+        return {event["reason"] for event in found}
+
+    @staticmethod
+    def _time() -> float:
+        return datetime.now(UTC).timestamp()
+
+
+class PretendNode:
+    """A node whose kubelet only tells stories."""
+
+    def __init__(self, client: Client, name: str, resources: dict[str, str]) -> None:
+        self.name = name
+        self._client = client
+        self._resources = resources
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def register(self) -> None:
+        capacity = {"cpu": "4", "memory": "8Gi", "pods": "50"} | self._resources
+        node = {
+            "metadata": {"name": self.name, "labels": {"kubernetes.io/hostname": self.name}},
+            "status": {"capacity": capacity, "allocatable": capacity},
+        }
+        await self._client.create(NODES, node)
+        await self.resume()
+
+    async def stop(self) -> None:
+        """Be lost: no heartbeats, and nobody who would end pods."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    async def resume(self) -> None:
+        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "ready"}
+        ready |= {"lastHeartbeatTime": _now(), "lastTransitionTime": _now()}
+        await self._client.patch(f"{NODES}/{self.name}/status", {"status": {"conditions": [ready]}})
+        self._tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._run_pods())]
+
+    async def _beat(self) -> None:
+        while True:
+            spec = {"holderIdentity": self.name, "renewTime": _now(".%f")}
+            lease = {"metadata": {"name": self.name}, "spec": spec}
+            try:
+                await self._client.patch(f"{LEASES}/{self.name}", lease, "merge-patch+json")
+            except ApiError:
+                with tolerate(409):
+                    await self._client.create(LEASES, lease)
+            except TRANSIENT:
+                pass
+            await asyncio.sleep(1)
+
+    async def _run_pods(self) -> None:
+        while True:
+            with tolerate(404, 409):
+                query = {"fieldSelector": f"spec.nodeName={self.name}"}
+                for pod in (await self._client.get("api/v1/pods", **query))["items"]:
+                    await self._look_after(pod)
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _look_after(self, pod: Object) -> None:
+        meta, phase = pod["metadata"], pod["status"].get("phase", "Pending")
+        if "deletionTimestamp" in meta:
+            if phase in ("Pending", "Running"):
+                await report_end(self._client, pod, STOPPED)
+            if meta.get("deletionGracePeriodSeconds") or "finalizers" not in meta:
+                options = {"gracePeriodSeconds": 0, "preconditions": {"uid": meta["uid"]}}
+                await self._client.delete(_pod_path(pod), options)
+        elif phase == "Pending":
+            running = {"running": {"startedAt": _now()}}
+            await _report(self._client, pod, "Running", "True", running)
+
+
+async def report_end(client: Client, pod: Object, code: int) -> None:
+    """Report that the pod's container exited."""
+    terminated = {"exitCode": code, "reason": "Completed" if code == 0 else "Error"}
+    terminated |= {"startedAt": _now(), "finishedAt": _now()}
+    phase = "Failed" if code else "Succeeded"
+    await _report(client, pod, phase, "False", {"terminated": terminated})
+
+
+async def _report(client: Client, pod: Object, phase: str, ready: str, state: Object) -> None:
+    container = pod["spec"]["containers"][0]
+    started = {"name": container["name"], "image": container["image"], "imageID": ""}
+    status = {
+        "phase": phase,
+        "startTime": pod["status"].get("startTime", _now()),
+        "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": _now()}],
+        "containerStatuses": [
+            {**started, "ready": ready == "True", "restartCount": 0, "state": state}
+        ],
+    }
+    with tolerate(404):
+        await client.patch(f"{_pod_path(pod)}/status", {"status": status})
+
+
+@contextmanager
+def pretend_cluster(kubeconfig: Path) -> Iterator[PretendCluster]:
+    """Calls to the API server that a kubeconfig names."""
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        client = runner.run(stack.enter_async_context(connect(kubeconfig, "pretend-kubelet")))
+        cluster = PretendCluster(client, runner)
+        try:
+            yield cluster
+        finally:
+            cluster.remove_nodes()
+            runner.run(stack.aclose())
+
+
+def _pod_path(pod: Object) -> str:
+    return f"{PODS.format(pod['metadata']['namespace'])}/{pod['metadata']['name']}"
+
+
+def _now(fraction: str = "") -> str:
+    return datetime.now(UTC).strftime(f"%Y-%m-%dT%H:%M:%S{fraction}Z")
