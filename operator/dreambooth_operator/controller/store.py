@@ -201,6 +201,7 @@ def view_of(kind: Kind, body: Body) -> View | None:
 def _record(body: Body) -> Record:
     meta = body["metadata"]
     status = body.get("status") or {}
+    phase = status.get("phase") if isinstance(status, dict) else None
     kept: dict[str, Any] = {
         "apiVersion": DREAMBOOTH_JOB.api_version,
         "kind": DREAMBOOTH_JOB.name,
@@ -213,7 +214,7 @@ def _record(body: Body) -> Record:
         name=meta["name"],
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
-        phase=str(status.get("phase") or "Pending"),
+        phase=str(phase or "Pending"),
         body=json.dumps(kept, separators=(",", ":"), ensure_ascii=False).encode(),
     )
 

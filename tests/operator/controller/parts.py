@@ -1,0 +1,77 @@
+"""The operator's parts, put together for a test, against a real control plane."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from dreambooth_operator.controller.api import Api
+from dreambooth_operator.controller.clock import ServerClock
+from dreambooth_operator.controller.cluster import Cluster
+from dreambooth_operator.controller.intake import Intake
+from dreambooth_operator.controller.kinds import DREAMBOOTH_JOB
+from dreambooth_operator.controller.observed import Observed
+from dreambooth_operator.controller.poller import Poller
+from dreambooth_operator.controller.queue import Queue
+from dreambooth_operator.controller.session import Session
+from dreambooth_operator.controller.store import Store
+from dreambooth_operator.controller.views import Key
+
+
+@dataclass
+class Parts:
+    """What a test needs of an operator that does not run by itself."""
+
+    session: Session
+    api: Api
+    clock: ServerClock
+    store: Store = field(default_factory=Store)
+    queue: Queue[Key] = field(default_factory=Queue)
+
+    def __post_init__(self) -> None:
+        self.intake = Intake(self.store, self.queue)
+        self.poller = Poller(15, self.clock.now, lambda key, _: self.queue.add(key))
+        self.cluster = Cluster(self.api, self.store, self.poller, self.clock.now)
+
+    async def created(self, namespace: str, name: str, **spec: Any) -> Observed:
+        """A new DreamBoothJob, as the operator sees it."""
+        body = await self.api.create(DREAMBOOTH_JOB, job_body(namespace, name, **spec))
+        self.store.put(DREAMBOOTH_JOB, body)
+        return await self.observed(namespace, name)
+
+    async def observed(self, namespace: str, name: str) -> Observed:
+        """The job as the operator sees it now."""
+        seen = await self.cluster.observe(Key(namespace, name))
+        assert seen is not None
+        return seen
+
+
+def job_body(namespace: str, name: str, **spec: Any) -> dict[str, Any]:
+    """A DreamBoothJob as a user writes it."""
+    return {
+        "apiVersion": "dreambooth.dev/v1alpha1",
+        "kind": "DreamBoothJob",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "model": {"source": "s3://models/sd15"},
+            "subjects": [{"images": "s3://data/mug", "identifier": "zwx", "classNoun": "mug"}],
+            "output": "s3://results/runs",
+            "runtime": {"nodes": 2, "gpusPerNode": 0},
+            **spec,
+        },
+    }
+
+
+@asynccontextmanager
+async def parts() -> AsyncIterator[Parts]:
+    """The parts, connected to the API server that KUBECONFIG names."""
+    clock = ServerClock()
+    session = Session(clock, lambda *_: None)
+    await session.load()
+    api = Api(session)
+    try:
+        yield Parts(session, api, clock)
+    finally:
+        await api.close()
