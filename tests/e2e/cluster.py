@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,14 +18,18 @@ import yaml
 from dreambooth_api.base import KIND
 from tests.cluster.client import Object
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.kubectl import Kubectl, KubectlError
+from tests.cluster.kubectl import Kubectl, KubectlError, eventually
 from tests.cluster.nodes import Node
 from tests.cluster.processes import tail
 from tests.e2e.operator_process import Operator
 from tests.e2e.storage import BUCKET, Storage
 
 JOB_LABEL = "dreambooth.dev/job"
+CHILDREN = "job,service,configmap"
+"""What the operator makes for a job."""
 TERMINAL = ("Succeeded", "Failed")
+STRICTEST = {"pod-security.kubernetes.io/enforce": "restricted"}
+"""Labels of every namespace: Kubernetes refuses pods that ask for more than they need."""
 POLL_SECONDS = 0.3
 LOG_LINES = 25
 
@@ -169,6 +174,14 @@ class Cluster:
         assert found is not None
         return f"s3://{BUCKET}/results/{self.namespace}/{name}/{found['metadata']['uid']}"
 
+    def versions(self) -> dict[str, str]:
+        """The version of everything of ours in the namespace, events too, by kind and name."""
+        found = json.loads(self.kubectl("get", f"dbj,{CHILDREN},pod,event", "--output=json"))
+        return {
+            f"{each['kind']}/{each['metadata']['name']}": each["metadata"]["resourceVersion"]
+            for each in found["items"]
+        }
+
     def wait_gone(self, name: str, timeout: float = 60) -> None:
         """Return once the job and all its pods are no more."""
         until = time.monotonic() + timeout
@@ -235,6 +248,21 @@ class Cluster:
             return self.kubectl(*arguments)
         except KubectlError as error:
             return str(error)
+
+
+@contextmanager
+def fresh_cluster(setup: Setup) -> Iterator[Cluster]:
+    """The cluster, seen from a namespace that is there for so long, with the S3 secret."""
+    cluster = Cluster(setup, f"e2e-{uuid.uuid4().hex[:8]}")
+    Kubectl(setup.plane.kubeconfig).create_namespace(cluster.namespace, **STRICTEST)
+    try:
+        cluster.kubectl.create(setup.storage.secret)
+        if setup.plane.real:  # it refuses pods before their service account is there
+            account = ("serviceaccount", "default")
+            assert eventually(lambda: cluster.kubectl.get(*account) is not None)
+        yield cluster
+    finally:
+        cluster.clear()
 
 
 def condition(job: Object, kind: str) -> Object:

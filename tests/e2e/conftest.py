@@ -7,7 +7,6 @@ Everything is started when the first scenario asks for it. `DREAMBOOTH_E2E_KUBEC
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +18,7 @@ from tests.cluster.control_plane import ControlPlane, control_plane
 from tests.cluster.kubectl import Kubectl, eventually
 from tests.cluster.node.registration import PROCESS_NODE_LABEL
 from tests.cluster.nodes import Node
-from tests.e2e.cluster import Cluster, Setup
+from tests.e2e.cluster import Cluster, Setup, fresh_cluster
 from tests.e2e.finished import Finished, finish
 from tests.e2e.jobs import small_job, training_job
 from tests.e2e.operator_process import Operator, service_account
@@ -38,8 +37,6 @@ ON_PROCESS_NODES = {
     }
 }
 LOST = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
-STRICTEST = {"pod-security.kubernetes.io/enforce": "restricted"}
-"""Labels of every namespace: Kubernetes refuses pods that ask for more than they need."""
 ENDPOINT_MISSING = (
     "pods of this cluster cannot reach an S3 server on this machine's loopback interface: set"
     " DREAMBOOTH_E2E_S3_ENDPOINT and the AWS_* keys, or run with --process-node"
@@ -191,23 +188,7 @@ def _runtime(plane: ControlPlane, process_nodes: bool) -> Object:
 def new_cluster(setup: Setup) -> Iterator[Callable[[], Cluster]]:
     """new_cluster() is the cluster seen from one more fresh namespace, with the S3 secret."""
     with ExitStack() as stack:
-
-        def create() -> Cluster:
-            cluster = _fresh_cluster(setup)
-            stack.callback(cluster.clear)
-            return cluster
-
-        yield create
-
-
-def _fresh_cluster(setup: Setup) -> Cluster:
-    cluster = Cluster(setup, f"e2e-{uuid.uuid4().hex[:8]}")
-    Kubectl(setup.plane.kubeconfig).create_namespace(cluster.namespace, **STRICTEST)
-    cluster.kubectl.create(setup.storage.secret)
-    if setup.plane.real:  # it refuses pods before their service account is there
-        account = ("serviceaccount", "default")
-        assert eventually(lambda: cluster.kubectl.get(*account) is not None)
-    return cluster
+        yield lambda: stack.enter_context(fresh_cluster(setup))
 
 
 @pytest.fixture
@@ -220,11 +201,8 @@ def cluster(new_cluster: Callable[[], Cluster]) -> Cluster:
 def uninterrupted(setup: Setup) -> Iterator[Finished]:
     """The job of `training_job`, trained to its end with nothing in its way."""
     setup.operator.start()
-    cluster = _fresh_cluster(setup)
-    try:
+    with fresh_cluster(setup) as cluster:
         yield finish(cluster, training_job(setup.storage))
-    finally:
-        cluster.clear()
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ class Operator:
             namespaces=[],
             progressSeconds=1,
             resyncSeconds=60,
+            imagePatienceSeconds=5,
             configPatienceSeconds=5,
         )
 
@@ -128,11 +129,16 @@ class Operator:
         )
 
 
-def service_account(plane: ControlPlane, folder: Path) -> Path:
-    """A kubeconfig with the rights that the operator's own manifests give it, and no others."""
-    kubectl = Kubectl(plane.kubeconfig, NAMESPACE)
-    kubectl.create_namespace(NAMESPACE)
-    kubectl("apply", "-f", "-", input=to_yaml(permissions.manifests(NAMESPACE, [])))
+def service_account(
+    plane: ControlPlane, folder: Path, namespace: str = NAMESPACE, watched: Sequence[str] = ()
+) -> Path:
+    """A kubeconfig with the rights that the operator's own manifests give it, and no others.
+
+    Makes the namespace of the operator; it may do nothing outside the watched ones when some are.
+    """
+    kubectl = Kubectl(plane.kubeconfig, namespace)
+    kubectl.create_namespace(namespace)
+    kubectl("apply", "-f", "-", input=to_yaml(permissions.manifests(namespace, watched)))
     token = kubectl("create", "token", permissions.NAME, "--duration=24h").strip()
     config = yaml.safe_load(plane.kubeconfig.read_text())
     config["users"][0]["user"] = {"token": token}

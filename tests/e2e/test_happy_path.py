@@ -9,12 +9,11 @@ from itertools import groupby
 
 from tests.cluster.client import Object
 from tests.cluster.kubectl import eventually
-from tests.e2e.cluster import JOB_LABEL, condition
+from tests.e2e.cluster import CHILDREN, JOB_LABEL, condition
 from tests.e2e.finished import Finished
 from tests.e2e.operator_process import Operator
 
 STAGES = ["Preparing", "GeneratingPrior", "Training", "Evaluating", "Exporting"]
-CHILDREN = "job,service,configmap"
 
 
 def children(finished: Finished) -> list[Object]:
@@ -147,24 +146,14 @@ def test_the_operator_has_metrics(uninterrupted: Finished) -> None:
 
 
 def test_looking_again_writes_nothing(uninterrupted: Finished, operator: Operator) -> None:
-    kubectl = uninterrupted.cluster.kubectl
+    cluster, kubectl = uninterrupted.cluster, uninterrupted.cluster.kubectl
     kubectl("annotate", "dbj", "mug", "looked=again", "--overwrite")
-    before = versions(uninterrupted)
+    before = cluster.versions()
     looks = operator.metric("reconcile_seconds_count")
     kubectl("label", "job", "mug-0", "looked=again")
     assert eventually(lambda: operator.metric("reconcile_seconds_count") > looks)
     operator.restart()
     assert eventually(lambda: operator.metric("jobs", phase="Succeeded") >= 1)
-    after = versions(uninterrupted)
+    after = cluster.versions()
     changed = {name for name in before | after if before.get(name) != after.get(name)}
     assert changed == {"Job/mug-0"}  # by the label alone
-
-
-def versions(finished: Finished) -> dict[str, str]:
-    """The version of everything in the job's namespace, events too."""
-    kinds = f"dbj,{CHILDREN},pod,event"
-    text = finished.cluster.kubectl("get", kinds, "--output=json")
-    return {
-        f"{each['kind']}/{each['metadata']['name']}": each["metadata"]["resourceVersion"]
-        for each in json.loads(text)["items"]
-    }
