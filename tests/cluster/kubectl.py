@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
 from tests.cluster.client import Object
 
@@ -47,15 +49,24 @@ class Kubectl:
             raise KubectlError(f"kubectl {' '.join(arguments)}: {ended.stderr.strip()}")
         return ended.stdout if ended.returncode == 0 else ended.stdout + ended.stderr
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """kubectl as a process that writes to its `stdout`, for what does not end: a watch."""
-        return subprocess.Popen(
-            [find_kubectl(), *self._options, *arguments],
+    @contextmanager
+    def watching(self, *arguments: str) -> Iterator[list[str]]:
+        """The lines that `kubectl get --watch` has written; they grow while this is entered."""
+        lines: list[str] = []
+        with subprocess.Popen(
+            [find_kubectl(), *self._options, "get", "--watch", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             env=self._environment,
             text=True,
-        )
+        ) as process:
+            reader = Thread(target=lines.extend, args=(process.stdout,))
+            reader.start()
+            try:
+                yield lines
+            finally:
+                process.terminate()
+                reader.join()
 
     def create(self, *objects: Object) -> None:
         """Create objects as they are; nothing is remembered for a later `apply`."""

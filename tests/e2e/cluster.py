@@ -7,11 +7,11 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from threading import Thread
 
 import yaml
 
@@ -149,18 +149,16 @@ class Cluster:
 
     @contextmanager
     def watching(self, name: str) -> Iterator[list[tuple[str, str]]]:
-        """Phases and stages of a job in the order in which a watch shows them."""
+        """Phases and stages of a job in the order in which a watch has shown them; known at the
+        end.
+        """
         columns = r'--output=jsonpath={.status.phase},{.status.stage}{"\n"}'
-        process = self.kubectl.start("get", "dreamboothjob", name, "--watch", columns)
         seen: list[tuple[str, str]] = []
-        reader = Thread(target=_follow, args=(process.stdout, seen))
-        reader.start()
-        with process:
-            try:
-                yield seen
-            finally:
-                process.terminate()
-                reader.join()
+        with self.kubectl.watching("dreamboothjob", name, columns) as lines:
+            yield seen
+        for line, _ in groupby(lines):
+            phase, _, stage = line.strip().partition(",")
+            seen.append((phase, stage))
 
     def events(self, name: str) -> list[tuple[str, str]]:
         """(reason, message) of the events about a DreamBoothJob, the oldest first."""
@@ -269,13 +267,6 @@ def condition(job: Object, kind: str) -> Object:
     """The condition of that type; empty when there is none."""
     conditions = job["status"].get("conditions", [])
     return next((each for each in conditions if each["type"] == kind), {})
-
-
-def _follow(lines: Iterable[str], seen: list[tuple[str, str]]) -> None:
-    for line in lines:
-        phase, _, stage = line.strip().partition(",")
-        if [(phase, stage)] != seen[-1:]:
-            seen.append((phase, stage))
 
 
 def _children(process: int) -> list[int]:
