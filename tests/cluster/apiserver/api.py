@@ -12,6 +12,7 @@ from aiohttp import web
 
 from tests.cluster.apiserver import discovery
 from tests.cluster.apiserver.calls import TRUE, Call
+from tests.cluster.apiserver.decoding import Decoder
 from tests.cluster.apiserver.deletion import Deleter
 from tests.cluster.apiserver.errors import (
     ApiError,
@@ -49,9 +50,8 @@ class Api:
         self._reader = Reader(self.store)
         self._deleter = Deleter(self.store, self.registry)
         self._pods = Pods(self.store, self._deleter)
-        self._writer = Writer(
-            self.store, self.registry, published(schema_version), self.records, self._deleter
-        )
+        decoder = Decoder(published(schema_version), self.records)
+        self._writer = Writer(self.store, self.registry, decoder, self.records, self._deleter)
         for name in FIRST_NAMESPACES:
             self._create_namespace(name)
 

@@ -8,7 +8,7 @@ from typing import Any
 from tests.cluster.apiserver import metadata
 from tests.cluster.apiserver.calls import Call
 from tests.cluster.apiserver.errors import conflict, details_of, not_found, success
-from tests.cluster.apiserver.resources import Json, Registry, Resource
+from tests.cluster.apiserver.resources import DEFINITION, Json, Registry, Resource
 from tests.cluster.apiserver.store import Store
 
 ANSWERED_WITH_OBJECT = {"pods", "services", "serviceaccounts"}
@@ -79,7 +79,7 @@ class Deleter:
     def remove(self, resource: Resource, content: Json) -> None:
         """Remove an object; with a definition, the objects that it defined."""
         self._store.remove(resource, content)
-        if resource.kind == "CustomResourceDefinition":
+        if resource.kind == DEFINITION:
             for version in self._registry.custom(
                 content["spec"]["group"], content["spec"]["names"]["plural"]
             )[:1]:

@@ -32,6 +32,8 @@ class Whole:
         if not resource.custom:
             known = f'{{"kind":"{resource.kind}","apiVersion":"{version}",'.encode()
             items = [b"{" + item.removeprefix(known).removeprefix(b"{") for item in items]
+        else:
+            metadata = {"continue": "", **metadata}
         return joined({"kind": kind, "apiVersion": version, "metadata": metadata}, items)
 
 

@@ -6,6 +6,7 @@ They say what fields there are, of what type, which must be there, and how lists
 
 from __future__ import annotations
 
+import base64
 import importlib.resources
 import json
 from collections.abc import Iterator
@@ -84,6 +85,8 @@ class PublishedSchemas:
         elif isinstance(value, list):
             for index, item in enumerate(value):
                 yield from self._walk(node.get("items", {}), item, f"{path}[{index}]")
+        elif node.get("format") == "byte" and not _is_base64(value):
+            yield Fault("type", path, "must be base64")
         elif value not in node.get("enum", [value]):
             yield Fault("value", path, f"must be one of {node['enum']}")
 
@@ -111,6 +114,14 @@ def _has_type(node: Json, value: Any) -> bool:
     if isinstance(value, bool):
         return "boolean" in names
     return any(isinstance(value, TYPES[name]) for name in names)
+
+
+def _is_base64(value: Any) -> bool:
+    try:
+        base64.b64decode(value or "", validate=True)
+    except ValueError:
+        return False
+    return True
 
 
 @cache

@@ -33,8 +33,6 @@ class Reader:
         version, start = self._start(call)
         page = [one for one in found if one.key > start] if start else found
         metadata: Json = {"resourceVersion": str(version)}
-        if call.resource.custom:
-            metadata["continue"] = ""
         if limit and len(page) > limit:
             metadata["continue"] = _token(version, page[limit - 1])
             metadata["remainingItemCount"] = len(page) - limit

@@ -8,6 +8,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
+DEFINITION = "CustomResourceDefinition"
 VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 
 
