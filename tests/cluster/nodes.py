@@ -53,12 +53,20 @@ class Node:
         """The node is back, with the processes that it had."""
         self._agent.signal(signal.SIGCONT)
 
+    def pause(self) -> None:
+        """Everything on the node stands still, as in a virtual machine that is being moved."""
+        self.freeze()
+        self._signal_pods(signal.SIGSTOP)
+
+    def unpause(self) -> None:
+        """Everything goes on as if no time had passed."""
+        self._signal_pods(signal.SIGCONT)
+        self.thaw()
+
     def power_off(self) -> None:
         """Everything on the node ends at once, and nobody says so."""
         self._agent.kill()
-        for process in self.processes():
-            with suppress(ProcessLookupError):
-                os.killpg(process, signal.SIGKILL)
+        self._signal_pods(signal.SIGKILL)
 
     def restart(self) -> None:
         """Boot the node again after `power_off` or `stop`."""
@@ -76,6 +84,11 @@ class Node:
         """The first processes of pods, by namespace and name or pattern."""
         files = self.folder.glob(f"pods/{namespace}/{pod}-*/pid")
         return [int(file.read_text()) for file in files]
+
+    def _signal_pods(self, number: signal.Signals) -> None:
+        for process in self.processes():
+            with suppress(ProcessLookupError):
+                os.killpg(process, number)
 
     def logs(self, namespace: str, pod: str = "*") -> list[Path]:
         """The logs of pods, of those that are gone too; the oldest first."""

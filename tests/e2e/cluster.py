@@ -25,6 +25,8 @@ from tests.e2e.operator_process import Operator
 from tests.e2e.storage import BUCKET, Storage
 
 JOB_LABEL = "dreambooth.dev/job"
+ATTEMPT_LABEL = "dreambooth.dev/attempt"
+INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 CHILDREN = "job,service,configmap"
 """What the operator makes for a job."""
 TERMINAL = ("Succeeded", "Failed")
@@ -97,6 +99,18 @@ class Cluster:
         """The pods of a DreamBoothJob, by name: in the order of attempt and rank."""
         found = self.kubectl.objects("pod", f"{JOB_LABEL}={name}")
         return sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
+
+    def wait_pod(self, name: str, attempt: int, index: int = 0, timeout: float = 60) -> Object:
+        """The pod of an attempt with that index, once its container runs."""
+        labels = f"{JOB_LABEL}={name},{ATTEMPT_LABEL}={attempt},{INDEX_LABEL}={index}"
+        until = time.monotonic() + timeout
+        while True:
+            for pod in self.kubectl.objects("pod", labels):
+                if pod["status"].get("phase") == "Running":
+                    return pod
+            if time.monotonic() > until:
+                raise Unmet(self.story(name, f"attempt {attempt} has no pod {index} that runs"))
+            time.sleep(POLL_SECONDS)
 
     def wait(self, name: str, predicate: Callable[[Object], bool], timeout: float = 120) -> Object:
         """The job once the predicate holds; it is given the job, whose `status` is never missing.
@@ -195,15 +209,12 @@ class Cluster:
             return "".join(log.read_text(errors="replace") for log in logs)
         return self.kubectl("logs", pod)
 
-    def kill_rank(self, pod: str, number: signal.Signals = signal.SIGKILL) -> None:
+    def kill_rank(self, pod: Object, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to the first rank of a pod, as the kernel does when memory runs out."""
-        (first, *_) = [
-            process
-            for node in self.nodes.values()
-            for process in node.processes(self.namespace, pod)
-        ]
-        ranks = _children(first)
-        os.kill(min(ranks), number)
+        name = pod["metadata"]["name"]
+        (launcher,) = self.node_of(pod).processes(self.namespace, name)
+        assert eventually(lambda: bool(_children(launcher))), self.pod_log(name)
+        os.kill(min(_children(launcher)), number)
 
     def evict(self, pod: str) -> None:
         """Evict a pod, as `kubectl drain` does."""

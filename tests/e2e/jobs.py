@@ -40,6 +40,8 @@ def training_job(storage: Storage, name: str = "mug") -> Object:
     return small_job(storage, name, steps=40, every=10)
 
 
-def endless_job(storage: Storage, name: str = "mug", *, every: int = 1000) -> Object:
-    """A job that is still training whenever something happens to it."""
-    return small_job(storage, name, steps=10_000, every=every)
+def endless_job(storage: Storage, name: str = "mug", *, nodes: int = 2) -> Object:
+    """A job that is still training whenever something happens to it, and saves only when it is
+    asked to stop.
+    """
+    return small_job(storage, name, steps=100_000, every=100_000, nodes=nodes)

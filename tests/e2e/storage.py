@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ UPLOADS = {
 }
 """Folders of the examples, and where examples/quickstart.yaml looks for them."""
 SECRET = "storage"
-MANIFEST = re.compile(r"step-(\d+)[^/]*/manifest\.json")
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
@@ -86,10 +84,16 @@ class Storage:
             found: Object = json.loads(file.read_text())
             return found
 
+    def commits(self, run: str) -> list[tuple[int, int]]:
+        """(step, attempt that wrote it) of the complete checkpoints of a run, the oldest first."""
+        folder = f"{run}/checkpoints/log"
+        names = sorted(found.relative for found in self.below(folder))
+        entries = [self.document(folder, name) for name in names]
+        return [(each["step"], each["attempt"]) for each in entries if each["kind"] == "commit"]
+
     def checkpoints(self, run: str) -> list[int]:
-        """Steps of the complete checkpoints of a run, in order."""
-        found = [MANIFEST.fullmatch(each.relative) for each in self.below(f"{run}/checkpoints")]
-        return sorted(int(match[1]) for match in found if match)
+        """Steps of the complete checkpoints of a run, the oldest first."""
+        return [step for step, _ in self.commits(run)]
 
     def upload_examples(self) -> None:
         """Put the model and the subjects where the quickstart looks for them."""
