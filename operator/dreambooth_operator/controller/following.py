@@ -237,7 +237,9 @@ def _report_progress(draft: Draft, job: JobView) -> None:
     elif reading.progress.attempt == job.attempt:
         draft.condition(conditions.PROGRESS_KNOWN, "True", "Answers", "rank 0 tells its progress")
         every = draft.policy.progress_seconds
-        draft.status = reporting.reported(draft.status, reading, draft.now, every)
+        draft.status, wait = reporting.reported(draft.status, reading.progress, draft.now, every)
+        if wait > 0:
+            draft.wake(wait)
 
 
 def _since(job: JobView) -> datetime:

@@ -8,6 +8,8 @@ from dreambooth_operator.controller.draft import Draft
 from dreambooth_operator.controller.views import JobView, PodView
 from dreambooth_operator.controller.waiting import start_problem, why_not_ready
 
+RUNNING = ("Running", "storage, images, model and prompts are being checked")
+
 
 def follow_preflight(draft: Draft) -> None:
     """Start the preflight, wait for it, and put its report into a condition.
@@ -19,7 +21,7 @@ def follow_preflight(draft: Draft) -> None:
         draft.phase("Suspended")
     elif job is None:
         draft.apply(preflight_children(draft.job, draft.policy.default_image))
-        _wait(draft, "Started", "the preflight was started")
+        _wait(draft, *RUNNING)
     elif job.complete:
         _passed(draft, job)
     elif job.failed:
@@ -37,9 +39,8 @@ def _follow_pods(draft: Draft, job: JobView) -> None:
         return
     if problem:
         draft.wake(problem.patience_seconds)
-    running = any(pod.running for pod in pods)
-    told = ("Running", "the preflight runs") if running else why_not_ready(pods, 1)
-    _wait(draft, *told)
+    reason, message = why_not_ready(pods, 1)
+    _wait(draft, *(RUNNING if reason == "Starting" else (reason, message)))
 
 
 def _wait(draft: Draft, reason: str, message: str) -> None:

@@ -14,6 +14,7 @@ from dreambooth_operator.controller.observed import Observed
 from dreambooth_operator.controller.policy import Policy
 from dreambooth_operator.controller.preflight import follow_preflight
 from dreambooth_operator.controller.views import JobView
+from dreambooth_operator.controller.waiting import why_not_ready
 
 TAKEN_RETRY_SECONDS = 60
 KEPT_JOBS = 3
@@ -130,6 +131,10 @@ def _start(draft: Draft, number: int) -> None:
         if job.attempt is not None and job.attempt <= number - KEPT_JOBS:
             draft.delete(job)
     draft.status = attempts.opened(draft.status, number, draft.now)
+    if not draft.job.spec.runtime.queue:
+        draft.condition(
+            conditions.PODS_READY, "False", *why_not_ready([], draft.job.spec.runtime.nodes)
+        )
     draft.phase("Starting")
 
 

@@ -4,18 +4,17 @@ from datetime import datetime, timedelta
 
 from dreambooth_api.job import DreamBoothJob, output_prefix
 from dreambooth_api.status import Artifacts, CheckpointStatus, Progress, Status
-from dreambooth_operator.controller.observed import Reading
 from dreambooth_operator.progress import TrainerProgress
 
 
-def reported(status: Status, reading: Reading | None, now: datetime, every: float) -> Status:
-    """The status with the progress of a reading, at most every so many seconds.
+def reported(
+    status: Status, told: TrainerProgress, now: datetime, every: float
+) -> tuple[Status, float]:
+    """The status with what rank 0 told, at most every so many seconds, and the seconds until what
+    is held back may be written.
 
     A new stage or checkpoint is told at once.
     """
-    if reading is None or reading.progress is None:
-        return status
-    told = reading.progress
     new = status.model_copy(
         update={
             "stage": told.stage,
@@ -25,11 +24,11 @@ def reported(status: Status, reading: Reading | None, now: datetime, every: floa
         }
     )
     news = new.stage != status.stage or new.last_checkpoint != status.last_checkpoint
-    return new if news or next_report(status, now, every) <= 0 else status
+    wait = 0.0 if news or new == status else _seconds_to_report(status, now, every)
+    return (status, wait) if wait > 0 else (new, 0.0)
 
 
-def next_report(status: Status, now: datetime, every: float) -> float:
-    """Seconds until progress may be written again; at most 0: now."""
+def _seconds_to_report(status: Status, now: datetime, every: float) -> float:
     written = status.progress.updated_at if status.progress else None
     if written is None or written > now + timedelta(seconds=every):  # a time that was not ours
         return 0

@@ -41,7 +41,8 @@ def _attempts(old: Status, new: Status) -> Iterator[Event]:
     is_new = before is None or before.number != after.number
     if is_new:
         yield _event("Normal", "AttemptStarted", f"Attempt {after.number} was started")
-    if after.outcome and (is_new or before is None or before.outcome != after.outcome):
+    ended = after.outcome not in (None, "Succeeded")  # that the job tells
+    if ended and (is_new or before is None or before.outcome != after.outcome):
         yield _event(*_end(after))
     preempted = (new.counters.preemptions if new.counters else 0) - (
         old.counters.preemptions if old.counters else 0
@@ -52,7 +53,7 @@ def _attempts(old: Status, new: Status) -> Iterator[Event]:
 
 def _end(record: Attempt) -> tuple[str, str, str]:
     """(type, reason, message) of how an attempt ended."""
-    kind = "Normal" if record.outcome in ("Succeeded", "Suspended") else "Warning"
+    kind = "Normal" if record.outcome == "Suspended" else "Warning"
     told = f"Attempt {record.number}"
     if record.rank is not None:
         told += f", rank {record.rank} on {record.node or 'no node'}"

@@ -51,5 +51,5 @@ def why_not_ready(pods: Iterable[PodView], nodes: int) -> tuple[str, str]:
     for pod in alive:
         if pod.unschedulable:
             return "Unschedulable", f"pod {pod.name}: {pod.unschedulable}"
-    ready = sum(pod.ready for pod in alive)
-    return "Starting", f"{ready} of {nodes} pods have joined"
+    # No counts: a status for each pod that joins would be many writes for little news.
+    return "Starting", f"waits for {nodes} {'pod' if nodes == 1 else 'pods'} to join"

@@ -75,7 +75,7 @@ def test_running_means_that_all_pods_have_joined() -> None:
     world.control_jobs()
     world.settle()
     assert world.status.phase == "Starting"
-    assert world.condition("PodsReady") == ("False", "Starting", "0 of 2 pods have joined")
+    assert world.condition("PodsReady") == ("False", "Starting", "waits for 2 pods to join")
     world.start_pods()
     world.settle()
     assert world.status.phase == "Running"

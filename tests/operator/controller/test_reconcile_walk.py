@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -166,10 +167,20 @@ class Walk(RuleBasedStateMachine):
         assert all(record.outcome for record in records if record.ended)
 
 
-Walk.TestCase.settings = settings(
+class LongWalk(Walk):
+    """The same, farther and with chance."""
+
+
+USUAL = settings(
     max_examples=200,
     stateful_step_count=60,
     deadline=None,
+    derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
+Walk.TestCase.settings = USUAL
+LongWalk.TestCase.settings = settings(
+    USUAL, max_examples=3000, stateful_step_count=100, derandomize=False
+)
 TestWalk = Walk.TestCase
+TestLongWalk = pytest.mark.slow(LongWalk.TestCase)
