@@ -10,7 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dreambooth_operator import names, pod_init
+from dreambooth_operator import names
+from dreambooth_operator.leash import leashed
 from dreambooth_operator.names import Manifest
 from dreambooth_operator.outcome import PodEnd
 
@@ -51,7 +52,7 @@ class LocalPod:
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", pod_init.__file__, *self.command],
+                leashed(self.command),
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

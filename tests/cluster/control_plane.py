@@ -8,6 +8,7 @@ downloads the first two). Without either, the double of this folder is started.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -107,6 +108,7 @@ class _Double:
         module = f"tests.cluster.{name}"
         command = [sys.executable, "-m", module, "--kubeconfig", str(self._kubeconfig), *arguments]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        daemon = Daemon(name, command, self._folder / f"{name}.log", environment)
+        log = self._folder / f"{name}.log"
+        daemon = Daemon(name, command, log, environment, when_orphaned=signal.SIGKILL)
         processes.callback(daemon.kill)
         return daemon

@@ -6,13 +6,12 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from dreambooth_operator import pod_init
+from dreambooth_operator.leash import leashed
 
 TAIL_BYTES = 16 * 1024
 
@@ -22,20 +21,26 @@ class NotReady(Exception):
 
 
 class Daemon:
-    """A process in a process group of its own. It is asked to end when its parent dies of anything.
+    """A process in a process group of its own. It is told when its parent dies of anything.
 
     Start it from the main thread: the kernel ties the process to the thread that started it.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str],
+        *,
+        when_orphaned: signal.Signals = signal.SIGTERM,
     ) -> None:
         self.name = name
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", pod_init.__file__, *command],
+                leashed(command, when_orphaned),
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import ssl
 import subprocess
 import urllib.request
@@ -128,8 +129,9 @@ class RealPlane:
         if not binary.exists():
             raise NotReady(f"KUBEBUILDER_ASSETS={self._binaries}: there is no {name} in it")
         log = self._folder / f"{name}.log"
-        daemon = Daemon(name, [str(binary), *arguments], log, os.environ)
         # Killed outright: nothing that they hold is kept.
+        killed = signal.SIGKILL
+        daemon = Daemon(name, [str(binary), *arguments], log, os.environ, when_orphaned=killed)
         processes.callback(daemon.kill)
         return daemon
 

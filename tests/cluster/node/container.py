@@ -6,13 +6,12 @@ import asyncio
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreambooth_operator import pod_init
+from dreambooth_operator.leash import leashed
 from tests.cluster.processes import tail
 
 MESSAGE_LIMIT = 4096
@@ -48,7 +47,7 @@ class Container:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *[sys.executable, "-I", "-S", pod_init.__file__, *self.command],
+                *leashed(self.command),
                 env=dict(self.environment),
                 cwd=self.folder,
                 stdin=asyncio.subprocess.DEVNULL,
