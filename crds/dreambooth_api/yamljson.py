@@ -57,7 +57,8 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
 
 
-class _Dumper(yaml.SafeDumper):
+# libyaml writes the same twenty times faster: the operator writes a job's YAML for every attempt.
+class _Dumper(yaml.CSafeDumper):
     yaml_implicit_resolvers = _resolvers()
 
     def ignore_aliases(self, data: Any) -> bool:
