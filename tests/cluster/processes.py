@@ -58,6 +58,11 @@ class Daemon:
         """Whether it still runs; a stopped one does."""
         return self._process.poll() is None
 
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+        return self._process.poll()
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process, while it runs."""
         if self.alive:
