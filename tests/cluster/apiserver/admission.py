@@ -8,7 +8,7 @@ evaluated. The words are those of the real server.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tests.cluster.apiserver import cel
@@ -87,9 +87,12 @@ def pruned(schema: Json, value: Any, path: str = "") -> tuple[Any, list[str]]:
     return result, unknown
 
 
-def faults(schema: Json, content: Json, old: Json | None) -> list[Cause]:
-    """All that the schema says against a complete object, given its old state in an update."""
-    wrong = list(wrong_values(schema, content))
+def faults(
+    schema: Json, content: Json, old: Json | None, known: Iterable[Cause] = ()
+) -> list[Cause]:
+    """All that the schema says against a complete object, given its old state in an update, after
+    the faults that are known already."""
+    wrong = [*known, *wrong_values(schema, content)]
     if any(cause.reason in BLOCKING for cause in wrong):
         return [*wrong, NOT_CHECKED] if _has_rules(schema) else wrong
     return [*wrong, *broken_rules(schema, content, old)]
@@ -97,8 +100,9 @@ def faults(schema: Json, content: Json, old: Json | None) -> list[Cause]:
 
 def wrong_values(schema: Json, value: Any, path: str = "") -> Iterator[Cause]:
     """What the structural schema says against a value and all below it."""
-    if fault := _wrong_type(schema, value, path):
-        yield fault
+    if wrong := list(_wrong_type(schema, value, path)):
+        yield from wrong
+        yield from _not_in_enum(schema, value, path)
         return
     yield from _out_of_bounds(schema, value, path)
     if isinstance(value, dict):
@@ -112,17 +116,24 @@ def wrong_values(schema: Json, value: Any, path: str = "") -> Iterator[Cause]:
             yield from wrong_values(schema.get("items", {}), item, f"{path}[{index}]")
 
 
-def _wrong_type(schema: Json, value: Any, path: str) -> Cause | None:
+def _wrong_type(schema: Json, value: Any, path: str) -> Iterator[Cause]:
     wanted = schema.get("type")
     given = _type_of(value)
     if schema.get("x-kubernetes-int-or-string"):
         wanted = "integer,string"
     if wanted is None or given in wanted or (wanted == "number" and given == "integer"):
-        return None
+        return
     if value is None and schema.get("nullable"):
-        return None
+        return
+    form = schema.get("format")
+    fraction = wanted == "integer" and given == "number" and form
+    if fraction:
+        given, wanted = "float64", str(form)
     message = f'Invalid value: "{given}": {path} in body must be of type {wanted}: "{given}"'
-    return Cause(path, "FieldValueTypeInvalid", message)
+    yield Cause(path, "FieldValueTypeInvalid", message)
+    if fraction:
+        words = f"Checked value must be of type integer with format {form} in {path}"
+        yield bad_value("<nil>", "", words)
 
 
 def _type_of(value: Any) -> str:
@@ -133,8 +144,7 @@ def _type_of(value: Any) -> str:
 
 
 def _out_of_bounds(schema: Json, value: Any, path: str) -> Iterator[Cause]:
-    if "enum" in schema and value not in schema["enum"]:
-        yield not_supported(path, value, schema["enum"])
+    yield from _not_in_enum(schema, value, path)
     if isinstance(value, str):
         yield from _wrong_text(schema, value, path)
     elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -143,6 +153,11 @@ def _out_of_bounds(schema: Json, value: Any, path: str) -> Iterator[Cause]:
         yield from _wrong_size(schema, value, path, "Items")
     elif isinstance(value, dict):
         yield from _wrong_size(schema, value, path, "Properties")
+
+
+def _not_in_enum(schema: Json, value: Any, path: str) -> Iterator[Cause]:
+    if "enum" in schema and value not in schema["enum"]:
+        yield not_supported(path, value, schema["enum"])
 
 
 def _wrong_text(schema: Json, value: str, path: str) -> Iterator[Cause]:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from aiohttp import web
 
+from dreambooth_api import yamljson
 from tests.cluster.apiserver import discovery
 from tests.cluster.apiserver.calls import TRUE, Call
 from tests.cluster.apiserver.decoding import Decoder
@@ -28,6 +29,7 @@ from tests.cluster.apiserver.published import published
 from tests.cluster.apiserver.reads import Reader
 from tests.cluster.apiserver.records import Records
 from tests.cluster.apiserver.resources import Json, Registry
+from tests.cluster.apiserver.settings import Settings
 from tests.cluster.apiserver.store import Store, Stored, encode
 from tests.cluster.apiserver.tables import Tables
 from tests.cluster.apiserver.watches import Watch
@@ -38,20 +40,26 @@ HEALTH = ("/healthz", "/readyz", "/livez")
 FIRST_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 
 
+class NoSuchGroup(Exception):
+    """A path of a group or version that is not served: answered without a Status."""
+
+
 class Api:
     """Everything behind the API's paths."""
 
-    def __init__(self, schema_version: str = "1.37", history: int = 20_000) -> None:
-        self.store = Store(history)
+    def __init__(self, settings: Settings) -> None:
+        self.store = Store(settings.history)
         self.registry = Registry()
         self.records = Records()
         self.faults = Faults()
-        self._version = schema_version
+        self._version = settings.schema_version
         self._reader = Reader(self.store)
         self._deleter = Deleter(self.store, self.registry)
         self._pods = Pods(self.store, self._deleter)
-        decoder = Decoder(published(schema_version), self.records)
-        self._writer = Writer(self.store, self.registry, decoder, self.records, self._deleter)
+        decoder = Decoder(published(self._version), self.records)
+        self._writer = Writer(
+            settings, self.store, self.registry, decoder, self.records, self._deleter
+        )
         for name in FIRST_NAMESPACES:
             self._create_namespace(name)
 
@@ -66,8 +74,8 @@ class Api:
         try:
             await self.faults.strike(request)
             return await self._answer(request)
-        except web.HTTPNotFound as error:
-            return error
+        except NoSuchGroup:
+            return web.Response(status=404, text="404 page not found\n")
         except ApiError as error:
             return _refusal(error)
         except Exception as error:
@@ -134,7 +142,7 @@ class Api:
         plural, name, subresource = [*rest, "", "", ""][:3]
         resource = self.registry.find(group, version, plural)
         if discovery.resource_list(self.registry, group, version) is None:
-            raise web.HTTPNotFound(text="404 page not found\n")
+            raise NoSuchGroup
         if resource is None or len(rest) > 3:
             raise not_served()
         query = dict(request.query)
@@ -240,16 +248,17 @@ async def _body(request: web.Request) -> Any:
     if not text:
         return None
     if "protobuf" in request.content_type:
-        raise unsupported_media_type("415: Unsupported Media Type")
+        raise unsupported_media_type()
     try:
         return json.loads(text)
     except ValueError:
         if "yaml" not in request.content_type:
             raise bad_request("the body is not JSON") from None
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        (document,) = yamljson.documents(text)
+    except (yaml.YAMLError, ValueError) as error:
         raise bad_request(f"the body is not YAML: {error}") from error
+    return document
 
 
 def _form(request: web.Request) -> Form:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tests.cluster.apiserver import admission, defaults, merge, strategies
+from tests.cluster.apiserver import admission, defaults, merge, metadata, strategies
 from tests.cluster.apiserver.calls import Call
 from tests.cluster.apiserver.errors import Cause, bad_request, invalid, not_typed, required
 from tests.cluster.apiserver.fieldsets import Shape
@@ -51,6 +51,9 @@ class Decoder:
         """The object of the right kind, its unknown fields refused, warned of, or dropped."""
         resource = call.resource
         kind, version = content.get("kind"), content.get("apiVersion")
+        if resource.custom and not kind:
+            message = f"the object provided is unrecognized (must be of type {resource.kind}): "
+            raise bad_request(f"{message}Object 'Kind' is missing")
         if (kind or version) and (kind, version) != (resource.kind, resource.api_version):
             raise bad_request(
                 f'{kind} in version "{version}" cannot be handled as a {resource.kind}: '
@@ -60,6 +63,7 @@ class Decoder:
         content = admission.as_json(content)
         if resource.schema is not None:
             content, unknown = admission.pruned(resource.schema, content)
+            unknown.sort()
         else:
             content = _without_nothing(content, lists=resource.kind != DEFINITION)
             unknown = self._decode_builtin(resource, content)
@@ -106,9 +110,9 @@ class Decoder:
 
     def validate(self, resource: Resource, content: Json, old: Json | None) -> None:
         """Raise 422 for what the schema, the rules or the resource's own checks refuse."""
-        found: list[Cause] = []
+        found = list(metadata.faults(resource, content["metadata"]))
         if resource.schema is not None:
-            found += admission.faults(resource.schema, content, old)
+            found = admission.faults(resource.schema, content, old, found)
         else:
             found += _required_fields(self.schemas.faults(content))
         if old is None:
@@ -116,11 +120,13 @@ class Decoder:
         elif old is not None:
             found += strategies.update_faults(resource, old, content, self.schemas.version)
         if found:
-            raise invalid(resource, content["metadata"]["name"], found)
+            raise invalid(resource, content["metadata"].get("name", ""), found)
 
 
 def _required_fields(faults: list[Fault]) -> Iterator[Cause]:
     for fault in faults:
+        if fault.path.startswith("metadata."):
+            continue  # ObjectMeta has checks of its own
         if fault.kind == "required":
             yield required(fault.path)
         elif fault.kind == "value":

@@ -9,7 +9,7 @@ import jsonpatch
 import jsonpointer
 
 from tests.cluster.apiserver.calls import Call
-from tests.cluster.apiserver.errors import ApiError, bad_request, unsupported_media_type
+from tests.cluster.apiserver.errors import ApiError, bad_request
 from tests.cluster.apiserver.published import PublishedSchemas
 from tests.cluster.apiserver.resources import Json
 
@@ -17,6 +17,7 @@ JSON = "application/json-patch+json"
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
 APPLY = "application/apply-patch+yaml"
+KNOWN = (JSON, MERGE, STRATEGIC, APPLY)
 
 DIRECTIVES = ("$patch", "$retainKeys")
 DELETE_ITEMS = "$deleteFromPrimitiveList/"
@@ -24,15 +25,13 @@ ORDER = "$setElementOrder/"
 
 
 def patched(call: Call, schema: Json, schemas: PublishedSchemas, content: Json) -> Json:
-    """An object (which may be changed) with the request's patch."""
+    """An object (which may be changed) with the request's patch, of a known type but apply."""
     if call.content_type == JSON:
         return _json_patch(content, call.body)
     if call.content_type == MERGE:
         result: Json = merge_patch(content, call.object)
         return result
-    if call.content_type == STRATEGIC:
-        return Strategic(schemas).merge(schema, content, call.object)
-    raise unsupported_media_type("415: Unsupported Media Type")
+    return Strategic(schemas).merge(schema, content, call.object)
 
 
 def _json_patch(content: Json, operations: Any) -> Json:

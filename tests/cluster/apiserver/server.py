@@ -15,6 +15,7 @@ from aiohttp import web
 
 from tests.cluster.apiserver.api import Api
 from tests.cluster.apiserver.control import Control
+from tests.cluster.apiserver.settings import Settings
 
 TOKEN = "double"
 WRITES = {"create", "update", "patch", "delete", "deletecollection"}
@@ -133,9 +134,9 @@ class DoubleClient:
 class ApiServerDouble(DoubleClient):
     """A double in a thread of this process: `with ApiServerDouble() as double: double.url`."""
 
-    def __init__(self, schema_version: str = "1.37", history: int = 20_000) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:
         super().__init__("")
-        self.api = Api(schema_version, history)
+        self.api = Api(settings or Settings())
         self._server = Server(self.api)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="api-server-double")

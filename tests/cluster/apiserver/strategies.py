@@ -8,6 +8,7 @@ from copy import deepcopy
 from tests.cluster.apiserver import jobs, metadata
 from tests.cluster.apiserver.errors import Cause, bad_value, forbidden, not_allowed, required
 from tests.cluster.apiserver.resources import Json, Resource
+from tests.cluster.apiserver.settings import Settings
 from tests.cluster.apiserver.store import Store
 
 POD_MUTABLE = ("activeDeadlineSeconds", "tolerations", "schedulingGates")
@@ -27,18 +28,17 @@ FIRST_STATUS: dict[str, Json] = {
 KEEPS_STATUS = {"nodes"}
 """A kubelet registers its node with the status that it has."""
 NOT_READY = "node.kubernetes.io/not-ready"
-DEFAULT_TOLERATION_SECONDS = 300
 SYSTEM_PRIORITIES = {"system-node-critical": 2000001000, "system-cluster-critical": 2000000000}
 
 
-def prepare_new(store: Store, resource: Resource, content: Json) -> None:
+def prepare_new(store: Store, resource: Resource, content: Json, settings: Settings) -> None:
     """Set what the server decides about a new object; changes it in place."""
     if resource.status and resource.qualified not in KEEPS_STATUS:
         content.pop("status", None)
         if resource.qualified in FIRST_STATUS:
             content["status"] = deepcopy(FIRST_STATUS[resource.qualified])
     if resource.qualified == "pods":
-        _prepare_pod(store, content)
+        _prepare_pod(store, content, settings.toleration_seconds)
     elif resource.qualified == "jobs.batch":
         jobs.prepare(content)
     elif resource.qualified == "nodes":
@@ -50,7 +50,7 @@ def prepare_new(store: Store, resource: Resource, content: Json) -> None:
         content["status"] = established(content)
 
 
-def _prepare_pod(store: Store, content: Json) -> None:
+def _prepare_pod(store: Store, content: Json, toleration_seconds: int) -> None:
     spec = content["spec"]
     spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
     if "priority" not in spec:
@@ -65,7 +65,7 @@ def _prepare_pod(store: Store, content: Json) -> None:
                     "key": key,
                     "operator": "Exists",
                     "effect": "NoExecute",
-                    "tolerationSeconds": DEFAULT_TOLERATION_SECONDS,
+                    "tolerationSeconds": toleration_seconds,
                 }
             )
     content["status"] = {"phase": "Pending", "qosClass": quality_of_service(spec)}

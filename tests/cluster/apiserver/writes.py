@@ -16,7 +16,6 @@ from tests.cluster.apiserver.errors import (
     conflict,
     forbidden,
     go_value,
-    invalid,
     manager_required,
     not_found,
     unsupported_media_type,
@@ -24,6 +23,7 @@ from tests.cluster.apiserver.errors import (
 )
 from tests.cluster.apiserver.records import Records
 from tests.cluster.apiserver.resources import DEFINITION, Json, Registry, Resource
+from tests.cluster.apiserver.settings import Settings
 from tests.cluster.apiserver.store import Store
 
 
@@ -32,12 +32,14 @@ class Writer:
 
     def __init__(
         self,
+        settings: Settings,
         store: Store,
         registry: Registry,
         decoder: Decoder,
         records: Records,
         deleter: Deleter,
     ) -> None:
+        self._settings = settings
         self._store = store
         self._registry = registry
         self._decoder = decoder
@@ -53,10 +55,7 @@ class Writer:
         content["metadata"] = metadata.for_new(resource, given, call.namespace)
         name = content["metadata"].get("name", "")
         content = self._decoder.defaulted(resource, content)
-        early = list(metadata.faults(resource, content["metadata"]))
-        if early:
-            raise invalid(resource, name, early)
-        strategies.prepare_new(self._store, resource, content)
+        strategies.prepare_new(self._store, resource, content, self._settings)
         self._decoder.validate(resource, content, None)
         if self._store.get(resource, call.namespace, name) is not None:
             raise already_exists(resource, name)
@@ -90,13 +89,15 @@ class Writer:
 
     def patch(self, call: Call) -> Json:
         """Change a part of an object, by any of the patch types; applying may create it."""
+        if call.content_type not in merge.KNOWN:
+            raise unsupported_media_type()
         if call.content_type == merge.APPLY:
             return self._apply(call)
         old = self._existing(call)
         if call.resource.custom and call.content_type == merge.STRATEGIC:
             message = "the body of the request was in an unknown format - accepted media types "
             accepted = ", ".join((merge.JSON, merge.MERGE, merge.APPLY))
-            raise unsupported_media_type(f"{message}include: {accepted}")
+            raise ApiError(415, "UnsupportedMediaType", f"{message}include: {accepted}")
         schema = self._decoder.schemas.of_resource(call.resource) or {}
         patched = merge.patched(call, schema, self._decoder.schemas, deepcopy(old))
         try:

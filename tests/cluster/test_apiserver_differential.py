@@ -1,0 +1,182 @@
+"""The double answers as Kubernetes' own API server does: same requests, same answers.
+
+Needs KUBEBUILDER_ASSETS, a folder with Kubernetes' own programs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.apiserver.server import TOKEN, ApiServerDouble
+from tests.cluster.apiserver.settings import Settings
+from tests.cluster.real_plane import RealPlane
+from tests.cluster.scenarios import JSON, SCENARIOS, Step
+
+ROOT = Path(__file__).parents[2]
+CRD = ROOT / "crds" / "dreambooth.dev_dreamboothjobs.yaml"
+INVALID = sorted((ROOT / "tests" / "crds" / "jobs" / "invalid").glob("*.yaml"))
+UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}")
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+GO_WORDS = re.compile(
+    r'Go struct field|is unrecognized|"Volumes":null|\n@@ |StorageError|json parse error|strconv'
+    r"|illegal base64|patch: Invalid value|value\.valueUnstructured"
+)
+"""Messages that print Go's own structures: there only the code and the reason have to agree."""
+
+SAME = Settings(schema_version="1.36", toleration_seconds=2)
+"""As `RealPlane` starts the real one."""
+REFUSED_DIFFERENTLY = {"api-version-newer", "kind-other"}
+"""What says that it is of another kind never reaches the schema of ours."""
+
+Answer = tuple[int, Any, list[str]]
+
+
+class Server:
+    """One of the two, and how to ask it."""
+
+    def __init__(self, url: str, token: str, trust: ssl.SSLContext | None) -> None:
+        self._url = url
+        self._token = token
+        self._trust = trust
+
+    def ask(self, step: Step) -> Answer:
+        """The status code, the body without what differs from day to day, and the warnings."""
+        body = step.body
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        headers = {
+            "Authorization": f"Bearer {self._token}",
+            "Content-Type": step.content_type,
+            "Accept": step.accept,
+            "User-Agent": "differential/1",
+        }
+        request = urllib.request.Request(self._url + step.path, data, headers, method=step.method)
+        try:
+            with urllib.request.urlopen(request, timeout=20, context=self._trust) as answer:
+                return _answer(answer.status, answer.read(), answer.headers)
+        except urllib.error.HTTPError as error:
+            with error:
+                return _answer(error.code, error.read(), error.headers)
+
+
+def _answer(code: int, body: bytes, headers: Any) -> Answer:
+    try:
+        content = normal(json.loads(body))
+    except ValueError:
+        content = body.decode()
+    return code, content, headers.get_all("Warning") or []
+
+
+def normal(value: Any, key: str = "") -> Any:
+    """A value without uids, times, versions and the descriptions of columns."""
+    if isinstance(value, dict):
+        hidden = {"time", "description"} if "priority" in value or "manager" in value else set()
+        return {name: normal(item, name) for name, item in value.items() if name not in hidden} | (
+            {"managedFields": normal(_appliers(value), "managedFields")} if "uid" in value else {}
+        )
+    if isinstance(value, list):
+        found = [normal(item, key) for item in value]
+        # Some faults are found twice by the real server.
+        return [one for i, one in enumerate(found) if key != "causes" or one not in found[:i]]
+    if not isinstance(value, str):
+        return value
+    return "VERSION" if key == "resourceVersion" else TIME.sub("TIME", UID.sub("UID", value))
+
+
+def _appliers(metadata: dict[str, Any]) -> list[Any]:
+    """What appliers own. Of the inner nodes that an update owns the double marks a few more."""
+    managed = metadata.get("managedFields", [])
+    return [entry for entry in managed if entry["operation"] == "Apply"]
+
+
+def comparable(answer: Answer, other: Answer) -> Answer:
+    """An answer as far as the two can agree."""
+    code, body, warnings = answer
+    messages = [one[1].get("message", "") for one in (answer, other) if isinstance(one[1], dict)]
+    if any(GO_WORDS.search(message) for message in messages):
+        return code, body.get("reason"), []
+    return code, body, warnings
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+    """The real one and the double, both with the CRD."""
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    if not assets:
+        pytest.skip("needs KUBEBUILDER_ASSETS, a folder with Kubernetes' own programs")
+    folder = tmp_path_factory.mktemp("real")
+    with ExitStack() as processes, ApiServerDouble(SAME) as double:
+        RealPlane(Path(assets), folder).start_server(processes)
+        config = yaml.safe_load((folder / "kubeconfig").read_text())
+        cluster = config["clusters"][0]["cluster"]
+        trust = ssl.create_default_context(cafile=cluster["certificate-authority"])
+        trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        token = config["users"][0]["user"]["token"]
+        pair = Server(cluster["server"], token, trust), Server(double.url, TOKEN, None)
+        for server in pair:
+            _install(server)
+        yield pair
+
+
+def _install(server: Server) -> None:
+    """Install the CRD, and wait until its objects are served."""
+    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    code, *_ = server.ask(Step("POST", definitions, yaml.safe_load(CRD.read_text())))
+    assert code == 201
+    jobs = Step("GET", "/apis/dreambooth.dev/v1alpha1/namespaces/default/dreamboothjobs")
+    for _ in range(200):
+        if server.ask(jobs)[0] == 200:
+            return
+    raise AssertionError("the CRD is not served")
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_double_answers_as_the_real_server(name: str, servers: tuple[Server, Server]) -> None:
+    namespace = Step("POST", "/api/v1/namespaces", {"metadata": {"name": f"d-{name}"}})
+    accounts = f"/api/v1/namespaces/d-{name}/serviceaccounts"
+    account = Step("POST", accounts, {"metadata": {"name": "default"}})
+    for server in servers:
+        assert server.ask(namespace)[0] == 201
+        assert server.ask(account)[0] == 201
+    for step in SCENARIOS[name]:
+        sent = in_namespace(step, f"d-{name}")
+        real, ours = (server.ask(sent) for server in servers)
+        assert comparable(ours, real) == comparable(real, ours), sent
+
+
+def in_namespace(step: Step, namespace: str) -> Step:
+    body = step.body
+    if not isinstance(body, bytes | None):
+        body = json.loads(json.dumps(body).replace('"NS"', f'"{namespace}"'))
+    return step._replace(path=step.path.replace("NS", namespace), body=body)
+
+
+@pytest.mark.parametrize("path", INVALID, ids=lambda path: path.stem)
+def test_an_invalid_job_is_refused_in_the_same_words(
+    path: Path, servers: tuple[Server, Server]
+) -> None:
+    url = "/apis/dreambooth.dev/v1alpha1/namespaces/default/dreamboothjobs?fieldValidation=Strict"
+    step = Step("POST", url, path.read_bytes(), "application/yaml")
+    real, ours = (server.ask(step) for server in servers)
+    if path.stem in REFUSED_DIFFERENTLY:
+        assert {real[0], ours[0]} <= {400, 422}
+    else:
+        assert comparable(ours, real) == comparable(real, ours)
+
+
+def test_json_is_what_both_answer(servers: tuple[Server, Server]) -> None:
+    """The test itself works: what both say about themselves differs."""
+    real, ours = (server.ask(Step("GET", "/version", None, JSON)) for server in servers)
+    assert real[0] == ours[0] == 200
+    assert real[1]["gitVersion"] != ours[1]["gitVersion"]
