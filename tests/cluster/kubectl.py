@@ -26,6 +26,7 @@ class Kubectl:
     """Runs kubectl with a kubeconfig, and in a namespace when one is given."""
 
     def __init__(self, kubeconfig: Path, namespace: str | None = None) -> None:
+        self.namespace = namespace or ""
         self._options = [f"--kubeconfig={kubeconfig}"]
         if namespace:
             self._options.append(f"--namespace={namespace}")

@@ -150,9 +150,8 @@ def test_the_log_stays_when_the_pod_is_gone(
 ) -> None:
     run("print('last words')")
     end(kubectl)
-    namespace = kubectl("get", "pod", "p", "--output=jsonpath={.metadata.namespace}")
     kubectl("delete", "pod", "p")
-    assert [log.read_text() for log in node.logs(namespace, "p")] == ["last words\n"]
+    assert [log.read_text() for log in node.logs(kubectl.namespace, "p")] == ["last words\n"]
 
 
 def test_variables_and_volumes(kubectl: Kubectl, run: Callable[..., None], node: Node) -> None:
@@ -195,8 +194,7 @@ def test_variables_and_volumes(kubectl: Kubectl, run: Callable[..., None], node:
         ],
     )
     ended = wait_phase(kubectl, "Succeeded", "Failed")
-    namespace = kubectl("get", "pod", "p", "--output=jsonpath={.metadata.namespace}")
-    (log,) = node.logs(namespace, "p")
+    (log,) = node.logs(kubectl.namespace, "p")
     expected = f"p|{node.name}|blue|red|me|-|round|p-$(UNKNOWN)-$(NAME)|example.org/path|-"
     assert log.read_text() == f"{expected}|color,shape\n"
     assert ended["state"]["terminated"]["message"] == ended["podIP"]
@@ -229,8 +227,7 @@ def test_a_missing_secret_is_waited_for(kubectl: Kubectl, run: Callable[..., Non
     assert waits(kubectl, "CreateContainerConfigError"), status(kubectl)
     assert status(kubectl)["state"]["waiting"]["message"] == 'secret "keys" not found'
     kubectl.create(secret("keys", other="x"))
-    namespace = kubectl("get", "pod", "p", "--output=jsonpath={.metadata.namespace}")
-    message = f"couldn't find key id in Secret {namespace}/keys"
+    message = f"couldn't find key id in Secret {kubectl.namespace}/keys"
     assert eventually(lambda: status(kubectl)["state"]["waiting"]["message"] == message)
     kubectl("patch", "secret", "keys", "--patch", '{"stringData": {"id": "me"}}')
     assert end(kubectl)["exitCode"] == 0
@@ -296,15 +293,14 @@ def test_a_deleted_pod_is_asked_to_end_and_then_killed(
     kept = pod(program, node.name, terminationGracePeriodSeconds=grace)
     kept["metadata"]["finalizers"] = ["dreambooth.dev/look"]  # the end stays to be seen
     kubectl.create(kept)
-    namespace = kubectl("get", "pod", "p", "--output=jsonpath={.metadata.namespace}")
-    assert eventually(lambda: any("up" in log.read_text() for log in node.logs(namespace)))
-    (process,) = node.processes(namespace, "p")
+    assert eventually(lambda: any("up" in log.read_text() for log in node.logs(kubectl.namespace)))
+    (process,) = node.processes(kubectl.namespace, "p")
     kubectl("delete", "pod", "p", "--wait=false")
     assert end(kubectl)["exitCode"] == code
     assert eventually(lambda: not group_exists(process))
     kubectl("patch", "pod", "p", "--type=merge", '--patch={"metadata": {"finalizers": null}}')
     assert eventually(lambda: kubectl.get("pod", "p") is None)
-    assert not list(node.folder.glob(f"pods/{namespace}/*"))
+    assert not list(node.folder.glob(f"pods/{kubectl.namespace}/*"))
 
 
 def group_exists(process: int) -> bool:
@@ -370,7 +366,7 @@ def test_a_frozen_node_is_lost_while_its_pods_go_on(
         assert eventually(lambda: is_ready(kubectl, node))
         kubectl.create(pod(PATIENT, node.name))
         wait_phase(kubectl, "Running")
-        (process,) = node.processes()
+        (process,) = node.processes(kubectl.namespace)
         node.freeze()
         assert eventually(lambda: not is_ready(kubectl, node), seconds=60)
         assert group_exists(process)
@@ -388,10 +384,29 @@ def test_an_agent_that_ends_takes_its_pods_and_its_node_along(
     assert eventually(lambda: is_ready(kubectl, node))
     kubectl.create(pod(STUBBORN, node.name))
     wait_phase(kubectl, "Running")
-    (process,) = node.processes()
+    (process,) = node.processes(kubectl.namespace)
     node.stop()
     assert eventually(lambda: not group_exists(process))
     assert kubectl.get("node", node.name) is None
+
+
+def test_a_node_without_power_comes_back_without_its_pods(
+    plane: ControlPlane, kubectl: Kubectl, tmp_path: Path
+) -> None:
+    node = start_node(plane, tmp_path)
+    try:
+        assert eventually(lambda: is_ready(kubectl, node))
+        kubectl.create(pod(STUBBORN, node.name))
+        wait_phase(kubectl, "Running")
+        (process,) = node.processes(kubectl.namespace)
+        node.power_off()
+        assert eventually(lambda: not group_exists(process))
+        assert status(kubectl)["phase"] == "Running"  # nobody has said otherwise
+        node.restart()
+        assert wait_phase(kubectl, "Failed")["reason"] == "NodeRestarted"
+        assert node.processes(kubectl.namespace) == []
+    finally:
+        node.stop()
 
 
 def test_what_happens_in_an_outage_is_told_after_it(
@@ -401,7 +416,7 @@ def test_what_happens_in_an_outage_is_told_after_it(
         pytest.skip("the API server is not ours to stop")
     run("import time; print('up', flush=True); time.sleep(1); raise SystemExit(7)")
     wait_phase(kubectl, "Running")
-    (process,) = node.processes(pod="p")
+    (process,) = node.processes(kubectl.namespace)
     plane.server.signal(signal.SIGSTOP)
     try:
         assert eventually(lambda: not group_exists(process))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from pathlib import Path
 
 from tests.cluster.client import TRANSIENT, ApiError, Client, Object, connect
@@ -18,7 +19,11 @@ RETRY_SECONDS = 0.5
 
 
 async def run_node(kubeconfig: Path, settings: NodeSettings, stop: asyncio.Event) -> None:
-    """Play a node until `stop`; then kill its pods and take the Node away."""
+    """Play a node until `stop`; then kill its pods and take the Node away.
+
+    What an agent that was killed has left of its pods' files is removed first.
+    """
+    shutil.rmtree(settings.folder / "pods", ignore_errors=True)
     async with connect(kubeconfig, f"node-agent/{settings.name}") as client:
         registration = Registration(client, settings)
         pods = Pods(client, settings)
