@@ -77,12 +77,15 @@ class PretendCluster:
         self.wait(lambda: not self.get(f"{NODES}/{name}")["spec"].get("taints"))
         return node
 
+    def remove_node(self, node: PretendNode) -> None:
+        del self._nodes[node.name]
+        self._runner.run(node.stop())
+        with tolerate(404):
+            self.delete(f"{NODES}/{node.name}")
+
     def remove_nodes(self) -> None:
-        for name, node in self._nodes.items():
-            self._runner.run(node.stop())
-            with tolerate(404):
-                self.delete(f"{NODES}/{name}")
-        self._nodes.clear()
+        for node in list(self._nodes.values()):
+            self.remove_node(node)
 
     def node_of(self, pod: Object) -> str:
         return str(pod["spec"]["nodeName"])

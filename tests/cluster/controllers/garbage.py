@@ -17,6 +17,7 @@ FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"
 
 DISCOVERY_SECONDS = 30
+UNSURE_SECONDS = 1.0
 
 
 class Item(NamedTuple):
@@ -152,8 +153,11 @@ class GarbageCollector:
 
     async def _collect(self, item: Item, known: Object) -> float | None:
         """Delete an object without owners; the seconds after which to look again, if unsure."""
+        references = known["metadata"].get("ownerReferences") or []
+        if any(self._is_unsure(reference) for reference in references):
+            return UNSURE_SECONDS
         gone, waiting, solid = set(), set(), False
-        for reference in known["metadata"].get("ownerReferences") or []:
+        for reference in references:
             owner = await self._owner(known, reference)
             if owner is None:
                 gone.add(reference["uid"])
@@ -169,15 +173,17 @@ class GarbageCollector:
             await self._delete(item, known, foreground)
         return None
 
+    def _is_unsure(self, reference: Object) -> bool:
+        """Whether the owner may exist though its kind is not known, or not known yet."""
+        return self._kind(reference) is None and reference["uid"] not in self._absent
+
     async def _owner(self, dependent: Object, reference: Object) -> Object | None:
         """The owner that a reference names; None when it is gone for sure."""
         if reference["uid"] in self._absent:
             return None
         if owner := self._known_owner(dependent, reference):
             return owner
-        resource = self._kind(reference)
-        if resource is None:
-            raise LookupError(f"no kind {reference['kind']} in {reference['apiVersion']} (yet)")
+        resource = self._by_kind[reference["apiVersion"], reference["kind"]]
         owner = None
         with tolerate(NOT_FOUND):
             path = resource.path(_namespace(resource, dependent), reference["name"])

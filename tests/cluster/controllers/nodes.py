@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from tests.cluster.client import Client, Object
 from tests.cluster.controllers.events import Events, parse, timestamp
 from tests.cluster.controllers.informer import Informers
+from tests.cluster.controllers.job_rules import condition_is
 from tests.cluster.controllers.placement import CORDONED, tolerates
 from tests.cluster.controllers.queue import Queue
 from tests.cluster.controllers.resource import LEASES, MERGE_PATCH, NODES, PODS
@@ -89,27 +90,15 @@ class NodeLifecycle:
         return self._heard[name][1]
 
     async def _mark_unknown(self, node: Object) -> Object:
-        now = timestamp()
-        conditions = node.get("status", {}).get("conditions", [])
-        silent = {
-            "status": "Unknown",
-            "reason": "NodeStatusUnknown",
-            "message": "Kubelet stopped posting node status.",
-            "lastTransitionTime": now,
-        }
-        changed = [{**c, **silent} if c["type"] in REPORTED else c for c in conditions]
-        if not _condition(node, "Ready"):
-            never = {"reason": "NodeStatusNeverUpdated", "lastHeartbeatTime": now}
-            message = "Kubelet never posted node status."
-            changed.append({**silent, **never, "type": "Ready", "message": message})
-        status = {**node.get("status", {}), "conditions": changed}
+        status = {**node.get("status", {}), "conditions": _unknown(node)}
         node = await self._client.replace(NODES.path_of(node, "status"), {**node, "status": status})
         self._nodes.put(node)
         name = node["metadata"]["name"]
         for pod in self._pods.objects():
-            if pod["spec"].get("nodeName") == name and _condition(pod, "Ready").get("status"):
+            if pod["spec"].get("nodeName") == name and condition_is(pod, "Ready", "True"):
                 not_ready = {"type": "Ready", "status": "False"}
                 await self._writes.patch_pod_status(pod, [not_ready])
+                self._writes.tell(pod, "NodeNotReady", "Node is not ready", warning=True)
         return node
 
     async def _taint(self, node: Object) -> Object:
@@ -159,6 +148,26 @@ class NodeLifecycle:
 def _condition(object_: Object, kind: str) -> Object:
     conditions = object_.get("status", {}).get("conditions", [])
     return next((dict(c) for c in conditions if c["type"] == kind), {})
+
+
+def _unknown(node: Object) -> list[Object]:
+    """A node's conditions, those that it should report itself Unknown."""
+    now = timestamp()
+    told = node.get("status", {}).get("conditions", [])
+    conditions = [condition for condition in told if condition["type"] not in REPORTED]
+    for kind in REPORTED:
+        known = _condition(node, kind)
+        state = {"type": kind, "status": "Unknown", "lastTransitionTime": now}
+        if not known:
+            state |= {"reason": "NodeStatusNeverUpdated", "lastHeartbeatTime": now}
+            state["message"] = "Kubelet never posted node status."
+        elif known["status"] == "Unknown":
+            state = {}
+        else:
+            state |= {"reason": "NodeStatusUnknown"}
+            state["message"] = "Kubelet stopped posting node status."
+        conditions.append({**known, **state})
+    return conditions
 
 
 def _ready(node: Object) -> str:

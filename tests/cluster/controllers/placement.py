@@ -100,7 +100,7 @@ def _peers(place: Place, owners: list[str]) -> int:
 
 
 def _obstacles(pod: Object, place: Place) -> tuple[list[str], bool]:
-    """Why a pod cannot be here: the first check that fails tells; and whether room is all it lacks.
+    """Why a pod cannot be here, by the first check that fails; whether evicting others would help.
 
     The order is the scheduler's.
     """
@@ -113,7 +113,7 @@ def _obstacles(pod: Object, place: Place) -> tuple[list[str], bool]:
             return ["node(s) had untolerated taint(s)"], False
     if not _selected(spec, node):
         return ["node(s) didn't match Pod's node affinity/selector"], False
-    return _shortages(pod, place), True
+    return _shortages(pod, place)
 
 
 CORDONED = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
@@ -159,14 +159,17 @@ def _matches(known: dict[str, str], rule: Object) -> bool:
     return False
 
 
-def _shortages(pod: Object, place: Place) -> list[str]:
+def _shortages(pod: Object, place: Place) -> tuple[list[str], bool]:
+    """What is short here; and whether an empty node would have enough of all of it."""
     status = place.node["status"]
     room = status.get("allocatable") or status.get("capacity", {})
-    short = []
+    short, too_small = [], False
     for name, amount in requests(pod).items():
-        if amount and place.used[name] + amount > quantity(room.get(name, 0)):
+        free = quantity(room.get(name, 0))
+        if amount and place.used[name] + amount > free:
             short.append("Too many pods" if name == "pods" else f"Insufficient {name}")
-    return short
+            too_small = too_small or amount > free
+    return short, bool(short) and not too_small
 
 
 def _message(total: int, reasons: Counter[str], full: int) -> str:
@@ -177,4 +180,7 @@ def _message(total: int, reasons: Counter[str], full: int) -> str:
     helps["Preemption is not helpful for scheduling"] = total - full
     preemption = ", ".join(sorted(f"{count} {reason}" for reason, count in (+helps).items()))
     available = f"0/{total} nodes are available"
-    return f"{available}: {listed}. preemption: {available}: {preemption}."
+    return (
+        f"{available}: {listed}. "
+        f"no new claims to deallocate, preemption: {available}: {preemption}."
+    )

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 from tests.cluster.client import TRANSIENT, ApiError
-from tests.cluster.controllers.resource import CONFLICT
+from tests.cluster.controllers.resource import CONFLICT, NOT_FOUND
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Queue(Generic[Key]):
 
 
 def _tell(key: object, error: Exception) -> None:
-    if isinstance(error, ApiError) and error.code == CONFLICT:
-        return  # someone wrote at the same time: news of it is on its way
+    if isinstance(error, ApiError) and error.code in (CONFLICT, NOT_FOUND):
+        return  # someone wrote or deleted at the same time: news of it is on its way
     expected = isinstance(error, (ApiError, *TRANSIENT))
     log.warning("%s: %s", key, error or type(error).__name__, exc_info=None if expected else error)

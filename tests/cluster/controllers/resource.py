@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tests.cluster.client import Object
 
-NOT_FOUND, CONFLICT, GONE = 404, 409, 410
+FORBIDDEN, NOT_FOUND, CONFLICT, GONE = 403, 404, 409, 410
 """Codes of answers."""
 
 JSON_PATCH = "json-patch+json"

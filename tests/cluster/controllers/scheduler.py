@@ -9,12 +9,15 @@ from tests.cluster.controllers.informer import Informers
 from tests.cluster.controllers.job_rules import has_ended
 from tests.cluster.controllers.placement import Place, choose
 from tests.cluster.controllers.queue import BATCH_SECONDS
-from tests.cluster.controllers.resource import CONFLICT, NODES, NOT_FOUND, PODS
+from tests.cluster.controllers.resource import CONFLICT, FORBIDDEN, NODES, NOT_FOUND, PODS
 from tests.cluster.controllers.writes import Writes
 
 log = logging.getLogger(__name__)
 
 COMPONENT = "default-scheduler"
+
+GOES_ELSEWHERE = (NOT_FOUND, CONFLICT, FORBIDDEN)
+"""Refusals of a binding: the pod is gone, placed by another, or its namespace goes."""
 
 
 class Scheduler:
@@ -88,7 +91,7 @@ class Scheduler:
             "metadata": {key: meta[key] for key in ("namespace", "name", "uid")},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         }
-        with tolerate(NOT_FOUND, CONFLICT):  # gone, or placed by another: news is on its way
+        with tolerate(*GOES_ELSEWHERE):
             await self._client.create(PODS.path_of(pod, "binding"), binding)
         seen = self._pods.get(meta["namespace"], meta["name"])
         if seen and not seen["spec"].get("nodeName"):
