@@ -32,14 +32,14 @@ demo: $(READY) ## fine-tune tiny-sd on a subject: 2 pods on this machine, real S
 		--upload examples/tiny-sd/clip=s3://dreambooth/models/tiny-clip \
 		--upload examples/subjects=s3://dreambooth/subjects
 
-test: $(READY) ## run the tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' $(TESTS)
+test: $(READY) ## run the tests, but for whole jobs on a cluster
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' --ignore=tests/e2e $(TESTS)
 
 test-slow: $(READY) ## run the tests that take long
 	$(BIN)/python -m pytest -m slow $(TESTS)
 
 e2e: $(READY) ## run whole jobs on a control plane: a double, KUBEBUILDER_ASSETS or DREAMBOOTH_E2E_KUBECONFIG
-	$(BIN)/python -m pytest tests/e2e
+	$(BIN)/python -m pytest -m 'not slow' $(OPTIONS) tests/e2e
 
 generate: $(READY) ## write the CRD and REFERENCE.md from the models
 	$(BIN)/python -m dreambooth_api.generate
