@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from dreambooth_operator.controller.kinds import DREAMBOOTH_JOB, JOB, Kind
+from dreambooth_operator.controller.kinds import CONFIG_MAP, DREAMBOOTH_JOB, JOB, Kind
 from dreambooth_operator.controller.resync import Resync
 from dreambooth_operator.controller.views import Key
-from dreambooth_operator.resources import attempt_job
+from dreambooth_operator.resources import attempt_job, config_map
 from tests.operator.controller.parts import Parts, job_body, parts
 
 
@@ -48,13 +48,14 @@ def test_everything_is_listed_at_the_start(namespace: str) -> None:
 def test_nothing_missed_is_nothing_repaired(namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
-            await _with_job(own, namespace, "mug")
+            seen = await own.created(namespace, "mug")
+            await own.api.create(CONFIG_MAP, config_map(seen.job))
             repairs = Repairs()
             resync = _resync(own, namespace, repairs)
             await resync.fill()
             await own.queue.get()
             assert await resync.compare(DREAMBOOTH_JOB) == 0
-            assert await resync.compare(JOB) == 0
+            assert await resync.compare(CONFIG_MAP) == 0
             assert repairs.told == []
             assert own.queue.depth == 0
 

@@ -104,7 +104,6 @@ def test_wake_brings_the_job_back(namespace: str) -> None:
 
 
 def test_taken_name_is_told_and_nothing_is_made(kubectl: Kubectl, namespace: str) -> None:
-    kubectl("create", "configmap", "unrelated")
     kubectl.create(
         {
             "apiVersion": "v1",
@@ -163,7 +162,7 @@ def test_job_that_changed_meanwhile_is_looked_at_again_at_once(
 def test_what_the_api_server_refuses_is_told_once(kubectl: Kubectl, namespace: str) -> None:
     def decide(seen: Observed) -> Decision:
         manifest = service(seen.job)
-        manifest["spec"]["ports"] = [{"port": 123456}]
+        manifest["metadata"]["labels"]["owner"] = "not a label's value"
         return Decision(actions=(Apply(manifest),))
 
     async def work() -> Reports:
@@ -176,7 +175,7 @@ def test_what_the_api_server_refuses_is_told_once(kubectl: Kubectl, namespace: s
     assert asyncio.run(work()).errors[:2] == ["invalid", "invalid"]
     events = kubectl.events("mug")
     assert [each["reason"] for each in events] == ["NotAllowed"]
-    assert "ports" in events[0]["message"]
+    assert "metadata.labels" in events[0]["message"]
 
 
 def test_bug_in_a_decision_is_tried_again(namespace: str) -> None:
