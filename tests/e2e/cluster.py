@@ -34,6 +34,7 @@ STRICTEST = {"pod-security.kubernetes.io/enforce": "restricted"}
 """Labels of every namespace: Kubernetes refuses pods that ask for more than they need."""
 POLL_SECONDS = 0.3
 LOG_LINES = 25
+PLANE_LINES = 4
 
 
 class Unmet(AssertionError):
@@ -248,6 +249,8 @@ class Cluster:
             "events": self._look("get", "events", "--sort-by=.metadata.creationTimestamp"),
             "operator": self.operator.tail(LOG_LINES),
         }
+        planes = sorted(self.setup.plane.folder.glob("*.log"))
+        parts |= {log.name: tail(log, PLANE_LINES) for log in planes}
         logs = [log for node in self.nodes.values() for log in node.logs(self.namespace)]
         parts |= {log.name: tail(log, LOG_LINES) for log in logs}
         return "\n".join(f"--- {title}\n{text}" for title, text in parts.items())
