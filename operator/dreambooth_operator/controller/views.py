@@ -93,9 +93,10 @@ class JobView:
     attempt: int | None
     created: datetime
     suspended: bool = False
-    """spec.suspend: a queue holds it back."""
+    """A queue holds it back (spec.suspend), or the Job controller has not taken note that it was
+    let go: it makes pods first, and tells of it (status.conditions, Suspended) afterwards."""
     started: datetime | None = None
-    """status.startTime; set anew when it is resumed."""
+    """status.startTime; set anew after its first pods were made when it is resumed."""
     deleting: bool = False
     complete: bool = False
     failing: datetime | None = None
@@ -174,7 +175,7 @@ def job_view(body: Body) -> JobView | None:
         component=labels.get(names.COMPONENT_LABEL, ""),
         attempt=_number(labels.get(names.ATTEMPT_LABEL)),
         created=required_time(meta["creationTimestamp"]),
-        suspended=bool(body.get("spec", {}).get("suspend")),
+        suspended=bool(body.get("spec", {}).get("suspend")) or _holds(conditions.get("Suspended")),
         started=time_of(status.get("startTime")),
         deleting="deletionTimestamp" in meta,
         complete=_holds(conditions.get("Complete")),
