@@ -155,6 +155,8 @@ def _error(what: str, status: int, headers: Mapping[str, str], content: bytes) -
         message = f"{what}: {told['message']}"
     except (ValueError, TypeError, KeyError):
         message = f"{what}: HTTP {status}"
+    if status == 403 and b'"NamespaceTerminating"' in content:  # no Role would help
+        return errors.Unavailable(message)
     if status == 429:
         return errors.TooManyRequests(message, _retry_after(headers))
     if status == 403:

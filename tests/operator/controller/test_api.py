@@ -126,6 +126,16 @@ def test_forbidden_says_what_to_do(server: type[Server]) -> None:
         _ask(lambda api: api.get(JOB, "team", "a"))
 
 
+def test_namespace_that_goes_is_no_missing_role(server: type[Server]) -> None:
+    server.status = 403
+    server.answer = {
+        "message": "unable to create new content in namespace team because it is being terminated",
+        "details": {"causes": [{"reason": "NamespaceTerminating"}]},
+    }
+    with pytest.raises(errors.Unavailable, match=r"being terminated$"):
+        _ask(lambda api: api.get(JOB, "team", "a"))
+
+
 @pytest.mark.parametrize(("header", "seconds"), [("7", 7), ("soon", 1), (None, 1)])
 def test_wait_that_the_server_asks_for(
     server: type[Server], header: str | None, seconds: float
