@@ -59,8 +59,7 @@ def _end(record: Attempt) -> tuple[str, str, str]:
         told += f", rank {record.rank} on {record.node or 'no node'}"
     if record.exit_code is not None:
         told += f", exit code {record.exit_code}"
-    told += f": {record.reason}" if record.reason else " is over"
-    return kind, f"Attempt{record.outcome}", told
+    return kind, f"Attempt{record.outcome}", f"{told}: {record.reason}".rstrip(": ")
 
 
 def _phase(old: Status, new: Status) -> Iterator[Event]:
