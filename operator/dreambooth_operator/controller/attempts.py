@@ -26,6 +26,12 @@ def opened(status: Status, number: int, started: datetime) -> Status:
     return status.model_copy(update={"attempts": records, "start_time": first})
 
 
+def up_to(status: Status, number: int) -> Status:
+    """The status without attempts after that one."""
+    records = [record for record in status.attempts if record.number <= number]
+    return status.model_copy(update={"attempts": records})
+
+
 def changed(status: Status, **values: object) -> Status:
     """The status with values of the newest attempt changed."""
     record = status.attempts[-1].model_copy(update=values)

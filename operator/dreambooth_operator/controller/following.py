@@ -7,6 +7,7 @@ from dreambooth_api.status import Attempt, Counters
 from dreambooth_operator.controller import attempts, conditions, reporting
 from dreambooth_operator.controller.conditions import truth
 from dreambooth_operator.controller.draft import Draft
+from dreambooth_operator.controller.preflight import confirm_preflight
 from dreambooth_operator.controller.verdict import Verdict, judge, lost
 from dreambooth_operator.controller.views import JobView, PodView
 from dreambooth_operator.controller.waiting import start_problem, why_not_ready
@@ -176,7 +177,8 @@ def _over_start_deadline(draft: Draft, job: JobView, pods: list[PodView]) -> Ver
 
 def _report(draft: Draft, record: Attempt, job: JobView) -> None:
     """The attempt goes on: say how it does."""
-    draft.drop_conditions(conditions.COMPLETE, conditions.FAILED)
+    _undo_end(draft)
+    confirm_preflight(draft)
     _restore_shared(draft)
     if job.suspended:
         _report_queued(draft, record)
@@ -193,6 +195,12 @@ def _report(draft: Draft, record: Attempt, job: JobView) -> None:
     if draft.status.phase == "Running":
         draft.poll = _rank_zero(draft, job)
         _report_progress(draft, job)
+
+
+def _undo_end(draft: Draft) -> None:
+    """Somebody may have written that the job has ended."""
+    draft.drop_conditions(conditions.COMPLETE, conditions.FAILED)
+    draft.status = draft.status.model_copy(update={"completion_time": None})
 
 
 def _restore_shared(draft: Draft) -> None:

@@ -30,6 +30,12 @@ def follow_preflight(draft: Draft) -> None:
         _follow_pods(draft, job)
 
 
+def confirm_preflight(draft: Draft) -> None:
+    """An attempt goes on, so the preflight has passed, whatever became of the condition."""
+    if conditions.truth(draft.status.conditions, conditions.PREFLIGHT_PASSED) != "True":
+        _passed(draft, draft.seen.preflight)
+
+
 def _follow_pods(draft: Draft, job: JobView) -> None:
     pods = [pod for pod in _pods(draft, job) if not pod.ended]
     problem = start_problem(pods, draft.now, draft.policy)
@@ -48,8 +54,8 @@ def _wait(draft: Draft, reason: str, message: str) -> None:
     draft.phase("Preflight")
 
 
-def _passed(draft: Draft, job: JobView) -> None:
-    report = _report_of(_pods(draft, job)) or "the job can be trained"
+def _passed(draft: Draft, job: JobView | None) -> None:
+    report = (job and _report_of(_pods(draft, job))) or "the job can be trained"
     draft.condition(conditions.PREFLIGHT_PASSED, "True", "Passed", report)
 
 

@@ -51,21 +51,33 @@ def _recovered(seen: Observed) -> Status:
     job = max(seen.attempts, key=lambda job: job.attempt or 0, default=None)
     if job is None or job.attempt is None:
         return status
+    if job.live:  # no other is started before it has ended
+        status = attempts.up_to(status, job.attempt)
     record = attempts.newest(status)
     if record is None or record.number < job.attempt:
         status = attempts.opened(status, job.attempt, job.created.replace(microsecond=0))
     elif record.ended is not None and job.live and record.number == job.attempt:
         status = attempts.changed(status, ended=None, outcome=None, final=False)
-    known = status.counters or Counters()
-    counters = attempts.largest(known, _counters_of(job))
-    return status if counters == known else status.model_copy(update={"counters": counters})
+    return _recounted(status, job)
 
 
-def _counters_of(job: JobView) -> Counters:
+def _recounted(status: Status, job: JobView) -> Status:
+    """The status with the counters of the newest Job, and what has been counted since it began.
+
+    Only preemptions are counted while an attempt goes on.
+    """
     try:
-        return Counters.model_validate_json(job.counters or "{}")
+        counters = Counters.model_validate_json(job.counters)
     except ValidationError:
-        return Counters()
+        return status
+    known, record = status.counters or Counters(), status.attempts[-1]
+    if record.number != job.attempt:
+        counters = attempts.largest(known, counters)
+    elif record.ended is not None:
+        counters = attempts.counted(counters, record.outcome)
+    most = max(known.preemptions, counters.preemptions)
+    counters = counters.model_copy(update={"preemptions": most})
+    return status if counters == known else status.model_copy(update={"counters": counters})
 
 
 def _has_open_attempt(draft: Draft) -> bool:

@@ -517,3 +517,41 @@ def test_an_attempt_that_nobody_recorded_is_not_made_twice() -> None:
     world.settle()
     assert [job.name for job in world.live] == ["mug-0"]
     assert world.record.number == 0
+
+
+def test_counters_of_nonsense_are_counted_anew() -> None:
+    world = running()
+    fail(world)
+    world.tick(10)
+    world.settle()
+    world.run_attempt()
+    world.write(world.status.model_copy(update={"counters": Counters(failures=99, stalls=9)}))
+    world.settle()
+    assert world.status.counters == Counters(failures=1)
+    fail(world)
+    world.settle()
+    assert world.status.counters == Counters(failures=2)
+
+
+def test_attempts_that_never_were_are_struck_out() -> None:
+    world = running()
+    before = world.attempt
+    records = [*world.status.attempts, Attempt(number=7, started=START)]
+    world.write(world.status.model_copy(update={"attempts": records}))
+    world.settle()
+    assert world.attempt == before
+    assert [record.number for record in world.status.attempts] == [0]
+
+
+def test_an_attempt_that_goes_on_shows_that_the_preflight_passed() -> None:
+    world = running()
+    world.write(world.status.model_copy(update={"conditions": []}))
+    world.settle()
+    assert world.condition("PreflightPassed")[:2] == ("True", "Passed")
+
+
+def test_a_job_that_goes_on_has_no_time_of_completion() -> None:
+    world = running()
+    world.write(world.status.model_copy(update={"completion_time": START}))
+    world.settle()
+    assert world.status.completion_time is None
