@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.client import TRANSIENT, ApiError, Client, Object, connect, tolerate
+from tests.cluster.client import TRANSIENT, Client, Object, connect, tolerate
 
 JOBS = "apis/batch/v1/namespaces/{}/jobs"
 PODS = "api/v1/namespaces/{}/pods"
@@ -158,19 +158,20 @@ class PretendNode:
     async def _beat(self) -> None:
         while True:
             spec = {"holderIdentity": self.name, "renewTime": _now(".%f")}
-            lease = {"metadata": {"name": self.name}, "spec": spec}
-            try:
-                await self._client.patch(f"{LEASES}/{self.name}", lease, "merge-patch+json")
-            except ApiError:
-                with tolerate(409):
-                    await self._client.create(LEASES, lease)
-            except TRANSIENT:
-                pass
+            with suppress(*TRANSIENT):
+                await self._renew({"metadata": {"name": self.name}, "spec": spec})
             await asyncio.sleep(1)
+
+    async def _renew(self, lease: Object) -> None:
+        with tolerate(404):
+            await self._client.patch(f"{LEASES}/{self.name}", lease, "merge-patch+json")
+            return
+        with tolerate(409):
+            await self._client.create(LEASES, lease)
 
     async def _run_pods(self) -> None:
         while True:
-            with tolerate(404, 409):
+            with tolerate(404, 409), suppress(*TRANSIENT):
                 query = {"fieldSelector": f"spec.nodeName={self.name}"}
                 for pod in (await self._client.get("api/v1/pods", **query))["items"]:
                     await self._look_after(pod)

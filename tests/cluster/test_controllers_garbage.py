@@ -16,6 +16,8 @@ Object = dict[str, Any]
 CONFIG_MAPS = "api/v1/namespaces/{}/configmaps"
 CRDS = "apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 HOLD = "example.com/hold"
+NEW_KIND_SECONDS = 60.0
+"""Kubernetes' own looks for new kinds every 30 seconds."""
 UNKNOWN_UID = "00000000-0000-4000-8000-000000000000"
 
 
@@ -162,7 +164,7 @@ def test_what_a_custom_resource_owns_goes_with_it(
     cluster.create(JOBS.format(namespace), job)
     cluster.wait(lambda: len(cluster.pods(namespace, "dog-0")) == 2)
     cluster.delete(f"{widgets}/one")
-    maps.wait_gone("config")
+    cluster.wait(lambda: maps.find("config") is None, NEW_KIND_SECONDS)
     cluster.wait(lambda: cluster.find(path) is None and not cluster.pods(namespace, "dog-0"))
 
 

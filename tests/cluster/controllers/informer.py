@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 Handler = Callable[[Object | None, Object | None], None]
 """Called with an object as it was (None: it is new) and as it is (None: it is gone)."""
 
+FIRST_PAUSE = 0.1
+"""Seconds until a failed list is tried again; doubled each time, up to five seconds."""
+
 GONE_MOST = 20_000
 
 METADATA_ONLY = "application/json;as={};g=meta.k8s.io;v=v1,application/json"
@@ -87,15 +90,16 @@ class Informer:
 
     async def run(self) -> None:
         """List and watch for ever; the server may come and go."""
-        pause = 0.1
+        pause = FIRST_PAUSE
         while True:
             try:
                 version = await self._list()
-                pause = 0.1
+                pause = FIRST_PAUSE
                 await self._watch(version)
             except (ApiError, *TRANSIENT) as error:
                 if not (isinstance(error, ApiError) and error.code == GONE):
-                    log.warning("%s: %s", self.resource.plural, error or type(error).__name__)
+                    level = logging.WARNING if pause == FIRST_PAUSE else logging.DEBUG
+                    log.log(level, "%s: %s", self.resource.plural, error or type(error).__name__)
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, 5)
 

@@ -16,8 +16,11 @@ log = logging.getLogger(__name__)
 
 COMPONENT = "default-scheduler"
 
-GOES_ELSEWHERE = (NOT_FOUND, CONFLICT, FORBIDDEN)
-"""Refusals of a binding: the pod is gone, placed by another, or its namespace goes."""
+REFUSED = (NOT_FOUND, CONFLICT, FORBIDDEN)
+"""A pod cannot be bound that is gone, placed or changed by another, or whose namespace goes."""
+
+AGAIN_SECONDS = 0.5
+"""What failed is looked at again after this long."""
 
 
 class Scheduler:
@@ -46,7 +49,7 @@ class Scheduler:
                 await self._place_all()
             except (ApiError, *TRANSIENT) as error:
                 log.warning("scheduling: %s", error or type(error).__name__)
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(AGAIN_SECONDS)
                 self._changed.set()
 
     def _about_pod(self, old: Object | None, new: Object | None) -> None:
@@ -91,13 +94,15 @@ class Scheduler:
             "metadata": {key: meta[key] for key in ("namespace", "name", "uid")},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         }
-        with tolerate(*GOES_ELSEWHERE):
+        with tolerate(*REFUSED):
             await self._client.create(PODS.path_of(pod, "binding"), binding)
-        seen = self._pods.get(meta["namespace"], meta["name"])
-        if seen and not seen["spec"].get("nodeName"):
-            self._bound[meta["uid"]] = node
-        place = f"{meta['namespace']}/{meta['name']}"
-        self._writes.tell(pod, "Scheduled", f"Successfully assigned {place} to {node}")
+            seen = self._pods.get(meta["namespace"], meta["name"])
+            if seen and not seen["spec"].get("nodeName"):
+                self._bound[meta["uid"]] = node
+            place = f"{meta['namespace']}/{meta['name']}"
+            self._writes.tell(pod, "Scheduled", f"Successfully assigned {place} to {node}")
+            return
+        asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._changed.set)
 
     async def _refuse(self, pod: Object, why: str) -> None:
         conditions = pod.get("status", {}).get("conditions", [])
