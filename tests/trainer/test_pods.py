@@ -90,6 +90,20 @@ def attempt_port(pod: Pod) -> int:
     return int(port.partition(b"=")[2])
 
 
+def test_a_pod_that_waits_for_another_stops_at_once(
+    job: Callable[[str], dict[str, Any]], tmp_path: Path
+) -> None:
+    with Pods(job("alone"), tmp_path, nodes=2) as attempt:
+        first = attempt.start()
+        until(lambda: listening(first))
+        time.sleep(1)
+        first.process.terminate()
+        began = time.monotonic()
+        assert first.wait() == 143
+        assert time.monotonic() - began < 30
+        assert first.message() == "rank 0: killed by SIGTERM"
+
+
 def weights(job: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The export's tensors; the order of the file's metadata differs from run to run."""
     return load_file(run_folder(job) / "export" / "pytorch_lora_weights.safetensors")

@@ -229,11 +229,12 @@ from dreambooth_api.job import DreamBoothJob
 from dreambooth_trainer.config import Topology
 from dreambooth_trainer.distributed import joined
 from dreambooth_trainer.prior import class_images
+from dreambooth_trainer.stop import StopSignal
 from dreambooth_trainer.storage import Storage, StorageSettings
 
 model, job, endpoint = sys.argv[1:]
 pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
-with joined(Topology.from_environment()) as ranks:
+with joined(Topology.from_environment(), StopSignal()) as ranks:
     made = []
     found = class_images(
         DreamBoothJob.model_validate_json(job), "mug", model_hash="ab" * 32, ranks=ranks,

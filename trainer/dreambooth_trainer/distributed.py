@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from dreambooth_trainer import heartbeat
 from dreambooth_trainer.config import Topology
+from dreambooth_trainer.stop import StopSignal
 
 T = TypeVar("T")
 
@@ -72,13 +73,16 @@ class Pending:
 
 
 @contextmanager
-def joined(topology: Topology) -> Iterator[Ranks]:
-    """Join the ranks by the environment's MASTER_ADDR and MASTER_PORT, leave them at the end."""
+def joined(topology: Topology, stop: StopSignal) -> Iterator[Ranks]:
+    """Join the ranks by the environment's MASTER_ADDR and MASTER_PORT, leave them at the end.
+
+    Who is asked to stop while it waits for the others ends at once.
+    """
     if topology.world_size == 1:
         yield Ranks(topology)
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    with heartbeat.waiting():
+    with heartbeat.waiting(), stop.at_once():
         dist.init_process_group(
             backend, rank=topology.rank, world_size=topology.world_size, timeout=PATIENCE
         )

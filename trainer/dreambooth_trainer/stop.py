@@ -4,9 +4,13 @@ SIGTERM only raises a flag; the work in hand is finished, saved, and the process
 """
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from dreambooth_trainer.errors import STOPPED_EXIT_CODE
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(Exception):
@@ -23,13 +27,22 @@ class StopSignal:
 
     def install(self) -> None:
         """Listen to SIGTERM and SIGINT, in place of whoever listened before."""
-        signal.signal(signal.SIGTERM, self._note)
-        signal.signal(signal.SIGINT, self._note)
+        for number in SIGNALS:
+            signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
 
-    def check(self) -> None:
-        """Raise `Stopped` when asked to stop; for the time before there is a state to save."""
-        if self.requested:
-            raise Stopped("asked to stop before training had begun; nothing to save")
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, being asked to stop ends the process at once: for waits in C code, which would
+        not hear of it, while there is no state to save. Raises `Stopped` when asked before.
+        """
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            if self.requested:
+                raise Stopped("asked to stop before training had begun; nothing to save")
+            yield
+        finally:
+            self.install()

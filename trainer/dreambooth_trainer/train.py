@@ -43,7 +43,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal) -> None:
     local_batch(job, topology.world_size)  # known to be wrong before anybody is waited for
     observers = Observers(job, topology)
     # A pod is ready when it answers /healthz: not before all ranks have joined.
-    with joined(topology) as ranks, observers.serving():
+    with joined(topology, stop) as ranks, observers.serving():
         attempt = Attempt(
             job, ranks, _storage(job, observers), observers, stop, _device(job, topology)
         )
