@@ -17,7 +17,6 @@ from dreambooth_operator.controller.decision import (
     Action,
     Apply,
     Decision,
-    DeleteDreamBoothJob,
     DeleteJob,
     Event,
 )
@@ -68,8 +67,8 @@ class Cluster:
         await self._look_for_open_attempt(key, job)
         return self._observed(key, job, record)
 
-    async def act(self, seen: Observed, decision: Decision) -> None:
-        """Carry out actions, then the status, then events.
+    async def act(self, seen: Observed, decision: Decision) -> bool:
+        """Carry out actions, then the status, then events; whether anything changed by that.
 
         Raises `NameTaken` before anything is applied, or an `ApiError`, after which the rest is
         left undone; `Conflict` means that the job has changed meanwhile.
@@ -77,12 +76,14 @@ class Cluster:
         for action in decision.actions:
             if isinstance(action, Apply):
                 await self._ensure_free(seen, action.manifest)
+        changed = False
         for action in decision.actions:
-            await self._carry_out(seen, action)
+            changed |= await self._carry_out(seen, action)
         if decision.status is not None:
-            await self._write_status(seen.job, decision.status)
+            changed |= await self._write_status(seen.job, decision.status)
         for event in decision.events:
             await self.post(seen.job, event)
+        return changed
 
     async def refuse(self, refused: Refused) -> None:
         """Say in the status that the spec is not understood. Nothing else is touched."""
@@ -160,40 +161,42 @@ class Cluster:
             raise errors.NameTaken(kind.name, name)
         self._store.put(kind, found)
 
-    async def _carry_out(self, seen: Observed, action: Action) -> None:
+    async def _carry_out(self, seen: Observed, action: Action) -> bool:
         meta = seen.job.metadata
         if isinstance(action, Apply):
             kind = APPLIED[action.manifest["kind"]]
-            self._store.put(kind, await self._api.apply(kind, action.manifest))
-        elif isinstance(action, DeleteJob):
+            return self._took(kind, await self._api.apply(kind, action.manifest))
+        if isinstance(action, DeleteJob):
             # In the foreground: the Job is there until its pods have ended.
-            await self._delete(JOB, meta.namespace, action.name, action.uid, "Foreground")
-        elif isinstance(action, DeleteDreamBoothJob):
-            uid = meta.uid or ""
-            await self._delete(DREAMBOOTH_JOB, meta.namespace, meta.name, uid, "Background")
+            return await self._delete(JOB, meta.namespace, action.name, action.uid, "Foreground")
+        uid = meta.uid or ""
+        return await self._delete(DREAMBOOTH_JOB, meta.namespace, meta.name, uid, "Background")
 
     async def _delete(
         self, kind: Kind, namespace: str, name: str, uid: str, propagation: str
-    ) -> None:
+    ) -> bool:
         try:
             left = await self._api.delete(kind, namespace, name, uid, propagation=propagation)
         except (errors.NotFound, errors.Conflict):
-            self._store.remove(kind, namespace, name, uid)
-            return
-        if left["kind"] == kind.name:  # it is there until its children are gone
-            self._store.put(kind, left)
+            return self._store.remove(kind, namespace, name, uid) is not None
+        # It is there until its children are gone; else a Status is all that is left.
+        return left["kind"] != kind.name or self._took(kind, left)
 
-    async def _write_status(self, job: DreamBoothJob, status: Status) -> None:
+    async def _write_status(self, job: DreamBoothJob, status: Status) -> bool:
         meta = job.metadata
         version = int((meta.model_extra or {})["resourceVersion"])
         key = Key(meta.namespace, meta.name)
-        await self._replace_status(key, version, status_body(status))
+        return await self._replace_status(key, version, status_body(status))
 
-    async def _replace_status(self, key: Key, version: int, status: Manifest) -> None:
+    async def _replace_status(self, key: Key, version: int, status: Manifest) -> bool:
         answer = await self._api.replace_status(
             DREAMBOOTH_JOB, key.namespace, key.name, version, status
         )
-        self._store.put(DREAMBOOTH_JOB, answer)
+        return self._took(DREAMBOOTH_JOB, answer)
+
+    def _took(self, kind: Kind, answer: Manifest) -> bool:
+        """Take an answer over; whether it was news. What changes nothing keeps its version."""
+        return self._store.put(kind, answer) is not None
 
 
 def _number(view: JobView) -> tuple[int, datetime]:

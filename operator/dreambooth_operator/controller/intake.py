@@ -2,10 +2,13 @@
 
 import time
 
-from dreambooth_operator.controller.kinds import WATCHED, Kind
+from dreambooth_operator.controller.kinds import DREAMBOOTH_JOB, WATCHED, Kind
 from dreambooth_operator.controller.queue import Queue
 from dreambooth_operator.controller.store import Store
 from dreambooth_operator.controller.views import Body, Key
+
+GATHER_SECONDS = 0.2
+"""Changes of children seldom come alone: they are looked at, and reported, together."""
 
 
 class Intake:
@@ -28,14 +31,14 @@ class Intake:
 
     def put(self, kind: Kind, body: Body) -> bool:
         """Take an object over; whether it was news."""
-        return self._enqueue(self._store.put(kind, body))
+        return self._enqueue(kind, self._store.put(kind, body))
 
     def remove(self, kind: Kind, namespace: str, name: str, uid: str) -> bool:
         """An object is gone; whether it was news."""
-        return self._enqueue(self._store.remove(kind, namespace, name, uid))
+        return self._enqueue(kind, self._store.remove(kind, namespace, name, uid))
 
-    def _enqueue(self, key: Key | None) -> bool:
+    def _enqueue(self, kind: Kind, key: Key | None) -> bool:
         if key is None:
             return False
-        self._queue.add(key)
+        self._queue.add(key, after=0 if kind is DREAMBOOTH_JOB else GATHER_SECONDS)
         return True

@@ -89,12 +89,12 @@ class Worker:
     async def _bring_about(self, key: Key, seen: Observed) -> None:
         decision = self._decide(seen, self._now(), self._policy)
         try:
-            await self._cluster.act(seen, decision)
+            changed = await self._cluster.act(seen, decision)
         except errors.NameTaken as taken:
             # Only said: children cannot be made while others have their names.
             seen = replace(seen, taken=(str(taken),))
             decision = replace(self._decide(seen, self._now(), self._policy), actions=())
-            await self._cluster.act(seen, decision)
+            changed = await self._cluster.act(seen, decision)
         except (errors.Forbidden, errors.Invalid) as error:
             await self._tell(key, seen, str(error))
             raise
@@ -102,8 +102,8 @@ class Worker:
         self._poller.follow(key, decision.poll)
         if decision.wake_seconds is not None:
             self._queue.add(key, after=decision.wake_seconds)
-        if decision.actions or decision.status is not None:
-            # What was written may call for more, and no watch tells of what is known already.
+        if changed:
+            # It may call for more, and no watch tells of what is known already.
             self._queue.add(key)
             self._reports.changed(seen, decision)
         for event in decision.events:
