@@ -9,8 +9,6 @@ import json
 import os
 import re
 import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +19,7 @@ import yaml
 
 from tests.cluster.apiserver.server import TOKEN, ApiServerDouble
 from tests.cluster.apiserver.settings import Settings
+from tests.cluster.asking import Answer, Server
 from tests.cluster.real_plane import RealPlane
 from tests.cluster.scenarios import JSON, SCENARIOS, Step
 
@@ -39,43 +38,6 @@ SAME = Settings(schema_version="1.36", toleration_seconds=2)
 """As `RealPlane` starts the real one."""
 REFUSED_DIFFERENTLY = {"api-version-newer", "kind-other"}
 """What says that it is of another kind never reaches the schema of ours."""
-
-Answer = tuple[int, Any, list[str]]
-
-
-class Server:
-    """One of the two, and how to ask it."""
-
-    def __init__(self, url: str, token: str, trust: ssl.SSLContext | None) -> None:
-        self._url = url
-        self._token = token
-        self._trust = trust
-
-    def ask(self, step: Step) -> Answer:
-        """The status code, the body without what differs from day to day, and the warnings."""
-        body = step.body
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        headers = {
-            "Authorization": f"Bearer {self._token}",
-            "Content-Type": step.content_type,
-            "Accept": step.accept,
-            "User-Agent": "differential/1",
-        }
-        request = urllib.request.Request(self._url + step.path, data, headers, method=step.method)
-        try:
-            with urllib.request.urlopen(request, timeout=20, context=self._trust) as answer:
-                return _answer(answer.status, answer.read(), answer.headers)
-        except urllib.error.HTTPError as error:
-            with error:
-                return _answer(error.code, error.read(), error.headers)
-
-
-def _answer(code: int, body: bytes, headers: Any) -> Answer:
-    try:
-        content = normal(json.loads(body))
-    except ValueError:
-        content = body.decode()
-    return code, content, headers.get_all("Warning") or []
 
 
 def normal(value: Any, key: str = "") -> Any:
@@ -102,11 +64,12 @@ def _appliers(metadata: dict[str, Any]) -> list[Any]:
 
 def comparable(answer: Answer, other: Answer) -> Answer:
     """An answer as far as the two can agree."""
-    code, body, warnings = answer
-    messages = [one[1].get("message", "") for one in (answer, other) if isinstance(one[1], dict)]
+    messages = [
+        one.body.get("message", "") for one in (answer, other) if isinstance(one.body, dict)
+    ]
     if any(GO_WORDS.search(message) for message in messages):
-        return code, body.get("reason"), []
-    return code, body, warnings
+        return Answer(answer.code, answer.body.get("reason"), [])
+    return answer._replace(body=normal(answer.body))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +86,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
         trust = ssl.create_default_context(cafile=cluster["certificate-authority"])
         trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
         token = config["users"][0]["user"]["token"]
-        pair = Server(cluster["server"], token, trust), Server(double.url, TOKEN, None)
+        pair = Server(cluster["server"], token, trust), Server(double.url, TOKEN)
         for server in pair:
             _install(server)
         yield pair
@@ -132,11 +95,11 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
 def _install(server: Server) -> None:
     """Install the CRD, and wait until its objects are served."""
     definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    code, *_ = server.ask(Step("POST", definitions, yaml.safe_load(CRD.read_text())))
-    assert code == 201
+    created = server.ask(Step("POST", definitions, yaml.safe_load(CRD.read_text())))
+    assert created.code == 201
     jobs = Step("GET", "/apis/dreambooth.dev/v1alpha1/namespaces/default/dreamboothjobs")
     for _ in range(200):
-        if server.ask(jobs)[0] == 200:
+        if server.ask(jobs).code == 200:
             return
     raise AssertionError("the CRD is not served")
 
@@ -147,8 +110,8 @@ def test_the_double_answers_as_the_real_server(name: str, servers: tuple[Server,
     accounts = f"/api/v1/namespaces/d-{name}/serviceaccounts"
     account = Step("POST", accounts, {"metadata": {"name": "default"}})
     for server in servers:
-        assert server.ask(namespace)[0] == 201
-        assert server.ask(account)[0] == 201
+        assert server.ask(namespace).code == 201
+        assert server.ask(account).code == 201
     for step in SCENARIOS[name]:
         sent = in_namespace(step, f"d-{name}")
         real, ours = (server.ask(sent) for server in servers)
@@ -170,7 +133,7 @@ def test_an_invalid_job_is_refused_in_the_same_words(
     step = Step("POST", url, path.read_bytes(), "application/yaml")
     real, ours = (server.ask(step) for server in servers)
     if path.stem in REFUSED_DIFFERENTLY:
-        assert {real[0], ours[0]} <= {400, 422}
+        assert {real.code, ours.code} <= {400, 422}
     else:
         assert comparable(ours, real) == comparable(real, ours)
 
@@ -178,5 +141,5 @@ def test_an_invalid_job_is_refused_in_the_same_words(
 def test_json_is_what_both_answer(servers: tuple[Server, Server]) -> None:
     """The test itself works: what both say about themselves differs."""
     real, ours = (server.ask(Step("GET", "/version", None, JSON)) for server in servers)
-    assert real[0] == ours[0] == 200
-    assert real[1]["gitVersion"] != ours[1]["gitVersion"]
+    assert real.code == ours.code == 200
+    assert real.body["gitVersion"] != ours.body["gitVersion"]

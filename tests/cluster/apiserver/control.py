@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
@@ -92,5 +91,15 @@ class Control:
             {"resource": resource, "userAgent": agent, "count": count}
             for (resource, agent), count in records.checked.items()
         ]
-        found = [asdict(one) for one in records.violations]
+        found = [
+            {
+                "version": one.version,
+                "resource": one.resource,
+                "name": one.name,
+                "userAgent": one.user_agent,
+                "path": one.path,
+                "message": one.message,
+            }
+            for one in records.violations
+        ]
         return web.json_response({"checked": checked, "violations": found})

@@ -19,6 +19,8 @@ from tests.cluster.apiserver.settings import Settings
 
 TOKEN = "double"
 WRITES = {"create", "update", "patch", "delete", "deletecollection"}
+LEAVE_SECONDS = 0.2
+"""How long requests in flight are waited for at the end."""
 LARGEST_BODY = 3 * 1024 * 1024
 """kube-apiserver takes 3 MiB."""
 
@@ -37,7 +39,7 @@ class Server:
         app = web.Application(client_max_size=LARGEST_BODY)
         app.add_routes(Control(self._api, self.refuse).routes())
         app.router.add_route("*", "/{path:.*}", self._api.answer)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=LEAVE_SECONDS)
         await self._runner.setup()
         await self._listen(port)
         assert self._runner.addresses
@@ -59,6 +61,7 @@ class Server:
 
     def _cut(self) -> None:
         assert self._runner is not None
+        self._api.faults.close_watches()
         server = self._runner.server
         for connection in server.connections if server else ():
             if connection.transport is not None:
