@@ -143,13 +143,13 @@ class Cluster:
             name, lambda job: job["status"].get("progress", {}).get("step", 0) >= step, timeout
         )
 
-    def wait_checkpoint(self, name: str, step: int, timeout: float = 120) -> Object:
-        """The job once its status tells of a checkpoint of that step or a later one."""
-        return self.wait(
-            name,
-            lambda job: job["status"].get("lastCheckpoint", {}).get("step", -1) >= step,
-            timeout,
-        )
+    def wait_saved(self, name: str, step: int, timeout: float = 120) -> None:
+        """Return as soon as a checkpoint of that step or a later one is in storage."""
+        run, until = self.run(name), time.monotonic() + timeout
+        while max(self.storage.checkpoints(run), default=-1) < step:
+            if time.monotonic() > until:
+                raise Unmet(self.story(name, f"no checkpoint of step {step} in {timeout:.0f} s"))
+            time.sleep(POLL_SECONDS)
 
     def wait_attempt(self, name: str, number: int, timeout: float = 120) -> Object:
         """The job once all ranks of that attempt have joined."""

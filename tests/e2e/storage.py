@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from dreambooth_api.storage import Storage as StorageSpec
@@ -55,7 +56,7 @@ class Storage:
             "stringData": known,
         }
 
-    @property
+    @cached_property
     def objects(self) -> ObjectStorage:
         """A client."""
         return ObjectStorage(StorageSpec.model_validate(self.spec), self.environment)
