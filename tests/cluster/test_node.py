@@ -265,11 +265,21 @@ def test_an_image_that_cannot_be_had(
     kubectl("delete", "pod", "p")  # returns when it has gone
 
 
-def test_pods_that_the_node_does_not_run_say_so(kubectl: Kubectl, run: Callable[..., None]) -> None:
-    run("pass", restartPolicy="Always")
+@pytest.mark.parametrize(
+    ("spec", "word"),
+    [
+        ({"restartPolicy": "Always"}, "restartPolicy Never"),
+        ({"command": None}, "set `command`"),
+        ({"readinessProbe": {"tcpSocket": {"port": 80}}}, "httpGet"),
+    ],
+)
+def test_pods_that_the_node_does_not_run_say_so(
+    kubectl: Kubectl, run: Callable[..., None], spec: dict[str, Any], word: str
+) -> None:
+    run("pass", **spec)
     refused = wait_phase(kubectl, "Failed")
     assert refused["reason"] == "UnsupportedPod"
-    assert "restartPolicy Never" in refused["message"]
+    assert word in refused["message"]
 
 
 PATIENT = (

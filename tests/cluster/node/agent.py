@@ -29,11 +29,13 @@ async def run_node(kubeconfig: Path, settings: NodeSettings, stop: asyncio.Event
         pods = Pods(client, settings)
         tasks = [asyncio.create_task(registration.keep()), asyncio.create_task(pods.follow())]
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
         await pods.close()
         await registration.remove()
+        for ended in done:
+            ended.result()  # raises what has ended the agent, unless it was asked to end
 
 
 class Pods:

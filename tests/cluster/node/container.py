@@ -39,6 +39,11 @@ class Container:
         """Where the command is, or None when the environment's PATH does not lead to it."""
         return shutil.which(self.command[0], path=self.environment.get("PATH", ""))
 
+    @property
+    def started(self) -> bool:
+        """Whether there is, or was, a process."""
+        return self._process is not None
+
     async def start(self) -> int:
         """Start the first process; returns its id, which is that of its group as well.
 

@@ -84,16 +84,21 @@ class Worker:
         reporting = asyncio.create_task(self._reporter.run())
         try:
             if self._pod["status"].get("phase") not in ("Succeeded", "Failed"):
-                await self._live()
-                self._report()
+                await self._live_or_fail()
             await self._deleted.wait()
             await self._reporter.told()
             await self._reporter.delete()
-        except Exception:
-            log.exception("%s: the agent failed", self._name)
         finally:
             reporting.cancel()
             await self._clean_up()
+
+    async def _live_or_fail(self) -> None:
+        try:
+            await self._live()
+        except Exception as error:  # a pod that the agent cannot cope with says so, and can go
+            log.exception("%s: the agent failed", self._name)
+            self._state.refused = ("AgentFailed", repr(error))
+        self._report()
 
     async def _live(self) -> None:
         """From the pod's arrival to the end of its container."""
@@ -125,6 +130,8 @@ class Worker:
             return "UnsupportedPod", "This node runs pods with one container and no initContainers"
         if not self._container_spec.get("command"):
             return "UnsupportedPod", "This node has no images that know a command: set `command`"
+        if "httpGet" not in self._container_spec.get("readinessProbe", {"httpGet": {}}):
+            return "UnsupportedPod", "This node asks for readiness by httpGet only"
         return None
 
     async def _prepare(self) -> Container:
@@ -266,7 +273,7 @@ class Worker:
 
     async def _clean_up(self) -> None:
         """Leave no process and no files but the log."""
-        if self._container is not None:
+        if self._container is not None and self._container.started:
             self._container.kill()
             await self._container.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
