@@ -371,4 +371,6 @@ def test_a_rule_is_asked_again_when_what_it_sees_changes() -> None:
     assert cel.broken(rule, {"a": 1, "b": "", "c": 1}, {"a": 1}) is None
     assert cel.broken(rule, {"a": 2, "b": "", "c": 1}, {"a": 1}) == ""
     assert cel.broken(rule, {"a": 2, "b": "self.c", "c": 1}, {"a": 1}) is None
+    assert cel.broken("self.all(key, key != 'a')", {"b": 1}, None) is None
+    assert cel.broken("self.all(key, key != 'a')", {"a": 1}, None) == ""
     assert "no such" in (cel.broken("self.missing == 1", {"a": 1}, None) or "")

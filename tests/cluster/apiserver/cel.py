@@ -24,7 +24,8 @@ _STRINGS = {
     "contains": lambda text, part: celtypes.BoolType(part in text),
 }
 """What our rules use of CEL's strings extension, which Kubernetes enables."""
-_FIELD = re.compile(r"\b(self|oldSelf)\b(?:\.([A-Za-z_]\w*))?")
+# A name before a parenthesis is a function's: the whole value is seen.
+_FIELD = re.compile(r"\b(self|oldSelf)\b(?:\.([A-Za-z_]\w*)\b(?!\s*\())?")
 _TEXT = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 
 _answers: dict[tuple[str, str], str | None] = {}
@@ -38,18 +39,17 @@ def is_transition(rule: str) -> bool:
 
 def broken(rule: str, value: Any, old: Any) -> str | None:
     """None when the rule holds; else "" or, for a rule that cannot be evaluated, why."""
-    key = rule, _seen(rule, value, old)
+    seen = _seen(rule, value, old)
+    key = rule, json.dumps(seen, sort_keys=True)
     if key not in _answers:
         if len(_answers) >= _REMEMBERED:
             _answers.clear()
-        _answers[key] = _evaluate(rule, value, old)
+        _answers[key] = _evaluate(rule, seen)
     return _answers[key]
 
 
-def _evaluate(rule: str, value: Any, old: Any) -> str | None:
-    names = {"self": celpy.json_to_cel(value)}
-    if old is not None:
-        names["oldSelf"] = celpy.json_to_cel(old)
+def _evaluate(rule: str, seen: dict[str, Any]) -> str | None:
+    names = {name: celpy.json_to_cel(value) for name, value in seen.items()}
     try:
         return None if _compiled(rule).evaluate(names) else ""
     except celpy.CELEvalError as error:
@@ -61,16 +61,24 @@ def _compiled(rule: str) -> celpy.Runner:
     return _environment.program(_environment.compile(rule), functions=_STRINGS)
 
 
-def _seen(rule: str, value: Any, old: Any) -> str:
-    """The JSON of all that the rule can see."""
-    seen = []
-    for name, field in _fields(rule):
-        whole = value if name == "self" else old
-        part = whole.get(field) if field and isinstance(whole, dict) else whole
-        seen.append(json.dumps(part, sort_keys=True))
-    return "\n".join(seen)
+def _seen(rule: str, value: Any, old: Any) -> dict[str, Any]:
+    """`self` and `oldSelf`, where there is one, with no more than what the rule can see."""
+    fields = _fields(rule)
+    seen = {"self": _part(value, fields["self"])}
+    return seen if old is None else {**seen, "oldSelf": _part(old, fields["oldSelf"])}
+
+
+def _part(value: Any, fields: frozenset[str]) -> Any:
+    if "" in fields or not isinstance(value, dict):
+        return value
+    return {field: value[field] for field in fields if field in value}
 
 
 @cache
-def _fields(rule: str) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted(set(_FIELD.findall(_TEXT.sub("''", rule)))))
+def _fields(rule: str) -> dict[str, frozenset[str]]:
+    """The fields of `self` and of `oldSelf` that a rule names; "" where it names the whole."""
+    found = _FIELD.findall(_TEXT.sub("''", rule))
+    return {
+        name: frozenset(field for one, field in found if one == name)
+        for name in ("self", "oldSelf")
+    }
