@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from dreambooth_operator.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 Problem = Callable[[], str]
@@ -17,7 +19,7 @@ Problem = Callable[[], str]
 
 
 class HealthServer:
-    """Serves until `close`."""
+    """Serves until `close`. Raises `UserError` when the port is taken."""
 
     def __init__(
         self, port: int, registry: CollectorRegistry, alive: Problem, ready: Problem
@@ -26,7 +28,12 @@ class HealthServer:
             metrics = registry
             checks = {"/healthz": alive, "/readyz": ready}
 
-        self._server = ThreadingHTTPServer(("", port), Handler)
+        try:
+            self._server = ThreadingHTTPServer(("", port), Handler)
+        except OSError as error:
+            raise UserError(
+                f"metricsPort: {port} cannot be used: {error.strerror}; choose another"
+            ) from error
         self._server.daemon_threads = True
         self.port = self._server.server_port
         thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)

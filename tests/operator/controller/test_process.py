@@ -6,10 +6,12 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,7 +62,9 @@ def _quiet(operator: Operator, seconds: float) -> bool:
 
 
 @contextmanager
-def _operator(plane: ControlPlane, namespace: str, folder: Path) -> Iterator[Operator]:
+def _operator(
+    plane: ControlPlane, namespace: str, folder: Path, *, ready: bool = True
+) -> Iterator[Operator]:
     settings = folder / "settings.yaml"
     settings.write_text(SETTINGS.replace("NAMESPACE", namespace))
     log = folder / "operator.log"
@@ -70,7 +74,8 @@ def _operator(plane: ControlPlane, namespace: str, folder: Path) -> Iterator[Ope
     daemon = Daemon("operator", [*command, "--settings", str(settings)], log, environment)
     try:
         operator = Operator(daemon)
-        daemon.wait_ready(operator.ready, 60)
+        if ready:
+            daemon.wait_ready(operator.ready, 60)
         yield operator
     finally:
         daemon.kill()
@@ -124,6 +129,20 @@ def test_other_namespaces_are_none_of_its_business(
     assert kubectl.get("job", "mug-preflight") is None
 
 
+def test_it_waits_for_an_api_server_that_is_away_and_ends_when_asked(
+    plane: ControlPlane, tmp_path: Path
+) -> None:
+    away = tmp_path / "kubeconfig"
+    away.write_text(plane.kubeconfig.read_text().replace(plane.url, "http://127.0.0.1:1"))
+    elsewhere = replace(plane, kubeconfig=away)
+    with _operator(elsewhere, "default", tmp_path, ready=False) as operator:
+        assert eventually(lambda: "not started yet" in operator.daemon.tail())
+        assert not operator.ready()
+        operator.daemon.signal(signal.SIGTERM)
+        assert eventually(lambda: not operator.daemon.alive, seconds=15)
+        assert operator.daemon.returncode == 0
+
+
 @pytest.mark.parametrize("text", ["{}", "{trainerImage: a, worker: 3}"])
 def test_wrong_settings_end_it_with_a_sentence(tmp_path: Path, text: str) -> None:
     settings = tmp_path / "settings.yaml"
@@ -133,3 +152,14 @@ def test_wrong_settings_end_it_with_a_sentence(tmp_path: Path, text: str) -> Non
     assert eventually(lambda: not daemon.alive)
     assert daemon.returncode == 1
     assert len(daemon.tail().splitlines()) == 1
+
+
+def test_port_that_is_taken_is_told(plane: ControlPlane, tmp_path: Path) -> None:
+    with socket.create_server(("", 0)) as taken:
+        settings = tmp_path / "settings.yaml"
+        port = taken.getsockname()[1]
+        settings.write_text(f"{{trainerImage: trainer:1, metricsPort: {port}}}")
+        command = [sys.executable, "-m", "dreambooth_operator.controller", "--settings"]
+        daemon = Daemon("operator", [*command, str(settings)], tmp_path / "log", os.environ)
+        assert eventually(lambda: not daemon.alive)
+    assert f"metricsPort: {port} cannot be used" in daemon.tail()
