@@ -58,7 +58,8 @@ def wrong_kind(job: Any) -> list[str]:
 
 def wrong_form(schema: Schema, job: Any) -> list[str]:
     """Unknown fields and wrong values; what is in a value of a wrong type is not looked at."""
-    values = [*{fault.field: None for fault in admission.wrong_values(schema, job)}]
+    faults = admission.wrong_values(schema, job)
+    values = [*{fault.field: None for fault in faults if fault.field != "<nil>"}]
     _, unknown = admission.pruned(schema, job)
     inside = tuple(f"{field}." for field in values)
     return [field for field in unknown if not field.startswith(inside)] + values
