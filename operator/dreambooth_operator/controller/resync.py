@@ -8,6 +8,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from dreambooth_operator.controller import errors
@@ -20,6 +21,7 @@ from dreambooth_operator.names import Manifest
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 3.0
+SOON_SECONDS = 15.0
 Place = tuple[str, str, str]
 """Namespace, name and uid of an object."""
 
@@ -55,6 +57,7 @@ class Resync:
         self._namespaces: Collection[str | None] = namespaces or [None]
         self._repaired = repaired
         self._lag = lag_seconds
+        self._filled = asyncio.Event()
         self.watches = {kind: Watch() for kind in WATCHED}
 
     async def fill(self) -> None:
@@ -64,6 +67,7 @@ class Resync:
             try:
                 for kind in WATCHED:
                     await self._fill(kind)
+                self._filled.set()
                 return
             except errors.ApiError as error:
                 problem = _why_not_yet(error)
@@ -75,7 +79,12 @@ class Resync:
     async def run(self, every_seconds: float) -> None:
         """Compare regularly, until cancelled."""
         while True:
-            await asyncio.sleep(every_seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(every_seconds):
+                    await self._filled.wait()
+                # What vanished before the watches began was listed, and nobody tells of it.
+                await asyncio.sleep(min(SOON_SECONDS, every_seconds))
+            self._filled.clear()
             for kind in WATCHED:
                 try:
                     await self.compare(kind)

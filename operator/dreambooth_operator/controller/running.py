@@ -83,9 +83,16 @@ class Operator:
         try:
             await self._session.load()
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(part) for part in self._background()]
-                await self._until(stop, self._lead_and_list())
+                tasks = [
+                    group.create_task(self._vitals.run(self._api)),
+                    group.create_task(self._poller.run()),
+                ]
+                if self._settings.leader_election.enabled:
+                    await self._until(stop, self._acquire())
+                    tasks.append(group.create_task(self._leader.hold(self._lost_lease)))
+                await self._until(stop, self._resync.fill())
                 if not stop.is_set():
+                    self._metrics.leads(True)
                     tasks += [group.create_task(part) for part in self._acting()]
                 while not stop.is_set():
                     await self._watch(stop)
@@ -96,25 +103,15 @@ class Operator:
             await self._api.close()
             server.close()
 
-    def _background(self) -> list[Coroutine[Any, Any, None]]:
-        """What runs from the beginning."""
-        return [self._vitals.run(self._api), self._poller.run()]
+    async def _acquire(self) -> None:
+        self._vitals.standing_by = True
+        await self._leader.acquire()
+        self._vitals.standing_by = False
 
     def _acting(self) -> list[Coroutine[Any, Any, None]]:
         """What runs once this process leads and everything is known."""
-        parts = [self._worker.run() for _ in range(self._settings.workers)]
-        parts.append(self._resync.run(self._settings.resync_seconds))
-        if self._settings.leader_election.enabled:
-            parts.append(self._leader.hold(self._lost_lease))
-        return parts
-
-    async def _lead_and_list(self) -> None:
-        if self._settings.leader_election.enabled:
-            self._vitals.standing_by = True
-            await self._leader.acquire()
-            self._vitals.standing_by = False
-        self._metrics.leads(True)
-        await self._resync.fill()
+        workers = [self._worker.run() for _ in range(self._settings.workers)]
+        return [*workers, self._resync.run(self._settings.resync_seconds)]
 
     async def _watch(self, stop: asyncio.Event) -> None:
         """Have kopf watch until `stop`, or until it gives up; then everything is listed anew."""
