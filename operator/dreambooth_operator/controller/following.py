@@ -36,9 +36,18 @@ def follow(draft: Draft, record: Attempt) -> None:
 
 
 def current_pods(draft: Draft, job: JobView) -> list[PodView]:
-    """Pods of an attempt since it was last resumed; one that stops for a queue is of the past."""
-    since = _since(job)
-    return [pod for pod in draft.seen.pods if pod.job_uid == job.uid and pod.created >= since]
+    """Pods of an attempt, without those that stopped for a queue before it was last resumed."""
+    return [p for p in draft.seen.pods if p.job_uid == job.uid and not _of_the_past(p, job)]
+
+
+def _of_the_past(pod: PodView, job: JobView) -> bool:
+    """Whether it had ended when its Job was last resumed. When it was made does not tell, as the
+    pods of a resumed Job are made before its start is written down.
+    """
+    ended = min((time for time in (pod.stop_asked, pod.finished) if time), default=None)
+    if ended is None and pod.gone:
+        ended = pod.created
+    return ended is not None and job.started is not None and ended < job.started
 
 
 def _close(draft: Draft, verdict: Verdict) -> None:

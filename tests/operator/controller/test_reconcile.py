@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -422,6 +423,27 @@ def test_a_queue_that_takes_the_nodes_back_is_a_preemption_and_keeps_the_attempt
     assert world.attempt.name == "mug-0"
     assert world.status.counters == Counters(preemptions=1)
     assert "Preempted" in world.event_reasons
+
+
+def test_pods_that_were_made_before_the_start_was_written_down_belong_to_the_resumed_job() -> None:
+    world = World(dreambooth_job(queue="gpus"))
+    world.pass_preflight()
+    world.queue_admits(world.attempt)
+    world.run_attempt()
+    world.tick(30)
+    world.queue_suspends(world.attempt)
+    world.obey()
+    world.control_jobs()
+    world.settle()
+    world.tick(5)
+    world.queue_admits(world.attempt)
+    world.control_jobs()
+    world.tick(1)
+    world.jobs["mug-0"] = replace(world.attempt, started=world.now)
+    world.start_pods()
+    world.settle()
+    assert world.status.phase == "Running"
+    assert world.status.counters == Counters(preemptions=1)
 
 
 def test_a_job_that_fails_while_its_queue_holds_it_back_was_preempted() -> None:
