@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,18 +65,13 @@ class Storage:
         """All objects below a folder."""
         return self.objects.listing(uri)
 
-    def digests(self, uri: str, wanted: Callable[[str], bool] = lambda _: True) -> dict[str, str]:
-        """sha256 of the objects below a folder, by their relative names."""
-        with tempfile.TemporaryDirectory() as folder:
-            files = self.objects.download(uri, Path(folder), wanted)
-            return {
-                str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-                for file in files
-            }
-
     def weights(self, run: str) -> dict[str, str]:
-        """sha256 of the weights that a run has exported, by their names."""
-        return self.digests(f"{run}/export", lambda name: name.endswith(".safetensors"))
+        """A hash of each file of weights that a run has exported, by its relative name."""
+        with tempfile.TemporaryDirectory() as folder:
+            files = self.objects.download(
+                f"{run}/export", Path(folder), lambda name: name.endswith(".safetensors")
+            )
+            return {str(file.relative_to(folder)): _digest(file) for file in files}
 
     def document(self, folder: str, name: str) -> Object:
         """A JSON document in a folder."""
@@ -100,6 +95,14 @@ class Storage:
         """Put the model and the subjects where the quickstart looks for them."""
         for folder, key in UPLOADS.items():
             self.objects.upload(EXAMPLES / folder, f"s3://{BUCKET}/{key}")
+
+
+def _digest(file: Path) -> str:
+    """sha256 of a safetensors file, whose header holds its metadata in an order of chance."""
+    content = file.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True)
+    return hashlib.sha256(header.encode() + content[end:]).hexdigest()
 
 
 def own_storage(server: SeaweedServer) -> Storage:
