@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from dreambooth_operator.controller import resync as resync_module
 from dreambooth_operator.controller.kinds import CONFIG_MAP, DREAMBOOTH_JOB, JOB, Kind
 from dreambooth_operator.controller.resync import Resync
 from dreambooth_operator.controller.views import Key
@@ -104,6 +107,27 @@ def test_watch_that_is_only_a_little_late_missed_nothing(namespace: str) -> None
             assert await resync.compare(DREAMBOOTH_JOB) == 0
             assert repairs.told == []
             assert own.store.record(Key(namespace, "mug")) is not None
+
+    asyncio.run(work())
+
+
+def test_what_vanished_before_the_watches_began_is_soon_found(
+    namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resync_module, "SOON_SECONDS", 0.1)
+
+    async def work() -> None:
+        async with parts() as own:
+            seen = await own.created(namespace, "mug")
+            resync = _resync(own, namespace, Repairs())
+            await resync.fill()
+            uid = seen.job.metadata.uid or ""
+            await own.api.delete(DREAMBOOTH_JOB, namespace, "mug", uid, propagation="Background")
+            running = asyncio.create_task(resync.run(every_seconds=600))
+            async with asyncio.timeout(30):
+                while list(own.store.records()):
+                    await asyncio.sleep(0.05)
+            running.cancel()
 
     asyncio.run(work())
 
