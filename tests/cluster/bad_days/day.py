@@ -1,0 +1,247 @@
+"""A job that trains, or pretends to, and everything that may befall it and its operator."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tests.cluster.bad_days.gateway import Gateway
+from tests.cluster.bad_days.rank_zero import RankZero
+from tests.cluster.client import Object
+from tests.cluster.node.addresses import pod_address
+from tests.cluster.pretend import JOBS, PODS, PretendCluster
+from tests.e2e.operator_process import Operator
+
+DREAMBOOTH_JOBS = "apis/dreambooth.dev/v1alpha1/namespaces/{}/dreamboothjobs"
+EVENTS = "api/v1/namespaces/{}/events"
+JOB_LABEL = "dreambooth.dev/job"
+WAIT_SECONDS = 60.0
+SETTLED_SECONDS = 3.0
+"""Longer than anything that the operator of these tests repeats."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What stays as it is while a job trains on: all by uid, and none of it asked to stop."""
+
+    children: dict[str, str]
+    """Jobs and pods."""
+    attempts: tuple[int, ...]
+    """Numbers of the attempts in the status; all but the last have ended."""
+    counters: tuple[tuple[str, int], ...]
+    """What the status counts."""
+
+
+class Day:
+    """One namespace, and the operator that looks after it."""
+
+    def __init__(
+        self, cluster: PretendCluster, namespace: str, operator: Operator, gateway: Gateway
+    ) -> None:
+        self.cluster = cluster
+        self.namespace = namespace
+        self.operator = operator
+        self.gateway = gateway
+        self.ranks: dict[str, RankZero] = {}
+        """Rank 0 of each job that trains."""
+        self._stack = ExitStack()
+
+    def close(self) -> None:
+        """End what answers for pods."""
+        self._stack.close()
+
+    # Jobs
+
+    def create(self, name: str = "mug", **runtime: Any) -> Object:
+        """Create a DreamBoothJob with two pods."""
+        return self.cluster.create(DREAMBOOTH_JOBS.format(self.namespace), job(name, **runtime))
+
+    def train(self, name: str = "mug", **runtime: Any) -> Training:
+        """A new job that trains: it runs, all its ranks have joined, and rank 0 has answered."""
+        self.create(name, **runtime)
+        return self.trained(name)
+
+    def trained(self, name: str = "mug") -> Training:
+        """A job that was created, brought to where it trains."""
+        self.pass_preflight(name)
+        self.wait_attempt(name, 0)
+        return self.training(name)
+
+    def pass_preflight(self, name: str = "mug") -> None:
+        """Let the preflight find nothing."""
+        self.cluster.end(self.running_pods(f"{name}-preflight", 1)[0], 0)
+
+    def wait_attempt(self, name: str, number: int) -> None:
+        """Let an attempt run, with a rank 0 that answers, until its job's status says so."""
+        pods = self.running_pods(f"{name}-{number}", 2)
+        if name in self.ranks:
+            self.ranks.pop(name).__exit__(None, None, None)
+        address = pod_address(self.namespace, pods[0]["metadata"]["name"])
+        rank_zero = RankZero(address, number)
+        rank_zero.progress["step"] = 7 + number
+        self.ranks[name] = self._stack.enter_context(rank_zero)
+        self.cluster.patch(
+            f"{self.path('pods', pods[0]['metadata']['name'])}/status",
+            {"status": {"podIP": address, "podIPs": [{"ip": address}]}},
+        )
+        self.wait(lambda: self.reports(name, number))
+
+    def reports(self, name: str = "mug", number: int = 0) -> bool:
+        """Whether the status tells that an attempt runs, and how far rank 0 is."""
+        status = self.status(name)
+        attempts = status.get("attempts", [])
+        return bool(
+            status.get("phase") == "Running"
+            and status.get("progress", {}).get("step") == self.ranks[name].progress["step"]
+            and attempts
+            and attempts[-1]["number"] == number
+            and "running" in attempts[-1]
+        )
+
+    def running_pods(self, batch_job: str, count: int) -> list[Object]:
+        """The pods of a batch/v1 Job, once so many of them run."""
+
+        def running() -> list[Object] | None:
+            found = self.cluster.pods(self.namespace, batch_job)
+            alive = [pod for pod in found if pod["status"].get("phase") == "Running"]
+            return alive if len(alive) == count else None
+
+        found: list[Object] = self.wait(running)
+        return found
+
+    # What is seen
+
+    def path(self, plural: str, name: str) -> str:
+        """Path of an object of the core group."""
+        return f"api/v1/namespaces/{self.namespace}/{plural}/{name}"
+
+    def batch_path(self, name: str) -> str:
+        """Path of a batch/v1 Job."""
+        return f"{JOBS.format(self.namespace)}/{name}"
+
+    def job_path(self, name: str = "mug") -> str:
+        """Path of a DreamBoothJob."""
+        return f"{DREAMBOOTH_JOBS.format(self.namespace)}/{name}"
+
+    def job(self, name: str = "mug") -> Object:
+        """A DreamBoothJob."""
+        return self.cluster.get(self.job_path(name))
+
+    def status(self, name: str = "mug") -> Object:
+        """Its status; empty when it has none."""
+        status: Object = self.job(name).get("status", {})
+        return status
+
+    def condition(self, kind: str, name: str = "mug") -> Object:
+        """A condition by its type; empty when there is none."""
+        found = self.status(name).get("conditions", [])
+        return next((each for each in found if each["type"] == kind), {})
+
+    def children(self, name: str = "mug") -> list[Object]:
+        """Jobs and pods of a DreamBoothJob."""
+        query = {"labelSelector": f"{JOB_LABEL}={name}"}
+        jobs = self.cluster.items(JOBS.format(self.namespace), **query)
+        return jobs + self.cluster.items(PODS.format(self.namespace), **query)
+
+    def training(self, name: str = "mug") -> Training:
+        """How the training of a job is now."""
+        status = self.status(name)
+        return Training(
+            children={
+                each["metadata"]["uid"]: each["metadata"]["name"]
+                for each in self.children(name)
+                if "deletionTimestamp" not in each["metadata"]
+            },
+            attempts=tuple(each["number"] for each in status.get("attempts", [])),
+            counters=tuple(sorted(status.get("counters", {}).items())),
+        )
+
+    def events(self, name: str = "mug") -> list[str]:
+        """The reasons of all events about a DreamBoothJob, in no order."""
+        query = {"fieldSelector": f"involvedObject.name={name}"}
+        found = self.cluster.items(EVENTS.format(self.namespace), **query)
+        about = [each for each in found if each["involvedObject"]["kind"] == "DreamBoothJob"]
+        return [each["reason"] for each in about]
+
+    # Time
+
+    def wait(self, look: Callable[[], Any], timeout: float = WAIT_SECONDS) -> Any:
+        """What `look` finds, as soon as it finds something; a failure shows the operator's log."""
+        try:
+            return self.cluster.wait(look, timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.story()}") from None
+
+    def settles(self, name: str = "mug", seconds: float = SETTLED_SECONDS) -> bool:
+        """Whether nobody writes to a job any more, and no event is posted."""
+        before = (self.job(name)["metadata"]["resourceVersion"], len(self.events(name)))
+        self.cluster.sleep(seconds)
+        after = (self.job(name)["metadata"]["resourceVersion"], len(self.events(name)))
+        return before == after
+
+    def story(self) -> str:
+        """Everything that tells why something did not happen."""
+        jobs = self.cluster.items(DREAMBOOTH_JOBS.format(self.namespace))
+        shown = jobs + [child for job in jobs for child in self.children(job["metadata"]["name"])]
+        told = [f"{each['metadata']['name']}: {json.dumps(each.get('status'))}" for each in shown]
+        return "\n".join([*told, self.operator.tail(30)])
+
+    # The operator
+
+    def probe(self, path: str) -> str:
+        """What is wrong, as /healthz or /readyz tells; empty: nothing."""
+        try:
+            with urllib.request.urlopen(f"{self.operator.url}{path}", timeout=10) as answer:
+                return "" if answer.read() == b"ok" else f"{path} says more than ok"
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.read().decode() or f"{path} answers {error.code}"
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric of the operator over all series with these labels."""
+        wanted = {f'{label}="{value}"' for label, value in labels.items()}
+        series = re.findall(
+            rf"^dreambooth_operator_{name}(?:{{(.*)}})? (.*)$", self.operator.metrics(), re.M
+        )
+        return sum(float(value) for has, value in series if wanted <= set(has.split(",")))
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Within this the operator stands still."""
+        self.operator.freeze()
+        try:
+            yield
+        finally:
+            self.operator.thaw()
+
+
+def counters(**known: int) -> dict[str, int]:
+    """`status.counters` with these, and zero for the others."""
+    return dict.fromkeys(("failures", "disruptions", "preemptions", "stalls"), 0) | known
+
+
+def job(name: str, **runtime: Any) -> Object:
+    """A DreamBoothJob with two pods that is tried again soon; `runtime` is of its spec."""
+    return {
+        "apiVersion": "dreambooth.dev/v1alpha1",
+        "kind": "DreamBoothJob",
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"source": "s3://models/tiny-sd"},
+            "subjects": [{"identifier": "sks", "classNoun": "mug", "images": "s3://images/mug"}],
+            "output": "s3://results",
+            "training": {"steps": 10},
+            "runtime": {
+                "nodes": 2,
+                "gpusPerNode": 0,
+                "restart": {"backoffSeconds": 1, "maxBackoffSeconds": 2},
+                **runtime,
+            },
+        },
+    }

@@ -1,0 +1,55 @@
+"""What answers for a pretend pod's trainer: rank 0's progress over HTTP."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Self
+
+from dreambooth_operator.pods import METRICS_PORT
+from tests.cluster.client import Object
+
+
+class RankZero:
+    """Serves /progress on a pod's own loopback address; a context manager."""
+
+    def __init__(self, address: str, attempt: int) -> None:
+        self.progress: Object = {
+            "stage": "Training",
+            "attempt": attempt,
+            "step": 7,
+            "totalSteps": 10,
+            "loss": 0.25,
+        }
+        """The next answers."""
+        told = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = json.dumps(told.progress).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *arguments: object) -> None:
+                """Nobody reads it."""
+
+        self._server = ThreadingHTTPServer((address, METRICS_PORT), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="rank 0")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
