@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,13 +65,21 @@ class Storage:
         """All objects below a folder."""
         return self.objects.listing(uri)
 
+    def digests(self, folder: str) -> dict[str, str]:
+        """sha256 of all objects below a folder, by their relative names."""
+        return self._digests(folder, "", lambda content: content)
+
     def weights(self, run: str) -> dict[str, str]:
         """A hash of each file of weights that a run has exported, by its relative name."""
+        return self._digests(f"{run}/export", ".safetensors", _ordered)
+
+    def _digests(self, uri: str, ending: str, normal: Callable[[bytes], bytes]) -> dict[str, str]:
         with tempfile.TemporaryDirectory() as folder:
-            files = self.objects.download(
-                f"{run}/export", Path(folder), lambda name: name.endswith(".safetensors")
-            )
-            return {str(file.relative_to(folder)): _digest(file) for file in files}
+            files = self.objects.download(uri, Path(folder), lambda name: name.endswith(ending))
+            return {
+                str(file.relative_to(folder)): hashlib.sha256(normal(file.read_bytes())).hexdigest()
+                for file in files
+            }
 
     def document(self, folder: str, name: str) -> Object:
         """A JSON document in a folder."""
@@ -97,12 +105,11 @@ class Storage:
             self.objects.upload(EXAMPLES / folder, f"s3://{BUCKET}/{key}")
 
 
-def _digest(file: Path) -> str:
-    """sha256 of a safetensors file, whose header holds its metadata in an order of chance."""
-    content = file.read_bytes()
+def _ordered(content: bytes) -> bytes:
+    """A safetensors file with an ordered header: that of its metadata is one of chance."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:end]), sort_keys=True)
-    return hashlib.sha256(header.encode() + content[end:]).hexdigest()
+    return header.encode() + content[end:]
 
 
 def own_storage(server: SeaweedServer) -> Storage:
