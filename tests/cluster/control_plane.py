@@ -20,7 +20,13 @@ from typing import Any
 import yaml
 
 from tests.cluster.processes import Daemon
-from tests.cluster.real_plane import NODE_GRACE_SECONDS, READY_SECONDS, RealPlane, answers
+from tests.cluster.real_plane import (
+    NODE_GRACE_SECONDS,
+    READY_SECONDS,
+    TOLERATION_SECONDS,
+    RealPlane,
+    answers,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,7 +105,9 @@ class _Double:
 
     def start(self, processes: ExitStack) -> Daemon:
         """Start both and return the API server once it is ready; `processes` ends them."""
-        server = self._run(processes, "apiserver", "--port", "0")
+        server = self._run(
+            processes, "apiserver", "--port=0", f"--toleration-seconds={TOLERATION_SECONDS}"
+        )
         server.wait_ready(lambda: answers(self._kubeconfig), READY_SECONDS)
         self._run(processes, "controllers", f"--node-grace-seconds={NODE_GRACE_SECONDS}")
         return server

@@ -18,6 +18,8 @@ from tests.cluster.processes import Daemon, NotReady, free_ports
 READY_SECONDS = 90.0
 NODE_GRACE_SECONDS = 8
 """A node whose heartbeats stop is given up after this long."""
+TOLERATION_SECONDS = 2
+"""Pods that do not say otherwise tolerate a lost node for this long."""
 CONTROLLERS = (
     "job-controller",
     "garbage-collector-controller",
@@ -84,9 +86,8 @@ class RealPlane:
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={self._keys}",
             f"--service-account-signing-key-file={self._keys}",
-            # A lost node is given up within seconds instead of minutes.
-            "--default-not-ready-toleration-seconds=2",
-            "--default-unreachable-toleration-seconds=2",
+            f"--default-not-ready-toleration-seconds={TOLERATION_SECONDS}",
+            f"--default-unreachable-toleration-seconds={TOLERATION_SECONDS}",
             "--profiling=false",
         )
         certificate = self._folder / "certificates" / "apiserver.crt"

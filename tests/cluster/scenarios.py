@@ -18,7 +18,7 @@ TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 METADATA = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io,application/json"
 METADATA_LIST = METADATA.replace("Metadata;", "MetadataList;")
 
-CORE = "/api/v1/namespaces/NS"
+CORE = NAMESPACE = "/api/v1/namespaces/NS"
 PODS, CONFIG_MAPS = f"{CORE}/pods", f"{CORE}/configmaps"
 SERVICES, SECRETS = f"{CORE}/services", f"{CORE}/secrets"
 JOBS = "/apis/batch/v1/namespaces/NS/jobs"
@@ -475,6 +475,18 @@ SCENARIOS: dict[str, list[Step]] = {
         ),
         patch("/api/v1/nodes/NS", {"spec": {"unschedulable": True}}, STRATEGIC),
         delete("/api/v1/nodes/NS"),
+    ],
+    "namespace": [
+        get(NAMESPACE),
+        delete(NAMESPACE),
+        delete(NAMESPACE),
+        post(CONFIG_MAPS, CONFIG_MAP),
+        patch(NAMESPACE, {"metadata": {"labels": {"a": "b"}}}),
+        put(
+            f"{NAMESPACE}/finalize",
+            {"apiVersion": "v1", "kind": "Namespace", **named("NS"), "spec": {}},
+        ),
+        get(NAMESPACE),
     ],
     "tables": [
         post(PODS, POD),

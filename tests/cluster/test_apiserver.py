@@ -279,6 +279,12 @@ def test_the_next_requests_fail_as_told(double: ApiServerDouble) -> None:
     assert ask(double, post(CONFIG_MAPS, CONFIG_MAP)).code == 201
 
 
+def test_faults_can_be_meant_for_one_client(double: ApiServerDouble) -> None:
+    double.fail(agent="operator/", code=500, times=-1)
+    assert ask(double, get(PODS), "operator/1").code == 500
+    assert ask(double, get(PODS), "kubectl").code == 200
+
+
 def test_faults_that_last_end_when_healed(double: ApiServerDouble) -> None:
     double.fail(path="/configmaps", code=500, times=-1)
     assert [ask(double, get(CONFIG_MAPS)).code for _ in range(3)] == [500] * 3

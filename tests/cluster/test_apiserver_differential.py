@@ -20,7 +20,7 @@ import yaml
 from tests.cluster.apiserver.server import TOKEN, ApiServerDouble
 from tests.cluster.apiserver.settings import Settings
 from tests.cluster.asking import Answer, Server
-from tests.cluster.real_plane import RealPlane
+from tests.cluster.real_plane import TOLERATION_SECONDS, RealPlane
 from tests.cluster.scenarios import JSON, SCENARIOS, Step
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ GO_WORDS = re.compile(
 )
 """Messages that print Go's own structures: there only the code and the reason have to agree."""
 
-SAME = Settings(schema_version="1.36", toleration_seconds=2)
+SAME = Settings(schema_version="1.36", toleration_seconds=TOLERATION_SECONDS)
 """As `RealPlane` starts the real one."""
 REFUSED_DIFFERENTLY = {"api-version-newer", "kind-other"}
 """What says that it is of another kind never reaches the schema of ours."""

@@ -152,6 +152,13 @@ def deployment(content: Json) -> None:
     pod_spec(spec.setdefault("template", {}).setdefault("spec", {}))
 
 
+def namespace(content: Json) -> None:
+    fill(content, spec={"finalizers": ["kubernetes"]})
+    fill(content["metadata"], labels={})
+    name = content["metadata"].get("name", "")
+    fill(content["metadata"]["labels"], **{"kubernetes.io/metadata.name": name})
+
+
 def event(content: Json) -> None:
     fill(content, source={}, reportingComponent="", reportingInstance="")
     for name in ("eventTime", "firstTimestamp", "lastTimestamp"):
@@ -186,7 +193,7 @@ FILLERS: dict[str, Callable[[Json], None]] = {
     "events": event,
     "nodes": node,
     "secrets": secret,
-    "namespaces": lambda content: fill(content, spec={"finalizers": ["kubernetes"]}),
+    "namespaces": namespace,
     "deployments.apps": deployment,
     "rolebindings.rbac.authorization.k8s.io": role_binding,
     "clusterrolebindings.rbac.authorization.k8s.io": role_binding,

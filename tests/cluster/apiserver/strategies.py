@@ -43,9 +43,6 @@ def prepare_new(store: Store, resource: Resource, content: Json, settings: Setti
         jobs.prepare(content)
     elif resource.qualified == "nodes":
         _prepare_node(content)
-    elif resource.qualified == "namespaces":
-        labels = content["metadata"].setdefault("labels", {})
-        labels["kubernetes.io/metadata.name"] = content["metadata"]["name"]
     elif resource.qualified == "customresourcedefinitions.apiextensions.k8s.io":
         content["status"] = established(content)
 
@@ -130,7 +127,8 @@ def merged_update(resource: Resource, old: Json, new: Json, subresource: str) ->
     result = {key: value for key, value in new.items() if value is not None}
     if subresource == "finalize":
         finalizers = (new.get("spec") or {}).get("finalizers") or []
-        result = {**old, "spec": {"finalizers": finalizers} if finalizers else {}}
+        spec = {"finalizers": finalizers} if finalizers else {}
+        result = {**old, "spec": spec, "metadata": new["metadata"]}
     elif resource.qualified == "namespaces" and "spec" in old:
         result["spec"] = old["spec"]
     if subresource == "status":
