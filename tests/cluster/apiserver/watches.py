@@ -83,7 +83,7 @@ class Watch:
             except TimeoutError:
                 if self.silent:
                     continue
-                if bookmarks:
+                if bookmarks and self._changes.empty():  # it says that all before it was sent
                     yield self._bookmark()
                 if loop.time() >= end:
                     return
