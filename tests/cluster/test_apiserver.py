@@ -263,6 +263,16 @@ def test_applying_the_same_again_writes_nothing(double: ApiServerDouble) -> None
     assert second.body == first.body
 
 
+def test_a_definition_whose_default_breaks_a_rule_is_refused(double: ApiServerDouble) -> None:
+    definition = yaml.safe_load(CRD.read_text().replace("dreamboothjob", "other"))
+    schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    schema["properties"]["spec"]["properties"]["training"]["default"] = {}
+    answer = ask(double, post(DEFINITIONS, definition))
+    assert answer.code == 422
+    assert "properties[training].default: Invalid value" in answer.body["message"]
+    assert "no such key: schedule" in answer.body["message"]
+
+
 def test_deleting_the_definition_deletes_its_objects(double: ApiServerDouble) -> None:
     ask(double, post(DREAM_BOOTH_JOBS, DREAM_BOOTH_JOB))
     with Server(double.url).watch(f"{DREAM_BOOTH_JOBS}?watch=1") as events:

@@ -226,6 +226,20 @@ def broken_rules(schema: Json, value: Any, old: Any, path: str = "") -> Iterator
             yield from broken_rules(child(schema, key), item, before, here)
 
 
+def default_faults(schema: Json, path: str) -> Iterator[Cause]:
+    """What a schema says against its own defaults: they have to hold as they are written."""
+    if "default" in schema:
+        default = schema["default"]
+        for cause in [*wrong_values(schema, default), *broken_rules(schema, default, default)]:
+            below = f".{cause.field}" if cause.field and cause.reason in BLOCKING else ""
+            yield Cause(f"{path}.default{below}", cause.reason, cause.message)
+    for name, node in schema.get("properties", {}).items():
+        yield from default_faults(node, f"{path}.properties[{name}]")
+    for name in ("items", "additionalProperties"):
+        if isinstance(schema.get(name), dict):
+            yield from default_faults(schema[name], f"{path}.{name}")
+
+
 def _rule_fault(rule: Json, value: Any, path: str, why: str) -> Cause:
     message = rule.get("message", f"failed rule: {rule['rule']}")
     field = (path + rule.get("fieldPath", "")).lstrip(".")

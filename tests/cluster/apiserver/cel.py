@@ -26,6 +26,7 @@ _STRINGS = {
 """What our rules use of CEL's strings extension, which Kubernetes enables."""
 # A name before a parenthesis is a function's: the whole value is seen.
 _FIELD = re.compile(r"\b(self|oldSelf)\b(?:\.([A-Za-z_]\w*)\b(?!\s*\())?")
+_NO_MEMBER = re.compile(r"no such member in mapping: '(\w+)'")
 _TEXT = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 
 _answers: dict[tuple[str, str], str | None] = {}
@@ -53,7 +54,7 @@ def _evaluate(rule: str, seen: dict[str, Any]) -> str | None:
     try:
         return None if _compiled(rule).evaluate(names) else ""
     except celpy.CELEvalError as error:
-        return str(error.args[0])
+        return _NO_MEMBER.sub(r"no such key: \1", str(error.args[0]))
 
 
 @cache

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import deepcopy
 
-from tests.cluster.apiserver import jobs, metadata
+from tests.cluster.apiserver import admission, jobs, metadata
 from tests.cluster.apiserver.errors import Cause, bad_value, forbidden, not_allowed, required
-from tests.cluster.apiserver.resources import Json, Resource
+from tests.cluster.apiserver.resources import DEFINITION, Json, Resource
 from tests.cluster.apiserver.settings import Settings
 from tests.cluster.apiserver.store import Store
 
@@ -161,6 +161,8 @@ def faults(resource: Resource, content: Json) -> Iterator[Cause]:
     """What is wrong with a new object, beyond its schema."""
     if resource.qualified == "pods":
         yield from container_faults(content["spec"], "spec")
+    elif resource.kind == DEFINITION:
+        yield from definition_faults(content["spec"])
     elif resource.qualified == "services":
         yield from port_faults(content)
     elif resource.qualified == "jobs.batch":
@@ -174,6 +176,13 @@ def port_faults(content: Json) -> Iterator[Cause]:
     for index, port in enumerate(ports):
         if len(ports) > 1 and not port.get("name"):
             yield required(f"spec.ports[{index}].name")
+
+
+def definition_faults(spec: Json) -> Iterator[Cause]:
+    """Versions of a definition whose defaults do not hold."""
+    for version in spec["versions"]:
+        schema = (version.get("schema") or {}).get("openAPIV3Schema") or {}
+        yield from admission.default_faults(schema, "spec.validation.openAPIV3Schema")
 
 
 def container_faults(spec: Json, path: str) -> Iterator[Cause]:
