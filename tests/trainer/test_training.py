@@ -115,7 +115,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(job, 
     broken = job("broken", training=VARIANTS[variant])
     stopped = run_ranks(broken, tmp_path / "broken", stop_at_step=3)
     assert stopped.codes == [143], stopped.logs
-    assert "saved at step" in stopped.last_words
+    assert "saved at step 3 in " in stopped.last_words
     finish(broken, tmp_path / "broken", attempt=1)
 
     expected, found = final_state(steady), final_state(broken)

@@ -122,11 +122,13 @@ class Save(AfterStep):
     def after_step(self, module: DreamBooth, step: int) -> None:
         """Save if it is time; raise `Stopped` when asked to stop."""
         if step % self._every == 0 or step == self._total_steps or self._reporter.stop_agreed:
-            self._save(module, step)
-        if self._reporter.stop_agreed and step < self._total_steps:
-            raise Stopped(f"asked to stop; saved at step {step}")
+            uri = self._save(module, step)
+            if self._reporter.stop_agreed and step < self._total_steps:
+                # The operator reads this: nobody may ask for the progress in time.
+                raise Stopped(f"asked to stop; saved at step {step} in {uri}")
 
-    def _save(self, module: DreamBooth, step: int) -> None:
+    def _save(self, module: DreamBooth, step: int) -> str:
+        """Save and return the checkpoint's folder."""
         # A loss that is not finite must be found before its weights are made durable.
         self._reporter.flush()
         began = time.perf_counter()
@@ -137,6 +139,7 @@ class Save(AfterStep):
             raise
         self._saved(reference, time.perf_counter() - began)
         self._store.retain(self._keep)
+        return reference.uri
 
 
 class Sample(AfterStep):

@@ -21,6 +21,12 @@ def follow(draft: Draft, record: Attempt) -> None:
     between goes on where it was.
     """
     job = next((job for job in draft.seen.attempts if job.attempt == record.number), None)
+    _follow(draft, record, job)
+    if job is not None:
+        draft.status = reporting.saved(draft.status, _pods(draft, job))
+
+
+def _follow(draft: Draft, record: Attempt, job: JobView | None) -> None:
     if job is not None and job.complete:
         _close(draft, Verdict("Succeeded"))
     elif record.outcome is not None:
@@ -37,7 +43,11 @@ def follow(draft: Draft, record: Attempt) -> None:
 
 def current_pods(draft: Draft, job: JobView) -> list[PodView]:
     """Pods of an attempt, without those that stopped for a queue before it was last resumed."""
-    return [p for p in draft.seen.pods if p.job_uid == job.uid and not _of_the_past(p, job)]
+    return [pod for pod in _pods(draft, job) if not _of_the_past(pod, job)]
+
+
+def _pods(draft: Draft, job: JobView) -> list[PodView]:
+    return [pod for pod in draft.seen.pods if pod.job_uid == job.uid]
 
 
 def _of_the_past(pod: PodView, job: JobView) -> bool:
@@ -69,7 +79,7 @@ def _finish_stopping(draft: Draft, job: JobView | None) -> None:
 
 def _given_up(draft: Draft, job: JobView) -> bool:
     """Whether the only pods left are lost ones."""
-    left = [pod for pod in draft.seen.pods if pod.job_uid == job.uid and not pod.ended]
+    left = [pod for pod in _pods(draft, job) if not pod.ended]
     return job.deleting and bool(left) and all(_is_lost(draft, pod) for pod in left)
 
 
@@ -90,8 +100,7 @@ def _judged(draft: Draft, job: JobView) -> Verdict:
     """
     if job.suspended:
         return Verdict("Preempted", "the queue took the nodes back")
-    pods = [pod for pod in draft.seen.pods if pod.job_uid == job.uid]
-    return judge(job, pods, _ranks(draft))
+    return judge(job, _pods(draft, job), _ranks(draft))
 
 
 def _gone(draft: Draft, reason: str) -> Verdict:

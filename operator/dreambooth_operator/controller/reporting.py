@@ -1,10 +1,16 @@
-"""What a status says of the training, from what rank 0 answered."""
+"""What a status says of the training, from what rank 0 answered, and its last words."""
 
+import re
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from dreambooth_api.job import DreamBoothJob, output_prefix
 from dreambooth_api.status import Artifacts, CheckpointStatus, Progress, Status
+from dreambooth_operator.controller.views import PodView
 from dreambooth_operator.progress import TrainerProgress
+
+SAVED = re.compile(r"\bsaved at step (\d+) in (\S{1,2048})")
+"""In the last words of a trainer that was asked to stop."""
 
 
 def reported(
@@ -33,6 +39,18 @@ def _seconds_to_report(status: Status, now: datetime, every: float) -> float:
     if written is None or written > now + timedelta(seconds=every):  # a time that was not ours
         return 0
     return every - (now - written).total_seconds()
+
+
+def saved(status: Status, pods: Iterable[PodView]) -> Status:
+    """The status with the checkpoint that an attempt made when it was asked to stop: it ends too
+    soon after that to be asked for its progress, and tells of it in its termination message.
+    """
+    last = status.last_checkpoint
+    for pod in pods:
+        told = SAVED.search(pod.message)
+        if told and pod.finished and (last is None or int(told[1]) > last.step):
+            last = CheckpointStatus(step=int(told[1]), uri=told[2], time=pod.finished)
+    return status.model_copy(update={"last_checkpoint": last})
 
 
 def finished(status: Status, job: DreamBoothJob) -> Status:

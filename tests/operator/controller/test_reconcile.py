@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from dreambooth_api.status import Attempt, Counters, Status
+from dreambooth_api.status import Attempt, CheckpointStatus, Counters, Status
 from dreambooth_operator.controller.decision import DeleteDreamBoothJob
 from dreambooth_operator.controller.views import COUNTERS_ANNOTATION
 from tests.operator.controller.world import POLICY, START, World, dreambooth_job, running
@@ -379,6 +379,22 @@ def test_suspending_stops_the_pods_and_resuming_starts_the_next_attempt() -> Non
     assert world.completions["mug-1"] == 1
     world.run_attempt()
     assert world.status.phase == "Running"
+
+
+def test_the_last_words_of_a_stopping_attempt_tell_of_its_last_checkpoint() -> None:
+    world = running()
+    world.saves(3)
+    world.settle()
+    world.change(suspend=True)
+    world.settle()
+    for pod in world.pods_of(world.attempt):
+        world.exit(pod, 143, "rank 0: stopped: asked to stop; saved at step 7 in s3://results/7")
+    world.settle()
+    world.control_jobs()
+    world.settle()
+    assert world.status.phase == "Suspended"
+    last = world.status.last_checkpoint
+    assert last == CheckpointStatus(step=7, uri="s3://results/7", time=world.now)
 
 
 def test_a_job_that_is_suspended_from_the_start_does_nothing() -> None:
