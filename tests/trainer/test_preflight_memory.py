@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from torch import nn
 
+from dreambooth_api.job import DreamBoothJob
 from dreambooth_api.training import Training
-from dreambooth_trainer.memory import GIB, Estimate, estimate, parameters
+from dreambooth_trainer.memory import GIB, Estimate, checkpoint_bytes, estimate, parameters
 from dreambooth_trainer.model_facts import ModelFacts
+from dreambooth_trainer.preflight import short_grace
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +67,35 @@ def test_activations_grow_with_the_images_and_shrink_with_checkpointing(sd15: Mo
     assert needed(sd15, resolution=1024).activations == pytest.approx(4 * two)
     assert needed(sd15, precision="fp32").activations == pytest.approx(2 * two)
     assert needed(sd15, gradient_checkpointing=True).activations == pytest.approx(two / 6)
+
+
+def test_a_checkpoint_holds_weights_and_moments(sd15: ModelFacts) -> None:
+    full = checkpoint_bytes(sd15, Training(method="full", learning_rate=1e-6))
+    assert full == pytest.approx(10.3e9, rel=0.01)
+    assert checkpoint_bytes(sd15, Training(method="lora")) < 0.1e9
+
+
+def test_a_grace_period_that_is_too_short_for_a_checkpoint_is_warned_of(sd15: ModelFacts) -> None:
+    (warning,) = short_grace(job_with(grace=60, nodes=1), sd15)
+    assert "spec.runtime.terminationGracePeriodSeconds" in warning
+    assert "10.3 GB and may take 119 s, but 60 s are given; raise it" in warning
+    assert not list(short_grace(job_with(grace=60, nodes=4), sd15))
+    assert not list(short_grace(job_with(grace=300, nodes=1), sd15))
+
+
+def job_with(grace: int, nodes: int) -> DreamBoothJob:
+    """Full fine-tuning with that grace period."""
+    return DreamBoothJob.model_validate(
+        {
+            "apiVersion": "dreambooth.dev/v1alpha1",
+            "kind": "DreamBoothJob",
+            "metadata": {"name": "mug"},
+            "spec": {
+                "model": {"source": "s3://models/sd15"},
+                "subjects": [{"images": "s3://data/mug", "identifier": "zwx", "classNoun": "mug"}],
+                "output": "s3://results",
+                "training": {"method": "full"},
+                "runtime": {"nodes": nodes, "terminationGracePeriodSeconds": grace},
+            },
+        }
+    )

@@ -19,7 +19,7 @@ from dreambooth_api.training import Lora, Training
 from dreambooth_trainer.model_facts import ModelFacts
 
 GIB = 1024**3
-TRAINED, BUCKET, AVERAGE, FULL, HALF = 16, 4, 4, 4, 2
+TRAINED, SAVED, BUCKET, AVERAGE, FULL, HALF = 16, 12, 4, 4, 4, 2
 VALUES_PER_LAYER = 40
 CHECKPOINTED = 1 / 6
 OVERHEAD = 1 * GIB
@@ -48,15 +48,28 @@ def estimate(facts: ModelFacts, training: Training, images: int, ranks: int) -> 
     """Memory to train on `images` images per forward pass (subject and prior together)."""
     half = training.precision != "fp32"
     unet, text = facts.skeleton["unet"], facts.skeleton["text_encoder"]
-    trained = _trained(unet, training.method, training.lora, tuple(training.lora.targets))
     frozen_unet = 0 if training.method == "full" else parameters(unet)
-    trained_text = _trained(text, training.text_encoder.method, training.lora, TEXT_TARGETS)
     frozen = parameters(facts.skeleton["vae"])
     frozen += 0 if training.text_encoder.method == "full" else parameters(text)
     per_trained = TRAINED + (BUCKET if ranks > 1 else 0) + (AVERAGE if training.ema.enabled else 0)
-    weights = (trained + trained_text) * (per_trained + (HALF if half else 0))
+    weights = trained_parameters(facts, training) * (per_trained + (HALF if half else 0))
     weights += frozen * FULL + frozen_unet * (HALF if half else FULL)
     return Estimate(weights, images * _activations(facts, training, half))
+
+
+def checkpoint_bytes(facts: ModelFacts, training: Training) -> int:
+    """Size of a checkpoint: weights that train and AdamW's two moments, and their average."""
+    per_trained = SAVED + (AVERAGE if training.ema.enabled else 0)
+    return trained_parameters(facts, training) * per_trained
+
+
+def trained_parameters(facts: ModelFacts, training: Training) -> int:
+    """Number of weights that train, of denoiser and text encoder."""
+    unet, text = facts.skeleton["unet"], facts.skeleton["text_encoder"]
+    lora = training.lora
+    return _trained(unet, training.method, lora, tuple(lora.targets)) + _trained(
+        text, training.text_encoder.method, lora, TEXT_TARGETS
+    )
 
 
 def parameters(module: nn.Module) -> int:

@@ -5,6 +5,7 @@ when the job can be trained, else that of the first error.
 """
 
 import argparse
+import math
 import sys
 import traceback
 import uuid
@@ -22,7 +23,7 @@ from dreambooth_trainer.errors import BadConfig, BadModel
 from dreambooth_trainer.families.load import FIELD as MODEL
 from dreambooth_trainer.images import load_images
 from dreambooth_trainer.last_words import leave
-from dreambooth_trainer.memory import GIB, adapted, estimate
+from dreambooth_trainer.memory import GIB, adapted, checkpoint_bytes, estimate
 from dreambooth_trainer.model_facts import ModelFacts, read_facts
 from dreambooth_trainer.prior import class_prompt
 from dreambooth_trainer.report import Report
@@ -30,6 +31,11 @@ from dreambooth_trainer.storage import Storage, StorageSettings, join
 
 LOOKED_AT = 64
 """Of class images and of images for the evaluation, how many are looked at."""
+
+UPLOAD_BYTES_PER_SECOND = 100e6
+"""What a node writes to a slow object store. Every node writes its part."""
+LAST_STEP_SECONDS = 15
+"""Until all ranks have agreed to stop and have finished their step."""
 
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
          "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}  # fmt: skip
@@ -123,6 +129,7 @@ def _facts(job: DreamBoothJob, storage: Storage) -> ModelFacts | None:
 def _check_facts(job: DreamBoothJob, facts: ModelFacts, prompts: Prompts, report: Report) -> None:
     report.warnings += _long_prompts(facts, prompts)
     report.warnings += _odd_resolution(facts, job.spec.training.resolution)
+    report.warnings += short_grace(job, facts)
     for checked in (_check_resolution, _check_targets, _check_memory):
         with report.collecting():
             checked(job, facts)
@@ -143,6 +150,21 @@ def _odd_resolution(facts: ModelFacts, resolution: int) -> Iterator[str]:
     if resolution % (whole := facts.vae_factor * facts.unet_factor):
         better = _near(resolution, whole)
         yield f"{name}: {resolution} is no multiple of {whole}, which costs quality; use {better}"
+
+
+def short_grace(job: DreamBoothJob, facts: ModelFacts) -> Iterator[str]:
+    """A pod that is killed while it saves loses what was trained since the checkpoint before."""
+    runtime = job.spec.runtime
+    size, grace = (
+        checkpoint_bytes(facts, job.spec.training),
+        runtime.termination_grace_period_seconds,
+    )
+    needed = math.ceil(size / (runtime.nodes * UPLOAD_BYTES_PER_SECOND)) + LAST_STEP_SECONDS
+    if needed > grace:
+        yield (
+            f"spec.runtime.terminationGracePeriodSeconds: the last checkpoint has {size / 1e9:.1f}"
+            f" GB and may take {needed} s, but {grace} s are given; raise it"
+        )
 
 
 def _check_resolution(job: DreamBoothJob, facts: ModelFacts) -> None:
