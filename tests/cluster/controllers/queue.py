@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 Key = TypeVar("Key", bound=Hashable)
 
-BATCH_SECONDS = 0.02
+BATCH_SECONDS = 0.05
 """A key waits this long, so that the changes of one moment are looked at once."""
 
 
