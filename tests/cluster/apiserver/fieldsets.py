@@ -18,6 +18,8 @@ Fields = frozenset[Path]
 Resolve = Callable[[Json], Json]
 
 NONE: Fields = frozenset()
+KEY_DEFAULTS = {"protocol": "TCP"}
+"""Keys that an applied item may leave out: ports are told apart by port and protocol."""
 
 
 class Shape:
@@ -51,8 +53,7 @@ class Shape:
         keys = self.node.get("x-kubernetes-list-map-keys")
         if not keys:
             return f"v:{_json(item)}"
-        defaults = {"protocol": "TCP"}
-        found = {key: item.get(key, defaults.get(key)) for key in sorted(keys)}
+        found = {key: item.get(key, KEY_DEFAULTS.get(key)) for key in sorted(keys)}
         return f"k:{_json({key: value for key, value in found.items() if value is not None})}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tests.cluster.apiserver import fieldsets, metadata
@@ -101,8 +100,6 @@ def after_update(call: Call, shape: Shape, old: Json, new: Json) -> Json:
     """The new state with its owners: the writer owns what it added or changed, and what is gone
     has no owner."""
     before = managers(old)
-    if not old:
-        before = []
     changed = changes(shape, old, new)
     mine = changed["added"] | changed["modified"]
     if not mine and not changed["removed"]:
@@ -120,15 +117,13 @@ def after_update(call: Call, shape: Shape, old: Json, new: Json) -> Json:
 
 
 def same(old: Json, new: Json) -> bool:
-    """Whether two states differ in nothing but the times and owners in managedFields."""
-    if old.keys() != new.keys():
-        return False
-    if any(old[key] != new[key] for key in old if key != "metadata"):
-        return False
-    strip: Callable[[Json], Json] = lambda content: {  # noqa: E731
-        key: value for key, value in content["metadata"].items() if key != "managedFields"
-    }
-    return strip(old) == strip(new) and _owners(old) == _owners(new)
+    """Whether two states differ in nothing but the times in managedFields."""
+    return _unmanaged(old) == _unmanaged(new) and _owners(old) == _owners(new)
+
+
+def _unmanaged(content: Json) -> Json:
+    inner = content["metadata"].items()
+    return content | {"metadata": {key: value for key, value in inner if key != "managedFields"}}
 
 
 def _owners(content: Json) -> set[Manager]:

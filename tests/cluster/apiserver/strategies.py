@@ -124,31 +124,40 @@ def established(definition: Json) -> Json:
 
 def merged_update(resource: Resource, old: Json, new: Json, subresource: str) -> Json:
     """The new state: each endpoint writes only its part; generation counts the desired state."""
-    result = {key: value for key, value in new.items() if value is not None}
-    if subresource == "finalize":
-        finalizers = (new.get("spec") or {}).get("finalizers") or []
+    if subresource == "status":
+        result = _with_status(resource, old, new)
+    elif subresource == "finalize":
+        finalizers = (new.get("spec") or {}).get("finalizers")
         spec = {"finalizers": finalizers} if finalizers else {}
         result = {**old, "spec": spec, "metadata": new["metadata"]}
-    elif resource.qualified == "namespaces" and "spec" in old:
-        result["spec"] = old["spec"]
-    if subresource == "status":
-        result = {**old, "status": new.get("status"), "metadata": new["metadata"]}
-        if result["status"] is None:
-            del result["status"]
-        if resource.custom:
-            managed = new["metadata"].get("managedFields")
-            result["metadata"] = old["metadata"] | ({"managedFields": managed} if managed else {})
-        elif resource.qualified == "pods" and "ownerReferences" in old["metadata"]:
-            owners = {"ownerReferences": old["metadata"]["ownerReferences"]}
-            result["metadata"] = new["metadata"] | owners
-    elif resource.status:
-        result.pop("status", None)
-        if "status" in old:
-            result["status"] = old["status"]
+    else:
+        result = _without_status(resource, old, new)
     result["metadata"] = metadata.for_update(old["metadata"], result["metadata"])
     if resource.generation and _desired(resource, old) != _desired(resource, result):
         result["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
     return result
+
+
+def _with_status(resource: Resource, old: Json, new: Json) -> Json:
+    """The old state with the new status; a custom resource's metadata stays too, a pod's owners."""
+    found = new["metadata"]
+    if resource.custom:
+        found = old["metadata"]
+    elif resource.qualified == "pods" and "ownerReferences" in old["metadata"]:
+        found = found | {"ownerReferences": old["metadata"]["ownerReferences"]}
+    result = {**old, "metadata": found, "status": new.get("status")}
+    return {key: value for key, value in result.items() if value is not None}
+
+
+def _without_status(resource: Resource, old: Json, new: Json) -> Json:
+    """The new state with the old status; a namespace is finalized elsewhere."""
+    result = {key: value for key, value in new.items() if value is not None}
+    kept = {"status"} if resource.status else set()
+    if resource.qualified == "namespaces":
+        kept.add("spec")
+    return {key: value for key, value in result.items() if key not in kept} | {
+        key: old[key] for key in kept if key in old
+    }
 
 
 def _desired(resource: Resource, content: Json) -> Json:
