@@ -5,6 +5,7 @@ into the CRD as an entry of x-kubernetes-validations, which the API server check
 update.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -51,7 +52,8 @@ def rule(field: str, cel: str, message: str) -> Callable[[_Predicate], _Predicat
     return mark
 
 
-def rules_of(model: type) -> list[Rule]:
-    """The rules of a model, in the order of the source."""
+@functools.cache
+def rules_of(model: type) -> tuple[Rule, ...]:
+    """The rules of a model, in the order of the source. Asked for with every value of the model."""
     found = (getattr(member, "__dict__", {}).get("rule") for member in vars(model).values())
-    return [rule for rule in found if isinstance(rule, Rule)]
+    return tuple(rule for rule in found if isinstance(rule, Rule))
