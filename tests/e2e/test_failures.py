@@ -60,7 +60,7 @@ def test_an_eviction_is_no_failure(cluster: Cluster, operator: Operator) -> None
     assert eventually(lambda: starts(cluster, "mug") == [(2, None), (2, step)])
 
 
-@pytest.mark.parametrize("operated", [True, False], ids=["", "without an operator"])
+@pytest.mark.parametrize("operated", [True, False], ids=["operated", "without an operator"])
 def test_a_deleted_job_saves_and_goes(cluster: Cluster, operator: Operator, operated: bool) -> None:
     cluster.apply(endless_job(cluster.storage, nodes=2 if operated else 1))
     step = cluster.wait_step("mug", 1)["status"]["progress"]["step"]
