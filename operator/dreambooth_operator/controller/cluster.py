@@ -3,6 +3,7 @@ about jobs.
 """
 
 import logging
+from collections.abc import Callable
 from datetime import datetime
 
 from dreambooth_api.job import DreamBoothJob
@@ -46,7 +47,16 @@ class Cluster:
     Answers go into the store at once, so that whoever looks next sees what was just written.
     """
 
-    def __init__(self, api: Api, store: Store, poller: Poller, now: Now) -> None:
+    def __init__(
+        self,
+        api: Api,
+        store: Store,
+        poller: Poller,
+        now: Now,
+        ensure_leads: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`ensure_leads` is called before each write, and raises when it may not be sent."""
+        self._ensure_leads = ensure_leads
         self._api = api
         self._store = store
         self._poller = poller
@@ -107,6 +117,7 @@ class Cluster:
     async def post(self, job: DreamBoothJob, event: Event) -> None:
         """Post an event. One that is lost does no harm."""
         try:
+            self._ensure_leads()
             await self._api.create(EVENT, event_body(job, event, self._now()))
         except errors.ApiError as error:
             logger.warning("an event was not posted: %s", error)
@@ -162,6 +173,7 @@ class Cluster:
         self._store.put(kind, found)
 
     async def _carry_out(self, seen: Observed, action: Action) -> bool:
+        self._ensure_leads()
         meta = seen.job.metadata
         if isinstance(action, Apply):
             kind = APPLIED[action.manifest["kind"]]
@@ -189,6 +201,7 @@ class Cluster:
         return await self._replace_status(key, version, status_body(status))
 
     async def _replace_status(self, key: Key, version: int, status: Manifest) -> bool:
+        self._ensure_leads()
         answer = await self._api.replace_status(
             DREAMBOOTH_JOB, key.namespace, key.name, version, status
         )

@@ -7,6 +7,7 @@
         Invalid           the API server refuses what was sent
         TooManyRequests   wait `retry_after` seconds
         Unavailable       no answer, or an error of the server's own
+        NotLeading        another replica may act by now; nothing was sent
 
 `NameTaken` is no error of the API server: a child's name belongs to something else.
 """
@@ -59,6 +60,12 @@ class Unavailable(ApiError):
     """No connection, no answer in time, or an error of the server's own."""
 
     kind = "unavailable"
+
+
+class NotLeading(ApiError):
+    """This process may not write any more."""
+
+    kind = "not_leading"
 
 
 class NameTaken(Exception):

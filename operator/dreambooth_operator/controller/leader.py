@@ -32,24 +32,28 @@ class Leader:
         """spec of the Lease as it was seen last."""
         self._changed = 0.0
         """When it was seen to change, by time.monotonic()."""
+        self._renewed = 0.0
+        """When the Lease was renewed last, by time.monotonic()."""
         self.leads = False
+
+    def ensure(self) -> None:
+        """Raise `NotLeading` when somebody else may lead by now: this process stood still."""
+        if self._election.enabled and self._overdue:
+            raise errors.NotLeading("the Lease was not renewed in time: another process may lead")
 
     async def acquire(self) -> None:
         """Return once this process leads, however long it takes."""
         logger.info("waiting for the Lease %s/%s", self._election.namespace, self._election.name)
-        while not await self._tried():
+        while not await self._renew():
             await asyncio.sleep(self._election.renew_seconds)
         self.leads = True
         logger.info("this process leads")
 
     async def hold(self, lost: Callable[[], None]) -> None:
         """Renew the Lease until cancelled; calls `lost` when somebody else may lead by now."""
-        renewed = time.monotonic()
-        while time.monotonic() - renewed < self._deadline:
+        while not self._overdue:
             await asyncio.sleep(self._election.renew_seconds)
-            began = time.monotonic()
-            if await self._tried():
-                renewed = began
+            await self._renew()
         self.leads = False
         logger.critical("the Lease was not renewed in time: another process may lead")
         lost()
@@ -68,9 +72,18 @@ class Leader:
             logger.warning("the Lease was not released: %s", error)
 
     @property
-    def _deadline(self) -> float:
-        """Seconds without a renewal after which this process stops: before others take over."""
-        return self._election.lease_seconds - self._election.renew_seconds / 2
+    def _overdue(self) -> bool:
+        """Whether it is high time to stop: before others take over."""
+        limit = self._election.lease_seconds - self._election.renew_seconds / 2
+        return time.monotonic() - self._renewed >= limit
+
+    async def _renew(self) -> bool:
+        """Try to take or renew the Lease, and note since when it is held; whether it is."""
+        began = time.monotonic()
+        held = await self._tried()
+        if held:
+            self._renewed = began
+        return held
 
     async def _tried(self) -> bool:
         """Try to take or renew the Lease; whether it is held now."""

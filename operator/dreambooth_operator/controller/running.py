@@ -61,7 +61,7 @@ class Operator:
         identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         self._leader = Leader(self._api, settings.leader_election, identity, clock.now)
         self._vitals = Vitals(self._session, self._resync, settings.resync_seconds)
-        cluster = Cluster(self._api, self._store, self._poller, clock.now)
+        cluster = Cluster(self._api, self._store, self._poller, clock.now, self._leader.ensure)
         self._worker = Worker(
             self._queue,
             cluster,
@@ -89,6 +89,7 @@ class Operator:
                 ]
                 if self._settings.leader_election.enabled:
                     await self._until(stop, self._acquire())
+                if self._leader.leads:
                     tasks.append(group.create_task(self._leader.hold(self._lost_lease)))
                 await self._until(stop, self._resync.fill())
                 if not stop.is_set():

@@ -107,3 +107,18 @@ def test_lease_is_lost_to_one_that_took_it(namespace: str) -> None:
             await holding
 
     asyncio.run(work())
+
+
+def test_a_process_that_stood_still_may_not_write(namespace: str) -> None:
+    async def work() -> None:
+        async with parts() as own:
+            leader = _leader(own, namespace, "first", lease_seconds=1.0)
+            with pytest.raises(errors.NotLeading):
+                leader.ensure()
+            await leader.acquire()
+            leader.ensure()
+            time.sleep(1)  # the whole process stands still, not only one task
+            with pytest.raises(errors.NotLeading):
+                leader.ensure()
+
+    asyncio.run(work())
