@@ -14,10 +14,11 @@ from tests.cluster.bad_days.day import Day
 from tests.cluster.bad_days.definition import ensure_definition
 from tests.cluster.bad_days.gateway import Gateway
 from tests.cluster.control_plane import ControlPlane, control_plane
-from tests.cluster.pretend import NAMESPACES, PretendCluster, pretend_cluster
+from tests.cluster.pretend import NAMESPACES, NODES, PretendCluster, pretend_cluster
 from tests.e2e.operator_process import Operator
 
 RESYNC_SECONDS = 2
+NODE_NAMES = ("node-a", "node-b")
 IMAGE = "dreambooth/trainer:pretended"
 
 
@@ -31,12 +32,25 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 
 
 @pytest.fixture(scope="session")
-def cluster(plane: ControlPlane) -> Iterator[PretendCluster]:
+def session_cluster(plane: ControlPlane) -> Iterator[PretendCluster]:
     """The cluster, with two pretend nodes."""
     with pretend_cluster(plane.kubeconfig) as cluster:
-        for name in ("node-a", "node-b"):
+        for name in NODE_NAMES:
             cluster.add_node(name)
         yield cluster
+
+
+@pytest.fixture
+def cluster(session_cluster: PretendCluster) -> PretendCluster:
+    """The cluster. Its nodes are well, even if a test before was so busy that they fell silent."""
+    for name in NODE_NAMES:
+        if session_cluster.get(f"{NODES}/{name}")["spec"].get("taints"):
+            session_cluster.lose(name)
+            session_cluster.find_again(name)
+    session_cluster.wait(
+        lambda: not any(node["spec"].get("taints") for node in session_cluster.items(NODES))
+    )
+    return session_cluster
 
 
 @pytest.fixture
@@ -108,7 +122,7 @@ def stopped_day(
 @pytest.fixture
 def day(stopped_day: Day) -> Day:
     """A day whose operator runs."""
-    stopped_day.operator.start()
+    stopped_day.start()
     return stopped_day
 
 

@@ -16,7 +16,7 @@ from tests.cluster.bad_days.rank_zero import RankZero
 from tests.cluster.client import Object
 from tests.cluster.node.addresses import pod_address
 from tests.cluster.pretend import JOBS, PODS, PretendCluster
-from tests.e2e.operator_process import Operator
+from tests.e2e.operator_process import Operator, answers
 
 DREAMBOOTH_JOBS = "apis/dreambooth.dev/v1alpha1/namespaces/{}/dreamboothjobs"
 EVENTS = "api/v1/namespaces/{}/events"
@@ -24,6 +24,7 @@ JOB_LABEL = "dreambooth.dev/job"
 WAIT_SECONDS = 60.0
 SETTLED_SECONDS = 3.0
 """Longer than anything that the operator of these tests repeats."""
+SETTLING_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -178,12 +179,17 @@ class Day:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.story()}") from None
 
-    def settles(self, name: str = "mug", seconds: float = SETTLED_SECONDS) -> bool:
-        """Whether nobody writes to a job any more, and no event is posted."""
-        before = (self.job(name)["metadata"]["resourceVersion"], len(self.events(name)))
-        self.cluster.sleep(seconds)
-        after = (self.job(name)["metadata"]["resourceVersion"], len(self.events(name)))
-        return before == after
+    def settles(self, name: str = "mug") -> bool:
+        """Whether a job comes to where nobody writes to it any more, and no event is posted."""
+        for _ in range(SETTLING_ROUNDS):
+            before = self._traces(name)
+            self.cluster.sleep(SETTLED_SECONDS)
+            if self._traces(name) == before:
+                return True
+        return False
+
+    def _traces(self, name: str) -> tuple[str, int]:
+        return self.job(name)["metadata"]["resourceVersion"], len(self.events(name))
 
     def story(self) -> str:
         """Everything that tells why something did not happen."""
@@ -193,6 +199,20 @@ class Day:
         return "\n".join([*told, self.operator.tail(30)])
 
     # The operator
+
+    def start(self, operator: Operator | None = None) -> None:
+        """Start the operator, or another one, and return once it is ready.
+
+        Nodes live on meanwhile.
+        """
+        started = operator or self.operator
+        started.launch()
+        self.wait(lambda: answers(f"{started.url}/readyz"))
+
+    def restart(self) -> None:
+        """Kill the operator and start it again."""
+        self.operator.kill()
+        self.start()
 
     def probe(self, path: str) -> str:
         """What is wrong, as /healthz or /readyz tells; empty: nothing."""

@@ -85,7 +85,7 @@ def test_an_operator_that_starts_while_nothing_can_be_read_waits(
     day.operator.kill()
     double.fail(agent=OPERATOR, method="GET", path="/namespaces/", code=code, times=-1)
     day.operator.launch()
-    day.cluster.sleep(AWAY_SECONDS)
+    day.wait(lambda: "not started yet" in day.operator.tail())
     assert day.probe("/readyz") == "not everything is listed yet"
     assert day.probe("/healthz") == ""
     double.heal()

@@ -40,7 +40,7 @@ def test_an_attempt_that_is_deleted_while_the_operator_is_away_is_noticed(day: D
     day.operator.kill()
     day.cluster.delete(day.batch_path("mug-0"), **BACKGROUND)
     day.wait(lambda: day.cluster.find(day.batch_path("mug-0")) is None)
-    day.operator.start()
+    day.start()
     day.wait_attempt("mug", 1)
     assert day.training().attempts == (0, 1)
     assert day.status()["counters"] == counters(disruptions=1)

@@ -25,7 +25,7 @@ def program(request: pytest.FixtureRequest) -> Sequence[str]:
 def test_deadlines_are_not_met_early(day: Day) -> None:
     assert "The API server's clock is" in day.operator.tail()
     before = day.train(startDeadlineSeconds=60, activeDeadlineSeconds=60)
-    day.operator.restart()
+    day.restart()
     day.ranks["mug"].progress["step"] = 8
     day.wait(day.reports)
     assert day.settles()

@@ -11,6 +11,7 @@ import pytest
 
 from tests.cluster.bad_days.conftest import IMAGE, RESYNC_SECONDS, kubeconfig_through
 from tests.cluster.bad_days.day import Day, counters
+from tests.cluster.bad_days.definition import delete_definition, ensure_definition
 from tests.cluster.bad_days.gateway import Gateway
 from tests.cluster.control_plane import ControlPlane
 from tests.e2e.operator_process import Operator
@@ -68,8 +69,8 @@ def pair(
                     "renewSeconds": RENEW_SECONDS,
                 },
             )
-        stopped_day.operator.start()
-        second.start()
+        stopped_day.start()
+        stopped_day.start(second)
         yield Pair(stopped_day, second, lease_seconds)
         second.stop()
 
@@ -132,4 +133,24 @@ def test_a_leader_that_is_asked_to_stop_hands_over_at_once(pair: Pair) -> None:
     before = pair.day.train()
     pair.day.operator.stop()
     pair.day.wait(pair.second_leads, timeout=pair.lease_seconds / 2)
+    assert pair.day.training() == before
+
+
+def test_a_leader_that_waits_for_the_definition_keeps_its_lease(pair: Pair) -> None:
+    day = pair.day
+    delete_definition(day.cluster)
+    day.wait(lambda: day.probe("/readyz"))
+    holder = pair.holder()
+    day.cluster.sleep(pair.lease_seconds + RENEW_SECONDS)
+    assert pair.holder() == holder
+    ensure_definition(day.cluster)
+    day.train()
+    assert day.operator.running
+    assert not pair.second_leads()
+
+
+def test_one_that_never_led_ends_in_peace(pair: Pair) -> None:
+    before = pair.day.train()
+    pair.second.stop()
+    assert "another process may lead" not in pair.second.tail()
     assert pair.day.training() == before

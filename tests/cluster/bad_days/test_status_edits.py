@@ -12,6 +12,8 @@ from tests.cluster.client import ApiError
 
 LONG_AGO = "2001-01-01T00:00:00Z"
 FAR_AHEAD = "2101-01-01T00:00:00Z"
+MOST_WRITES = 6
+"""The status, and an event for each thing in it that had to be said again."""
 
 
 def failed_record() -> dict[str, Any]:
@@ -64,9 +66,11 @@ def test_nonsense_in_a_status_is_put_right(day: Day, nonsense: str) -> None:
     day.cluster.end(day.running_pods("mug-0", 2)[1], 1)
     day.wait_attempt("mug", 1)
     before, said = day.training(), truths(day)
+    written = len(day.gateway.writes)
     edit(day, NONSENSE[nonsense])
     day.wait(lambda: truths(day) == said)
     assert day.settles()
+    assert len(day.gateway.writes) - written <= MOST_WRITES
     assert day.training().children == before.children
     assert truths(day) == said
 

@@ -43,7 +43,7 @@ def test_an_operator_that_hears_nothing_is_not_alive(day: Day, double: DoubleCli
     assert day.wait(touched) == "the watch of services misses changes"
     assert day.metric("watch_age_seconds", resource="services") > 0
     double.heal()
-    day.operator.restart()  # as the kubelet does
+    day.restart()  # as the kubelet does
     assert day.probe("/healthz") == ""
     assert day.training() == before
 
