@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PACKAGES := crds operator trainer
+PACKAGES := crds operator trainer charts
 TESTS ?= tests
 # Two workers with one thread each are faster on two cores than two workers that fight over them.
 WORKERS ?= 2
@@ -23,7 +23,7 @@ $(READY): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e crds -e 'operator[local]' -e 'trainer[wandb]' --group dev
+		-e crds -e 'operator[local]' -e 'trainer[wandb]' -e charts --group dev
 	@touch $@
 
 demo: $(READY) ## fine-tune tiny-sd on a subject: 2 pods on this machine, real S3, 2 to 3 minutes
@@ -41,11 +41,13 @@ test-slow: $(READY) ## run the tests that take long
 e2e: $(READY) ## run whole jobs on a control plane: a double, KUBEBUILDER_ASSETS or DREAMBOOTH_E2E_KUBECONFIG
 	$(BIN)/python -m pytest -m 'not slow' $(OPTIONS) tests/e2e
 
-generate: $(READY) ## write the CRD and REFERENCE.md from the models
+generate: $(READY) ## write the CRD, REFERENCE.md, and the chart's schema and README
 	$(BIN)/python -m dreambooth_api.generate
+	$(BIN)/python -m dreambooth_charts.generate
 
 verify: $(READY) ## fail when what `make generate` writes differs from what is committed
 	$(BIN)/python -m dreambooth_api.generate --check
+	$(BIN)/python -m dreambooth_charts.generate --check
 
 lint: $(READY) ## ruff, and the import rules
 	$(BIN)/ruff check .

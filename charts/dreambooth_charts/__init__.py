@@ -1,0 +1,1 @@
+"""Writes what the chart takes from elsewhere: its schema, README and permissions."""

@@ -1,0 +1,58 @@
+"""values.yaml as its reader sees it: every value with the comment above it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value of the chart."""
+
+    path: tuple[str, ...]
+    text: str
+    """The comment above it, as Markdown; empty: it is explained where it is in."""
+    default: object
+    leaf: bool
+    """It is set as a whole; others are only there to hold values."""
+
+    @property
+    def name(self) -> str:
+        """`image.tag`, as Helm's --set takes it."""
+        return ".".join(self.path)
+
+
+def documented(path: Path) -> list[Value]:
+    """The values of a file in its order, each before those in it."""
+    text = path.read_text(encoding="utf-8")
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if not isinstance(root, yaml.MappingNode):
+        raise ValueError(f"{path}: must be a mapping of values")
+    return list(_values(root, yaml.safe_load(text), (), text.splitlines()))
+
+
+def _values(
+    node: yaml.MappingNode, defaults: dict[str, Any], above: tuple[str, ...], lines: list[str]
+) -> Iterator[Value]:
+    for key, child in node.value:
+        path, default = (*above, key.value), defaults[key.value]
+        inner: list[Value] = []
+        if isinstance(child, yaml.MappingNode):
+            inner = list(_values(child, default, path, lines))
+        # A mapping without comments in it, such as `resources`, is one value.
+        holds = any(value.text or value.path[-1] == "enabled" for value in inner)
+        yield Value(path, _comment(lines, key.start_mark.line), default, leaf=not holds)
+        if holds:
+            yield from inner
+
+
+def _comment(lines: list[str], end: int) -> str:
+    """The comment that ends above line number `end`."""
+    start = end
+    while start > 0 and lines[start - 1].lstrip().startswith("#"):
+        start -= 1
+    found = (line.lstrip() for line in lines[start:end])
+    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in found)
