@@ -77,7 +77,7 @@ class Deleter:
         return self._store.put(resource, marked)
 
     def remove(self, resource: Resource, content: Json) -> None:
-        """Remove an object; with a definition, the objects that it defined."""
+        """Remove an object; with a definition, the objects that it defined and their watches."""
         self._store.remove(resource, content)
         if resource.kind == DEFINITION:
             for version in self._registry.custom(
@@ -85,6 +85,7 @@ class Deleter:
             )[:1]:
                 for stored in self._store.all(version):
                     self._store.remove(version, stored.content)
+                self._store.end(version)
             self._registry.forget(content)
 
 

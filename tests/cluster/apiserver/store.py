@@ -54,7 +54,8 @@ class Change:
     version: int
 
 
-Subscriber = Callable[[Change], None]
+Subscriber = Callable[[Change | None], None]
+"""Told of changes; None: there will be no more."""
 
 
 class Store:
@@ -105,6 +106,11 @@ class Store:
         self._changes[resource.qualified].append(change)
         for subscriber in list(self._subscribers[resource.qualified]):
             subscriber(change)
+
+    def end(self, resource: Resource) -> None:
+        """A resource is no longer served."""
+        for subscriber in list(self._subscribers[resource.qualified]):
+            subscriber(None)
 
     def since(self, resource: Resource, version: int) -> list[Change]:
         """What changed after a version; raises 410 when that is no longer known."""

@@ -36,7 +36,7 @@ class Watch:
         """End the stream after what has happened so far."""
         self._changes.put_nowait(None)
 
-    def _take(self, change: Change) -> None:
+    def _take(self, change: Change | None) -> None:
         self._changes.put_nowait(change)
 
     async def events(self) -> AsyncIterator[bytes]:
