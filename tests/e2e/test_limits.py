@@ -66,8 +66,8 @@ def test_pods_that_find_no_node_end_the_job_at_its_start_deadline(
 
 
 def test_a_job_that_runs_for_too_long_saves_and_ends(cluster: Cluster, operator: Operator) -> None:
-    job = endless_job(cluster.storage)
-    job["spec"]["runtime"] |= {"nodes": 1, "activeDeadlineSeconds": 3600}
+    job = endless_job(cluster.storage, nodes=1)
+    job["spec"]["runtime"]["activeDeadlineSeconds"] = 3600
     cluster.apply(job)
     cluster.wait_step("mug", 1)
     # As if earlier attempts had run for an hour.

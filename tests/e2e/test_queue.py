@@ -38,7 +38,8 @@ def test_a_job_waits_for_its_queue_and_goes_on_after_a_preemption(
     hold(cluster, "mug-0", True)
     queued = cluster.wait_phase("mug", "Queued")
     assert queued["status"]["counters"]["preemptions"] == 1
-    step = cluster.wait_checkpoint("mug", 1)["status"]["lastCheckpoint"]["step"]
+    saved = cluster.wait("mug", lambda job: "lastCheckpoint" in job["status"])
+    step = saved["status"]["lastCheckpoint"]["step"]
     assert cluster.storage.checkpoints(cluster.run("mug")) == [step]
     assert eventually(lambda: training_pods(cluster, "mug") == {})
 
