@@ -16,6 +16,7 @@ from dreambooth_operator.controller.preflight import follow_preflight
 from dreambooth_operator.controller.views import JobView
 from dreambooth_operator.controller.waiting import why_not_ready
 
+VALID = "the job can be carried out as written"
 TAKEN_RETRY_SECONDS = 60
 KEPT_JOBS = 3
 """Jobs of the newest attempts stay, with the logs of the pods that failed."""
@@ -32,12 +33,12 @@ def decide(seen: Observed, now: datetime, policy: Policy) -> Decision:
     draft = Draft(seen, now.replace(microsecond=0), policy, _recovered(seen))
     if seen.taken:
         _report_taken(draft)
-        return draft.decision()
-    draft.condition(conditions.ACCEPTED, "True", "Valid", "the job can be carried out as written")
+    else:
+        draft.condition(conditions.ACCEPTED, "True", "Valid", VALID)
     record = attempts.newest(draft.status)
     if record and record.ended is None:
         follow(draft, record)
-    if not _has_open_attempt(draft):
+    if not _has_open_attempt(draft) and not seen.taken:
         _between_attempts(draft)
     return draft.decision()
 
@@ -178,7 +179,9 @@ def _end(draft: Draft) -> None:
 
 
 def _report_taken(draft: Draft) -> None:
-    """A child's name is taken by an object of someone else, which is left alone."""
+    """A child's name is taken by an object of someone else, which is left alone. An attempt that
+    runs is followed all the same; the next one has to wait.
+    """
     told = ", ".join(draft.seen.taken)
     message = f"{told} exists and is not this job's; delete it, or rename the DreamBoothJob"
     draft.condition(conditions.ACCEPTED, "False", "NameTaken", message)

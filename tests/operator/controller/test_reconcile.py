@@ -504,6 +504,10 @@ def test_a_name_that_is_taken_is_told_and_training_goes_on() -> None:
     world.settle()
     assert world.condition("Accepted")[:2] == ("False", "NameTaken")
     assert "Service mug-ranks" in world.condition("Accepted")[2]
+    world.tells(step=5)
+    world.settle()
+    assert world.status.progress is not None
+    assert world.status.progress.step == 5
     assert world.status.phase == "Running"
     assert [job.name for job in world.live] == ["mug-0"]
     world.taken = ()
