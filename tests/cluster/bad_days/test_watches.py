@@ -25,7 +25,7 @@ def test_what_silent_watches_do_not_tell_is_found_by_lists(day: Day, double: Dou
     day.train()
     double.silence_watches()
     day.cluster.end(day.running_pods("mug-0", 2)[0], 1)
-    day.wait(lambda: day.status()["counters"] == counters(failures=1), LISTED_SECONDS)
+    day.wait(lambda: day.status().get("counters") == counters(failures=1), LISTED_SECONDS)
     assert day.metric("resync_repairs_total") > 0
     assert day.training("other") == before
 
