@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.controllers import job_rules
+from tests.cluster.controllers import job_pods, job_rules
 from tests.cluster.controllers.placement import Place, choose, quantity, tolerates
 from tests.cluster.test_controllers_jobs import attempt
 
@@ -134,3 +134,9 @@ def test_no_node_at_all() -> None:
 def place(name: str, cpu: str = "4") -> Place:
     room = {"cpu": cpu, "memory": "8Gi", "pods": "10"}
     return Place({"metadata": {"name": name}, "spec": {}, "status": {"allocatable": room}})
+
+
+def test_an_index_is_started_that_is_neither_done_nor_taken() -> None:
+    job = attempt(completions=5)
+    taken = [{"metadata": {"annotations": {job_rules.INDEX: "2"}}}]
+    assert job_pods.missing_indexes(job, taken, completed={0}, count=2) == [1, 3]
