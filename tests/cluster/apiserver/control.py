@@ -3,7 +3,7 @@
 POST   /_double/faults     a Fault's fields: the next matching requests fail or wait
 DELETE /_double/faults     no more faults
 POST   /_double/refuse     {"seconds": 5}: connections are cut and refused for a while
-POST   /_double/watches    {"action": "close"} or {"action": "silence", "seconds": 5}
+POST   /_double/watches    {"action": "close"} or {"action": "silence", "seconds": 5, "agent": ""}
 POST   /_double/history    forget it: every version known so far is too old to watch from
 GET    /_double/requests   counts by verb, resource, user agent and status code
 DELETE /_double/requests   count from zero
@@ -68,7 +68,7 @@ class Control:
         faults = self._api.faults
         if wanted["action"] == "close":
             return web.json_response({"watches": faults.close_watches()})
-        count = faults.silence_watches(float(wanted.get("seconds", 0)))
+        count = faults.silence_watches(float(wanted.get("seconds", 0)), wanted.get("agent", ""))
         return web.json_response({"watches": count})
 
     async def _forget(self, _: web.Request) -> web.Response:

@@ -53,6 +53,7 @@ class Faults:
         self._faults: list[Fault] = []
         self._watches: set[Watch] = set()
         self._silent_until = 0.0
+        self._silent_agent = ""
 
     def add(self, fault: Fault) -> None:
         self._faults.append(fault)
@@ -75,7 +76,8 @@ class Faults:
     def opened(self, watch: Watch) -> Callable[[], None]:
         """Note an open watch; returns what to call when it is closed."""
         self._watches.add(watch)
-        watch.silent = asyncio.get_running_loop().time() < self._silent_until
+        soon = asyncio.get_running_loop().time() < self._silent_until
+        watch.silent = soon and watch.agent.startswith(self._silent_agent)
         return lambda: self._watches.discard(watch)
 
     def close_watches(self) -> int:
@@ -83,9 +85,13 @@ class Faults:
             watch.close()
         return len(self._watches)
 
-    def silence_watches(self, seconds: float) -> int:
-        """Watches that are open, or are opened in the next seconds, never send anything again."""
+    def silence_watches(self, seconds: float, agent: str) -> int:
+        """Watches that are open, or are opened in the next seconds, never send anything again: all,
+        or those of clients whose User-Agent begins so.
+        """
         self._silent_until = asyncio.get_running_loop().time() + seconds
-        for watch in self._watches:
+        self._silent_agent = agent
+        meant = [watch for watch in self._watches if watch.agent.startswith(agent)]
+        for watch in meant:
             watch.silent = True
-        return len(self._watches)
+        return len(meant)

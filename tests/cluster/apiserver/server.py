@@ -101,9 +101,11 @@ class DoubleClient:
         """End all watches; returns how many there were."""
         return int(self._ask("POST", "watches", {"action": "close"})["watches"])
 
-    def silence_watches(self, seconds: float = 0) -> int:
-        """Open watches, and those opened in the next seconds, stay open and send nothing more."""
-        wanted = {"action": "silence", "seconds": seconds}
+    def silence_watches(self, seconds: float = 0, agent: str = "") -> int:
+        """Open watches, and those opened in the next seconds, stay open and send nothing more: all,
+        or those of clients whose User-Agent begins so.
+        """
+        wanted = {"action": "silence", "seconds": seconds, "agent": agent}
         return int(self._ask("POST", "watches", wanted)["watches"])
 
     def forget_history(self) -> None:

@@ -32,6 +32,11 @@ class Watch:
         self.silent = False
         """Nothing is sent any more, and the stream does not end: a connection that is half dead."""
 
+    @property
+    def agent(self) -> str:
+        """User-Agent of the client."""
+        return self._call.user_agent
+
     def close(self) -> None:
         """End the stream after what has happened so far."""
         self._changes.put_nowait(None)

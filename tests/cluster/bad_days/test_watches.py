@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.cluster.apiserver.server import DoubleClient
 from tests.cluster.bad_days.day import Day, counters
 
+OPERATOR = "dreambooth-operator"
 LISTED_SECONDS = 90
 """Lists are given time to be wrong: what they find is believed a while later."""
 
@@ -23,7 +24,7 @@ def test_watches_that_end_are_begun_again(day: Day, double: DoubleClient) -> Non
 def test_what_silent_watches_do_not_tell_is_found_by_lists(day: Day, double: DoubleClient) -> None:
     before = day.train("other")
     day.train()
-    double.silence_watches()
+    double.silence_watches(agent=OPERATOR)
     day.cluster.end(day.running_pods("mug-0", 2)[0], 1)
     day.wait(lambda: day.status().get("counters") == counters(failures=1), LISTED_SECONDS)
     assert day.metric("resync_repairs_total") > 0
@@ -33,7 +34,7 @@ def test_what_silent_watches_do_not_tell_is_found_by_lists(day: Day, double: Dou
 def test_an_operator_that_hears_nothing_is_not_alive(day: Day, double: DoubleClient) -> None:
     before = day.train()
     assert day.probe("/healthz") == ""
-    double.silence_watches()
+    double.silence_watches(agent=OPERATOR)
 
     def touched() -> str:
         label = {"metadata": {"labels": {"touched": str(day.job()["metadata"]["resourceVersion"])}}}
@@ -54,7 +55,7 @@ def test_what_was_deleted_before_watches_could_go_on_is_missed(
     before = day.train("other")
     day.train()
     day.train("gone")
-    double.silence_watches()
+    double.silence_watches(agent=OPERATOR)
     day.cluster.delete(day.batch_path("mug-0"), propagationPolicy="Background")
     day.cluster.delete(day.job_path("gone"), propagationPolicy="Background")
     day.wait(lambda: day.cluster.find(day.batch_path("gone-0")) is None)
