@@ -40,7 +40,7 @@ def _values(
     for key, child in node.value:
         path, default = (*above, key.value), defaults[key.value]
         inner: list[Value] = []
-        if isinstance(child, yaml.MappingNode):
+        if isinstance(child, yaml.MappingNode) and not child.flow_style:
             inner = list(_values(child, default, path, lines))
         # A mapping without comments in it, such as `resources`, is one value.
         holds = any(value.text or value.path[-1] == "enabled" for value in inner)
