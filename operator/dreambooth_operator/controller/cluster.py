@@ -135,7 +135,7 @@ class Cluster:
             deleting="deletionTimestamp" in meta,
             attempts=tuple(sorted(attempts, key=_number)),
             preflight=next(iter(preflight), None),
-            pods=tuple(self._store.pods(key, jobs)),
+            pods=tuple(self._store.pods(key, record.uid)),
             reading=self._poller.reading(key),
             missing=frozenset(
                 kind

@@ -22,8 +22,8 @@ def follow(draft: Draft, record: Attempt) -> None:
     """
     job = next((job for job in draft.seen.attempts if job.attempt == record.number), None)
     _follow(draft, record, job)
-    if job is not None:
-        draft.status = reporting.saved(draft.status, _pods(draft, job))
+    pods = [pod for pod in draft.seen.pods if pod.attempt == record.number]
+    draft.status = reporting.saved(draft.status, pods)  # their Job may be gone already
 
 
 def _follow(draft: Draft, record: Attempt, job: JobView | None) -> None:

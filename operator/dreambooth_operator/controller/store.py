@@ -73,6 +73,8 @@ class _Family:
     pods: dict[str, PodView] = field(default_factory=dict)
     shared: dict[tuple[str, str], ChildView] = field(default_factory=dict)
     """Services and ConfigMaps by kind and name."""
+    ended: JobView | None = None
+    """The Job that went last. What its pods said is kept until another one comes."""
 
     def __bool__(self) -> bool:
         return bool(self.record or self.jobs or self.pods or self.shared)
@@ -108,7 +110,8 @@ class Store:
     def remove(self, kind: Kind, namespace: str, name: str, uid: str) -> Key | None:
         """An object is gone. Returns the job that it concerned; None: it was not known.
 
-        A pod's last view is kept until its Job is gone: how it ended has to be judged.
+        A pod's last view is kept until the next Job comes: how it ended has to be judged, and pods
+        and their Job go at about the same time.
         """
         self._removed[uid] = None
         while len(self._removed) > REMEMBERED_REMOVALS:
@@ -130,10 +133,12 @@ class Store:
         family = self._families.get(key, _Family())
         return [job for job in family.jobs.values() if job.owner == owner]
 
-    def pods(self, key: Key, jobs: list[JobView]) -> list[PodView]:
-        """Pods of these Jobs, also those that are gone."""
-        uids = {job.uid for job in jobs}
+    def pods(self, key: Key, owner: str) -> list[PodView]:
+        """Pods of its Jobs, and of the one that went last, also those that are gone."""
         family = self._families.get(key, _Family())
+        uids = {job.uid for job in self.jobs(key, owner)}
+        if family.ended and family.ended.owner == owner:
+            uids.add(family.ended.uid)
         return [pod for pod in family.pods.values() if pod.job_uid in uids]
 
     def owns(self, key: Key, owner: str, kind: str, name: str) -> bool:
@@ -155,6 +160,8 @@ class Store:
         if isinstance(view, Record):
             family.record = view
         elif isinstance(view, JobView):
+            if view.name not in family.jobs:
+                self._forget_ended(family)
             family.jobs[view.name] = view
         elif isinstance(view, PodView):
             family.pods[view.uid] = view
@@ -165,11 +172,16 @@ class Store:
         family = self._families[view.key]
         if isinstance(view, Record):
             family.record = None
+            self._forget_ended(family)
         elif isinstance(view, JobView):
             del family.jobs[view.name]
-            self._forget_gone_pods(family, view.uid)
+            self._forget_ended(family)
+            family.ended = view
+            if family.record is None:
+                self._forget_ended(family)
         elif isinstance(view, PodView):
-            if any(job.uid == view.job_uid for job in family.jobs.values()):
+            jobs = [*family.jobs.values(), *([family.ended] if family.ended else [])]
+            if any(job.uid == view.job_uid for job in jobs):
                 family.pods[view.uid] = replace(view, gone=True)
             else:
                 del family.pods[view.uid]
@@ -179,12 +191,13 @@ class Store:
             del self._families[view.key]
 
     @staticmethod
-    def _forget_gone_pods(family: _Family, job_uid: str) -> None:
-        family.pods = {
-            uid: pod
-            for uid, pod in family.pods.items()
-            if not (pod.gone and pod.job_uid == job_uid)
-        }
+    def _forget_ended(family: _Family) -> None:
+        """Forget the Job that went last, and its pods that are gone."""
+        if family.ended:
+            uid, family.ended = family.ended.uid, None
+            gone = [pod.uid for pod in family.pods.values() if pod.gone and pod.job_uid == uid]
+            for each in gone:
+                del family.pods[each]
 
 
 def view_of(kind: Kind, body: Body) -> View | None:

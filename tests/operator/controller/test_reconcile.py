@@ -397,6 +397,21 @@ def test_the_last_words_of_a_stopping_attempt_tell_of_its_last_checkpoint() -> N
     assert last == CheckpointStatus(step=7, uri="s3://results/7", time=world.now)
 
 
+def test_last_words_are_heard_when_the_job_goes_with_its_pods() -> None:
+    world = running()
+    world.change(suspend=True)
+    world.settle()
+    for pod in world.pods_of(world.attempt):
+        words = "rank 0: stopped: asked to stop; saved at step 7 in s3://results/7"
+        world.remembered[pod.uid] = replace(pod, finished=world.now, message=words, gone=True)
+    world.pods.clear()
+    del world.jobs["mug-0"]
+    world.settle()
+    assert world.status.phase == "Suspended"
+    assert world.status.last_checkpoint is not None
+    assert world.status.last_checkpoint.step == 7
+
+
 def test_a_job_that_is_suspended_from_the_start_does_nothing() -> None:
     world = World(dreambooth_job(suspend=True))
     world.settle()

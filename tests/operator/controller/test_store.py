@@ -61,7 +61,7 @@ def test_news_tell_which_job_they_concern() -> None:
     assert store.put(POD, _pod("mug-0-0-x", 7, "mug-0")) == KEY
     assert store.put(SERVICE, _child("mug-ranks", 8)) == KEY
     assert [job.name for job in store.jobs(KEY, OWNER)] == ["mug-0"]
-    assert [pod.name for pod in store.pods(KEY, store.jobs(KEY, OWNER))] == ["mug-0-0-x"]
+    assert [pod.name for pod in store.pods(KEY, OWNER)] == ["mug-0-0-x"]
     assert store.owns(KEY, OWNER, "Service", "mug-ranks")
 
 
@@ -123,30 +123,43 @@ def test_unlabelled_objects_are_not_kept() -> None:
     assert store.known(POD) == {}
 
 
-def test_pod_is_remembered_until_its_job_is_gone() -> None:
+def test_pod_is_remembered_until_the_next_job_comes() -> None:
     store = Store()
+    store.put(DREAMBOOTH_JOB, _record(5))
     store.put(JOB, _child("mug-0", 6))
     pod = _pod("mug-0-0-x", 7, "mug-0")
     store.put(POD, pod)
     assert _remove(store, POD, pod) == KEY
-    remembered = store.pods(KEY, store.jobs(KEY, OWNER))
-    assert [(pod.name, pod.gone) for pod in remembered] == [("mug-0-0-x", True)]
-    assert ("team", "mug-0-0-x") not in store.known(POD)
-    jobs = store.jobs(KEY, OWNER)
     _remove(store, JOB, _child("mug-0", 8))
-    assert store.pods(KEY, jobs) == []
+    assert [(pod.name, pod.gone) for pod in store.pods(KEY, OWNER)] == [("mug-0-0-x", True)]
+    assert ("team", "mug-0-0-x") not in store.known(POD)
+    store.put(JOB, _child("mug-1", 9))
+    assert store.pods(KEY, OWNER) == []
 
 
-def test_pod_that_outlives_its_job_is_forgotten_with_it() -> None:
+def test_pod_that_outlives_its_job_is_remembered_as_long() -> None:
     store = Store()
+    store.put(DREAMBOOTH_JOB, _record(5))
     store.put(JOB, _child("mug-0", 6))
     pod = _pod("mug-0-0-x", 7, "mug-0")
     store.put(POD, pod)
-    jobs = store.jobs(KEY, OWNER)
     _remove(store, JOB, _child("mug-0", 8))
-    assert len(store.pods(KEY, jobs)) == 1
     _remove(store, POD, pod)
-    assert store.pods(KEY, jobs) == []
+    assert [pod.gone for pod in store.pods(KEY, OWNER)] == [True]
+    store.put(JOB, _child("mug-1", 9))
+    assert store.pods(KEY, OWNER) == []
+
+
+def test_nothing_is_remembered_of_a_job_that_was_deleted() -> None:
+    store = Store()
+    store.put(DREAMBOOTH_JOB, _record(5))
+    store.put(JOB, _child("mug-0", 6))
+    pod = _pod("mug-0-0-x", 7, "mug-0")
+    store.put(POD, pod)
+    _remove(store, DREAMBOOTH_JOB, _record(5))
+    _remove(store, POD, pod)
+    _remove(store, JOB, _child("mug-0", 8))
+    assert store.pods(KEY, OWNER) == []
 
 
 def test_child_that_was_replaced_unnoticed_takes_the_place() -> None:
