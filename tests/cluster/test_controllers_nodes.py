@@ -66,10 +66,21 @@ def why_not(cluster: PretendCluster, path: str) -> str:
 
 
 def not_on(*nodes: str) -> Object:
-    """The affinity that keeps a pod off nodes; a rule may name only one."""
-    rules = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
-    terms = {"nodeSelectorTerms": [{"matchFields": rules}]}
+    """The affinity that keeps a pod off nodes."""
+    terms = {"nodeSelectorTerms": [others(*nodes)]}
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
+
+
+def rather_not_on(*nodes: str) -> Object:
+    """The affinity of a pod that takes another node where there is one."""
+    terms = [{"weight": 100, "preference": others(*nodes)}]
+    return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": terms}}
+
+
+def others(*nodes: str) -> Object:
+    """The nodes but these; a rule may name only one."""
+    rules = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+    return {"matchFields": rules}
 
 
 def test_a_node_selector_is_honoured(cluster: PretendCluster, pod: Start) -> None:
@@ -84,6 +95,12 @@ def test_a_pod_is_kept_off_a_node_by_name(cluster: PretendCluster, pod: Start) -
         "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector. "
         f"{NOT_HELPFUL}2 Preemption is not helpful for scheduling."
     )
+
+
+def test_a_node_is_avoided_where_there_is_another(cluster: PretendCluster, pod: Start) -> None:
+    assert node_of(cluster, pod("not-on-a", affinity=rather_not_on("node-a"))) == "node-b"
+    assert node_of(cluster, pod("not-on-b", affinity=rather_not_on("node-b"))) == "node-a"
+    assert node_of(cluster, pod("anywhere", affinity=rather_not_on("node-a", "node-b")))
 
 
 def test_what_no_node_has_is_named(cluster: PretendCluster, pod: Start) -> None:

@@ -37,7 +37,8 @@ class Place:
 
 
 def choose(pod: Object, places: Iterable[Place]) -> tuple[Place | None, str]:
-    """The place for a pod: where fewest of its Job are, then fewest at all. Else why there is none.
+    """The place for a pod: on a node that it prefers, where fewest of its Job are, then fewest at
+    all. Else why there is none.
 
     The message is the scheduler's: the reasons, each with the number of nodes that it holds for.
     """
@@ -50,8 +51,7 @@ def choose(pod: Object, places: Iterable[Place]) -> tuple[Place | None, str]:
         if not obstacles:
             fitting.append(place)
     if fitting:
-        owners = _controllers(pod)
-        return min(fitting, key=lambda at: (_peers(at, owners), at.used["pods"], at.name)), ""
+        return min(fitting, key=lambda place: _order(pod, place)), ""
     return None, _message(total, reasons, full)
 
 
@@ -95,8 +95,17 @@ def _controllers(pod: Object) -> list[str]:
     return [owner["uid"] for owner in owners if owner.get("controller")]
 
 
-def _peers(place: Place, owners: list[str]) -> int:
-    return sum(place.owners[owner] for owner in owners)
+def _order(pod: Object, place: Place) -> tuple[int, int, int, str]:
+    """The first is the best."""
+    peers = sum(place.owners[owner] for owner in _controllers(pod))
+    return -_preference(pod["spec"], place.node), peers, place.used["pods"], place.name
+
+
+def _preference(spec: Object, node: Object) -> int:
+    """Weight of the preferred terms that a node matches."""
+    affinity = spec.get("affinity", {}).get("nodeAffinity", {})
+    preferred = affinity.get("preferredDuringSchedulingIgnoredDuringExecution", [])
+    return sum(term["weight"] for term in preferred if _term_matches(term["preference"], node))
 
 
 def _obstacles(pod: Object, place: Place) -> tuple[list[str], bool]:
@@ -131,11 +140,12 @@ def _selected(spec: Object, node: Object) -> bool:
     required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
     if required is None:
         return True
+    return any(_term_matches(term, node) for term in required["nodeSelectorTerms"])
+
+
+def _term_matches(term: Object, node: Object) -> bool:
+    labels = node["metadata"].get("labels", {})
     fields = {"metadata.name": node["metadata"]["name"]}
-    return any(_term_matches(term, labels, fields) for term in required["nodeSelectorTerms"])
-
-
-def _term_matches(term: Object, labels: dict[str, str], fields: dict[str, str]) -> bool:
     expressions = [(labels, rule) for rule in term.get("matchExpressions") or []]
     expressions += [(fields, rule) for rule in term.get("matchFields") or []]
     return bool(expressions) and all(_matches(known, rule) for known, rule in expressions)
