@@ -72,7 +72,7 @@ def test_a_bad_job_is_refused_at_once(
     assert cluster.job("mug") is None
 
 
-CHANGES = {
+CHANGES: dict[str, Object] = {
     "spec.training": {"training": {"steps": 7}},
     "spec.subjects": {
         "subjects": [{"identifier": "zwx", "classNoun": "mug", "images": "s3://a/b"}]
