@@ -244,11 +244,13 @@ def _reading_verb(query: dict[str, str], name: str) -> str:
 
 async def _body(request: web.Request) -> Any:
     """The body from JSON or YAML; None when there is none."""
-    text = await request.text() if request.can_read_body else ""
+    if not request.can_read_body:
+        return None
+    if "protobuf" in request.content_type:  # before it is taken for text
+        raise unsupported_media_type()
+    text = await request.text()
     if not text:
         return None
-    if "protobuf" in request.content_type:
-        raise unsupported_media_type()
     try:
         return json.loads(text)
     except ValueError:
