@@ -136,10 +136,11 @@ def service_account(
 
     Makes the namespace of the operator; it may do nothing outside the watched ones when some are.
     """
-    kubectl = Kubectl(plane.kubeconfig, namespace)
+    kubectl = Kubectl(plane.kubeconfig)
     kubectl.create_namespace(namespace)
     kubectl("apply", "-f", "-", input=to_yaml(permissions.manifests(namespace, watched)))
-    token = kubectl("create", "token", permissions.NAME, "--duration=24h").strip()
+    asked = ("create", "token", permissions.NAME, f"--namespace={namespace}", "--duration=24h")
+    token = kubectl(*asked).strip()
     config = yaml.safe_load(plane.kubeconfig.read_text())
     config["users"][0]["user"] = {"token": token}
     path = folder / "kubeconfig"
