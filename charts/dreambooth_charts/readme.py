@@ -12,7 +12,7 @@ INTRODUCTION = Path(__file__).parent / "introduction.md"
 SETTINGS = """\
 ## Settings
 
-What can be set below `settings`.
+What can be set below `settings`, with the operator's own defaults; `log` has another one here.
 
 | Setting | Default | Meaning |
 |---|---|---|\

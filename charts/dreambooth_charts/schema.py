@@ -36,9 +36,13 @@ def settings_schema() -> Schema:
     schema = Settings.model_json_schema(by_alias=True)
     for name in OWN:
         del schema["properties"][name]
-    schema["required"] = [name for name in schema["required"] if name not in OWN]
     for name in OWN_OF_LEASE:
         del schema["$defs"]["LeaderElection"]["properties"][name]
+    del schema["properties"]["leaderElection"]["default"]
+    # What the chart makes is all that the operator requires.
+    assert set(schema.pop("required")) == set(OWN)
+    # Each gets a Role, which cannot be there twice.
+    schema["properties"]["namespaces"]["uniqueItems"] = True
     # The probes and the Service have to know it, so it cannot be left open.
     schema["properties"]["metricsPort"] |= {"minimum": 1, "description": PORT}
     for part in _parts(schema):

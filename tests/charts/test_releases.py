@@ -162,7 +162,7 @@ def test_uninstall_leaves_definition_and_jobs(cluster: helm.Config, kubectl: Kub
     install(cluster, values_of("minimal"))
     kubectl("wait", "--for=condition=Established", f"crd/{DEFINITION}")
     kubectl.create(JOB)
-    cluster.uninstall(RELEASE)
+    cluster.uninstall(RELEASE, wait="watcher", timeout=30)
     assert found(kubectl, render(values_of("minimal")).manifests) == []
     assert kubectl.get("dbj", "mug") is not None
     install(cluster, values_of("minimal"))  # takes it back

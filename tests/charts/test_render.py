@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,9 @@ def test_operator_is_started_with_the_settings_that_are_mounted() -> None:
     (container,) = spec["containers"]
     (mount,) = container["volumeMounts"]
     (volume,) = spec["volumes"]
-    *_, option, file = container["command"]
+    program, option, file = container["command"]
+    package = tomllib.loads((HERE.parents[1] / "operator" / "pyproject.toml").read_text())
+    assert program in package["project"]["scripts"]
     assert (option, file) == ("--settings", f"{mount['mountPath']}/settings.yaml")
     assert mount["name"] == volume["name"]
     assert volume["configMap"]["name"] == RELEASE

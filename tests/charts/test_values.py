@@ -39,6 +39,8 @@ def test_lint_finds_nothing_without_values() -> None:
         ({"settings": {"workers": 0}}, "at '/settings/workers': minimum: got 0, want 1"),
         ({"settings": {"worker": 1}}, "at '/settings': additional properties 'worker'"),
         ({"settings": {"metricsPort": 0}}, "at '/settings/metricsPort': minimum: got 0, want 1"),
+        ({"settings": {"namespaces": ["a", "a"]}}, "at '/settings/namespaces': items at 0 and 1"),
+        ({"fullnameOverride": "a.b"}, "at '/fullnameOverride'"),
         ({"settings": {"namespaces": ["Team A"]}}, "at '/settings/namespaces/0'"),
         ({"settings": {"log": {"level": "loud"}}}, "at '/settings/log/level'"),
         ({"settings": {"trainerImage": "a"}}, "additional properties 'trainerImage' not allowed"),

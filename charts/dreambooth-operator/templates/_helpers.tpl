@@ -7,7 +7,7 @@
 {{- define "dreambooth.fullname" -}}
 {{- $name := include "dreambooth.name" . }}
 {{- $joined := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) }}
-{{- default $joined .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- default $joined .Values.fullnameOverride | replace "." "-" | trunc 50 | trimSuffix "-" }}
 {{- end }}
 
 {{- define "dreambooth.serviceAccount" -}}
