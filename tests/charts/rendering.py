@@ -10,8 +10,10 @@ import helm_python as helm
 import yaml
 
 from dreambooth_api import yamljson
+from dreambooth_api.job import DreamBoothJob
 
-CHART = Path(__file__).parents[2] / "charts" / "dreambooth-operator"
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "dreambooth-operator"
 VALUES = Path(__file__).parent / "values"
 SETS = sorted(VALUES.glob("*.yaml"))
 RELEASE = "dreambooth-operator"
@@ -34,6 +36,12 @@ class Rendered:
     def manifests(self) -> list[Manifest]:
         """Every object but the definition, which is large."""
         return [m for path in self.templates if path != DEFINITION for m in self._read(path)]
+
+    @property
+    def pod(self) -> Manifest:
+        """The operator's pod, as its Deployment has it."""
+        template: Manifest = self.one("Deployment")["spec"]["template"]
+        return template
 
     @property
     def definitions(self) -> list[Manifest]:
@@ -64,3 +72,9 @@ def render(values: Values, chart: Path = CHART) -> Rendered:
     templates = {path.partition("/")[2]: text for path, text in sorted(found.items())}
     notes = templates.pop("templates/NOTES.txt")
     return Rendered({path: text for path, text in templates.items() if text.strip()}, notes)
+
+
+def quickstart() -> DreamBoothJob:
+    """A job, for what its pods look like."""
+    text = (ROOT / "examples" / "quickstart.yaml").read_text()
+    return DreamBoothJob.model_validate(yaml.safe_load(text))

@@ -14,28 +14,24 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from dreambooth_api.job import DreamBoothJob
 from dreambooth_api.schema import custom_resource_definition
 from dreambooth_operator import names, pods
 from dreambooth_operator.controller import permissions
 from dreambooth_operator.controller.settings import LeaderElection, read_settings
-from dreambooth_operator.resources import attempt_job, preflight_job
-from tests.charts.pod_security import violations
 from tests.charts.rendering import (
     CHART,
     DEFINITION,
     NAMESPACE,
     RELEASE,
     SETS,
-    Manifest,
     Rendered,
+    quickstart,
     render,
     values_of,
 )
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"
-EXAMPLES = HERE.parents[1] / "examples"
 OF_OTHERS = {
     "ClusterQueue",
     "LocalQueue",
@@ -58,15 +54,6 @@ def of_set(path: Path) -> Rendered:
 def validate(manifest: str, version: str) -> None:
     """Raise when it is not valid. Many objects are the same in all sets."""
     kubernetes_validate.validate(json.loads(manifest), version, strict=True)
-
-
-def pod_of(found: Rendered) -> Manifest:
-    pod: Manifest = found.one("Deployment")["spec"]["template"]
-    return pod
-
-
-def quickstart() -> DreamBoothJob:
-    return DreamBoothJob.model_validate(yaml.safe_load((EXAMPLES / "quickstart.yaml").read_text()))
 
 
 @every_set
@@ -121,28 +108,6 @@ def test_no_two_objects_are_the_same(path: Path) -> None:
 
 
 @every_set
-def test_pods_hold_the_restricted_standard(path: Path) -> None:
-    spec = pod_of(of_set(path))["spec"]
-    assert violations(spec) == []
-    assert all(one["securityContext"]["readOnlyRootFilesystem"] for one in spec["containers"])
-
-
-def test_pods_of_jobs_hold_the_restricted_standard() -> None:
-    job = quickstart()
-    for manifest in (attempt_job(job, 0, "trainer:test"), preflight_job(job, "trainer:test")):
-        assert violations(manifest["spec"]["template"]["spec"]) == []
-
-
-def test_user_is_a_number_unless_the_cluster_chooses() -> None:
-    ours, theirs = (
-        pod_of(render(values_of(name)))["spec"]["securityContext"]
-        for name in ("minimal", "openshift")
-    )
-    assert ours["runAsUser"] == 65532
-    assert "runAsUser" not in theirs
-
-
-@every_set
 def test_operator_reads_the_settings(path: Path, tmp_path: Path) -> None:
     found = of_set(path)
     file = tmp_path / "settings.yaml"
@@ -157,7 +122,7 @@ def test_operator_reads_the_settings(path: Path, tmp_path: Path) -> None:
 
 
 def test_operator_is_started_with_the_settings_that_are_mounted() -> None:
-    spec = pod_of(render(values_of("minimal")))["spec"]
+    spec = render(values_of("minimal")).pod["spec"]
     (container,) = spec["containers"]
     (mount,) = container["volumeMounts"]
     (volume,) = spec["volumes"]
@@ -180,7 +145,7 @@ def test_lease_lies_in_the_releases_namespace(tmp_path: Path) -> None:
 def test_changed_settings_start_new_pods() -> None:
     def annotations(**settings: Any) -> dict[str, str]:
         values = values_of("minimal", settings=settings)
-        found: dict[str, str] = pod_of(render(values))["metadata"]["annotations"]
+        found: dict[str, str] = render(values).pod["metadata"]["annotations"]
         return found
 
     assert annotations() == annotations()
@@ -251,7 +216,7 @@ def test_pod_of_the_operator_is_found_by_its_labels() -> None:
             "monitored", networkPolicy={"enabled": True}, podDisruptionBudget={"enabled": True}
         )
     )
-    labels = pod_of(found)["metadata"]["labels"].items()
+    labels = found.pod["metadata"]["labels"].items()
     deployment, service = found.one("Deployment"), found.one("Service")
     assert deployment["spec"]["selector"]["matchLabels"].items() <= labels
     assert service["spec"]["selector"].items() <= labels
@@ -305,4 +270,4 @@ def test_large_numbers_stay_whole() -> None:
     assert quota == {"nvidia.com/gpu": 16, "cpu": 2000000, "memory": "2Ti"}
     assert sorted(group["coveredResources"]) == sorted(quota)
     assert [c["value"] for c in found.of_kind("PriorityClass")] == [1000000, -100]
-    assert pod_of(found)["spec"]["securityContext"]["runAsUser"] == 1000650000
+    assert found.pod["spec"]["securityContext"]["runAsUser"] == 1000650000
