@@ -18,6 +18,7 @@ TERMINATION_LOG = "/dev/termination-log"
 COMPLETION_INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 PREFLIGHT_RESOURCES = {"requests": {"cpu": "500m", "memory": "2Gi"}}
 PREFLIGHT_GRACE_SECONDS = 30
+PREFLIGHT_DEADLINE_SECONDS = 900
 
 
 def trainer_template(job: DreamBoothJob, attempt: int, default_image: str) -> Manifest:
@@ -49,6 +50,9 @@ def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
         resources=PREFLIGHT_RESOURCES,
     )
     spec = _pod_spec(job, container, grace_seconds=PREFLIGHT_GRACE_SECONDS)
+    # From when the pod starts: it may wait for a node for as long as the job's start deadline.
+    spec["activeDeadlineSeconds"] = PREFLIGHT_DEADLINE_SECONDS
+    spec |= _tolerations(job.spec.runtime)
     labels = names.labels(job, names.PREFLIGHT)
     return merged({"metadata": {"labels": labels}, "spec": spec}, job.spec.runtime.pod_overrides)
 
@@ -193,14 +197,20 @@ def _placement(runtime: Runtime) -> Manifest:
     placement: dict[str, Any] = {}
     if runtime.node_selector:
         placement["nodeSelector"] = dict(runtime.node_selector)
-    if runtime.tolerations:
-        placement["tolerations"] = [
-            toleration.model_dump(mode="json", by_alias=True, exclude_none=True)
-            for toleration in runtime.tolerations
-        ]
+    placement |= _tolerations(runtime)
     if runtime.priority_class:
         placement["priorityClassName"] = runtime.priority_class
     return placement
+
+
+def _tolerations(runtime: Runtime) -> Manifest:
+    """Taints that do not keep the pods away."""
+    if not runtime.tolerations:
+        return {}
+    given = [
+        t.model_dump(mode="json", by_alias=True, exclude_none=True) for t in runtime.tolerations
+    ]
+    return {"tolerations": given}
 
 
 def _value(name: str, value: str | int) -> Manifest:

@@ -24,8 +24,8 @@ STOPPED_EXIT_CODE = 143
 """The trainer was asked to stop, and saved its state."""
 STALLED_EXIT_CODE = 70
 """No rank of the pod made progress for `spec.runtime.stallTimeoutSeconds`."""
-PREFLIGHT_RETRIES = 2
-PREFLIGHT_DEADLINE_SECONDS = 900
+PREFLIGHT_RETRIES = 4
+"""The Job controller waits 10 s, 20 s, 40 s and 80 s: storage may be away for two minutes."""
 
 
 def attempt_objects(job: DreamBoothJob, attempt: int, default_image: str) -> list[Manifest]:
@@ -125,7 +125,6 @@ def preflight_job(job: DreamBoothJob, default_image: str) -> Manifest:
         ),
         "spec": {
             "backoffLimit": PREFLIGHT_RETRIES,
-            "activeDeadlineSeconds": PREFLIGHT_DEADLINE_SECONDS,
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {
                 "rules": [

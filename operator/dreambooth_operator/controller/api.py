@@ -157,8 +157,12 @@ def _error(what: str, status: int, headers: Mapping[str, str], content: bytes) -
         message = f"{what}: HTTP {status}"
     if status == 403 and b'"NamespaceTerminating"' in content:  # no Role would help
         return errors.Unavailable(message)
+    if status == 500 and b"failed to create typed patch object" in content:
+        return errors.Invalid(message)  # an unknown field in server-side apply
     if status == 429:
         return errors.TooManyRequests(message, _retry_after(headers))
+    if status == 403 and b"exceeded quota" in content:
+        return errors.Forbidden(message)
     if status == 403:
         return errors.Forbidden(f"{message}; grant it in the operator's Role or ClusterRole")
     if status >= 500 or status in (401, 408):

@@ -51,18 +51,22 @@ def ending(status: Status, verdict: Verdict) -> Status:
     )
 
 
-def closed(status: Status, policy: RestartPolicy, now: datetime) -> Status:
-    """The newest attempt, whose outcome is known, has ended: it is counted, and is the last one
-    when the restart budget is used up.
+def closed(
+    status: Status, policy: RestartPolicy, ended: datetime, *, is_counted: bool = False
+) -> Status:
+    """The newest attempt, whose outcome is known, has ended: it is counted, unless it is already,
+    and is the last one when the restart budget is used up.
     """
     record = status.attempts[-1]
-    counters = counted(status.counters or Counters(), record.outcome)
+    counters = status.counters or Counters()
+    if not is_counted:
+        counters = counted(counters, record.outcome)
     spent = counters.failures + counters.stalls
     if record.outcome in ("Failed", "Stalled") and not record.final and spent > policy.max_failures:
         told = f"{record.reason}\nNo restart: {spent - 1} of {policy.max_failures} were used."
         status = changed(status, final=True, reason=told[-4096:])
-    status = stopped_running(status, now).model_copy(update={"counters": counters})
-    return changed(status, ended=now)
+    status = stopped_running(status, ended).model_copy(update={"counters": counters})
+    return changed(status, ended=ended)
 
 
 def stopped_running(status: Status, now: datetime) -> Status:

@@ -168,19 +168,26 @@ class Cluster:
             found = await self._api.get(kind, namespace, name)
         except errors.NotFound:
             return
-        if not controls(uid, found["metadata"]):
+        if controls(uid, found["metadata"]):
+            self._store.put(kind, found)
+        elif _is_on_its_way_out(seen.job, found["metadata"]):
+            told = f"{kind.name} {name} of an earlier job of this name is not gone yet"
+            raise errors.Unavailable(told)
+        else:
             raise errors.NameTaken(kind.name, name)
-        self._store.put(kind, found)
 
     async def _carry_out(self, seen: Observed, action: Action) -> bool:
         self._ensure_leads()
         meta = seen.job.metadata
         if isinstance(action, Apply):
-            kind = APPLIED[action.manifest["kind"]]
+            kind, child = APPLIED[action.manifest["kind"]], action.manifest["metadata"]["name"]
+            key = Key(meta.namespace, meta.name)
+            if kind is JOB and self._store.owns(key, meta.uid or "", kind.name, child):
+                return True  # a Job is made once: its queue may have let it go meanwhile
             return self._took(kind, await self._api.apply(kind, action.manifest))
         if isinstance(action, DeleteJob):
-            # In the foreground: the Job is there until its pods have ended.
-            return await self._delete(JOB, meta.namespace, action.name, action.uid, "Foreground")
+            how = "Background" if action.abandoned else "Foreground"
+            return await self._delete(JOB, meta.namespace, action.name, action.uid, how)
         uid = meta.uid or ""
         return await self._delete(DREAMBOOTH_JOB, meta.namespace, meta.name, uid, "Background")
 
@@ -210,6 +217,14 @@ class Cluster:
     def _took(self, kind: Kind, answer: Manifest) -> bool:
         """Take an answer over; whether it was news. What changes nothing keeps its version."""
         return self._store.put(kind, answer) is not None
+
+
+def _is_on_its_way_out(job: DreamBoothJob, meta: Manifest) -> bool:
+    """Whether an object with the name of a child is what an earlier job of that name left."""
+    owners: list[Manifest] = meta.get("ownerReferences", [])
+    owner = next((each for each in owners if each.get("controller")), {})
+    left = owner.get("kind") == DREAMBOOTH_JOB.name and owner.get("name") == job.metadata.name
+    return left or "deletionTimestamp" in meta
 
 
 def _number(view: JobView) -> tuple[int, datetime]:

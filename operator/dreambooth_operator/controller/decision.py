@@ -20,6 +20,8 @@ class DeleteJob:
 
     name: str
     uid: str
+    abandoned: bool = False
+    """Its pods never end: in the background, its name is free at once."""
 
 
 @dataclass(frozen=True)

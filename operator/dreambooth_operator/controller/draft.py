@@ -1,7 +1,7 @@
 """A decision in the making."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from dreambooth_api.job import DreamBoothJob
 from dreambooth_api.status import Condition, Phase, Status
@@ -11,7 +11,7 @@ from dreambooth_operator.controller.decision import Action, Apply, Decision, Del
 from dreambooth_operator.controller.observed import Observed
 from dreambooth_operator.controller.policy import Policy
 from dreambooth_operator.controller.transitions import events_between
-from dreambooth_operator.controller.views import JobView
+from dreambooth_operator.controller.views import JobView, PodView
 from dreambooth_operator.names import Manifest
 
 
@@ -42,9 +42,23 @@ class Draft:
         if not job.deleting:
             self.actions.append(DeleteJob(job.name, job.uid))
 
+    def abandon(self, job: JobView) -> None:
+        """Delete a Job whose pods do not stop."""
+        self.actions.append(DeleteJob(job.name, job.uid, abandoned=True))
+
     def wake(self, seconds: float) -> None:
         """Look again after this time at the latest."""
         self.wakes.append(max(seconds, 1.0))
+
+    def is_lost(self, pod: PodView) -> bool:
+        """Whether a pod still runs long after it was asked to stop: nobody is there to stop it."""
+        if pod.stop_asked is None or pod.ended:
+            return False
+        limit = timedelta(seconds=self.job.spec.runtime.terminating_timeout_seconds)
+        left = (pod.stop_asked + limit - self.now).total_seconds()
+        if left > 0:
+            self.wake(left)
+        return left <= 0
 
     def phase(self, phase: Phase) -> None:
         """Enter a phase; only a running job has a stage."""

@@ -1,6 +1,6 @@
 """What to do about an attempt that has not ended: stop it, close its record, or report on it."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from dreambooth_api.runtime import ranks_per_node
 from dreambooth_api.status import Attempt, Counters
@@ -12,6 +12,9 @@ from dreambooth_operator.controller.verdict import Verdict, judge, lost
 from dreambooth_operator.controller.views import JobView, PodView
 from dreambooth_operator.controller.waiting import start_problem, why_not_ready
 from dreambooth_operator.resources import config_map, service
+
+WAITING = ("Waiting", "the queue holds the job back")
+STOPPING = ("Stopping", "the pods save their state and stop")
 
 
 def follow(draft: Draft, record: Attempt) -> None:
@@ -28,13 +31,13 @@ def follow(draft: Draft, record: Attempt) -> None:
 
 def _follow(draft: Draft, record: Attempt, job: JobView | None) -> None:
     if job is not None and job.complete:
-        _close(draft, Verdict("Succeeded"))
+        _close(draft, Verdict("Succeeded"), job)
     elif record.outcome is not None:
         _finish_stopping(draft, job)
     elif job is None:
-        _close(draft, _gone(draft, f"Job of attempt {record.number} is gone"))
+        _close(draft, _gone(draft, f"Job of attempt {record.number} is gone"), job)
     elif job.failed:
-        _close(draft, _judged(draft, job))
+        _close(draft, _judged(draft, job), job)
     elif verdict := _reason_to_stop(draft, record, job):
         draft.status = attempts.ending(draft.status, verdict)
     else:
@@ -60,18 +63,33 @@ def _of_the_past(pod: PodView, job: JobView) -> bool:
     return ended is not None and job.started is not None and ended < job.started
 
 
-def _close(draft: Draft, verdict: Verdict) -> None:
+def _close(draft: Draft, verdict: Verdict, job: JobView | None) -> None:
     draft.status = attempts.ending(draft.status, verdict)
-    draft.status = attempts.closed(draft.status, draft.job.spec.runtime.restart, draft.now)
+    _end_record(draft, job)
+
+
+def _end_record(draft: Draft, job: JobView | None) -> None:
+    """The attempt ended when its Job did: the operator may have been away since.
+
+    A preemption is counted when the queue takes the nodes back, before the Job ends.
+    """
+    ended = job.ended.replace(microsecond=0) if job and job.ended else draft.now
+    queued = truth(draft.status.conditions, conditions.QUEUED) == "True"
+    draft.status = attempts.closed(
+        draft.status,
+        draft.job.spec.runtime.restart,
+        min(ended, draft.now),
+        is_counted=queued and draft.status.attempts[-1].outcome == "Preempted",
+    )
     draft.drop_conditions(conditions.PODS_READY, conditions.QUEUED, conditions.PROGRESS_KNOWN)
 
 
 def _finish_stopping(draft: Draft, job: JobView | None) -> None:
     """The attempt is asked to stop, and closed when its pods have ended or are given up."""
     if job is None or job.failed or _given_up(draft, job):
-        draft.status = attempts.closed(draft.status, draft.job.spec.runtime.restart, draft.now)
-        draft.drop_conditions(conditions.PODS_READY, conditions.QUEUED, conditions.PROGRESS_KNOWN)
+        _end_record(draft, job)
     else:
+        draft.condition(conditions.PODS_READY, "False", *STOPPING)
         draft.delete(job)
         draft.poll = _rank_zero(draft, job)
         _report_progress(draft, job)
@@ -80,18 +98,7 @@ def _finish_stopping(draft: Draft, job: JobView | None) -> None:
 def _given_up(draft: Draft, job: JobView) -> bool:
     """Whether the only pods left are lost ones."""
     left = [pod for pod in _pods(draft, job) if not pod.ended]
-    return job.deleting and bool(left) and all(_is_lost(draft, pod) for pod in left)
-
-
-def _is_lost(draft: Draft, pod: PodView) -> bool:
-    """Whether a pod still runs long after it was asked to stop: nobody is there to stop it."""
-    if pod.stop_asked is None or pod.ended:
-        return False
-    limit = timedelta(seconds=draft.job.spec.runtime.terminating_timeout_seconds)
-    left = (pod.stop_asked + limit - draft.now).total_seconds()
-    if left > 0:
-        draft.wake(left)
-    return left <= 0
+    return job.deleting and bool(left) and all(draft.is_lost(pod) for pod in left)
 
 
 def _judged(draft: Draft, job: JobView) -> Verdict:
@@ -100,7 +107,7 @@ def _judged(draft: Draft, job: JobView) -> Verdict:
     """
     if job.suspended:
         return Verdict("Preempted", "the queue took the nodes back")
-    return judge(job, _pods(draft, job), _ranks(draft))
+    return judge(job, current_pods(draft, job), _ranks(draft))
 
 
 def _gone(draft: Draft, reason: str) -> Verdict:
@@ -116,6 +123,8 @@ def _reason_to_stop(draft: Draft, record: Attempt, job: JobView) -> Verdict | No
         return _gone(draft, f"Job {job.name} is being deleted")
     if runtime.suspend:
         return Verdict("Suspended", "spec.runtime.suspend is true")
+    if job.completions not in (None, runtime.nodes):
+        return Verdict("Suspended", "spec.runtime.nodes was changed while the job was suspended")
     pods = current_pods(draft, job)
     return (
         _over_deadline(draft, record)
@@ -149,7 +158,7 @@ def _over_deadline(draft: Draft, record: Attempt) -> Verdict | None:
 
 def _lost_pod(draft: Draft, job: JobView, pods: list[PodView]) -> Verdict | None:
     """A pod that does not stop holds up its Job for ever (core/v1: an unreachable node)."""
-    found = [pod for pod in pods if _is_lost(draft, pod)]
+    found = [pod for pod in pods if draft.is_lost(pod)]
     if not found:
         return None
     return _judged(draft, job) if job.failing else lost(found[0], _ranks(draft))
@@ -201,14 +210,15 @@ def _report(draft: Draft, record: Attempt, job: JobView) -> None:
     if job.suspended:
         _report_queued(draft, record)
         return
-    if draft.job.spec.runtime.queue:
+    if truth(draft.status.conditions, conditions.QUEUED) != "Unknown":
         draft.condition(conditions.QUEUED, "False", "Admitted", "the queue let the job go")
     pods = [pod for pod in current_pods(draft, job) if not pod.ended]
     nodes = draft.job.spec.runtime.nodes
     if sum(pod.ready for pod in pods) >= nodes:
         _report_joined(draft, record, nodes)
-    elif not job.failing:
-        draft.condition(conditions.PODS_READY, "False", *why_not_ready(pods, nodes))
+    else:
+        why = STOPPING if job.failing else why_not_ready(pods, nodes)
+        draft.condition(conditions.PODS_READY, "False", *why)
     draft.phase("Running" if draft.status.attempts[-1].running else "Starting")
     if draft.status.phase == "Running":
         draft.poll = _rank_zero(draft, job)
@@ -237,12 +247,12 @@ def _report_joined(draft: Draft, record: Attempt, nodes: int) -> None:
 
 def _report_queued(draft: Draft, record: Attempt) -> None:
     """A Job that its queue holds back. One that had been let go before was preempted."""
-    if truth(draft.status.conditions, conditions.QUEUED) == "False":
+    if record.running or truth(draft.status.conditions, conditions.QUEUED) == "False":
         draft.status = attempts.stopped_running(draft.status, draft.now)
         draft.status = attempts.changed(draft.status, running=None)
         counters = attempts.counted(draft.status.counters or Counters(), "Preempted")
         draft.status = draft.status.model_copy(update={"counters": counters})
-    draft.condition(conditions.QUEUED, "True", "Waiting", "the queue holds the job back")
+    draft.condition(conditions.QUEUED, "True", *WAITING)
     draft.drop_conditions(conditions.PODS_READY, conditions.PROGRESS_KNOWN)
     draft.phase("Queued")
 

@@ -19,6 +19,14 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Obstacle:
+    """Why the API server does not let children be made: reason and message of a condition."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Observed:
     """A job and its children, as the watches and the last reading showed them."""
 
@@ -33,7 +41,7 @@ class Observed:
     pods: tuple[PodView, ...] = ()
     """Pods of those Jobs, also the last view of those that are gone."""
     reading: Reading | None = None
-    taken: tuple[str, ...] = ()
-    """Children that could not be made, as something else has their name: "Job demo-0"."""
+    obstacle: Obstacle | None = None
+    """Why children could not be made just now."""
     missing: frozenset[str] = frozenset()
     """Kinds of shared children that are gone: "Service", "ConfigMap"."""

@@ -38,15 +38,37 @@ def confirm_preflight(draft: Draft) -> None:
 
 def _follow_pods(draft: Draft, job: JobView) -> None:
     pods = [pod for pod in _pods(draft, job) if not pod.ended]
+    if pods and all(draft.is_lost(pod) for pod in pods):
+        draft.abandon(job)  # and it is started anew
+        return
+    why = _not_started(draft, job, pods)
+    if why:
+        draft.delete(job)
+        _failed(draft, "NotStarted", why)
+        return
+    reason, message = why_not_ready(pods, 1)
+    report = _report_of(_pods(draft, job))
+    if report:
+        reason, message = "Retrying", report
+    _wait(draft, *(RUNNING if reason == "Starting" else (reason, message)))
+
+
+def _not_started(draft: Draft, job: JobView, pods: list[PodView]) -> str:
+    """Why the preflight will not start any more; empty while it may."""
     problem = start_problem(pods, draft.now, draft.policy)
     if problem and problem.patience_seconds <= 0:
-        draft.delete(job)
-        _failed(draft, "NotStarted", problem.message)
-        return
+        return problem.message
     if problem:
         draft.wake(problem.patience_seconds)
-    reason, message = why_not_ready(pods, 1)
-    _wait(draft, *(RUNNING if reason == "Starting" else (reason, message)))
+    limit = draft.job.spec.runtime.start_deadline_seconds
+    if not limit or any(pod.running for pod in _pods(draft, job)):
+        return ""
+    left = limit - (draft.now - (job.started or job.created)).total_seconds()
+    if left > 0:
+        draft.wake(left)
+        return ""
+    _, why = why_not_ready(pods, 1)
+    return f"not started after spec.runtime.startDeadlineSeconds ({limit} s): {why}"
 
 
 def _wait(draft: Draft, reason: str, message: str) -> None:

@@ -9,15 +9,16 @@ from dreambooth_operator.controller import attempts, conditions, reporting
 from dreambooth_operator.controller.children import attempt_children
 from dreambooth_operator.controller.decision import NOTHING, Decision, DeleteDreamBoothJob
 from dreambooth_operator.controller.draft import Draft
-from dreambooth_operator.controller.following import follow
-from dreambooth_operator.controller.observed import Observed
+from dreambooth_operator.controller.following import WAITING, follow
+from dreambooth_operator.controller.observed import Observed, Obstacle
 from dreambooth_operator.controller.policy import Policy
 from dreambooth_operator.controller.preflight import follow_preflight
 from dreambooth_operator.controller.views import JobView
 from dreambooth_operator.controller.waiting import why_not_ready
+from dreambooth_operator.names import TRAINER
 
 VALID = "the job can be carried out as written"
-TAKEN_RETRY_SECONDS = 60
+OBSTACLE_RETRY_SECONDS = 60
 KEPT_JOBS = 3
 """Jobs of the newest attempts stay, with the logs of the pods that failed."""
 
@@ -31,14 +32,14 @@ def decide(seen: Observed, now: datetime, policy: Policy) -> Decision:
     if seen.deleting:
         return NOTHING
     draft = Draft(seen, now.replace(microsecond=0), policy, _recovered(seen))
-    if seen.taken:
-        _report_taken(draft)
+    if seen.obstacle:
+        _report_obstacle(draft, seen.obstacle)
     else:
         draft.condition(conditions.ACCEPTED, "True", "Valid", VALID)
     record = attempts.newest(draft.status)
     if record and record.ended is None:
         follow(draft, record)
-    if not _has_open_attempt(draft) and not seen.taken:
+    if not _has_open_attempt(draft) and not seen.obstacle:
         _between_attempts(draft)
     return draft.decision()
 
@@ -122,6 +123,9 @@ def _start_next(draft: Draft) -> None:
         for job in running:
             draft.delete(job)
         return
+    if _pods_are_left(draft):
+        draft.phase("Restarting" if record else "Pending")
+        return
     if record is not None and record.ended is not None:
         seconds = attempts.wait_seconds(draft.status.attempts, draft.job.spec.runtime.restart)
         left = (record.ended + timedelta(seconds=seconds) - draft.now).total_seconds()
@@ -130,6 +134,23 @@ def _start_next(draft: Draft) -> None:
             draft.wake(left)
             return
     _start(draft, number)
+
+
+def _pods_are_left(draft: Draft) -> bool:
+    """Whether pods run whose Job is gone: deleted in the background, or with an earlier job of the
+    same name. They would be taken for ranks of the next attempt.
+    """
+    known = {job.uid for job in draft.seen.attempts}
+    left = [
+        pod
+        for pod in draft.seen.pods
+        if pod.component == TRAINER and pod.job_uid not in known and not pod.ended
+    ]
+    left = [pod for pod in left if not draft.is_lost(pod)]
+    if left:
+        told = f"pod {left[0].name} of an earlier Job still runs; it is waited for"
+        draft.condition(conditions.PODS_READY, "False", "PodsLeft", told)
+    return bool(left)
 
 
 def _start(draft: Draft, number: int) -> None:
@@ -144,11 +165,14 @@ def _start(draft: Draft, number: int) -> None:
         if job.attempt is not None and job.attempt <= number - KEPT_JOBS:
             draft.delete(job)
     draft.status = attempts.opened(draft.status, number, draft.now)
-    if not draft.job.spec.runtime.queue:
-        draft.condition(
-            conditions.PODS_READY, "False", *why_not_ready([], draft.job.spec.runtime.nodes)
-        )
-    draft.phase("Starting")
+    if draft.job.spec.runtime.queue:
+        draft.drop_conditions(conditions.PODS_READY)
+        draft.condition(conditions.QUEUED, "True", *WAITING)
+        draft.phase("Queued")
+    else:
+        why = why_not_ready([], draft.job.spec.runtime.nodes)
+        draft.condition(conditions.PODS_READY, "False", *why)
+        draft.phase("Starting")
 
 
 def _succeed(draft: Draft) -> None:
@@ -166,7 +190,8 @@ def _fail(draft: Draft, reason: str, message: str) -> None:
 
 def _end(draft: Draft) -> None:
     """The job has ended: it is deleted when its time to live is over."""
-    ended = draft.status.completion_time or draft.now
+    record = attempts.newest(draft.status)
+    ended = draft.status.completion_time or (record and record.ended) or draft.now
     draft.status = draft.status.model_copy(update={"completion_time": ended})
     seconds = draft.job.spec.runtime.ttl_seconds_after_finished
     if seconds is None:
@@ -178,13 +203,11 @@ def _end(draft: Draft) -> None:
         draft.actions.append(DeleteDreamBoothJob())
 
 
-def _report_taken(draft: Draft) -> None:
-    """A child's name is taken by an object of someone else, which is left alone. An attempt that
-    runs is followed all the same; the next one has to wait.
+def _report_obstacle(draft: Draft, obstacle: Obstacle) -> None:
+    """Children cannot be made as things are. An attempt that runs is followed all the same; the
+    next one has to wait.
     """
-    told = ", ".join(draft.seen.taken)
-    message = f"{told} exists and is not this job's; delete it, or rename the DreamBoothJob"
-    draft.condition(conditions.ACCEPTED, "False", "NameTaken", message)
+    draft.condition(conditions.ACCEPTED, "False", obstacle.reason, obstacle.message)
     if draft.status.phase is None:
         draft.phase("Pending")
-    draft.wake(TAKEN_RETRY_SECONDS)
+    draft.wake(OBSTACLE_RETRY_SECONDS)

@@ -1,5 +1,6 @@
 """What a status says of the training, from what rank 0 answered, and its last words."""
 
+import math
 import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -80,7 +81,7 @@ def _progress(told: TrainerProgress, old: Progress | None, now: datetime) -> Pro
         total_steps=max(told.total_steps, 0),
         loss=_number(told.loss),
         images_per_second=_number(told.images_per_second),
-        eta=None if told.eta_seconds is None else duration(told.eta_seconds),
+        eta=_eta(told.eta_seconds),
         updated_at=old.updated_at if old else None,
     )
     return new if new == old else new.model_copy(update={"updated_at": now})
@@ -97,6 +98,10 @@ def _with_samples(artifacts: Artifacts | None, told: TrainerProgress) -> Artifac
     if not told.samples:
         return artifacts
     return (artifacts or Artifacts()).model_copy(update={"samples": told.samples[-1]})
+
+
+def _eta(seconds: float | None) -> str | None:
+    return duration(seconds) if seconds is not None and math.isfinite(seconds) else None
 
 
 def _number(value: float | None) -> str | None:

@@ -51,7 +51,7 @@ class Operator:
         clock = ServerClock()
         self._session = Session(clock, self._metrics.answered)
         self._api = Api(self._session)
-        self._store = Store()
+        self._store = Store(clock.now)
         self._queue: Queue[Key] = Queue()
         self._intake = Intake(self._store, self._queue)
         self._poller = Poller(settings.progress_seconds, clock.now, self._heard)

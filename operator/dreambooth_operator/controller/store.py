@@ -8,9 +8,11 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from dreambooth_operator import names
+from dreambooth_operator.controller.clock import Now
 from dreambooth_operator.controller.kinds import CONFIG_MAP, DREAMBOOTH_JOB, JOB, POD, SERVICE, Kind
 from dreambooth_operator.controller.views import (
     Body,
@@ -21,6 +23,7 @@ from dreambooth_operator.controller.views import (
     job_view,
     pod_view,
 )
+from dreambooth_operator.controller.waiting import waits_in_vain
 
 REMEMBERED_REMOVALS = 10_000
 KEPT_METADATA = (
@@ -83,7 +86,8 @@ class _Family:
 class Store:
     """The objects that the operator knows, by DreamBoothJob."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Now = lambda: datetime.now(UTC)) -> None:
+        self._now = now
         self._families: dict[Key, _Family] = {}
         self._index: dict[Kind, dict[tuple[str, str], View]] = {
             kind: {} for kind in (DREAMBOOTH_JOB, JOB, POD, SERVICE, CONFIG_MAP)
@@ -134,12 +138,14 @@ class Store:
         return [job for job in family.jobs.values() if job.owner == owner]
 
     def pods(self, key: Key, owner: str) -> list[PodView]:
-        """Pods of its Jobs, and of the one that went last, also those that are gone."""
+        """Pods of its Jobs and of the one that went last, also those that are gone, and whatever
+        pods still run without a Job.
+        """
         family = self._families.get(key, _Family())
         uids = {job.uid for job in self.jobs(key, owner)}
         if family.ended and family.ended.owner == owner:
             uids.add(family.ended.uid)
-        return [pod for pod in family.pods.values() if pod.job_uid in uids]
+        return [pod for pod in family.pods.values() if pod.job_uid in uids or not pod.ended]
 
     def owns(self, key: Key, owner: str, kind: str, name: str) -> bool:
         """Whether a child is known, and controlled by the DreamBoothJob with that uid."""
@@ -164,9 +170,16 @@ class Store:
                 self._forget_ended(family)
             family.jobs[view.name] = view
         elif isinstance(view, PodView):
-            family.pods[view.uid] = view
+            family.pods[view.uid] = self._dated(view, family.pods.get(view.uid))
         else:
             family.shared[view.kind, view.name] = view
+
+    def _dated(self, view: PodView, before: PodView | None) -> PodView:
+        """The view with the time since when its container cannot start, which no pod tells."""
+        if not waits_in_vain(view.waiting):
+            return view
+        since = before.waiting_since if before else None
+        return replace(view, waiting_since=since or self._now())
 
     def _drop(self, kind: Kind, view: View) -> None:
         family = self._families[view.key]

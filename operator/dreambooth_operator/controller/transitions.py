@@ -35,20 +35,24 @@ def _conditions(old: Status, new: Status) -> Iterator[Event]:
 
 
 def _attempts(old: Status, new: Status) -> Iterator[Event]:
-    before, after = newest(old), newest(new)
-    if after is None:
-        return
-    is_new = before is None or before.number != after.number
-    if is_new:
-        yield _event("Normal", "AttemptStarted", f"Attempt {after.number} was started")
-    ended = after.outcome not in (None, "Succeeded")  # that the job tells
-    if ended and (is_new or before is None or before.outcome != after.outcome):
-        yield _event(*_end(after))
-    preempted = (new.counters.preemptions if new.counters else 0) - (
-        old.counters.preemptions if old.counters else 0
-    )
-    if preempted > 0 and after.outcome is None:
-        yield _event("Warning", "Preempted", f"Attempt {after.number} lost its place to others")
+    before = {record.number: record for record in old.attempts}
+    for record in new.attempts:
+        known = before.get(record.number)
+        if known is None:
+            yield _event("Normal", "AttemptStarted", f"Attempt {record.number} was started")
+        ended = record.outcome not in (None, "Succeeded")  # that the job tells
+        if ended and (known is None or known.outcome != record.outcome):
+            yield _event(*_end(record))
+    yield from _preemption(old, new)
+
+
+def _preemption(old: Status, new: Status) -> Iterator[Event]:
+    """A queue took the nodes back, and the attempt waits to go on."""
+    record = newest(new)
+    was, now = (status.counters.preemptions if status.counters else 0 for status in (old, new))
+    ended = any(each.outcome == "Preempted" for each in new.attempts if each not in old.attempts)
+    if record is not None and now > was and not ended:
+        yield _event("Warning", "Preempted", f"Attempt {record.number} lost its place to others")
 
 
 def _end(record: Attempt) -> tuple[str, str, str]:

@@ -43,7 +43,7 @@ class Verdict:
 
 def judge(job: JobView, pods: Iterable[PodView], ranks_per_node: int) -> Verdict:
     """The verdict on an attempt whose Job fails or has failed."""
-    ended = [pod for pod in pods if pod.exit_code or pod.disruption or pod.stop_asked]
+    ended = [pod for pod in pods if pod.failed or pod.disruption or pod.stop_asked]
     telling = _first(pod for pod in ended if pod.exit_code in TERMINAL_EXIT_CODES)
     if telling:
         return _blamed("Failed", telling, ranks_per_node, final=True)
@@ -53,8 +53,8 @@ def judge(job: JobView, pods: Iterable[PodView], ranks_per_node: int) -> Verdict
     stalled = _first(pod for pod in ended if pod.exit_code == STALLED_EXIT_CODE)
     if stalled:
         return _blamed("Stalled", stalled, ranks_per_node)
-    failed = _first(p for p in ended if p.exit_code and p.exit_code != STOPPED_EXIT_CODE)
-    stopped = _first_stopped_before(ended, failed)
+    failed = _first_failed(ended)
+    stopped = _first_stopped(ended, job, failed)
     if stopped:
         words = f"pod {stopped.name} was asked to stop before any rank had failed"
         return _blamed("Disrupted", stopped, ranks_per_node, words=words)
@@ -80,16 +80,23 @@ def _end(pod: PodView) -> datetime:
     return min(times, default=EVER)
 
 
-def _first_stopped_before(pods: Sequence[PodView], failed: PodView | None) -> PodView | None:
-    """The first pod that was asked to stop, unless a rank had failed by then.
+def _first_failed(pods: Sequence[PodView]) -> PodView | None:
+    """The first pod that failed by itself; what was stopped before it could is the last resort."""
+    by_itself = [p for p in pods if p.failed and p.exit_code != STOPPED_EXIT_CODE]
+    return _first(p for p in by_itself if not p.stop_asked) or _first(
+        p for p in by_itself if p.exit_code
+    )
 
-    Times have no fractions: in the same second the failure came first, as it is what makes the Job
-    controller stop the others.
+
+def _first_stopped(pods: Sequence[PodView], job: JobView, failed: PodView | None) -> PodView | None:
+    """The first pod that was asked to stop before its Job was to fail, and so made it fail.
+
+    Both times are the control plane's. Those of containers are their nodes', whose clocks differ.
     """
-    asked = _first(pod for pod in pods if pod.stop_asked or pod.exit_code == STOPPED_EXIT_CODE)
-    if asked is None or (failed is not None and _end(failed) <= _end(asked)):
-        return None
-    return asked
+    if failed is None:
+        return _first(p for p in pods if p.stop_asked or p.exit_code == STOPPED_EXIT_CODE)
+    since = job.failing
+    return _first(p for p in pods if since and p.stop_asked and p.stop_asked < since)
 
 
 def _disrupted(pod: PodView, ranks_per_node: int) -> Verdict:
@@ -115,6 +122,8 @@ def _blamed(
 def _words(pod: PodView) -> str:
     """What a failed pod said, or what is known without words."""
     told = pod.message.strip()[-WORDS_LIMIT:] or f"pod {pod.name} left no message"
+    if pod.reason:
+        told = f"pod {pod.name}: {pod.reason}: {pod.reason_message}".rstrip(": ")
     if pod.out_of_memory:
         return f"out of memory; raise spec.runtime.resources.limits.memory. {told}"
     return told

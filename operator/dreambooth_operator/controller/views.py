@@ -61,10 +61,15 @@ class PodView:
     exit_code: int | None = None
     message: str = ""
     """Termination message of the trainer's container."""
+    reason: str = ""
+    """Why the pod failed beside its container, for example Evicted (status.reason)."""
+    reason_message: str = ""
     out_of_memory: bool = False
     waiting: str | None = None
     """Why the container does not start yet, for example ImagePullBackOff."""
     waiting_message: str = ""
+    waiting_since: datetime | None = None
+    """When it was first seen to wait for the same kind of reason: the API does not tell."""
     disruption: str | None = None
     """Reason of the DisruptionTarget condition, for example EvictionByEvictionAPI."""
     disruption_message: str = ""
@@ -77,6 +82,11 @@ class PodView:
     def ended(self) -> bool:
         """Its container has ended, or the pod is gone."""
         return self.gone or self.phase in ("Succeeded", "Failed")
+
+    @property
+    def failed(self) -> bool:
+        """It has failed, with or without a container that could tell of it."""
+        return self.phase == "Failed" or bool(self.exit_code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +108,11 @@ class JobView:
     started: datetime | None = None
     """status.startTime; set anew after its first pods were made when it is resumed."""
     deleting: bool = False
+    completions: int | None = None
+    """spec.completions: the nodes that it was made for."""
     complete: bool = False
+    ended: datetime | None = None
+    """When it was complete or had failed."""
     failing: datetime | None = None
     """Since when it is to fail (FailureTarget), while its pods are stopped."""
     failed: bool = False
@@ -148,6 +162,8 @@ def pod_view(body: Body) -> PodView | None:
         finished=time_of(ended.get("finishedAt")),
         exit_code=ended.get("exitCode"),
         message=ended.get("message", ""),
+        reason=status.get("reason", ""),
+        reason_message=status.get("message", ""),
         out_of_memory=ended.get("reason") == "OOMKilled",
         waiting=waiting.get("reason"),
         waiting_message=waiting.get("message", ""),
@@ -165,6 +181,7 @@ def job_view(body: Body) -> JobView | None:
         return None
     conditions = by_type(status.get("conditions", []))
     failed, target = conditions.get("Failed", {}), conditions.get("FailureTarget", {})
+    complete = conditions.get("Complete", {})
     failure = failed if _holds(failed) else target
     return JobView(
         key=Key(meta["namespace"], labels[names.JOB_LABEL]),
@@ -178,7 +195,9 @@ def job_view(body: Body) -> JobView | None:
         suspended=bool(body.get("spec", {}).get("suspend")) or _holds(conditions.get("Suspended")),
         started=time_of(status.get("startTime")),
         deleting="deletionTimestamp" in meta,
-        complete=_holds(conditions.get("Complete")),
+        completions=body.get("spec", {}).get("completions"),
+        complete=_holds(complete),
+        ended=time_of((complete if _holds(complete) else failed).get("lastTransitionTime")),
         failing=time_of(target.get("lastTransitionTime")) if _holds(target) else None,
         failed=_holds(failed),
         failure_reason=failure.get("reason", "") if _holds(failure) else "",

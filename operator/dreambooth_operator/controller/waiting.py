@@ -7,6 +7,7 @@ from datetime import datetime
 from dreambooth_operator.controller.policy import Policy
 from dreambooth_operator.controller.views import PodView
 
+# A pod changes between the reasons of one set while the same thing is tried again.
 HOPELESS = {"InvalidImageName", "ErrImageNeverPull"}
 IMAGE = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"}
 CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
@@ -37,7 +38,7 @@ def _problem(pod: PodView, now: datetime, policy: Policy) -> Problem | None:
         patience = policy.config_patience_seconds
     else:
         return None
-    waited = (now - (pod.scheduled or pod.created)).total_seconds()
+    waited = (now - (pod.waiting_since or now)).total_seconds()
     message = f"pod {pod.name}: {pod.waiting}: {pod.waiting_message}".rstrip(": ")
     return Problem(pod.waiting, message, patience - waited)
 
@@ -53,3 +54,8 @@ def why_not_ready(pods: Iterable[PodView], nodes: int) -> tuple[str, str]:
             return "Unschedulable", f"pod {pod.name}: {pod.unschedulable}"
     # No counts: a status for each pod that joins would be many writes for little news.
     return "Starting", f"waits for {nodes} {'pod' if nodes == 1 else 'pods'} to join"
+
+
+def waits_in_vain(reason: str | None) -> bool:
+    """Whether a container that waits for this reason will not start by itself."""
+    return reason in HOPELESS | IMAGE | CONFIG

@@ -11,7 +11,7 @@ from dreambooth_operator.controller import errors
 from dreambooth_operator.controller.clock import Now
 from dreambooth_operator.controller.cluster import Cluster, Refused
 from dreambooth_operator.controller.decision import Decision, Event
-from dreambooth_operator.controller.observed import Observed
+from dreambooth_operator.controller.observed import Observed, Obstacle
 from dreambooth_operator.controller.policy import Policy
 from dreambooth_operator.controller.poller import Poller
 from dreambooth_operator.controller.queue import Queue
@@ -90,14 +90,13 @@ class Worker:
         decision = self._decide(seen, self._now(), self._policy)
         try:
             changed = await self._cluster.act(seen, decision)
-        except errors.NameTaken as taken:
-            # Only said: children cannot be made while others have their names.
-            seen = replace(seen, taken=(str(taken),))
+        except (errors.NameTaken, errors.Forbidden, errors.Invalid) as error:
+            # Only said: children cannot be made as things are.
+            if isinstance(error, errors.ApiError):
+                self._reports.failed(error.kind)
+            seen = replace(seen, obstacle=_obstacle(error))
             decision = replace(self._decide(seen, self._now(), self._policy), actions=())
-            changed = await self._cluster.act(seen, decision)
-        except (errors.Forbidden, errors.Invalid) as error:
-            await self._tell(key, seen, str(error))
-            raise
+            changed = await self._say(key, seen, decision)
         self._told.pop(key, None)
         self._poller.follow(key, decision.poll)
         if decision.wake_seconds is not None:
@@ -108,6 +107,14 @@ class Worker:
             self._reports.changed(seen, decision)
         for event in decision.events:
             logger.info("%s: %s: %s", key, event.reason, event.message)
+
+    async def _say(self, key: Key, seen: Observed, decision: Decision) -> bool:
+        """Carry out what only says something; where not even that is allowed, an event must do."""
+        try:
+            return await self._cluster.act(seen, decision)
+        except (errors.Forbidden, errors.Invalid) as error:
+            await self._tell(key, seen, str(error))
+            raise
 
     async def _tell(self, key: Key, seen: Observed, problem: str) -> None:
         """Tell the job's user, once, what the API server does not let the operator do."""
@@ -123,3 +130,10 @@ class Worker:
         else:
             self._reports.failed("bug")
             logger.exception("%s: trying again in %.1f s", key, delay, exc_info=error)
+
+
+def _obstacle(error: Exception) -> Obstacle:
+    if isinstance(error, errors.NameTaken):
+        told = f"{error} exists and is not this job's; delete it, or rename the DreamBoothJob"
+        return Obstacle("NameTaken", told)
+    return Obstacle("NotAllowed", f"the API server refuses what the job needs: {error}")

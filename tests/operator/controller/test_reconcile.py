@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from dreambooth_api.status import Attempt, CheckpointStatus, Counters, Status
 from dreambooth_operator.controller.decision import DeleteDreamBoothJob
+from dreambooth_operator.controller.observed import Obstacle
 from dreambooth_operator.controller.views import COUNTERS_ANNOTATION
 from tests.operator.controller.world import POLICY, START, World, dreambooth_job, running
 
@@ -515,7 +517,7 @@ def test_nothing_is_done_for_a_job_that_is_being_deleted() -> None:
 
 def test_a_name_that_is_taken_is_told_and_training_goes_on() -> None:
     world = running()
-    world.taken = ("Service mug-ranks",)
+    world.obstacle = Obstacle("NameTaken", "Service mug-ranks exists and is not this job's")
     world.settle()
     assert world.condition("Accepted")[:2] == ("False", "NameTaken")
     assert "Service mug-ranks" in world.condition("Accepted")[2]
@@ -525,7 +527,7 @@ def test_a_name_that_is_taken_is_told_and_training_goes_on() -> None:
     assert world.status.progress.step == 5
     assert world.status.phase == "Running"
     assert [job.name for job in world.live] == ["mug-0"]
-    world.taken = ()
+    world.obstacle = None
     world.settle()
     assert world.condition("Accepted")[0] == "True"
 
@@ -612,3 +614,197 @@ def test_a_job_that_goes_on_has_no_time_of_completion() -> None:
     world.write(world.status.model_copy(update={"completion_time": START}))
     world.settle()
     assert world.status.completion_time is None
+
+
+def test_a_failure_after_a_preemption_is_a_failure() -> None:
+    world = World(dreambooth_job(queue="gpus"))
+    world.pass_preflight()
+    world.queue_admits(world.attempt)
+    world.run_attempt()
+    world.tick(30)
+    world.queue_suspends(world.attempt)
+    world.obey()
+    world.settle()
+    world.tick(30)
+    world.queue_admits(world.attempt)
+    world.run_attempt()
+    world.tick(30)
+    fail(world)
+    assert world.status.counters == Counters(failures=1, preemptions=1)
+    assert world.record.rank == 1
+
+
+def test_a_preemption_whose_pods_are_killed_is_counted_once() -> None:
+    world = World(dreambooth_job(queue="gpus"))
+    world.pass_preflight()
+    world.queue_admits(world.attempt)
+    world.run_attempt()
+    world.queue_suspends(world.attempt)
+    world.settle()
+    job = world.attempt
+    world.jobs[job.name] = replace(job, failing=world.now, failed=True)
+    world.settle()
+    assert world.status.counters == Counters(preemptions=1)
+    assert world.attempt.name == "mug-1"
+
+
+def test_a_clock_that_is_ahead_on_a_node_does_not_hide_a_failure() -> None:
+    world = running()
+    culprit = world.pods_of(world.attempt)[1]
+    world.exit(culprit, 1, "rank 1: ValueError: x")
+    ahead = replace(world.pods[culprit.uid], finished=world.now + timedelta(seconds=90))
+    world.pods[culprit.uid] = ahead
+    world.control_jobs()
+    world.tick(1)
+    world.obey()
+    world.control_jobs()
+    world.settle()
+    assert world.record.outcome == "Failed"
+    assert world.record.node == "node-1"
+
+
+def test_a_pod_that_failed_without_its_container_is_told_of() -> None:
+    world = running()
+    pod = world.pods_of(world.attempt)[0]
+    told = "Usage of EmptyDir volume exceeds the limit"
+    world.pods[pod.uid] = replace(pod, phase="Failed", reason="Evicted", reason_message=told)
+    world.control_jobs()
+    world.tick(1)
+    world.obey()
+    world.control_jobs()
+    world.settle()
+    assert world.record.outcome == "Failed"
+    assert world.record.node == "node-0"
+    assert world.record.reason.endswith(f"Evicted: {told}")
+
+
+def test_a_preflight_on_a_lost_node_is_made_again() -> None:
+    world = World()
+    world.settle()
+    world.control_jobs()
+    world.start_pods()
+    (pod,) = world.pods.values()
+    world.lose_node(pod)
+    world.settle()
+    before = world.jobs["mug-preflight"].uid
+    world.tick(world.job.spec.runtime.terminating_timeout_seconds)
+    world.settle()
+    assert world.jobs["mug-preflight"].uid != before
+    assert world.status.phase == "Preflight"
+
+
+def test_a_preflight_that_finds_no_node_fails_after_the_start_deadline() -> None:
+    world = World(dreambooth_job(startDeadlineSeconds=100))
+    world.settle()
+    world.control_jobs()
+    world.settle()
+    world.tick(100)
+    world.settle()
+    assert world.status.phase == "Failed"
+    assert world.condition("Failed")[1] == "NotStarted"
+
+
+def test_a_preflight_that_is_tried_again_shows_what_it_found() -> None:
+    world = World()
+    world.settle()
+    world.control_jobs()
+    world.start_pods()
+    (pod,) = world.pods.values()
+    world.exit(pod, 1, "error: spec.output: storage does not answer")
+    world.settle()
+    found = world.condition("PreflightPassed")
+    assert found == ("Unknown", "Retrying", "error: spec.output: storage does not answer")
+
+
+def test_a_long_pull_does_not_use_up_the_patience_with_errors() -> None:
+    world = World()
+    world.pass_preflight()
+    world.control_jobs()
+    for uid, pod in world.pods.items():
+        world.pods[uid] = replace(pod, scheduled=world.now, node="node-0")
+    world.tick(900)
+    world.pull_fails()
+    world.settle()
+    assert world.status.phase == "Starting"
+    assert [job.name for job in world.live] == ["mug-0"]
+
+
+def test_pods_whose_job_was_deleted_in_the_background_end_before_the_next_attempt() -> None:
+    world = running()
+    world.delete_job("mug-0", background=True)
+    world.settle()
+    assert world.record.outcome == "Disrupted"
+    world.tick(60)
+    world.settle()
+    assert not world.live
+    assert world.condition("PodsReady")[1] == "PodsLeft"
+    world.obey()
+    world.control_jobs()
+    world.settle()
+    assert [job.name for job in world.live] == ["mug-1"]
+
+
+def test_time_in_the_queue_is_not_run_time_without_a_queue_of_its_own() -> None:
+    world = running(activeDeadlineSeconds=100)
+    world.tick(50)
+    world.queue_suspends(world.attempt)
+    world.settle()
+    assert world.status.phase == "Queued"
+    world.obey()
+    world.tick(1000)
+    world.queue_admits(world.attempt)
+    world.run_attempt()
+    assert world.status.phase == "Running"
+    assert world.status.run_seconds == 50
+    assert world.condition("Queued")[0] == "False"
+
+
+def test_an_operator_that_was_away_does_not_count_its_absence_as_run_time() -> None:
+    world = running(activeDeadlineSeconds=3600)
+    world.tick(60)
+    world.exit(world.pods_of(world.attempt)[1], 1)
+    world.control_jobs()
+    world.obey()
+    world.control_jobs()
+    world.tick(7200)
+    world.settle()
+    assert world.status.run_seconds == 60
+    assert world.attempt.name == "mug-1"
+
+
+def test_nodes_that_were_changed_unseen_end_the_attempt() -> None:
+    world = running()
+    world.change(suspend=True)
+    world.change(nodes=4)
+    world.change(suspend=False)
+    world.finish_stopping()
+    world.tick(1)
+    world.settle()
+    assert world.attempt.name == "mug-1"
+    assert world.completions["mug-1"] == 4
+    assert world.status.counters == Counters()
+
+
+def test_an_attempt_that_stops_says_so() -> None:
+    world = running()
+    world.change(suspend=True)
+    world.settle()
+    assert world.condition("PodsReady")[:2] == ("False", "Stopping")
+
+
+def test_the_event_of_an_end_names_the_attempt_that_ended() -> None:
+    world = running()
+    world.evict(world.pods_of(world.attempt)[0], "PreemptionByScheduler")
+    world.finish_stopping()
+    (told,) = [event.message for event in world.events if event.reason == "AttemptPreempted"]
+    assert told.startswith("Attempt 0, ")
+    assert "Preempted" not in world.event_reasons
+
+
+def test_what_the_api_server_refuses_is_told() -> None:
+    world = World()
+    world.obstacle = Obstacle("NotAllowed", "exceeded quota: team-a")
+    world.settle()
+    assert world.condition("Accepted") == ("False", "NotAllowed", "exceeded quota: team-a")
+    assert world.status.phase == "Pending"
+    assert world.decide().wake_seconds == 60

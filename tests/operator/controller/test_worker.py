@@ -114,11 +114,13 @@ def test_taken_name_is_told_and_nothing_is_made(kubectl: Kubectl, namespace: str
     )
 
     def decide(seen: Observed) -> Decision:
-        if seen.taken:
+        if seen.obstacle:
             return Decision(
                 actions=(Apply(service(seen.job)),),
                 status=None if _phase(seen) else Status(phase="Pending"),
-                events=() if _phase(seen) else (Event("Warning", "NameTaken", seen.taken[0]),),
+                events=()
+                if _phase(seen)
+                else (Event("Warning", "NameTaken", seen.obstacle.message),),
                 wake_seconds=60,
             )
         return Decision(actions=(Apply(service(seen.job)),))
@@ -136,7 +138,8 @@ def test_taken_name_is_told_and_nothing_is_made(kubectl: Kubectl, namespace: str
     found = kubectl.get("service", "mug-ranks")
     assert found is not None
     assert found["spec"]["ports"][0]["port"] == 80
-    assert [each["message"] for each in kubectl.events("mug")] == ["Service mug-ranks"]
+    (event,) = kubectl.events("mug")
+    assert event["message"].startswith("Service mug-ranks exists and is not this job's")
 
 
 def test_job_that_changed_meanwhile_is_looked_at_again_at_once(
@@ -163,16 +166,23 @@ def test_what_the_api_server_refuses_is_told_once(kubectl: Kubectl, namespace: s
     def decide(seen: Observed) -> Decision:
         manifest = service(seen.job)
         manifest["metadata"]["labels"]["owner"] = "not a label's value"
-        return Decision(actions=(Apply(manifest),))
+        if seen.obstacle is None:
+            return Decision(actions=(Apply(manifest),))
+        event = Event("Warning", seen.obstacle.reason, seen.obstacle.message)
+        return Decision(
+            status=None if _phase(seen) else Status(phase="Pending"),
+            events=() if _phase(seen) else (event,),
+            wake_seconds=1,
+        )
 
     async def work() -> Reports:
         async with parts() as own:
             await own.created(namespace, "mug")
             return await _work(
-                own, Key(namespace, "mug"), decide, lambda told: len(told.errors) >= 2
+                own, Key(namespace, "mug"), decide, lambda told: len(told.errors) >= 3
             )
 
-    assert asyncio.run(work()).errors[:2] == ["invalid", "invalid"]
+    assert asyncio.run(work()).errors[:3] == ["invalid", "invalid", "invalid"]
     events = kubectl.events("mug")
     assert [each["reason"] for each in events] == ["NotAllowed"]
     assert "metadata.labels" in events[0]["message"]

@@ -22,7 +22,7 @@ from dreambooth_operator.controller.decision import (
     DeleteJob,
     Event,
 )
-from dreambooth_operator.controller.observed import Observed, Reading
+from dreambooth_operator.controller.observed import Observed, Obstacle, Reading
 from dreambooth_operator.controller.policy import Policy
 from dreambooth_operator.controller.reconcile import decide
 from dreambooth_operator.controller.views import COUNTERS_ANNOTATION, JobView, Key, PodView
@@ -70,7 +70,7 @@ class World:
     remembered: dict[str, PodView] = field(default_factory=dict)
     """Pods that are gone: a restart of the operator forgets them."""
     reading: Reading | None = None
-    taken: tuple[str, ...] = ()
+    obstacle: Obstacle | None = None
     missing: frozenset[str] = frozenset()
     events: list[Event] = field(default_factory=list)
     writes: int = 0
@@ -93,7 +93,7 @@ class World:
             preflight=next((job for job in jobs if job.component == names.PREFLIGHT), None),
             pods=tuple(pods),
             reading=self.reading,
-            taken=self.taken,
+            obstacle=self.obstacle,
             missing=self.missing,
         )
 
@@ -132,7 +132,7 @@ class World:
             if action.manifest["kind"] == "Job":
                 self._make_job(action.manifest)
         elif isinstance(action, DeleteJob):
-            self.delete_job(action.name)
+            self.delete_job(action.name, background=action.abandoned)
         elif isinstance(action, DeleteDreamBoothJob):
             self.deleted = True
 
@@ -172,6 +172,7 @@ class World:
             component=meta["labels"][names.COMPONENT_LABEL],
             attempt=None if attempt is None else int(attempt),
             created=self.now,
+            completions=manifest["spec"].get("completions"),
             suspended=suspended,
             started=None if suspended else self.now,
             counters=meta.get("annotations", {}).get(COUNTERS_ANNOTATION, ""),
@@ -180,6 +181,10 @@ class World:
 
     def control_jobs(self) -> None:
         """One round of the Job controller and of the garbage collector."""
+        jobs = {job.uid for job in self.jobs.values()}
+        for pod in list(self.pods.values()):
+            if pod.job_uid not in jobs and pod.ended:
+                self._forget(pod)
         for name, job in list(self.jobs.items()):
             pods = [pod for pod in self.pods.values() if pod.job_uid == job.uid]
             if self.deleted and not job.deleting:
@@ -212,9 +217,9 @@ class World:
             for pod in pods:
                 self._ask_to_stop(pod)
             if all(self.pods[pod.uid].ended for pod in pods):
-                self.jobs[job.name] = replace(job, failed=True)
+                self.jobs[job.name] = replace(job, failed=True, ended=self.now)
         elif sum(pod.phase == "Succeeded" for pod in pods) == self.completions[job.name]:
-            self.jobs[job.name] = replace(job, complete=True)
+            self.jobs[job.name] = replace(job, complete=True, ended=self.now)
         else:
             self._fill(job, pods)
 
@@ -304,11 +309,17 @@ class World:
     def delete_pod(self, pod: PodView) -> None:
         self._ask_to_stop(pod)
 
-    def delete_job(self, name: str) -> None:
-        """Foreground deletion."""
+    def delete_job(self, name: str, *, background: bool = False) -> None:
+        """Foreground deletion; in the background the Job is gone at once, and its pods stop."""
         job = self.jobs.get(name)
-        if job is not None:
-            self.jobs[name] = replace(job, deleting=True)
+        if job is None:
+            return
+        self.jobs[name] = replace(job, deleting=True)
+        if background:
+            del self.jobs[name]
+            for pod in list(self.pods.values()):
+                if pod.job_uid == job.uid:
+                    self._ask_to_stop(pod)
 
     def queue_suspends(self, job: JobView) -> None:
         self.jobs[job.name] = replace(job, suspended=True)
@@ -327,6 +338,7 @@ class World:
                     node="node-0",
                     scheduled=pod.scheduled or self.now,
                     waiting="ImagePullBackOff",
+                    waiting_since=pod.waiting_since or self.now,
                     waiting_message='Back-off pulling image "nothing:1"',
                 )
 
