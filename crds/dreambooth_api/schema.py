@@ -45,6 +45,7 @@ PRINTER_COLUMNS = [
     ("Total", "integer", ".status.progress.totalSteps", "Optimizer steps to do"),
     ("Loss", "string", ".status.progress.loss", "Total loss"),
     ("ETA", "string", ".status.progress.eta", "Time left"),
+    ("Failures", "integer", ".status.counters.failures", "Attempts that failed"),
     ("Age", "date", ".metadata.creationTimestamp", "Time since the job was created"),
 ]
 

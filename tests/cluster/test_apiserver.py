@@ -83,7 +83,7 @@ def test_kubectl_carries_a_job_through_its_life(kubectl: Kubectl) -> None:
     kubectl("apply", "-f", "-", input=text)
     assert kubectl("get", "dbj/d", "-o", "jsonpath={.metadata.resourceVersion}") == version
     header, row = kubectl("get", "dbj").splitlines()
-    assert header.split() == ["NAME", "PHASE", "STAGE", "STEP", "TOTAL", "LOSS", "ETA", "AGE"]
+    assert header.split() == "NAME PHASE STAGE STEP TOTAL LOSS ETA FAILURES AGE".split()
     assert row.split()[0] == "d"
     assert "Class Noun:" in kubectl("describe", "dreamboothjob", "d")
     kubectl("patch", "dbj", "d", "--type=merge", "-p", '{"spec":{"runtime":{"suspend":true}}}')

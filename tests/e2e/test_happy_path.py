@@ -36,7 +36,7 @@ def test_phases_and_stages_come_in_order(uninterrupted: Finished) -> None:
 
 def test_a_list_of_jobs_tells_how_they_do(uninterrupted: Finished) -> None:
     header, row = uninterrupted.cluster.kubectl("get", "dbj").splitlines()
-    assert header.split() == ["NAME", "PHASE", "STAGE", "STEP", "TOTAL", "LOSS", "ETA", "AGE"]
+    assert header.split() == "NAME PHASE STAGE STEP TOTAL LOSS ETA FAILURES AGE".split()
     loss = uninterrupted.status["progress"]["loss"]
     assert row.split()[:-1] == ["mug", "Succeeded", "40", "40", loss]  # neither a stage nor an ETA
 
