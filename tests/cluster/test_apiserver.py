@@ -48,6 +48,8 @@ JOBS = "/apis/batch/v1/namespaces/default/jobs"
 DREAM_BOOTH_JOBS = "/apis/dreambooth.dev/v1alpha1/namespaces/default/dreamboothjobs"
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
+COLUMNS = ["NAME", "PHASE", "STAGE", "STEP", "TOTAL", "LOSS", "ETA", "FAILURES", "AGE"]
+
 
 @pytest.fixture
 def double() -> Iterator[ApiServerDouble]:
@@ -83,7 +85,7 @@ def test_kubectl_carries_a_job_through_its_life(kubectl: Kubectl) -> None:
     kubectl("apply", "-f", "-", input=text)
     assert kubectl("get", "dbj/d", "-o", "jsonpath={.metadata.resourceVersion}") == version
     header, row = kubectl("get", "dbj").splitlines()
-    assert header.split() == "NAME PHASE STAGE STEP TOTAL LOSS ETA FAILURES AGE".split()
+    assert header.split() == COLUMNS
     assert row.split()[0] == "d"
     assert "Class Noun:" in kubectl("describe", "dreamboothjob", "d")
     kubectl("patch", "dbj", "d", "--type=merge", "-p", '{"spec":{"runtime":{"suspend":true}}}')

@@ -15,6 +15,8 @@ from tests.e2e.operator_process import Operator
 
 STAGES = ["Preparing", "GeneratingPrior", "Training", "Evaluating", "Exporting"]
 
+COLUMNS = ["NAME", "PHASE", "STAGE", "STEP", "TOTAL", "LOSS", "ETA", "FAILURES", "AGE"]
+
 
 def children(finished: Finished) -> list[Object]:
     """What the operator made for a job, as the API server keeps it."""
@@ -36,9 +38,16 @@ def test_phases_and_stages_come_in_order(uninterrupted: Finished) -> None:
 
 def test_a_list_of_jobs_tells_how_they_do(uninterrupted: Finished) -> None:
     header, row = uninterrupted.cluster.kubectl("get", "dbj").splitlines()
-    assert header.split() == "NAME PHASE STAGE STEP TOTAL LOSS ETA FAILURES AGE".split()
+    assert header.split() == COLUMNS
     loss = uninterrupted.status["progress"]["loss"]
-    assert row.split()[:-1] == ["mug", "Succeeded", "40", "40", loss]  # neither a stage nor an ETA
+    assert row.split()[:-1] == [
+        "mug",
+        "Succeeded",
+        "40",
+        "40",
+        loss,
+        "0",
+    ]  # neither a stage nor an ETA
 
 
 def test_the_description_tells_what_happened(uninterrupted: Finished) -> None:
