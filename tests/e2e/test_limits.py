@@ -37,8 +37,8 @@ def test_an_image_that_cannot_be_had_ends_the_job(
 
 def test_a_secret_that_vanishes_ends_the_job(cluster: Cluster, operator: Operator) -> None:
     cluster.apply(small_job(cluster.storage))
-    cluster.wait("mug", lambda job: condition(job, "PreflightPassed").get("reason") == "Running")
-    cluster.kubectl("delete", "secret", SECRET)
+    assert eventually(lambda: "Running" in [p["status"].get("phase") for p in cluster.pods("mug")])
+    cluster.kubectl("delete", "secret", SECRET)  # the preflight has read it
     failed = cluster.wait_phase("mug", "Failed")
     assert f'secret "{SECRET}" not found' in condition(failed, "Failed")["message"]
     assert failed["status"]["attempts"][0]["final"]

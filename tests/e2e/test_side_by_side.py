@@ -44,7 +44,9 @@ def one_pod(setup: Setup, steps: int, cache: str) -> Object:
 def test_each_tells_of_itself(pair: list[Finished]) -> None:
     for finished, steps in zip(pair, STEPS, strict=True):
         status = finished.status
-        assert status["progress"]["step"] == status["lastCheckpoint"]["step"] == steps
+        assert status["progress"]["step"] == steps
+        # The last one may come too late to be asked for.
+        assert finished.run in status["lastCheckpoint"]["uri"]
         assert status["artifacts"]["export"] == f"{finished.run}/export"
         assert ("Succeeded", f"The model is in {finished.run}/export") in finished.cluster.events(
             "mug"

@@ -42,9 +42,10 @@ def _unfit(files: ModelFiles) -> str | None:
 
 
 def _unreadable(files: ModelFiles) -> str | None:
-    """Why images cannot be made ready for it."""
+    """Why images cannot be made ready for it. transformers 5 writes all of it into one file."""
+    newer = "processor_config.json"
     try:
-        files.json("preprocessor_config.json")
+        files.json(newer if newer in files.names else "preprocessor_config.json")
     except BadModel as error:
         return str(error).removeprefix(f"{FIELD}: ")
     return None
