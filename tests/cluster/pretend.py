@@ -144,10 +144,11 @@ class PretendNode:
 
     async def stop(self) -> None:
         """Be lost: no heartbeats, and nobody who would end pods."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+        while self._tasks:  # aiohttp can turn a cancellation into its own TimeoutError
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=1)
+            self._tasks = [task for task in self._tasks if not task.done()]
 
     async def resume(self) -> None:
         ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "ready"}
