@@ -36,6 +36,12 @@ class Container:
     """A container that runs, or did."""
 
     daemon: Daemon
+    termination_log: Path
+
+    @property
+    def message(self) -> str:
+        """Its termination message."""
+        return self.termination_log.read_text()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to its process 1, as the kubelet does to stop a pod."""
@@ -59,13 +65,18 @@ def running(
     `volumes` are what is mounted, by the name of the pod's volume. `environment` stands in for the
     container's variables.
     """
+    termination_log = log.with_suffix(".termination")
+    termination_log.touch()
+    termination_log.chmod(0o666)
     steps = [
         *_mounts(image.root, container, volumes),
+        f"message={shlex.quote(str(termination_log))}",
+        "touch dev/termination-log && mount --bind $message dev/termination-log",
         _process(image, container, user, environment),
     ]
     daemon = Daemon(container["name"], [*ISOLATED, "\n".join(steps)], log, TOOLS)
     try:
-        yield Container(daemon)
+        yield Container(daemon, termination_log)
     finally:
         daemon.kill()
 

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,15 +57,19 @@ def test_its_files_belong_to_root_and_nobody_else_may_write_them(operator_image:
         assert path.is_symlink() or not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH), path
 
 
+def package() -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads((ROOT / "operator" / "pyproject.toml").read_text())
+    return dict(project["project"])
+
+
 def test_it_says_what_it_is(operator_image: Image) -> None:
-    package = tomllib.loads((ROOT / "operator" / "pyproject.toml").read_text())["project"]
     prefix = "org.opencontainers.image."
     labels = operator_image.config["Labels"]
-    assert labels[f"{prefix}version"] == package["version"]
+    assert labels[f"{prefix}version"] == package()["version"]
     assert len(labels[f"{prefix}revision"].removesuffix("-dirty")) == 40
     assert operator_image.config["User"] == "65532:65532"
     programs = operator_image.root / "opt" / "venv" / "bin"
-    assert all((programs / name).is_file() for name in package["scripts"])
+    assert all((programs / name).is_file() for name in package()["scripts"])
 
 
 Run = Callable[..., AbstractContextManager[Container]]
@@ -136,7 +141,14 @@ def test_it_ends_at_once_while_it_does_not_listen_to_signals_yet(run: Run) -> No
 
 
 def test_the_dreambooth_command_is_there(run: Run) -> None:
-    with run(render(values_of("minimal")), "65532:65532", "dreambooth", "--help") as container:
+    with run(render(values_of("minimal")), "65532:65532", "dreambooth", "version") as container:
         assert eventually(lambda: not container.daemon.alive, seconds=30)
         assert container.daemon.returncode == 0, container.daemon.tail()
-        assert "validate" in container.daemon.tail()
+        assert package()["version"] in container.daemon.tail()
+
+
+def test_its_files_cannot_be_changed(run: Run) -> None:
+    program = "open('/opt/venv/new', 'w')"
+    with run(render(values_of("minimal")), "0:0", "python", "-c", program) as container:
+        assert eventually(lambda: not container.daemon.alive, seconds=30)
+        assert "Read-only file system" in container.daemon.tail()
