@@ -22,7 +22,9 @@ def main() -> None:
     """Build what the arguments name, and print the tags."""
     options = _parse()
     builder = options.builder or find_builder()
-    built = [_build(builder, image, options) for image in options.images or IMAGES]
+    with _pip_options(builder) as pip_options:
+        images = options.images or IMAGES
+        built = [_build(builder, image, options, pip_options) for image in images]
     sys.stdout.write("\n".join(["", "Built", *built, ""]))
 
 
@@ -54,31 +56,32 @@ def _parse() -> argparse.Namespace:
     return options
 
 
-def _build(builder: str, image: str, options: argparse.Namespace) -> str:
+def _build(
+    builder: str, image: str, options: argparse.Namespace, pip_options: Sequence[str]
+) -> str:
     """Build one image; returns its tag. Ends the process when the builder fails."""
-    version = _version(image)
-    name = f"dreambooth-{image}:{options.tag or version}"
+    name = f"dreambooth-{image}:{options.tag or _version(image)}"
     tag = f"{options.registry.rstrip('/')}/{name}" if options.registry else name
+    command = [builder, "build", "--file", str(ROOT / "images" / f"{image}.Dockerfile")]
+    if builder != "docker":
+        command.append("--layers")  # or buildah packs dependencies and our own packages into one
+    command += ["--tag", tag, *_arguments(image, options), *pip_options, str(ROOT)]
+    # The old builder of docker has no secrets.
+    environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
+    if subprocess.run(command, env=environment).returncode:
+        sys.exit(f"{builder} could not build {tag}; see above")
+    return tag
+
+
+def _arguments(image: str, options: argparse.Namespace) -> list[str]:
+    """Build arguments; a Dockerfile has a default for those that are not given."""
     arguments = {
-        "VERSION": version,
+        "VERSION": _version(image),
         "REVISION": _revision(),
         "BASE_IMAGE": options.base_image,
         "TORCH_VARIANT": options.torch_variant if image == "trainer" else None,
     }
-    # Without layers, buildah packs dependencies and our own packages into one.
-    layers = [] if builder == "docker" else ["--layers"]
-    command = [builder, "build", *layers, "--file", str(ROOT / "images" / f"{image}.Dockerfile")]
-    command += ["--tag", tag]
-    command += [f"--build-arg={key}={value}" for key, value in arguments.items() if value]
-    with _pip_options(builder) as pip_options:
-        done = subprocess.run(
-            [*command, *pip_options, str(ROOT)],
-            env={**os.environ, "DOCKER_BUILDKIT": "1"},  # the old builder of docker has no secrets
-            check=False,
-        )
-    if done.returncode:
-        sys.exit(f"{builder} could not build {tag}; see above")
-    return tag
+    return [f"--build-arg={name}={value}" for name, value in arguments.items() if value]
 
 
 @contextmanager
@@ -111,7 +114,7 @@ def _version(image: str) -> str:
 def _revision() -> str:
     """The commit, marked when there are changes on top of it; unknown outside of a repository."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return found.stdout.strip() or "unknown"
 
 
