@@ -126,7 +126,8 @@ def test_operator_is_started_with_the_settings_that_are_mounted() -> None:
     (container,) = spec["containers"]
     (mount,) = container["volumeMounts"]
     (volume,) = spec["volumes"]
-    program, option, file = container["command"]
+    assert "command" not in container
+    program, option, file = container["args"]
     package = tomllib.loads((HERE.parents[1] / "operator" / "pyproject.toml").read_text())
     assert program in package["project"]["scripts"]
     assert (option, file) == ("--settings", f"{mount['mountPath']}/settings.yaml")
