@@ -3,7 +3,7 @@ about jobs.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from dreambooth_api.job import DreamBoothJob
@@ -82,20 +82,28 @@ class Cluster:
         await self._look_for_open_attempt(key, job)
         return self._observed(key, job, record)
 
-    async def act(self, seen: Observed, decision: Decision) -> bool:
-        """Carry out actions, then the status, then events; whether anything changed by that.
+    async def carry_out(self, seen: Observed, actions: Sequence[Action]) -> bool:
+        """Carry out what was decided; whether anything changed by that.
 
         Raises `NameTaken` before anything is applied, or an `ApiError`, after which the rest is
-        left undone; `Conflict` means that the job has changed meanwhile.
+        left undone.
         """
-        for action in decision.actions:
+        for action in actions:
             if isinstance(action, Apply):
                 await self._ensure_free(seen, action.manifest)
         changed = False
-        for action in decision.actions:
+        for action in actions:
             changed |= await self._carry_out(seen, action)
+        return changed
+
+    async def report(self, seen: Observed, decision: Decision) -> bool:
+        """Write the status, then post the events; whether anything changed by that.
+
+        Raises an `ApiError`; `Conflict` means that the job has changed meanwhile.
+        """
+        changed = False
         if decision.status is not None:
-            changed |= await self._write_status(seen.job, decision.status)
+            changed = await self._write_status(seen.job, decision.status)
         for event in decision.events:
             await self.post(seen.job, event)
         return changed
@@ -190,7 +198,7 @@ class Cluster:
             kind, child = APPLIED[action.manifest["kind"]], action.manifest["metadata"]["name"]
             key = Key(meta.namespace, meta.name)
             if kind is JOB and self._store.owns(key, meta.uid or "", kind.name, child):
-                return True  # a Job is made once: its queue may have let it go meanwhile
+                return False  # a Job is made once: its queue may have let it go meanwhile
             return self._took(kind, await self._api.apply(kind, action.manifest))
         if isinstance(action, DeleteJob):
             how = "Background" if action.abandoned else "Foreground"

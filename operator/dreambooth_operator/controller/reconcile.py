@@ -123,6 +123,9 @@ def _start_next(draft: Draft) -> None:
     """Start the next attempt when its time has come, and never two at a time."""
     record = attempts.newest(draft.status)
     number = 0 if record is None else record.number + 1
+    if record != attempts.newest(draft.job.status or Status()):
+        draft.phase("Restarting")  # how the last one ended is written down first
+        return
     running = [job for job in draft.seen.attempts if job.live]
     if running:
         for job in running:

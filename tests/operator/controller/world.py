@@ -103,12 +103,15 @@ class World:
         return decide(self.observe(), self.now, self.policy)
 
     def reconcile(self, crash_after: int | None = None) -> Decision:
-        """Decide once and carry it out; die after so many calls of the API server."""
+        """Decide once and carry it out; die after so many calls of the API server.
+
+        As with a worker, what comes of actions is reported at the next look.
+        """
         decision = self.decide()
         left = crash_after
         for action in decision.actions:
             left = self._call(left, lambda action=action: self.act(action))  # type: ignore[misc]
-        if decision.status is not None:
+        if decision.status is not None and not decision.actions:
             self._call(left, lambda: self.write(decision.status))
             self.events += decision.events
         return decision
