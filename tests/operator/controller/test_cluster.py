@@ -83,7 +83,7 @@ def test_job_is_seen_with_the_operators_defaults(kubectl: Kubectl, namespace: st
         async with parts(defaults) as own:
             seen = await own.created(namespace, "mug")
             assert seen.defaulted == ("spec.storage", "spec.runtime.queue")
-            await own.cluster.act(seen, _first_attempt(seen))
+            await _act(own, seen, _first_attempt(seen))
 
     asyncio.run(work())
     written, config = kubectl.get("dbj", "mug"), kubectl.get("configmap", "mug-config")
