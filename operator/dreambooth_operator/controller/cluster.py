@@ -21,6 +21,7 @@ from dreambooth_operator.controller.decision import (
     DeleteJob,
     Event,
 )
+from dreambooth_operator.controller.defaults import JobDefaults, with_defaults
 from dreambooth_operator.controller.events import event_body
 from dreambooth_operator.controller.kinds import APPLIED, DREAMBOOTH_JOB, EVENT, JOB, Kind
 from dreambooth_operator.controller.observed import Observed
@@ -31,6 +32,8 @@ from dreambooth_operator.controller.views import JobView, Key, controls, require
 from dreambooth_operator.names import Manifest
 
 logger = logging.getLogger(__name__)
+
+NO_DEFAULTS = JobDefaults()
 
 
 class Refused(Exception):
@@ -54,8 +57,10 @@ class Cluster:
         poller: Poller,
         now: Now,
         ensure_leads: Callable[[], None] = lambda: None,
+        defaults: JobDefaults = NO_DEFAULTS,
     ) -> None:
         """`ensure_leads` is called before each write, and raises when it may not be sent."""
+        self._defaults = defaults
         self._ensure_leads = ensure_leads
         self._api = api
         self._store = store
@@ -130,7 +135,8 @@ class Cluster:
         except errors.ApiError as error:
             logger.warning("an event was not posted: %s", error)
 
-    def _observed(self, key: Key, job: DreamBoothJob, record: Record) -> Observed:
+    def _observed(self, key: Key, written: DreamBoothJob, record: Record) -> Observed:
+        job, filled = with_defaults(written, self._defaults)
         jobs = self._store.jobs(key, record.uid)
         attempts = [view for view in jobs if view.component == names.TRAINER]
         preflight = [view for view in jobs if view.name == names.preflight_name(job)]
@@ -138,6 +144,7 @@ class Cluster:
         shared = {"Service": names.service_name(job), "ConfigMap": names.config_name(job)}
         return Observed(
             job=job,
+            defaulted=tuple(filled),
             generation=int(meta.get("generation", 1)),
             created=required_time(meta["creationTimestamp"]),
             deleting="deletionTimestamp" in meta,

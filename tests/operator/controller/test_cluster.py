@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from dreambooth_api.status import Attempt, Condition, Counters, Status
+from dreambooth_api.storage import Storage
 from dreambooth_operator.controller import errors
 from dreambooth_operator.controller.api import FIELD_MANAGER
 from dreambooth_operator.controller.children import attempt_children
@@ -20,6 +21,7 @@ from dreambooth_operator.controller.decision import (
     DeleteJob,
     Event,
 )
+from dreambooth_operator.controller.defaults import JobDefaults
 from dreambooth_operator.controller.kinds import DREAMBOOTH_JOB, JOB, SERVICE
 from dreambooth_operator.controller.observed import Observed
 from dreambooth_operator.controller.views import Key
@@ -73,6 +75,23 @@ def test_attempt_is_started_and_reported(kubectl: Kubectl, namespace: str) -> No
     events = kubectl.events("mug")
     assert [(each["reason"], each["type"]) for each in events] == [("AttemptStarted", "Normal")]
     assert events[0]["source"]["component"] == "dreambooth-operator"
+
+
+def test_job_is_seen_with_the_operators_defaults(kubectl: Kubectl, namespace: str) -> None:
+    async def work() -> None:
+        defaults = JobDefaults(queue="gpus", storage=Storage(endpoint_url="http://minio:9000"))
+        async with parts(defaults) as own:
+            seen = await own.created(namespace, "mug")
+            assert seen.defaulted == ("spec.storage", "spec.runtime.queue")
+            await _act(own, seen, _first_attempt(seen))
+
+    asyncio.run(work())
+    written, config = kubectl.get("dbj", "mug"), kubectl.get("configmap", "mug-config")
+    assert written is not None
+    assert config is not None
+    assert "queue" not in written["spec"]["runtime"]
+    assert "endpointURL: http://minio:9000" in config["data"]["job.yaml"]
+    assert "queue: gpus" in config["data"]["job.yaml"]
 
 
 def test_what_changes_nothing_is_no_change(namespace: str) -> None:

@@ -69,6 +69,7 @@ class World:
     """By uid."""
     remembered: dict[str, PodView] = field(default_factory=dict)
     """Pods that are gone: a restart of the operator forgets them."""
+    defaulted: tuple[str, ...] = ()
     reading: Reading | None = None
     obstacle: Obstacle | None = None
     missing: frozenset[str] = frozenset()
@@ -86,6 +87,7 @@ class World:
             job=self.job,
             generation=self.generation,
             created=START,
+            defaulted=self.defaulted,
             deleting=self.deleted,
             attempts=tuple(
                 sorted((j for j in jobs if j.attempt is not None), key=lambda j: j.attempt or 0)
