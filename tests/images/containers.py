@@ -18,6 +18,8 @@ from tests.cluster.processes import Daemon
 Tree = dict[str, Any]
 DEVICES = ("null", "zero", "full", "random", "urandom")
 TOOLS = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+COMPILERS = ("gcc", "cc", "g++", "c++", "clang", "tcc", "as", "ld", "rustc", "cargo", "go", "pip")
+"""Programs that an image has no use for."""
 ISOLATED = ("unshare", "--mount", "--ipc", "--pid", "--fork", "--kill-child", "sh", "-ec")
 
 
@@ -29,6 +31,16 @@ class Image:
     """Its files, in a layer that may be written to."""
     config: Tree
     """Its OCI configuration: Entrypoint, Cmd, Env, User, Labels."""
+
+    def files(self) -> Iterator[Path]:
+        """Every file, links as they are."""
+        for folder, _, names in os.walk(self.root):
+            yield from (Path(folder) / name for name in names)
+
+    def packages(self) -> set[str]:
+        """Names of the Python packages in it."""
+        (folder,) = self.root.glob("opt/venv/lib/python3*/site-packages")
+        return {path.name for path in folder.iterdir()}
 
 
 @dataclass(frozen=True)

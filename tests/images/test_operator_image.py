@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import stat
 import tomllib
@@ -19,34 +18,25 @@ from tests.charts.rendering import NAMESPACE, Rendered, render, values_of
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubectl import Kubectl, eventually
 from tests.cluster.processes import free_ports
-from tests.images.containers import Container, Image, running
+from tests.images.containers import COMPILERS, Container, Image, running
 from tests.operator.controller.parts import job_body
 
 pytestmark = pytest.mark.timeout(1200)
 ROOT = Path(__file__).parents[2]
 MEGABYTE = 10**6
-COMPILERS = ("gcc", "cc", "g++", "c++", "clang", "tcc", "as", "ld", "rustc", "cargo", "go", "pip")
 USERS = pytest.mark.parametrize("user", ["65532:65532", "1000650000:0"])
 
 
-def files(image: Image) -> Iterator[Path]:
-    """Every file of an image, links as they are."""
-    for folder, _, names in os.walk(image.root):
-        yield from (Path(folder) / name for name in names)
-
-
 def test_it_is_small(operator_image: Image) -> None:
-    sizes = {s.st_ino: s.st_size for s in map(Path.lstat, files(operator_image))}
+    sizes = {s.st_ino: s.st_size for s in map(Path.lstat, operator_image.files())}
     assert sum(sizes.values()) < 250 * MEGABYTE
 
 
 def test_it_holds_no_torch_and_no_compiler(operator_image: Image) -> None:
-    found = {path.name for path in files(operator_image)}
-    assert not found.intersection(COMPILERS)
-    (packages,) = operator_image.root.glob("opt/venv/lib/python3*/site-packages")
-    installed = {path.name for path in packages.iterdir()}
-    assert "dreambooth_operator" in installed
-    assert not installed.intersection({"torch", "diffusers", "dreambooth_trainer", "pip"})
+    assert not {path.name for path in operator_image.files()}.intersection(COMPILERS)
+    packages = operator_image.packages()
+    assert "dreambooth_operator" in packages
+    assert not packages.intersection({"torch", "diffusers", "dreambooth_trainer", "pip"})
 
 
 def test_its_files_belong_to_root_and_nobody_else_may_write_them(operator_image: Image) -> None:

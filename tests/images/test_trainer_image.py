@@ -19,7 +19,7 @@ from tests.cluster.kubectl import eventually
 from tests.cluster.processes import free_ports
 from tests.e2e.jobs import small_job
 from tests.e2e.storage import BUCKET, Storage, own_storage
-from tests.images.containers import Container, Image, running
+from tests.images.containers import COMPILERS, Container, Image, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 ANYBODY = "1000650000:0"
@@ -111,6 +111,13 @@ def attempt(trainer_image: Image, storage: Storage, tmp_path: Path) -> Start:
             yield Pod(started, port)
 
     return start
+
+
+def test_it_holds_no_operator_and_no_compiler(trainer_image: Image) -> None:
+    assert not {path.name for path in trainer_image.files()}.intersection(COMPILERS)
+    packages = trainer_image.packages()
+    assert {"dreambooth_trainer", "wandb"} <= packages
+    assert not packages.intersection({"dreambooth_operator", "kubernetes", "pip"})
 
 
 def test_anybody_trains_saves_when_asked_to_stop_and_goes_on(
