@@ -18,7 +18,7 @@ class _Marks(AnnotationQuery):
         return super().to_json() | {
             "titleFormat": self._title,
             "textFormat": self._text,
-            "useValueForTime": "on",
+            "useValueForTime": True,
         }
 
 

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -18,6 +16,7 @@ import yaml
 
 from dreambooth_charts.dashboards import dashboards
 from dreambooth_charts.metrics_page import alerts, definitions
+from tests.charts.promtool import needs_promtool, promtool
 from tests.charts.rendering import CHART, render, values_of
 
 Panel = dict[str, Any]
@@ -90,16 +89,13 @@ def test_queries_use_variables_that_there_are(name: str) -> None:
     assert used < known
 
 
+@needs_promtool
 def test_queries_are_promql(tmp_path: Path) -> None:
-    promtool = shutil.which("promtool")
-    assert promtool, "install Prometheus: apt-get install prometheus"
     every = [expr for name in FILES for expr in expressions(name)]
     rules = [{"record": f"query:{number}", "expr": expr} for number, expr in enumerate(every)]
     file = tmp_path / "queries.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": rules}]}))
-    command = [promtool, "check", "rules", "--lint=none", file]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    promtool("check", "rules", "--lint=none", file)
 
 
 def test_queries_and_alerts_name_metrics_and_labels_that_there_are() -> None:

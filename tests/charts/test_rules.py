@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.charts.promtool import needs_promtool, promtool
 from tests.charts.rendering import render, values_of
 
 CASES = Path(__file__).parent / "rules"
 FILES = sorted(CASES.glob("*.yaml"))
-
-
-@pytest.fixture(scope="module")
-def promtool() -> str:
-    found = shutil.which("promtool")
-    assert found, "install Prometheus: apt-get install prometheus"
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +30,17 @@ def alerts(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
-def succeed(*command: str | Path) -> None:
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_rules_are_valid(promtool: str, groups: list[dict[str, Any]], tmp_path: Path) -> None:
+@needs_promtool
+def test_rules_are_valid(groups: list[dict[str, Any]], tmp_path: Path) -> None:
     rules = tmp_path / "rules.yaml"
     rules.write_text(yaml.safe_dump({"groups": groups}))
-    succeed(promtool, "check", "rules", "--lint=all", "--lint-fatal", rules)
+    promtool("check", "rules", "--lint=all", "--lint-fatal", rules)
 
 
+@needs_promtool
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_alerts_fire_when_they_should_and_only_then(
-    promtool: str, groups: list[dict[str, Any]], file: Path, tmp_path: Path
+    groups: list[dict[str, Any]], file: Path, tmp_path: Path
 ) -> None:
     # promtool wants every annotation repeated; the description is for people.
     short = yaml.safe_load(yaml.safe_dump({"groups": groups}))
@@ -58,7 +48,7 @@ def test_alerts_fire_when_they_should_and_only_then(
         for rule in group["rules"]:
             del rule["annotations"]["description"]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(short))
-    succeed(promtool, "test", "rules", shutil.copy(file, tmp_path))
+    promtool("test", "rules", shutil.copy(file, tmp_path))
 
 
 def cases() -> Iterator[tuple[str, bool]]:

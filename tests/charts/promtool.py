@@ -1,0 +1,21 @@
+"""Prometheus' own tool for rules."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="needs promtool: apt-get install prometheus"
+)
+
+
+def promtool(*arguments: str | Path) -> None:
+    """Run it; fails with what it says when it finds something wrong."""
+    done = subprocess.run(
+        ["promtool", *arguments], check=False, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
