@@ -1,29 +1,42 @@
 """Marks at the times that a metric names."""
 
-from grafana_foundation_sdk.builders.dashboard import AnnotationQuery as Builder
+from dataclasses import dataclass
+
+from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.dashboard import AnnotationQuery
 
 from dreambooth_charts.panels import SOURCE, Query
 
 
-class _Marks(AnnotationQuery):
-    """What the Prometheus data source reads of an annotation beside what Grafana's types know."""
+@dataclass(frozen=True)
+class Marks(Builder[AnnotationQuery]):
+    """A mark at each time in milliseconds that a query returns."""
 
-    def __init__(self, title: str, text: str) -> None:
-        super().__init__(datasource=SOURCE)
-        self._title, self._text = title, text
+    name: str
+    query: Query
+    title: str
+    """What a mark says, with labels of the series in `{{ }}`; `text` the same, below it."""
+    color: str
+    text: str = ""
+
+    def build(self) -> AnnotationQuery:
+        """The annotation."""
+        return _Annotation(self)
+
+
+class _Annotation(AnnotationQuery):
+    """With what the Prometheus data source reads, and Grafana's own type does not know."""
+
+    def __init__(self, marks: Marks) -> None:
+        super().__init__(
+            name=marks.name, datasource=SOURCE, icon_color=marks.color, expr=marks.query.expr
+        )
+        self._marks = marks
 
     def to_json(self) -> dict[str, object]:
-        """Values are times in milliseconds (`useValueForTime`)."""
+        """What is written."""
         return super().to_json() | {
-            "titleFormat": self._title,
-            "textFormat": self._text,
+            "titleFormat": self._marks.title,
+            "textFormat": self._marks.text,
             "useValueForTime": True,
         }
-
-
-def marks(name: str, query: Query, *, title: str, color: str, text: str = "") -> Builder:
-    """A mark at each time in milliseconds that a query returns."""
-    builder = Builder()
-    builder._internal = _Marks(title, text)
-    return builder.name(name).expr(query.expr).icon_color(color)

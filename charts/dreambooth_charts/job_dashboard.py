@@ -4,11 +4,11 @@ Losses and speed are those that rank 0 tells of all ranks. The pods of an attemp
 what they tell is reduced to the job's own series.
 """
 
-from grafana_foundation_sdk.builders.dashboard import AnnotationQuery, Dashboard, Row
+from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
 from grafana_foundation_sdk.models.dashboard import DashboardCursorSync
 
 from dreambooth_charts import variables
-from dreambooth_charts.annotations import marks
+from dreambooth_charts.annotations import Marks
 from dreambooth_charts.panels import Column, Panels, Query, numbers, rows, series, words
 
 UID = "dreambooth-job"
@@ -55,8 +55,8 @@ def _ask(expr: str, legend: str = "") -> Query:
     return Query(expr.replace("CHOSEN", CHOSEN), legend)
 
 
-def _began() -> AnnotationQuery:
-    return marks(
+def _began() -> Marks:
+    return Marks(
         "Attempts",
         _ask("max by (attempt) (dreambooth_job_attempt_start_timestamp_seconds{CHOSEN}) * 1000"),
         title="Attempt {{attempt}} began",
@@ -64,8 +64,8 @@ def _began() -> AnnotationQuery:
     )
 
 
-def _ended() -> AnnotationQuery:
-    return marks(
+def _ended() -> Marks:
+    return Marks(
         "Ends",
         _ask(
             "max by (attempt, outcome, exit_code)"
@@ -180,15 +180,15 @@ def _images() -> Panels:
 def _step_time() -> Panels:
     steps = "sum(rate(dreambooth_trainer_step_seconds_count{CHOSEN}[$__rate_interval])) > 0"
     spent = "sum(rate(dreambooth_trainer_{}_seconds_sum{{CHOSEN}}[$__rate_interval]))"
-    step, data, checkpoint = map(spent.format, ("step", "data_wait", "checkpoint"))
+    step, data, checkpoint = map(spent.format, ("step", "data_wait", "checkpoint_wait"))
     return series(
         "Step time",
         "s",
         _ask(f"({step} - {data}) / ({steps})", "compute"),
         _ask(f"{data} / ({steps})", "data"),
         _ask(f"{checkpoint} / ({steps})", "checkpoint"),
-        text="Where the time of an average step goes, over all ranks. A checkpoint's time is spread"
-        " over the steps around it.",
+        text="Where the time of an average step goes, over all ranks: data and checkpoints are what"
+        " it waits for.",
         stacked=True,
     )
 

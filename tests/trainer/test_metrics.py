@@ -48,8 +48,10 @@ def test_checkpoints_are_counted() -> None:
     metrics = Metrics(LABELS)
     metrics.checkpoint_saved(500, size=1000, seconds=2.0)
     metrics.checkpoint_saved(600, size=1000, seconds=3.0)
+    metrics.checkpoint_waited(0.5)
     metrics.checkpoint_failed()
     assert value(metrics, "checkpoint_bytes_total") == 2000
+    assert value(metrics, "checkpoint_wait_seconds_sum") == 0.5
     assert value(metrics, "checkpoint_seconds_sum") == 5.0
     assert value(metrics, "checkpoint_failures_total") == 1
     assert value(metrics, "checkpoint_last_step") == 600

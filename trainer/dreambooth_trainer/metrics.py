@@ -57,6 +57,7 @@ class Metrics:
             self._data_wait,
             self._checkpoint_bytes,
             self._checkpoint_seconds,
+            self._checkpoint_wait,
             self._checkpoint_failures,
         ):
             self._of(metric)  # they count from 0, so that the first of all is an increase
@@ -90,6 +91,11 @@ class Metrics:
         )
         self._checkpoint_seconds = self._histogram(
             "checkpoint_seconds", "Time to save a checkpoint.", _TRANSFER_SECONDS
+        )
+        self._checkpoint_wait = self._histogram(
+            "checkpoint_wait_seconds",
+            "Time after a step in which training waits for checkpoints.",
+            _TRANSFER_SECONDS,
         )
         self._checkpoint_failures = self._counter(
             "checkpoint_failures", "Checkpoints that could not be saved."
@@ -186,13 +192,17 @@ class Metrics:
         self._of(self._images_per_second).set(rate)
 
     def checkpoint_saved(self, step: int, *, size: int, seconds: float) -> None:
-        """A checkpoint is durable; this rank wrote `size` bytes of it."""
+        """A checkpoint is durable after `seconds`; this rank wrote `size` bytes of it."""
         self._of(self._checkpoint_bytes).inc(size)
         self._of(self._checkpoint_seconds).observe(seconds)
         self._of(self._checkpoint_step).set(step)
         now = time.time()
         self._of(self._checkpoint_time).set(now)
         self._of(self._unsaved).set(now)
+
+    def checkpoint_waited(self, seconds: float) -> None:
+        """After a step, training waited for so long for checkpoints."""
+        self._of(self._checkpoint_wait).observe(seconds)
 
     def checkpoint_failed(self) -> None:
         """A checkpoint could not be saved."""

@@ -12,7 +12,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from dreambooth_api.metrics import Definition
 from dreambooth_operator.controller.facts import Facts
-from dreambooth_operator.controller.views import Key
+from dreambooth_operator.controller.views import Key, PodView
+from dreambooth_operator.names import TRAINER
 
 PREFIX = "dreambooth_job"
 Row = tuple[list[str], float]
@@ -60,6 +61,11 @@ DEFINITIONS = (
     INFO, PHASE, SINCE, REQUESTED, IN_USE, STEP, TARGET, SAVED_STEP, SAVED_TIME, STARTED, ENDED,
     INTERRUPTIONS,
 )  # fmt: skip
+
+
+def training(pods: Iterable[PodView]) -> int:
+    """How many of a job's pods hold its GPUs."""
+    return sum(pod.component == TRAINER and bool(pod.node) and not pod.ended for pod in pods)
 
 
 def families(jobs: Iterable[JobSnapshot]) -> Iterator[Metric]:

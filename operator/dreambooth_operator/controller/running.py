@@ -19,7 +19,7 @@ from dreambooth_operator.controller.clock import ServerClock
 from dreambooth_operator.controller.cluster import Cluster
 from dreambooth_operator.controller.health import HealthServer
 from dreambooth_operator.controller.intake import Intake
-from dreambooth_operator.controller.job_metrics import JobSnapshot
+from dreambooth_operator.controller.job_metrics import JobSnapshot, training
 from dreambooth_operator.controller.leader import Leader
 from dreambooth_operator.controller.metrics import Metrics, Snapshot
 from dreambooth_operator.controller.observed import Reading
@@ -33,7 +33,6 @@ from dreambooth_operator.controller.store import Record, Store
 from dreambooth_operator.controller.views import Key
 from dreambooth_operator.controller.vitals import Vitals
 from dreambooth_operator.controller.worker import Worker
-from dreambooth_operator.names import TRAINER
 
 logger = logging.getLogger(__name__)
 
@@ -186,8 +185,7 @@ class Operator:
 
     def _job(self, record: Record) -> JobSnapshot:
         pods = self._store.pods(record.key, record.uid)
-        held = [p for p in pods if p.component == TRAINER and p.node and not p.ended]
-        return JobSnapshot(record.key, record.facts, len(held))
+        return JobSnapshot(record.key, record.facts, training(pods))
 
 
 def handle_signals(stop: asyncio.Event) -> None:

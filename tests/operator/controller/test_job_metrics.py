@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,8 +13,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from dreambooth_operator.controller.facts import facts_of
-from dreambooth_operator.controller.job_metrics import DEFINITIONS, JobSnapshot, families
-from dreambooth_operator.controller.views import Key
+from dreambooth_operator.controller.job_metrics import DEFINITIONS, JobSnapshot, families, training
+from dreambooth_operator.controller.views import Key, PodView
 from tests.operator.controller.parts import job_body
 
 LIMIT = 16
@@ -160,6 +161,25 @@ def test_gpus_are_in_use_while_pods_hold_them() -> None:
     assert found['gpus_requested{job="cup",namespace="art"}'] == 8
     assert found['gpus_in_use{job="cup",namespace="art"}'] == 0
     assert found['gpus_in_use{job="mug",namespace="art"}'] == 4
+
+
+def test_pods_hold_gpus_from_when_they_have_a_node_until_they_end() -> None:
+    waits = PodView(
+        key=Key("art", "mug"),
+        name="mug-0-0",
+        uid="p",
+        version=1,
+        job_uid="j",
+        component="trainer",
+        attempt=0,
+        index=0,
+        created=datetime(2026, 3, 1, tzinfo=UTC),
+    )
+    pulls = replace(waits, node="a")
+    runs = replace(pulls, phase="Running")
+    ended, gone = replace(runs, phase="Failed"), replace(runs, gone=True)
+    checks = replace(runs, component="preflight")
+    assert training([waits, pulls, runs, ended, gone, checks]) == 2
 
 
 def test_deleted_job_leaves_no_series() -> None:
