@@ -47,7 +47,7 @@ test-slow: $(READY) ## run the tests that take long
 e2e: $(READY) ## run whole jobs on a control plane: a double, KUBEBUILDER_ASSETS or DREAMBOOTH_E2E_KUBECONFIG
 	$(BIN)/python -m pytest -m 'not slow' $(OPTIONS) tests/e2e
 
-generate: $(READY) ## write the CRD, docs/reference.md, and the chart's schema and README
+generate: $(READY) ## write the CRD, docs/reference.md, docs/metrics.md, and the chart's schema, README and dashboards
 	$(BIN)/python -m dreambooth_api.generate
 	$(BIN)/python -m dreambooth_charts.generate
 

@@ -1,1 +1,3 @@
-"""Writes what the chart takes from elsewhere: its schema, README and permissions."""
+"""Writes what the chart takes from elsewhere: its schema, README and permissions;
+and its dashboards.
+"""

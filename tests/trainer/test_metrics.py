@@ -48,11 +48,55 @@ def test_checkpoints_are_counted() -> None:
     metrics = Metrics(LABELS)
     metrics.checkpoint_saved(500, size=1000, seconds=2.0)
     metrics.checkpoint_saved(600, size=1000, seconds=3.0)
+    metrics.checkpoint_waited(0.5)
     metrics.checkpoint_failed()
     assert value(metrics, "checkpoint_bytes_total") == 2000
+    assert value(metrics, "checkpoint_wait_seconds_sum") == 0.5
     assert value(metrics, "checkpoint_seconds_sum") == 5.0
     assert value(metrics, "checkpoint_failures_total") == 1
     assert value(metrics, "checkpoint_last_step") == 600
+
+
+def test_work_is_unsaved_since_training_began_or_the_last_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    metrics = Metrics(LABELS)
+    assert value(metrics, "unsaved_since_timestamp_seconds") is None
+    monkeypatch.setattr("time.time", lambda: 100.0)
+    metrics.start(500, 800)
+    assert value(metrics, "unsaved_since_timestamp_seconds") == 100
+    assert value(metrics, "checkpoint_last_timestamp_seconds") is None
+    monkeypatch.setattr("time.time", lambda: 160.0)
+    metrics.checkpoint_saved(600, size=1000, seconds=3.0)
+    assert value(metrics, "unsaved_since_timestamp_seconds") == 160
+    assert value(metrics, "checkpoint_last_timestamp_seconds") == 160
+
+
+def test_gpu_memory_is_read_when_somebody_asks() -> None:
+    metrics, read = Metrics(LABELS), [5, 7]
+    assert value(metrics, "gpu_memory_peak_bytes") is None
+    metrics.gpu_memory(used=lambda: read[0], peak=lambda: read[1])
+    assert value(metrics, "gpu_memory_allocated_bytes") == 5
+    read[1] = 9
+    assert value(metrics, "gpu_memory_peak_bytes") == 9
+
+
+def test_every_metric_is_defined_as_it_is_exposed() -> None:
+    metrics = Metrics(LABELS)
+    kinds = {each.name: each.kind for each in metrics.definitions}
+    exposed = {
+        f"{family.name}_total" if family.type == "counter" else family.name: family.type
+        for family in metrics.registry.collect()
+        if family.name.startswith("dreambooth_")
+    }
+    assert kinds == exposed
+    assert all(each.labels[:4] == tuple(LABELS) for each in metrics.definitions)
+
+
+def test_what_is_counted_begins_at_zero() -> None:
+    metrics = Metrics(LABELS)
+    for sample in ("images_total", "checkpoint_failures_total", "checkpoint_seconds_count"):
+        assert value(metrics, sample) == 0
 
 
 def test_transfers_are_counted_by_operation_and_errors_by_code() -> None:
@@ -102,4 +146,5 @@ def test_names_and_units_follow_the_conventions() -> None:
 def test_two_metrics_objects_do_not_share_a_registry() -> None:
     first, second = Metrics(LABELS), Metrics(LABELS)
     first.checkpoint_failed()
-    assert value(second, "checkpoint_failures_total") is None
+    assert value(first, "checkpoint_failures_total") == 1
+    assert value(second, "checkpoint_failures_total") == 0

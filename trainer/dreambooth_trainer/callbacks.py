@@ -38,6 +38,20 @@ class AfterStep(pl.Callback):
         raise NotImplementedError
 
 
+class Timed(AfterStep):
+    """Another callback, and how long it takes after each step."""
+
+    def __init__(self, inner: AfterStep, took: Callable[[float], None]) -> None:
+        self._inner = inner
+        self._took = took
+
+    def after_step(self, module: DreamBooth, step: int) -> None:
+        """Act, and tell how long it took in seconds."""
+        began = time.perf_counter()
+        self._inner.after_step(module, step)
+        self._took(time.perf_counter() - began)
+
+
 class KeepSignals(pl.Callback):
     """Takes SIGTERM back from Lightning, whose handler starts a collective in the middle of
     others.

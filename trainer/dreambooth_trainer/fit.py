@@ -17,6 +17,7 @@ from dreambooth_trainer.callbacks import (
     RepeatableDropout,
     Sample,
     Save,
+    Timed,
 )
 from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.config import local_batch
@@ -80,23 +81,22 @@ def _callbacks(
     """In the order in which they act on a step that has ended."""
     spec, storage, run = attempt.job.spec, attempt.storage, attempt.run
     steps = spec.training.steps
+    save = Save(
+        store,
+        reporter,
+        every=spec.checkpoints.every,
+        keep=spec.checkpoints.keep,
+        total_steps=steps,
+        saved=lambda reference, seconds: attempt.observers.saved(storage, run, reference, seconds),
+        failed=attempt.observers.metrics.checkpoint_failed,
+    )
     return [
         KeepSignals(attempt.stop),
         Beat(),
         RepeatableDropout(spec.training.seed, attempt.topology.rank),
         AverageWeights(),
         reporter,
-        Save(
-            store,
-            reporter,
-            every=spec.checkpoints.every,
-            keep=spec.checkpoints.keep,
-            total_steps=steps,
-            saved=lambda reference, seconds: attempt.observers.saved(
-                storage, run, reference, seconds
-            ),
-            failed=attempt.observers.metrics.checkpoint_failed,
-        ),
+        Timed(save, attempt.observers.metrics.checkpoint_waited),
         Sample(spec.samples.every, steps, lambda step: writer.write(step)),
     ]
 

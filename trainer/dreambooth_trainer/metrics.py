@@ -3,10 +3,10 @@
 """
 
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-import torch
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -17,6 +17,9 @@ from prometheus_client import (
 )
 from prometheus_client.metrics import MetricWrapperBase
 
+from dreambooth_api.metrics import Definition, MetricKind
+
+PREFIX = "dreambooth_trainer"
 STAGES = ("Preparing", "GeneratingPrior", "Training", "Evaluating", "Exporting")
 """Values of the label `stage`, and of `status.stage` while a job runs."""
 
@@ -40,6 +43,7 @@ class Metrics:
 
     def __init__(self, labels: Mapping[str, str]) -> None:
         self.registry = CollectorRegistry()
+        self.definitions: list[Definition] = []
         self._labels = dict(labels)
         self._codes: set[str] = set()
         ProcessCollector(registry=self.registry)
@@ -47,6 +51,16 @@ class Metrics:
         self._durability()
         self._storage()
         self._memory()
+        for metric in (
+            self._images,
+            self._step_seconds,
+            self._data_wait,
+            self._checkpoint_bytes,
+            self._checkpoint_seconds,
+            self._checkpoint_wait,
+            self._checkpoint_failures,
+        ):
+            self._of(metric)  # they count from 0, so that the first of all is an increase
 
     def _training(self) -> None:
         self._loss = self._gauge(
@@ -78,6 +92,11 @@ class Metrics:
         self._checkpoint_seconds = self._histogram(
             "checkpoint_seconds", "Time to save a checkpoint.", _TRANSFER_SECONDS
         )
+        self._checkpoint_wait = self._histogram(
+            "checkpoint_wait_seconds",
+            "Time after a step in which training waits for checkpoints.",
+            _TRANSFER_SECONDS,
+        )
         self._checkpoint_failures = self._counter(
             "checkpoint_failures", "Checkpoints that could not be saved."
         )
@@ -86,6 +105,11 @@ class Metrics:
         )
         self._checkpoint_time = self._gauge(
             "checkpoint_last_timestamp_seconds", "Unix time of the newest durable checkpoint."
+        )
+        self._unsaved = self._gauge(
+            "unsaved_since_timestamp_seconds",
+            "Unix time since which nothing is saved: of the newest checkpoint of this attempt, or"
+            " of the start of its training.",
         )
 
     def _storage(self) -> None:
@@ -100,31 +124,31 @@ class Metrics:
         )
 
     def _memory(self) -> None:
-        """Read at scrape time, so the training loop never does."""
-        if torch.cuda.is_available():
-            used = self._gauge("gpu_memory_allocated_bytes", "GPU memory in use by tensors.")
-            self._of(used).set_function(lambda: _over_gpus(torch.cuda.memory_allocated))
-            peak = self._gauge("gpu_memory_peak_bytes", "Largest GPU memory in use so far.")
-            self._of(peak).set_function(lambda: _over_gpus(torch.cuda.max_memory_allocated))
+        self._memory_used = self._gauge(
+            "gpu_memory_allocated_bytes", "GPU memory in use by tensors."
+        )
+        self._memory_peak = self._gauge(
+            "gpu_memory_peak_bytes", "Largest GPU memory in use so far."
+        )
 
     def _gauge(self, name: str, text: str, *extra: str) -> Gauge:
-        return Gauge(
-            f"dreambooth_trainer_{name}", text, [*self._labels, *extra], registry=self.registry
-        )
+        return Gauge(*self._defined(name, "gauge", text, extra), registry=self.registry)
 
     def _counter(self, name: str, text: str, *extra: str) -> Counter:
-        return Counter(
-            f"dreambooth_trainer_{name}", text, [*self._labels, *extra], registry=self.registry
-        )
+        named, text, labels = self._defined(f"{name}_total", "counter", text, extra)
+        return Counter(named, text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: Iterable[float], *extra: str) -> Histogram:
-        return Histogram(
-            f"dreambooth_trainer_{name}",
-            text,
-            [*self._labels, *extra],
-            registry=self.registry,
-            buckets=tuple(buckets),
-        )
+        named, text, labels = self._defined(name, "histogram", text, extra)
+        return Histogram(named, text, labels, registry=self.registry, buckets=tuple(buckets))
+
+    def _defined(
+        self, name: str, kind: MetricKind, text: str, extra: tuple[str, ...]
+    ) -> tuple[str, str, tuple[str, ...]]:
+        """Note a metric down; its full name, text and labels."""
+        found = Definition(f"{PREFIX}_{name}", kind, (*self._labels, *extra), text)
+        self.definitions.append(found)
+        return found.name, found.meaning, found.labels
 
     def _of(self, metric: M, **extra: str) -> M:
         return metric.labels(**self._labels, **extra)
@@ -140,6 +164,7 @@ class Metrics:
         """
         self._of(self._step).set(step)
         self._of(self._target_steps).set(target_steps)
+        self._of(self._unsaved).set_to_current_time()
 
     def step_done(
         self, step: int, *, images: int, seconds: float, data_wait_seconds: float
@@ -167,15 +192,28 @@ class Metrics:
         self._of(self._images_per_second).set(rate)
 
     def checkpoint_saved(self, step: int, *, size: int, seconds: float) -> None:
-        """A checkpoint is durable; this rank wrote `size` bytes of it."""
+        """A checkpoint is durable after `seconds`; this rank wrote `size` bytes of it."""
         self._of(self._checkpoint_bytes).inc(size)
         self._of(self._checkpoint_seconds).observe(seconds)
         self._of(self._checkpoint_step).set(step)
-        self._of(self._checkpoint_time).set_to_current_time()
+        now = time.time()
+        self._of(self._checkpoint_time).set(now)
+        self._of(self._unsaved).set(now)
+
+    def checkpoint_waited(self, seconds: float) -> None:
+        """After a step, training waited for so long for checkpoints."""
+        self._of(self._checkpoint_wait).observe(seconds)
 
     def checkpoint_failed(self) -> None:
         """A checkpoint could not be saved."""
         self._of(self._checkpoint_failures).inc()
+
+    def gpu_memory(self, used: Callable[[], int], peak: Callable[[], int]) -> None:
+        """Bytes of GPU memory are read from here whenever somebody asks, and never by the training
+        loop.
+        """
+        self._of(self._memory_used).set_function(used)
+        self._of(self._memory_peak).set_function(peak)
 
     def transferred(self, operation: str, size: int, seconds: float) -> None:
         """`size` bytes went through storage (TransferObserver)."""
@@ -198,8 +236,3 @@ class Metrics:
     def render(self) -> bytes:
         """All series in the Prometheus text format."""
         return generate_latest(self.registry)
-
-
-def _over_gpus(read: Callable[[int], int]) -> int:
-    """This process uses one GPU, but the thread that answers a scrape does not know which."""
-    return sum(read(gpu) for gpu in range(torch.cuda.device_count()))

@@ -2,10 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 
+import torch
 from PIL import Image
 
 from dreambooth_api.job import DreamBoothJob, output_prefix
@@ -31,6 +32,11 @@ class Observers:
                 "rank": str(topology.rank),
             }
         )
+        if torch.cuda.is_available():
+            self.metrics.gpu_memory(
+                used=lambda: _over_gpus(torch.cuda.memory_allocated),
+                peak=lambda: _over_gpus(torch.cuda.max_memory_allocated),
+            )
         self.progress = Progress(
             job.spec.training.steps,
             attempt=topology.attempt,
@@ -121,6 +127,11 @@ class Observers:
     def exported(self, uri: str) -> None:
         """The model to take home is complete."""
         self.progress.exported(uri)
+
+
+def _over_gpus(read: Callable[[int], int]) -> int:
+    """This process uses one GPU, but the thread that answers a scrape does not know which."""
+    return sum(read(gpu) for gpu in range(torch.cuda.device_count()))
 
 
 def write_json(storage: Storage, uri: str, value: object) -> None:

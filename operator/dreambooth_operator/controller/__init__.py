@@ -11,6 +11,7 @@ observed   everything that is known about one job at one moment
 reconcile  pure: decide(observed, now, policy) -> decision
 poller     asks rank 0 of each running job how far it is
 leader     of several replicas, the one that holds a Lease acts
+metrics    what the operator tells Prometheus of itself; job_metrics, facts: of each job
 vitals     what /healthz and /readyz say
 running    puts the parts together, starts and stops them
 """

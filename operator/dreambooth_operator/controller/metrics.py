@@ -1,7 +1,10 @@
-"""The operator's own metrics. Labels are bounded: none names a job, a node or a namespace."""
+"""The operator's own metrics: how it does, and how long attempts take. Labels are bounded: what is
+counted here for good names no job, no node and no namespace. What is said of single jobs, and only
+for as long as they exist, is in `job_metrics`.
+"""
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import get_args
@@ -10,8 +13,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from dreambooth_api.metrics import Definition, MetricKind
 from dreambooth_api.status import Attempt, Phase, Status
+from dreambooth_operator.controller import job_metrics
 from dreambooth_operator.controller.decision import Decision
+from dreambooth_operator.controller.job_metrics import JobSnapshot
 from dreambooth_operator.controller.kinds import Kind
 from dreambooth_operator.controller.observed import Observed, Reading
 from dreambooth_operator.controller.views import Key
@@ -25,8 +31,7 @@ MINUTES = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 8640
 class Snapshot:
     """What is measured when somebody asks."""
 
-    phases: Mapping[str, int]
-    """Jobs by phase."""
+    jobs: Sequence[JobSnapshot]
     queue_depth: int
     queue_oldest_seconds: float
     watch_seconds: Mapping[str, float]
@@ -40,20 +45,19 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.definitions = [*GAUGES, *job_metrics.DEFINITIONS]
         self._requests = self._counter(
-            "api_requests", "Answers of the API server", "verb", "resource", "code"
+            "api_requests", "Answers of the API server.", "verb", "resource", "code"
         )
-        self._errors = self._counter("reconcile_errors", "Jobs that were tried again", "kind")
-        self._restarts = self._counter("restarts", "Attempts after the first, by why", "reason")
-        self._repairs = self._counter("resync_repairs", "Changes that a watch missed", "resource")
-        self._unread = self._counter("progress_failures", "Rank 0 did not answer")
-        self._reconciled = Histogram(
-            f"{PREFIX}_reconcile_seconds", "Time to look at one job", registry=self.registry
-        )
-        self._queued = self._durations("queue_seconds", "From an attempt's Job to its start")
-        self._starting = self._durations("start_seconds", "From its start to all ranks joined")
-        self._running = self._durations("run_seconds", "From all ranks joined to its end")
-        self._leads = Gauge(f"{PREFIX}_leader", "This process acts", registry=self.registry)
+        self._errors = self._counter("reconcile_errors", "Jobs that were tried again.", "kind")
+        self._restarts = self._counter("restarts", "Attempts after the first, by why.", "reason")
+        self._repairs = self._counter("resync_repairs", "Changes that a watch missed.", "resource")
+        self._unread = self._counter("progress_failures", "Rank 0 did not answer.")
+        self._reconciled = self._histogram("reconcile_seconds", "Time to look at one job.")
+        self._queued = self._durations("queue_seconds", "From an attempt's Job to its start.")
+        self._starting = self._durations("start_seconds", "From its start to all ranks joined.")
+        self._running = self._durations("run_seconds", "From all ranks joined to its end.")
+        self._leads = self._gauge("leader", "1 in the process that acts, 0 in one that stands by.")
 
     def show(self, snapshot: Callable[[], Snapshot | None]) -> None:
         """Have gauges read from a snapshot; None: nothing is known at the moment."""
@@ -105,10 +109,36 @@ class Metrics:
             self._starting.observe(_seconds(record.running, job.started))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        self._define(f"{name}_total", "counter", labels, text)
         return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)
 
+    def _gauge(self, name: str, text: str) -> Gauge:
+        self._define(name, "gauge", (), text)
+        return Gauge(f"{PREFIX}_{name}", text, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: Sequence[float] = Histogram.DEFAULT_BUCKETS
+    ) -> Histogram:
+        self._define(name, "histogram", (), text)
+        return Histogram(f"{PREFIX}_{name}", text, buckets=buckets, registry=self.registry)
+
     def _durations(self, name: str, text: str) -> Histogram:
-        return Histogram(f"{PREFIX}_{name}", text, buckets=MINUTES, registry=self.registry)
+        return self._histogram(name, text, MINUTES)
+
+    def _define(self, name: str, kind: MetricKind, labels: tuple[str, ...], text: str) -> None:
+        self.definitions.append(Definition(f"{PREFIX}_{name}", kind, labels, text))
+
+
+def _define(name: str, text: str, *labels: str) -> Definition:
+    return Definition(f"{PREFIX}_{name}", "gauge", labels, text)
+
+
+JOBS = _define("jobs", "Jobs by phase.", "phase")
+DEPTH = _define("queue_depth", "Jobs that are due to be looked at.")
+OLDEST = _define("queue_oldest_seconds", "How long the first of them has waited.")
+WATCHES = _define("watch_age_seconds", "Since a watch was last known to work.", "resource")
+ANSWERED = _define("api_answer_age_seconds", "Since the API server answered last.")
+GAUGES = (JOBS, DEPTH, OLDEST, WATCHES, ANSWERED)
 
 
 class _Gauges(Collector):
@@ -122,35 +152,19 @@ class _Gauges(Collector):
         snapshot = self._snapshot()
         if snapshot is None:
             return
-        phases = Tally(snapshot.phases)
-        yield _family("jobs", "Jobs by phase", "phase", {p: phases[p] for p in get_args(Phase)})
-        yield _family("queue_depth", "Jobs that are due", None, {"": snapshot.queue_depth})
-        yield _family(
-            "queue_oldest_seconds",
-            "How long the first of them has waited",
-            None,
-            {"": snapshot.queue_oldest_seconds},
-        )
-        yield _family(
-            "watch_age_seconds",
-            "Since a watch was last known to work",
-            "resource",
-            snapshot.watch_seconds,
-        )
-        yield _family(
-            "api_answer_age_seconds",
-            "Since the API server answered last",
-            None,
-            {"": snapshot.answer_seconds},
-        )
+        phases = Tally(job.facts.phase for job in snapshot.jobs)
+        yield _family(JOBS, {phase: phases[phase] for phase in get_args(Phase)})
+        yield _family(DEPTH, {"": snapshot.queue_depth})
+        yield _family(OLDEST, {"": snapshot.queue_oldest_seconds})
+        yield _family(WATCHES, snapshot.watch_seconds)
+        yield _family(ANSWERED, {"": snapshot.answer_seconds})
+        yield from job_metrics.families(snapshot.jobs)
 
 
-def _family(
-    name: str, text: str, label: str | None, values: Mapping[str, float]
-) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=[label] if label else [])
+def _family(definition: Definition, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(definition.name, definition.meaning, labels=definition.labels)
     for value_of, value in values.items():
-        family.add_metric([value_of] if label else [], value)
+        family.add_metric([value_of] if definition.labels else [], value)
     return family
 
 

@@ -6,7 +6,6 @@ import signal
 import socket
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
 from typing import Any
@@ -20,6 +19,7 @@ from dreambooth_operator.controller.clock import ServerClock
 from dreambooth_operator.controller.cluster import Cluster
 from dreambooth_operator.controller.health import HealthServer
 from dreambooth_operator.controller.intake import Intake
+from dreambooth_operator.controller.job_metrics import JobSnapshot, training
 from dreambooth_operator.controller.leader import Leader
 from dreambooth_operator.controller.metrics import Metrics, Snapshot
 from dreambooth_operator.controller.observed import Reading
@@ -29,7 +29,7 @@ from dreambooth_operator.controller.reconcile import decide
 from dreambooth_operator.controller.resync import Resync
 from dreambooth_operator.controller.session import Session
 from dreambooth_operator.controller.settings import Settings
-from dreambooth_operator.controller.store import Store
+from dreambooth_operator.controller.store import Record, Store
 from dreambooth_operator.controller.views import Key
 from dreambooth_operator.controller.vitals import Vitals
 from dreambooth_operator.controller.worker import Worker
@@ -183,12 +183,16 @@ class Operator:
     async def _measure(self) -> Snapshot:
         now = time.monotonic()
         return Snapshot(
-            phases=Counter(record.phase for record in self._store.records()),
+            jobs=[self._job(record) for record in self._store.records()],
             queue_depth=self._queue.depth,
             queue_oldest_seconds=self._queue.oldest_age,
             watch_seconds={kind.plural: now - at for kind, at in self._intake.heard.items()},
             answer_seconds=self._vitals.silence,
         )
+
+    def _job(self, record: Record) -> JobSnapshot:
+        pods = self._store.pods(record.key, record.uid)
+        return JobSnapshot(record.key, record.facts, training(pods))
 
 
 def handle_signals(stop: asyncio.Event) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from dreambooth_operator import names
 from dreambooth_operator.controller.clock import Now
+from dreambooth_operator.controller.facts import Facts, facts_of
 from dreambooth_operator.controller.kinds import CONFIG_MAP, DREAMBOOTH_JOB, JOB, POD, SERVICE, Kind
 from dreambooth_operator.controller.views import (
     Body,
@@ -46,7 +47,7 @@ class Record:
     name: str
     uid: str
     version: int
-    phase: str
+    facts: Facts
     body: bytes
     """JSON."""
 
@@ -226,21 +227,19 @@ def view_of(kind: Kind, body: Body) -> View | None:
 
 def _record(body: Body) -> Record:
     meta = body["metadata"]
-    status = body.get("status") or {}
-    phase = status.get("phase") if isinstance(status, dict) else None
     kept: dict[str, Any] = {
         "apiVersion": DREAMBOOTH_JOB.api_version,
         "kind": DREAMBOOTH_JOB.name,
         "metadata": {name: meta[name] for name in KEPT_METADATA if name in meta},
         "spec": body.get("spec", {}),
-        "status": status,
+        "status": body.get("status") or {},
     }
     return Record(
         key=Key(meta["namespace"], meta["name"]),
         name=meta["name"],
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
-        phase=str(phase or "Pending"),
+        facts=facts_of(kept),
         body=json.dumps(kept, separators=(",", ":"), ensure_ascii=False).encode(),
     )
 

@@ -7,7 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -17,7 +17,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from dreambooth_api.status import Attempt, Status
 from dreambooth_operator.controller import vitals
 from dreambooth_operator.controller.decision import Decision
+from dreambooth_operator.controller.facts import facts_of
 from dreambooth_operator.controller.health import HealthServer
+from dreambooth_operator.controller.job_metrics import JobSnapshot
 from dreambooth_operator.controller.kinds import JOB, POD, Kind
 from dreambooth_operator.controller.metrics import Metrics, Snapshot
 from dreambooth_operator.controller.observed import Observed, Reading
@@ -99,7 +101,10 @@ def test_what_is_reported_is_counted() -> None:
 
 def test_gauges_are_read_when_somebody_asks() -> None:
     metrics = Metrics()
-    found: list[Snapshot | None] = [Snapshot({"Running": 2}, 4, 1.5, {"pods": 7}, 0.5), None]
+    facts = facts_of({"metadata": {"creationTimestamp": "2026-03-01T12:00:00Z"}})
+    facts = replace(facts, phase="Running")
+    jobs = [JobSnapshot(Key("team-a", name), facts, 0) for name in ("mug", "cup")]
+    found: list[Snapshot | None] = [Snapshot(jobs, 4, 1.5, {"pods": 7}, 0.5), None]
     metrics.show(lambda: found[0])
     samples = _samples(metrics)
     assert samples['jobs{phase="Running"}'] == 2
@@ -107,6 +112,7 @@ def test_gauges_are_read_when_somebody_asks() -> None:
     assert (samples["queue_depth"], samples["queue_oldest_seconds"]) == (4, 1.5)
     assert samples['watch_age_seconds{resource="pods"}'] == 7
     assert samples["api_answer_age_seconds"] == 0.5
+    assert samples['dreambooth_job_gpus_in_use{job="cup",namespace="team-a"}'] == 0
     found.pop(0)
     assert "queue_depth" not in _samples(metrics)
 
@@ -205,3 +211,13 @@ def test_probes_answer_with_the_problem(url: str, problems: dict[str, Any]) -> N
     assert _get(f"{url}/healthz") == (200, "ok")
     assert _get(f"{url}/metrics")[0] == 200
     assert _get(f"{url}/elsewhere")[0] == 404
+
+
+def test_every_metric_is_defined_as_it_is_exposed() -> None:
+    metrics = Metrics()
+    metrics.show(lambda: Snapshot([], 0, 0, {}, 0))
+    exposed = {
+        f"{family.name}_total" if family.type == "counter" else family.name: family.type
+        for family in metrics.registry.collect()
+    }
+    assert {each.name: each.kind for each in metrics.definitions} == exposed

@@ -21,6 +21,7 @@ LATER = NOW + timedelta(minutes=5)
 def _record(status: Any = None, **spec: Any) -> Record:
     body = job_body("team", "mug", **spec)
     body["metadata"] |= {"uid": "u", "resourceVersion": "5", "generation": 3}
+    body["metadata"]["creationTimestamp"] = "2026-03-01T12:00:00Z"
     record = view_of(DREAMBOOTH_JOB, body | {"status": status})
     assert isinstance(record, Record)
     return record

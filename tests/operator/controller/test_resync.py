@@ -85,7 +85,7 @@ def test_missed_creation_change_and_removal_are_found(namespace: str) -> None:
             await own.api.create(DREAMBOOTH_JOB, job_body(namespace, "created"))
             assert await resync.compare(DREAMBOOTH_JOB) == 3
             assert repairs.told == [("dreamboothjobs", 3)]
-            phases = {record.name: record.phase for record in own.store.records()}
+            phases = {record.name: record.facts.phase for record in own.store.records()}
             assert phases == {"changed": "Running", "created": "Pending"}
             assert resync.watches[DREAMBOOTH_JOB].misses == 1
             await resync.compare(DREAMBOOTH_JOB)

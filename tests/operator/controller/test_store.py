@@ -43,6 +43,7 @@ def _record(version: int, uid: str = OWNER, **status: Any) -> dict[str, Any]:
     body["metadata"] |= {
         "uid": uid,
         "resourceVersion": str(version),
+        "creationTimestamp": "2026-03-01T12:00:00Z",
         "managedFields": [{"manager": "kubectl"}] * 50,
         "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "x" * 5000},
     }
@@ -70,7 +71,7 @@ def test_what_is_not_newer_is_no_news(version: int) -> None:
     store = Store()
     store.put(DREAMBOOTH_JOB, _record(10, phase="Running"))
     assert store.put(DREAMBOOTH_JOB, _record(version, phase="Starting")) is None
-    assert [record.phase for record in store.records()] == ["Running"]
+    assert [record.facts.phase for record in store.records()] == ["Running"]
 
 
 def test_versions_are_numbers() -> None:

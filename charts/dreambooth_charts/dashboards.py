@@ -1,0 +1,21 @@
+"""The dashboards as Grafana reads them."""
+
+import json
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+
+from dreambooth_charts.job_dashboard import job_dashboard
+from dreambooth_charts.jobs_dashboard import jobs_dashboard
+
+
+def dashboards() -> dict[str, str]:
+    """The JSON of each dashboard by the name of its file."""
+    return {"jobs.json": _encoded(jobs_dashboard()), "job.json": _encoded(job_dashboard())}
+
+
+def _encoded(made: Dashboard) -> str:
+    built = made.build()
+    for number, panel in enumerate(built.panels or [], start=1):
+        panel.id_val = number  # Grafana would number them anew at each load
+    return json.dumps(built, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"

@@ -1,0 +1,241 @@
+"""The dashboard of all jobs.
+
+Two operators may tell of a job while one takes over from the other, so what they tell is reduced
+to the labels of the job before anything is counted.
+"""
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
+from grafana_foundation_sdk.models.dashboard import DashboardCursorSync
+
+from dreambooth_charts import variables
+from dreambooth_charts.job_dashboard import UID as JOB_UID
+from dreambooth_charts.panels import Column, Panels, Query, bars, rows, series
+
+UID = "dreambooth-jobs"
+CHOSEN = 'namespace=~"$namespace", job=~"$job"'
+OPEN = (
+    f"/d/{JOB_UID}?${{datasource:queryparam}}&${{__url_time_range}}"
+    "&var-namespace=${__data.fields.Namespace}&var-job=${__data.fields.Job}"
+)
+
+
+def jobs_dashboard() -> Dashboard:
+    """All jobs: what they do, what they wait for, and how the operator does."""
+    made = (
+        Dashboard("DreamBooth / Jobs")
+        .uid(UID)
+        .description("All DreamBoothJobs of a cluster, and their operator.")
+        .tags(["dreambooth"])
+        .readonly()
+        .tooltip(DashboardCursorSync.CROSSHAIR)
+        .time("now-6h", "now")
+        .refresh("30s")
+        .variables([variables.datasource(), variables.namespaces(), variables.jobs()])
+    )
+    for row, panels in (
+        ("Jobs", (_phases(), _gpus(), _table())),
+        ("Waiting", (_waiting(), _delays(), _interruptions())),
+        ("Training", (_throughput(), _losses(), _storage())),
+        ("Operator", (_looks(), _answers(), _ages())),
+    ):
+        made.with_row(Row(row))
+        for panel in panels:
+            made.with_panel(panel)
+    return made
+
+
+def _ask(expr: str, legend: str = "") -> Query:
+    """A query about the chosen jobs: `{CHOSEN}` in it are their labels."""
+    return Query(expr.replace("CHOSEN", CHOSEN), legend)
+
+
+def _phases() -> Panels:
+    return series(
+        "Phases",
+        "short",
+        _ask(
+            "count by (phase) (max by (namespace, job, phase) (dreambooth_job_phase{CHOSEN}))",
+            "{{phase}}",
+        ),
+        text="Jobs by phase. Those that have ended are counted until they are deleted.",
+        span=12,
+        stacked=True,
+    )
+
+
+def _gpus() -> Panels:
+    return series(
+        "GPUs",
+        "short",
+        _ask("sum(max by (namespace, job) (dreambooth_job_gpus_in_use{CHOSEN}))", "in use"),
+        _ask(
+            "sum(max by (namespace, job) (dreambooth_job_gpus_requested{CHOSEN}"
+            ' and ignoring (phase, stage) dreambooth_job_phase{phase!~"Succeeded|Failed|Suspended"}'
+            ")) or vector(0)",
+            "asked for",
+        ),
+        text="GPUs that pods hold, and those that all jobs under way ask for. The difference waits"
+        " in the queue or for nodes.",
+        span=12,
+    )
+
+
+def _table() -> Panels:
+    return rows(
+        "All jobs",
+        (
+            Column("namespace", "Namespace"),
+            Column("job", "Job", link=OPEN, tooltip="Open the job"),
+            Column("phase", "Phase"),
+            Column("stage", "Stage"),
+            Column("Value #B", "Done", "percentunit"),
+            Column("Value #C", "In this phase", "s"),
+            Column("Value #D", "GPUs"),
+            Column("Value #E", "Interruptions"),
+        ),
+        _ask("max by (namespace, job, phase, stage) (dreambooth_job_phase{CHOSEN})"),
+        _ask(
+            "max by (namespace, job) (dreambooth_job_step{CHOSEN}"
+            " / (dreambooth_job_target_steps > 0))"
+        ),
+        _ask(
+            "time() - max by (namespace, job)"
+            " (dreambooth_job_phase_start_timestamp_seconds{CHOSEN})"
+        ),
+        _ask("max by (namespace, job) (dreambooth_job_gpus_in_use{CHOSEN})"),
+        _ask(
+            "sum by (namespace, job)"
+            " (max by (namespace, job, reason) (dreambooth_job_interruptions_total{CHOSEN}))"
+        ),
+        text="A click on a name opens the job.",
+        height=10,
+    )
+
+
+def _waiting() -> Panels:
+    return series(
+        "Waiting jobs",
+        "s",
+        _ask(
+            "topk(20, time() - max by (namespace, job) ("
+            "dreambooth_job_phase_start_timestamp_seconds{CHOSEN} and ignoring (phase, stage)"
+            ' dreambooth_job_phase{phase=~"Pending|Preflight|Queued|Starting|Restarting"}))',
+            "{{namespace}}/{{job}}",
+        ),
+        text="How long those that wait longest have been in their phase: checked, queued, without"
+        " nodes, or between two attempts.",
+    )
+
+
+def _delays() -> Panels:
+    quantile = (
+        "histogram_quantile({}, sum by (le) (increase(dreambooth_operator_{}_seconds_bucket[1h])))"
+    )
+    return series(
+        "Queue and start time",
+        "s",
+        *(
+            Query(quantile.format(share, part), f"{name}, {label}")
+            for part, name in (("queue", "in the queue"), ("start", "from there to training"))
+            for share, label in ((0.5, "half"), (0.9, "9 of 10"))
+        ),
+        text="Of the attempts that began to train in the hour before: half of them, and 9 of 10,"
+        " took at most this long. Of all namespaces.",
+    )
+
+
+def _interruptions() -> Panels:
+    return series(
+        "Interruptions by reason",
+        "short",
+        _ask(
+            "sum by (reason) (max by (namespace, job, reason)"
+            " (increase(dreambooth_job_interruptions_total{CHOSEN}[1h])))",
+            "{{reason}}",
+        ),
+        text="Attempts that ended in the hour before without success. Failed and Stalled use up the"
+        " restart budget of a job, the others do not.",
+        stacked=True,
+    )
+
+
+def _throughput() -> Panels:
+    return series(
+        "Throughput",
+        "short",
+        _ask(
+            "topk(20, max by (namespace, job) ("
+            'dreambooth_trainer_images_per_second{CHOSEN, rank="0"} and ignoring (stage)'
+            ' (dreambooth_trainer_stage{stage="Training"} == 1)))',
+            "{{namespace}}/{{job}}",
+        ),
+        text="Images per second over all ranks, of the 20 fastest jobs.",
+    )
+
+
+def _losses() -> Panels:
+    return bars(
+        "Largest losses",
+        "short",
+        _ask(
+            "sort_desc(topk(10,"
+            ' max by (namespace, job) (dreambooth_trainer_loss{CHOSEN, rank="0"})))',
+            "{{namespace}}/{{job}}",
+        ),
+        text="The 10 jobs with the largest loss of the last step.",
+    )
+
+
+def _storage() -> Panels:
+    return series(
+        "S3",
+        "Bps",
+        _ask(
+            "sum by (operation)"
+            " (rate(dreambooth_trainer_s3_bytes_total{CHOSEN}[$__rate_interval]))",
+            "{{operation}}",
+        ),
+        text="Bytes to and from storage.",
+    )
+
+
+def _looks() -> Panels:
+    quantile = (
+        "histogram_quantile({}, sum by (le)"
+        " (rate(dreambooth_operator_reconcile_seconds_bucket[$__rate_interval])))"
+    )
+    return series(
+        "Time to look at a job",
+        "s",
+        Query(quantile.format(0.5), "half"),
+        Query(quantile.format(0.99), "99 of 100"),
+        Query("max(dreambooth_operator_queue_oldest_seconds)", "waiting to be looked at"),
+        text="From a change to what is done about it. The operator is too slow when jobs wait for"
+        " more than a few seconds.",
+    )
+
+
+def _answers() -> Panels:
+    return series(
+        "Answers of the API server",
+        "reqps",
+        Query(
+            "sum by (verb, code) (rate(dreambooth_operator_api_requests_total[$__rate_interval]))",
+            "{{verb}} {{code}}",
+        ),
+        text="429: it asks too often. 403: a permission is missing. 409 now and then is normal.",
+    )
+
+
+def _ages() -> Panels:
+    return series(
+        "Watches",
+        "s",
+        Query(
+            "max by (resource) (dreambooth_operator_watch_age_seconds"
+            " and on (instance) (dreambooth_operator_leader == 1))",
+            "{{resource}}",
+        ),
+        text="Since each watch was last known to work: at most settings.resyncSeconds when all is"
+        " well.",
+    )
