@@ -266,9 +266,7 @@ def test_a_manifest_cannot_point_outside_its_folder(
 
 def test_an_error_on_one_rank_is_raised_on_all(storage: Storage, tmp_path: Path) -> None:
     class Full(Storage):
-        def write(
-            self, uri: str, data: bytes, *, only_if_absent: bool = False, field: str = ""
-        ) -> Any:
+        def stream(self, path: str | Path, uri: str, *, field: str = "") -> Any:
             raise OSError("no space left")
 
     full = Full(StorageSettings(endpoint_url=None, region=None, addressing_style="auto"))

@@ -9,28 +9,31 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dreambooth_trainer.checkpoint import split
-from dreambooth_trainer.checkpoint.manifest import Damaged, Manifest, Piece, Shard
-from dreambooth_trainer.storage import ChecksumMismatch, NotFound, Storage, join
+from dreambooth_trainer.checkpoint.layout import Layout
+from dreambooth_trainer.checkpoint.manifest import Damaged, Manifest, Shard
+from dreambooth_trainer.checkpoint.staging import Staging
+from dreambooth_trainer.storage import ChecksumMismatch, NotFound, Storage, Written, join
 
 
-def write_shard(
-    storage: Storage,
-    folder_uri: str,
-    name: str,
-    tensors: Mapping[str, Tensor],
-    slices: list[split.Slice],
-) -> Shard:
-    """Write the slices of `tensors` as the file `name`."""
-    parts = split.extract(tensors, slices)
-    data = safetensors.torch.save(parts, metadata={"format": "pt"})
-    written = storage.write(join(folder_uri, name), data)
-    pieces = {
-        s.name: Piece(start=s.start, shape=list(tensors[s.name].shape))
-        for s in slices
-        if s.stop - s.start < tensors[s.name].numel()
-    }
+def write_shard(storage: Storage, uri: str, layout: Layout, tensors: Mapping[str, Tensor]) -> Shard:
+    """Write one shard of `tensors` to `uri`, and wait for it."""
+    staging = Staging([layout])
+    try:
+        staging.fill(tensors)
+        staging.wait()
+        return describe(layout, storage.stream(staging.shards[0].path, uri))
+    finally:
+        staging.close()
+
+
+def describe(layout: Layout, written: Written) -> Shard:
+    """A shard that is stored, as its manifest lists it."""
     return Shard(
-        name=name, size=written.size, sha256=written.sha256, tensors=len(parts), pieces=pieces
+        name=layout.name,
+        size=written.size,
+        sha256=written.sha256,
+        tensors=len(layout.places),
+        pieces=dict(layout.pieces),
     )
 
 

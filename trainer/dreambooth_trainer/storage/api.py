@@ -44,6 +44,7 @@ class Storage:
         policy: TransferPolicy | None = None,
     ) -> None:
         policy = policy or TransferPolicy()
+        self.settings = settings
         self._observer: TransferObserver = observer or SilentObserver()
         self._s3 = S3Store(settings, policy, self._observer)
         self._files = FileStore()
@@ -99,6 +100,14 @@ class Storage:
         """Store the content of a file, in parts when it is large."""
         with self._operation("write", uri, field) as (store, location, count):
             written = store.upload(Path(path), location)
+            count(written.size)
+        return written
+
+    def stream(self, path: str | Path, uri: str, *, field: str = _WRITE_FIELD) -> Written:
+        """As `upload`, but hashed while its parts move. The object does not carry its sha256, so
+        reading it verifies nothing: the caller keeps it, as a checkpoint does in its manifest."""
+        with self._operation("write", uri, field) as (store, location, count):
+            written = store.stream(Path(path), location)
             count(written.size)
         return written
 

@@ -103,6 +103,9 @@ class Backend(Protocol):
     def upload(self, path: Path, location: Location) -> Written:
         """Store a file's content, all or nothing."""
 
+    def stream(self, path: Path, location: Location) -> Written:
+        """Store a file's content, all or nothing, hashed on the way."""
+
     def download(self, location: Location, path: Path, sha256: str | None) -> int:
         """Write the content to `path`, all or nothing, and return its size in bytes."""
 

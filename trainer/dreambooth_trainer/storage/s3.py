@@ -59,6 +59,9 @@ class S3Store:
     def upload(self, path: Path, location: Location) -> Written:
         return self._writer.upload(path, location)
 
+    def stream(self, path: Path, location: Location) -> Written:
+        return self._writer.stream(path, location)
+
     def download(self, location: Location, path: Path, sha256: str | None) -> int:
         return self._reader.download(location, path, sha256)
 
