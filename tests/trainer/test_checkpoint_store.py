@@ -1,6 +1,5 @@
 import hashlib
 import json
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ from dreambooth_trainer.checkpoint import CheckpointRef, CheckpointStore
 from dreambooth_trainer.checkpoint.manifest import Damaged, UnknownFormat, read_manifest
 from dreambooth_trainer.errors import Fenced
 from dreambooth_trainer.storage import Storage, StorageSettings
+from tests.trainer.gathering import on_ranks
 
 State = dict[str, torch.Tensor]
 
@@ -44,32 +44,6 @@ def open_store(storage: Storage, folder: Path, attempt: int = 0, **options: Any)
     store = CheckpointStore(storage, f"file://{folder}", attempt=attempt, **options)
     store.claim()
     return store
-
-
-class Gathering:
-    """What torch.distributed's all_gather_object does, between threads."""
-
-    def __init__(self, ranks: int) -> None:
-        self._values: list[Any] = [None] * ranks
-        self._barrier = threading.Barrier(ranks)
-
-    def of(self, rank: int) -> Callable[[Any], list[Any]]:
-        def gather(value: Any) -> list[Any]:
-            self._values[rank] = value
-            self._barrier.wait(30)
-            values = list(self._values)
-            self._barrier.wait(30)
-            return values
-
-        return gather
-
-
-def on_ranks(ranks: int, body: Callable[[int, Callable[[Any], list[Any]]], Any]) -> list[Any]:
-    """Run `body(rank, gather)` on every rank at once; its results or exceptions by rank."""
-    gathering = Gathering(ranks)
-    with ThreadPoolExecutor(ranks) as pool:
-        futures = [pool.submit(body, rank, gathering.of(rank)) for rank in range(ranks)]
-    return [future.exception() or future.result() for future in futures]
 
 
 def files(folder: Path) -> Iterator[str]:
