@@ -25,6 +25,8 @@ from tests.trainer.gate import Gate
 from tests.trainer.gathering import on_ranks
 
 PATIENCE = 60.0
+STEP = 1000
+"""A step after all saves."""
 ONE_TRY = TransferPolicy(attempts=1)
 State = dict[str, torch.Tensor]
 
@@ -73,7 +75,7 @@ class Told:
 
     def train_until(self, done: Callable[[], bool]) -> None:
         """Take steps, as a single rank."""
-        until(lambda: self.saves.advance(self.saves.ended) or done())
+        until(lambda: self.saves.advance(ended=self.saves.ended, step=STEP) or done())
 
 
 @pytest.fixture
@@ -117,7 +119,7 @@ def test_steps_go_on_while_storage_hangs(told: Told, gate: Gate, seen: Checkpoin
     told.saves.begin(10, state(10), {})
     assert gate.arrived.wait(PATIENCE)
     for _ in range(100):
-        told.saves.advance(told.saves.ended)
+        told.saves.advance(ended=told.saves.ended, step=STEP)
     assert steps(seen) == []
     gate.open()
     told.train_until(lambda: told.steps == [10])
@@ -137,6 +139,19 @@ def test_what_is_saved_is_the_state_at_the_save(
     assert_holds(seen, 10)
     [reference] = seen.checkpoints()
     assert (reference.manifest.info, reference.manifest.loss) == ({"seed": 3}, 0.5)
+
+
+def test_a_state_does_not_count_before_a_later_loss_is_known(
+    told: Told, seen: CheckpointStore
+) -> None:
+    told.saves.begin(10, state(10), {})
+    until(lambda: told.saves.ended == 1)
+    for _ in range(100):
+        told.saves.advance(ended=1, step=10)
+    assert told.saves.ended == 1
+    told.saves.advance(ended=1, step=11)
+    told.train_until(lambda: told.steps == [10])
+    assert steps(seen) == [10]
 
 
 def test_a_newer_save_takes_the_place_of_one_that_waits(
@@ -269,7 +284,7 @@ def test_no_rank_waits_for_a_slower_one_and_all_commit_at_once(
                     both.wait(PATIENCE)
                     if step == 40:
                         slow_gate.open()
-                    told.saves.advance(total)
+                    told.saves.advance(ended=total, step=step)
                     if told.steps:
                         durable_at = [step]
                         break

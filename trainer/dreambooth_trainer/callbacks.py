@@ -109,14 +109,17 @@ class Save(AfterStep):
         self._losses = losses
         self._every = every
         self._total_steps = total_steps
+        self._prepared = False
 
     def after_step(self, module: DreamBooth, step: int) -> None:
         """Save if it is time; raise `Stopped` when asked to stop."""
-        self._saves.advance(self._reporter.ended)
+        if not self._prepared:  # the optimizer has its state now
+            self._saves.prepare(module.state())
+            self._prepared = True
+        self._saves.advance(ended=self._reporter.ended, step=self._reporter.step)
         if step == self._total_steps or self._reporter.stop_agreed:
             self._finish(module, step)
         elif step % self._every == 0:
-            # Its commit needs a later step's report, so a loss that is not finite is found before.
             self._saves.begin(step, module.state(), {}, loss=self._losses.take())
 
     def _finish(self, module: DreamBooth, step: int) -> None:

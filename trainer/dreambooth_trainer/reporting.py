@@ -54,7 +54,8 @@ class _Copying:
 class Reporter(pl.Callback):
     """Delivers a StepReport per optimizer step, in order, on every rank; raises `NotFinite`.
 
-    `ended()` is this rank's number of ended turns of its saves; `ended` their sum over the ranks.
+    `step` is the newest step that was delivered. `ended()` is this rank's number of ended turns of
+    its saves, and `ended` their sum over the ranks.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Reporter(pl.Callback):
         ended: Callable[[], int],
     ) -> None:
         self.stop_agreed = False
-        self.ended = 0
+        self.step = self.ended = 0
         self._own_ended = ended
         self._ranks = ranks
         self._stop = stop
@@ -129,7 +130,7 @@ class Reporter(pl.Callback):
         )
         _check_finite(report)
         self.stop_agreed |= stops > 0
-        self.ended = round(ended)
+        self.step, self.ended = report.step, round(ended)
         for deliver in self._deliver:
             deliver(report)
 

@@ -63,6 +63,8 @@ def _saving(
     quiet, foreground, background = [], [], []
     uploads = UploadProcess(settings)
     with Saves(store, uploads, keep=1, saved=lambda _, seconds: durable.append(seconds)) as saves:
+        saves.prepare(loop.state())
+        training.quiet_step(loop)
         first = training.in_the_background(loop, saves, durable)
         for _ in range(ROUNDS):
             quiet.append(training.quiet_step(loop))
@@ -125,11 +127,13 @@ def _judged(name: str, predicted: str, value: float, at_most: float) -> Row:
 
 def main() -> int:
     """Measure and print; returns 1 when a target is missed."""
-    with tempfile.TemporaryDirectory(prefix="bench-checkpoint-") as folder:
-        with SeaweedServer(Path(folder)) as server:
-            os.environ.update(server.environment)
-            server.create_bucket(BUCKET)
-            rows = list(measure(server))
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-checkpoint-") as folder,
+        SeaweedServer(Path(folder)) as server,
+    ):
+        os.environ.update(server.environment)
+        server.create_bucket(BUCKET)
+        rows = list(measure(server))
     table = Table("figure", "predicted", "measured", "target", "")
     for row in rows:
         verdict = {True: "met", False: "MISSED", None: ""}[row.met]

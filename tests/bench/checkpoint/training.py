@@ -25,7 +25,7 @@ class Training:
         torch.manual_seed(0)
         self._device = device
         self._unet = UNet2DConditionModel(
-            sample_size=16, block_out_channels=WIDTHS, layers_per_block=2, norm_num_groups=32,
+            sample_size=8, block_out_channels=WIDTHS, layers_per_block=2, norm_num_groups=32,
             down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
             cross_attention_dim=256, attention_head_dim=8,
@@ -39,8 +39,8 @@ class Training:
         """One step; returns its seconds."""
         began = time.perf_counter()
         draw = {"device": self._device}
-        images, texts = torch.randn(2, 4, 16, 16, **draw), torch.randn(2, 77, 256, **draw)
-        self._unet(images, torch.tensor([3, 500], **draw), texts).sample.square().mean().backward()
+        images, texts = torch.randn(1, 4, 8, 8, **draw), torch.randn(1, 16, 256, **draw)
+        self._unet(images, torch.tensor([500], **draw), texts).sample.square().mean().backward()
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.steps += 1
@@ -92,7 +92,7 @@ def in_the_background(training: Training, saves: Saves, durable: list[float]) ->
         assert len(cost.steps) < LONGEST_STEPS, "the save never ended"
         cost.steps.append(training.step())
         began = time.perf_counter()
-        saves.advance(saves.ended)
+        saves.advance(ended=saves.ended, step=training.steps)
         cost.blocked += time.perf_counter() - began
     cost.durable = durable[-1]
     return cost

@@ -53,7 +53,8 @@ class _Save:
 class Saves:
     """The saves of one attempt, as one rank sees them; a context manager.
 
-    All ranks call `begin`, `advance` and `finish` at the same steps, with the same state.
+    All ranks call `begin`, `advance` and `finish` at the same steps, with the same state; its
+    tensors keep their shapes from the first one on.
     `after_commit` is called on rank 0, in the background; `saved(reference, seconds)` and
     `failed(error)` on every rank, between steps.
     """
@@ -78,7 +79,7 @@ class Saves:
         self._current: _Save | None = None
         self._queued: _Save | None = None
         self._newest: CheckpointRef | None = None
-        self._task = _Task(lambda: None)
+        self._task = self._preparation = _Task(lambda: None)
         self._then: Callable[[list[Any]], None] = lambda results: None
         self._started = self._failures = 0
         self._attempts = math.inf
@@ -89,6 +90,12 @@ class Saves:
     def ended(self) -> int:
         """How many turns this rank has ended; the sum over all ranks is what `advance` wants."""
         return self._started - (not self._task.future.done() if self._started else 0)
+
+    def prepare(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the memory for copies of such a state, and start the process, while steps go on."""
+        self._buffers = [Staging(self._store.layouts(tensors)) for _ in range(2)]
+        self._uploads.hold([s.descriptor for b in self._buffers for s in b.shards])
+        self._preparation = _Task(self._take)
 
     def begin(
         self,
@@ -101,7 +108,10 @@ class Saves:
         """Copy the state after `step` optimizer steps, and save the copy in the background."""
         began = time.perf_counter()
         draft = self._store.draft(step, tensors, info, loss)
-        staging = self._free_buffer(tensors)
+        if not self._buffers:
+            self.prepare(tensors)
+        self._preparation.future.result()
+        staging = self._free_buffer()
         staging.fill(tensors)
         save = _Save(draft, staging, began)
         if self._current is None:
@@ -112,12 +122,15 @@ class Saves:
             log.info("the save of step %d takes the place of that of step %d", step, replaced)
         self._queued = save
 
-    def advance(self, ended: int) -> None:
+    def advance(self, *, ended: int, step: int) -> None:
         """Take the next turn, if all ranks had ended the last one when `ended` was added up.
 
-        Raises what no later save could mend, the same on every rank.
+        `step` is the newest step whose loss is known to be finite: a state does not count before
+        the loss of a step that began with it is. Raises what no later save could mend, the same on
+        every rank.
         """
-        if self._current is not None and ended == self._started * self._store.world_size:
+        save, due = self._current, self._started * self._store.world_size
+        if save is not None and step > save.draft.step and ended == due:
             self._take_turn()
 
     def finish(
@@ -160,11 +173,12 @@ class Saves:
     ) -> None:
         self.close()
 
-    def _free_buffer(self, tensors: Mapping[str, Tensor]) -> Staging:
-        """One that is not being uploaded. The second takes no memory until it is needed."""
-        if not self._buffers:
-            self._buffers = [Staging(self._store.layouts(tensors)) for _ in range(2)]
-            self._uploads.hold([s.descriptor for b in self._buffers for s in b.shards])
+    def _take(self) -> None:
+        self._buffers[0].take()  # the second one's only when it is needed
+        self._uploads.start()
+
+    def _free_buffer(self) -> Staging:
+        """One that is not being uploaded."""
         used = self._current.staging if self._current else None
         return next(buffer for buffer in self._buffers if buffer is not used)
 

@@ -33,6 +33,10 @@ class StagedShard:
         """A path of the file, for this process."""
         return f"/proc/self/fd/{self.descriptor}"
 
+    def take(self) -> None:
+        """Take the memory now."""
+        os.posix_fallocate(self.descriptor, 0, self.layout.size)
+
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy the tensors' slices to their places. Copies from a GPU are only queued on its
         current stream, where the next step's changes of the weights come after them.
@@ -68,6 +72,11 @@ class Staging:
     def __init__(self, layouts: Sequence[Layout]) -> None:
         self.shards = [StagedShard(layout) for layout in layouts]
         self._copied: torch.cuda.Event | None = None
+
+    def take(self) -> None:
+        """Take the memory now, rather than when it is first filled."""
+        for shard in self.shards:
+            shard.take()
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy this rank's part of the state, in place of what was there before."""

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from typing import Any
 
 from dreambooth_trainer.storage.errors import StorageError
 from dreambooth_trainer.storage.interface import (
@@ -24,10 +25,15 @@ from dreambooth_trainer.storage.interface import (
 )
 
 END_PATIENCE_SECONDS = 5.0
+MODULE = "dreambooth_trainer.storage.uploader"
 
 
 class UploadProcess:
-    """Starts with the first upload, starts again when it has died, never outlives this process."""
+    """Uploads files that this process has open.
+
+    It starts with the first upload at the latest, starts again when it has died, and never outlives
+    this process.
+    """
 
     def __init__(
         self,
@@ -59,8 +65,8 @@ class UploadProcess:
 
         One call at a time. Raises StorageError.
         """
-        connection = self._connected()
         try:
+            connection = self._connected()
             connection.send(files)
             while True:
                 kind, details = connection.recv()
@@ -84,29 +90,33 @@ class UploadProcess:
         if connection is not None:
             connection.close()
 
-    def _connected(self) -> Connection:
+    def start(self) -> None:
+        """Start it, unless it runs: the first upload then does not wait for it."""
         if self._process is not None and self._process.poll() is not None:
             self.close()
-        if self._connection is None:
-            self._connection = self._start()
+        if self._process is None:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", MODULE, str(theirs.fileno())],
+                    pass_fds=(theirs.fileno(), *self._descriptors),
+                    stdin=subprocess.DEVNULL,
+                )
+            self._connection = Connection(ours.detach())
             self._connection.send((self._settings, self._policy))
+
+    def _connected(self) -> Connection:
+        self.start()
+        assert self._connection is not None
         return self._connection
 
-    def _start(self) -> Connection:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "dreambooth_trainer.storage.uploader", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(), *self._descriptors),
-                stdin=subprocess.DEVNULL,
-            )
-        return Connection(ours.detach())
-
-    def _relay(self, kind: str, details: tuple[str, ...], beat: Callable[[], None]) -> None:
+    def _relay(self, kind: str, details: tuple[Any, ...], beat: Callable[[], None]) -> None:
         if kind == "beat":
             beat()
-        else:
-            getattr(self._observer, kind)(*details)
+        elif kind == "transferred":
+            self._observer.transferred(*details)
+        elif kind == "failed":
+            self._observer.failed(*details)
 
     def _died(self, uri: str) -> StorageError:
         process = self._process
