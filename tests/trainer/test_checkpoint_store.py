@@ -361,6 +361,20 @@ def test_retention_keeps_the_newest_and_sweeps_up_after_dead_attempts(
     assert_same(restored[0], state(50))
 
 
+def test_retention_keeps_the_best_checkpoint_beside_the_newest(
+    storage: Storage, tmp_path: Path
+) -> None:
+    store = open_store(storage, tmp_path)
+    for step, loss in ((10, 0.5), (20, 0.2), (30, None), (40, 0.4), (50, 0.3), (60, 0.9)):
+        store.save(step, state(step), {}, loss=loss)
+        store.retain(2)
+    assert [ref.step for ref in store.checkpoints()] == [60, 50, 20]
+    later = open_store(storage, tmp_path, attempt=1)
+    later.save(70, state(70), {}, loss=0.1)
+    later.retain(2)
+    assert [ref.step for ref in later.checkpoints()] == [70, 60]
+
+
 def test_retention_does_not_count_a_checkpoint_found_damaged(
     storage: Storage, tmp_path: Path
 ) -> None:
