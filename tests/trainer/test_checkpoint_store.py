@@ -342,6 +342,7 @@ def test_retention_keeps_the_newest_and_sweeps_up_after_dead_attempts(
     debris = tmp_path / "step-00000020-claim-0000" / "shard-00000-of-00002.safetensors"
     debris.parent.mkdir()
     debris.write_bytes(b"half a shard")
+    (debris.parent / ".0123456789abcdef.unfinished").write_bytes(b"killed while it wrote")
     store = open_store(storage, tmp_path, attempt=1)
     for step in (20, 30, 40):
         store.save(step, state(step), {})

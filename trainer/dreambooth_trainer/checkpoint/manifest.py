@@ -5,6 +5,7 @@ folder.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
@@ -83,6 +84,17 @@ class Manifest(Stored):
     total_bytes: Count
     shards: Annotated[list[Shard], Field(min_length=1)]
     info: dict[str, JsonValue] = {}
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is known of a checkpoint before its shards are stored."""
+
+    step: int
+    tensors: int
+    payload_bytes: int
+    info: Mapping[str, JsonValue]
+    loss: float | None
 
 
 @dataclass(frozen=True)

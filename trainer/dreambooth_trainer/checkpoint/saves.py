@@ -24,10 +24,10 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from dreambooth_trainer import heartbeat
-from dreambooth_trainer.checkpoint.manifest import CheckpointRef, Shard
+from dreambooth_trainer.checkpoint.manifest import CheckpointRef, Draft, Shard
 from dreambooth_trainer.checkpoint.shards import describe
 from dreambooth_trainer.checkpoint.staging import Staging
-from dreambooth_trainer.checkpoint.store import CheckpointStore, Draft
+from dreambooth_trainer.checkpoint.store import CheckpointStore
 from dreambooth_trainer.ending import exit_code_of
 from dreambooth_trainer.errors import BadConfig, Denied, Fenced
 from dreambooth_trainer.storage.upload_process import UploadProcess

@@ -12,8 +12,8 @@ and raises the same error on every rank.
 import hashlib
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from pydantic import JsonValue
 from torch import Tensor
@@ -25,6 +25,7 @@ from dreambooth_trainer.checkpoint.layout import Layout, lay_out
 from dreambooth_trainer.checkpoint.manifest import (
     CheckpointRef,
     Damaged,
+    Draft,
     Entry,
     Manifest,
     Shard,
@@ -49,17 +50,6 @@ MAX_SHARD = 512 * 2**20
 """Bytes. Shards are held in memory, so this bounds what saving and loading need beside the state
 itself.
 """
-
-
-@dataclass(frozen=True)
-class Draft:
-    """What is known of a checkpoint before its shards are stored."""
-
-    step: int
-    tensors: int
-    payload_bytes: int
-    info: Mapping[str, JsonValue]
-    loss: float | None
 
 
 class CheckpointStore:
@@ -279,26 +269,33 @@ class CheckpointStore:
     def sweep(self, keep: int) -> None:
         """`retain`, on rank 0 alone."""
         try:
-            commits, files = self._doomed(keep)
+            listing = self._list()
+            entries = self._fence.entries(listing)
+            self._fence.check(entries)
+            good = [r for r in self._complete(listing, entries) if r.number not in self._damaged]
+            stay, newest = kept(good, keep), max((ref.step for ref in good), default=0)
+            doomed = partial(is_doomed, kept=stay, newest=newest, claim=self._own_claim)
             # The commit goes first: a deletion cut short leaves debris, not a broken checkpoint.
-            self._storage.delete(commits)
-            self._storage.delete(files)
+            self._storage.delete(self._commits_but(stay, entries))
+            self._storage.delete([o.uri for o in listing if doomed(o.relative)])
         except StorageError as error:
             log.warning("older checkpoints could not be deleted: %s", error)
+        else:
+            self._abandon(doomed)
 
-    def _doomed(self, keep: int) -> tuple[list[str], list[str]]:
-        """URIs of the commits and of the other files that are not to be kept."""
-        listing = self._list()
-        entries = self._fence.entries(listing)
-        self._fence.check(entries)
-        good = [r for r in self._complete(listing, entries) if r.number not in self._damaged]
-        stay, newest = kept(good, keep), max((ref.step for ref in good), default=0)
-        files = [o.uri for o in listing if is_doomed(o.relative, stay, newest, self._own_claim)]
-        commits = [
+    def _abandon(self, doomed: Callable[[str], bool]) -> None:
+        """Not every server lists unfinished uploads, nor does every key allow it."""
+        try:
+            self._storage.abandon(self._prefix, doomed)
+        except StorageError as error:
+            log.debug("unfinished uploads of dead attempts could not be freed: %s", error)
+
+    def _commits_but(self, stay: set[str], entries: Mapping[int, Entry]) -> list[str]:
+        """URIs of this attempt's and earlier ones' commits of other folders than `stay`."""
+        return [
             self._fence.uri(number)
             for number, entry in entries.items()
             if entry.kind == "commit"
             and entry.claim <= self._own_claim
             and entry.folder not in stay
         ]
-        return commits, files

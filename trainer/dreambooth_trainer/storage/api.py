@@ -153,6 +153,14 @@ class Storage:
         """Remove objects; those that are not there are no error."""
         run_all(self._pool, [partial(self._delete, uri, field) for uri in uris])
 
+    def abandon(
+        self, prefix_uri: str, doomed: Callable[[str], bool], *, field: str = _WRITE_FIELD
+    ) -> None:
+        """Free what writes below the prefix hold that never ended, their writer being dead: no
+        listing shows it, but it takes space. `doomed` is asked about each relative path."""
+        with self._operation("delete", prefix_uri, field) as (store, location, _):
+            store.abandon(location, doomed)
+
     def close(self) -> None:
         """Wait for what runs, and close the connections."""
         self._pool.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -111,3 +112,6 @@ class Backend(Protocol):
 
     def delete(self, location: Location) -> None:
         """Remove the object; one that is not there is no error."""
+
+    def abandon(self, location: Location, doomed: Callable[[str], bool]) -> None:
+        """Free what unfinished writes below the prefix hold, those of the doomed relative paths."""

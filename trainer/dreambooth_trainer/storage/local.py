@@ -11,7 +11,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,6 +85,13 @@ class FileStore:
     def delete(self, location: Location) -> None:
         with _errors_of(location):
             Path(location.key).unlink(missing_ok=True)
+
+    def abandon(self, location: Location, doomed: Callable[[str], bool]) -> None:
+        root = Path(location.prefix)
+        with _errors_of(location):
+            for path in list(root.rglob(f".*{_UNFINISHED}")):
+                if doomed(path.relative_to(root).as_posix()):
+                    path.unlink(missing_ok=True)
 
 
 @contextmanager

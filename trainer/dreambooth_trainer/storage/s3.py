@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -73,6 +74,21 @@ class S3Store:
             lambda client: client.delete_object(Bucket=location.bucket, Key=location.key),
         )
 
+    def abandon(self, location: Location, doomed: Callable[[str], bool]) -> None:
+        more: dict[str, str] = {}
+        while True:
+            page = self._client.call("list", location, partial(_uploads, location, more))
+            for upload in page.get("Uploads", ()):
+                if doomed(upload["Key"][len(location.prefix) :]):
+                    name = {"Bucket": location.bucket, "Key": upload["Key"]}
+                    self._writer.abort(location, {**name, "UploadId": upload["UploadId"]})
+            if not page.get("IsTruncated"):
+                return
+            more = {
+                "KeyMarker": page["NextKeyMarker"],
+                "UploadIdMarker": page["NextUploadIdMarker"],
+            }
+
     def close(self) -> None:
         """Wait for what runs, and close the connections."""
         self._pool.shutdown()
@@ -84,6 +100,10 @@ def _page(location: Location, more: dict[str, str], client: Any) -> Any:
     if "Name" not in answer:
         raise NotS3
     return answer
+
+
+def _uploads(location: Location, more: dict[str, str], client: Any) -> Any:
+    return client.list_multipart_uploads(Bucket=location.bucket, Prefix=location.prefix, **more)
 
 
 def _stored(location: Location, entry: Any) -> StoredObject:

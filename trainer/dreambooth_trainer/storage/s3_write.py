@@ -127,7 +127,7 @@ class Writer:
                 ),
             )
         except BaseException:
-            self._abort(location, upload)
+            self.abort(location, upload)
             raise
 
     def _begin(self, location: Location, options: dict[str, Any]) -> str:
@@ -157,8 +157,10 @@ class Writer:
         )
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
-    def _abort(self, location: Location, upload: dict[str, str]) -> None:
-        """Free the parts. The first error is the one to tell: this one's own is not raised."""
+    def abort(self, location: Location, upload: dict[str, str]) -> None:
+        """Free the parts of an upload. It raises nothing: there is an error to tell already, or
+        nobody who minds.
+        """
         with contextlib.suppress(StorageError):
             self._client.call(
                 "write", location, lambda client: client.abort_multipart_upload(**upload)
