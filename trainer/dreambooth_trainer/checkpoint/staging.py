@@ -5,6 +5,7 @@ limit of /dev/shm, has no name that could be left behind, and is gone with its l
 pages are taken when they are first filled.
 """
 
+import logging
 import mmap
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 from dreambooth_trainer.checkpoint.layout import Layout, Place
+
+log = logging.getLogger(__name__)
 
 
 class StagedShard:
@@ -26,7 +29,7 @@ class StagedShard:
         self._memory = mmap.mmap(self.descriptor, layout.size)
         self._memory[: len(layout.header)] = layout.header
         self._bytes = torch.frombuffer(self._memory, dtype=torch.uint8)
-        self._pinned = False
+        self._pinned: bool | None = None  # not known to be needed yet
 
     @property
     def path(self) -> str:
@@ -41,10 +44,10 @@ class StagedShard:
         """Copy the tensors' slices to their places. Copies from a GPU are only queued on its
         current stream, where the next step's changes of the weights come after them.
         """
-        for place in self.layout.places:
-            source = tensors[place.slice.name].detach()
-            if source.is_cuda:
-                self._pin()
+        sources = {place: tensors[place.slice.name].detach() for place in self.layout.places}
+        if self._pinned is None and any(source.is_cuda for source in sources.values()):
+            self._pinned = self._pin()
+        for place, source in sources.items():
             if source.numel():
                 self._target(place).copy_(_part(source, place), non_blocking=True)
 
@@ -58,12 +61,14 @@ class StagedShard:
     def _target(self, place: Place) -> Tensor:
         return self._bytes[place.start : place.stop].view(place.dtype).view(place.shape)
 
-    def _pin(self) -> None:
-        """Without this, copies from a GPU would wait for each other and for the host."""
-        if not self._pinned:
-            address, size = self._bytes.data_ptr(), self.layout.size
-            torch.cuda.check_error(int(_cuda().cudaHostRegister(address, size, 0)))
-            self._pinned = True
+    def _pin(self) -> bool:
+        """Let the GPU write here by itself; without it, the host waits for each copy."""
+        code = int(_cuda().cudaHostRegister(self._bytes.data_ptr(), self.layout.size, 0))
+        if code:
+            log.warning(
+                "memory for checkpoints cannot be pinned (CUDA error %d): a slow save", code
+            )
+        return code == 0
 
 
 class Staging:

@@ -45,12 +45,16 @@ class TransferPolicy:
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object of a listing; `relative` is its path below the listed prefix, `size` in bytes."""
+    """One object of a listing; `relative` is its path below the listed prefix, `size` in bytes.
+
+    `version` is another one whenever the content is: S3's ETag, or a file's time of change.
+    """
 
     uri: str
     relative: str
     size: int
     modified: datetime
+    version: str
 
 
 @dataclass(frozen=True)

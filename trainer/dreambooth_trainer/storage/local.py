@@ -139,6 +139,7 @@ def _stored(location: Location, path: Path, root: str) -> StoredObject:
         relative=str(path)[len(root) :].lstrip("/"),
         size=status.st_size,
         modified=datetime.fromtimestamp(status.st_mtime, UTC),
+        version=str(status.st_mtime_ns),
     )
 
 

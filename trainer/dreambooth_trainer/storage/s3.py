@@ -113,4 +113,5 @@ def _stored(location: Location, entry: Any) -> StoredObject:
         relative=key[len(location.prefix) :],
         size=entry["Size"],
         modified=entry["LastModified"],
+        version=entry["ETag"].strip('"'),
     )
