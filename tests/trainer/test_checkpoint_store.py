@@ -152,8 +152,8 @@ def test_all_ranks_fall_back_when_one_of_them_reads_garbage(
     store.save(20, state(2), {})
 
     class Unlucky(Storage):
-        def read_many(self, uris: Any, *, field: str = "") -> Iterator[tuple[str, bytes]]:
-            for uri, data in super().read_many(uris, field=field):
+        def read_many(self, uris: Any, **options: Any) -> Iterator[tuple[str, bytes]]:
+            for uri, data in super().read_many(uris, **options):
                 yield uri, data[:-1] if "step-00000020" in uri and "shard" in uri else data
 
     unlucky = Unlucky(StorageSettings(endpoint_url=None, region=None, addressing_style="auto"))

@@ -97,8 +97,11 @@ def test_a_streamed_file_is_hashed_on_the_way(
 ) -> None:
     uri, data, file = join(base, "streamed"), noise(size), tmp_path / "file"
     file.write_bytes(data)
-    assert storage.stream(file, uri) == Written(uri, size, hashlib.sha256(data).hexdigest())
-    assert storage.read(uri) == data
+    sha256 = hashlib.sha256(data).hexdigest()
+    assert storage.stream(file, uri) == Written(uri, size, sha256)
+    assert list(storage.read_many([uri], sha256={uri: sha256})) == [(uri, data)]
+    with pytest.raises(ChecksumMismatch):
+        storage.read(uri, sha256="0" * 64)
 
 
 def test_a_second_write_replaces_the_first(storage: Storage, base: str) -> None:

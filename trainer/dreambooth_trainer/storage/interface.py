@@ -99,8 +99,8 @@ class Backend(Protocol):
     def exists(self, location: Location) -> bool:
         """Whether there is such an object."""
 
-    def read(self, location: Location) -> bytes:
-        """The object's content."""
+    def read(self, location: Location, sha256: str | None) -> bytes:
+        """The object's content, which must be of `sha256`."""
 
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
         """Store the content, all or nothing; AlreadyExists where it would replace an object."""

@@ -50,9 +50,12 @@ class FileStore:
             except (FileNotFoundError, NotADirectoryError):
                 return False
 
-    def read(self, location: Location) -> bytes:
+    def read(self, location: Location, sha256: str | None) -> bytes:
         with _errors_of(location):
-            return Path(location.key).read_bytes()
+            data = Path(location.key).read_bytes()
+        if sha256:
+            verify(location.uri, sha256, hashlib.sha256(data).hexdigest())
+        return data
 
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
         with _errors_of(location), unfinished(Path(location.key)) as beside:

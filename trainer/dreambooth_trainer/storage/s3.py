@@ -51,8 +51,8 @@ class S3Store:
     def exists(self, location: Location) -> bool:
         return self._reader.exists(location)
 
-    def read(self, location: Location) -> bytes:
-        return self._reader.read(location)
+    def read(self, location: Location, sha256: str | None) -> bytes:
+        return self._reader.read(location, sha256)
 
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
         return self._writer.write(location, data, only_if_absent)
@@ -113,5 +113,5 @@ def _stored(location: Location, entry: Any) -> StoredObject:
         relative=key[len(location.prefix) :],
         size=entry["Size"],
         modified=entry["LastModified"],
-        version=entry["ETag"].strip('"'),
+        version=entry.get("ETag", "").strip('"') or entry["LastModified"].isoformat(),
     )
