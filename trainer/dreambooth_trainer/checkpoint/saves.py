@@ -157,6 +157,7 @@ class Saves:
 
     def close(self) -> None:
         """Drop what is under way."""
+        wait([self._preparation.future])
         self._uploads.close()
         for buffer in self._buffers:
             buffer.close()
@@ -245,7 +246,8 @@ class Saves:
         if self._queued is not None or self._attempts <= 0:
             self._go_on()
         else:
-            self._run(self._task.again(_pause(self._failures)), self._then)
+            self._started += 1
+            self._task = self._task.again(_pause(self._failures))
 
     def _settle(self) -> None:
         """Wait until nothing is under way."""
@@ -264,12 +266,14 @@ class Saves:
 class _Task:
     """Work that is done in a thread, which the process does not wait for at its end."""
 
-    def __init__(self, work: Callable[[], Any]) -> None:
+    def __init__(self, work: Callable[[], Any], pause: float = 0.0) -> None:
         self._work = work
+        self._pause = pause
         self.future: Future[Any] = Future()
         threading.Thread(target=self._do, name="saves", daemon=True).start()
 
     def _do(self) -> None:
+        time.sleep(self._pause)
         try:
             result = self._work()
         except Exception as error:
@@ -277,17 +281,9 @@ class _Task:
         else:
             self.future.set_result(result)
 
-    def again(self, pause: float) -> Callable[[], Any]:
-        """Its work once more after `pause` seconds, if it has failed; else its result."""
-        if self.future.exception() is None:
-            return self.future.result
-        work = self._work
-
-        def later() -> Any:
-            time.sleep(pause)
-            return work()
-
-        return later
+    def again(self, pause: float) -> "_Task":
+        """Its work once more after `pause` seconds if it has failed, else itself."""
+        return self if self.future.exception() is None else _Task(self._work, pause)
 
 
 def _pause(failures: int) -> float:

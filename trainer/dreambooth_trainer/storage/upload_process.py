@@ -45,6 +45,7 @@ class UploadProcess:
         self._observer: TransferObserver = observer or SilentObserver()
         self._policy = policy
         self._descriptors: tuple[int, ...] = ()
+        self._closed = False
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
 
@@ -55,7 +56,7 @@ class UploadProcess:
 
     def hold(self, descriptors: Sequence[int]) -> None:
         """The open files that uploads may name from now on. None may be under way."""
-        self.close()
+        self._end()
         self._descriptors = tuple(descriptors)
 
     def upload(
@@ -80,7 +81,11 @@ class UploadProcess:
             raise self._died(files[0][1]) from None
 
     def close(self) -> None:
-        """End it, whatever it is doing."""
+        """End it for good, whatever it is doing."""
+        self._closed = True
+        self._end()
+
+    def _end(self) -> None:
         process, connection = self._process, self._connection
         self._process = self._connection = None
         if process is not None:
@@ -93,7 +98,9 @@ class UploadProcess:
     def start(self) -> None:
         """Start it, unless it runs: the first upload then does not wait for it."""
         if self._process is not None and self._process.poll() is not None:
-            self.close()
+            self._end()
+        if self._closed:
+            raise RuntimeError("uploads are closed")
         if self._process is None:
             ours, theirs = socket.socketpair()
             with theirs:
@@ -120,7 +127,7 @@ class UploadProcess:
 
     def _died(self, uri: str) -> StorageError:
         process = self._process
-        self.close()
+        self._end()
         code = process.returncode if process is not None else None
         return StorageError(
             uri,
