@@ -17,7 +17,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help init demo test test-slow e2e generate verify images lint type format bench bench-operator clean
+.PHONY: help init demo test test-slow e2e generate verify images lint type format bench bench-operator bench-checkpoint clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -77,6 +77,9 @@ bench: $(READY) ## measure the trainer against bare PyTorch
 
 bench-operator: $(READY) ## measure the operator at 1,000 jobs, against a bare loop
 	$(BIN)/python -m tests.bench.operator
+
+bench-checkpoint: $(READY) ## measure what saving costs the training, against waiting for it and against boto3
+	$(BIN)/python -m tests.bench.checkpoint
 
 clean: ## remove the virtual environment and all caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .dreambooth

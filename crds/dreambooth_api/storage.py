@@ -47,7 +47,8 @@ class Checkpoints(ApiModel):
     stop."""
 
     keep: Annotated[int, Field(ge=1, le=100)] = 2
-    """How many complete checkpoints are kept."""
+    """How many of the newest complete checkpoints are kept. The one with the lowest loss stays
+    too."""
 
 
 class Samples(ApiModel):

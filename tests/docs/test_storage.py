@@ -26,7 +26,7 @@ def rows() -> dict[str, str]:
 
 def test_every_call_is_listed_with_its_right_and_no_other() -> None:
     assert calls() == rows().keys()
-    assert len(calls()) == 9
+    assert len(calls()) == 10
 
 
 def test_policy_allows_just_the_rights_that_are_listed() -> None:

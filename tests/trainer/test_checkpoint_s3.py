@@ -2,13 +2,16 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import boto3
 import pytest
 import torch
+from botocore.config import Config
 
 from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.errors import Fenced
 from dreambooth_trainer.storage import Storage, StorageSettings, join
 
+PATHS = Config(s3={"addressing_style": "path"})
 STATE = {"weight": torch.arange(300_000.0), "step": torch.tensor(3)}
 
 
@@ -58,3 +61,24 @@ def test_of_attempts_that_claim_at_once_the_last_one_owns(storage: Storage, buck
             with pytest.raises(Fenced):
                 other.check_owner()
     assert [ref.step for ref in last.checkpoints()] == [10]
+
+
+def test_parts_of_uploads_that_a_dead_attempt_never_ended_are_freed(
+    storage: Storage, bucket: str, s3_endpoint: str
+) -> None:
+    client = boto3.client("s3", endpoint_url=s3_endpoint, config=PATHS)
+    folders = {
+        "run/checkpoints/step-00000010-claim-0000": False,  # an earlier attempt's
+        "run/checkpoints/step-00000010-claim-0009": True,  # a later one's
+        "elsewhere/step-00000010-claim-0000": True,
+    }
+    open_store(storage, bucket, 0)
+    for folder in folders:
+        upload = {"Bucket": bucket, "Key": f"{folder}/shard-00000-of-00001.safetensors"}
+        upload["UploadId"] = client.create_multipart_upload(**upload)["UploadId"]
+        client.upload_part(**upload, PartNumber=1, Body=b"half a shard")
+    store = open_store(storage, bucket, 1)
+    store.save(20, STATE, {})
+    store.retain(1)
+    left = {u["Key"] for u in client.list_multipart_uploads(Bucket=bucket).get("Uploads", ())}
+    assert {key.rpartition("/")[0] for key in left} == {f for f, stays in folders.items() if stays}

@@ -1,6 +1,5 @@
 import hashlib
 import json
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ from dreambooth_trainer.checkpoint import CheckpointRef, CheckpointStore
 from dreambooth_trainer.checkpoint.manifest import Damaged, UnknownFormat, read_manifest
 from dreambooth_trainer.errors import Fenced
 from dreambooth_trainer.storage import Storage, StorageSettings
+from tests.trainer.gathering import on_ranks
 
 State = dict[str, torch.Tensor]
 
@@ -44,32 +44,6 @@ def open_store(storage: Storage, folder: Path, attempt: int = 0, **options: Any)
     store = CheckpointStore(storage, f"file://{folder}", attempt=attempt, **options)
     store.claim()
     return store
-
-
-class Gathering:
-    """What torch.distributed's all_gather_object does, between threads."""
-
-    def __init__(self, ranks: int) -> None:
-        self._values: list[Any] = [None] * ranks
-        self._barrier = threading.Barrier(ranks)
-
-    def of(self, rank: int) -> Callable[[Any], list[Any]]:
-        def gather(value: Any) -> list[Any]:
-            self._values[rank] = value
-            self._barrier.wait(30)
-            values = list(self._values)
-            self._barrier.wait(30)
-            return values
-
-        return gather
-
-
-def on_ranks(ranks: int, body: Callable[[int, Callable[[Any], list[Any]]], Any]) -> list[Any]:
-    """Run `body(rank, gather)` on every rank at once; its results or exceptions by rank."""
-    gathering = Gathering(ranks)
-    with ThreadPoolExecutor(ranks) as pool:
-        futures = [pool.submit(body, rank, gathering.of(rank)) for rank in range(ranks)]
-    return [future.exception() or future.result() for future in futures]
 
 
 def files(folder: Path) -> Iterator[str]:
@@ -178,8 +152,8 @@ def test_all_ranks_fall_back_when_one_of_them_reads_garbage(
     store.save(20, state(2), {})
 
     class Unlucky(Storage):
-        def read_many(self, uris: Any, *, field: str = "") -> Iterator[tuple[str, bytes]]:
-            for uri, data in super().read_many(uris, field=field):
+        def read_many(self, uris: Any, **options: Any) -> Iterator[tuple[str, bytes]]:
+            for uri, data in super().read_many(uris, **options):
                 yield uri, data[:-1] if "step-00000020" in uri and "shard" in uri else data
 
     unlucky = Unlucky(StorageSettings(endpoint_url=None, region=None, addressing_style="auto"))
@@ -266,9 +240,7 @@ def test_a_manifest_cannot_point_outside_its_folder(
 
 def test_an_error_on_one_rank_is_raised_on_all(storage: Storage, tmp_path: Path) -> None:
     class Full(Storage):
-        def write(
-            self, uri: str, data: bytes, *, only_if_absent: bool = False, field: str = ""
-        ) -> Any:
+        def stream(self, path: str | Path, uri: str, *, field: str = "") -> Any:
             raise OSError("no space left")
 
     full = Full(StorageSettings(endpoint_url=None, region=None, addressing_style="auto"))
@@ -370,6 +342,7 @@ def test_retention_keeps_the_newest_and_sweeps_up_after_dead_attempts(
     debris = tmp_path / "step-00000020-claim-0000" / "shard-00000-of-00002.safetensors"
     debris.parent.mkdir()
     debris.write_bytes(b"half a shard")
+    (debris.parent / ".0123456789abcdef.unfinished").write_bytes(b"killed while it wrote")
     store = open_store(storage, tmp_path, attempt=1)
     for step in (20, 30, 40):
         store.save(step, state(step), {})
@@ -387,6 +360,20 @@ def test_retention_keeps_the_newest_and_sweeps_up_after_dead_attempts(
     restored = open_store(storage, tmp_path, attempt=2).restore()
     assert restored is not None
     assert_same(restored[0], state(50))
+
+
+def test_retention_keeps_the_best_checkpoint_beside_the_newest(
+    storage: Storage, tmp_path: Path
+) -> None:
+    store = open_store(storage, tmp_path)
+    for step, loss in ((10, 0.5), (20, 0.2), (30, None), (40, 0.4), (50, 0.3), (60, 0.9)):
+        store.save(step, state(step), {}, loss=loss)
+        store.retain(2)
+    assert [ref.step for ref in store.checkpoints()] == [60, 50, 20]
+    later = open_store(storage, tmp_path, attempt=1)
+    later.save(70, state(70), {}, loss=0.1)
+    later.retain(2)
+    assert [ref.step for ref in later.checkpoints()] == [70, 60]
 
 
 def test_retention_does_not_count_a_checkpoint_found_damaged(

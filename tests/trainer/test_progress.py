@@ -40,8 +40,8 @@ def test_before_the_first_step_nothing_is_made_up(progress: Progress) -> None:
     assert found == {
         "stage": "Preparing", "step": 0, "totalSteps": 100, "loss": None, "subjectLoss": None,
         "priorLoss": None, "learningRate": None, "imagesPerSecond": None, "etaSeconds": None,
-        "attempt": 2, "worldSize": 4, "lastCheckpoint": None, "prior": None, "samples": [],
-        "output": None, "export": None,
+        "attempt": 2, "worldSize": 4, "lastCheckpoint": None, "failedSaves": 0, "saveProblem": None,
+        "prior": None, "samples": [], "output": None, "export": None,
     }  # fmt: skip
 
 

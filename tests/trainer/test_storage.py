@@ -91,6 +91,19 @@ def test_files_go_up_and_come_down(storage: Storage, base: str, tmp_path: Path, 
     assert [path.name for path in target.parent.iterdir()] == ["target"]
 
 
+@pytest.mark.parametrize("size", [0, PART, 3 * PART + 123])
+def test_a_streamed_file_is_hashed_on_the_way(
+    storage: Storage, base: str, tmp_path: Path, size: int
+) -> None:
+    uri, data, file = join(base, "streamed"), noise(size), tmp_path / "file"
+    file.write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    assert storage.stream(file, uri) == Written(uri, size, sha256)
+    assert list(storage.read_many([uri], sha256={uri: sha256})) == [(uri, data)]
+    with pytest.raises(ChecksumMismatch):
+        storage.read(uri, sha256="0" * 64)
+
+
 def test_a_second_write_replaces_the_first(storage: Storage, base: str) -> None:
     uri = join(base, "x")
     storage.write(uri, noise(3 * PART))

@@ -3,7 +3,6 @@ stopping.
 """
 
 import hashlib
-import time
 from collections.abc import Callable
 
 import pytorch_lightning as pl
@@ -11,9 +10,9 @@ import torch
 
 from dreambooth_trainer import heartbeat
 from dreambooth_trainer.batches import Batch
-from dreambooth_trainer.checkpoint import CheckpointRef, CheckpointStore
+from dreambooth_trainer.checkpoint import Saves
 from dreambooth_trainer.module import DreamBooth
-from dreambooth_trainer.reporting import Reporter
+from dreambooth_trainer.reporting import MeanLoss, Reporter
 from dreambooth_trainer.stop import Stopped, StopSignal
 
 
@@ -112,48 +111,38 @@ class AverageWeights(AfterStep):
 
 
 class Save(AfterStep):
-    """Saves every so many steps, at the end, and when the ranks have agreed to stop."""
+    """Saves every so many steps in the background; at the end, and when the ranks have agreed to
+    stop, waits for it.
+    """
 
     def __init__(
-        self,
-        store: CheckpointStore,
-        reporter: Reporter,
-        *,
-        every: int,
-        keep: int,
-        total_steps: int,
-        saved: Callable[[CheckpointRef, float], None],
-        failed: Callable[[], None],
+        self, saves: Saves, reporter: Reporter, losses: MeanLoss, *, every: int, total_steps: int
     ) -> None:
-        self._store = store
+        self._saves = saves
         self._reporter = reporter
+        self._losses = losses
         self._every = every
-        self._keep = keep
         self._total_steps = total_steps
-        self._saved = saved
-        self._failed = failed
+        self._prepared = False
 
     def after_step(self, module: DreamBooth, step: int) -> None:
         """Save if it is time; raise `Stopped` when asked to stop."""
-        if step % self._every == 0 or step == self._total_steps or self._reporter.stop_agreed:
-            uri = self._save(module, step)
-            if self._reporter.stop_agreed and step < self._total_steps:
-                # The operator reads this: nobody may ask for the progress in time.
-                raise Stopped(f"asked to stop; saved at step {step} in {uri}")
+        if not self._prepared:  # the optimizer has its state now
+            self._saves.prepare(module.state())
+            self._prepared = True
+        self._saves.advance(ended=self._reporter.ended, step=self._reporter.step)
+        if step == self._total_steps or self._reporter.stop_agreed:
+            self._finish(module, step)
+        elif step % self._every == 0:
+            self._saves.begin(step, module.state(), {}, loss=self._losses.take())
 
-    def _save(self, module: DreamBooth, step: int) -> str:
-        """Save and return the checkpoint's folder."""
+    def _finish(self, module: DreamBooth, step: int) -> None:
         # A loss that is not finite must be found before its weights are made durable.
         self._reporter.flush()
-        began = time.perf_counter()
-        try:
-            reference = self._store.save(step, module.state(), {}, loss=self._reporter.last_loss)
-        except Exception:
-            self._failed()
-            raise
-        self._saved(reference, time.perf_counter() - began)
-        self._store.retain(self._keep)
-        return reference.uri
+        reference = self._saves.finish(step, module.state(), {}, loss=self._losses.take())
+        if step < self._total_steps:
+            # The operator reads this: nobody may ask for the progress in time.
+            raise Stopped(f"asked to stop; saved at step {step} in {reference.uri}")
 
 
 class Sample(AfterStep):

@@ -23,7 +23,7 @@ from dreambooth_api.subject import Subject
 from dreambooth_trainer import heartbeat
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.errors import BadModel
-from dreambooth_trainer.families.load import fetch
+from dreambooth_trainer.families.fetch import fetch
 from dreambooth_trainer.generate import Request
 from dreambooth_trainer.images import load_images
 from dreambooth_trainer.observe import write_json

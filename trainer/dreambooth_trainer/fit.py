@@ -19,13 +19,14 @@ from dreambooth_trainer.callbacks import (
     Save,
     Timed,
 )
-from dreambooth_trainer.checkpoint import CheckpointStore
+from dreambooth_trainer.checkpoint import CheckpointStore, Saves
 from dreambooth_trainer.config import local_batch
 from dreambooth_trainer.dataset import Dataset
 from dreambooth_trainer.distributed import PATIENCE
 from dreambooth_trainer.module import DreamBooth
-from dreambooth_trainer.reporting import Reporter
+from dreambooth_trainer.reporting import MeanLoss, Reporter
 from dreambooth_trainer.samples import SampleWriter
+from dreambooth_trainer.storage.upload_process import UploadProcess
 
 PRECISIONS = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
@@ -46,15 +47,36 @@ def fit(
     stream = _stream(attempt, module, dataset)
     images = 2 if dataset.has_prior else 1
     attempt.observers.begin(module.start, training.steps, stream.plan.global_batch * images)
-    reporter = Reporter(attempt.ranks, attempt.stop, stream, [attempt.observers.step])
-    trainer = _trainer(attempt, module, _callbacks(attempt, store, writer, reporter))
-    with warnings.catch_warnings():
+    with _saves(attempt, store) as saves, warnings.catch_warnings():
+        losses = MeanLoss()
+        deliver = [attempt.observers.step, losses.add]
+        reporter = Reporter(attempt.ranks, attempt.stop, stream, deliver, lambda: saves.ended)
+        save = Save(
+            saves,
+            reporter,
+            losses,
+            every=attempt.job.spec.checkpoints.every,
+            total_steps=training.steps,
+        )
+        trainer = _trainer(attempt, module, _callbacks(attempt, writer, reporter, save))
         # Lightning 2.6 calls what torch 2.13 deprecates; nothing that a user could do about it.
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         trainer.fit(module, train_dataloaders=stream)
     reporter.flush()
     # Lightning's strategies leave the module on the CPU.
     module.to(attempt.device)
+
+
+def _saves(attempt: Attempt, store: CheckpointStore) -> Saves:
+    storage, observers = attempt.storage, attempt.observers
+    return Saves(
+        store,
+        UploadProcess(storage.settings, observers.metrics),
+        keep=attempt.job.spec.checkpoints.keep,
+        after_commit=lambda: observers.keep_history(storage, attempt.run),
+        saved=observers.saved,
+        failed=observers.save_failed,
+    )
 
 
 def _stream(attempt: Attempt, module: DreamBooth, dataset: Dataset) -> BatchStream:
@@ -76,20 +98,10 @@ def _stream(attempt: Attempt, module: DreamBooth, dataset: Dataset) -> BatchStre
 
 
 def _callbacks(
-    attempt: Attempt, store: CheckpointStore, writer: SampleWriter, reporter: Reporter
+    attempt: Attempt, writer: SampleWriter, reporter: Reporter, save: Save
 ) -> list[pl.Callback]:
     """In the order in which they act on a step that has ended."""
-    spec, storage, run = attempt.job.spec, attempt.storage, attempt.run
-    steps = spec.training.steps
-    save = Save(
-        store,
-        reporter,
-        every=spec.checkpoints.every,
-        keep=spec.checkpoints.keep,
-        total_steps=steps,
-        saved=lambda reference, seconds: attempt.observers.saved(storage, run, reference, seconds),
-        failed=attempt.observers.metrics.checkpoint_failed,
-    )
+    spec = attempt.job.spec
     return [
         KeepSignals(attempt.stop),
         Beat(),
@@ -97,7 +109,7 @@ def _callbacks(
         AverageWeights(),
         reporter,
         Timed(save, attempt.observers.metrics.checkpoint_waited),
-        Sample(spec.samples.every, steps, lambda step: writer.write(step)),
+        Sample(spec.samples.every, spec.training.steps, lambda step: writer.write(step)),
     ]
 
 

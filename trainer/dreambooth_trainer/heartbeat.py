@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -53,6 +53,7 @@ class Heartbeat:
     def __init__(self) -> None:
         self._newest = Beat()
         self._file: int | None = None
+        self._listener: Callable[[], None] | None = None
         self._lock = Lock()
 
     def write_to(self, path: Path) -> None:
@@ -60,8 +61,14 @@ class Heartbeat:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         self.beat()
 
+    def tell(self, listener: Callable[[], None]) -> None:
+        """Call `listener` at every beat to come."""
+        self._listener = listener
+
     def beat(self, **changes: Any) -> None:
         """Tell of progress; `changes` are fields of `Beat`."""
+        if self._listener is not None:
+            self._listener()
         with self._lock:
             newest = replace(self._newest, number=self._newest.number + 1, **changes)
             self._newest = newest
@@ -82,6 +89,11 @@ def start() -> None:
     faulthandler.register(DUMP_SIGNAL, file=file, all_threads=True)
     if path := os.environ.get(BEATS):
         _own.write_to(Path(path))
+
+
+def relay(listener: Callable[[], None]) -> None:
+    """Tell `listener` of every beat: in a process that works for a rank, which alone is watched."""
+    _own.tell(listener)
 
 
 def beat() -> None:

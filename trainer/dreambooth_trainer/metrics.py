@@ -90,7 +90,9 @@ class Metrics:
             "checkpoint_bytes", "Bytes written to checkpoints by this rank."
         )
         self._checkpoint_seconds = self._histogram(
-            "checkpoint_seconds", "Time to save a checkpoint.", _TRANSFER_SECONDS
+            "checkpoint_seconds",
+            "Time from the copy of a state until it is durable.",
+            _TRANSFER_SECONDS,
         )
         self._checkpoint_wait = self._histogram(
             "checkpoint_wait_seconds",
@@ -98,7 +100,7 @@ class Metrics:
             _TRANSFER_SECONDS,
         )
         self._checkpoint_failures = self._counter(
-            "checkpoint_failures", "Checkpoints that could not be saved."
+            "checkpoint_failures", "Saves that failed; each is tried again, or a newer one is."
         )
         self._checkpoint_step = self._gauge(
             "checkpoint_last_step", "Step of the newest durable checkpoint."

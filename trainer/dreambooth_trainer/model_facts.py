@@ -16,7 +16,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dreambooth_api.model import Model
 from dreambooth_trainer.errors import BadModel
-from dreambooth_trainer.families.load import FAMILIES, FIELD, HUB_ERRORS, hub_error
+from dreambooth_trainer.families.fetch import FIELD, HUB_ERRORS, hub_error
+from dreambooth_trainer.families.load import FAMILIES
 from dreambooth_trainer.storage import Storage, join
 
 PARTS = ("unet", "vae", "text_encoder")

@@ -13,6 +13,7 @@ from dreambooth_api.job import DreamBoothJob, output_prefix
 from dreambooth_trainer import heartbeat
 from dreambooth_trainer.checkpoint import CheckpointRef
 from dreambooth_trainer.config import Topology
+from dreambooth_trainer.ending import sentence
 from dreambooth_trainer.metrics import Metrics
 from dreambooth_trainer.progress import Progress, serve
 from dreambooth_trainer.reporting import History, StepReport
@@ -109,14 +110,21 @@ class Observers:
         except NotFound:
             return
 
-    def saved(self, storage: Storage, run: str, reference: CheckpointRef, seconds: float) -> None:
-        """A checkpoint became durable."""
+    def keep_history(self, storage: Storage, run: str) -> None:
+        """Make durable what belongs to a checkpoint. On rank 0 alone, from any thread."""
+        storage.write(join(run, "history.jsonl"), self._history.text().encode())
+        self.trackers.sync()
+
+    def saved(self, reference: CheckpointRef, seconds: float) -> None:
+        """A checkpoint became durable, `seconds` after its state was copied."""
         size = reference.manifest.total_bytes // self._topology.world_size
         self.metrics.checkpoint_saved(reference.step, size=size, seconds=seconds)
         self.progress.checkpoint(reference.step, reference.uri)
-        if self._topology.rank == 0:
-            storage.write(join(run, "history.jsonl"), self._history.text().encode())
-        self.trackers.sync()
+
+    def save_failed(self, error: Exception) -> None:
+        """A checkpoint could not be saved; a later attempt may."""
+        self.metrics.checkpoint_failed()
+        self.progress.save_failed(sentence(error))
 
     def samples(self, storage: Storage, step: int, grid: str) -> None:
         """A grid of samples was written."""

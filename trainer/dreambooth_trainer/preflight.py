@@ -20,7 +20,7 @@ from dreambooth_trainer.clip_facts import check_clip
 from dreambooth_trainer.config import load_job, local_batch
 from dreambooth_trainer.ending import exit_code_of, sentence
 from dreambooth_trainer.errors import BadConfig, BadModel, Denied
-from dreambooth_trainer.families.load import FIELD as MODEL
+from dreambooth_trainer.families.fetch import FIELD as MODEL
 from dreambooth_trainer.images import load_images
 from dreambooth_trainer.last_words import leave
 from dreambooth_trainer.memory import GIB, adapted, checkpoint_bytes, estimate

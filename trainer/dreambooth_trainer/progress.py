@@ -63,6 +63,8 @@ class Progress:
     _step_seconds: Average = field(default_factory=lambda: Average(0.95))
     _step_images: Average = field(default_factory=lambda: Average(0.95))
     _checkpoint: Json = None
+    _failed_saves: int = 0
+    _save_problem: str | None = None
     _prior: Json = None
     _samples: list[str] = field(default_factory=list)
     _export: str | None = None
@@ -102,6 +104,12 @@ class Progress:
         """The checkpoint of `step` is durable."""
         with self._lock:
             self._checkpoint = {"step": step, "uri": uri, "time": now()}
+            self._save_problem = None
+
+    def save_failed(self, problem: str) -> None:
+        """A checkpoint could not be saved; the training goes on."""
+        with self._lock:
+            self._failed_saves, self._save_problem = self._failed_saves + 1, problem
 
     def prior(self, done: int, total: int) -> None:
         """`done` of `total` class images are there."""
@@ -132,6 +140,7 @@ class Progress:
     def snapshot(self) -> dict[str, Json]:
         """The JSON object of `/progress`.
 
+        `failedSaves` are those of this attempt, `saveProblem` is there until a save succeeds.
         `samples` are the grids of this attempt, the newest last; `export` is there from the moment
         at which it is complete, which is shortly before the pod ends.
         """
@@ -147,6 +156,8 @@ class Progress:
                 "attempt": self.attempt,
                 "worldSize": self.world_size,
                 "lastCheckpoint": self._checkpoint,
+                "failedSaves": self._failed_saves,
+                "saveProblem": self._save_problem,
                 "prior": self._prior,
                 "samples": list(self._samples),
                 "output": self.output,

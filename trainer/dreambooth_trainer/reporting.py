@@ -2,12 +2,13 @@
 
 The losses of step k are copied to the host while step k+1 runs, added over the ranks while step
 k+2 is queued, and only then read: by then they have long been there. A request to stop travels
-with them, so that all ranks learn of it at the same step. What is read is therefore two steps old;
-`flush` catches up.
+with them, so that all ranks learn of it at the same step, and so does what each rank's saves have
+ended. What is read is therefore two steps old; `flush` catches up.
 """
 
 import json
 import math
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -51,7 +52,11 @@ class _Copying:
 
 
 class Reporter(pl.Callback):
-    """Delivers a StepReport per optimizer step, in order, on every rank; raises `NotFinite`."""
+    """Delivers a StepReport per optimizer step, in order, on every rank; raises `NotFinite`.
+
+    `step` is the newest step that was delivered. `ended()` is this rank's number of ended turns of
+    its saves, and `ended` their sum over the ranks.
+    """
 
     def __init__(
         self,
@@ -59,9 +64,11 @@ class Reporter(pl.Callback):
         stop: StopSignal,
         stream: BatchStream,
         deliver: Sequence[Callable[[StepReport], None]],
+        ended: Callable[[], int],
     ) -> None:
         self.stop_agreed = False
-        self.last_loss: float | None = None
+        self.step = self.ended = 0
+        self._own_ended = ended
         self._ranks = ranks
         self._stop = stop
         self._stream = stream
@@ -109,20 +116,21 @@ class Reporter(pl.Callback):
             copied = self._copying.popleft()
             if copied.arrived is not None:
                 copied.arrived.synchronize()
-            message = torch.cat([copied.values, torch.tensor([float(self._stop.requested)])])
+            extra = torch.tensor([float(self._stop.requested), float(self._own_ended())])
+            message = torch.cat([copied.values, extra])
             self._adding.append((copied, self._ranks.sum_later(message)))
         while len(self._adding) > keep:
             self._read(*self._adding.popleft())
 
     def _read(self, copied: _Copying, pending: Pending) -> None:
-        *losses, stops = pending.wait().tolist()
+        *losses, stops, ended = pending.wait().tolist()
         total, subject, prior = (value / self._ranks.topology.world_size for value in losses)
         report = StepReport(
             copied.step, total, subject, prior, copied.rate, copied.seconds, copied.waited
         )
         _check_finite(report)
-        self.last_loss = report.loss
         self.stop_agreed |= stops > 0
+        self.step, self.ended = report.step, round(ended)
         for deliver in self._deliver:
             deliver(report)
 
@@ -150,6 +158,22 @@ def _check_finite(report: StepReport) -> None:
         " lower spec.training.learningRate, or use spec.training.precision bf16 instead of fp16."
         " The last checkpoint is from before"
     )
+
+
+class MeanLoss:
+    """The mean loss of the steps since it was last asked for."""
+
+    def __init__(self) -> None:
+        self._losses: list[float] = []
+
+    def add(self, report: StepReport) -> None:
+        """Count one step."""
+        self._losses.append(report.loss)
+
+    def take(self) -> float | None:
+        """The mean, None without a step; begins anew."""
+        losses, self._losses = self._losses, []
+        return statistics.fmean(losses) if losses else None
 
 
 class History:

@@ -146,7 +146,7 @@ class Trackers:
             try:
                 action(tracker)
             except Exception as error:
-                del self._open[name]
+                self._open.pop(name, None)  # a checkpoint's thread may have done so
                 log.warning("%s failed, the training goes on without it: %s", name, error)
 
 

@@ -2,8 +2,9 @@
 
 from dreambooth_trainer.checkpoint.agree import CheckpointError
 from dreambooth_trainer.checkpoint.fence import Fence
-from dreambooth_trainer.checkpoint.manifest import FORMAT, Manifest, Shard
-from dreambooth_trainer.checkpoint.store import CheckpointRef, CheckpointStore
+from dreambooth_trainer.checkpoint.manifest import FORMAT, CheckpointRef, Manifest, Shard
+from dreambooth_trainer.checkpoint.saves import Saves
+from dreambooth_trainer.checkpoint.store import CheckpointStore
 
 __all__ = [
     "FORMAT",
@@ -12,5 +13,6 @@ __all__ = [
     "CheckpointStore",
     "Fence",
     "Manifest",
+    "Saves",
     "Shard",
 ]

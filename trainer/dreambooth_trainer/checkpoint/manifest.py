@@ -5,6 +5,8 @@ folder.
 """
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
@@ -76,11 +78,33 @@ class Manifest(Stored):
     time: str
     fingerprint: str = ""
     loss: float | None = None
+    """Mean over the steps since the checkpoint before, as far as it was known at the save."""
     tensors: Count
     payload_bytes: Count
     total_bytes: Count
     shards: Annotated[list[Shard], Field(min_length=1)]
     info: dict[str, JsonValue] = {}
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is known of a checkpoint before its shards are stored."""
+
+    step: int
+    tensors: int
+    payload_bytes: int
+    info: Mapping[str, JsonValue]
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class CheckpointRef:
+    """A committed checkpoint. `uri` is its folder, `number` that of its commit in the log."""
+
+    step: int
+    uri: str
+    number: int
+    manifest: Manifest
 
 
 class Entry(Stored):

@@ -1,6 +1,5 @@
 """One state as safetensors files: writing one of them, and reading them all back."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -9,28 +8,31 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dreambooth_trainer.checkpoint import split
-from dreambooth_trainer.checkpoint.manifest import Damaged, Manifest, Piece, Shard
-from dreambooth_trainer.storage import ChecksumMismatch, NotFound, Storage, join
+from dreambooth_trainer.checkpoint.layout import Layout
+from dreambooth_trainer.checkpoint.manifest import Damaged, Manifest, Shard
+from dreambooth_trainer.checkpoint.staging import Staging
+from dreambooth_trainer.storage import ChecksumMismatch, NotFound, Storage, Written, join
 
 
-def write_shard(
-    storage: Storage,
-    folder_uri: str,
-    name: str,
-    tensors: Mapping[str, Tensor],
-    slices: list[split.Slice],
-) -> Shard:
-    """Write the slices of `tensors` as the file `name`."""
-    parts = split.extract(tensors, slices)
-    data = safetensors.torch.save(parts, metadata={"format": "pt"})
-    written = storage.write(join(folder_uri, name), data)
-    pieces = {
-        s.name: Piece(start=s.start, shape=list(tensors[s.name].shape))
-        for s in slices
-        if s.stop - s.start < tensors[s.name].numel()
-    }
+def write_shard(storage: Storage, uri: str, layout: Layout, tensors: Mapping[str, Tensor]) -> Shard:
+    """Write one shard of `tensors` to `uri`, and wait for it."""
+    staging = Staging([layout])
+    try:
+        staging.fill(tensors)
+        staging.wait()
+        return describe(layout, storage.stream(staging.shards[0].path, uri))
+    finally:
+        staging.close()
+
+
+def describe(layout: Layout, written: Written) -> Shard:
+    """A shard that is stored, as its manifest lists it."""
     return Shard(
-        name=name, size=written.size, sha256=written.sha256, tensors=len(parts), pieces=pieces
+        name=layout.name,
+        size=written.size,
+        sha256=written.sha256,
+        tensors=len(layout.places),
+        pieces=dict(layout.pieces),
     )
 
 
@@ -41,7 +43,8 @@ def read_state(storage: Storage, folder_uri: str, manifest: Manifest) -> dict[st
     pieces: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
     shapes: dict[str, list[int]] = {}
     try:
-        for uri, data in storage.read_many(list(shards), field="spec.output"):
+        expected = {uri: shard.sha256 for uri, shard in shards.items()}
+        for uri, data in storage.read_many(list(shards), sha256=expected, field="spec.output"):
             for name, tensor in _open(uri, data, shards[uri]).items():
                 piece = shards[uri].pieces.get(name)
                 if piece is None:
@@ -58,9 +61,9 @@ def read_state(storage: Storage, folder_uri: str, manifest: Manifest) -> dict[st
 
 
 def _open(uri: str, data: bytes, shard: Shard) -> dict[str, Tensor]:
-    """The tensors of a shard, once its bytes are known to be those that were written."""
-    if len(data) != shard.size or hashlib.sha256(data).hexdigest() != shard.sha256:
-        raise Damaged(f"{uri} is not what was written (sha256 differs)")
+    """The tensors of a shard, whose bytes are known to be those that were written."""
+    if len(data) != shard.size:
+        raise Damaged(f"{uri} is {len(data)} bytes long instead of {shard.size}")
     tensors: dict[str, Tensor] = safetensors.torch.load(data)
     if len(tensors) != shard.tensors:
         raise Damaged(f"{uri} holds {len(tensors)} tensors instead of {shard.tensors}")

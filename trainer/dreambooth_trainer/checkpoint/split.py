@@ -55,19 +55,6 @@ def payload(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def extract(tensors: Mapping[str, Tensor], slices: Iterable[Slice]) -> dict[str, Tensor]:
-    """Copies on the CPU of the slices of one shard; a whole tensor keeps its shape, a piece is
-    flat.
-    """
-    found = {}
-    for piece in slices:
-        tensor = tensors[piece.name].detach()
-        if piece.stop - piece.start < tensor.numel():
-            tensor = tensor.reshape(-1)[piece.start : piece.stop]
-        found[piece.name] = tensor.to("cpu", copy=True).contiguous()
-    return found
-
-
 def join(pieces: list[tuple[int, Tensor]], shape: list[int]) -> Tensor:
     """The tensor of `shape` from its flat pieces, each with its first element's place.
 

@@ -5,16 +5,15 @@
     <prefix>/log/00000007.json        the commit, written last (see `fence`)
 
 A checkpoint exists when its commit does. Folders belong to one claim, so no attempt ever
-overwrites what another wrote. All ranks hold the same state (DDP); `save` and `restore` are
-collective, and on an error every rank raises the same one.
+overwrites what another wrote. All ranks hold the same state (DDP). What is collective says so,
+and raises the same error on every rank.
 """
 
 import hashlib
 import logging
 import math
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from pydantic import JsonValue
 from torch import Tensor
@@ -22,13 +21,17 @@ from torch import Tensor
 from dreambooth_trainer.checkpoint import split
 from dreambooth_trainer.checkpoint.agree import Agreement, Gather
 from dreambooth_trainer.checkpoint.fence import Fence
+from dreambooth_trainer.checkpoint.layout import Layout, lay_out
 from dreambooth_trainer.checkpoint.manifest import (
+    CheckpointRef,
     Damaged,
+    Draft,
     Entry,
     Manifest,
     Shard,
     read_manifest,
 )
+from dreambooth_trainer.checkpoint.retention import is_doomed, kept
 from dreambooth_trainer.checkpoint.shards import read_state, write_shard
 from dreambooth_trainer.progress import now
 from dreambooth_trainer.storage import (
@@ -44,21 +47,9 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 MAX_SHARD = 512 * 2**20
-"""Bytes. A shard is serialised in memory, so this bounds what saving needs beside the state
+"""Bytes. Shards are held in memory, so this bounds what saving and loading need beside the state
 itself.
 """
-
-_FOLDER = re.compile(r"(step-([0-9]{8})-claim-([0-9]{4,8}))/.+")
-
-
-@dataclass(frozen=True)
-class CheckpointRef:
-    """A committed checkpoint. `uri` is its folder, `number` that of its commit in the log."""
-
-    step: int
-    uri: str
-    number: int
-    manifest: Manifest
 
 
 class CheckpointStore:
@@ -83,9 +74,9 @@ class CheckpointStore:
         self._storage = storage
         self._prefix = prefix_uri
         self._attempt = attempt
-        self._rank = rank
-        self._world_size = world_size
-        self._agreement = Agreement(rank, gather)
+        self.rank = rank
+        self.world_size = world_size
+        self.agreement = Agreement(rank, gather)
         self._fingerprint = fingerprint
         self._max_shard = max_shard
         self._fence = Fence(storage, prefix_uri, attempt)
@@ -98,7 +89,7 @@ class CheckpointStore:
 
         Raises Fenced when a higher attempt has claimed it.
         """
-        self._claim = self._agreement.on_first(self._fence.claim)
+        self._claim = self.agreement.on_first(self._fence.claim)
 
     @property
     def _own_claim(self) -> int:
@@ -114,50 +105,74 @@ class CheckpointStore:
         *,
         loss: float | None = None,
     ) -> CheckpointRef:
-        """Write the state after `step` optimizer steps and make it count. Collective.
+        """Write the state after `step` optimizer steps, make it count, and wait. Collective.
 
         `tensors` must be the same on every rank; each rank writes an even part of the bytes.
         `info` is what else is needed to go on. Saving a step again is free. Raises Fenced when a
-        newer attempt owns the prefix.
+        newer attempt owns the prefix. `Saves` does the same while training goes on.
         """
         if self._saved is not None and self._saved.step == step:
             return self._saved
-        folder = f"step-{step:08d}-claim-{self._own_claim:04d}"
-        written = self._agreement.together(lambda: self._write_shards(folder, tensors))
-        shards = [shard for part in written for shard in part]
-        manifest = Manifest(
-            step=step,
-            attempt=self._attempt,
-            claim=self._own_claim,
-            world_size=self._world_size,
-            time=now(),
-            fingerprint=self._fingerprint,
-            loss=loss if loss is not None and math.isfinite(loss) else None,
-            tensors=len(tensors),
-            payload_bytes=split.payload(tensors.values()),
-            total_bytes=sum(shard.size for shard in shards),
-            shards=shards,
-            info=dict(info),
+        draft = self.draft(step, tensors, info, loss)
+        written = self.agreement.together(
+            lambda: [
+                write_shard(self._storage, self.uri_of(step, layout), layout, tensors)
+                for layout in self.layouts(tensors)
+            ]
         )
-        self._saved = self._agreement.on_first(lambda: self._commit(folder, manifest))
+        shards = [shard for part in written for shard in part]
+        self._saved = self.agreement.on_first(lambda: self.commit(draft, shards))
         return self._saved
 
-    def _write_shards(self, folder: str, tensors: Mapping[str, Tensor]) -> list[Shard]:
-        """Write this rank's shards."""
-        total = split.payload(tensors.values())
-        per_rank = max(math.ceil(total / self._world_size / self._max_shard), 1)
-        count = per_rank * self._world_size
-        plan = split.split(tensors, count)
-        mine = range(self._rank * per_rank, (self._rank + 1) * per_rank)
-        names = {i: f"shard-{i:05d}-of-{count:05d}.safetensors" for i in mine}
-        uri = join(self._prefix, folder)
-        return [write_shard(self._storage, uri, names[i], tensors, plan[i]) for i in mine]
+    def draft(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        info: Mapping[str, JsonValue],
+        loss: float | None,
+    ) -> Draft:
+        """What the manifest will say of `tensors`."""
+        finite = loss if loss is not None and math.isfinite(loss) else None
+        return Draft(step, len(tensors), split.payload(tensors.values()), info, finite)
 
-    def _commit(self, folder: str, manifest: Manifest) -> CheckpointRef:
-        data = manifest.encode()
+    def layouts(self, tensors: Mapping[str, Tensor]) -> list[Layout]:
+        """This rank's shards: an even part of the bytes of all ranks' state."""
+        total = split.payload(tensors.values())
+        per_rank = max(math.ceil(total / self.world_size / self._max_shard), 1)
+        count = per_rank * self.world_size
+        plan = split.split(tensors, count)
+        mine = range(self.rank * per_rank, (self.rank + 1) * per_rank)
+        return [
+            lay_out(f"shard-{i:05d}-of-{count:05d}.safetensors", tensors, plan[i]) for i in mine
+        ]
+
+    def uri_of(self, step: int, layout: Layout) -> str:
+        """Where a shard of `step` belongs."""
+        return join(self._prefix, self._folder(step), layout.name)
+
+    def _folder(self, step: int) -> str:
+        return f"step-{step:08d}-claim-{self._own_claim:04d}"
+
+    def commit(self, draft: Draft, shards: Sequence[Shard]) -> CheckpointRef:
+        """Make the checkpoint count whose shards are stored, all ranks' in order. Rank 0 alone."""
+        manifest = Manifest(
+            step=draft.step,
+            attempt=self._attempt,
+            claim=self._own_claim,
+            world_size=self.world_size,
+            time=now(),
+            fingerprint=self._fingerprint,
+            loss=draft.loss,
+            tensors=draft.tensors,
+            payload_bytes=draft.payload_bytes,
+            total_bytes=sum(shard.size for shard in shards),
+            shards=list(shards),
+            info=dict(draft.info),
+        )
+        data, folder = manifest.encode(), self._folder(draft.step)
         self._storage.write(join(self._prefix, folder, MANIFEST), data)
-        number = self._fence.commit(manifest.step, folder, hashlib.sha256(data).hexdigest())
-        return CheckpointRef(manifest.step, join(self._prefix, folder), number, manifest)
+        number = self._fence.commit(draft.step, folder, hashlib.sha256(data).hexdigest())
+        return CheckpointRef(draft.step, join(self._prefix, folder), number, manifest)
 
     def checkpoints(self) -> list[CheckpointRef]:
         """Committed checkpoints whose manifest verifies and whose shards have their sizes, newest
@@ -209,7 +224,7 @@ class CheckpointStore:
 
     def restore(self) -> tuple[dict[str, Tensor], Manifest] | None:
         """The newest state that verifies on every rank, None when there is none. Collective."""
-        for ref in self._agreement.on_first(self.checkpoints):
+        for ref in self.agreement.on_first(self.checkpoints):
             tensors, problem = self._together_or_damaged(ref)
             if tensors is not None:
                 return tensors, ref.manifest
@@ -231,7 +246,7 @@ class CheckpointStore:
                 return str(error)
             return None
 
-        problem = next((p for p in self._agreement.together(attempt) if p is not None), None)
+        problem = next((p for p in self.agreement.together(attempt) if p is not None), None)
         return (tensors if problem is None else None), problem
 
     def check_owner(self) -> None:
@@ -239,49 +254,48 @@ class CheckpointStore:
 
         For results that are not commits, such as an export: it is a look, not a lock.
         """
-        self._agreement.on_first(lambda: self._fence.check(self._fence.entries(self._list())))
+        self.agreement.on_first(lambda: self._fence.check(self._fence.entries(self._list())))
 
     def retain(self, keep: int) -> None:
-        """Keep the newest `keep` complete checkpoints; delete older ones, and what dead attempts
-        left. Collective.
+        """Keep the newest `keep` complete checkpoints and the best one (see `retention`); delete
+        the others, and what dead attempts left. Collective.
 
         Only what this attempt or earlier ones wrote is touched, so a process that was claimed over
         cannot delete a newer attempt's work. Raises Fenced when it finds that it was. Storage that
         refuses to delete costs space, not the training: that is a warning.
         """
-        self._agreement.on_first(lambda: self._sweep(keep))
+        self.agreement.on_first(lambda: self.sweep(keep))
 
-    def _sweep(self, keep: int) -> None:
+    def sweep(self, keep: int) -> None:
+        """`retain`, on rank 0 alone."""
         try:
-            commits, files = self._doomed(keep)
+            listing = self._list()
+            entries = self._fence.entries(listing)
+            self._fence.check(entries)
+            good = [r for r in self._complete(listing, entries) if r.number not in self._damaged]
+            stay, newest = kept(good, keep), max((ref.step for ref in good), default=0)
+            doomed = partial(is_doomed, kept=stay, newest=newest, claim=self._own_claim)
             # The commit goes first: a deletion cut short leaves debris, not a broken checkpoint.
-            self._storage.delete(commits)
-            self._storage.delete(files)
+            self._storage.delete(self._commits_but(stay, entries))
+            self._storage.delete([o.uri for o in listing if doomed(o.relative)])
         except StorageError as error:
             log.warning("older checkpoints could not be deleted: %s", error)
+        else:
+            self._abandon(doomed)
 
-    def _doomed(self, keep: int) -> tuple[list[str], list[str]]:
-        """URIs of the commits and of the other files that are not to be kept."""
-        listing = self._list()
-        entries = self._fence.entries(listing)
-        self._fence.check(entries)
-        good = [r for r in self._complete(listing, entries) if r.number not in self._damaged]
-        kept = {ref.uri.rsplit("/", 1)[-1] for ref in good[:keep]}
-        newest = max((ref.step for ref in good), default=0)
-        doomed = [o.uri for o in listing if self._is_doomed(o.relative, kept, newest)]
-        commits = [
+    def _abandon(self, doomed: Callable[[str], bool]) -> None:
+        """Not every server lists unfinished uploads, nor does every key allow it."""
+        try:
+            self._storage.abandon(self._prefix, doomed)
+        except StorageError as error:
+            log.debug("unfinished uploads of dead attempts could not be freed: %s", error)
+
+    def _commits_but(self, stay: set[str], entries: Mapping[int, Entry]) -> list[str]:
+        """URIs of this attempt's and earlier ones' commits of other folders than `stay`."""
+        return [
             self._fence.uri(number)
             for number, entry in entries.items()
             if entry.kind == "commit"
             and entry.claim <= self._own_claim
-            and entry.folder not in kept
+            and entry.folder not in stay
         ]
-        return commits, doomed
-
-    def _is_doomed(self, relative: str, kept: set[str], newest: int) -> bool:
-        """Is this file of a checkpoint that is not kept, and that nobody can be writing now?"""
-        match = _FOLDER.fullmatch(relative)
-        if match is None or match[1] in kept:
-            return False
-        step, claim = int(match[2]), int(match[3])
-        return claim < self._own_claim or (claim == self._own_claim and step <= newest)

@@ -6,30 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import httpx2
 import torch
 import transformers
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils.tqdm import tqdm
 
 from dreambooth_api.model import Model
 from dreambooth_trainer import heartbeat
-from dreambooth_trainer.config import cache_folder
 from dreambooth_trainer.distributed import Ranks
-from dreambooth_trainer.errors import BadModel, TrainerError
+from dreambooth_trainer.errors import BadModel
 from dreambooth_trainer.families.base import Family
+from dreambooth_trainer.families.fetch import FIELD, fetch
 from dreambooth_trainer.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.storage import Storage
 
-FIELD = "spec.model.source"
 FAMILIES = {"StableDiffusionPipeline": StableDiffusion}
 WEIGHTS = (".safetensors", ".bin", ".ckpt")
-HUB_ERRORS = (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError)
-"""What the hub's client raises; its offline errors and `LocalEntryNotFoundError` among them."""
-# Only what a Stable Diffusion pipeline needs: hub repositories hold many copies of the weights.
-HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
 
 
 def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.device) -> Family:
@@ -50,69 +41,6 @@ def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.devi
         )
     pipeline.set_progress_bar_config(disable=True)
     return family(pipeline.to(device), digest)
-
-
-def fetch(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) -> Path:
-    """A local folder (or single file) of the model; downloaded by the first rank of each node."""
-    if model.source.startswith(("/", "file:///")):
-        return _existing(Path(model.source.removeprefix("file://")), field)
-    key = hashlib.sha256(f"{model.source}@{model.revision}".encode()).hexdigest()[:16]
-    target = cache_folder() / "models" / key
-    if ranks.topology.local_rank == 0:
-        _download(model, storage, target, field)
-    ranks.barrier()
-    return target / model.source.rsplit("/", 1)[-1] if model.layout == "single-file" else target
-
-
-def _existing(path: Path, field: str) -> Path:
-    if not path.exists():
-        raise BadModel(f"{field}: there is nothing at {path}; mount the model or use s3://")
-    return path
-
-
-def _download(model: Model, storage: Storage, target: Path, field: str) -> None:
-    if model.source.startswith("hf://"):
-        _download_from_hub(model, target, field)
-    elif model.layout == "single-file":
-        storage.download(model.source, target / model.source.rsplit("/", 1)[-1], field=field)
-    else:
-        storage.download_tree(model.source, target, field=field)
-
-
-def _download_from_hub(model: Model, target: Path, field: str) -> None:
-    name = model.source.removeprefix("hf://")
-    try:
-        snapshot_download(
-            name,
-            revision=model.revision,
-            local_dir=target,
-            allow_patterns=HUB_FILES,
-            tqdm_class=_BeatingBar,
-        )
-    except HUB_ERRORS as error:
-        raise hub_error(model, field, error) from error
-
-
-def hub_error(model: Model, field: str, error: Exception) -> TrainerError:
-    """One of `HUB_ERRORS` in the user's words: `BadModel` when the hub refuses; it may also be
-    away for a while.
-    """
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    refused = isinstance(error, HFValidationError) or status in (400, 401, 403, 404)
-    kind = BadModel if refused else TrainerError
-    return kind(
-        f"{field}: {model.source} could not be fetched from the hub ({type(error).__name__});"
-        " check its name, revision and access, or copy it to s3:// once"
-    )
-
-
-class _BeatingBar(tqdm):
-    """A heartbeat for every few bytes that the hub sends."""
-
-    def update(self, n: float | None = 1) -> Any:
-        """The hub's hook."""
-        heartbeat.beat()
-        return super().update(n)
 
 
 def hash_model(path: Path) -> str:

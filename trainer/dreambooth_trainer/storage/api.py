@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -44,6 +44,7 @@ class Storage:
         policy: TransferPolicy | None = None,
     ) -> None:
         policy = policy or TransferPolicy()
+        self.settings = settings
         self._observer: TransferObserver = observer or SilentObserver()
         self._s3 = S3Store(settings, policy, self._observer)
         self._files = FileStore()
@@ -70,18 +71,23 @@ class Storage:
         with self._operation("exists", uri, field) as (store, location, _):
             return store.exists(location)
 
-    def read(self, uri: str, *, field: str = "") -> bytes:
-        """The whole content, verified against the sha256 that it was written with."""
+    def read(self, uri: str, *, sha256: str | None = None, field: str = "") -> bytes:
+        """The whole content. Raises ChecksumMismatch when it is not of `sha256`, or of that which
+        it was written with, however often it is read."""
         with self._operation("read", uri, field) as (store, location, count):
-            data = store.read(location)
+            data = store.read(location, sha256)
             count(len(data))
         return data
 
-    def read_many(self, uris: Iterable[str], *, field: str = "") -> Iterator[tuple[str, bytes]]:
-        """(uri, content) in the given order, the next few being read meanwhile."""
+    def read_many(
+        self, uris: Iterable[str], *, sha256: Mapping[str, str] | None = None, field: str = ""
+    ) -> Iterator[tuple[str, bytes]]:
+        """(uri, content) in the given order, the next few being read meanwhile; `sha256` by URI, of
+        those that are known."""
+        known = sha256 or {}
 
         def read(uri: str) -> tuple[str, bytes]:
-            return uri, self.read(uri, field=field)
+            return uri, self.read(uri, sha256=known.get(uri), field=field)
 
         return prefetch(self._pool, (partial(read, uri) for uri in uris), self._ahead)
 
@@ -99,6 +105,14 @@ class Storage:
         """Store the content of a file, in parts when it is large."""
         with self._operation("write", uri, field) as (store, location, count):
             written = store.upload(Path(path), location)
+            count(written.size)
+        return written
+
+    def stream(self, path: str | Path, uri: str, *, field: str = _WRITE_FIELD) -> Written:
+        """As `upload`, but hashed while its parts move. The object does not carry its sha256: who
+        reads it must say what it is, as a checkpoint's manifest does."""
+        with self._operation("write", uri, field) as (store, location, count):
+            written = store.stream(Path(path), location)
             count(written.size)
         return written
 
@@ -143,6 +157,14 @@ class Storage:
     def delete(self, uris: Iterable[str], *, field: str = _WRITE_FIELD) -> None:
         """Remove objects; those that are not there are no error."""
         run_all(self._pool, [partial(self._delete, uri, field) for uri in uris])
+
+    def abandon(
+        self, prefix_uri: str, doomed: Callable[[str], bool], *, field: str = _WRITE_FIELD
+    ) -> None:
+        """Free what writes below the prefix hold that never ended, their writer being dead: no
+        listing shows it, but it takes space. `doomed` is asked about each relative path."""
+        with self._operation("delete", prefix_uri, field) as (store, location, _):
+            store.abandon(location, doomed)
 
     def close(self) -> None:
         """Wait for what runs, and close the connections."""

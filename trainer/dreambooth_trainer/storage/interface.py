@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -44,12 +45,16 @@ class TransferPolicy:
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object of a listing; `relative` is its path below the listed prefix, `size` in bytes."""
+    """One object of a listing; `relative` is its path below the listed prefix, `size` in bytes.
+
+    `version` is another one whenever the content is: S3's ETag, or a file's time of change.
+    """
 
     uri: str
     relative: str
     size: int
     modified: datetime
+    version: str
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,8 @@ class Backend(Protocol):
     def exists(self, location: Location) -> bool:
         """Whether there is such an object."""
 
-    def read(self, location: Location) -> bytes:
-        """The object's content."""
+    def read(self, location: Location, sha256: str | None) -> bytes:
+        """The object's content, which must be of `sha256`."""
 
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
         """Store the content, all or nothing; AlreadyExists where it would replace an object."""
@@ -103,8 +108,14 @@ class Backend(Protocol):
     def upload(self, path: Path, location: Location) -> Written:
         """Store a file's content, all or nothing."""
 
+    def stream(self, path: Path, location: Location) -> Written:
+        """Store a file's content, all or nothing, hashed on the way."""
+
     def download(self, location: Location, path: Path, sha256: str | None) -> int:
         """Write the content to `path`, all or nothing, and return its size in bytes."""
 
     def delete(self, location: Location) -> None:
         """Remove the object; one that is not there is no error."""
+
+    def abandon(self, location: Location, doomed: Callable[[str], bool]) -> None:
+        """Free what unfinished writes below the prefix hold, those of the doomed relative paths."""

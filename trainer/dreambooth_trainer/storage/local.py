@@ -11,7 +11,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,9 +50,12 @@ class FileStore:
             except (FileNotFoundError, NotADirectoryError):
                 return False
 
-    def read(self, location: Location) -> bytes:
+    def read(self, location: Location, sha256: str | None) -> bytes:
         with _errors_of(location):
-            return Path(location.key).read_bytes()
+            data = Path(location.key).read_bytes()
+        if sha256:
+            verify(location.uri, sha256, hashlib.sha256(data).hexdigest())
+        return data
 
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
         with _errors_of(location), unfinished(Path(location.key)) as beside:
@@ -71,6 +74,9 @@ class FileStore:
             beside.replace(location.key)
         return Written(location.uri, size, sha256)
 
+    def stream(self, path: Path, location: Location) -> Written:
+        return self.upload(path, location)
+
     def download(self, location: Location, path: Path, sha256: str | None) -> int:
         with _errors_of(location), unfinished(path) as beside:
             size, found = _copy(Path(location.key), beside)
@@ -82,6 +88,13 @@ class FileStore:
     def delete(self, location: Location) -> None:
         with _errors_of(location):
             Path(location.key).unlink(missing_ok=True)
+
+    def abandon(self, location: Location, doomed: Callable[[str], bool]) -> None:
+        root = Path(location.prefix)
+        with _errors_of(location):
+            for path in list(root.rglob(f".*{_UNFINISHED}")):
+                if doomed(path.relative_to(root).as_posix()):
+                    path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -129,6 +142,7 @@ def _stored(location: Location, path: Path, root: str) -> StoredObject:
         relative=str(path)[len(root) :].lstrip("/"),
         size=status.st_size,
         modified=datetime.fromtimestamp(status.st_mtime, UTC),
+        version=str(status.st_mtime_ns),
     )
 
 

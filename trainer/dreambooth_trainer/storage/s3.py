@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -50,14 +51,17 @@ class S3Store:
     def exists(self, location: Location) -> bool:
         return self._reader.exists(location)
 
-    def read(self, location: Location) -> bytes:
-        return self._reader.read(location)
+    def read(self, location: Location, sha256: str | None) -> bytes:
+        return self._reader.read(location, sha256)
 
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
         return self._writer.write(location, data, only_if_absent)
 
     def upload(self, path: Path, location: Location) -> Written:
         return self._writer.upload(path, location)
+
+    def stream(self, path: Path, location: Location) -> Written:
+        return self._writer.stream(path, location)
 
     def download(self, location: Location, path: Path, sha256: str | None) -> int:
         return self._reader.download(location, path, sha256)
@@ -69,6 +73,21 @@ class S3Store:
             location,
             lambda client: client.delete_object(Bucket=location.bucket, Key=location.key),
         )
+
+    def abandon(self, location: Location, doomed: Callable[[str], bool]) -> None:
+        more: dict[str, str] = {}
+        while True:
+            page = self._client.call("list", location, partial(_uploads, location, more))
+            for upload in page.get("Uploads", ()):
+                if doomed(upload["Key"][len(location.prefix) :]):
+                    name = {"Bucket": location.bucket, "Key": upload["Key"]}
+                    self._writer.abort(location, {**name, "UploadId": upload["UploadId"]})
+            if not page.get("IsTruncated"):
+                return
+            more = {
+                "KeyMarker": page["NextKeyMarker"],
+                "UploadIdMarker": page["NextUploadIdMarker"],
+            }
 
     def close(self) -> None:
         """Wait for what runs, and close the connections."""
@@ -83,6 +102,10 @@ def _page(location: Location, more: dict[str, str], client: Any) -> Any:
     return answer
 
 
+def _uploads(location: Location, more: dict[str, str], client: Any) -> Any:
+    return client.list_multipart_uploads(Bucket=location.bucket, Prefix=location.prefix, **more)
+
+
 def _stored(location: Location, entry: Any) -> StoredObject:
     key = entry["Key"]
     return StoredObject(
@@ -90,4 +113,5 @@ def _stored(location: Location, entry: Any) -> StoredObject:
         relative=key[len(location.prefix) :],
         size=entry["Size"],
         modified=entry["LastModified"],
+        version=entry.get("ETag", "").strip('"') or entry["LastModified"].isoformat(),
     )

@@ -109,13 +109,13 @@ class Reader:
 
         return self._client.call("exists", location, request)
 
-    def read(self, location: Location) -> bytes:
-        """The whole content; verified where the project wrote it."""
+    def read(self, location: Location, sha256: str | None) -> bytes:
+        """The whole content; verified where its sha256 is given, or was written with it."""
 
         def once() -> bytes:
             version, memory = self._fetch(location, _Memory)
-            if version.sha256:
-                verify(location.uri, version.sha256, memory.sha256())
+            if expected := sha256 or version.sha256:
+                verify(location.uri, expected, memory.sha256())
             return memory.take()
 
         return self._whole(location, once)

@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,10 @@ class Writer:
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
         """Store bytes; AlreadyExists where they would replace an object that must stay."""
         written = Written(location.uri, len(data), hashlib.sha256(data).hexdigest())
-        self._store(location, lambda start, stop: data[start:stop], written, only_if_absent)
+        condition = {"IfNoneMatch": "*"} if only_if_absent else {}
+        described = {SHA256_KEY: written.sha256}
+        size = written.size
+        self._store(location, lambda start, stop: data[start:stop], size, described, condition)
         return written
 
     def upload(self, path: Path, location: Location) -> Written:
@@ -45,12 +48,27 @@ class Writer:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = os.fstat(file.fileno()).st_size
-            written = Written(location.uri, size, digest)
-            self._store(location, partial(_read_exactly, file.fileno()), written, False)
-        return written
+            content = partial(_read_exactly, file.fileno())
+            self._store(location, content, size, {SHA256_KEY: digest}, {})
+        return Written(location.uri, size, digest)
+
+    def stream(self, path: Path, location: Location) -> Written:
+        """Store a file that is hashed while its parts move, so its sha256 is in the answer alone:
+        whoever reads it must be told by other means.
+        """
+        with path.open("rb") as file, ThreadPoolExecutor(1, "s3-sha256") as aside:
+            digest = aside.submit(hashlib.file_digest, file, "sha256")
+            size = os.fstat(file.fileno()).st_size
+            self._store(location, partial(_read_exactly, file.fileno()), size, {}, {})
+            return Written(location.uri, size, digest.result().hexdigest())
 
     def _store(
-        self, location: Location, content: Content, written: Written, only_if_absent: bool
+        self,
+        location: Location,
+        content: Content,
+        size: int,
+        described: dict[str, str],
+        condition: dict[str, str],
     ) -> None:
         # An answer that got lost makes a repeated conditional write fail on its own first try.
         # The nonce tells this write from any other, whatever the content.
@@ -58,12 +76,11 @@ class Writer:
         options = {
             "Bucket": location.bucket,
             "Key": location.key,
-            "Metadata": {SHA256_KEY: written.sha256, _WRITE_KEY: nonce},
+            "Metadata": {**described, _WRITE_KEY: nonce},
         }
-        condition = {"IfNoneMatch": "*"} if only_if_absent else {}
-        store = self._put if written.size <= self._client.policy.part_size else self._put_parts
+        store = self._put if size <= self._client.policy.part_size else self._put_parts
         try:
-            store(location, content, written.size, options, condition)
+            store(location, content, size, options, condition)
         except (AlreadyExists, NotFound):
             if self._nonce_of(location) != nonce:
                 raise
@@ -110,7 +127,7 @@ class Writer:
                 ),
             )
         except BaseException:
-            self._abort(location, upload)
+            self.abort(location, upload)
             raise
 
     def _begin(self, location: Location, options: dict[str, Any]) -> str:
@@ -140,8 +157,10 @@ class Writer:
         )
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
-    def _abort(self, location: Location, upload: dict[str, str]) -> None:
-        """Free the parts. The first error is the one to tell: this one's own is not raised."""
+    def abort(self, location: Location, upload: dict[str, str]) -> None:
+        """Free the parts of an upload. It raises nothing: there is an error to tell already, or
+        nobody who minds.
+        """
         with contextlib.suppress(StorageError):
             self._client.call(
                 "write", location, lambda client: client.abort_multipart_upload(**upload)

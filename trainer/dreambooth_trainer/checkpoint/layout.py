@@ -1,0 +1,107 @@
+"""Where each tensor lies in a shard's safetensors file. Pure.
+
+With the layout known, a state is copied once, straight to its place in the file to be.
+Format: https://huggingface.co/docs/safetensors (8 bytes of the header's length, the header in
+JSON, the tensors without gaps).
+"""
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreambooth_trainer.checkpoint.manifest import Piece
+from dreambooth_trainer.checkpoint.split import Slice
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A slice's bytes in the file: `start` to `stop`, of a type and a shape."""
+
+    slice: Slice
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One shard as a file of `size` bytes; `pieces` are the tensors that are only in part in it."""
+
+    name: str
+    header: bytes
+    places: tuple[Place, ...]
+    pieces: Mapping[str, Piece]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.places[-1].stop if self.places else len(self.header)
+
+
+def lay_out(name: str, tensors: Mapping[str, Tensor], slices: Sequence[Slice]) -> Layout:
+    """The layout of the file `name` with the slices of `tensors`; whole tensors keep their shapes,
+    pieces are flat.
+    """
+    # The widest types first, behind a padded header: each element is aligned.
+    ordered = sorted(slices, key=lambda s: (-tensors[s.name].element_size(), s.name))
+    places, offset = [], 0
+    for each in ordered:
+        tensor = tensors[each.name]
+        stop = offset + (each.stop - each.start) * tensor.element_size()
+        places.append(Place(each, tensor.dtype, _shape(tensor, each), offset, stop))
+        offset = stop
+    header = _header(places)
+    return Layout(
+        name,
+        header,
+        tuple(_shifted(place, len(header)) for place in places),
+        {
+            each.name: Piece(start=each.start, shape=list(tensors[each.name].shape))
+            for each in slices
+            if not _is_whole(tensors[each.name], each)
+        },
+    )
+
+
+def _is_whole(tensor: Tensor, part: Slice) -> bool:
+    return part.stop - part.start == tensor.numel()
+
+
+def _shape(tensor: Tensor, part: Slice) -> tuple[int, ...]:
+    return tuple(tensor.shape) if _is_whole(tensor, part) else (part.stop - part.start,)
+
+
+def _header(places: Sequence[Place]) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    for place in places:
+        entries[place.slice.name] = {
+            "dtype": DTYPES[place.dtype],
+            "shape": place.shape,
+            "data_offsets": [place.start, place.stop],
+        }
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _shifted(place: Place, offset: int) -> Place:
+    return Place(place.slice, place.dtype, place.shape, place.start + offset, place.stop + offset)
