@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW
 
 from dreambooth_api.training import Training
@@ -24,6 +25,8 @@ from dreambooth_trainer.optimization import (
     make_schedule,
     optimizer_tensors,
     restore_optimizer,
+    restore_scaler,
+    scaler_tensors,
 )
 
 
@@ -126,7 +129,8 @@ class DreamBooth(pl.LightningModule):
         """AdamW and its schedule, continued where the resumed state left them."""
         optimizer = make_optimizer(self.trained, self.training_spec)
         if self._resume:
-            restore_optimizer(optimizer, self.trained, self._resume.tensors, self._resume.step)
+            restore_optimizer(optimizer, self.trained, self._resume.tensors)
+            restore_scaler(self._scaler, self._resume.tensors)
             self._resume = None
         self._optimizer = optimizer
         schedule = make_schedule(optimizer, self.training_spec, self.start)
@@ -148,13 +152,24 @@ class DreamBooth(pl.LightningModule):
         return float(self._optimizer.param_groups[0]["lr"])
 
     def state(self) -> dict[str, Tensor]:
-        """All that a later attempt needs: weights, moments and averages by name."""
+        """All that a later attempt needs: weights, moments, averages and fp16's scale by name."""
         assert self._optimizer is not None
         tensors = {f"weight/{name}": p.detach() for name, p in self.trained.all.items()}
         tensors |= optimizer_tensors(self._optimizer, self.trained)
+        tensors |= scaler_tensors(self._scaler)
         if self.average:
             tensors |= {f"average/{name}": t for name, t in self.average.averages.items()}
         return tensors
+
+    @property
+    def _scaler(self) -> GradScaler | None:
+        """Lightning's gradient scaler, which fp16 alone needs."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    @property
+    def finite(self) -> bool:
+        """Whether every trained weight is a finite number. Waits for the device."""
+        return bool(torch.stack([p.isfinite().all() for p in self.trained.all.values()]).all())
 
     def averaged(self) -> AbstractContextManager[None]:
         """The weights as they are sampled, scored and exported: the average, where one is kept."""
