@@ -5,6 +5,7 @@ stopping.
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytorch_lightning as pl
 import torch
@@ -129,8 +130,7 @@ class Save(AfterStep):
 
     def _save(self, module: DreamBooth, step: int) -> str:
         """Save and return the checkpoint's folder."""
-        # A loss that is not finite must be found before its weights are made durable.
-        self._reporter.flush()
+        self._reporter.settle(module, step)
         began = time.perf_counter()
         try:
             reference = self._store.save(step, module.state(), {}, loss=self._reporter.last_loss)
@@ -153,7 +153,9 @@ class Sample(AfterStep):
         self._make = make
 
     def after_step(self, module: DreamBooth, step: int) -> None:
-        """Make samples if it is time."""
+        """Make samples if it is time. Who is asked to stop meanwhile leaves them, and trains on
+        to the step that all ranks agree on.
+        """
         if self._every and step % self._every == 0 and step < self._total_steps:
-            with module.averaged():
+            with module.averaged(), suppress(Stopped):
                 self._make(step)

@@ -45,7 +45,13 @@ def fit(
     stream = _stream(attempt, module, dataset)
     images = 2 if dataset.has_prior else 1
     attempt.observers.begin(module.start, training.steps, stream.plan.global_batch * images)
-    reporter = Reporter(attempt.ranks, attempt.stop, stream, [attempt.observers.step])
+    reporter = Reporter(
+        attempt.ranks,
+        attempt.stop,
+        stream,
+        [attempt.observers.step],
+        images=lambda step, rank: dataset.uris(stream.rows(step - 1, rank)),
+    )
     trainer = _trainer(attempt, module, _callbacks(attempt, store, writer, reporter))
     with warnings.catch_warnings():
         # Lightning 2.6 calls what torch 2.13 deprecates; nothing that a user could do about it.

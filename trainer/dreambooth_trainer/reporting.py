@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import pytorch_lightning as pl
@@ -51,7 +51,10 @@ class _Copying:
 
 
 class Reporter(pl.Callback):
-    """Delivers a StepReport per optimizer step, in order, on every rank; raises `NotFinite`."""
+    """Delivers a StepReport per optimizer step, in order, on every rank; raises `NotFinite`.
+
+    `images(step, rank)` names what a rank trained on in an optimizer step (from 1).
+    """
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class Reporter(pl.Callback):
         stop: StopSignal,
         stream: BatchStream,
         deliver: Sequence[Callable[[StepReport], None]],
+        images: Callable[[int, int], Sequence[str]],
     ) -> None:
         self.stop_agreed = False
         self.last_loss: float | None = None
@@ -66,6 +70,7 @@ class Reporter(pl.Callback):
         self._stop = stop
         self._stream = stream
         self._deliver = deliver
+        self._images = images
         self._copying: deque[_Copying] = deque()
         self._adding: deque[tuple[_Copying, Pending]] = deque()
         self._sum: Tensor | None = None
@@ -100,6 +105,16 @@ class Reporter(pl.Callback):
         self._copying.append(_copy(module.steps_done, rate, seconds, self._waited, self._sum))
         self._advance(keep=1)
 
+    def settle(self, module: DreamBooth, step: int) -> None:
+        """Before the state after `step` is made durable: find losses and weights that are not
+        finite. Collective.
+        """
+        self.flush()
+        # A gradient that is not finite spoils the weights one step before a loss tells.
+        if not module.finite:
+            everybody = range(self._ranks.topology.world_size)
+            raise self._not_finite("the weights are not finite after", step, everybody)
+
     def flush(self) -> None:
         """Deliver everything up to the present step."""
         self._advance(keep=0)
@@ -120,11 +135,23 @@ class Reporter(pl.Callback):
         report = StepReport(
             copied.step, total, subject, prior, copied.rate, copied.seconds, copied.waited
         )
-        _check_finite(report)
+        if not math.isfinite(report.loss):
+            found = self._ranks.gather(not bool(copied.values.isfinite().all()))
+            ranks = [rank for rank, broken in enumerate(found) if broken]
+            raise self._not_finite(f"{_halves(report)} at", report.step, ranks)
         self.last_loss = report.loss
         self.stop_agreed |= stops > 0
         for deliver in self._deliver:
             deliver(report)
+
+    def _not_finite(self, what: str, step: int, ranks: Iterable[int]) -> NotFinite:
+        """The error, with the images that `ranks` trained on in the step."""
+        batch = [f"  rank {rank}: {uri}" for rank in ranks for uri in self._images(step, rank)]
+        return NotFinite(
+            f"{what} step {step}; lower spec.training.learningRate, or use spec.training.precision"
+            " bf16 instead of fp16. The last checkpoint is from before. The images in the batch:\n"
+            + "\n".join(batch)
+        )
 
 
 def _stack(losses: Losses) -> Tensor:
@@ -141,15 +168,12 @@ def _copy(step: int, rate: float, seconds: float, waited: float, values: Tensor)
     return _Copying(step, rate, seconds, waited, host, arrived)
 
 
-def _check_finite(report: StepReport) -> None:
-    if math.isfinite(report.loss):
-        return
-    half = "subject" if not math.isfinite(report.subject_loss) else "prior"
-    raise NotFinite(
-        f"the {half} loss is {report.loss} at step {report.step};"
-        " lower spec.training.learningRate, or use spec.training.precision bf16 instead of fp16."
-        " The last checkpoint is from before"
-    )
+def _halves(report: StepReport) -> str:
+    """Which part of the loss is not finite, and what it is."""
+    parts = {"subject": report.subject_loss, "prior": report.prior_loss}
+    broken = {name: value for name, value in parts.items() if not math.isfinite(value)}
+    names, values = " and the ".join(broken or ["total"]), broken.values() or [report.loss]
+    return f"the {names} loss is {' and '.join(map(str, dict.fromkeys(values)))}"
 
 
 class History:
