@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -83,16 +84,24 @@ def run_ranks(
     attempt: int = 0,
     stop_at_step: int | None = None,
     strike: Strike | None = None,
+    prepare: Callable[[], None] | None = None,
     patience: float = PATIENCE,
 ) -> Ended:
     """Run all ranks of one attempt of the job to their ends.
 
     stop_at_step: rank 0 gets a SIGTERM when it reports this step.
+    prepare: called in every rank before it begins; a function of a module.
     """
     if stop_at_step is not None:
         strike = Strike("dreambooth_trainer.observe:Observers.step", call=stop_at_step)
     started = start_ranks(
-        job, folder, nodes=nodes, per_node=per_node, attempt=attempt, strike=strike
+        job,
+        folder,
+        nodes=nodes,
+        per_node=per_node,
+        attempt=attempt,
+        strike=strike,
+        prepare=prepare,
     )
     return started.join(patience)
 
@@ -105,6 +114,7 @@ def start_ranks(
     per_node: int = 1,
     attempt: int = 0,
     strike: Strike | None = None,
+    prepare: Callable[[], None] | None = None,
 ) -> RunningRanks:
     """Start all ranks of one attempt of the job."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,14 +140,20 @@ def start_ranks(
         log = folder / f"rank-{rank}.log"
         log.touch()
         own = strike if strike and strike.rank == rank else None
-        arguments = (config, {k: str(v) for k, v in environment.items()}, log, own)
+        arguments = (config, {k: str(v) for k, v in environment.items()}, log, own, prepare)
         processes.append(_server.Process(target=_rank, args=arguments))
     for process in processes:
         process.start()
     return RunningRanks(processes, folder, termination_log)
 
 
-def _rank(config: Path, environment: dict[str, str], log: Path, strike: Strike | None) -> None:
+def _rank(
+    config: Path,
+    environment: dict[str, str],
+    log: Path,
+    strike: Strike | None,
+    prepare: Callable[[], None] | None,
+) -> None:
     os.environ.update(environment)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
@@ -147,13 +163,15 @@ def _rank(config: Path, environment: dict[str, str], log: Path, strike: Strike |
     from dreambooth_trainer.__main__ import main
 
     torch.set_num_threads(1)
+    if prepare is not None:
+        prepare()
     if strike is not None:
-        _prepare(strike)
+        _arm(strike)
     sys.argv = ["dreambooth_trainer", "--config", str(config)]
     sys.exit(main())
 
 
-def _prepare(strike: Strike) -> None:
+def _arm(strike: Strike) -> None:
     module, _, path = strike.function.partition(":")
     owner: Any = importlib.import_module(module)
     *parents, name = path.split(".")

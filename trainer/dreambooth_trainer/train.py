@@ -128,6 +128,7 @@ def _checkpoints(attempt: Attempt) -> CheckpointStore:
 
 def _resume(attempt: Attempt, store: CheckpointStore) -> Resume | None:
     restored = store.restore()
+    store.check_owner()  # what a lost attempt has found is perhaps a newer one's
     if restored is None:
         return None
     tensors, manifest = restored

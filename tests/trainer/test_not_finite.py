@@ -1,0 +1,103 @@
+"""A loss or weights that are not finite end the job, and nothing of it becomes durable."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from tests.trainer.ranks import Ended, final_state, history, run_ranks
+
+Job = Callable[..., dict[str, Any]]
+SPOILT = "2.png"
+"""An image that the VAE makes nonsense of, as half-precision VAEs do of some."""
+SPOILT_CLASS = "00002.png"
+
+
+def spoil_images() -> None:
+    """Make the latents of two images NaN, one of the subject and one of the class."""
+    from dreambooth_trainer import cache
+
+    encode = cache._encode
+
+    def spoiling(family: Any, chunk: Any, *arguments: Any) -> torch.Tensor:
+        moments = encode(family, chunk, *arguments)
+        for row, (image, _) in enumerate(chunk):
+            if image.name in (SPOILT, SPOILT_CLASS):
+                moments[row] = torch.nan
+        return moments
+
+    cache._encode = spoiling
+
+
+def spoil_third_gradient() -> None:
+    """Make a gradient NaN at step 3, whose loss is a number."""
+    from dreambooth_trainer.module import DreamBooth
+
+    train = DreamBooth.training_step
+
+    def spoiling(self: DreamBooth, *arguments: Any) -> torch.Tensor:
+        loss = train(self, *arguments)
+        if self.steps_done == 2:
+            loss.register_hook(lambda gradient: gradient * torch.nan)
+        return loss
+
+    DreamBooth.training_step = spoiling  # type: ignore[method-assign]
+
+
+def small(job: Job, batch: int, **sections: Any) -> dict[str, Any]:
+    """A job that is saved at every step. With its seed, the spoilt images do not come first."""
+    training = {"method": "lora", "globalBatch": batch, "lora": {"rank": 2}, "seed": 3}
+    return job("run", training=training, checkpoints={"every": 1}, **sections)
+
+
+def step_of(ended: Ended) -> int:
+    found = re.search(r" step (\d+);", ended.last_words)
+    assert found, ended.last_words
+    return int(found[1])
+
+
+def is_good(run: dict[str, Any], step: int) -> None:
+    """The state of `step` is the newest, and all of it is finite."""
+    assert step >= 1
+    assert [line["step"] for line in history(run)] == list(range(1, step + 1))
+    assert all(tensor.isfinite().all() for tensor in final_state(run).values())
+
+
+def test_an_image_that_spoils_the_subject_loss_is_named(
+    job: Job, subject: Path, tmp_path: Path
+) -> None:
+    run = small(job, 2, prior={"enabled": False})
+    ended = run_ranks(run, tmp_path / "run", nodes=2, prepare=spoil_images)
+    assert ended.codes == [68, 68], "\n".join(ended.logs)
+    assert re.match(r"rank [01]: NotFinite: the subject loss is nan at step \d;", ended.last_words)
+    # One image a rank: the one that did it is named alone, whichever rank had it.
+    assert re.findall(r"^  rank [01]: (\S+)$", ended.last_words, re.MULTILINE) == [
+        f"file://{subject}/{SPOILT}"
+    ]
+    assert all(f"{subject}/{SPOILT}" in log for log in ended.logs)
+    is_good(run, step_of(ended) - 1)
+
+
+def test_an_image_that_spoils_the_prior_loss_is_named(job: Job, tmp_path: Path) -> None:
+    subject = [{"identifier": "sks", "classNoun": "mug", "images": f"file://{tmp_path}/subject"}]
+    (tmp_path / "subject").mkdir()
+    Image.new("RGB", (64, 64), (9, 200, 90)).save(tmp_path / "subject" / "only.png")
+    run = small(job, 1, subjects=subject)
+    ended = run_ranks(run, tmp_path / "run", prepare=spoil_images)
+    assert ended.codes == [68], "\n".join(ended.logs)
+    assert ended.last_words.startswith("rank 0: NotFinite: the prior loss is nan at step ")
+    named = re.findall(r"^  rank 0: \S+/(\S+)$", ended.last_words, re.MULTILINE)
+    assert named == ["only.png", SPOILT_CLASS]
+    assert ended.last_words.count("prior-cache") == 1
+
+
+def test_weights_that_a_gradient_has_spoilt_are_not_saved(job: Job, tmp_path: Path) -> None:
+    run = small(job, 1, prior={"enabled": False})
+    ended = run_ranks(run, tmp_path / "run", prepare=spoil_third_gradient)
+    assert ended.codes == [68], "\n".join(ended.logs)
+    assert "the weights are not finite after step 3;" in ended.last_words
+    assert re.search(r"^  rank 0: file://\S+/\d.png$", ended.last_words, re.MULTILINE)
+    is_good(run, 2)
