@@ -94,10 +94,10 @@ def test_an_image_that_spoils_the_prior_loss_is_named(job: Job, tmp_path: Path) 
     assert ended.last_words.count("prior-cache") == 1
 
 
-def test_weights_that_a_gradient_has_spoilt_are_not_saved(job: Job, tmp_path: Path) -> None:
+def test_what_a_gradient_has_spoilt_is_not_saved(job: Job, tmp_path: Path) -> None:
     run = small(job, 1, prior={"enabled": False})
     ended = run_ranks(run, tmp_path / "run", prepare=spoil_third_gradient)
     assert ended.codes == [68], "\n".join(ended.logs)
-    assert "the weights are not finite after step 3;" in ended.last_words
+    assert "the gradient is not finite at step 3;" in ended.last_words
     assert re.search(r"^  rank 0: file://\S+/\d.png$", ended.last_words, re.MULTILINE)
     is_good(run, 2)

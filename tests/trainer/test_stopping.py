@@ -1,14 +1,26 @@
 """Asked to stop at any moment, on any rank: all ranks end together, and nothing is lost."""
 
+import os
+import re
 import signal
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.trainer.ranks import Strike, final_state, run_folder, run_ranks
+from tests.trainer.ranks import (
+    PATIENCE,
+    Strike,
+    final_state,
+    history,
+    run_folder,
+    run_ranks,
+    start_ranks,
+)
 
 pytestmark = pytest.mark.timeout(600)
 LORA = {"method": "lora", "steps": 4, "globalBatch": 2, "lora": {"rank": 2}}
@@ -72,3 +84,27 @@ def test_whenever_one_rank_is_asked_to_stop_all_end_and_the_job_goes_on(
     found = final_state(broken)
     assert found.keys() == steady.keys()
     assert [name for name in found if not torch.equal(found[name], steady[name])] == []
+
+
+def test_asking_again_changes_nothing(job: Job, tmp_path: Path) -> None:
+    endless = job(
+        "endless",
+        training={**LORA, "steps": 100_000},
+        checkpoints={"every": 3},
+        prior={"enabled": False},
+    )
+    ranks = start_ranks(endless, tmp_path / "endless")
+    deadline = time.monotonic() + PATIENCE
+    while not (run_folder(endless) / "history.jsonl").exists():  # written with each checkpoint
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with suppress(ProcessLookupError):
+        for _ in range(20):
+            os.kill(ranks.pid(), signal.SIGTERM)
+            time.sleep(0.01)
+    ended = ranks.join()
+    assert ended.codes == [143], ended.logs
+    saved = re.search(r"saved at step (\d+)", ended.last_words)
+    assert saved, ended.last_words
+    assert history(endless)[-1]["step"] == int(saved[1])
+    assert final_state(endless)

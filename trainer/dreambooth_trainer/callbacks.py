@@ -130,7 +130,8 @@ class Save(AfterStep):
 
     def _save(self, module: DreamBooth, step: int) -> str:
         """Save and return the checkpoint's folder."""
-        self._reporter.settle(module, step)
+        # A loss that is not finite must be found before its weights are made durable.
+        self._reporter.flush()
         began = time.perf_counter()
         try:
             reference = self._store.save(step, module.state(), {}, loss=self._reporter.last_loss)

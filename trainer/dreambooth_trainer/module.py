@@ -2,6 +2,7 @@
 host.
 """
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -41,7 +42,8 @@ class Resume:
 class DreamBooth(pl.LightningModule):
     """Trains a family's denoiser (and text encoders) on cached latents.
 
-    After each step `losses` holds the three losses of the last micro-batch, still on the device.
+    After each step `losses` holds the three losses of the last micro-batch, and `gradient_norm`
+    the norm of the gradient that the weights were updated with, still on the device.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class DreamBooth(pl.LightningModule):
         self.training_spec = training
         self.start = resume.step if resume else 0
         self.losses: Losses | None = None
+        self.gradient_norm: Tensor | None = None
         self._family = family
         self._cache = cache
         self._prior_weight = prior_weight
@@ -141,9 +144,11 @@ class DreamBooth(pl.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip to `maxGradNorm`; by hand, as Lightning refuses to with a fused AdamW under bf16."""
-        if self.training_spec.max_grad_norm:
-            parameters = list(self.trained.all.values())
-            nn.utils.clip_grad_norm_(parameters, self.training_spec.max_grad_norm)
+        parameters = list(self.trained.all.values())
+        limit = self.training_spec.max_grad_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        # With fp16 it may be infinite: the scaler then skips the step.
+        self.gradient_norm = norm if self._scaler is None else torch.zeros_like(norm)
 
     @property
     def learning_rate(self) -> float:
@@ -165,11 +170,6 @@ class DreamBooth(pl.LightningModule):
     def _scaler(self) -> GradScaler | None:
         """Lightning's gradient scaler, which fp16 alone needs."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
-
-    @property
-    def finite(self) -> bool:
-        """Whether every trained weight is a finite number. Waits for the device."""
-        return bool(torch.stack([p.isfinite().all() for p in self.trained.all.values()]).all())
 
     def averaged(self) -> AbstractContextManager[None]:
         """The weights as they are sampled, scored and exported: the average, where one is kept."""

@@ -40,7 +40,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class _Copying:
-    """Losses on their way to the host."""
+    """Losses, and the gradient's norm, on their way to the host."""
 
     step: int
     rate: float
@@ -102,18 +102,10 @@ class Reporter(pl.Callback):
             return
         seconds = time.perf_counter() - self._began + self._waited
         rate = module.learning_rate
-        self._copying.append(_copy(module.steps_done, rate, seconds, self._waited, self._sum))
+        assert module.gradient_norm is not None
+        values = torch.cat([self._sum, module.gradient_norm.float().reshape(1)])
+        self._copying.append(_copy(module.steps_done, rate, seconds, self._waited, values))
         self._advance(keep=1)
-
-    def settle(self, module: DreamBooth, step: int) -> None:
-        """Before the state after `step` is made durable: find losses and weights that are not
-        finite. Collective.
-        """
-        self.flush()
-        # A gradient that is not finite spoils the weights one step before a loss tells.
-        if not module.finite:
-            everybody = range(self._ranks.topology.world_size)
-            raise self._not_finite("the weights are not finite after", step, everybody)
 
     def flush(self) -> None:
         """Deliver everything up to the present step."""
@@ -130,26 +122,36 @@ class Reporter(pl.Callback):
             self._read(*self._adding.popleft())
 
     def _read(self, copied: _Copying, pending: Pending) -> None:
-        *losses, stops = pending.wait().tolist()
+        *losses, norm, stops = pending.wait().tolist()
         total, subject, prior = (value / self._ranks.topology.world_size for value in losses)
         report = StepReport(
             copied.step, total, subject, prior, copied.rate, copied.seconds, copied.waited
         )
-        if not math.isfinite(report.loss):
-            found = self._ranks.gather(not bool(copied.values.isfinite().all()))
-            ranks = [rank for rank, broken in enumerate(found) if broken]
-            raise self._not_finite(f"{_halves(report)} at", report.step, ranks)
+        self._check_finite(report, norm, copied)
         self.last_loss = report.loss
         self.stop_agreed |= stops > 0
         for deliver in self._deliver:
             deliver(report)
 
+    def _check_finite(self, report: StepReport, norm: float, copied: _Copying) -> None:
+        """Raise `NotFinite` for the loss, or for the gradient that has spoilt the weights though
+        the loss was a number. Collective.
+        """
+        if not math.isfinite(report.loss):
+            found = self._ranks.gather(not bool(copied.values[:3].isfinite().all()))
+            ranks = [rank for rank, broken in enumerate(found) if broken]
+            raise self._not_finite(_halves(report), report.step, ranks)
+        if not math.isfinite(norm):
+            everybody = range(self._ranks.topology.world_size)
+            raise self._not_finite("the gradient is not finite", report.step, everybody)
+
     def _not_finite(self, what: str, step: int, ranks: Iterable[int]) -> NotFinite:
         """The error, with the images that `ranks` trained on in the step."""
         batch = [f"  rank {rank}: {uri}" for rank in ranks for uri in self._images(step, rank)]
         return NotFinite(
-            f"{what} step {step}; lower spec.training.learningRate, or use spec.training.precision"
-            " bf16 instead of fp16. The last checkpoint is from before. The images in the batch:\n"
+            f"{what} at step {step}; lower spec.training.learningRate, or use"
+            " spec.training.precision bf16 instead of fp16. The last checkpoint is from before."
+            " The images in the batch:\n"
             + "\n".join(batch)
         )
 
