@@ -38,6 +38,7 @@ MOMENTS = {
     "looking at the result": ("dreambooth_trainer.samples:SampleWriter.write", 3),
     "the export": ("dreambooth_trainer.export:export_lora", 1),
 }
+SLOW = {"looking at the base model", "encoding the images", "the last step"}
 Job = Callable[..., dict[str, Any]]
 
 
@@ -58,7 +59,10 @@ def steady(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {}
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in MOMENTS],
+)
 def test_whenever_one_rank_is_asked_to_stop_all_end_and_the_job_goes_on(
     job: Job, steady: dict[str, Any], tmp_path: Path, moment: str
 ) -> None:
