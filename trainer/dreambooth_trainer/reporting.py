@@ -151,8 +151,7 @@ class Reporter(pl.Callback):
         return NotFinite(
             f"{what} at step {step}; lower spec.training.learningRate, or use"
             " spec.training.precision bf16 instead of fp16. The last checkpoint is from before."
-            " The images in the batch:\n"
-            + "\n".join(batch)
+            " The images in the batch:\n" + "\n".join(batch)
         )
 
 
