@@ -20,7 +20,7 @@ MOMENTS = {
     "loading the model": ("dreambooth_trainer.train:load_family", 1),
     "a step": ("dreambooth_trainer.module:DreamBooth.training_step", 2),
     "about to save": ("dreambooth_trainer.module:DreamBooth.state", 2),
-    "about to delete": ("dreambooth_trainer.tracking:Trackers.sync", 3),
+    "about to delete": ("dreambooth_trainer.storage:Storage.delete", 3),
     "samples on the way": ("dreambooth_trainer.samples:generate", 2),
     "looking at the result": ("dreambooth_trainer.samples:generate", 3),
     "the export": ("dreambooth_trainer.export:export_lora", 1),
