@@ -95,7 +95,7 @@ class StepBench:
             self._family, self._trained, job.spec.training, self._cache, job.spec.prior.weight
         )
         self._clock.times.clear()
-        writer = SampleWriter(Painter(attempt, self._family), attempt)
+        writer = SampleWriter(Painter(attempt, self._family), attempt, lambda: None)
         fit(attempt, module, self._dataset, self._store, writer)
         # Reports lag two steps behind, and the last two come with the final checkpoint.
         times = self._clock.times[WARM_UP:-2]
@@ -173,7 +173,7 @@ class StepBench:
 
 def _group(count: int, caption: str) -> Group:
     images = [
-        SourceImage(f"{i}.png", Image.new("RGB", (64, 64), (6 * i, 90, 40)), str(i))
+        SourceImage(f"{i}.png", Image.new("RGB", (64, 64), (6 * i, 90, 40)), str(i), "")
         for i in range(count)
     ]
     return Group(images, [caption] * count, variants("center", flip=True))

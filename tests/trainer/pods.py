@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,34 @@ from urllib.request import urlopen
 import yaml
 
 PATIENCE = 180
+LAUNCHER = ("-m", "dreambooth_trainer.launch")
+"""Python's arguments for a pod's first process."""
+
+
+def impatient_launcher(
+    stall_seconds: int, rank: Sequence[str] = ("-m", "dreambooth_trainer")
+) -> tuple[str, str]:
+    """The launcher with less patience than a job file may ask for, in place of `LAUNCHER`.
+
+    rank: Python's arguments for each rank.
+    """
+    return (
+        "-c",
+        f"""
+import os, sys, time
+from dreambooth_trainer import launch
+stop = launch.StopSignal()
+stop.install()
+command = [sys.executable, *{tuple(rank)!r}, *sys.argv[1:]]
+with launch.started(command, os.environ) as ranks:
+    for rank in ranks:
+        # The imports take longer on a busy machine; the job file's own minimum is 60 s.
+        while rank.silent_seconds() >= 0 and rank.beat.number < 2 and rank.end() is None:
+            time.sleep(0.1)
+    code = launch.watch(ranks, launch.Limits({stall_seconds}, 60), stop)
+sys.exit(code)
+""",
+    )
 
 
 @dataclass
@@ -73,7 +102,16 @@ class Pod:
 class Pods:
     """The pods of an attempt; a context manager that leaves none behind."""
 
-    def __init__(self, job: dict[str, Any], folder: Path, *, nodes: int, attempt: int = 0) -> None:
+    def __init__(
+        self,
+        job: dict[str, Any],
+        folder: Path,
+        *,
+        nodes: int,
+        attempt: int = 0,
+        launcher: Sequence[str] = LAUNCHER,
+    ) -> None:
+        self._launcher = launcher
         self._folder = folder / f"attempt-{attempt}"
         self._folder.mkdir(parents=True)
         self._config = self._folder / "job.yaml"
@@ -103,7 +141,7 @@ class Pods:
             "DREAMBOOTH_CACHE_DIR": str(folder / "cache"),
             "DREAMBOOTH_TERMINATION_LOG": str(words),
         }
-        command = [sys.executable, "-m", "dreambooth_trainer.launch", "--config", self._config]
+        command = [sys.executable, *self._launcher, "--config", self._config]
         with log.open("w") as stream:
             process = subprocess.Popen(command, env=environment, stderr=stream)
         port = int(self._shared["DREAMBOOTH_METRICS_PORT"])

@@ -3,13 +3,17 @@
 They are forked from a server that has imported torch already, so a rank starts in milliseconds.
 """
 
+import importlib
 import json
 import multiprocessing
 import os
 import signal
 import socket
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,19 @@ _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(["dreambooth_trainer.train", "tests.trainer.ranks"])
 
 
+@dataclass(frozen=True)
+class Strike:
+    """A signal that a rank sends itself as it enters a function: a moment that can be repeated.
+
+    function: where it is looked up, as `package.module:Class.name`.
+    """
+
+    function: str
+    kind: signal.Signals = signal.SIGTERM
+    rank: int = 0
+    call: int = 1
+
+
 @dataclass
 class Ended:
     """How a run ended: each rank's exit code, what each said, and the termination log."""
@@ -30,6 +47,32 @@ class Ended:
     codes: list[int]
     logs: list[str]
     last_words: str
+
+
+class RunningRanks:
+    """The ranks of one attempt under way."""
+
+    def __init__(self, processes: list[Any], folder: Path, termination_log: Path) -> None:
+        self._processes = processes
+        self._folder = folder
+        self._termination_log = termination_log
+
+    def pid(self, rank: int = 0) -> int:
+        """Process id of a rank."""
+        return int(self._processes[rank].pid)
+
+    def join(self, patience: float = PATIENCE) -> Ended:
+        """Wait for the ends of all ranks; those that are not over by then are killed."""
+        until = time.monotonic() + patience
+        for process in self._processes:
+            process.join(max(until - time.monotonic(), 0))
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+        codes = [process.exitcode for process in self._processes]
+        logs = [(self._folder / f"rank-{rank}.log").read_text() for rank in range(len(codes))]
+        log = self._termination_log
+        return Ended(codes, logs, log.read_text() if log.exists() else "")
 
 
 def run_ranks(
@@ -40,9 +83,40 @@ def run_ranks(
     per_node: int = 1,
     attempt: int = 0,
     stop_at_step: int | None = None,
+    strike: Strike | None = None,
+    prepare: Callable[[], None] | None = None,
     patience: float = PATIENCE,
 ) -> Ended:
-    """Run all ranks of one attempt of the job to their ends."""
+    """Run all ranks of one attempt of the job to their ends.
+
+    stop_at_step: rank 0 gets a SIGTERM when it reports this step.
+    prepare: called in every rank before it begins; a function of a module.
+    """
+    if stop_at_step is not None:
+        strike = Strike("dreambooth_trainer.observe:Observers.step", call=stop_at_step)
+    started = start_ranks(
+        job,
+        folder,
+        nodes=nodes,
+        per_node=per_node,
+        attempt=attempt,
+        strike=strike,
+        prepare=prepare,
+    )
+    return started.join(patience)
+
+
+def start_ranks(
+    job: dict[str, Any],
+    folder: Path,
+    *,
+    nodes: int = 1,
+    per_node: int = 1,
+    attempt: int = 0,
+    strike: Strike | None = None,
+    prepare: Callable[[], None] | None = None,
+) -> RunningRanks:
+    """Start all ranks of one attempt of the job."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "job.yaml"
     config.write_text(yaml.safe_dump(job))
@@ -64,22 +138,22 @@ def run_ranks(
             "DREAMBOOTH_TERMINATION_LOG": termination_log,
         }
         log = folder / f"rank-{rank}.log"
-        arguments = (config, {k: str(v) for k, v in environment.items()}, log, stop_at_step)
+        log.touch()
+        own = strike if strike and strike.rank == rank else None
+        arguments = (config, {k: str(v) for k, v in environment.items()}, log, own, prepare)
         processes.append(_server.Process(target=_rank, args=arguments))
     for process in processes:
         process.start()
-    for process in processes:
-        process.join(patience)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-    logs = [(folder / f"rank-{rank}.log").read_text() for rank in range(world)]
-    words = termination_log.read_text() if termination_log.exists() else ""
-    codes = [process.exitcode if process.exitcode is not None else -1 for process in processes]
-    return Ended(codes, logs, words)
+    return RunningRanks(processes, folder, termination_log)
 
 
-def _rank(config: Path, environment: dict[str, str], log: Path, stop_at_step: int | None) -> None:
+def _rank(
+    config: Path,
+    environment: dict[str, str],
+    log: Path,
+    strike: Strike | None,
+    prepare: Callable[[], None] | None,
+) -> None:
     os.environ.update(environment)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
@@ -89,24 +163,28 @@ def _rank(config: Path, environment: dict[str, str], log: Path, stop_at_step: in
     from dreambooth_trainer.__main__ import main
 
     torch.set_num_threads(1)
-    if stop_at_step is not None and environment["RANK"] == "0":
-        _ask_to_stop_at(stop_at_step)
+    if prepare is not None:
+        prepare()
+    if strike is not None:
+        _arm(strike)
     sys.argv = ["dreambooth_trainer", "--config", str(config)]
     sys.exit(main())
 
 
-def _ask_to_stop_at(step: int) -> None:
-    """Send this very process a real SIGTERM when it reports `step`."""
-    from dreambooth_trainer.observe import Observers
+def _arm(strike: Strike) -> None:
+    module, _, path = strike.function.partition(":")
+    owner: Any = importlib.import_module(module)
+    *parents, name = path.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    function, calls = getattr(owner, name), count(1)
 
-    report_step = Observers.step
+    def struck(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == strike.call:
+            os.kill(os.getpid(), strike.kind)
+        return function(*arguments, **options)
 
-    def report(self: Observers, report: Any) -> None:
-        report_step(self, report)
-        if report.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    Observers.step = report  # type: ignore[method-assign]
+    setattr(owner, name, struck)
 
 
 def _free_port() -> int:

@@ -19,7 +19,7 @@ def read(folder: Path | None, *names: str) -> Captions:
         images="file:///images",
         captions=f"file://{folder}" if folder else None,
     )
-    images = [SourceImage(name, Image.new("RGB", (8, 8)), "") for name in names]
+    images = [SourceImage(name, Image.new("RGB", (8, 8)), "", f"s3://b/{name}") for name in names]
     return captions(Storage(StorageSettings()), subject, images, index=1)
 
 

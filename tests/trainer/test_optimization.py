@@ -5,15 +5,19 @@ exactly.
 import pytest
 import torch
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
 from dreambooth_api.training import Training
 from dreambooth_trainer.adapters import Trained
 from dreambooth_trainer.ema import WeightAverage
 from dreambooth_trainer.optimization import (
+    COUNT,
     make_optimizer,
     make_schedule,
     optimizer_tensors,
     restore_optimizer,
+    restore_scaler,
+    scaler_tensors,
 )
 
 
@@ -87,11 +91,54 @@ def test_a_restored_optimizer_steps_bit_for_bit_like_the_one_that_went_on():
         for name, parameter in other.all.items():
             parameter.copy_(weights[name])
     resumed = make_optimizer(other, training)
-    restore_optimizer(resumed, other, saved, 3)
+    restore_optimizer(resumed, other, saved)
     for step in range(3, 6):
         one_step(trained, optimizer, step)
         one_step(other, resumed, step)
     assert all(torch.equal(trained.all[name], other.all[name]) for name in trained.all)
+
+
+def scaled_step(scaler, optimizer, trained, overflow):
+    """One step of mixed precision, as Lightning takes it."""
+    loss = sum((parameter * 0.3).sum() for parameter in trained.all.values())
+    scaler.scale(loss * float("inf") if overflow else loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("break_after", [1, 3, 5])
+def test_a_restored_scaler_goes_on_as_if_nothing_had_happened(break_after):
+    """Of 8 steps two overflow: they are skipped, halve the scale, and are no updates of AdamW."""
+    training, overflows = Training(precision="fp16"), {1, 4}
+    trained = parameters()
+    optimizer = make_optimizer(trained, training)
+    scaler = GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+    states = {}
+    for step in range(8):
+        scaled_step(scaler, optimizer, trained, step in overflows)
+        tensors = {**optimizer_tensors(optimizer, trained), **scaler_tensors(scaler)}
+        states[step] = {k: v.clone() for k, v in {**tensors, **trained.all}.items()}
+    assert states[7][COUNT] == 6
+
+    other = parameters(seed=1)
+    with torch.no_grad():
+        for name, parameter in other.all.items():
+            parameter.copy_(states[break_after][name])
+    resumed = make_optimizer(other, training)
+    restore_optimizer(resumed, other, states[break_after])
+    fresh = GradScaler("cpu", growth_interval=2)
+    restore_scaler(fresh, states[break_after])
+    for step in range(break_after + 1, 8):
+        scaled_step(fresh, resumed, other, step in overflows)
+    found = {**optimizer_tensors(resumed, other), **scaler_tensors(fresh), **other.all}
+    assert found.keys() == states[7].keys()
+    assert [name for name in found if not torch.equal(found[name], states[7][name])] == []
+
+
+def test_without_fp16_there_is_no_scale_to_keep():
+    assert scaler_tensors(None) == {}
+    restore_scaler(None, {})
 
 
 def test_the_average_follows_the_weights_and_gives_them_back():

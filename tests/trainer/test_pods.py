@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.trainer.pods import PATIENCE, Pods
+from tests.trainer.pods import PATIENCE, Pods, impatient_launcher
 from tests.trainer.ranks import run_folder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs 127.0.0.2, and /proc")
@@ -129,3 +129,34 @@ def test_a_rank_that_was_killed_costs_nothing_but_time(
     found, expected = weights(broken), weights(steady)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+STALL_SECONDS = 20
+OVERSLEEPING = """
+import os, runpy, time
+from dreambooth_trainer.module import DreamBooth
+train = DreamBooth.training_step
+def oversleep():
+    time.sleep(3600)
+def step(self, *arguments):
+    if os.environ["RANK"] == "1" and self.steps_done == 3:
+        oversleep()
+    return train(self, *arguments)
+DreamBooth.training_step = step
+runpy.run_module("dreambooth_trainer", run_name="__main__")
+"""
+
+
+def test_a_rank_that_hangs_says_where_in_the_log_of_its_own_pod(
+    job: Callable[[str], dict[str, Any]], tmp_path: Path
+) -> None:
+    launcher = impatient_launcher(STALL_SECONDS, ["-c", OVERSLEEPING])
+    with Pods(job("hanging"), tmp_path, nodes=2, launcher=launcher) as attempt:
+        waiting, hanging = attempt.start(), attempt.start()
+        assert hanging.wait() == 70
+        assert waiting.wait() in (70, 1)  # it waits in a collective, or has lost its peer by then
+    stalled = f"rank 1: Stalled: no progress for {STALL_SECONDS} s in stage Training, step 3"
+    assert hanging.message().startswith(stalled)
+    assert "in oversleep\n" in hanging.log.read_text()
+    assert "in oversleep\n" not in waiting.log.read_text()
+    assert "rank 1: " not in waiting.message()

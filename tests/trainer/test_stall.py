@@ -17,21 +17,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.trainer.pods import impatient_launcher
+
 STALL_SECONDS = 10
-LAUNCH = f"""
-import os, sys, time
-from dreambooth_trainer import launch
-stop = launch.StopSignal()
-stop.install()
-command = [sys.executable, "-m", "dreambooth_trainer", "--config", sys.argv[1]]
-with launch.started(command, os.environ) as ranks:
-    for rank in ranks:
-        # The imports take longer on a busy machine; the job file's own minimum is 60 s.
-        while rank.silent_seconds() >= 0 and rank.beat.number < 2 and rank.end() is None:
-            time.sleep(0.1)
-    code = launch.watch(ranks, launch.Limits({STALL_SECONDS}, 60), stop)
-sys.exit(code)
-"""
 Start = Callable[[dict[str, Any]], subprocess.Popen[bytes]]
 
 
@@ -87,12 +75,9 @@ def start(tmp_path: Path, port: int) -> Iterator[Start]:
             "DREAMBOOTH_CACHE_DIR": str(tmp_path / "cache"),
             "DREAMBOOTH_TERMINATION_LOG": str(tmp_path / "termination.log"),
         }
+        command = [sys.executable, *impatient_launcher(STALL_SECONDS), "--config", config]
         with (tmp_path / "log").open("w") as log:
-            started.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", LAUNCH, config], env=environment, stderr=log
-                )
-            )
+            started.append(subprocess.Popen(command, env=environment, stderr=log))
         return started[-1]
 
     yield run

@@ -36,10 +36,10 @@ class Plan:
         """Subject images per optimizer step over all ranks."""
         return self.local_batch * self.world_size * self.accumulation
 
-    def positions(self, micro: int) -> range:
-        """Positions in the global batch of this rank's micro-batch."""
-        first = (micro * self.world_size + self.rank) * self.local_batch
-        return range(first, first + self.local_batch)
+    def positions(self, micro: int, rank: int | None = None) -> range:
+        """Positions in the global batch of a rank's micro-batch; this rank's by default."""
+        place = micro * self.world_size + (self.rank if rank is None else rank)
+        return range(place * self.local_batch, (place + 1) * self.local_batch)
 
     def __len__(self) -> int:
         """Micro-batches to come."""
@@ -75,6 +75,15 @@ class BatchStream:
 
     def __len__(self) -> int:
         return len(self.plan)
+
+    def rows(self, step: int, rank: int) -> list[int]:
+        """Rows of the cache that a rank trains on in a step (from 0), for subject and class."""
+        pairs = [
+            self.sampler.draw(step, position)
+            for micro in range(self.plan.accumulation)
+            for position in self.plan.positions(micro, rank)
+        ]
+        return [draw.row for pair in pairs for draw in pair if draw is not None]
 
     def __iter__(self) -> Iterator[Batch]:
         ready: queue.Queue[Batch | BaseException] = queue.Queue(AHEAD)

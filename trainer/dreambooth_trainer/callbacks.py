@@ -3,7 +3,9 @@ stopping.
 """
 
 import hashlib
+import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytorch_lightning as pl
 import torch
@@ -156,7 +158,9 @@ class Sample(AfterStep):
         self._make = make
 
     def after_step(self, module: DreamBooth, step: int) -> None:
-        """Make samples if it is time."""
+        """Make samples if it is time. Who is asked to stop meanwhile leaves them, and trains on
+        to the step that all ranks agree on.
+        """
         if self._every and step % self._every == 0 and step < self._total_steps:
-            with module.averaged():
+            with module.averaged(), suppress(Stopped):
                 self._make(step)

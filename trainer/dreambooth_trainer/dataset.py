@@ -1,7 +1,7 @@
 """What a job trains on: its subjects' images, and class images beside them."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dreambooth_api.job import DreamBoothJob
@@ -51,6 +51,13 @@ class Dataset:
             global_batch=global_batch,
             caption_dropout=self.job.spec.training.caption_dropout,
         )
+
+    def uris(self, rows: Iterable[int]) -> list[str]:
+        """Where the images are that rows of the cache were made from, each named once."""
+        of_row = [
+            image.uri for group in self.groups for image in group.images for _ in group.variants
+        ]
+        return list(dict.fromkeys(of_row[row] for row in rows))
 
     def hashes(self) -> dict[str, str]:
         """sha256 of every image, by its subject's identifier or its class, and its name."""

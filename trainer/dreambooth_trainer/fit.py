@@ -49,8 +49,14 @@ def fit(
     attempt.observers.begin(module.start, training.steps, stream.plan.global_batch * images)
     with _saves(attempt, store) as saves, warnings.catch_warnings():
         losses = MeanLoss()
-        deliver = [attempt.observers.step, losses.add]
-        reporter = Reporter(attempt.ranks, attempt.stop, stream, deliver, lambda: saves.ended)
+        reporter = Reporter(
+            attempt.ranks,
+            attempt.stop,
+            stream,
+            [attempt.observers.step, losses.add],
+            ended=lambda: saves.ended,
+            images=lambda step, rank: dataset.uris(stream.rows(step - 1, rank)),
+        )
         save = Save(
             saves,
             reporter,

@@ -47,6 +47,7 @@ class SourceImage:
     name: str
     pixels: Image.Image
     sha256: str
+    uri: str
 
 
 @dataclass(frozen=True)
@@ -159,11 +160,11 @@ def _stream(
             reason = f"{item.size} bytes are over the limit of {limits.max_bytes}"
             yield Refused(item.relative, reason)
     for uri, data in storage.read_many(list(names), field=field):
-        yield _examine(names[uri], data, resolution, limits, seen)
+        yield _examine(uri, names[uri], data, resolution, limits, seen)
 
 
 def _examine(
-    name: str, data: bytes, resolution: int, limits: Limits, seen: dict[str, str]
+    uri: str, name: str, data: bytes, resolution: int, limits: Limits, seen: dict[str, str]
 ) -> SourceImage | Refused:
     try:
         pixels = decode(data, smallest=-(-resolution // 2), max_pixels=limits.max_pixels)
@@ -172,7 +173,7 @@ def _examine(
     first = seen.setdefault(_fingerprint(pixels), name)
     if first != name:
         return Refused(name, f"the same picture as {first}")
-    return SourceImage(name, reduced(pixels, resolution), hashlib.sha256(data).hexdigest())
+    return SourceImage(name, reduced(pixels, resolution), hashlib.sha256(data).hexdigest(), uri)
 
 
 def _fingerprint(pixels: Image.Image) -> str:

@@ -2,6 +2,7 @@
 host.
 """
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW
 
 from dreambooth_api.training import Training
@@ -24,6 +26,8 @@ from dreambooth_trainer.optimization import (
     make_schedule,
     optimizer_tensors,
     restore_optimizer,
+    restore_scaler,
+    scaler_tensors,
 )
 
 
@@ -38,7 +42,8 @@ class Resume:
 class DreamBooth(pl.LightningModule):
     """Trains a family's denoiser (and text encoders) on cached latents.
 
-    After each step `losses` holds the three losses of the last micro-batch, still on the device.
+    After each step `losses` holds the three losses of the last micro-batch, and `gradient_norm`
+    the norm of the gradient that the weights were updated with, still on the device.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class DreamBooth(pl.LightningModule):
         self.training_spec = training
         self.start = resume.step if resume else 0
         self.losses: Losses | None = None
+        self.gradient_norm: Tensor | None = None
         self._family = family
         self._cache = cache
         self._prior_weight = prior_weight
@@ -126,7 +132,8 @@ class DreamBooth(pl.LightningModule):
         """AdamW and its schedule, continued where the resumed state left them."""
         optimizer = make_optimizer(self.trained, self.training_spec)
         if self._resume:
-            restore_optimizer(optimizer, self.trained, self._resume.tensors, self._resume.step)
+            restore_optimizer(optimizer, self.trained, self._resume.tensors)
+            restore_scaler(self._scaler, self._resume.tensors)
             self._resume = None
         self._optimizer = optimizer
         schedule = make_schedule(optimizer, self.training_spec, self.start)
@@ -137,9 +144,11 @@ class DreamBooth(pl.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip to `maxGradNorm`; by hand, as Lightning refuses to with a fused AdamW under bf16."""
-        if self.training_spec.max_grad_norm:
-            parameters = list(self.trained.all.values())
-            nn.utils.clip_grad_norm_(parameters, self.training_spec.max_grad_norm)
+        parameters = list(self.trained.all.values())
+        limit = self.training_spec.max_grad_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        # With fp16 it may be infinite: the scaler then skips the step.
+        self.gradient_norm = norm if self._scaler is None else torch.zeros_like(norm)
 
     @property
     def learning_rate(self) -> float:
@@ -148,13 +157,19 @@ class DreamBooth(pl.LightningModule):
         return float(self._optimizer.param_groups[0]["lr"])
 
     def state(self) -> dict[str, Tensor]:
-        """All that a later attempt needs: weights, moments and averages by name."""
+        """All that a later attempt needs: weights, moments, averages and fp16's scale by name."""
         assert self._optimizer is not None
         tensors = {f"weight/{name}": p.detach() for name, p in self.trained.all.items()}
         tensors |= optimizer_tensors(self._optimizer, self.trained)
+        tensors |= scaler_tensors(self._scaler)
         if self.average:
             tensors |= {f"average/{name}": t for name, t in self.average.averages.items()}
         return tensors
+
+    @property
+    def _scaler(self) -> GradScaler | None:
+        """Lightning's gradient scaler, which fp16 alone needs."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def averaged(self) -> AbstractContextManager[None]:
         """The weights as they are sampled, scored and exported: the average, where one is kept."""

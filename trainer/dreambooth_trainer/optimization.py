@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from diffusers.optimization import get_scheduler
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -12,6 +13,10 @@ from dreambooth_api.training import Schedule, Training
 from dreambooth_trainer.adapters import Trained
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+COUNT = "optimizer/step"
+"""Updates that AdamW has made: fewer than steps where fp16 has skipped some."""
+SCALER = ("scale", "_growth_tracker")
+"""What changes in a gradient scaler's state."""
 
 
 def make_optimizer(trained: Trained, training: Training) -> AdamW:
@@ -64,24 +69,43 @@ def _shape(schedule: Schedule, steps: int) -> Callable[[int], float]:
 
 
 def optimizer_tensors(optimizer: AdamW, trained: Trained) -> dict[str, Tensor]:
-    """The optimizer's moments by parameter name: `exp_avg/<name>`, `exp_avg_sq/<name>`."""
-    return {
+    """The optimizer's moments by parameter name, `exp_avg/<name>` and `exp_avg_sq/<name>`, and
+    the count of its updates.
+    """
+    counts = [state["step"] for state in optimizer.state.values()]
+    moments = {
         f"{moment}/{name}": optimizer.state[parameter][moment]
         for name, parameter in trained.all.items()
         for moment in MOMENTS
         if parameter in optimizer.state
     }
+    return {**moments, COUNT: counts[0].detach()} if counts else {}
 
 
-def restore_optimizer(
-    optimizer: AdamW, trained: Trained, tensors: Mapping[str, Tensor], step: int
-) -> None:
-    """Continue from saved moments after optimizer step `step`."""
+def restore_optimizer(optimizer: AdamW, trained: Trained, tensors: Mapping[str, Tensor]) -> None:
+    """Continue from the saved moments and count."""
+    count = tensors[COUNT]
     for name, parameter in trained.all.items():
         state = {m: tensors[f"{m}/{name}"].to(parameter.device) for m in MOMENTS}
         # Fused AdamW keeps its step on the parameter's device, the others on the host.
         device = parameter.device if optimizer.defaults["fused"] else torch.device("cpu")
         optimizer.state[parameter] = {
-            "step": torch.tensor(float(step), dtype=torch.float32, device=device),
+            "step": count.to(device, copy=True),
             **state,
         }
+
+
+def scaler_tensors(scaler: GradScaler | None) -> dict[str, Tensor]:
+    """The state of fp16's gradient scaler, `scaler/<what>`; empty where there is none."""
+    if scaler is None:
+        return {}
+    state = scaler.state_dict()
+    return {f"scaler/{name}": torch.tensor(float(state[name])) for name in SCALER}
+
+
+def restore_scaler(scaler: GradScaler | None, tensors: Mapping[str, Tensor]) -> None:
+    """Continue from a saved state, where there is a scaler."""
+    if scaler is None:
+        return
+    scale, tracker = (float(tensors[f"scaler/{name}"]) for name in SCALER)
+    scaler.load_state_dict({**scaler.state_dict(), "scale": scale, "_growth_tracker": int(tracker)})

@@ -254,7 +254,8 @@ class _Cache:
             pixels = decode(data, smallest=side, max_pixels=side * side)
         except Unreadable:
             return None
-        return SourceImage(_name(index), pixels, hashlib.sha256(data).hexdigest())
+        sha256 = hashlib.sha256(data).hexdigest()
+        return SourceImage(_name(index), pixels, sha256, self._uri(index))
 
     def _write(self, uri: str, data: bytes, *, replace: bool = False) -> None:
         # Another job may make the same image: the first one wins, and all read the winner's.

@@ -11,7 +11,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import pytorch_lightning as pl
@@ -41,7 +41,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class _Copying:
-    """Losses on their way to the host."""
+    """Losses, and the gradient's norm, on their way to the host."""
 
     step: int
     rate: float
@@ -56,6 +56,7 @@ class Reporter(pl.Callback):
 
     `step` is the newest step that was delivered. `ended()` is this rank's number of ended turns of
     its saves, and `ended` their sum over the ranks.
+    `images(step, rank)` names what a rank trained on in an optimizer step (from 1).
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Reporter(pl.Callback):
         stream: BatchStream,
         deliver: Sequence[Callable[[StepReport], None]],
         ended: Callable[[], int],
+        images: Callable[[int, int], Sequence[str]],
     ) -> None:
         self.stop_agreed = False
         self.step = self.ended = 0
@@ -73,6 +75,7 @@ class Reporter(pl.Callback):
         self._stop = stop
         self._stream = stream
         self._deliver = deliver
+        self._images = images
         self._copying: deque[_Copying] = deque()
         self._adding: deque[tuple[_Copying, Pending]] = deque()
         self._sum: Tensor | None = None
@@ -104,7 +107,9 @@ class Reporter(pl.Callback):
             return
         seconds = time.perf_counter() - self._began + self._waited
         rate = module.learning_rate
-        self._copying.append(_copy(module.steps_done, rate, seconds, self._waited, self._sum))
+        assert module.gradient_norm is not None
+        values = torch.cat([self._sum, module.gradient_norm.float().reshape(1)])
+        self._copying.append(_copy(module.steps_done, rate, seconds, self._waited, values))
         self._advance(keep=1)
 
     def flush(self) -> None:
@@ -123,16 +128,37 @@ class Reporter(pl.Callback):
             self._read(*self._adding.popleft())
 
     def _read(self, copied: _Copying, pending: Pending) -> None:
-        *losses, stops, ended = pending.wait().tolist()
+        *losses, norm, stops, ended = pending.wait().tolist()
         total, subject, prior = (value / self._ranks.topology.world_size for value in losses)
         report = StepReport(
             copied.step, total, subject, prior, copied.rate, copied.seconds, copied.waited
         )
-        _check_finite(report)
+        self._check_finite(report, norm, copied)
         self.stop_agreed |= stops > 0
         self.step, self.ended = report.step, round(ended)
         for deliver in self._deliver:
             deliver(report)
+
+    def _check_finite(self, report: StepReport, norm: float, copied: _Copying) -> None:
+        """Raise `NotFinite` for the loss, or for the gradient that has spoilt the weights though
+        the loss was a number. Collective.
+        """
+        if not math.isfinite(report.loss):
+            found = self._ranks.gather(not bool(copied.values[:3].isfinite().all()))
+            ranks = [rank for rank, broken in enumerate(found) if broken]
+            raise self._not_finite(_halves(report), report.step, ranks)
+        if not math.isfinite(norm):
+            everybody = range(self._ranks.topology.world_size)
+            raise self._not_finite("the gradient is not finite", report.step, everybody)
+
+    def _not_finite(self, what: str, step: int, ranks: Iterable[int]) -> NotFinite:
+        """The error, with the images that `ranks` trained on in the step."""
+        batch = [f"  rank {rank}: {uri}" for rank in ranks for uri in self._images(step, rank)]
+        return NotFinite(
+            f"{what} at step {step}; lower spec.training.learningRate, or use"
+            " spec.training.precision bf16 instead of fp16. The last checkpoint is from before."
+            " The images in the batch:\n" + "\n".join(batch)
+        )
 
 
 def _stack(losses: Losses) -> Tensor:
@@ -149,15 +175,12 @@ def _copy(step: int, rate: float, seconds: float, waited: float, values: Tensor)
     return _Copying(step, rate, seconds, waited, host, arrived)
 
 
-def _check_finite(report: StepReport) -> None:
-    if math.isfinite(report.loss):
-        return
-    half = "subject" if not math.isfinite(report.subject_loss) else "prior"
-    raise NotFinite(
-        f"the {half} loss is {report.loss} at step {report.step};"
-        " lower spec.training.learningRate, or use spec.training.precision bf16 instead of fp16."
-        " The last checkpoint is from before"
-    )
+def _halves(report: StepReport) -> str:
+    """Which part of the loss is not finite, and what it is."""
+    parts = {"subject": report.subject_loss, "prior": report.prior_loss}
+    broken = {name: value for name, value in parts.items() if not math.isfinite(value)}
+    names, values = " and the ".join(broken or ["total"]), broken.values() or [report.loss]
+    return f"the {names} loss is {' and '.join(map(str, dict.fromkeys(values)))}"
 
 
 class MeanLoss:

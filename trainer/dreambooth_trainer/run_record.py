@@ -2,12 +2,12 @@
 secrets.
 """
 
-import hashlib
 import json
 import logging
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import torch
@@ -15,11 +15,12 @@ from pydantic import JsonValue
 
 from dreambooth_api.job import DreamBoothJob, resolved
 from dreambooth_trainer.progress import now
-from dreambooth_trainer.storage import NotFound, Storage
+from dreambooth_trainer.storage import NotFound, Storage, join
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+NAME = "run.json"
 PACKAGES = (
     "dreambooth-trainer",
     "boto3",
@@ -36,7 +37,7 @@ PACKAGES = (
 
 def write_run_record(
     storage: Storage,
-    uri: str,
+    run: str,
     job: DreamBoothJob,
     *,
     attempt: int,
@@ -45,12 +46,13 @@ def write_run_record(
     seeds: Mapping[str, int],
     resumed_from: int | None = None,
 ) -> None:
-    """Write run.json to `uri`, with this attempt added to those that are in it already. Rank 0
-    only.
+    """Write run.json of the folder `run`, with this attempt added to those that are in it already.
+    Rank 0 only.
 
     `hashes` name the model and the data (sha256), `resumed_from` is the step that this attempt
     goes on from.
     """
+    earlier = read_run_record(storage, run)
     this = {
         "attempt": attempt,
         "startedAt": now(),
@@ -62,24 +64,27 @@ def write_run_record(
     record = {
         "format": FORMAT,
         "job": public_config(job),
-        "fingerprint": fingerprint(job),
         "seeds": dict(seeds),
         "hashes": dict(hashes),
-        "attempts": [*_earlier_attempts(storage, uri), this],
+        "attempts": [*(earlier["attempts"] if earlier else []), this],
     }
-    storage.write(uri, json.dumps(record, indent=2).encode())
+    storage.write(join(run, NAME), json.dumps(record, indent=2).encode())
 
 
-def _earlier_attempts(storage: Storage, uri: str) -> Sequence[JsonValue]:
-    """A record that cannot be read is not worth losing an attempt over."""
+def read_run_record(storage: Storage, run: str) -> dict[str, Any] | None:
+    """run.json of the folder `run`; None when there is none, or, with a warning, none that can be
+    read: it is not worth losing an attempt over.
+    """
+    uri = join(run, NAME)
     try:
-        attempts = json.loads(storage.read(uri, field="spec.output"))["attempts"]
-        return list(attempts)
+        record = json.loads(storage.read(uri, field="spec.output"))
+        DreamBoothJob.model_validate(record["job"])
+        return {**record, "hashes": dict(record["hashes"]), "attempts": list(record["attempts"])}
     except NotFound:
-        return []
+        return None
     except (ValueError, KeyError, TypeError) as error:
         log.warning("%s cannot be read (%s): it is written anew", uri, error)
-        return []
+        return None
 
 
 def public_config(job: DreamBoothJob) -> dict[str, JsonValue]:
@@ -100,20 +105,6 @@ def public_config(job: DreamBoothJob) -> dict[str, JsonValue]:
 def _without_user(url: str) -> str:
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def fingerprint(job: DreamBoothJob) -> str:
-    """sha256 of what a training state depends on: model, subjects, prior and training, but not how
-    long it goes on.
-
-    States whose fingerprints differ must not be resumed from one another.
-    """
-    spec = public_config(job)["spec"]
-    assert isinstance(spec, dict)
-    relevant = {name: spec[name] for name in ("model", "subjects", "prior", "training")}
-    training = {k: v for k, v in spec["training"].items() if k != "steps"}  # type: ignore[union-attr]
-    canonical = json.dumps({**relevant, "training": training}, sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:

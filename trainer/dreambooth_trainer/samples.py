@@ -1,7 +1,7 @@
 """Images made from the model as it is trained, always from the same seeds."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -13,6 +13,7 @@ from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.families import Family
 from dreambooth_trainer.generate import Request, generate
 from dreambooth_trainer.grid import before_after, grid
+from dreambooth_trainer.stop import Stopped
 from dreambooth_trainer.storage import join
 
 CHUNK = 8
@@ -34,17 +35,24 @@ class Painter:
         self._resolution = attempt.job.spec.training.resolution
         self._precision = PRECISIONS[attempt.job.spec.training.precision]
         self._device = attempt.device
+        self._stop = attempt.stop
 
     def paint(self, requests: Sequence[Request]) -> list[Image.Image]:
-        """One image per request. Collective."""
+        """One image per request. Collective.
+
+        Raises `Stopped` on every rank when one was asked to stop meanwhile.
+        """
         chunks = [list(requests[i : i + CHUNK]) for i in range(0, len(requests), CHUNK)]
         topology = self._ranks.topology
-        mine = {
-            index: [_to_png(image) for image in self._generate(chunk)]
-            for index, chunk in enumerate(chunks)
-            if index % topology.world_size == topology.rank
-        }
-        everyone = {i: part for parts in self._ranks.gather(mine) for i, part in parts.items()}
+        mine: dict[int, list[bytes]] = {}
+        for index in range(topology.rank, len(chunks), topology.world_size):
+            if self._stop.requested:
+                break
+            mine[index] = [_to_png(image) for image in self._generate(chunks[index])]
+        shares = self._ranks.gather((mine, self._stop.requested))
+        if any(asked for _, asked in shares):
+            raise Stopped("asked to stop while images were made; every checkpoint is kept")
+        everyone = {i: part for parts, _ in shares for i, part in parts.items()}
         return [_from_png(png) for index in range(len(chunks)) for png in everyone[index]]
 
     def _generate(self, chunk: list[Request]) -> list[Image.Image]:
@@ -66,9 +74,10 @@ class Painter:
 class SampleWriter:
     """Paints the job's sample prompts and writes them beside a grid."""
 
-    def __init__(self, painter: Painter, attempt: Attempt) -> None:
+    def __init__(self, painter: Painter, attempt: Attempt, check_owner: Callable[[], None]) -> None:
         self._painter = painter
         self._attempt = attempt
+        self._check_owner = check_owner
         self._storage = attempt.storage
         self._folder = join(attempt.run, "samples")
         self._count = attempt.job.spec.samples.count
@@ -76,10 +85,14 @@ class SampleWriter:
         self._prompts = list(attempt.job.spec.samples.prompts) or default_prompts(attempt.job)
 
     def write(self, step: int) -> None:
-        """Paint all prompts and write them to `samples/step-<step>/`. Collective."""
+        """Paint all prompts and write them to `samples/step-<step>/`. Collective.
+
+        Raises Fenced, and writes nothing, when a newer attempt owns the output.
+        """
         seeds = range(self._seed, self._seed + self._count)
         images = self._painter.paint([Request(p, seed) for p in self._prompts for seed in seeds])
         rows = [images[i : i + self._count] for i in range(0, len(images), self._count)]
+        self._check_owner()
         if self._attempt.topology.rank == 0:
             for number, row in enumerate(rows):
                 for index, image in enumerate(row):

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from dreambooth_api.job import DreamBoothJob
-from dreambooth_trainer import export
+from dreambooth_trainer import export, first_look, resuming
 from dreambooth_trainer.adapters import attach
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.cache import build
@@ -19,14 +19,14 @@ from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.config import Topology, local_batch
 from dreambooth_trainer.dataset import Dataset, class_groups, subject_groups
 from dreambooth_trainer.distributed import joined
-from dreambooth_trainer.errors import BadConfig, Refused, TrainerError
+from dreambooth_trainer.errors import Refused, TrainerError
 from dreambooth_trainer.evaluate import Judge
 from dreambooth_trainer.families import Family, load_family
 from dreambooth_trainer.fit import fit
 from dreambooth_trainer.module import DreamBooth, Resume
 from dreambooth_trainer.observe import Observers
 from dreambooth_trainer.preflight import check
-from dreambooth_trainer.run_record import fingerprint, public_config, write_run_record
+from dreambooth_trainer.run_record import public_config, write_run_record
 from dreambooth_trainer.samples import Painter, SampleWriter
 from dreambooth_trainer.stop import StopSignal
 from dreambooth_trainer.storage import Storage, StorageSettings, join
@@ -53,28 +53,28 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal) -> None:
         store = _checkpoints(attempt)
         subjects = subject_groups(attempt)
         family = load_family(job.spec.model, attempt.storage, ranks, attempt.device)
-        resume = _resume(store, fingerprint(job))
+        resume = _resume(attempt, store)
 
         attempt.stage("GeneratingPrior")
         dataset = Dataset(job, subjects, class_groups(attempt, family))
-        _record(attempt, family, dataset, resume)
+        _record(attempt, store, family, dataset, resume)
 
-        writer = SampleWriter(Painter(attempt, family), attempt)
+        writer = SampleWriter(Painter(attempt, family), attempt, store.check_owner)
         judge = Judge.of(attempt, Painter(attempt, family))
-        if resume is None:
+        if first_look.is_due(attempt):
             _look(attempt, writer, judge, step=0)
+            first_look.note(attempt)
 
         attempt.stage("Training")
         module = _module(attempt, family, dataset, resume)
         fit(attempt, module, dataset, store, writer)
 
-        store.check_owner()  # a lost attempt must not paint over a newer one's results
         with module.averaged():
             attempt.stage("Evaluating")
             _look(attempt, writer, judge, step=job.spec.training.steps)
             writer.compare(0, job.spec.training.steps)
             attempt.stage("Exporting")
-            _export(attempt, family)
+            _export(attempt, store, family)
         ranks.barrier()
 
 
@@ -120,36 +120,43 @@ def _checkpoints(attempt: Attempt) -> CheckpointStore:
         rank=topology.rank,
         world_size=topology.world_size,
         gather=attempt.ranks.gather,
-        fingerprint=fingerprint(attempt.job),
+        fingerprint=resuming.fingerprint(attempt.job),
     )
     store.claim()
     return store
 
 
-def _resume(store: CheckpointStore, expected: str) -> Resume | None:
+def _resume(attempt: Attempt, store: CheckpointStore) -> Resume | None:
     restored = store.restore()
+    store.check_owner()  # what a lost attempt has found is perhaps a newer one's
     if restored is None:
         return None
     tensors, manifest = restored
-    if manifest.fingerprint != expected:
-        raise BadConfig(
-            f"spec: the checkpoint of step {manifest.step} was made with another model, other"
-            " subjects, prior or training settings; undo the change, or take another name"
-        )
+    resuming.check_config(attempt, manifest)
     return Resume(manifest.step, tensors)
 
 
-def _record(attempt: Attempt, family: Family, dataset: Dataset, resume: Resume | None) -> None:
+def _record(
+    attempt: Attempt,
+    store: CheckpointStore,
+    family: Family,
+    dataset: Dataset,
+    resume: Resume | None,
+) -> None:
     """Write run.json, and open the trackers under the run's name."""
     job, topology = attempt.job, attempt.topology
+    hashes = {"model": family.model_hash, **dataset.hashes()}
+    if resume:
+        resuming.check_contents(attempt, resume.step, hashes)
+    store.check_owner()  # a lost attempt must not write over a newer one's record
     if topology.rank == 0:
         write_run_record(
             attempt.storage,
-            join(attempt.run, "run.json"),
+            attempt.run,
             job,
             attempt=topology.attempt,
             world_size=topology.world_size,
-            hashes={"model": family.model_hash, **dataset.hashes()},
+            hashes=hashes,
             seeds={
                 "training": job.spec.training.seed,
                 "prior": job.spec.prior.seed,
@@ -197,19 +204,19 @@ def _look(attempt: Attempt, writer: SampleWriter, judge: Judge | None, step: int
     attempt.check_stop()
 
 
-def _export(attempt: Attempt, family: Family) -> None:
+def _export(attempt: Attempt, store: CheckpointStore, family: Family) -> None:
     """Write what the user takes home: adapters alone where only adapters were trained."""
-    if attempt.topology.rank != 0:
-        return
-    job = attempt.job
+    job, target = attempt.job, join(attempt.run, "export")
     only_adapters = (
         job.spec.training.method == "lora" and job.spec.training.text_encoder.method != "full"
     )
     write = export.export_lora if only_adapters else export.export_pipeline
     with tempfile.TemporaryDirectory(prefix="export-") as folder:
-        write(family.pipeline(), Path(folder), _provenance(job, family))
-        target = join(attempt.run, "export")
-        attempt.storage.upload_tree(Path(folder), target)
+        if attempt.topology.rank == 0:
+            write(family.pipeline(), Path(folder), _provenance(job, family))
+        store.check_owner()  # a lost attempt must not write over a newer one's result
+        if attempt.topology.rank == 0:
+            attempt.storage.upload_tree(Path(folder), target)
     attempt.observers.exported(target)
 
 
