@@ -176,7 +176,9 @@ def _examine(
 
 
 def _fingerprint(pixels: Image.Image) -> str:
-    return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{pixels.size}".encode())
+    digest.update(pixels.tobytes())
+    return digest.hexdigest()
 
 
 def reduced(pixels: Image.Image, resolution: int) -> Image.Image:
