@@ -56,7 +56,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """A node, once it is known how deep it lies and how much it stands for."""
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise _problem(f"nested more than {MAX_DEPTH} deep", event.start_mark)
@@ -68,7 +68,7 @@ class _Loader(yaml.SafeLoader):
             self._values[id(node)] = 1 + sum(self._values[id(child)] for child in _children(node))
         return node
 
-    def _count_alias(self, node: yaml.Node | None, mark: yaml.Mark) -> None:
+    def _count_alias(self, node: yaml.Node | None, mark: Any) -> None:
         if id(node) not in self._values:
             raise _problem("an alias stands for what it is part of", mark)
         self._aliased += self._values[id(node)]
@@ -116,7 +116,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
 
 
-def _problem(what: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
+def _problem(what: str, mark: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=what, problem_mark=mark)
 
 
