@@ -6,12 +6,18 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := crds operator trainer charts
 TESTS ?= tests
+# For `make images`; empty: see `images/build.py --help`.
+BUILDER ?=
+REGISTRY ?=
+TAG ?=
+BASE_IMAGE ?=
+TORCH_VARIANT ?=
 # Two workers with one thread each are faster on two cores than two workers that fight over them.
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help init demo test test-slow e2e generate verify lint type format bench bench-operator clean
+.PHONY: help init demo test test-slow e2e generate verify images lint type format bench bench-operator clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,13 +47,18 @@ test-slow: $(READY) ## run the tests that take long
 e2e: $(READY) ## run whole jobs on a control plane: a double, KUBEBUILDER_ASSETS or DREAMBOOTH_E2E_KUBECONFIG
 	$(BIN)/python -m pytest -m 'not slow' $(OPTIONS) tests/e2e
 
-generate: $(READY) ## write the CRD, REFERENCE.md, and the chart's schema and README
+generate: $(READY) ## write the CRD, docs/reference.md, and the chart's schema and README
 	$(BIN)/python -m dreambooth_api.generate
 	$(BIN)/python -m dreambooth_charts.generate
 
 verify: $(READY) ## fail when what `make generate` writes differs from what is committed
 	$(BIN)/python -m dreambooth_api.generate --check
 	$(BIN)/python -m dreambooth_charts.generate --check
+
+images: ## build both images; variables: BUILDER REGISTRY TAG BASE_IMAGE TORCH_VARIANT=cuda|cpu
+	$(PYTHON) images/build.py $(if $(BUILDER),--builder=$(BUILDER)) $(if $(REGISTRY),--registry=$(REGISTRY)) \
+		$(if $(TAG),--tag=$(TAG)) $(if $(BASE_IMAGE),--base-image=$(BASE_IMAGE)) \
+		$(if $(TORCH_VARIANT),--torch-variant=$(TORCH_VARIANT))
 
 lint: $(READY) ## ruff, and the import rules
 	$(BIN)/ruff check .

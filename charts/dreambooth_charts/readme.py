@@ -22,7 +22,8 @@ What can be set below `settings`, with the operator's own defaults; `log` has an
 def readme(values: Iterable[Value]) -> str:
     """The whole README as Markdown."""
     sections = [_section(value) for value in values if value.text or value.leaf]
-    rows = _rows(settings_schema())
+    settings = settings_schema()
+    rows = _rows(settings, settings["$defs"])
     introduction = INTRODUCTION.read_text(encoding="utf-8")
     return "\n".join([HEADER, introduction, *sections, SETTINGS, *rows]) + "\n"
 
@@ -33,15 +34,16 @@ def _section(value: Value) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _rows(settings: Schema) -> Iterator[str]:
+def _rows(settings: Schema, groups: dict[str, Schema], above: str = "") -> Iterator[str]:
     """A row for each setting; a group's are those in it."""
     for name, field in settings["properties"].items():
         group = field.get("$ref", "").removeprefix("#/$defs/")
-        inner = settings["$defs"][group]["properties"] if group else {}
-        yield from (_row(f"{name}.{key}", part) for key, part in inner.items())
-        if not inner:
-            yield _row(name, field)
+        if group:
+            yield from _rows(groups[group], groups, f"{above}{name}.")
+        else:
+            yield _row(above + name, field)
 
 
 def _row(name: str, field: Schema) -> str:
-    return f"| `{name}` | `{json.dumps(field['default'])}` | {field['description']} |"
+    default = "" if field["default"] is None else f"`{json.dumps(field['default'])}`"
+    return f"| `{name}` | {default} | {' '.join(field['description'].split())} |"

@@ -47,6 +47,7 @@ def settings_schema() -> Schema:
     schema["properties"]["metricsPort"] |= {"minimum": 1, "description": PORT}
     for part in _parts(schema):
         part.pop("title", None)
+        part.pop("x-kubernetes-validations", None)
     return schema
 
 

@@ -22,7 +22,7 @@ def generated() -> Files:
     return {
         Path("crds", CRD_FILE): crd,
         Path("charts", "dreambooth-operator", "files", "crds", CRD_FILE): crd,
-        Path("REFERENCE.md"): reference(),
+        Path("docs", "reference.md"): reference(),
     }
 
 

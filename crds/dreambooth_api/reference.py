@@ -1,4 +1,4 @@
-"""REFERENCE.md: every field of a DreamBoothJob, from the generated schema."""
+"""docs/reference.md: every field of a DreamBoothJob, from the generated schema."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,10 @@ INTRODUCTION = """\
 
 A bold field is required. A field without a default is optional and absent unless you set it.
 Unknown fields are refused. `metadata.name` has at most 40 characters: a-z, 0-9 and `-`, with a
-letter first.
+letter first. [How to write a job](job.md) says which of them matter.
+
+What `storage` and `runtime` leave unset may be filled in by the operator's own
+[defaults](install.md#defaults-for-all-jobs).
 """
 BOUNDS = {
     "minimum": "from {}",

@@ -20,7 +20,9 @@ from dreambooth_api.rules import rule
 
 
 class Storage(ApiModel):
-    """How `s3://` URIs are reached. Without it: AWS, and the credentials of the pod's identity."""
+    """How `s3://` URIs are reached. Without it: the operator's default, or AWS with the credentials
+    of the pod's identity.
+    """
 
     endpoint_url: EndpointUrl | None = Field(default=None, alias="endpointURL")
     """URL of an S3 server that is not AWS: `https://minio.example.com:9000`."""

@@ -170,8 +170,11 @@ def mount_volumes(
 
 
 def local_command(container: Manifest, paths: Mapping[str, Path]) -> list[str]:
-    """The container's command, with this interpreter in place of the image's."""
-    words = [*container["command"], *container.get("args", [])]
+    """The container's command, with this interpreter in place of the image's.
+
+    Of the image's entrypoint it is assumed that it runs its arguments.
+    """
+    words = [*container.get("command", []), *container.get("args", [])]
     located = [locate(word, paths) for word in words]
     return [sys.executable if word == "python" else word for word in located[:1]] + located[1:]
 

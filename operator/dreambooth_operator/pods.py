@@ -87,7 +87,8 @@ def _container(
         "name": names.TRAINER,
         "image": runtime.image or default_image,
         "imagePullPolicy": runtime.image_pull_policy,
-        "command": ["python", "-m", module, "--config", f"{CONFIG_FOLDER}/{CONFIG_FILE}"],
+        # Not `command`: the image's entrypoint stays process 1, which hands signals on.
+        "args": ["python", "-m", module, "--config", f"{CONFIG_FOLDER}/{CONFIG_FILE}"],
         "env": env,
         "resources": resources,
         "securityContext": {

@@ -92,9 +92,11 @@ def test_readme_names_every_value_and_setting(values: list[Value]) -> None:
         assert f"### `{value.name}`\n" in readme
     schema = json.loads((FOLDER / "values.schema.json").read_text())
     settings = schema["properties"]["settings"]["properties"]
-    for name in settings.keys() - {"leaderElection", "log"}:
+    for name in settings.keys() - {"jobDefaults", "leaderElection", "log"}:
         assert f"| `{name}` |" in readme
     assert "| `leaderElection.leaseSeconds` | `15` |" in readme
+    assert "| `jobDefaults.queue` |  |" in readme
+    assert '| `jobDefaults.storage.addressingStyle` | `"auto"` |' in readme
 
 
 def test_schema_knows_exactly_the_values() -> None:

@@ -17,6 +17,7 @@ import yaml
 from dreambooth_api.schema import custom_resource_definition
 from dreambooth_operator import names, pods
 from dreambooth_operator.controller import permissions
+from dreambooth_operator.controller.defaults import JobDefaults
 from dreambooth_operator.controller.settings import LeaderElection, read_settings
 from tests.charts.rendering import (
     CHART,
@@ -117,6 +118,7 @@ def test_operator_reads_the_settings(path: Path, tmp_path: Path) -> None:
     image = settings.trainer_image
     assert image.startswith("registry.example.com/dreambooth-trainer")
     assert settings.namespaces == given.get("namespaces", [])
+    assert settings.job_defaults == JobDefaults.model_validate(given.get("jobDefaults", {}))
     (port,) = found.one("Service")["spec"]["ports"]
     assert settings.metrics_port == port["port"] == given.get("metricsPort", 8080)
 
@@ -126,7 +128,8 @@ def test_operator_is_started_with_the_settings_that_are_mounted() -> None:
     (container,) = spec["containers"]
     (mount,) = container["volumeMounts"]
     (volume,) = spec["volumes"]
-    program, option, file = container["command"]
+    assert "command" not in container
+    program, option, file = container["args"]
     package = tomllib.loads((HERE.parents[1] / "operator" / "pyproject.toml").read_text())
     assert program in package["project"]["scripts"]
     assert (option, file) == ("--settings", f"{mount['mountPath']}/settings.yaml")

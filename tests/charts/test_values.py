@@ -43,6 +43,15 @@ def test_lint_finds_nothing_without_values() -> None:
         ({"fullnameOverride": "a.b"}, "at '/fullnameOverride'"),
         ({"settings": {"namespaces": ["Team A"]}}, "at '/settings/namespaces/0'"),
         ({"settings": {"log": {"level": "loud"}}}, "at '/settings/log/level'"),
+        ({"settings": {"jobDefaults": {"nodes": 2}}}, "at '/settings/jobDefaults'"),
+        (
+            {"settings": {"jobDefaults": {"storage": {"endpointURL": "minio:9000"}}}},
+            "at '/settings/jobDefaults/storage/endpointURL'",
+        ),
+        (
+            {"settings": {"jobDefaults": {"storage": {"secretKey": "AKIA"}}}},
+            "additional properties 'secretKey' not allowed",
+        ),
         ({"settings": {"trainerImage": "a"}}, "additional properties 'trainerImage' not allowed"),
         ({"settings": {"leaderElection": {"enabled": False}}}, "'enabled' not allowed"),
         ({"crds": {"keep": "no"}}, "at '/crds/keep': got string, want boolean"),

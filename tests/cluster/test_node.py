@@ -221,6 +221,13 @@ def test_a_command_that_is_not_there(kubectl: Kubectl, run: Callable[..., None])
     assert "no-such-command" in ended["message"]
 
 
+def test_arguments_alone_are_for_the_images_entrypoint(
+    kubectl: Kubectl, run: Callable[..., None]
+) -> None:
+    run("", command=None, args=["python", "-c", "raise SystemExit(7)"])
+    assert end(kubectl)["exitCode"] == 7
+
+
 def test_a_missing_secret_is_waited_for(kubectl: Kubectl, run: Callable[..., None]) -> None:
     reference = {"secretKeyRef": {"name": "keys", "key": "id"}}
     run("pass", env=[{"name": "ID", "valueFrom": reference}])
@@ -269,7 +276,7 @@ def test_an_image_that_cannot_be_had(
     ("spec", "word"),
     [
         ({"restartPolicy": "Always"}, "restartPolicy Never"),
-        ({"command": None}, "set `command`"),
+        ({"command": None}, "set `args`"),
         ({"readinessProbe": {"tcpSocket": {"port": 80}}}, "httpGet"),
     ],
 )

@@ -173,11 +173,11 @@ def test_check_names_what_differs(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "-    singular: other" in result.stderr
     assert f"crds/{CRD_FILE}" in result.stderr
-    assert "REFERENCE.md" not in result.stderr
+    assert "reference.md" not in result.stderr
 
 
 def test_reference_names_every_field() -> None:
-    reference = generated()[Path("REFERENCE.md")]
+    reference = generated()[Path("docs", "reference.md")]
     for path, _ in SPEC:
         name = path.rpartition(".")[2]
         assert name == "spec" or path.endswith("[]") or f"`{name}`" in reference, path

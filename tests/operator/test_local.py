@@ -37,7 +37,7 @@ def make_pods(tmp_path: Path) -> MakePods:
         document["spec"]["training"]["globalBatch"] = nodes
         objects = attempt_objects(DreamBoothJob.model_validate(document), 3, "unused")
         (container,) = objects[-1]["spec"]["template"]["spec"]["containers"]
-        container["command"] = ["python", str(script), "/etc/dreambooth/job.yaml"]
+        container["args"] = ["python", str(script), "/etc/dreambooth/job.yaml"]
         pods = local_pods(
             objects,
             Setting(

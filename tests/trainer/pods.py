@@ -78,11 +78,12 @@ class Pods:
         self._folder.mkdir(parents=True)
         self._config = self._folder / "job.yaml"
         self._config.write_text(yaml.safe_dump(job))
+        self.rendezvous_port = _free_port()
         self._shared = {
             "OMP_NUM_THREADS": "1",
             "PET_NNODES": str(nodes),
             "PET_MASTER_ADDR": "127.0.0.1",
-            "PET_MASTER_PORT": str(_free_port()),
+            "PET_MASTER_PORT": str(self.rendezvous_port),
             "DREAMBOOTH_ATTEMPT": str(attempt),
             "DREAMBOOTH_METRICS_PORT": str(_free_port()),
         }

@@ -19,7 +19,7 @@ from dreambooth_api.job import DreamBoothJob
 from dreambooth_trainer.errors import BadConfig
 from dreambooth_trainer.preflight import check, main
 from dreambooth_trainer.report import Report
-from dreambooth_trainer.storage import Storage, StorageSettings, TransferPolicy
+from dreambooth_trainer.storage import Storage, StorageSettings, TransferPolicy, Written
 
 Job = dict[str, Any]
 
@@ -143,6 +143,28 @@ def test_a_read_only_output_is_an_error(job: Job, tmp_path: Path) -> None:
     report = examine(job)
     assert "spec.output: " in str(report.errors[0])
     assert report.exit_code != 0
+
+
+class Heedless(Storage):
+    """As a server that does not know If-None-Match: it replaces what was to stay."""
+
+    def write(
+        self, uri: str, data: bytes, *, only_if_absent: bool = False, field: str = ""
+    ) -> Written:
+        return super().write(uri, data, field=field)
+
+
+def test_a_server_without_conditional_writes_is_an_error(
+    job: Job, s3_endpoint: str, bucket: str
+) -> None:
+    job["spec"]["output"] = f"s3://{bucket}/out"
+    storage = Heedless(StorageSettings(s3_endpoint, "us-east-1", "path"))
+    report = examine(job, storage)
+    (error,) = map(str, report.errors)
+    assert error.startswith(f"spec.output: the server replaced s3://{bucket}/out/")
+    assert error.endswith("use a server with conditional writes")
+    assert report.exit_code == 67
+    assert storage.list(f"s3://{bucket}/out") == [], "the probe was left behind"
 
 
 def test_an_unknown_bucket_is_an_error_of_its_field(

@@ -19,7 +19,7 @@ from dreambooth_trainer.captions import captions
 from dreambooth_trainer.clip_facts import check_clip
 from dreambooth_trainer.config import load_job, local_batch
 from dreambooth_trainer.ending import exit_code_of, sentence
-from dreambooth_trainer.errors import BadConfig, BadModel
+from dreambooth_trainer.errors import BadConfig, BadModel, Denied
 from dreambooth_trainer.families.load import FIELD as MODEL
 from dreambooth_trainer.images import load_images
 from dreambooth_trainer.last_words import leave
@@ -27,7 +27,7 @@ from dreambooth_trainer.memory import GIB, adapted, checkpoint_bytes, estimate
 from dreambooth_trainer.model_facts import ModelFacts, read_facts
 from dreambooth_trainer.prior import class_prompt
 from dreambooth_trainer.report import Report
-from dreambooth_trainer.storage import Storage, StorageSettings, join
+from dreambooth_trainer.storage import AlreadyExists, Storage, StorageSettings, join
 
 LOOKED_AT = 64
 """Of class images and of images for the evaluation, how many are looked at."""
@@ -64,15 +64,33 @@ def check(job: DreamBoothJob, storage: Storage) -> Report:
 
 
 def _check_writing(job: DreamBoothJob, storage: Storage, report: Report) -> None:
-    """A small object can be written and deleted wherever the job will write."""
+    """A small object can be written, is not replaced, and can be deleted wherever the job will
+    write.
+    """
     places = {"spec.output": output_prefix(job)}
     if job.spec.prior.enabled and job.spec.prior.cache:
         places["spec.prior.cache"] = prior_cache(job)
     for name, folder in places.items():
         probe = join(folder, f".preflight-{uuid.uuid4().hex}")
         with report.collecting():
-            storage.write(probe, b"preflight", field=name)
+            storage.write(probe, b"preflight", only_if_absent=True, field=name)
+            kept = _stays(storage, probe, name)
             storage.delete([probe], field=name)
+            if not kept:
+                raise Denied(
+                    f"{name}: the server replaced {probe}, which was to stay: it ignores"
+                    " If-None-Match, so that a lost pod could write over the next one's"
+                    " checkpoints; use a server with conditional writes"
+                )
+
+
+def _stays(storage: Storage, uri: str, name: str) -> bool:
+    """Whether a conditional write leaves the object that is there: checkpoints are fenced by it."""
+    try:
+        storage.write(uri, b"replaced", only_if_absent=True, field=name)
+    except AlreadyExists:
+        return True
+    return False
 
 
 def _check_subjects(job: DreamBoothJob, storage: Storage, report: Report) -> Prompts:

@@ -3,7 +3,7 @@ about jobs.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from dreambooth_api.job import DreamBoothJob
@@ -21,6 +21,7 @@ from dreambooth_operator.controller.decision import (
     DeleteJob,
     Event,
 )
+from dreambooth_operator.controller.defaults import JobDefaults, with_defaults
 from dreambooth_operator.controller.events import event_body
 from dreambooth_operator.controller.kinds import APPLIED, DREAMBOOTH_JOB, EVENT, JOB, Kind
 from dreambooth_operator.controller.observed import Observed
@@ -31,6 +32,8 @@ from dreambooth_operator.controller.views import JobView, Key, controls, require
 from dreambooth_operator.names import Manifest
 
 logger = logging.getLogger(__name__)
+
+NO_DEFAULTS = JobDefaults()
 
 
 class Refused(Exception):
@@ -54,8 +57,10 @@ class Cluster:
         poller: Poller,
         now: Now,
         ensure_leads: Callable[[], None] = lambda: None,
+        defaults: JobDefaults = NO_DEFAULTS,
     ) -> None:
         """`ensure_leads` is called before each write, and raises when it may not be sent."""
+        self._defaults = defaults
         self._ensure_leads = ensure_leads
         self._api = api
         self._store = store
@@ -77,20 +82,28 @@ class Cluster:
         await self._look_for_open_attempt(key, job)
         return self._observed(key, job, record)
 
-    async def act(self, seen: Observed, decision: Decision) -> bool:
-        """Carry out actions, then the status, then events; whether anything changed by that.
+    async def carry_out(self, seen: Observed, actions: Sequence[Action]) -> bool:
+        """Carry out what was decided; whether anything changed by that.
 
         Raises `NameTaken` before anything is applied, or an `ApiError`, after which the rest is
-        left undone; `Conflict` means that the job has changed meanwhile.
+        left undone.
         """
-        for action in decision.actions:
+        for action in actions:
             if isinstance(action, Apply):
                 await self._ensure_free(seen, action.manifest)
         changed = False
-        for action in decision.actions:
+        for action in actions:
             changed |= await self._carry_out(seen, action)
+        return changed
+
+    async def report(self, seen: Observed, decision: Decision) -> bool:
+        """Write the status, then post the events; whether anything changed by that.
+
+        Raises an `ApiError`; `Conflict` means that the job has changed meanwhile.
+        """
+        changed = False
         if decision.status is not None:
-            changed |= await self._write_status(seen.job, decision.status)
+            changed = await self._write_status(seen.job, decision.status)
         for event in decision.events:
             await self.post(seen.job, event)
         return changed
@@ -122,7 +135,8 @@ class Cluster:
         except errors.ApiError as error:
             logger.warning("an event was not posted: %s", error)
 
-    def _observed(self, key: Key, job: DreamBoothJob, record: Record) -> Observed:
+    def _observed(self, key: Key, written: DreamBoothJob, record: Record) -> Observed:
+        job, filled = with_defaults(written, self._defaults)
         jobs = self._store.jobs(key, record.uid)
         attempts = [view for view in jobs if view.component == names.TRAINER]
         preflight = [view for view in jobs if view.name == names.preflight_name(job)]
@@ -130,6 +144,7 @@ class Cluster:
         shared = {"Service": names.service_name(job), "ConfigMap": names.config_name(job)}
         return Observed(
             job=job,
+            defaulted=tuple(filled),
             generation=int(meta.get("generation", 1)),
             created=required_time(meta["creationTimestamp"]),
             deleting="deletionTimestamp" in meta,
@@ -183,7 +198,7 @@ class Cluster:
             kind, child = APPLIED[action.manifest["kind"]], action.manifest["metadata"]["name"]
             key = Key(meta.namespace, meta.name)
             if kind is JOB and self._store.owns(key, meta.uid or "", kind.name, child):
-                return True  # a Job is made once: its queue may have let it go meanwhile
+                return False  # a Job is made once: its queue may have let it go meanwhile
             return self._took(kind, await self._api.apply(kind, action.manifest))
         if isinstance(action, DeleteJob):
             how = "Background" if action.abandoned else "Foreground"

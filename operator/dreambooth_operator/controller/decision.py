@@ -43,8 +43,8 @@ class Event:
 
 @dataclass(frozen=True)
 class Decision:
-    """Carried out in this order: actions, status, events; a failure ends it, and the job is looked
-    at again."""
+    """Actions come first. When they changed anything, the job is looked at again, and what it then
+    is stands in the status; else status and events follow at once."""
 
     actions: tuple[Action, ...] = ()
     status: Status | None = None

@@ -31,9 +31,11 @@ class Observed:
     """A job and its children, as the watches and the last reading showed them."""
 
     job: DreamBoothJob
-    """With the status that was written last."""
+    """With the operator's defaults, and the status that was written last."""
     generation: int
     created: datetime
+    defaulted: tuple[str, ...] = ()
+    """Paths of the fields that the operator's defaults fill in."""
     deleting: bool = False
     attempts: tuple[JobView, ...] = ()
     """Jobs of attempts that this DreamBoothJob controls, by number."""

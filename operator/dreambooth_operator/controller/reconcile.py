@@ -35,13 +35,18 @@ def decide(seen: Observed, now: datetime, policy: Policy) -> Decision:
     if seen.obstacle:
         _report_obstacle(draft, seen.obstacle)
     else:
-        draft.condition(conditions.ACCEPTED, "True", "Valid", VALID)
+        draft.condition(conditions.ACCEPTED, "True", "Valid", _told_of(seen.defaulted))
     record = attempts.newest(draft.status)
     if record and record.ended is None:
         follow(draft, record)
     if not _has_open_attempt(draft) and not seen.obstacle:
         _between_attempts(draft)
     return draft.decision()
+
+
+def _told_of(defaulted: tuple[str, ...]) -> str:
+    """Who reads of a Secret or a queue that he never named must be able to see where it is from."""
+    return f"{VALID}; {', '.join(defaulted)}: from the operator's defaults" if defaulted else VALID
 
 
 def _recovered(seen: Observed) -> Status:
@@ -118,6 +123,9 @@ def _start_next(draft: Draft) -> None:
     """Start the next attempt when its time has come, and never two at a time."""
     record = attempts.newest(draft.status)
     number = 0 if record is None else record.number + 1
+    if record != attempts.newest(draft.job.status or Status()):
+        draft.phase("Restarting")  # how the last one ended is written down first
+        return
     running = [job for job in draft.seen.attempts if job.live]
     if running:
         for job in running:

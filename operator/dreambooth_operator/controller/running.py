@@ -61,7 +61,14 @@ class Operator:
         identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         self._leader = Leader(self._api, settings.leader_election, identity, clock.now)
         self._vitals = Vitals(self._session, self._resync, settings.resync_seconds)
-        cluster = Cluster(self._api, self._store, self._poller, clock.now, self._leader.ensure)
+        cluster = Cluster(
+            self._api,
+            self._store,
+            self._poller,
+            clock.now,
+            self._leader.ensure,
+            settings.job_defaults,
+        )
         self._worker = Worker(
             self._queue,
             cluster,

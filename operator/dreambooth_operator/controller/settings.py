@@ -14,6 +14,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from dreambooth_operator.controller.defaults import JobDefaults
 from dreambooth_operator.controller.policy import Policy
 from dreambooth_operator.errors import UserError
 
@@ -82,6 +83,9 @@ class Settings(_Part):
 
     trainer_image: Annotated[str, StringConstraints(min_length=1, max_length=512)]
     """Image of the trainer for jobs that name none."""
+
+    job_defaults: JobDefaults = JobDefaults()
+    """What jobs get where they say nothing themselves."""
 
     namespaces: list[Namespace] = []
     """Namespaces to watch; empty: all of them, which takes a ClusterRole."""

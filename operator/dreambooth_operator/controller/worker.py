@@ -89,13 +89,18 @@ class Worker:
     async def _bring_about(self, key: Key, seen: Observed) -> None:
         decision = self._decide(seen, self._now(), self._policy)
         try:
-            changed = await self._cluster.act(seen, decision)
+            if await self._cluster.carry_out(seen, decision.actions):
+                # What came of it is told at the next look, once the others have had their turn:
+                # of a thousand new jobs the last one is not kept waiting by reports on the first.
+                self._queue.add(key)
+                return
+            changed = await self._cluster.report(seen, decision)
         except (errors.NameTaken, errors.Forbidden, errors.Invalid) as error:
             # Only said: children cannot be made as things are.
             if isinstance(error, errors.ApiError):
                 self._reports.failed(error.kind)
             seen = replace(seen, obstacle=_obstacle(error))
-            decision = replace(self._decide(seen, self._now(), self._policy), actions=())
+            decision = self._decide(seen, self._now(), self._policy)
             changed = await self._say(key, seen, decision)
         self._told.pop(key, None)
         self._poller.follow(key, decision.poll)
@@ -109,9 +114,9 @@ class Worker:
             logger.info("%s: %s: %s", key, event.reason, event.message)
 
     async def _say(self, key: Key, seen: Observed, decision: Decision) -> bool:
-        """Carry out what only says something; where not even that is allowed, an event must do."""
+        """Only say what was decided; where not even that is allowed, an event must do."""
         try:
-            return await self._cluster.act(seen, decision)
+            return await self._cluster.report(seen, decision)
         except (errors.Forbidden, errors.Invalid) as error:
             await self._tell(key, seen, str(error))
             raise

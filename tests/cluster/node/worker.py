@@ -128,8 +128,8 @@ class Worker:
             return "UnsupportedPod", f"This node runs pods with restartPolicy Never, not {policy}"
         if len(spec["containers"]) > 1 or spec.get("initContainers"):
             return "UnsupportedPod", "This node runs pods with one container and no initContainers"
-        if not self._container_spec.get("command"):
-            return "UnsupportedPod", "This node has no images that know a command: set `command`"
+        if not any(self._container_spec.get(field) for field in ("command", "args")):
+            return "UnsupportedPod", "This node's images only run their arguments: set `args`"
         if "httpGet" not in self._container_spec.get("readinessProbe", {"httpGet": {}}):
             return "UnsupportedPod", "This node asks for readiness by httpGet only"
         return None

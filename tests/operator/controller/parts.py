@@ -9,7 +9,8 @@ from typing import Any
 
 from dreambooth_operator.controller.api import Api
 from dreambooth_operator.controller.clock import ServerClock
-from dreambooth_operator.controller.cluster import Cluster
+from dreambooth_operator.controller.cluster import NO_DEFAULTS, Cluster
+from dreambooth_operator.controller.defaults import JobDefaults
 from dreambooth_operator.controller.intake import Intake
 from dreambooth_operator.controller.kinds import DREAMBOOTH_JOB
 from dreambooth_operator.controller.observed import Observed
@@ -29,11 +30,14 @@ class Parts:
     clock: ServerClock
     store: Store = field(default_factory=Store)
     queue: Queue[Key] = field(default_factory=Queue)
+    defaults: JobDefaults = NO_DEFAULTS
 
     def __post_init__(self) -> None:
         self.intake = Intake(self.store, self.queue)
         self.poller = Poller(15, self.clock.now, lambda key, _: self.queue.add(key))
-        self.cluster = Cluster(self.api, self.store, self.poller, self.clock.now)
+        self.cluster = Cluster(
+            self.api, self.store, self.poller, self.clock.now, defaults=self.defaults
+        )
 
     async def created(self, namespace: str, name: str, **spec: Any) -> Observed:
         """A new DreamBoothJob, as the operator sees it."""
@@ -65,13 +69,13 @@ def job_body(namespace: str, name: str, **spec: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def parts() -> AsyncIterator[Parts]:
+async def parts(defaults: JobDefaults = NO_DEFAULTS) -> AsyncIterator[Parts]:
     """The parts, connected to the API server that KUBECONFIG names."""
     clock = ServerClock()
     session = Session(clock, lambda *_: None)
     await session.load()
     api = Api(session)
     try:
-        yield Parts(session, api, clock)
+        yield Parts(session, api, clock, defaults=defaults)
     finally:
         await api.close()

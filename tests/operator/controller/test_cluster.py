@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from dreambooth_api.status import Attempt, Condition, Counters, Status
+from dreambooth_api.storage import Storage
 from dreambooth_operator.controller import errors
 from dreambooth_operator.controller.api import FIELD_MANAGER
 from dreambooth_operator.controller.children import attempt_children
@@ -20,12 +21,13 @@ from dreambooth_operator.controller.decision import (
     DeleteJob,
     Event,
 )
+from dreambooth_operator.controller.defaults import JobDefaults
 from dreambooth_operator.controller.kinds import DREAMBOOTH_JOB, JOB, SERVICE
 from dreambooth_operator.controller.observed import Observed
 from dreambooth_operator.controller.views import Key
 from dreambooth_operator.resources import service
 from tests.cluster.kubectl import Kubectl
-from tests.operator.controller.parts import job_body, parts
+from tests.operator.controller.parts import Parts, job_body, parts
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -39,12 +41,18 @@ def _first_attempt(seen: Observed) -> Decision:
     )
 
 
+async def _act(own: Parts, seen: Observed, decision: Decision) -> bool:
+    """Carry out the whole decision; whether anything changed."""
+    carried_out = await own.cluster.carry_out(seen, decision.actions)
+    return await own.cluster.report(seen, decision) or carried_out
+
+
 def test_attempt_is_started_and_reported(kubectl: Kubectl, namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
             seen = await own.created(namespace, "mug")
             assert seen.missing == {"Service", "ConfigMap"}
-            await own.cluster.act(seen, _first_attempt(seen))
+            await _act(own, seen, _first_attempt(seen))
             # Answers count at once: no watch runs here.
             seen = await own.observed(namespace, "mug")
             assert [job.name for job in seen.attempts] == ["mug-0"]
@@ -69,17 +77,34 @@ def test_attempt_is_started_and_reported(kubectl: Kubectl, namespace: str) -> No
     assert events[0]["source"]["component"] == "dreambooth-operator"
 
 
+def test_job_is_seen_with_the_operators_defaults(kubectl: Kubectl, namespace: str) -> None:
+    async def work() -> None:
+        defaults = JobDefaults(queue="gpus", storage=Storage(endpoint_url="http://minio:9000"))
+        async with parts(defaults) as own:
+            seen = await own.created(namespace, "mug")
+            assert seen.defaulted == ("spec.storage", "spec.runtime.queue")
+            await _act(own, seen, _first_attempt(seen))
+
+    asyncio.run(work())
+    written, config = kubectl.get("dbj", "mug"), kubectl.get("configmap", "mug-config")
+    assert written is not None
+    assert config is not None
+    assert "queue" not in written["spec"]["runtime"]
+    assert "endpointURL: http://minio:9000" in config["data"]["job.yaml"]
+    assert "queue: gpus" in config["data"]["job.yaml"]
+
+
 def test_what_changes_nothing_is_no_change(namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
             seen = await own.created(namespace, "mug")
             apply = Decision(actions=(Apply(service(seen.job)),))
-            assert await own.cluster.act(seen, apply)
-            assert not await own.cluster.act(seen, apply)
+            assert await _act(own, seen, apply)
+            assert not await _act(own, seen, apply)
             report = Decision(status=Status(phase="Pending"))
-            assert await own.cluster.act(seen, report)
+            assert await _act(own, seen, report)
             seen = await own.observed(namespace, "mug")
-            assert not await own.cluster.act(seen, report)
+            assert not await _act(own, seen, report)
 
     asyncio.run(work())
 
@@ -98,7 +123,7 @@ def test_object_of_somebody_else_is_left_alone(kubectl: Kubectl, namespace: str,
         async with parts() as own:
             seen = await own.created(namespace, "mug")
             with pytest.raises(errors.NameTaken) as taken:
-                await own.cluster.act(seen, _first_attempt(seen))
+                await _act(own, seen, _first_attempt(seen))
             assert str(taken.value) == f"{versioned} {name}"
 
     asyncio.run(work())
@@ -110,13 +135,13 @@ def test_child_that_only_the_api_server_knows_is_recognised(namespace: str) -> N
     async def work() -> None:
         async with parts() as own:
             seen = await own.created(namespace, "mug")
-            await own.cluster.act(seen, _first_attempt(seen))
+            await _act(own, seen, _first_attempt(seen))
         async with parts() as own:  # another process, which has heard of the job only
             own.store.put(DREAMBOOTH_JOB, await own.api.get(DREAMBOOTH_JOB, namespace, "mug"))
             seen = await own.observed(namespace, "mug")
             # Its record is open, so it is looked for before anybody believes that it is gone.
             assert [job.name for job in seen.attempts] == ["mug-0"]
-            await own.cluster.act(seen, replace(_first_attempt(seen), status=None, events=()))
+            await _act(own, seen, replace(_first_attempt(seen), status=None, events=()))
 
     asyncio.run(work())
 
@@ -129,11 +154,11 @@ def test_status_of_a_job_that_changed_meanwhile_is_not_written(
             seen = await own.created(namespace, "mug")
             await asyncio.to_thread(kubectl, "annotate", "dbj", "mug", "note=changed")
             with pytest.raises(errors.Conflict):
-                await own.cluster.act(seen, Decision(status=Status(phase="Running")))
+                await _act(own, seen, Decision(status=Status(phase="Running")))
             assert await own.cluster.refresh(Key(namespace, "mug"))
             assert not await own.cluster.refresh(Key(namespace, "mug"))
             seen = await own.observed(namespace, "mug")
-            await own.cluster.act(seen, Decision(status=Status(phase="Running")))
+            await _act(own, seen, Decision(status=Status(phase="Running")))
 
     asyncio.run(work())
     job = kubectl.get("dbj", "mug")
@@ -148,9 +173,9 @@ def test_whole_status_is_replaced(kubectl: Kubectl, namespace: str) -> None:
         async with parts() as own:
             seen = await own.created(namespace, "mug")
             first = Status(phase="Running", stage="Training", conditions=[condition])
-            await own.cluster.act(seen, Decision(status=first))
+            await _act(own, seen, Decision(status=first))
             seen = await own.observed(namespace, "mug")
-            await own.cluster.act(seen, Decision(status=Status(phase="Failed")))
+            await _act(own, seen, Decision(status=Status(phase="Failed")))
 
     asyncio.run(work())
     job = kubectl.get("dbj", "mug")
@@ -163,15 +188,15 @@ def test_job_is_deleted_in_the_foreground(kubectl: Kubectl, namespace: str) -> N
     async def work() -> None:
         async with parts() as own:
             seen = await own.created(namespace, "mug")
-            await own.cluster.act(seen, _first_attempt(seen))
+            await _act(own, seen, _first_attempt(seen))
             job = (await own.observed(namespace, "mug")).attempts[0]
             wrong = Decision(actions=(DeleteJob(job.name, "00000000-uid-of-another"),))
-            await own.cluster.act(seen, wrong)
+            await _act(own, seen, wrong)
             assert await own.api.get(JOB, namespace, job.name)
-            await own.cluster.act(seen, Decision(actions=(DeleteJob(job.name, job.uid),)))
+            await _act(own, seen, Decision(actions=(DeleteJob(job.name, job.uid),)))
             left = (await own.observed(namespace, "mug")).attempts
             assert all(view.deleting for view in left)
-            await own.cluster.act(seen, Decision(actions=(DeleteJob(job.name, job.uid),)))
+            await _act(own, seen, Decision(actions=(DeleteJob(job.name, job.uid),)))
 
     asyncio.run(work())
 
@@ -180,7 +205,7 @@ def test_dreambooth_job_is_deleted_when_its_time_is_over(kubectl: Kubectl, names
     async def work() -> None:
         async with parts() as own:
             seen = await own.created(namespace, "mug")
-            await own.cluster.act(seen, Decision(actions=(DeleteDreamBoothJob(),)))
+            await _act(own, seen, Decision(actions=(DeleteDreamBoothJob(),)))
             assert await own.cluster.refresh(Key(namespace, "mug"))
             assert await own.cluster.observe(Key(namespace, "mug")) is None
 
@@ -236,7 +261,7 @@ def test_service_that_was_deleted_by_hand_is_missing(kubectl: Kubectl, namespace
     async def work() -> None:
         async with parts() as own:
             seen = await own.created(namespace, "mug")
-            await own.cluster.act(seen, _first_attempt(seen))
+            await _act(own, seen, _first_attempt(seen))
             body = await own.api.get(SERVICE, namespace, "mug-ranks")
             await asyncio.to_thread(kubectl, "delete", "service", "mug-ranks")
             own.intake.hear(SERVICE, "DELETED", body)

@@ -26,6 +26,14 @@ def test_a_new_job_is_checked_before_a_gpu_is_asked_for() -> None:
     assert world.status.phase == "Preflight"
 
 
+def test_what_is_not_the_jobs_own_is_told() -> None:
+    world = World(defaulted=("spec.storage", "spec.runtime.queue"))
+    world.settle()
+    status, reason, told = world.condition("Accepted")
+    assert (status, reason) == ("True", "Valid")
+    assert "spec.storage, spec.runtime.queue: from the operator's defaults" in told
+
+
 def test_a_passed_preflight_starts_the_first_attempt_and_keeps_its_report() -> None:
     world = World()
     world.pass_preflight("warning: few images\nthe job can be trained")

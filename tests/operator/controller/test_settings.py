@@ -31,12 +31,15 @@ def test_names_are_camel_case(tmp_path: Path) -> None:
         progressSeconds: 5
         imagePatienceSeconds: 7.5
         leaderElection: {enabled: true, namespace: ops, leaseSeconds: 20}
+        jobDefaults: {storage: {endpointURL: "http://minio:9000"}, queue: gpus}
         log: {level: debug, json: true}
         """,
     )
     assert settings.namespaces == ["team-a", "team-b"]
     assert settings.leader_election.lease_seconds == 20
     assert settings.log.as_json
+    assert settings.job_defaults.storage.endpoint_url == "http://minio:9000"
+    assert settings.job_defaults.queue == "gpus"
     policy = settings.policy()
     assert policy.default_image == "example.com/trainer:1"
     assert (policy.progress_seconds, policy.image_patience_seconds) == (5, 7.5)
@@ -55,6 +58,12 @@ def test_names_are_camel_case(tmp_path: Path) -> None:
         ("{trainerImage: a, namespaces: [Team]}", "namespaces.0: "),
         ("{trainerImage: a, log: {level: loud}}", "log.level: "),
         ("{trainerImage: a, progressSeconds: .inf}", "progressSeconds: "),
+        ("{trainerImage: a, jobDefaults: {nodes: 2}}", "jobDefaults.nodes: unknown setting"),
+        ("{trainerImage: a, jobDefaults: {nodeSelector: {'': a}}}", "jobDefaults.nodeSelector."),
+        (
+            "{trainerImage: a, jobDefaults: {tolerations: [{value: a}]}}",
+            "jobDefaults.tolerations.0: key: is required with operator Equal",
+        ),
         (
             "{trainerImage: a, leaderElection: {leaseSeconds: 8}}",
             "leaderElection: leaseSeconds must be at least twice renewSeconds; raise it",

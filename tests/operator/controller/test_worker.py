@@ -93,6 +93,27 @@ def test_job_is_looked_at_again_after_each_write_until_nothing_changes(namespace
     assert reports.errors == []
 
 
+def test_children_of_all_jobs_come_before_reports_on_any(namespace: str) -> None:
+    looks: list[tuple[str, bool]] = []
+
+    def decide(seen: Observed) -> Decision:
+        looks.append((seen.job.metadata.name, "Service" in seen.missing))
+        actions = (Apply(service(seen.job)),) if "Service" in seen.missing else ()
+        return Decision(actions, status=None if _phase(seen) else Status(phase="Pending"))
+
+    async def work() -> Reports:
+        async with parts() as own:
+            for name in ("mug", "cup"):
+                await own.created(namespace, name)
+            own.queue.add(Key(namespace, "mug"))
+            return await _work(
+                own, Key(namespace, "cup"), decide, lambda told: len(told.changes) == 2
+            )
+
+    asyncio.run(work())
+    assert looks[:4] == [("mug", True), ("cup", True), ("mug", False), ("cup", False)]
+
+
 def test_wake_brings_the_job_back(namespace: str) -> None:
     async def work() -> Reports:
         async with parts() as own:

@@ -69,6 +69,7 @@ class World:
     """By uid."""
     remembered: dict[str, PodView] = field(default_factory=dict)
     """Pods that are gone: a restart of the operator forgets them."""
+    defaulted: tuple[str, ...] = ()
     reading: Reading | None = None
     obstacle: Obstacle | None = None
     missing: frozenset[str] = frozenset()
@@ -86,6 +87,7 @@ class World:
             job=self.job,
             generation=self.generation,
             created=START,
+            defaulted=self.defaulted,
             deleting=self.deleted,
             attempts=tuple(
                 sorted((j for j in jobs if j.attempt is not None), key=lambda j: j.attempt or 0)
@@ -101,12 +103,15 @@ class World:
         return decide(self.observe(), self.now, self.policy)
 
     def reconcile(self, crash_after: int | None = None) -> Decision:
-        """Decide once and carry it out; die after so many calls of the API server."""
+        """Decide once and carry it out; die after so many calls of the API server.
+
+        As with a worker, what comes of actions is reported at the next look.
+        """
         decision = self.decide()
         left = crash_after
         for action in decision.actions:
             left = self._call(left, lambda action=action: self.act(action))  # type: ignore[misc]
-        if decision.status is not None:
+        if decision.status is not None and not decision.actions:
             self._call(left, lambda: self.write(decision.status))
             self.events += decision.events
         return decision
