@@ -144,7 +144,13 @@ SURVIVED: dict[str, Callable[[], list[Rule]]] = {
 }
 
 
-@pytest.mark.parametrize("day", SURVIVED)
+QUICK = ("5 % fail", "damage", "a lost commit")
+"""Days of the normal tier; each is a whole job."""
+
+
+@pytest.mark.parametrize(
+    "day", [day if day in QUICK else pytest.param(day, marks=pytest.mark.slow) for day in SURVIVED]
+)
 def test_a_job_ends_with_the_same_weights(
     run: Run, proxy: FaultyS3, expected: State, day: str
 ) -> None:
@@ -172,7 +178,10 @@ STOPPED: dict[Fault, tuple[int, str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", STOPPED)
+@pytest.mark.parametrize(
+    "fault",
+    ["denied", "full", *(pytest.param(f, marks=pytest.mark.slow) for f in ("expired", "503"))],
+)
 def test_a_job_that_may_not_write_any_more_stops_and_goes_on_from_what_it_had_saved(
     run: Run, proxy: FaultyS3, expected: State, fault: Fault
 ) -> None:
@@ -192,7 +201,7 @@ def test_a_job_that_may_not_write_any_more_stops_and_goes_on_from_what_it_had_sa
     assert_finished(run, again, expected)
 
 
-@pytest.mark.parametrize(("fault", "code"), [("denied", 67), ("expired", 67), ("full", 1)])
+@pytest.mark.parametrize(("fault", "code"), [("expired", 67), ("full", 1)])
 def test_a_job_that_may_not_write_at_all_is_refused_before_it_begins(
     run: Run, proxy: FaultyS3, fault: Fault, code: int
 ) -> None:
