@@ -11,6 +11,9 @@ from dreambooth_api import yamljson
 from dreambooth_api.job import DreamBoothJob, resolved
 from dreambooth_api.problems import problems
 
+MAX_BYTES = 262_144
+"""Of a job file: `kubectl apply` takes no larger ones."""
+
 
 class InvalidJob(ValueError):
     """A job that cannot be run. Its text has one line for each problem: `field: what is wrong;
@@ -50,10 +53,15 @@ def _text(source: str | Path) -> str:
         return source
     path = Path(source)
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        text = data.decode()
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         raise InvalidJob(f"{path}: {reason}; name a readable YAML file") from error
+    if len(data) > MAX_BYTES:
+        raise InvalidJob(f"{path}: has more than {MAX_BYTES} bytes, which no job has; shorten it")
+    return text
 
 
 def _document(text: str) -> Any:

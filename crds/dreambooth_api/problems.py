@@ -13,11 +13,16 @@ from dreambooth_api.schema import Schema, job_schema
 
 Location = tuple[int | str, ...]
 SHOWN_CHARACTERS = 60
+MOST = 50
+"""Problems that are said at once."""
 
 
 def problems(error: ValidationError) -> list[str]:
     """Each problem of a job as one line: `field: what is wrong; what to do`."""
-    return [line for detail in error.errors() for line in _lines(detail)]
+    details = error.errors()
+    lines = [line for detail in details[:MOST] for line in _lines(detail)]
+    more = len(details) - MOST
+    return lines if more <= 0 else [*lines, f"job: {more} more problems; solve these first"]
 
 
 def path_of(location: Location) -> str:
@@ -27,8 +32,14 @@ def path_of(location: Location) -> str:
         if isinstance(part, int):
             path += f"[{part}]"
         else:
-            path += f".{part}" if part.isidentifier() else f"[{part}]"
+            path += f".{_key(part)}" if part.isidentifier() else f"[{_key(part)}]"
     return path.lstrip(".") or "job"
+
+
+def _key(key: str) -> str:
+    """A key that could break the line, or the terminal, is escaped."""
+    text = key if key.isprintable() else ascii(key)[1:-1]
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
 
 
 def _lines(detail: ErrorDetails) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 PyYAML takes `1e-4` for text, `1:30` for 90, a date for a date, and the last of two equal keys. For
 kubectl they are a number, text, text and an error.
+
+A text is not trusted: what it may become is bounded, and only JSON's types come out of it.
 """
 
 import re
@@ -25,6 +27,14 @@ _PLAIN_VALUES = [
 ]
 
 
+_TAG = "tag:yaml.org,2002:"
+_TYPES = {_TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
+MAX_DEPTH = 100
+SHOWN_CHARACTERS = 60
+MAX_ALIASED = 10_000
+"""Values that all aliases of a text stand for together: ten lines can stand for billions."""
+
+
 def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
     """The meaning of unquoted text, by its first character, as PyYAML wants it."""
     found: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
@@ -38,8 +48,49 @@ def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = _resolvers()
 
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._aliased = 0
+        self._values: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """A node, once it is known how deep it lies and how much it stands for."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _problem(f"nested more than {MAX_DEPTH} deep", event.start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if isinstance(event, yaml.AliasEvent):
+            self._count_alias(node, event.start_mark)
+        elif node is not None:
+            self._values[id(node)] = 1 + sum(self._values[id(child)] for child in _children(node))
+        return node
+
+    def _count_alias(self, node: yaml.Node | None, mark: Any) -> None:
+        if id(node) not in self._values:
+            raise _problem("an alias stands for what it is part of", mark)
+        self._aliased += self._values[id(node)]
+        if self._aliased > MAX_ALIASED:
+            raise _problem(f"the aliases stand for more than {MAX_ALIASED} values", mark)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value of a node, of a type that JSON has."""
+        if node.tag not in _TYPES:
+            raise _problem(f"the tag {_shown(node.tag)} is not known", node.start_mark)
+        try:
+            value = super().construct_object(node, deep)
+        except (ValueError, LookupError, ArithmeticError) as error:
+            kind = node.tag.removeprefix(_TAG)
+            raise _problem(f"{_shown(node.value)} is no {kind}", node.start_mark) from error
+        if isinstance(value, int) and value.bit_length() > 64:
+            raise _problem(f"{_shown(node.value)} has more than 64 bits", node.start_mark)
+        return value
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        self._refuse_odd_keys(node)
+        if isinstance(node, yaml.MappingNode):
+            self._refuse_odd_keys(node)
         return super().construct_mapping(node, deep)
 
     def _refuse_odd_keys(self, node: yaml.MappingNode) -> None:
@@ -48,13 +99,25 @@ class _Loader(yaml.SafeLoader):
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
             if key.tag != "tag:yaml.org,2002:str":
-                raise yaml.MarkedYAMLError(
-                    problem="a key must be text", problem_mark=key.start_mark
-                )
+                raise _problem("a key must be text", key.start_mark)
             if key.value in seen:
-                problem = f"the key {key.value!r} is there twice"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                raise _problem(f"the key {_shown(key.value)} is there twice", key.start_mark)
             seen.add(key.value)
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [child for pair in node.value for child in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
+
+
+def _problem(what: str, mark: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=what, problem_mark=mark)
 
 
 # libyaml writes the same twenty times faster: the operator writes a job's YAML for every attempt.

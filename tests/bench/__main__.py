@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import quality, ranks, steps
+from tests.bench import bad_days, quality, ranks, steps
 
 
 def main() -> int:
@@ -27,6 +27,7 @@ def main() -> int:
             ("one forward / two", bench.one_forward_against_two(), None),
             *ranks.measure(Path(folder)),
             *quality.measure(Path(folder)),
+            *bad_days.measure(Path(folder)),
         ]
     table = Table("ratio", "median", "lowest", "highest", "target")
     missed = 0

@@ -36,6 +36,8 @@ FAILURES: dict[str, Exception] = {
     "an unknown authority": boto.SSLError(
         endpoint_url=URL, error="[SSL: CERTIFICATE_VERIFY_FAILED]"
     ),
+    "a full bucket": answer(507, "InsufficientStorage"),
+    "a full quota": answer(403, "QuotaExceeded"),
     "no conditional writes": answer(501, "NotImplemented"),
 }
 

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
 import random
-import socket
-import struct
-import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Literal
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -29,107 +20,10 @@ from dreambooth_trainer.storage import (
 )
 from dreambooth_trainer.storage.s3_client import S3Client
 from dreambooth_trainer.storage.uri import parse
+from tests.faulty_s3 import Fault, FaultyS3, always, times
 
 PART = 5 * 1024 * 1024
 POLICY = TransferPolicy(attempts=4, base_delay=0.01, max_delay=0.05, part_size=PART)
-Fault = Literal["500", "503", "429", "403", "reset", "truncate", "lost", "stall", "corrupt"]
-_CODES = {
-    "500": "InternalError",
-    "503": "SlowDown",
-    "429": "TooManyRequests",
-    "403": "AccessDenied",
-}
-
-
-class FaultyProxy(ThreadingHTTPServer):
-    """Stands before a real S3 server, and does to requests what it was told, in that order."""
-
-    def __init__(self, upstream: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream = urlsplit(upstream).netloc
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.requests: list[tuple[str, str]] = []
-        self._faults: deque[Fault] = deque()
-        self._matches: Callable[[str, str], bool] = lambda method, target: True
-        self._lock = threading.Lock()
-
-    def fail(
-        self, *faults: Fault, when: Callable[[str, str], bool] = lambda method, target: True
-    ) -> None:
-        """Spoil the next requests for which `when(method, path and query)` holds."""
-        self._faults, self._matches = deque(faults), when
-
-    def fault_of(self, method: str, target: str) -> Fault | None:
-        with self._lock:
-            self.requests.append((method, target))
-        due = self._matches(method, target)
-        with self._lock:
-            return self._faults.popleft() if due and self._faults else None
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: FaultyProxy
-
-    def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = self.server.fault_of(self.command, self.path)
-        if fault in _CODES:
-            self._error(fault)
-        elif fault == "reset":
-            self._reset()
-        elif fault == "stall":
-            time.sleep(1.0)  # longer than the client of the test waits
-            self._reset()
-        else:
-            self._forward(body, fault)
-
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve
-
-    def _forward(self, body: bytes, fault: Fault | None) -> None:
-        upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)
-        # The Host header goes along as it came: it is signed.
-        upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-        for name, value in self.headers.items():
-            if name.lower() not in ("connection", "expect"):
-                upstream.putheader(name, value)
-        upstream.endheaders(body)
-        answer = upstream.getresponse()
-        content = answer.read()
-        upstream.close()
-        if fault == "lost":
-            self._reset()
-            return
-        self.send_response(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() not in ("connection", "transfer-encoding", "content-length"):
-                self.send_header(name, value)
-        length = answer.getheader("Content-Length") if self.command == "HEAD" else len(content)
-        self.send_header("Content-Length", str(length))
-        self.end_headers()
-        if fault == "corrupt":
-            content = bytes([content[0] ^ 1]) + content[1:]
-        if fault == "truncate":
-            content = content[: len(content) // 2]
-            self.close_connection = True
-        self.wfile.write(content)
-
-    def _error(self, fault: Fault) -> None:
-        page = f"<Error><Code>{_CODES[fault]}</Code><Message>No.</Message></Error>".encode()
-        self.send_response(int(fault))
-        self.send_header("Content-Length", str(len(page)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(page)
-
-    def _reset(self) -> None:
-        """Close with RST instead of FIN."""
-        linger = struct.pack("ii", 1, 0)
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        self.close_connection = True
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 class Failures:
@@ -146,15 +40,9 @@ class Failures:
 
 
 @pytest.fixture
-def proxy(s3_endpoint: str) -> Iterator[FaultyProxy]:
-    with FaultyProxy(s3_endpoint) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+def proxy(s3_endpoint: str) -> Iterator[FaultyS3]:
+    with FaultyS3(s3_endpoint) as server:
+        yield server
 
 
 @pytest.fixture
@@ -163,7 +51,7 @@ def failures() -> Failures:
 
 
 @pytest.fixture
-def storage(proxy: FaultyProxy, s3_env: dict[str, str], failures: Failures) -> Iterator[Storage]:
+def storage(proxy: FaultyS3, s3_env: dict[str, str], failures: Failures) -> Iterator[Storage]:
     with Storage(StorageSettings(proxy.url), failures, POLICY) as opened:
         yield opened
 
@@ -183,18 +71,18 @@ def noise(size: int) -> bytes:
     ],
 )
 def test_a_read_survives(
-    storage: Storage, proxy: FaultyProxy, failures: Failures, bucket: str, fault: Fault, code: str
+    storage: Storage, proxy: FaultyS3, failures: Failures, bucket: str, fault: Fault, code: str
 ) -> None:
     data = noise(100_000)
     storage.write(f"s3://{bucket}/x", data)
-    proxy.fail(fault, fault)
+    proxy.follow(times(fault, fault))
     assert storage.read(f"s3://{bucket}/x") == data
     assert failures.codes == [code] * 2
 
 
 @pytest.mark.parametrize("fault", ["500", "503", "429", "reset", "lost"])
 def test_every_other_operation_survives(
-    storage: Storage, proxy: FaultyProxy, failures: Failures, bucket: str, fault: Fault
+    storage: Storage, proxy: FaultyS3, failures: Failures, bucket: str, fault: Fault
 ) -> None:
     uri = f"s3://{bucket}/folder/x"
     operations: list[Callable[[], object]] = [
@@ -204,7 +92,7 @@ def test_every_other_operation_survives(
         lambda: storage.delete([uri]),
     ]
     for operation in operations:
-        proxy.fail(fault)
+        proxy.follow(times(fault))
         operation()
     assert len(failures.codes) == len(operations)
     assert storage.list(f"s3://{bucket}/folder") == []
@@ -212,7 +100,7 @@ def test_every_other_operation_survives(
 
 @pytest.mark.parametrize("fault", ["503", "reset", "truncate"])
 def test_one_broken_range_is_read_again_alone(
-    storage: Storage, proxy: FaultyProxy, bucket: str, tmp_path: Path, fault: Fault
+    storage: Storage, proxy: FaultyS3, bucket: str, tmp_path: Path, fault: Fault
 ) -> None:
     data = noise(3 * PART + 7)
     storage.write(f"s3://{bucket}/x", data)
@@ -221,7 +109,7 @@ def test_one_broken_range_is_read_again_alone(
         lambda: storage.download(f"s3://{bucket}/x", tmp_path / "x"),
     ):
         proxy.requests.clear()
-        proxy.fail(fault)
+        proxy.follow(times(fault))
         read()
         assert len(proxy.requests) == 4 + 1
     assert storage.read(f"s3://{bucket}/x") == data == (tmp_path / "x").read_bytes()
@@ -229,26 +117,23 @@ def test_one_broken_range_is_read_again_alone(
 
 @pytest.mark.parametrize("fault", ["503", "reset", "lost"])
 def test_one_broken_part_is_written_again_alone(
-    storage: Storage, proxy: FaultyProxy, bucket: str, fault: Fault
+    storage: Storage, proxy: FaultyS3, bucket: str, fault: Fault
 ) -> None:
     data = noise(3 * PART + 7)
-    proxy.fail(fault, when=lambda method, target: "partNumber=2" in target)
+    proxy.follow(times(fault, path="partNumber=2"))
     storage.write(f"s3://{bucket}/x", data)
-    assert sum("partNumber=" in target for _, target in proxy.requests) == 4 + 1
+    assert sum("partNumber=" in request.target for request in proxy.requests) == 4 + 1
     assert storage.read(f"s3://{bucket}/x") == data
 
 
 @pytest.mark.parametrize("size", [10, 2 * PART])
 def test_a_conditional_write_whose_answer_got_lost_has_succeeded(
-    storage: Storage, proxy: FaultyProxy, bucket: str, size: int
+    storage: Storage, proxy: FaultyS3, bucket: str, size: int
 ) -> None:
     """The repetition finds an object in its place: its own."""
     uri, data = f"s3://{bucket}/x", noise(size)
     last_request = ("PUT", "POST")[size > PART]
-    proxy.fail(
-        "lost",
-        when=lambda method, target: method == last_request and "uploads" not in target,
-    )
+    proxy.follow(times("lost", method=last_request, path="uploadId|/x$|/x[?]x-id"))
     storage.write(uri, data, only_if_absent=True)
     with pytest.raises(AlreadyExists):
         storage.write(uri, data, only_if_absent=True)
@@ -256,30 +141,31 @@ def test_a_conditional_write_whose_answer_got_lost_has_succeeded(
 
 
 def test_another_writers_equal_object_is_not_taken_for_ones_own(
-    storage: Storage, proxy: FaultyProxy, bucket: str
+    storage: Storage, proxy: FaultyS3, bucket: str
 ) -> None:
     storage.write(f"s3://{bucket}/x", b"same")
-    proxy.fail("reset", when=lambda method, target: method == "PUT")
+    proxy.follow(times("reset", method="PUT"))
     with pytest.raises(AlreadyExists):
         storage.write(f"s3://{bucket}/x", b"same", only_if_absent=True)
 
 
 @pytest.mark.parametrize("fault", ["500", "503", "reset", "truncate"])
-def test_retries_stop(storage: Storage, proxy: FaultyProxy, bucket: str, fault: Fault) -> None:
+def test_retries_stop(storage: Storage, proxy: FaultyS3, bucket: str, fault: Fault) -> None:
     uri = f"s3://{bucket}/x"
     storage.write(uri, noise(1000))
     proxy.requests.clear()
-    proxy.fail(*[fault] * 100)
+    proxy.follow(always(fault))
     with pytest.raises(Unavailable, match=r"^spec.output: .*/x is not available from http") as said:
         storage.read(uri, field="spec.output")
-    assert proxy.requests == [("GET", f"/{bucket}/x")] * POLICY.attempts
+    asked = [(request.method, request.target) for request in proxy.requests]
+    assert asked == [("GET", f"/{bucket}/x")] * POLICY.attempts
     assert "see to the server's health and load" in str(said.value)
 
 
 def test_what_cannot_get_better_is_not_repeated(
-    storage: Storage, proxy: FaultyProxy, bucket: str
+    storage: Storage, proxy: FaultyS3, bucket: str
 ) -> None:
-    proxy.fail("403")
+    proxy.follow(times("denied"))
     with pytest.raises(AccessDenied):
         storage.read(f"s3://{bucket}/x")
     with pytest.raises(NotFound):
@@ -288,45 +174,44 @@ def test_what_cannot_get_better_is_not_repeated(
 
 
 def test_a_failed_upload_leaves_no_parts_behind(
-    storage: Storage, proxy: FaultyProxy, bucket: str
+    storage: Storage, proxy: FaultyS3, bucket: str
 ) -> None:
-    proxy.fail(*["503"] * 100, when=lambda method, target: "partNumber=2" in target)
+    proxy.follow(always("503", path="partNumber=2"))
     with pytest.raises(Unavailable):
         storage.write(f"s3://{bucket}/x", noise(3 * PART))
-    assert proxy.requests[-1][0] == "DELETE"
-    assert "uploadId=" in proxy.requests[-1][1]
+    assert proxy.requests[-1].method == "DELETE"
+    assert "uploadId=" in proxy.requests[-1].target
     assert not storage.exists(f"s3://{bucket}/x")
 
 
 def test_content_that_was_damaged_on_its_way_is_fetched_again(
-    storage: Storage, proxy: FaultyProxy, failures: Failures, bucket: str
+    storage: Storage, proxy: FaultyS3, failures: Failures, bucket: str
 ) -> None:
     uri, data = f"s3://{bucket}/x", noise(1000)
     storage.write(uri, data)
-    proxy.fail("corrupt")
+    proxy.follow(times("corrupt"))
     assert storage.read(uri) == data
     assert failures.codes == ["ChecksumMismatch"]
-    proxy.fail(*["corrupt"] * 3)
+    proxy.follow(times(*["corrupt"] * 3))
     with pytest.raises(ChecksumMismatch, match="is damaged"):
         storage.read(uri)
 
 
 def test_an_object_replaced_while_it_is_read_is_never_a_mixture(
-    storage: Storage, proxy: FaultyProxy, failures: Failures, bucket: str, s3_endpoint: str
+    storage: Storage, proxy: FaultyS3, failures: Failures, bucket: str, s3_endpoint: str
 ) -> None:
     uri, old, new = f"s3://{bucket}/x", noise(3 * PART), noise(3 * PART + 1)
     storage.write(uri, old)
     gets = 0
 
-    def replace_after_the_first_range(method: str, target: str) -> bool:
+    def replace_after_the_first_range(method: str, target: str) -> None:
         nonlocal gets
         gets += 1
         if gets == 2:
             with Storage(StorageSettings(s3_endpoint)) as other:
                 other.write(uri, new)
-        return False
 
-    proxy.fail("500", when=replace_after_the_first_range)
+    proxy.follow(replace_after_the_first_range)
     assert storage.read(uri) == new
     assert failures.codes == ["Changed"]
 
@@ -354,12 +239,12 @@ def test_waiting_grows_and_is_random(
 
 
 def test_an_answer_that_never_comes_is_given_up_and_asked_for_again(
-    proxy: FaultyProxy, bucket: str, failures: Failures
+    proxy: FaultyS3, bucket: str, failures: Failures
 ) -> None:
     policy = TransferPolicy(base_delay=0.01, read_timeout=0.5)
     with Storage(StorageSettings(proxy.url), failures, policy) as storage:
         storage.write(f"s3://{bucket}/x", b"content")
         failures.codes.clear()
-        proxy.fail("stall")
+        proxy.follow(times("hang"))
         assert storage.read(f"s3://{bucket}/x") == b"content"
     assert "ReadTimeoutError" in failures.codes

@@ -1,7 +1,6 @@
 """What is known of the CLIP model that scores, without its weights."""
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPConfig, CLIPModel
 
 from dreambooth_api.model import Model
@@ -36,7 +35,7 @@ def _unfit(files: ModelFiles) -> str | None:
             CLIPModel(CLIPConfig(**config))
     except BadModel as error:
         return str(error).removeprefix(f"{FIELD}: ")
-    except (StrictDataclassError, ValueError, TypeError, RuntimeError) as error:
+    except Exception as error:  # configurations are wrong in every way
         return f"config.json describes no model that can be built: {' '.join(str(error).split())}"
     return None
 

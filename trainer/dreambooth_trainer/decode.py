@@ -4,9 +4,10 @@ Files come from users: nothing about them is trusted.
 """
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -17,7 +18,17 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 MAX_PIXELS = 64_000_000
 """Largest image in pixels, read from the header: a small file can unpack to gigabytes."""
 
+MAX_PARTS = 1000
+"""Segments and scans of a JPEG: each scan, even an empty one, takes a walk over all its pixels."""
+
 READABLE = "JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF"
+
+
+_JPEG = b"\xff\xd8"
+_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)
+_END = b"\xd9"
+# 16 bits to 8, rounded; Pillow's own conversion clips at 255.
+_TO_8_BITS = ((np.arange(65536, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 class Unreadable(ValueError):
@@ -55,6 +66,8 @@ def _quiet() -> Iterator[None]:
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise Unreadable("the file is empty")
+    if data.startswith(_JPEG) and _has_too_many_parts(data):
+        raise Unreadable(f"it has more than {MAX_PARTS} parts; save it again")
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -63,6 +76,17 @@ def _open(data: bytes) -> Image.Image:
         raise Unreadable(f"not an image, or damaged; {READABLE} is read") from error
     except Image.DecompressionBombError as error:
         raise Unreadable("over the pixel limit; make it smaller") from error
+
+
+def _has_too_many_parts(jpeg: bytes) -> bool:
+    """Walks over the segments and scans of a JPEG, up to its end."""
+    place = len(_JPEG)
+    for _ in range(MAX_PARTS):
+        found = _MARKER.search(jpeg, place)
+        if found is None or found[1] == _END:
+            return False
+        place = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2])
+    return True
 
 
 def _check_header(image: Image.Image, smallest: int, max_pixels: int) -> None:
@@ -81,22 +105,23 @@ def _check_header(image: Image.Image, smallest: int, max_pixels: int) -> None:
 def _upright_rgb(image: Image.Image) -> Image.Image:
     image.load()
     profile = image.info.get("icc_profile")
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16"):
-        return _from_16_bit(upright)
-    if upright.mode in ("I", "F"):
+    with suppress(Exception):  # broken metadata: many programs write it, and nobody needs it
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(_TO_8_BITS[np.asarray(image)]).convert("RGB")
+    if image.mode in ("I", "F"):
         raise Unreadable("32 bits per channel are not read; save it with 8 or 16")
-    if upright.has_transparency_data:
-        rgba = upright.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        upright = Image.alpha_composite(white, rgba).convert("RGB")
-    return _to_srgb(upright, profile)
+    if image.has_transparency_data:
+        image = _over_white(image)
+    return _to_srgb(image, profile)
 
 
-def _from_16_bit(image: Image.Image) -> Image.Image:
-    """Scaled to 8 bits; Pillow's own conversion clips at 255."""
-    wide = np.asarray(image).astype(np.uint32)
-    return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+def _over_white(image: Image.Image) -> Image.Image:
+    """In one copy: a large image fills much memory."""
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(rgba, mask=rgba)
+    return white
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

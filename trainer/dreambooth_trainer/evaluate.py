@@ -44,7 +44,7 @@ class Clip:
             )
             self._processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # libraries meet hostile files with every kind of exception
             raise BadModel(f"{FIELD}: this is no CLIP model that can be loaded: {error}") from error
         self._device = device
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dreambooth_trainer.decode import MAX_PIXELS, READABLE, Unreadable, decode
 from dreambooth_trainer.errors import BadData
-from dreambooth_trainer.storage import EmptyPrefix, Storage, StoredObject
+from dreambooth_trainer.storage import EmptyPrefix, Storage, StoredObject, shown
 
 NOT_IMAGES = (".txt", ".caption", ".json", ".jsonl", ".csv")
 """Ends of names that may lie beside the images."""
@@ -58,7 +58,7 @@ class Refused:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
+        return f"{shown(self.name)}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,9 @@ def _examine(
 
 
 def _fingerprint(pixels: Image.Image) -> str:
-    return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{pixels.size}".encode())
+    digest.update(pixels.tobytes())
+    return digest.hexdigest()
 
 
 def reduced(pixels: Image.Image, resolution: int) -> Image.Image:

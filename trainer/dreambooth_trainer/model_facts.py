@@ -1,8 +1,9 @@
 """What is known of a base model without its weights: configuration, tokenizer, names of files."""
 
 import json
+import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +18,15 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from dreambooth_api.model import Model
 from dreambooth_trainer.errors import BadModel
 from dreambooth_trainer.families.fetch import FIELD, HUB_ERRORS, hub_error
-from dreambooth_trainer.families.load import FAMILIES
+from dreambooth_trainer.families.load import check_parts
 from dreambooth_trainer.storage import Storage, join
 
 PARTS = ("unet", "vae", "text_encoder")
 WEIGHTS = ".safetensors"
+LAYERS = ("layers", "layers_per_block")
+"""Ends of the names of settings that count layers."""
+MOST_LAYERS = 100
+MOST = 10_000_000
 PREDICTIONS = ("epsilon", "v_prediction")
 
 Config = Mapping[str, Any]
@@ -42,7 +47,7 @@ class ModelFiles:
             raise BadModel(f"{self.field}: {name} is missing; copy the whole model")
         try:
             content = json.loads(self.read(name))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadModel(f"{self.field}: {name} is not JSON ({error}); copy it again") from error
         if not isinstance(content, dict):
             raise BadModel(f"{self.field}: {name} holds no JSON object; copy it again")
@@ -98,10 +103,23 @@ def read_facts(model: Model, storage: Storage) -> ModelFacts:
     configs, problems = _configs(files)
     problems += [*_missing_weights(model, files), *_missing_tokenizer(files)]
     if not problems:
-        problems += _unfit(configs)
+        problems += [*_unbelievable(configs), *_unfit(configs)]
     if problems:
         raise BadModel("\n  ".join([f"{FIELD}: {model.source} cannot be trained:", *problems]))
-    return ModelFacts(**configs, tokenizer=_tokenizer(model, files))
+    facts = ModelFacts(**configs, tokenizer=_tokenizer(model, files))
+    _check_skeleton(model, facts)
+    return facts
+
+
+def _check_skeleton(model: Model, facts: ModelFacts) -> None:
+    try:
+        assert facts.skeleton
+    except Exception as error:  # configurations are wrong in every way
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadModel(
+            f"{FIELD}: the configuration of {model.source} describes no model that can be built"
+            f" ({reason}); copy it again"
+        ) from error
 
 
 def open_files(model: Model, storage: Storage, field: str = FIELD) -> ModelFiles:
@@ -137,10 +155,7 @@ def _check_family(model: Model, files: ModelFiles) -> None:
             f"{FIELD}: {model.source} has no model_index.json; name the folder that holds it,"
             " or set spec.model.layout to single-file"
         )
-    name = files.json("model_index.json").get("_class_name")
-    if name not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise BadModel(f"{FIELD}: {model.source} is a {name}; only {known} can be trained")
+    check_parts(model, files.json("model_index.json"))
 
 
 def _configs(files: ModelFiles) -> tuple[dict[str, Config], list[str]]:
@@ -174,6 +189,29 @@ def _missing_tokenizer(files: ModelFiles) -> list[str]:
     return [] if either & files.names else ["there is no tokenizer/vocab.json"]
 
 
+def _unbelievable(configs: Mapping[str, Config]) -> list[str]:
+    """Numbers that no model has: building from them would take for ever, or all memory."""
+    problems = []
+    for part, config in configs.items():
+        for name, value in config.items():
+            most = MOST_LAYERS if name.endswith(LAYERS) else MOST
+            numbers = [n for n in _flat(value) if isinstance(n, (int, float))]
+            if any(not abs(n) <= most for n in numbers) or len(numbers) > MOST_LAYERS:
+                problems.append(f"{part}/config.json: {name} is {str(value)[:40]}; copy it again")
+    if not isinstance(configs["unet"].get("sample_size"), int):
+        problems.append("unet/config.json: sample_size is no whole number; copy it again")
+    return problems
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    """The values of lists in lists."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
+
+
 def _unfit(configs: Mapping[str, Config]) -> list[str]:
     """Why parts that are there do not make a model that can be trained."""
     unet, vae, text = (configs[part] for part in PARTS)
@@ -192,15 +230,13 @@ def _unfit(configs: Mapping[str, Config]) -> list[str]:
 
 
 def _tokenizer(model: Model, files: ModelFiles) -> CLIPTokenizer:
-    wanted = [
-        name for name in files.names if name.startswith("tokenizer/") and name.count("/") == 1
-    ]
+    wanted = [name for name in files.names if re.fullmatch(r"tokenizer/[\w-]+\.(json|txt)", name)]
     with tempfile.TemporaryDirectory(prefix="tokenizer-") as folder:
         for name in wanted:
             (Path(folder) / Path(name).name).write_bytes(files.read(name))
         try:
             tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, TypeError) as error:
+        except Exception as error:  # files are wrong in every way
             raise BadModel(
                 f"{FIELD}: the tokenizer of {model.source} cannot be loaded; copy its folder again"
             ) from error

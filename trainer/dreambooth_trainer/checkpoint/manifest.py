@@ -37,7 +37,11 @@ class Stored(BaseModel):
     """
 
     model_config = ConfigDict(
-        alias_generator=to_camel, validate_by_name=True, serialize_by_alias=True, frozen=True
+        alias_generator=to_camel,
+        validate_by_name=True,
+        serialize_by_alias=True,
+        frozen=True,
+        allow_inf_nan=False,
     )
 
     format: Literal[1] = FORMAT

@@ -2,24 +2,29 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from safetensors import SafetensorError
 
 from dreambooth_api.model import Model
 from dreambooth_trainer import heartbeat
 from dreambooth_trainer.distributed import Ranks
-from dreambooth_trainer.errors import BadModel
+from dreambooth_trainer.errors import BadModel, TrainerError
 from dreambooth_trainer.families.base import Family
 from dreambooth_trainer.families.fetch import FIELD, fetch
 from dreambooth_trainer.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.storage import Storage
 
 FAMILIES = {"StableDiffusionPipeline": StableDiffusion}
+LIBRARIES = (None, "diffusers", "transformers")
+"""That may make a model's parts, by its index; None: there is no such part."""
 WEIGHTS = (".safetensors", ".bin", ".ckpt")
 
 
@@ -74,9 +79,26 @@ def _open(model: Model, path: Path) -> Any:
             feature_extractor=None,
             requires_safety_checker=False,
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise BadModel(f"{FIELD}: {model.source} cannot be loaded: {reason[0]}") from error
+    except TrainerError:
+        raise
+    except Exception as error:  # libraries meet hostile files with every kind of exception
+        raise BadModel(f"{FIELD}: {model.source} cannot be loaded: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """What is wrong with a file, where a library says no more than that something is."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, (SafetensorError, UnpicklingError)):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, SafetensorError):
+        return f"it is damaged, or no safetensors file ({_first_line(cause)})"
+    if isinstance(cause, UnpicklingError):
+        return "it is damaged, or holds more than weights; use a .safetensors file"
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _check_index(model: Model, path: Path) -> None:
@@ -87,8 +109,22 @@ def _check_index(model: Model, path: Path) -> None:
             f"{FIELD}: {model.source} has no model_index.json; name the folder that holds it,"
             " or set spec.model.layout to single-file"
         )
-    name = json.loads(index.read_text()).get("_class_name")
-    if name not in FAMILIES:
+    check_parts(model, json.loads(index.read_text()))
+
+
+def check_parts(model: Model, index: Mapping[str, Any]) -> None:
+    """A model's index names a family that can be trained, and parts of known libraries alone.
+
+    Raises `BadModel`.
+    """
+    name = index.get("_class_name")
+    if not isinstance(name, str) or name not in FAMILIES:
         raise BadModel(
             f"{FIELD}: {model.source} is a {name}; only {', '.join(FAMILIES)} can be trained"
         )
+    for part, made_by in index.items():
+        if isinstance(made_by, list) and made_by and made_by[0] not in LIBRARIES:
+            raise BadModel(
+                f"{FIELD}: the {part} of {model.source} is made by {made_by[0]!r}, and no code that"
+                f" comes with a model is run; only {' and '.join(LIBRARIES[1:])} are known"
+            )

@@ -6,11 +6,13 @@ from dreambooth_trainer.storage.errors import (
     AlreadyExists,
     ChecksumMismatch,
     EmptyPrefix,
+    Full,
     NoSuchBucket,
     NotFound,
     StorageError,
     Unavailable,
     WrongEndpoint,
+    shown,
 )
 from dreambooth_trainer.storage.interface import (
     StorageSettings,
@@ -26,6 +28,7 @@ __all__ = [
     "AlreadyExists",
     "ChecksumMismatch",
     "EmptyPrefix",
+    "Full",
     "NoSuchBucket",
     "NotFound",
     "Storage",
@@ -38,4 +41,5 @@ __all__ = [
     "Written",
     "WrongEndpoint",
     "join",
+    "shown",
 ]

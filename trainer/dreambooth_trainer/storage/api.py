@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,8 @@ from dreambooth_trainer.storage.s3 import S3Store
 from dreambooth_trainer.storage.uri import Location, join, parse
 
 _WRITE_FIELD = "spec.output"
+_NAME = 255
+"""Bytes of a file's name, at most, on Linux."""
 
 
 class Storage:
@@ -211,4 +214,7 @@ def _safe(found: StoredObject, field: str) -> PurePosixPath:
         raise StorageError(
             found.uri, "would be written outside of its folder", "rename the object", field
         )
+    if not found.relative.isprintable() or any(len(os.fsencode(p)) > _NAME for p in path.parts):
+        problem = f"has a name that no file can have here (over {_NAME} bytes, or not printable)"
+        raise StorageError(found.uri, problem, "rename the object", field)
     return path

@@ -19,7 +19,14 @@ class StorageError(Exception):
 
     def __str__(self) -> str:
         where = f"{self.field}: " if self.field else ""
-        return f"{where}{self.uri} {self.problem}; {self.advice}"
+        return f"{where}{shown(self.uri)} {self.problem}; {self.advice}"
+
+
+def shown(name: str) -> str:
+    """A name as it may stand in a message: one that could break the line, or the terminal, is
+    escaped.
+    """
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 class NotFound(StorageError):
@@ -40,6 +47,10 @@ class WrongEndpoint(StorageError):
 
 class EmptyPrefix(StorageError):
     """There is nothing below a prefix that must hold something."""
+
+
+class Full(StorageError):
+    """There is no room left; a later attempt may find some."""
 
 
 class AlreadyExists(StorageError):

@@ -21,6 +21,7 @@ from dreambooth_trainer.storage.errors import (
     AccessDenied,
     AlreadyExists,
     ChecksumMismatch,
+    Full,
     NotFound,
     StorageError,
 )
@@ -108,6 +109,19 @@ def unfinished(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+@contextmanager
+def errors_of_target(location: Location, path: Path) -> Iterator[None]:
+    """Name what keeps an object from being written to `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            location.uri,
+            f"cannot be downloaded to {path}: {_reason(error)}",
+            "see to the node's disk",
+        ) from error
+
+
 def verify(uri: str, expected: str, found: str) -> None:
     """Raises ChecksumMismatch when another sha256 was found than is expected."""
     if expected.lower() != found:
@@ -170,5 +184,10 @@ def _translate(uri: str, error: OSError) -> StorageError:
         return AccessDenied(
             uri, "may not be accessed", "allow it to the user that runs the job (chown, chmod)"
         )
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return StorageError(uri, f"cannot be used: {reason}", "see to the file system")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Full(uri, f"cannot be written: {_reason(error)}", "make room on its file system")
+    return StorageError(uri, f"cannot be used: {_reason(error)}", "see to the file system")
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dreambooth_trainer.storage.errors import Unavailable
 from dreambooth_trainer.storage.interface import (
     Listing,
     StorageSettings,
@@ -16,6 +17,7 @@ from dreambooth_trainer.storage.interface import (
     TransferPolicy,
     Written,
 )
+from dreambooth_trainer.storage.local import errors_of_target
 from dreambooth_trainer.storage.s3_client import S3Client
 from dreambooth_trainer.storage.s3_errors import NotS3
 from dreambooth_trainer.storage.s3_read import Reader
@@ -37,16 +39,25 @@ class S3Store:
     def list(self, location: Location) -> Listing:
         found: Listing = []
         more: dict[str, str] = {}
+        tokens: set[str | None] = {None}
         while True:
             page = self._client.call("list", location, partial(_page, location, more))
             found += [
                 _stored(location, entry)
                 for entry in page.get("Contents", ())
-                if not entry["Key"].endswith("/")  # markers that web consoles make for folders
+                if _is_object(location, entry["Key"])
             ]
             if not page.get("IsTruncated"):
                 return found
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+            token = page.get("NextContinuationToken")
+            if token in tokens:
+                raise Unavailable(
+                    location.uri,
+                    "has a listing that never ends: the server repeats a page",
+                    "see what the server's log says",
+                )
+            tokens.add(token)
+            more = {"ContinuationToken": token}
 
     def exists(self, location: Location) -> bool:
         return self._reader.exists(location)
@@ -64,7 +75,8 @@ class S3Store:
         return self._writer.stream(path, location)
 
     def download(self, location: Location, path: Path, sha256: str | None) -> int:
-        return self._reader.download(location, path, sha256)
+        with errors_of_target(location, path):
+            return self._reader.download(location, path, sha256)
 
     def delete(self, location: Location) -> None:
         # One by one: servers disagree about the checksum that DeleteObjects demands.
@@ -104,6 +116,11 @@ def _page(location: Location, more: dict[str, str], client: Any) -> Any:
 
 def _uploads(location: Location, more: dict[str, str], client: Any) -> Any:
     return client.list_multipart_uploads(Bucket=location.bucket, Prefix=location.prefix, **more)
+
+
+def _is_object(location: Location, key: str) -> bool:
+    """Web consoles make markers for folders, which end in "/"."""
+    return key.startswith(location.prefix) and not key.endswith("/")
 
 
 def _stored(location: Location, entry: Any) -> StoredObject:

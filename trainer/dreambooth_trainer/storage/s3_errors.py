@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import botocore.exceptions as boto
 import urllib3.exceptions
+from botocore.parsers import ResponseParserError
 
 from dreambooth_trainer.storage.errors import (
     AccessDenied,
     AlreadyExists,
+    Full,
     NoSuchBucket,
     NotFound,
     StorageError,
@@ -37,6 +39,12 @@ _TRANSIENT_CODES = {
     "ThrottlingException",
     "TooManyRequests",
     "XAmzContentSHA256Mismatch",
+}
+_FULL_CODES = {
+    "InsufficientStorage",
+    "QuotaExceeded",
+    "XMinioAdminBucketQuotaExceeded",
+    "XMinioStorageFull",
 }
 _WRONG_REGION_CODES = {
     "AuthorizationHeaderMalformed",
@@ -80,6 +88,7 @@ FAILURES = (
     urllib3.exceptions.HTTPError,
     ConnectionError,
     TimeoutError,
+    ResponseParserError,
     Truncated,
     NotS3,
 )
@@ -102,6 +111,8 @@ def translate(raised: Exception, uri: str, bucket: str, endpoint: str, reached: 
     code = type(raised).__name__
     if isinstance(raised, NotS3):
         return Failure(_not_s3(uri, endpoint), code, False)
+    if isinstance(raised, ResponseParserError) and not reached:
+        return Failure(_not_s3(uri, endpoint), code, True)
     if isinstance(raised, _NO_CREDENTIALS):
         problem = "needs credentials, and none were found"
         return Failure(AccessDenied(uri, problem, _CREDENTIALS_ADVICE), code, False)
@@ -125,6 +136,10 @@ def _of_answer(raised: boto.ClientError, uri: str, bucket: str, endpoint: str) -
     status = raised.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     code, message = answer.get("Code", ""), answer.get("Message", "").rstrip(".")
     said = f"{code or status}: {message}" if message and code not in _ABOUT_KEYS else code or status
+    if code in _FULL_CODES or status == 507:
+        advice = "make room there, or raise its quota; the job goes on from its last checkpoint"
+        problem = f"cannot be written: {endpoint} has no room left ({said})"
+        return Failure(Full(uri, problem, advice), code or str(status), False)
     if code in _TRANSIENT_CODES or status in (408, 429) or (status >= 500 and status != 501):
         return Failure(_unavailable(uri, endpoint, said), code or str(status), True)
     error = _permanent(code, status, said, uri, bucket, endpoint)
@@ -186,4 +201,6 @@ def _reason(raised: Exception) -> str:
         return "time-out"
     if isinstance(raised, Truncated):
         return f"the body ended early: {text}"
+    if isinstance(raised, ResponseParserError):
+        return "the answer is garbled"
     return f"the connection broke ({type(raised).__name__})"

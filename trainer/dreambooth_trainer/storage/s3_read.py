@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ SHA256_KEY = "dreambooth-sha256"
 """Metadata of every object that the project writes: the sha256 of its content."""
 
 _WHOLE_ATTEMPTS = 3
+_MD5 = re.compile('"?([0-9a-f]{32})"?')
 T = TypeVar("T")
 S = TypeVar("S", bound="_Sink")
 
@@ -40,6 +42,9 @@ class _Sink(Protocol):
     def fill(self, body: Any, start: int, length: int) -> int:
         """Store up to `length` bytes of a body at `start`; returns how many there were."""
 
+    def digest(self, kind: str) -> str:
+        """Hexadecimal sha256 or md5 of the content."""
+
 
 class _Memory:
     """Content in memory, in one piece: `take` hands out the very buffer that was filled."""
@@ -51,9 +56,9 @@ class _Memory:
         with self._buffer.getbuffer() as view:
             return _read_into(body, view[start : start + length])
 
-    def sha256(self) -> str:
+    def digest(self, kind: str) -> str:
         with self._buffer.getbuffer() as view:
-            return hashlib.sha256(view).hexdigest()
+            return hashlib.new(kind, view, usedforsecurity=False).hexdigest()
 
     def take(self) -> bytes:
         return self._buffer.getvalue()
@@ -73,9 +78,9 @@ class _File:
             done += count
         return done
 
-    def sha256(self) -> str:
+    def digest(self, kind: str) -> str:
         self._file.seek(0)
-        return hashlib.file_digest(self._file, "sha256").hexdigest()
+        return hashlib.file_digest(self._file, kind).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,33 @@ class _Version:
     etag: str
     sha256: str | None
     first: int
+
+    @property
+    def md5(self) -> str | None:
+        """What most servers take for the ETag of what was uploaded in one piece."""
+        return found[1] if (found := _MD5.fullmatch(self.etag)) else None
+
+
+class _Check:
+    """Whether content is what was written, by the best that is known of it."""
+
+    def __init__(self, location: Location, sha256: str | None = None) -> None:
+        self._uri = location.uri
+        self._sha256 = sha256
+        self._seen: set[str] = set()
+
+    def __call__(self, version: _Version, content: _Sink) -> None:
+        """Raises ChecksumMismatch."""
+        if expected := self._sha256 or version.sha256:
+            verify(self._uri, expected, content.digest("sha256"))
+        elif version.md5:
+            self._check_md5(version.md5, content.digest("md5"))
+
+    def _check_md5(self, expected: str, found: str) -> None:
+        # Where a server's ETag is no md5, content that comes twice the same is believed.
+        if found != expected and found not in self._seen:
+            self._seen.add(found)
+            raise ChecksumMismatch(self._uri, "arrived damaged", "see to the network")
 
 
 class Reader:
@@ -110,24 +142,24 @@ class Reader:
         return self._client.call("exists", location, request)
 
     def read(self, location: Location, sha256: str | None) -> bytes:
-        """The whole content; verified where its sha256 is given, or was written with it."""
+        """The whole content, verified; by its sha256 where that is given, or was written with it."""
+        check = _Check(location, sha256)
 
         def once() -> bytes:
             version, memory = self._fetch(location, _Memory)
-            if expected := sha256 or version.sha256:
-                verify(location.uri, expected, memory.sha256())
+            check(version, memory)
             return memory.take()
 
         return self._whole(location, once)
 
     def download(self, location: Location, path: Path, sha256: str | None) -> int:
         """Content into a file that appears when it is complete and verified; returns its size."""
+        check = _Check(location, sha256)
 
         def once() -> int:
             with unfinished(path) as beside, beside.open("w+b") as file:
                 version, content = self._fetch(location, lambda size: _File(file, size))
-                if expected := sha256 or version.sha256:
-                    verify(location.uri, expected, content.sha256())
+                check(version, content)
                 os.fsync(file.fileno())
                 beside.replace(path)
             return version.size

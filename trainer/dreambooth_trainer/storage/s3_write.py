@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import os
@@ -12,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dreambooth_trainer.storage.errors import AlreadyExists, NotFound, StorageError
+from dreambooth_trainer.storage.errors import AlreadyExists, NotFound, StorageError, Unavailable
 from dreambooth_trainer.storage.interface import MIB, Written
 from dreambooth_trainer.storage.parallel import run_all
 from dreambooth_trainer.storage.s3_client import S3Client
@@ -22,6 +23,8 @@ from dreambooth_trainer.storage.uri import Location
 
 _MAX_PARTS = 10_000  # S3's limit
 _WRITE_KEY = "dreambooth-write"
+_CONTRADICTIONS = 3
+"""How often a server may refuse to replace an object that is not there."""
 Content = Callable[[int, int], bytes]
 """content(start, stop): bytes start to stop of what is written."""
 
@@ -79,11 +82,20 @@ class Writer:
             "Metadata": {**described, _WRITE_KEY: nonce},
         }
         store = self._put if size <= self._client.policy.part_size else self._put_parts
-        try:
-            store(location, content, size, options, condition)
-        except (AlreadyExists, NotFound):
-            if self._nonce_of(location) != nonce:
-                raise
+        for _ in range(_CONTRADICTIONS):
+            try:
+                return store(location, content, size, options, condition)
+            except (AlreadyExists, NotFound) as error:
+                found = self._metadata(location)
+                if found is not None and found.get(_WRITE_KEY) == nonce:
+                    return None
+                if found is not None or isinstance(error, NotFound):
+                    raise
+        raise Unavailable(
+            location.uri,
+            "is said to exist when it is written, and not to exist when it is looked at",
+            "see what the server's log says",
+        )
 
     def _put(
         self,
@@ -94,9 +106,11 @@ class Writer:
         condition: dict[str, str],
     ) -> None:
         body = content(0, size)
+        md5 = _md5(body)
 
         def request(client: Any) -> None:
-            if "ETag" not in client.put_object(**options, **condition, Body=body):
+            answer = client.put_object(**options, **condition, Body=body, ContentMD5=md5)
+            if "ETag" not in answer:
                 raise NotS3
 
         self._client.call("write", location, request)
@@ -150,10 +164,13 @@ class Writer:
         step: int,
     ) -> dict[str, Any]:
         body = content(start, min(start + step, size))
+        md5 = _md5(body)
         answer = self._client.call(
             "write",
             location,
-            lambda client: client.upload_part(**upload, PartNumber=number, Body=body),
+            lambda client: client.upload_part(
+                **upload, PartNumber=number, Body=body, ContentMD5=md5
+            ),
         )
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
@@ -166,16 +183,16 @@ class Writer:
                 "write", location, lambda client: client.abort_multipart_upload(**upload)
             )
 
-    def _nonce_of(self, location: Location) -> str | None:
-        """Which write the object comes from; None: there is none, or another program's."""
+    def _metadata(self, location: Location) -> dict[str, str] | None:
+        """What was written with the object; None when there is no object."""
         try:
             answer = self._client.call(
                 "write", location, lambda client: client.head_object(**_name(location))
             )
         except NotFound:
             return None
-        nonce: str | None = answer.get("Metadata", {}).get(_WRITE_KEY)
-        return nonce
+        metadata: dict[str, str] = answer.get("Metadata", {})
+        return metadata
 
 
 def part_size(size: int, smallest: int) -> int:
@@ -183,6 +200,11 @@ def part_size(size: int, smallest: int) -> int:
     if size <= smallest * _MAX_PARTS:
         return smallest
     return -(-size // (_MAX_PARTS * MIB)) * MIB
+
+
+def _md5(body: bytes) -> str:
+    """By which every server notices that a body was damaged on its way: before it is too late."""
+    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
 
 
 def _read_exactly(descriptor: int, start: int, stop: int) -> bytes:
