@@ -63,6 +63,9 @@ def test_an_operator_of_all_namespaces_needs_no_more_than_it_has(
 
 
 def assert_never_refused(operator: Operator) -> None:
-    """In none of its lives: they all write to one log."""
-    assert operator.metric("api_requests_total", code="403") == 0
-    assert "forbidden" not in operator.log.read_text().lower()
+    """In none of its lives: they all write to one log. That nothing new may be made in a namespace
+    that goes is no lack of permissions.
+    """
+    log = operator.log.read_text().lower().splitlines()
+    refused = [line for line in log if "forbidden" in line]
+    assert [line for line in refused if "because it is being terminated" not in line] == []
