@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from dreambooth_api.subject import Subject
 from dreambooth_trainer.errors import BadData
 from dreambooth_trainer.images import SourceImage
-from dreambooth_trainer.storage import EmptyPrefix, Storage, StoredObject
+from dreambooth_trainer.storage import EmptyPrefix, Storage, StoredObject, shown
 
 MAX_CHARACTERS = 1000
 """Longest caption. Text encoders of Stable Diffusion read 77 tokens, about 300 characters."""
@@ -66,7 +66,7 @@ def _read_all(
     """The captions, and a sentence for each that cannot be used."""
     found = [files.get(f"{image.name}.txt") or files.get(_plain_name(image)) for image in images]
     problems = [
-        f"{image.name} has none: add {_plain_name(image)}"
+        f"{shown(image.name)} has none: add {shown(_plain_name(image))}"
         for image, file in zip(images, found, strict=True)
         if file is None
     ]

@@ -133,7 +133,7 @@ def _candidates(storage: Storage, uri: str, field: str, limits: Limits) -> list[
     if files and not here:
         raise BadData(
             f"{field}: {uri} holds its {len(files)} files in sub-folders only, as"
-            f" {files[0].relative}; name the folder that holds the images"
+            f" {shown(files[0].relative)}; name the folder that holds the images"
         )
     if len(here) > limits.max_files:
         raise BadData(
