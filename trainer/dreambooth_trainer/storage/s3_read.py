@@ -142,7 +142,7 @@ class Reader:
         return self._client.call("exists", location, request)
 
     def read(self, location: Location, sha256: str | None) -> bytes:
-        """The whole content, verified: by its sha256, where that is given or was written with it."""
+        """The whole content, verified: by its sha256, where that is known."""
         check = _Check(location, sha256)
 
         def once() -> bytes:
