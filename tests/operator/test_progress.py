@@ -17,7 +17,7 @@ def trainer() -> Progress:
 
 @pytest.fixture
 def port(trainer: Progress) -> object:
-    server = Server(Metrics({}), trainer, "127.0.0.1", 0)
+    server = Server(Metrics({"job": "mug"}), trainer, "127.0.0.1", 0)
     yield server.port
     server.close()
 
@@ -48,7 +48,7 @@ def test_nobody_there_is_unavailable() -> None:
 
 
 def test_rank_without_progress_is_unavailable() -> None:
-    server = Server(Metrics({}), None, "127.0.0.1", 0)
+    server = Server(Metrics({"job": "mug"}), None, "127.0.0.1", 0)
     try:
         with pytest.raises(ProgressUnavailable, match="404"):
             read_progress("127.0.0.1", server.port)
@@ -65,7 +65,7 @@ def test_server_that_never_answers_is_unavailable_in_time() -> None:
 
 
 def test_watch_keeps_the_last_answer_when_the_trainer_ends(trainer: Progress) -> None:
-    server = Server(Metrics({}), trainer, "127.0.0.1", 0)
+    server = Server(Metrics({"job": "mug"}), trainer, "127.0.0.1", 0)
     trainer.stage("Exporting")
     with ProgressWatch("127.0.0.1", server.port, every_seconds=0.02) as watch:
         until = time.monotonic() + 10
