@@ -121,7 +121,8 @@ class PodSpecOverrides(ApiModel):
     """How the pods are spread."""
 
     volumes: Annotated[list[NamedObject], Field(max_length=32)] = []
-    """Volumes, by name; `cache` replaces the emptyDir that downloads go to."""
+    """Volumes, by name; `cache` replaces the emptyDir that downloads go to, and models are kept
+    there instead of in memory."""
 
     containers: Annotated[list[ContainerOverrides], Field(max_length=1)] = []
     """The trainer's container."""

@@ -13,7 +13,9 @@ METRICS_PORT = 9400
 """Local rank i of a pod serves its metrics on this port + i."""
 CONFIG_FOLDER = "/etc/dreambooth"
 CONFIG_FILE = "job.yaml"
+CACHE = "cache"
 CACHE_FOLDER = "/cache"
+MODELS_FOLDER = "/models"
 TERMINATION_LOG = "/dev/termination-log"
 COMPLETION_INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 PREFLIGHT_RESOURCES = {"requests": {"cpu": "500m", "memory": "2Gi"}}
@@ -31,9 +33,15 @@ def trainer_template(job: DreamBoothJob, attempt: int, default_image: str) -> Ma
         env=_common_env(job) + _rendezvous_env(job, attempt),
         resources=_trainer_resources(runtime),
     )
+    volumes = _volumes(job)
+    if not _brings_cache(runtime):
+        container["env"].append(_value("DREAMBOOTH_MODELS_DIR", MODELS_FOLDER))
+        container["volumeMounts"].append({"name": "models", "mountPath": MODELS_FOLDER})
+        volumes.append({"name": "models", "emptyDir": {"medium": "Memory"}})
     container["ports"] = _metrics_ports(runtime)
     container["readinessProbe"] = _joined_probe()
-    spec = _pod_spec(job, container, grace_seconds=runtime.termination_grace_period_seconds)
+    grace_seconds = runtime.termination_grace_period_seconds
+    spec = _pod_spec(job, container, volumes, grace_seconds=grace_seconds)
     spec["subdomain"] = names.service_name(job)
     spec |= _placement(runtime)
     labels = names.labels(job, names.TRAINER, attempt)
@@ -49,7 +57,7 @@ def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
         env=_common_env(job),
         resources=PREFLIGHT_RESOURCES,
     )
-    spec = _pod_spec(job, container, grace_seconds=PREFLIGHT_GRACE_SECONDS)
+    spec = _pod_spec(job, container, _volumes(job), grace_seconds=PREFLIGHT_GRACE_SECONDS)
     # From when the pod starts: it may wait for a node for as long as the job's start deadline.
     spec["activeDeadlineSeconds"] = PREFLIGHT_DEADLINE_SECONDS
     spec |= _tolerations(job.spec.runtime)
@@ -57,7 +65,17 @@ def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
     return merged({"metadata": {"labels": labels}, "spec": spec}, job.spec.runtime.pod_overrides)
 
 
-def _pod_spec(job: DreamBoothJob, container: Manifest, grace_seconds: int) -> Manifest:
+def _brings_cache(runtime: Runtime) -> bool:
+    """Whether the job has a cache of its own, which outlives its pods. Else no disk has to see the
+    model.
+    """
+    volumes = runtime.pod_overrides.get("spec", {}).get("volumes", [])
+    return any(volume["name"] == CACHE for volume in volumes)
+
+
+def _pod_spec(
+    job: DreamBoothJob, container: Manifest, volumes: list[Manifest], *, grace_seconds: int
+) -> Manifest:
     """A pod under the `restricted` Pod Security Standard, without access to the API server."""
     runtime = job.spec.runtime
     spec: Manifest = {
@@ -70,7 +88,7 @@ def _pod_spec(job: DreamBoothJob, container: Manifest, grace_seconds: int) -> Ma
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [container],
-        "volumes": _volumes(job),
+        "volumes": volumes,
     }
     if runtime.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in runtime.image_pull_secrets]
@@ -100,7 +118,7 @@ def _container(
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True},
-            {"name": "cache", "mountPath": CACHE_FOLDER},
+            {"name": CACHE, "mountPath": CACHE_FOLDER},
             {"name": "shm", "mountPath": "/dev/shm"},
             {"name": "tmp", "mountPath": "/tmp"},
         ],
@@ -111,7 +129,7 @@ def _volumes(job: DreamBoothJob) -> list[Manifest]:
     shm = {"medium": "Memory", "sizeLimit": job.spec.runtime.shm_size}
     return [
         {"name": "config", "configMap": {"name": names.config_name(job)}},
-        {"name": "cache", "emptyDir": {}},
+        {"name": CACHE, "emptyDir": {}},
         {"name": "shm", "emptyDir": shm},
         {"name": "tmp", "emptyDir": {}},
     ]

@@ -130,3 +130,17 @@ def test_overridden_volume_replaces_the_operators() -> None:
     volumes = {v["name"]: v for v in job["spec"]["template"]["spec"]["volumes"]}
     assert "emptyDir" not in volumes["cache"]
     assert volumes["shm"]["emptyDir"]["medium"] == "Memory"
+
+
+def test_models_stay_in_memory_unless_the_job_brings_a_cache() -> None:
+    of_pods = attempt_job(quickstart(), 0, IMAGE)
+    of_cache = attempt_job(job_from(HERE / "jobs" / "everything.yaml"), 0, IMAGE)
+    volumes, kept = (
+        {v["name"]: v for v in job["spec"]["template"]["spec"]["volumes"]}
+        for job in (of_pods, of_cache)
+    )
+    [mount] = [m for m in trainer_of(of_pods)["volumeMounts"] if m["name"] == "models"]
+    assert volumes["models"] == {"name": "models", "emptyDir": {"medium": "Memory"}}
+    assert environment(of_pods)["DREAMBOOTH_MODELS_DIR"] == mount["mountPath"]
+    assert "models" not in kept
+    assert "DREAMBOOTH_MODELS_DIR" not in environment(of_cache)

@@ -1,19 +1,33 @@
 """Models from a real S3 server, kept on the node by their content."""
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import torch
 
 from dreambooth_api.model import Model
 from dreambooth_trainer.config import Topology
 from dreambooth_trainer.distributed import Ranks
-from dreambooth_trainer.families.fetch import fetch
-from dreambooth_trainer.storage import NotFound, Storage, StorageError, StorageSettings, join
+from dreambooth_trainer.families.fetch import fetch, fetched
+from dreambooth_trainer.families.load import load_family
+from dreambooth_trainer.families.placing import free_memory, place
+from dreambooth_trainer.storage import (
+    NotFound,
+    Storage,
+    StorageError,
+    StorageSettings,
+    StoredObject,
+    join,
+)
 from tests.trainer.gathering import on_ranks
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = {"model_index.json": b"{}", "unet/weights.safetensors": b"w" * 10_000}
 
 
@@ -58,6 +72,14 @@ def model(storage: Storage, bucket: str) -> Model:
 def contents(folder: Path) -> dict[str, bytes]:
     files = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in memory, as pods have one."""
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        monkeypatch.setenv("DREAMBOOTH_MODELS_DIR", folder)
+        yield Path(folder)
 
 
 ALONE = Ranks(Topology())
@@ -137,3 +159,50 @@ def test_a_single_file_is_kept_too(storage: Storage, bucket: str, reads: Reads) 
     missing = Model(source=f"s3://{bucket}/files/none.safetensors", layout="single-file")
     with pytest.raises(NotFound, match=r"spec.model.source: \S+none.safetensors does not exist"):
         fetch(missing, storage, ALONE)
+
+
+def test_a_model_that_fits_is_in_memory_only_while_it_is_loaded(
+    model: Model, storage: Storage, cache: Path, memory: Path
+) -> None:
+    with fetched(model, storage, ALONE) as folder:
+        assert folder.is_relative_to(memory)
+        assert contents(folder) == FILES
+    assert contents(memory).keys() <= {f"{folder.name}.lock"}
+    assert not cache.exists()
+
+
+def test_tensors_of_a_model_in_memory_outlive_its_files(
+    storage: Storage, bucket: str, memory: Path, cache: Path
+) -> None:
+    storage.upload_tree(EXAMPLES / "tiny-sd" / "model", f"s3://{bucket}/tiny-sd")
+    source = Model(source=f"s3://{bucket}/tiny-sd")
+    family = load_family(source, storage, ALONE, torch.device("cpu"))
+    assert not cache.exists()
+    assert {path.suffix for path in memory.iterdir()} == {".lock"}
+    local = load_family(
+        Model(source=str(EXAMPLES / "tiny-sd" / "model")), storage, ALONE, torch.device("cpu")
+    )
+    expected = local.denoiser.state_dict()
+    found = family.denoiser.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_model_that_does_not_fit_into_memory_goes_to_the_cache(memory: Path, cache: Path) -> None:
+    def of(size: int) -> list[StoredObject]:
+        return [StoredObject("s3://b/w", "w", size, datetime.now(UTC), "1")]
+
+    assert place("name", of(1000), ranks_here=1) == memory / "name"
+    assert place("name", of(2**50), ranks_here=1) == cache / "models" / "name"
+    fair = free_memory() // 8  # with one copy for each rank, it does for one and not for eight
+    assert place("name", of(fair), ranks_here=8) == cache / "models" / "name"
+
+
+def test_a_model_that_the_node_has_is_taken_from_there(
+    model: Model, storage: Storage, reads: Reads, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = fetch(model, storage, ALONE)
+    monkeypatch.setenv("DREAMBOOTH_MODELS_DIR", "/dev/shm/unused")
+    with fetched(model, storage, ALONE) as folder:
+        assert folder == first
+    assert contents(first) == FILES
+    assert reads.bytes == SIZE

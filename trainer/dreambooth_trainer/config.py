@@ -69,3 +69,9 @@ def local_batch(job: DreamBoothJob, world_size: int) -> int:
 def cache_folder() -> Path:
     """Node-local folder for downloads (DREAMBOOTH_CACHE_DIR)."""
     return Path(os.environ.get("DREAMBOOTH_CACHE_DIR", "/tmp/dreambooth-cache"))
+
+
+def models_folder() -> Path | None:
+    """Folder in memory for models that nobody keeps (DREAMBOOTH_MODELS_DIR); None: no such."""
+    found = os.environ.get("DREAMBOOTH_MODELS_DIR")
+    return Path(found) if found else None

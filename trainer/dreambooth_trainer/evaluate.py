@@ -23,7 +23,7 @@ from dreambooth_api.subject import Subject
 from dreambooth_trainer import heartbeat
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.errors import BadModel
-from dreambooth_trainer.families.fetch import fetch
+from dreambooth_trainer.families.fetch import fetched
 from dreambooth_trainer.generate import Request
 from dreambooth_trainer.images import load_images
 from dreambooth_trainer.observe import write_json
@@ -126,8 +126,10 @@ class Judge:
         evaluation = attempt.job.spec.evaluation
         if evaluation is None:
             return None
-        folder = fetch(Model(source=evaluation.model), attempt.storage, attempt.ranks, FIELD)
-        return cls(attempt, painter, Clip(folder, attempt.device))
+        model = Model(source=evaluation.model)
+        with fetched(model, attempt.storage, attempt.ranks, FIELD) as folder:
+            clip = Clip(folder, attempt.device)
+        return cls(attempt, painter, clip)
 
     def score(self, step: int) -> None:
         """Score the model as it is now; past step 0, write scores.json. Collective."""

@@ -1,8 +1,8 @@
-"""From `spec.model.source` to files on this node: fetched once, shared by its ranks, kept for later
-attempts and jobs.
+"""From `spec.model.source` to files on this node: fetched once, and shared by its ranks.
 
-What comes from storage is kept by its content: the folder's name is a hash over all names, sizes
-and ETags. Models that were changed in place are therefore fetched again, and nothing else is.
+What comes from storage is known by its content: the folder's name is a hash over all names, sizes
+and ETags. In a cache, models that were changed in place are therefore fetched again, and nothing
+else is.
 """
 
 import fcntl
@@ -23,6 +23,7 @@ from dreambooth_trainer import heartbeat
 from dreambooth_trainer.config import cache_folder
 from dreambooth_trainer.distributed import Ranks
 from dreambooth_trainer.errors import BadModel, TrainerError
+from dreambooth_trainer.families import placing
 from dreambooth_trainer.storage import NotFound, Storage, StoredObject
 
 FIELD = "spec.model.source"
@@ -32,12 +33,25 @@ HUB_ERRORS = (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError)
 HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
 
 
+@contextmanager
+def fetched(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) -> Iterator[Path]:
+    """The model's files, to be loaded within; nothing of them is left in memory afterwards.
+    Collective.
+    """
+    path = fetch(model, storage, ranks, field)
+    yield path
+    ranks.barrier()  # all ranks of the node have loaded it
+    if ranks.topology.local_rank == 0:
+        placing.leave(path)
+
+
 def fetch(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) -> Path:
     """A local folder (or single file) of the model; fetched by the first rank of each node."""
     if model.source.startswith(("/", "file:///")):
         return _existing(Path(model.source.removeprefix("file://")), field)
     topology = ranks.topology
-    found = _fetch(model, storage, field) if topology.local_rank == 0 else None
+    ranks_here = topology.ranks_per_node
+    found = _fetch(model, storage, field, ranks_here) if topology.local_rank == 0 else None
     of_this_node = ranks.gather(found)[topology.rank - topology.local_rank]
     assert of_this_node is not None
     return of_this_node
@@ -49,27 +63,36 @@ def _existing(path: Path, field: str) -> Path:
     return path
 
 
-def _fetch(model: Model, storage: Storage, field: str) -> Path:
+def _fetch(model: Model, storage: Storage, field: str, ranks_here: int) -> Path:
     if model.source.startswith("hf://"):
         return _from_hub(model, field)
     if model.layout == "single-file":
-        return _file(model.source, storage, field)
+        return _file(model.source, storage, field, ranks_here)
     files = storage.list_nonempty(model.source, field=field)
-    return _kept(files, lambda folder: storage.download_tree(model.source, folder, field=field))
+
+    def download(folder: Path) -> None:
+        storage.download_tree(model.source, folder, field=field)
+
+    return _placed(files, ranks_here, download)
 
 
-def _file(uri: str, storage: Storage, field: str) -> Path:
+def _file(uri: str, storage: Storage, field: str, ranks_here: int) -> Path:
     parent, _, name = uri.rpartition("/")
     files = [each for each in storage.list(parent, field=field) if each.relative == name]
     if not files:
         raise NotFound(uri, "does not exist", "correct the URI, or put the object there", field)
-    return _kept(files, lambda folder: storage.download(uri, folder / name, field=field)) / name
+
+    def download(folder: Path) -> None:
+        storage.download(uri, folder / name, field=field)
+
+    return _placed(files, ranks_here, download) / name
 
 
-def _kept(files: list[StoredObject], download: Callable[[Path], object]) -> Path:
+def _placed(files: list[StoredObject], ranks_here: int, download: Callable[[Path], None]) -> Path:
     """The folder of these files, which appears when it is complete."""
     names = "\n".join(f"{each.relative} {each.size} {each.version}" for each in files)
-    target = _models() / hashlib.sha256(names.encode()).hexdigest()[:16]
+    key = hashlib.sha256(names.encode()).hexdigest()[:16]
+    target = placing.place(key, files, ranks_here)
     with _alone(target.with_suffix(".lock")):
         if not target.exists():
             partial = target.with_suffix(".partial")
@@ -77,10 +100,6 @@ def _kept(files: list[StoredObject], download: Callable[[Path], object]) -> Path
             download(partial)
             partial.rename(target)
     return target
-
-
-def _models() -> Path:
-    return cache_folder() / "models"
 
 
 @contextmanager
@@ -95,7 +114,7 @@ def _alone(path: Path) -> Iterator[None]:
 def _from_hub(model: Model, field: str) -> Path:
     """The hub's client looks itself at what is there already."""
     key = hashlib.sha256(f"{model.source}@{model.revision}".encode()).hexdigest()[:16]
-    target = _models() / key
+    target = cache_folder() / "models" / key
     name = model.source.removeprefix("hf://")
     try:
         snapshot_download(

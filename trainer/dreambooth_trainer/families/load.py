@@ -18,7 +18,7 @@ from dreambooth_trainer import heartbeat
 from dreambooth_trainer.distributed import Ranks
 from dreambooth_trainer.errors import BadModel, TrainerError
 from dreambooth_trainer.families.base import Family
-from dreambooth_trainer.families.fetch import FIELD, fetch
+from dreambooth_trainer.families.fetch import FIELD, fetched
 from dreambooth_trainer.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.storage import Storage
 
@@ -35,9 +35,9 @@ def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.devi
     """
     for library in (diffusers, transformers):  # their bars make a mess of a log
         library.utils.logging.disable_progress_bar()
-    path = fetch(model, storage, ranks)
-    digest = ranks.from_first(hash_model(path) if ranks.topology.rank == 0 else None)
-    pipeline = _open(model, path)
+    with fetched(model, storage, ranks) as path:
+        digest = ranks.from_first(hash_model(path) if ranks.topology.rank == 0 else None)
+        pipeline = _open(model, path)
     family = FAMILIES.get(type(pipeline).__name__)
     if family is None:
         raise BadModel(
