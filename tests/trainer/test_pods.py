@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -70,6 +71,8 @@ def test_pods_are_ready_when_all_have_joined_and_until_they_end(
             seen.append(json.loads(answer))
             time.sleep(0.02)
         assert [pod.wait() for pod in attempt.pods] == [0, 0]
+        assert re.fullmatch(rf"rank 0: done; saved at step {STEPS} in \S+", first.message())
+        assert second.message() == ""
     assert first_seen["output"] == f"file://{run_folder(job('ready'))}"
     assert "Training" in {each["stage"] for each in seen}
     assert seen[-1]["stage"] in ("Evaluating", "Exporting")

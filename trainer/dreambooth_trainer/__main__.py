@@ -55,16 +55,14 @@ def _run(config: Path, topology: Topology, stop: StopSignal) -> int:
         # And later still: a bad job file is refused at once.
         from dreambooth_trainer.train import train
 
-        train(job, topology, stop)
+        code, words = 0, train(job, topology, stop)
     except Stopped as ended:
         code, words = ended.exit_code, f"stopped: {ended}"
     except Exception as error:
         if not isinstance(error, (TrainerError, StorageError)):
             traceback.print_exc()
         code, words = exit_code_of(error), sentence(error)
-    else:
-        code, words = 0, "done"
-    say_last_words(code, f"rank {topology.rank}: {words}")
+    say_last_words(code, topology.rank, words)
     return code
 
 

@@ -35,8 +35,11 @@ def sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {reason}; the job is retried from its last checkpoint"
 
 
-def say_last_words(code: int, words: str) -> None:
-    """Print them as the last line; those of a failure are the termination message too."""
-    sys.stderr.write(words + "\n")
-    if code:
-        leave(words)
+def say_last_words(code: int, rank: int, words: str) -> None:
+    """Print them as the last line. Those of a failure are the termination message too, and rank 0's
+    of a success: the operator reads there what nobody may have asked for in time.
+    """
+    told = f"rank {rank}: {words}"
+    sys.stderr.write(told + "\n")
+    if code or rank == 0:
+        leave(told)

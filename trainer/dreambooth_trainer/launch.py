@@ -82,13 +82,20 @@ def started(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[
 
 def watch(ranks: Sequence[LocalRank], limits: Limits, stop: StopSignal) -> int:
     """Watch the ranks to their ends, leave the termination message, return the pod's exit code."""
-    decisive = culprit(_Watch(ranks, limits, stop).ends(), stop.requested)
+    ends = _Watch(ranks, limits, stop).ends()
+    decisive = culprit(ends, stop.requested)
+    if words := decisive.words if decisive else _done(ends):
+        leave(words)
     if decisive is None:
         return 0
-    leave(decisive.words)
     # A stop that a rank took for a lost connection is still a stop, unless a rank says better.
     stopped = stop.requested and decisive.code not in NOT_RETRYABLE
     return STOPPED_EXIT_CODE if stopped else decisive.code
+
+
+def _done(ends: Sequence[End]) -> str:
+    """What a rank that has succeeded says: rank 0 alone does."""
+    return next((end.words for end in ends if end.words), "")
 
 
 def culprit(ends: Sequence[End], stopping: bool = False) -> End | None:

@@ -106,6 +106,13 @@ class Progress:
             self._checkpoint = {"step": step, "uri": uri, "time": now()}
             self._save_problem = None
 
+    @property
+    def saved(self) -> str:
+        """`step 500 in URI` of the newest checkpoint of this attempt; empty: there is none."""
+        with self._lock:
+            found = self._checkpoint
+        return f"step {found['step']} in {found['uri']}" if found else ""
+
     def save_failed(self, problem: str) -> None:
         """A checkpoint could not be saved; the training goes on."""
         with self._lock:

@@ -35,8 +35,8 @@ from dreambooth_trainer.tracking import open_trackers
 log = logging.getLogger(__name__)
 
 
-def train(job: DreamBoothJob, topology: Topology, stop: StopSignal) -> None:
-    """Train the job, or go on with it from its newest checkpoint.
+def train(job: DreamBoothJob, topology: Topology, stop: StopSignal) -> str:
+    """Train the job, or go on with it from its newest checkpoint. Returns the rank's last words.
 
     Raises a `TrainerError` or `StorageError` when it cannot, `Stopped` when asked to stop.
     """
@@ -76,6 +76,12 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal) -> None:
             attempt.stage("Exporting")
             _export(attempt, store, family)
         ranks.barrier()
+    return _done(observers)
+
+
+def _done(observers: Observers) -> str:
+    saved = observers.progress.saved
+    return f"done; saved at {saved}" if saved else "done"
 
 
 def _storage(job: DreamBoothJob, observers: Observers) -> Storage:

@@ -11,7 +11,7 @@ from dreambooth_operator.controller.views import PodView
 from dreambooth_operator.progress import TrainerProgress
 
 SAVED = re.compile(r"\bsaved at step (\d+) in (\S{1,2048})")
-"""In the last words of a trainer that was asked to stop."""
+"""In the last words of a trainer that was asked to stop, or is done."""
 
 
 def reported(
@@ -43,8 +43,8 @@ def _seconds_to_report(status: Status, now: datetime, every: float) -> float:
 
 
 def saved(status: Status, pods: Iterable[PodView]) -> Status:
-    """The status with the checkpoint that an attempt made when it was asked to stop: it ends too
-    soon after that to be asked for its progress, and tells of it in its termination message.
+    """The status with the checkpoint that an attempt made at its end: nobody may have asked for its
+    progress after that, so its termination message tells of it.
     """
     last = status.last_checkpoint
     for pod in pods:

@@ -407,6 +407,21 @@ def test_the_last_words_of_a_stopping_attempt_tell_of_its_last_checkpoint() -> N
     assert last == CheckpointStatus(step=7, uri="s3://results/7", time=world.now)
 
 
+def test_the_last_words_of_a_job_that_is_done_tell_of_its_last_checkpoint() -> None:
+    world = running()
+    world.saves(3)
+    world.settle()
+    first, *others = world.pods_of(world.attempt)
+    world.exit(first, 0, "rank 0: done; saved at step 9 in s3://results/9")
+    for pod in others:
+        world.exit(pod, 0)
+    world.control_jobs()
+    world.settle()
+    assert world.status.phase == "Succeeded"
+    last = world.status.last_checkpoint
+    assert last == CheckpointStatus(step=9, uri="s3://results/9", time=world.now)
+
+
 def test_last_words_are_heard_when_the_job_goes_with_its_pods() -> None:
     world = running()
     world.change(suspend=True)
