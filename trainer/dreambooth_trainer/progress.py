@@ -62,7 +62,7 @@ class Progress:
     _losses: dict[str, Json] = field(default_factory=dict)
     _step_seconds: Average = field(default_factory=lambda: Average(0.95))
     _step_images: Average = field(default_factory=lambda: Average(0.95))
-    _checkpoint: Json = None
+    _checkpoint: dict[str, Json] | None = None
     _failed_saves: int = 0
     _save_problem: str | None = None
     _prior: Json = None
