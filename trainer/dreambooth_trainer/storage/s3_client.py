@@ -92,7 +92,12 @@ class S3Client:
             retries={"mode": "standard", "total_max_attempts": 1},
             max_pool_connections=policy.objects_at_once + policy.parts_at_once,
             tcp_keepalive=True,
-            s3={"addressing_style": settings.addressing_style},
+            # Content-MD5 is signed, and stands for the body: hashing it for the signature as well
+            # would only take time.
+            s3={
+                "addressing_style": settings.addressing_style,
+                "payload_signing_enabled": False,
+            },
             # By default botocore sends bodies as chunks with a CRC trailer, which older MinIO, Ceph
             # and SeaweedFS refuse or store as content. Our own sha256 covers the whole way.
             request_checksum_calculation="when_required",
