@@ -58,4 +58,5 @@ def test_torchrun_trains_from_s3_to_s3(random_model, s3_endpoint, bucket, tmp_pa
     assert "samples/before-after.png" in names
     lines = storage.read(f"{run}/history.jsonl").decode().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
-    assert set(ended.stderr.splitlines()[-2:]) == {"rank 0: done", "rank 1: done"}
+    saved = f"done; saved at step 3 in {run}/checkpoints/step-00000003-claim-0000"
+    assert set(ended.stderr.splitlines()[-2:]) == {f"rank 0: {saved}", f"rank 1: {saved}"}
