@@ -206,3 +206,13 @@ def test_a_model_that_the_node_has_is_taken_from_there(
         assert folder == first
     assert contents(first) == FILES
     assert reads.bytes == SIZE
+
+
+def test_a_model_of_somebodys_own_is_never_deleted(storage: Storage, memory: Path) -> None:
+    own = memory / "own" / "model_index.json"
+    own.parent.mkdir()
+    own.write_bytes(b"{}")
+    for source in (str(own.parent), f"file://{own.parent}"):
+        with fetched(Model(source=source), storage, ALONE) as folder:
+            assert folder == own.parent
+        assert own.exists()

@@ -41,13 +41,13 @@ def fetched(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) ->
     path = fetch(model, storage, ranks, field)
     yield path
     ranks.barrier()  # all ranks of the node have loaded it
-    if ranks.topology.local_rank == 0:
+    if ranks.topology.local_rank == 0 and not _is_local(model):
         placing.leave(path)
 
 
 def fetch(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) -> Path:
     """A local folder (or single file) of the model; fetched by the first rank of each node."""
-    if model.source.startswith(("/", "file:///")):
+    if _is_local(model):
         return _existing(Path(model.source.removeprefix("file://")), field)
     topology = ranks.topology
     ranks_here = topology.ranks_per_node
@@ -55,6 +55,11 @@ def fetch(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) -> P
     of_this_node = ranks.gather(found)[topology.rank - topology.local_rank]
     assert of_this_node is not None
     return of_this_node
+
+
+def _is_local(model: Model) -> bool:
+    """Whether its files are somebody's own, which are read where they are and never deleted."""
+    return model.source.startswith(("/", "file:///"))
 
 
 def _existing(path: Path, field: str) -> Path:
