@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PACKAGES := crds operator trainer charts
+PACKAGES := crds storage operator trainer charts
 TESTS ?= tests
 # For `make images`; empty: see `images/build.py --help`.
 BUILDER ?=
@@ -29,7 +29,7 @@ $(READY): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e crds -e 'operator[local]' -e 'trainer[wandb]' -e charts --group dev
+		-e crds -e storage -e 'operator[cli,controller,local]' -e 'trainer[wandb]' -e charts --group dev
 	@touch $@
 
 demo: $(READY) ## fine-tune tiny-sd on a subject: 2 pods on this machine, real S3, 2 to 3 minutes
@@ -48,11 +48,11 @@ e2e: $(READY) ## run whole jobs on a control plane: a double, KUBEBUILDER_ASSETS
 	$(BIN)/python -m pytest -m 'not slow' $(OPTIONS) tests/e2e
 
 generate: $(READY) ## write the CRD, docs/reference.md, docs/metrics.md, and the chart's schema, README and dashboards
-	$(BIN)/python -m dreambooth_api.generate
+	$(BIN)/python -m dreambooth_api.codegen.generate
 	$(BIN)/python -m dreambooth_charts.generate
 
 verify: $(READY) ## fail when what `make generate` writes differs from what is committed
-	$(BIN)/python -m dreambooth_api.generate --check
+	$(BIN)/python -m dreambooth_api.codegen.generate --check
 	$(BIN)/python -m dreambooth_charts.generate --check
 
 images: ## build both images; variables: BUILDER REGISTRY TAG BASE_IMAGE TORCH_VARIANT=cuda|cpu

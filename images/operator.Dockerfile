@@ -25,11 +25,12 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
 FROM tools AS dependencies
 COPY images/requirements.py ./
 COPY crds/pyproject.toml crds/
+COPY storage/pyproject.toml storage/
 COPY operator/pyproject.toml operator/
 # Of `kubernetes`, only the reading of credentials is used: the classes for its API, 79 MB, are
 # removed, and its models, which are hardly ever read, are not compiled.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
-    python3 requirements.py crds operator > requirements.txt \
+    python3 requirements.py crds storage 'operator[cli,controller]' > requirements.txt \
     && /opt/pip/bin/pip --python /opt/venv install --no-cache-dir --no-compile \
         --only-binary :all: --constraint constraints.txt --requirement requirements.txt \
     && rm -r /opt/venv/lib/python3*/site-packages/kubernetes/client/api \
@@ -38,10 +39,11 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
 
 FROM dependencies AS packages
 COPY crds crds
+COPY storage storage
 COPY operator operator
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     /opt/pip/bin/pip --python /opt/venv install --no-cache-dir --no-deps \
-        --prefix /opt/packages --build-constraint constraints.txt ./crds ./operator
+        --prefix /opt/packages --build-constraint constraints.txt ./crds ./storage ./operator
 
 FROM ${BASE_IMAGE}
 COPY --from=tools /usr/bin/tini-static /usr/bin/tini

@@ -29,9 +29,10 @@ ARG TORCH_VARIANT=cuda
 ARG PIP_EXTRA_INDEX_URL
 COPY images/requirements.py ./
 COPY crds/pyproject.toml crds/
+COPY storage/pyproject.toml storage/
 COPY trainer/pyproject.toml trainer/
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
-    python3 requirements.py crds 'trainer[wandb]' > requirements.txt \
+    python3 requirements.py crds storage 'trainer[wandb]' > requirements.txt \
     && case "${TORCH_VARIANT}" in \
         cuda) sed 's/^torch==/torch===/' constraints.txt ;; \
         *) sed "s/^torch==.*/&+${TORCH_VARIANT}/" constraints.txt ;; \
@@ -41,10 +42,11 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
 
 FROM dependencies AS packages
 COPY crds crds
+COPY storage storage
 COPY trainer trainer
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     /opt/pip/bin/pip --python /opt/venv install --no-cache-dir --no-deps \
-        --prefix /opt/packages --build-constraint constraints.txt ./crds ./trainer
+        --prefix /opt/packages --build-constraint constraints.txt ./crds ./storage ./trainer
 
 FROM ${BASE_IMAGE}
 COPY --from=tools /usr/bin/tini-static /usr/bin/tini
@@ -62,7 +64,7 @@ USER 65532:65532
 # The first process is tini. The kernel would keep SIGTERM from a Python that is the first process
 # and does not wait for signals yet, as in the preflight.
 ENTRYPOINT ["/usr/bin/tini", "--"]
-CMD ["python", "-m", "dreambooth_trainer.launch", "--config", "/etc/dreambooth/job.yaml"]
+CMD ["python", "-m", "dreambooth_trainer.launcher", "--config", "/etc/dreambooth/job.yaml"]
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="DreamBooth trainer" \

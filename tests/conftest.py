@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from dreambooth_operator.seaweed import SeaweedServer
+from dreambooth_operator.local.seaweed import SeaweedServer
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from dreambooth_charts.values import Value
-from dreambooth_operator.controller.settings import Settings
+from dreambooth_operator.controller.app.settings import Settings
 
 Schema = dict[str, Any]
 FORM = Path(__file__).parent / "values.schema.yaml"

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from dreambooth_operator.seaweed import SeaweedServer
-from dreambooth_trainer.storage import Storage, StorageSettings
+from dreambooth_operator.local.seaweed import SeaweedServer
+from dreambooth_storage import Storage, StorageSettings
 from tests.faulty_s3 import FaultyS3, Rule, sometimes
 from tests.trainer.ranks import run_ranks
 

@@ -11,24 +11,24 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 from torch.optim import AdamW
 
-from dreambooth_api.job import DreamBoothJob
-from dreambooth_api.load import parse
-from dreambooth_trainer.adapters import attach
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.parsing.load import parse
+from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
-from dreambooth_trainer.cache import Group, build
 from dreambooth_trainer.checkpoint import CheckpointStore
-from dreambooth_trainer.config import Topology
-from dreambooth_trainer.dataset import Dataset
-from dreambooth_trainer.distributed import Ranks
-from dreambooth_trainer.families import load_family
-from dreambooth_trainer.fit import fit
-from dreambooth_trainer.images import SourceImage, variants
-from dreambooth_trainer.module import DreamBooth
-from dreambooth_trainer.observe import Observers
-from dreambooth_trainer.reporting import StepReport
-from dreambooth_trainer.samples import Painter, SampleWriter
-from dreambooth_trainer.stop import StopSignal
-from dreambooth_trainer.storage import Storage, StorageSettings
+from dreambooth_trainer.data.cache import Group, build
+from dreambooth_trainer.data.dataset import Dataset
+from dreambooth_trainer.data.images import SourceImage, variants
+from dreambooth_trainer.evaluation.samples import Painter, SampleWriter
+from dreambooth_trainer.models import load_family
+from dreambooth_trainer.models.adapters import attach
+from dreambooth_trainer.process.distributed import Ranks
+from dreambooth_trainer.process.signals import StopSignal
+from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.run.fit import fit
+from dreambooth_trainer.telemetry.telemetry import Observers
+from dreambooth_trainer.training.module import DreamBooth
+from dreambooth_trainer.training.reporter import StepReport
 
 MODEL = Path(__file__).parents[2] / "examples" / "tiny-sd" / "model"
 BATCH = 4

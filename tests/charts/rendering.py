@@ -9,8 +9,8 @@ from typing import Any
 import helm_python as helm
 import yaml
 
-from dreambooth_api import yamljson
-from dreambooth_api.job import DreamBoothJob
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.parsing import yamljson
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "dreambooth-operator"

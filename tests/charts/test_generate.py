@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dreambooth_api.generating import REPOSITORY
+from dreambooth_api.codegen.files import REPOSITORY
 from dreambooth_charts.generate import CHART, generated
 from dreambooth_charts.values import Value, documented
 from tests.charts.rendering import CHART as FOLDER

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth_operator.resources import attempt_job, preflight_job
+from dreambooth_operator.manifests.resources import attempt_job, preflight_job
 from tests.charts.pod_security import violations
 from tests.charts.rendering import SETS, quickstart, render, values_of
 

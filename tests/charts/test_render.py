@@ -14,11 +14,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from dreambooth_api.schema import custom_resource_definition
-from dreambooth_operator import names, pods
-from dreambooth_operator.controller import permissions
-from dreambooth_operator.controller.defaults import JobDefaults
-from dreambooth_operator.controller.settings import LeaderElection, read_settings
+from dreambooth_api.codegen.schema import custom_resource_definition
+from dreambooth_operator.controller.app import permissions
+from dreambooth_operator.controller.app.settings import LeaderElection, read_settings
+from dreambooth_operator.controller.decide.defaults import JobDefaults
+from dreambooth_operator.manifests import names, pods
 from tests.charts.rendering import (
     CHART,
     DEFINITION,

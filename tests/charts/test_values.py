@@ -10,7 +10,7 @@ import helm_python as helm
 import pytest
 import yaml
 
-from dreambooth_operator.controller.settings import Settings
+from dreambooth_operator.controller.app.settings import Settings
 from tests.charts.rendering import CHART, SETS, render, values_of
 
 

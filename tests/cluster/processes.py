@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from dreambooth_operator.leash import leashed
+from dreambooth_operator.local.parent_death import leashed
 
 TAIL_BYTES = 16 * 1024
 

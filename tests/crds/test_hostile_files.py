@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dreambooth_api import InvalidJob, load
-from dreambooth_operator.commands import validate
+from dreambooth_api import InvalidJob
+from dreambooth_api.parsing import load
+from dreambooth_operator.cli.commands import validate
 from tests.crds.mutations import CORPUS, mutated
 
 JOB = (Path(__file__).parents[2] / "examples" / "quickstart.yaml").read_text()

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from dreambooth_api import InvalidJob, dump, load, parse, warnings
+from dreambooth_api import InvalidJob, dump, parse, warnings
+from dreambooth_api.parsing import load
 
 JOB = """\
 apiVersion: dreambooth.dev/v1alpha1

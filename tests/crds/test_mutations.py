@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dreambooth_api import InvalidJob, parse, yamljson
+from dreambooth_api import InvalidJob, parse
+from dreambooth_api.parsing import yamljson
 
 Admit = Callable[..., list[str]]
 Place = tuple[str | int, ...]

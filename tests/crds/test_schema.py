@@ -11,9 +11,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from dreambooth_api.base import PATTERNS
-from dreambooth_api.generate import CRD_FILE, generated
-from dreambooth_api.schema import custom_resource_definition, job_schema
+from dreambooth_api.codegen.generate import CRD_FILE, generated
+from dreambooth_api.codegen.schema import custom_resource_definition, job_schema
+from dreambooth_api.models.base import PATTERNS
 
 Schema = dict[str, Any]
 Node = tuple[str, Schema]
@@ -160,7 +160,7 @@ def test_committed_files_are_up_to_date() -> None:
 
 
 def generate(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "dreambooth_api.generate", *arguments]
+    command = [sys.executable, "-m", "dreambooth_api.codegen.generate", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from dreambooth_api import check_update, parse
-from dreambooth_api.job import Spec
-from dreambooth_api.runtime import Runtime
-from dreambooth_api.update import FIXED, SUSPEND_FIRST
+from dreambooth_api.models.job import Spec
+from dreambooth_api.models.runtime import Runtime
+from dreambooth_api.models.update import FIXED, SUSPEND_FIRST
 
 Admit = Callable[..., list[str]]
 Job = dict[str, Any]

@@ -9,7 +9,7 @@ import tomllib
 import pytest
 import typer.main
 
-from dreambooth_operator.cli import app
+from dreambooth_operator.cli.main import app
 from tests.docs.pages import BLOCKS, PAGES, ROOT, Page
 
 SHELL = ("sh", "console")

@@ -9,11 +9,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from dreambooth_api import yamljson
-from dreambooth_api.advice import warnings
-from dreambooth_api.load import parse
-from dreambooth_operator.controller.settings import Settings
-from dreambooth_operator.resources import attempt_objects
+from dreambooth_api.parsing import yamljson
+from dreambooth_api.parsing.advice import warnings
+from dreambooth_api.parsing.load import parse
+from dreambooth_operator.controller.app.settings import Settings
+from dreambooth_operator.manifests.resources import attempt_objects
 from tests.charts.rendering import render, values_of
 from tests.cluster.apiserver import admission
 from tests.docs.pages import BLOCKS, ROOT, Block

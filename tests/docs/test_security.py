@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from dreambooth_operator.controller import permissions
-from dreambooth_trainer.decode import MAX_PIXELS
+from dreambooth_operator.controller.app import permissions
+from dreambooth_trainer.data.decode import MAX_PIXELS
 from tests.docs.pages import page
 
 PLURALS = {

@@ -43,7 +43,7 @@ def test_policy_allows_just_the_rights_that_are_listed() -> None:
 
 
 def test_number_of_tries_is_the_codes() -> None:
-    from dreambooth_trainer.storage import TransferPolicy
+    from dreambooth_storage import TransferPolicy
 
     policy = TransferPolicy()
     text = " ".join(page("docs/storage.md").text.split())

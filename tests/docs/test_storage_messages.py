@@ -8,10 +8,10 @@ from pathlib import Path
 import botocore.exceptions as boto
 import pytest
 
-from dreambooth_api.load import load
-from dreambooth_trainer.preflight import check
-from dreambooth_trainer.storage import Storage, StorageSettings, Written
-from dreambooth_trainer.storage.s3_errors import NotS3, translate
+from dreambooth_api.parsing.load import load
+from dreambooth_storage import Storage, StorageSettings, Written
+from dreambooth_storage.s3.errors import NotS3, translate
+from dreambooth_trainer.preflight.check import check
 from tests.docs.pages import ROOT, page
 
 URL = "http://s3.example.com:9000"

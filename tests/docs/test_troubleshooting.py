@@ -9,9 +9,13 @@ from typing import get_args
 
 import pytest
 
-from dreambooth_api.status import Phase, Stage
-from dreambooth_operator.controller import conditions, verdict, waiting
-from dreambooth_operator.resources import STALLED_EXIT_CODE, STOPPED_EXIT_CODE, TERMINAL_EXIT_CODES
+from dreambooth_api.models.status import Phase, Stage
+from dreambooth_operator.controller.decide import conditions, failures, start_problems
+from dreambooth_operator.manifests.resources import (
+    STALLED_EXIT_CODE,
+    STOPPED_EXIT_CODE,
+    TERMINAL_EXIT_CODES,
+)
 from tests.docs.pages import ROOT, page
 
 CONTROLLER = ROOT / "operator" / "dreambooth_operator" / "controller"
@@ -20,7 +24,7 @@ DECIDE = ("following", "preflight", "reconcile", "records", "transitions", "wait
 WORD = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)*")
 TYPES = {getattr(conditions, name) for name in vars(conditions) if name.isupper()}
 CONDITIONS = {value for value in TYPES if isinstance(value, str)}
-OUTCOMES = set(get_args(verdict.Outcome))
+OUTCOMES = set(get_args(failures.Outcome))
 NO_REASONS = {
     *("Normal", "Warning"),  # types of events
     *("True", "False", "Unknown"),  # of a condition
@@ -50,7 +54,7 @@ def reasons() -> set[str]:
 
 def test_the_code_has_reasons() -> None:
     assert reasons() >= {"NameTaken", "Refused", "NoAnswer", "ErrImagePull", "AttemptDisrupted"}
-    assert reasons() >= waiting.HOPELESS | waiting.IMAGE | waiting.CONFIG
+    assert reasons() >= start_problems.HOPELESS | start_problems.IMAGE | start_problems.CONFIG
 
 
 def test_every_reason_is_explained() -> None:

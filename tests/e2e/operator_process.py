@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from dreambooth_operator.controller import permissions
-from dreambooth_operator.manifests import to_yaml
+from dreambooth_operator.controller.app import permissions
+from dreambooth_operator.manifests.serialize import to_yaml
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.processes import Daemon, free_ports, tail

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from dreambooth_api.storage import Storage as StorageSpec
-from dreambooth_operator.objects import Found, ObjectStorage
-from dreambooth_operator.seaweed import REGION, SeaweedServer
+from dreambooth_api.models.storage import Storage as StorageSpec
+from dreambooth_operator.local.objects import Found, ObjectStorage
+from dreambooth_operator.local.seaweed import REGION, SeaweedServer
 from tests.cluster.client import Object
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from dreambooth_api.job import DreamBoothJob
-from dreambooth_operator.resources import attempt_objects
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_operator.manifests.resources import attempt_objects
 from tests.cluster.client import Object
 from tests.cluster.kubectl import eventually
 from tests.e2e.cluster import Cluster

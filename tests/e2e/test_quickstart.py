@@ -29,7 +29,7 @@ def finished(tmp_path_factory):
     spec["evaluation"]["count"] = 2
     spec["checkpoints"] = {"every": 3}
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
-    command = [sys.executable, "-c", "from dreambooth_operator.cli import main; main()"]
+    command = [sys.executable, "-c", "from dreambooth_operator.cli.main import main; main()"]
     command += ["run", "-f", "job.yaml", "--state", "state"]
     for local, uri in UPLOADS.items():
         command += ["--upload", f"{ROOT / 'examples' / local}={uri}"]

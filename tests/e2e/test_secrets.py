@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth_operator.pods import METRICS_PORT
+from dreambooth_operator.manifests.pods import METRICS_PORT
 from tests.cluster.client import Object
 from tests.e2e.cluster import CHILDREN, Cluster, condition
 from tests.e2e.jobs import training_job
@@ -72,7 +72,12 @@ def outputs(cluster: Cluster, job: Object, folder: Path) -> Iterator[tuple[str, 
     file = folder / "job.yaml"
     file.write_text(json.dumps(cluster.placed(job)))
     for command in ("validate", "render"):
-        program = ["-c", "from dreambooth_operator.cli import main; main()", command, str(file)]
+        program = [
+            "-c",
+            "from dreambooth_operator.cli.main import main; main()",
+            command,
+            str(file),
+        ]
         ended = subprocess.run(
             [sys.executable, *program],
             env={**os.environ, **cluster.storage.environment},

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from dreambooth_api import yamljson
-from dreambooth_api.load import load
-from dreambooth_api.runtime import world_size
+from dreambooth_api.models.runtime import world_size
+from dreambooth_api.parsing import yamljson
+from dreambooth_api.parsing.load import load
 from tests.charts.pod_security import violations
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -25,7 +25,7 @@ every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
 def dreambooth(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from dreambooth_operator.cli import main; main()"]
+    command = [sys.executable, "-c", "from dreambooth_operator.cli.main import main; main()"]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
 
 

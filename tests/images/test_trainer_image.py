@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from dreambooth_api.job import DreamBoothJob
-from dreambooth_operator import resources
-from dreambooth_operator.seaweed import SeaweedServer
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_operator.local.seaweed import SeaweedServer
+from dreambooth_operator.manifests import resources
 from tests.cluster.kubectl import eventually
 from tests.cluster.processes import free_ports
 from tests.e2e.jobs import small_job

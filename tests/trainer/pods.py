@@ -20,7 +20,7 @@ from urllib.request import urlopen
 import yaml
 
 PATIENCE = 180
-LAUNCHER = ("-m", "dreambooth_trainer.launch")
+LAUNCHER = ("-m", "dreambooth_trainer.launcher")
 """Python's arguments for a pod's first process."""
 
 
@@ -35,7 +35,7 @@ def impatient_launcher(
         "-c",
         f"""
 import os, sys, time
-from dreambooth_trainer import launch
+from dreambooth_trainer.launcher import launch
 stop = launch.StopSignal()
 stop.install()
 command = [sys.executable, *{tuple(rank)!r}, *sys.argv[1:]]

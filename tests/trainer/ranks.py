@@ -19,12 +19,12 @@ from typing import Any
 
 import yaml
 
+from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.checkpoint import CheckpointStore
-from dreambooth_trainer.storage import Storage, StorageSettings
 
 PATIENCE = 120
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["dreambooth_trainer.train", "tests.trainer.ranks"])
+_server.set_forkserver_preload(["dreambooth_trainer.run.train", "tests.trainer.ranks"])
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def run_ranks(
     prepare: called in every rank before it begins; a function of a module.
     """
     if stop_at_step is not None:
-        strike = Strike("dreambooth_trainer.observe:Observers.step", call=stop_at_step)
+        strike = Strike("dreambooth_trainer.telemetry.telemetry:Observers.step", call=stop_at_step)
     started = start_ranks(
         job,
         folder,

@@ -13,10 +13,10 @@ import sys
 import traceback
 from pathlib import Path
 
-from dreambooth_trainer import heartbeat
-from dreambooth_trainer.config import Topology, load_job
-from dreambooth_trainer.errors import TrainerError
-from dreambooth_trainer.stop import Stopped, StopSignal
+from dreambooth_trainer.process import heartbeat
+from dreambooth_trainer.process.errors import TrainerError
+from dreambooth_trainer.process.signals import Stopped, StopSignal
+from dreambooth_trainer.process.topology import Topology, load_job
 
 
 def main() -> int:
@@ -47,13 +47,13 @@ def _log_as(rank: int) -> None:
 
 def _run(config: Path, topology: Topology, stop: StopSignal) -> int:
     # Imported late: SIGTERM is heard during the slow imports.
-    from dreambooth_trainer.ending import exit_code_of, say_last_words, sentence
-    from dreambooth_trainer.storage import StorageError
+    from dreambooth_storage import StorageError
+    from dreambooth_trainer.process.exit_status import exit_code_of, say_last_words, sentence
 
     try:
         job = load_job(config)
         # And later still: a bad job file is refused at once.
-        from dreambooth_trainer.train import train
+        from dreambooth_trainer.run.train import train
 
         code, words = 0, train(job, topology, stop)
     except Stopped as ended:

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import torch
 
-from dreambooth_api.job import DreamBoothJob, output_prefix
-from dreambooth_trainer.config import Topology
-from dreambooth_trainer.distributed import Ranks
-from dreambooth_trainer.observe import Observers
-from dreambooth_trainer.stop import Stopped, StopSignal
-from dreambooth_trainer.storage import Storage
+from dreambooth_api.models.job import DreamBoothJob, output_prefix
+from dreambooth_storage import Storage
+from dreambooth_trainer.process.distributed import Ranks
+from dreambooth_trainer.process.signals import Stopped, StopSignal
+from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.telemetry.telemetry import Observers
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import prometheus_client
 
-from dreambooth_operator.controller import logs
-from dreambooth_operator.controller.running import Operator, handle_signals
-from dreambooth_operator.controller.settings import Settings, read_settings
+from dreambooth_operator.controller.app import logs
+from dreambooth_operator.controller.app.operator import Operator, handle_signals
+from dreambooth_operator.controller.app.settings import Settings, read_settings
 from dreambooth_operator.errors import UserError
 
 

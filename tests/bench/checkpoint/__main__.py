@@ -16,12 +16,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dreambooth_operator.seaweed import SeaweedServer
+from dreambooth_operator.local.seaweed import SeaweedServer
+from dreambooth_storage import Storage, StorageSettings
+from dreambooth_storage.upload.process import UploadProcess
 from dreambooth_trainer.checkpoint import CheckpointStore, Saves
 from dreambooth_trainer.checkpoint.split import payload
 from dreambooth_trainer.checkpoint.staging import Staging
-from dreambooth_trainer.storage import Storage, StorageSettings
-from dreambooth_trainer.storage.upload_process import UploadProcess
 from tests.bench.checkpoint import goodput, training
 
 BUCKET = "bench"

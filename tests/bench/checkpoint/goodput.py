@@ -12,10 +12,10 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
+from dreambooth_storage import StorageSettings
+from dreambooth_storage.upload.process import UploadProcess
+from dreambooth_storage.upload.worker import NICENESS
 from dreambooth_trainer.checkpoint.staging import Staging
-from dreambooth_trainer.storage import StorageSettings
-from dreambooth_trainer.storage.upload_process import UploadProcess
-from dreambooth_trainer.storage.uploader import NICENESS
 
 MIB = 2**20
 TUNING = list(product((2, 4, 8, 16), (8 * MIB, 16 * MIB, 32 * MIB)))

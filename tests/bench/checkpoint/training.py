@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from dreambooth_trainer.checkpoint import CheckpointStore, Saves
-from dreambooth_trainer.ema import WeightAverage
+from dreambooth_trainer.training.ema import WeightAverage
 
 WIDTHS = (96, 192)
 STEPS_BETWEEN = 6

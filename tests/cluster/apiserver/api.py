@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from aiohttp import web
 
-from dreambooth_api import yamljson
+from dreambooth_api.parsing import yamljson
 from tests.cluster.apiserver import discovery
 from tests.cluster.apiserver.calls import TRUE, Call
 from tests.cluster.apiserver.decoding import Decoder

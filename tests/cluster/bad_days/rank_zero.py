@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
 
-from dreambooth_operator.pods import METRICS_PORT
+from dreambooth_operator.manifests.pods import METRICS_PORT
 from tests.cluster.client import Object
 
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, tzinfo
 from unittest import mock
 
 from dreambooth_operator.controller import __main__ as operator
-from dreambooth_operator.controller import clock
+from dreambooth_operator.controller.kube import clock
 
 SKEW = timedelta(seconds=float(sys.argv.pop(1)))
 

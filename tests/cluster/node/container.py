@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreambooth_operator.leash import leashed
+from dreambooth_operator.local.parent_death import leashed
 from tests.cluster.processes import tail
 
 MESSAGE_LIMIT = 4096

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from dreambooth_operator.local_pod import locate
+from dreambooth_operator.local.pod import locate
 from tests.cluster.client import ApiError, Client, Object
 from tests.cluster.node.addresses import hostname, peer, pod_address, rendezvous_port
 

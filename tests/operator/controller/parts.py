@@ -7,18 +7,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from dreambooth_operator.controller.api import Api
-from dreambooth_operator.controller.clock import ServerClock
-from dreambooth_operator.controller.cluster import NO_DEFAULTS, Cluster
-from dreambooth_operator.controller.defaults import JobDefaults
-from dreambooth_operator.controller.intake import Intake
-from dreambooth_operator.controller.kinds import DREAMBOOTH_JOB
-from dreambooth_operator.controller.observed import Observed
-from dreambooth_operator.controller.poller import Poller
-from dreambooth_operator.controller.queue import Queue
-from dreambooth_operator.controller.session import Session
-from dreambooth_operator.controller.store import Store
-from dreambooth_operator.controller.views import Key
+from dreambooth_operator.controller.decide.defaults import JobDefaults
+from dreambooth_operator.controller.decide.observed import Observed
+from dreambooth_operator.controller.kube.client import Api
+from dreambooth_operator.controller.kube.clock import ServerClock
+from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB
+from dreambooth_operator.controller.kube.session import Session
+from dreambooth_operator.controller.kube.snapshots import Key
+from dreambooth_operator.controller.reconciler.executor import NO_DEFAULTS, Cluster
+from dreambooth_operator.controller.watch.cache import Store
+from dreambooth_operator.controller.watch.intake import Intake
+from dreambooth_operator.controller.watch.poller import Poller
+from dreambooth_operator.controller.watch.queue import Queue
 
 
 @dataclass

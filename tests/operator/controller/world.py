@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from dreambooth_api.job import DreamBoothJob
-from dreambooth_api.status import Attempt, Status
-from dreambooth_operator import names
-from dreambooth_operator.controller.decision import (
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.status import Attempt, Status
+from dreambooth_operator.controller.decide.decide import decide
+from dreambooth_operator.controller.decide.decision import (
     Action,
     Apply,
     Decision,
@@ -22,12 +22,12 @@ from dreambooth_operator.controller.decision import (
     DeleteJob,
     Event,
 )
-from dreambooth_operator.controller.observed import Observed, Obstacle, Reading
-from dreambooth_operator.controller.policy import Policy
-from dreambooth_operator.controller.reconcile import decide
-from dreambooth_operator.controller.views import COUNTERS_ANNOTATION, JobView, Key, PodView
-from dreambooth_operator.progress import LastCheckpoint, TrainerProgress
-from dreambooth_operator.resources import STOPPED_EXIT_CODE, TERMINAL_EXIT_CODES
+from dreambooth_operator.controller.decide.observed import Observed, Obstacle, Reading
+from dreambooth_operator.controller.decide.policy import Policy
+from dreambooth_operator.controller.kube.snapshots import COUNTERS_ANNOTATION, JobView, Key, PodView
+from dreambooth_operator.local.progress import LastCheckpoint, TrainerProgress
+from dreambooth_operator.manifests import names
+from dreambooth_operator.manifests.resources import STOPPED_EXIT_CODE, TERMINAL_EXIT_CODES
 
 START = datetime(2026, 11, 1, 12, tzinfo=UTC)
 KEY = Key("team-a", "mug")

@@ -1,6 +1,6 @@
 """Durable training states in object storage: sharded, verified, fenced."""
 
-from dreambooth_trainer.checkpoint.agree import CheckpointError
+from dreambooth_trainer.checkpoint.agreement import CheckpointError
 from dreambooth_trainer.checkpoint.fence import Fence
 from dreambooth_trainer.checkpoint.manifest import FORMAT, CheckpointRef, Manifest, Shard
 from dreambooth_trainer.checkpoint.saves import Saves

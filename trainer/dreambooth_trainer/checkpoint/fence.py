@@ -17,10 +17,7 @@ import re
 import secrets
 from collections.abc import Sequence
 
-from dreambooth_trainer.checkpoint.manifest import Damaged, Entry, read_entry
-from dreambooth_trainer.errors import Fenced
-from dreambooth_trainer.progress import now
-from dreambooth_trainer.storage import (
+from dreambooth_storage import (
     AlreadyExists,
     ChecksumMismatch,
     NotFound,
@@ -28,6 +25,9 @@ from dreambooth_trainer.storage import (
     StoredObject,
     join,
 )
+from dreambooth_trainer.checkpoint.manifest import Damaged, Entry, read_entry
+from dreambooth_trainer.process.errors import Fenced
+from dreambooth_trainer.telemetry.progress import now
 
 log = logging.getLogger(__name__)
 

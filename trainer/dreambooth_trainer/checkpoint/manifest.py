@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
-from dreambooth_trainer.errors import BadConfig
+from dreambooth_trainer.process.errors import BadConfig
 
 FORMAT: Final = 1
 """Version of the format. It grows when an older trainer could misread a checkpoint."""

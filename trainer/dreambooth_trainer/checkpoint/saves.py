@@ -23,14 +23,14 @@ from typing import Any
 from pydantic import JsonValue
 from torch import Tensor
 
-from dreambooth_trainer import heartbeat
+from dreambooth_storage.upload.process import UploadProcess
 from dreambooth_trainer.checkpoint.manifest import CheckpointRef, Draft, Shard
 from dreambooth_trainer.checkpoint.shards import describe
 from dreambooth_trainer.checkpoint.staging import Staging
 from dreambooth_trainer.checkpoint.store import CheckpointStore
-from dreambooth_trainer.ending import exit_code_of
-from dreambooth_trainer.errors import BadConfig, Denied, Fenced
-from dreambooth_trainer.storage.upload_process import UploadProcess
+from dreambooth_trainer.process import heartbeat
+from dreambooth_trainer.process.errors import BadConfig, Denied, Fenced
+from dreambooth_trainer.process.exit_status import exit_code_of
 
 log = logging.getLogger(__name__)
 

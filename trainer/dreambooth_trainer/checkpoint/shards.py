@@ -7,11 +7,11 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from dreambooth_storage import ChecksumMismatch, NotFound, Storage, Written, join
 from dreambooth_trainer.checkpoint import split
 from dreambooth_trainer.checkpoint.layout import Layout
 from dreambooth_trainer.checkpoint.manifest import Damaged, Manifest, Shard
 from dreambooth_trainer.checkpoint.staging import Staging
-from dreambooth_trainer.storage import ChecksumMismatch, NotFound, Storage, Written, join
 
 
 def write_shard(storage: Storage, uri: str, layout: Layout, tensors: Mapping[str, Tensor]) -> Shard:

@@ -18,8 +18,16 @@ from functools import partial
 from pydantic import JsonValue
 from torch import Tensor
 
+from dreambooth_storage import (
+    ChecksumMismatch,
+    NotFound,
+    Storage,
+    StorageError,
+    StoredObject,
+    join,
+)
 from dreambooth_trainer.checkpoint import split
-from dreambooth_trainer.checkpoint.agree import Agreement, Gather
+from dreambooth_trainer.checkpoint.agreement import Agreement, Gather
 from dreambooth_trainer.checkpoint.fence import Fence
 from dreambooth_trainer.checkpoint.layout import Layout, lay_out
 from dreambooth_trainer.checkpoint.manifest import (
@@ -33,15 +41,7 @@ from dreambooth_trainer.checkpoint.manifest import (
 )
 from dreambooth_trainer.checkpoint.retention import is_doomed, kept
 from dreambooth_trainer.checkpoint.shards import read_state, write_shard
-from dreambooth_trainer.progress import now
-from dreambooth_trainer.storage import (
-    ChecksumMismatch,
-    NotFound,
-    Storage,
-    StorageError,
-    StoredObject,
-    join,
-)
+from dreambooth_trainer.telemetry.progress import now
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Generates the CRD and the reference from the models."""

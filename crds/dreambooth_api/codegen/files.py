@@ -1,0 +1,53 @@
+"""Generated files: written, or compared with what is committed."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[3]
+
+Files = dict[Path, str]
+"""Paths in the repository, and the text of each file."""
+
+
+def write(root: Path, files: Files) -> None:
+    """Write every file below `root`."""
+    for path, text in files.items():
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+
+
+def differences(root: Path, files: Files) -> list[str]:
+    """What differs between the files below `root` and what would be written, one diff for each
+    file.
+    """
+    found = []
+    for path, text in files.items():
+        target = root / path
+        old = target.read_text(encoding="utf-8") if target.exists() else ""
+        lines = difflib.unified_diff(
+            old.splitlines(), text.splitlines(), str(path), f"{path} (generated)", lineterm="", n=1
+        )
+        diff = "\n".join(lines)
+        if diff:
+            found.append(diff)
+    return found
+
+
+def main(program: str, description: str | None, generated: Callable[[], Files]) -> None:
+    """The command line of a generator: write, or with --check exit 1 and show what differs."""
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 on any difference"
+    )
+    parser.add_argument("--root", type=Path, default=REPOSITORY, help="root of the repository")
+    arguments = parser.parse_args()
+    if not arguments.check:
+        write(arguments.root, generated())
+        return
+    found = differences(arguments.root, generated())
+    if found:
+        sys.exit("\n".join([*found, "", "Generated files are out of date; run `make generate`."]))

@@ -1,0 +1,192 @@
+"""The CustomResourceDefinition, made from the models.
+
+Pydantic's JSON schema becomes a structural schema (apiextensions.k8s.io/v1 JSONSchemaProps):
+references are inlined, "or null" becomes optional, and defaults stand at every level, so that the
+API server fills in a nested default when its parent is absent.
+"""
+
+from copy import deepcopy
+from typing import Any
+
+from dreambooth_api.models.base import GROUP, KIND, VERSION, ApiModel
+from dreambooth_api.models.job import DreamBoothJob, Spec
+from dreambooth_api.models.runtime import Runtime
+from dreambooth_api.models.update import transitions
+
+Schema = dict[str, Any]
+
+PLURAL = "dreamboothjobs"
+KEPT = (
+    "type",
+    "pattern",
+    "minLength",
+    "maxLength",
+    "minimum",
+    "maximum",
+    "multipleOf",
+    "minItems",
+    "maxItems",
+    "enum",
+    "format",
+    "x-kubernetes-int-or-string",
+    "x-kubernetes-validations",
+)
+"""Keywords that mean the same in JSON schema and in a structural schema."""
+
+OBJECT_META: Schema = {
+    "apiVersion": {"type": "string", "description": "Version of the API: dreambooth.dev/v1alpha1."},
+    "kind": {"type": "string", "description": "Kind of the object: DreamBoothJob."},
+}
+
+PRINTER_COLUMNS = [
+    ("Phase", "string", ".status.phase", "Where the job is in its life"),
+    ("Stage", "string", ".status.stage", "What a running job does"),
+    ("Step", "integer", ".status.progress.step", "Optimizer steps done"),
+    ("Total", "integer", ".status.progress.totalSteps", "Optimizer steps to do"),
+    ("Loss", "string", ".status.progress.loss", "Total loss"),
+    ("ETA", "string", ".status.progress.eta", "Time left"),
+    ("Failures", "integer", ".status.counters.failures", "Attempts that failed"),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since the job was created"),
+]
+
+
+def custom_resource_definition() -> Schema:
+    """The CRD as an apiextensions.k8s.io/v1 object."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "names": {
+                "categories": ["all"],
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "shortNames": ["dbj"],
+                "singular": KIND.lower(),
+            },
+            "scope": "Namespaced",
+            "versions": [_version()],
+        },
+    }
+
+
+def _version() -> Schema:
+    return {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": job_schema()},
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": [
+            {"name": name, "type": kind, "jsonPath": path, "description": description}
+            for name, kind, path, description in PRINTER_COLUMNS
+        ],
+    }
+
+
+def job_schema() -> Schema:
+    """The structural schema of a DreamBoothJob."""
+    source = DreamBoothJob.model_json_schema(by_alias=True)
+    whole = structural(source, source["$defs"])
+    parts = whole["properties"]
+    name = parts["metadata"]["properties"]["name"]
+    del name["description"]
+    # A CRD may restrict nothing of ObjectMeta but the name.
+    parts["metadata"] = {"type": "object", "properties": {"name": name}}
+    parts["status"]["properties"]["conditions"] |= {
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+    }
+    _add_transitions(parts["spec"], Spec)
+    _add_transitions(parts["spec"]["properties"]["runtime"], Runtime)
+    return {
+        "type": "object",
+        "description": whole["description"],
+        "required": ["spec"],
+        "properties": OBJECT_META | {key: parts[key] for key in ("metadata", "spec", "status")},
+    }
+
+
+def _add_transitions(schema: Schema, model: type[ApiModel]) -> None:
+    rules = schema.get("x-kubernetes-validations", [])
+    schema["x-kubernetes-validations"] = [*rules, *(t.as_validation() for t in transitions(model))]
+
+
+def structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
+    """A node of a JSON schema as a node of a structural schema, without references."""
+    node = _resolved(node, definitions)
+    result: Schema = {key: node[key] for key in KEPT if key in node}
+    if "description" in node:
+        result["description"] = " ".join(node["description"].split())
+    if node.get("default") is not None:
+        result["default"] = node["default"]
+    if "const" in node:
+        result["enum"] = [node["const"]]
+    result |= _numbers(node)
+    if node.get("type") == "object":
+        result |= _object(node, definitions)
+    if node.get("type") == "array":
+        items = structural(node["items"], definitions)
+        result |= {"items": items, "x-kubernetes-list-type": "atomic"}
+    return result
+
+
+def _resolved(node: Schema, definitions: dict[str, Schema]) -> Schema:
+    """The node with its reference inlined, and without "or null": what is null is absent."""
+    for choice in node.get("anyOf", []):
+        if choice.get("type") != "null":
+            node = choice | {key: value for key, value in node.items() if key != "anyOf"}
+    if "$ref" in node:
+        beside = {key: value for key, value in node.items() if key != "$ref"}
+        return _resolved(definitions[node["$ref"].rpartition("/")[2]] | beside, definitions)
+    return node
+
+
+def _numbers(node: Schema) -> Schema:
+    """Formats, and exclusive bounds as OpenAPI 3.0 writes them: a bound and a boolean."""
+    result: Schema = {}
+    if node.get("type") == "integer":
+        small = node.get("maximum", 2**63) < 2**31
+        result["format"] = "int32" if small else "int64"
+    if node.get("type") == "number":
+        result["format"] = "double"
+    for bound in ("minimum", "maximum"):
+        exclusive = f"exclusive{bound.capitalize()}"
+        if exclusive in node:
+            result |= {bound: node[exclusive], exclusive: True}
+    return result
+
+
+def _object(node: Schema, definitions: dict[str, Schema]) -> Schema:
+    """Fields of an object, or the values of a map, or anything."""
+    values = node.get("additionalProperties")
+    result: Schema = {}
+    if "maxProperties" in node:
+        result["maxProperties"] = node["maxProperties"]
+    if isinstance(values, dict):
+        return result | {"additionalProperties": structural(values, definitions)}
+    if values is True:
+        result["x-kubernetes-preserve-unknown-fields"] = True
+    if "properties" not in node:
+        return result
+    required = node.get("required", [])
+    fields = {
+        name: _field(field, definitions, optional=name not in required)
+        for name, field in node["properties"].items()
+    }
+    return result | ({"required": required} if required else {}) | {"properties": fields}
+
+
+def _field(field: Schema, definitions: dict[str, Schema], *, optional: bool) -> Schema:
+    """A field; an object that pydantic makes by itself gets the defaults of its fields.
+
+    They are written out, as the API server checks a default against the rules as it stands.
+    """
+    result = structural(field, definitions)
+    if optional and "anyOf" not in field and result.get("type") == "object":
+        fields = result.get("properties", {}).items()
+        defaults = {name: inner["default"] for name, inner in fields if "default" in inner}
+        result.setdefault("default", deepcopy(defaults))
+    return result

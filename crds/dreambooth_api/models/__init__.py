@@ -1,0 +1,1 @@
+"""The pydantic models of a DreamBoothJob's spec and status, with the rules between fields."""

@@ -1,0 +1,140 @@
+"""What every model of the API shares: camelCase names, no unknown fields, reusable bounded
+types."""
+
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from dreambooth_api.models.rules import BrokenRules, rules_of
+
+GROUP = "dreambooth.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "DreamBoothJob"
+
+
+class ApiModel(BaseModel):
+    """A part of a DreamBoothJob. Unknown fields and values of another type are refused, as the
+    API server does.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
+        broken = [rule for rule in rules_of(type(self)) if not rule.holds(self)]
+        if broken:
+            raise BrokenRules(broken)
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        rules = [rule.as_validation() for rule in rules_of(cls)]
+        if rules:
+            handler.resolve_ref_schema(schema)["x-kubernetes-validations"] = rules
+        return schema
+
+
+# Patterns are anchored, and name their characters: `\s`, `\w` and `\d` mean Unicode to pydantic's
+# engine and ASCII to the API server's. What a pattern means is said to the user in these words.
+_PLAIN = r"^[^ \t\r\n]+$"
+PATTERNS = {
+    (_URI := r"^(s3://[^/]+(/.*)?|file:///.+)$"): "s3://bucket/prefix or file:///absolute/path",
+    (_MODEL := r"^(s3://[^/]+(/.*)?|hf://[^/]+/.+|file:///.+|/.+)$"): (
+        "s3://bucket/prefix, hf://owner/name, file:///path or an absolute path"
+    ),
+    (_ENDPOINT := r"^https?://[^/]+/?$"): "a URL without a path: https://minio.example.com:9000",
+    (_WORD := r"^[A-Za-z0-9<>*_-]+$"): "one word of letters, digits and <>*_-",
+    (_NOUN := r"^[^ \t\r\n]+( [^ \t\r\n]+)*$"): "words with one space between them",
+    (_UID := r"^[A-Za-z0-9-]+$"): "letters, digits and -",
+    (_LINE := r"^[^\r\n]+$"): "text on one line",
+    _PLAIN: "text without spaces",
+    (_DNS := r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"): (
+        "the name of a Kubernetes object: a-z, 0-9, - and ., a letter or digit at both ends"
+    ),
+    (_LABEL := r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"): (
+        "a label value: letters, digits, -, _ and ., a letter or digit at both ends"
+    ),
+    (_JOB := r"^[a-z]([-a-z0-9]*[a-z0-9])?$"): (
+        "made of a-z, 0-9 and -, with a letter first and a letter or digit last"
+    ),
+    (_NAMESPACE := r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"): (
+        "a namespace: a-z, 0-9 and -, with a letter or digit at both ends"
+    ),
+    (_QUANTITY := r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"): (
+        "a Kubernetes quantity, for example 500m, 4 or 16Gi"
+    ),
+    (_ENV := r"^[A-Za-z_][A-Za-z0-9_]*$"): "an environment variable: letters, digits and _",
+    (_MODULE := r"^[A-Za-z0-9_.]+$"): "the end of a module's name, for example to_q",
+    (_REGION := r"^[a-z0-9-]+$"): "a region, for example eu-central-1",
+    (_RESOURCE := r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$"): (
+        "a resource's name, for example nvidia.com/gpu"
+    ),
+    (_VARIANT := r"^[a-z0-9_]+$"): "a variant, for example fp16",
+}
+"""Every pattern of the API, and what it means in words."""
+
+
+def _number_as_text(value: Any) -> Any:
+    """A whole number stands for its text, as in `cpu: 4` (IntOrString in Kubernetes)."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+# Strings and lists are bounded: the API server's CEL cost estimate and etcd's object size both need
+# it.
+Uri = Annotated[str, StringConstraints(pattern=_URI, max_length=1024)]
+StorageUri = Uri
+ModelSource = Annotated[str, StringConstraints(pattern=_MODEL, max_length=1024)]
+EndpointUrl = Annotated[str, StringConstraints(pattern=_ENDPOINT, max_length=512)]
+Prompt = Annotated[str, StringConstraints(pattern=_LINE, max_length=512)]
+Word = Annotated[str, StringConstraints(pattern=_WORD, max_length=32)]
+ClassNoun = Annotated[str, StringConstraints(pattern=_NOUN, max_length=64)]
+PlainText = Annotated[str, StringConstraints(pattern=_PLAIN, max_length=512)]
+Revision = Annotated[str, StringConstraints(pattern=_PLAIN, max_length=128)]
+Variant = Annotated[str, StringConstraints(pattern=_VARIANT, max_length=32)]
+Region = Annotated[str, StringConstraints(pattern=_REGION, max_length=64)]
+ModuleName = Annotated[str, StringConstraints(pattern=_MODULE, max_length=128)]
+EnvName = Annotated[str, StringConstraints(pattern=_ENV, max_length=256)]
+ResourceName = Annotated[str, StringConstraints(pattern=_RESOURCE, max_length=253)]
+ObjectName = Annotated[str, StringConstraints(pattern=_DNS, max_length=253)]
+JobName = Annotated[str, StringConstraints(pattern=_JOB, max_length=40)]
+ObjectUid = Annotated[str, StringConstraints(pattern=_UID, min_length=1, max_length=64)]
+NamespaceName = Annotated[str, StringConstraints(pattern=_NAMESPACE, max_length=63)]
+LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=316)]
+LabelValue = Annotated[str, StringConstraints(pattern=_LABEL, max_length=63)]
+Quantity = Annotated[
+    str,
+    StringConstraints(pattern=_QUANTITY, max_length=32),
+    BeforeValidator(_number_as_text),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": _QUANTITY, "maxLength": 32}),
+]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Steps = Annotated[int, Field(ge=1, le=1_000_000)]
+GuidanceScale = Annotated[float, Field(ge=0, le=50)]
+Time = Annotated[datetime, Field(strict=False)]
+"""RFC 3339 text in JSON."""

@@ -1,0 +1,189 @@
+"""The DreamBoothJob."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from dreambooth_api.models.base import ApiModel, JobName, NamespaceName, ObjectUid, StorageUri
+from dreambooth_api.models.model import Model
+from dreambooth_api.models.prior import Prior
+from dreambooth_api.models.rules import rule
+from dreambooth_api.models.runtime import Runtime, world_size
+from dreambooth_api.models.status import Status
+from dreambooth_api.models.storage import Checkpoints, Evaluation, Samples, Storage, Tracking
+from dreambooth_api.models.subject import Subject
+from dreambooth_api.models.training import Training
+
+
+class Spec(ApiModel):
+    """What to train, on what, how, where, and where to put the result."""
+
+    model: Model
+    """The base model."""
+
+    subjects: Annotated[list[Subject], Field(min_length=1, max_length=16)]
+    """What to learn."""
+
+    output: StorageUri
+    """Where the results go: `<output>/<namespace>/<name>/<uid>/`."""
+
+    prior: Prior = Field(default_factory=Prior)
+    """Class-prior preservation."""
+
+    training: Training = Field(default_factory=Training)
+    """How to train."""
+
+    checkpoints: Checkpoints = Field(default_factory=Checkpoints)
+    """Durable states."""
+
+    samples: Samples = Field(default_factory=Samples)
+    """Images made on the way."""
+
+    evaluation: Evaluation | None = None
+    """Scores of the result."""
+
+    tracking: Tracking = Field(default_factory=Tracking)
+    """Experiment trackers."""
+
+    storage: Storage = Field(default_factory=Storage)
+    """How object storage is reached."""
+
+    runtime: Runtime = Field(default_factory=Runtime)
+    """Where and how the pods run."""
+
+    @rule(
+        "training.globalBatch",
+        "!has(self.training.globalBatch) || self.training.globalBatch %"
+        " (self.runtime.nodes * (self.runtime.gpusPerNode > 0 ? self.runtime.gpusPerNode :"
+        " (has(self.runtime.processesPerNode) ? self.runtime.processesPerNode : 1))"
+        " * self.training.accumulation) == 0",
+        "must be a multiple of nodes x gpusPerNode (or processesPerNode) x accumulation;"
+        " change it, or set perDeviceBatch instead",
+    )
+    def _ranks_divide_the_batch(self) -> bool:
+        parts = world_size(self.runtime) * self.training.accumulation
+        return (self.training.global_batch or 0) % parts == 0
+
+    @rule(
+        "training.precision",
+        "self.training.precision != 'fp16' || self.runtime.gpusPerNode > 0",
+        "fp16 needs a GPU; use fp32 or bf16, or set runtime.gpusPerNode",
+    )
+    def _fp16_is_for_gpus(self) -> bool:
+        return self.training.precision != "fp16" or self.runtime.gpus_per_node > 0
+
+    @rule(
+        "subjects",
+        "self.subjects.all(a, self.subjects.exists_one(b,"
+        " b.identifier.lowerAscii() == a.identifier.lowerAscii()))",
+        "each identifier must be used once (letter case does not count); rename one",
+    )
+    def _identifiers_are_unique(self) -> bool:
+        words = [_lower(subject.identifier) for subject in self.subjects]
+        return len(set(words)) == len(words)
+
+    @rule(
+        "subjects",
+        "!self.subjects.exists(a, self.subjects.exists(b,"
+        " (' ' + b.classNoun.lowerAscii() + ' ')"
+        ".contains(' ' + a.identifier.lowerAscii() + ' ')))",
+        "an identifier must not be a word of a classNoun; choose a rare word as identifier",
+    )
+    def _identifiers_are_no_class(self) -> bool:
+        return not any(_says(b.class_noun, a) for a in self.subjects for b in self.subjects)
+
+    @rule(
+        "prior.prompt",
+        "!self.subjects.exists(s, (' ' + self.prior.prompt.lowerAscii().replace(',', ' ')"
+        ".replace('.', ' ') + ' ').contains(' ' + s.identifier.lowerAscii() + ' '))",
+        "must not contain an identifier, as class images show the class in general; remove it",
+    )
+    def _prior_prompt_is_general(self) -> bool:
+        prompt = self.prior.prompt.replace(",", " ").replace(".", " ")
+        return not any(_says(prompt, subject) for subject in self.subjects)
+
+    @rule(
+        "prior.prompt",
+        "!self.prior.enabled || self.prior.prompt.contains('{class}')"
+        " || self.subjects.all(s, s.classNoun == self.subjects[0].classNoun)",
+        "must contain {class} when the subjects have different class nouns;"
+        " write {class} for the class",
+    )
+    def _prior_prompt_names_the_class(self) -> bool:
+        nouns = {subject.class_noun for subject in self.subjects}
+        return not self.prior.enabled or "{class}" in self.prior.prompt or len(nouns) == 1
+
+
+class Metadata(ApiModel):
+    """The parts of meta/v1 ObjectMeta that a job is known by; the rest is kept as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    # <name>-<attempt>-<index>-<5 letters> must be a pod's name and a DNS label: 63 characters at
+    # most.
+    name: JobName
+    """Name of the job."""
+
+    namespace: NamespaceName = "default"
+    """Namespace of the job."""
+
+    uid: ObjectUid | None = None
+    """Set by the API server. A folder of the output is named after it."""
+
+    labels: dict[str, str] = {}
+    """Labels."""
+
+    annotations: dict[str, str] = {}
+    """Annotations."""
+
+
+class DreamBoothJob(ApiModel):
+    """A job that teaches a diffusion model one or more subjects."""
+
+    api_version: Literal["dreambooth.dev/v1alpha1"]
+    kind: Literal["DreamBoothJob"]
+    metadata: Metadata
+    spec: Spec
+    status: Status | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_stored(cls, data: Any) -> Any:
+        return stored(data)
+
+
+def stored(value: Any) -> Any:
+    """A value of a job file as the API server reads it: null is absent, and 8.0 is the whole
+    number 8.
+    """
+    if isinstance(value, dict):
+        return {key: stored(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [stored(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _lower(text: str) -> str:
+    """Lower case of ASCII letters only, as `lowerAscii()` in CEL."""
+    return "".join(letter.lower() if letter.isascii() else letter for letter in text)
+
+
+def _says(text: str, subject: Subject) -> bool:
+    """Whether a text has the subject's identifier among its words."""
+    return f" {_lower(subject.identifier)} " in f" {_lower(text)} "
+
+
+def output_prefix(job: DreamBoothJob) -> str:
+    """Folder of this run: `<output>/<namespace>/<name>/<uid>`."""
+    meta = job.metadata
+    return "/".join([job.spec.output.rstrip("/"), meta.namespace, meta.name, meta.uid or "local"])
+
+
+def prior_cache(job: DreamBoothJob) -> str:
+    """Folder that jobs share class images in."""
+    return job.spec.prior.cache or f"{job.spec.output.rstrip('/')}/prior-cache"
+
+
+def resolved(job: DreamBoothJob) -> dict[str, Any]:
+    """The job with every default filled in, as the API server would store it."""
+    return job.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"status"})

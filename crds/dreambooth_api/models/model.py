@@ -1,0 +1,61 @@
+"""The base model."""
+
+from typing import Literal
+
+from dreambooth_api.models.base import ApiModel, ModelSource, Revision, Variant
+from dreambooth_api.models.rules import rule
+
+FILE_ENDINGS = (".safetensors", ".ckpt")
+
+
+class Model(ApiModel):
+    """The diffusion model to fine-tune: Stable Diffusion 1.x or 2.x."""
+
+    source: ModelSource
+    """Where the weights are: `s3://bucket/prefix`, `hf://owner/name`, or an absolute path inside
+    the pod."""
+
+    layout: Literal["diffusers", "single-file"] = "diffusers"
+    """`diffusers`: a folder with model_index.json. `single-file`: one .safetensors or .ckpt
+    file."""
+
+    revision: Revision | None = None
+    """Branch, tag or commit of an `hf://` source. Pin a commit to make a run repeatable."""
+
+    variant: Variant | None = None
+    """Variant of the weight files, for example `fp16` for `model.fp16.safetensors`."""
+
+    @rule(
+        "source",
+        "self.layout != 'single-file'"
+        " || self.source.endsWith('.safetensors') || self.source.endsWith('.ckpt')",
+        "must be one .safetensors or .ckpt file when layout is single-file;"
+        " name the file, or set layout to diffusers for a folder",
+    )
+    def _single_file_is_a_file(self) -> bool:
+        return self.layout != "single-file" or self.source.endswith(FILE_ENDINGS)
+
+    @rule(
+        "layout",
+        "self.layout != 'diffusers'"
+        " || !(self.source.endsWith('.safetensors') || self.source.endsWith('.ckpt'))",
+        "must be single-file when source is one .safetensors or .ckpt file; set it to single-file",
+    )
+    def _diffusers_is_a_folder(self) -> bool:
+        return self.layout != "diffusers" or not self.source.endswith(FILE_ENDINGS)
+
+    @rule(
+        "variant",
+        "!has(self.variant) || self.layout == 'diffusers'",
+        "means nothing for a single file; remove it",
+    )
+    def _single_file_has_no_variant(self) -> bool:
+        return self.variant is None or self.layout == "diffusers"
+
+    @rule(
+        "revision",
+        "!has(self.revision) || self.source.startsWith('hf://')",
+        "means nothing without an hf:// source; remove it",
+    )
+    def _revision_is_for_the_hub(self) -> bool:
+        return self.revision is None or self.source.startswith("hf://")

@@ -1,0 +1,170 @@
+"""`spec.runtime.podOverrides`: the parts of a pod that a user may change.
+
+Only what is named here can be overridden, so that nothing the operator relies on can be broken. The
+Kubernetes objects below these names are opaque: the API server checks them when the pod is made.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
+from pydantic_core import CoreSchema, core_schema
+
+from dreambooth_api.models.base import ApiModel, EnvName, LabelValue, ObjectName
+from dreambooth_api.models.rules import rule
+
+Opaque = dict[str, Any]
+"""A part of a core/v1 object, kept as it is."""
+
+RESERVED_LABELS = (
+    "dreambooth.dev/",
+    "app.kubernetes.io/",
+    "batch.kubernetes.io/",
+    "kueue.x-k8s.io/",
+)
+RESERVED_ENV_PREFIXES = ("PET_", "DREAMBOOTH_")
+RESERVED_ENV = [
+    *("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    *("JOB_COMPLETION_INDEX", "POD_NAME", "POD_NAMESPACE", "POD_IP", "NODE_NAME"),
+]
+
+
+def _any_starts(name: str, prefixes: tuple[str, ...]) -> str:
+    return " || ".join(f"{name}.startsWith('{prefix}')" for prefix in prefixes)
+
+
+class PodMetadata(ApiModel):
+    """Metadata of the pods."""
+
+    labels: Annotated[dict[str, LabelValue], Field(max_length=32)] = {}
+    """Labels added to the pods."""
+
+    annotations: Annotated[
+        dict[str, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=32)
+    ] = {}
+    """Annotations added to the pods."""
+
+    @rule(
+        "labels",
+        f"!self.labels.exists(k, {_any_starts('k', RESERVED_LABELS)})",
+        "labels that start with dreambooth.dev/, app.kubernetes.io/, batch.kubernetes.io/ or"
+        " kueue.x-k8s.io/ are set by the operator; remove them",
+    )
+    def _labels_are_free(self) -> bool:
+        return not any(key.startswith(RESERVED_LABELS) for key in self.labels)
+
+
+class NamedObject(ApiModel):
+    """An item of a core/v1 list that is merged by name; its other fields are kept as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: ObjectName
+    """Name of the item."""
+
+
+class EnvVar(ApiModel):
+    """A core/v1 EnvVar of the trainer's container."""
+
+    name: EnvName
+    """Name of the variable."""
+
+    value: Annotated[str, StringConstraints(max_length=4096)] | None = None
+    """Its value. A secret belongs in `valueFrom`."""
+
+    value_from: Opaque | None = None
+    """Where the value comes from (core/v1 EnvVarSource), for example a `secretKeyRef`."""
+
+    @rule(
+        "name",
+        f"!(self.name in {RESERVED_ENV} || {_any_starts('self.name', RESERVED_ENV_PREFIXES)})",
+        f"PET_*, DREAMBOOTH_*, {', '.join(RESERVED_ENV[:-1])} and {RESERVED_ENV[-1]} are set by the"
+        " operator; remove the variable",
+    )
+    def _name_is_free(self) -> bool:
+        return self.name not in RESERVED_ENV and not self.name.startswith(RESERVED_ENV_PREFIXES)
+
+    @rule(
+        "value",
+        "!has(self.value) || !has(self.valueFrom)",
+        "set value or valueFrom, not both; remove one of them",
+    )
+    def _one_origin(self) -> bool:
+        return self.value is None or self.value_from is None
+
+
+class ContainerOverrides(ApiModel):
+    """Parts of the trainer's container (core/v1 Container)."""
+
+    name: Literal["trainer"]
+    """The container: always `trainer`."""
+
+    env: Annotated[list[EnvVar], Field(max_length=64)] = []
+    """Environment variables, by name."""
+
+    env_from: Annotated[list[Opaque], Field(max_length=16)] = []
+    """Secrets and ConfigMaps whose keys become environment variables."""
+
+    volume_mounts: Annotated[list[NamedObject], Field(max_length=32)] = []
+    """Mounts of the pod's volumes, by path."""
+
+    security_context: Opaque | None = None
+    """Security context of the container."""
+
+
+class PodSpecOverrides(ApiModel):
+    """Parts of the pods' spec (core/v1 PodSpec)."""
+
+    affinity: Opaque | None = None
+    """Affinity of the pods."""
+
+    topology_spread_constraints: Annotated[list[Opaque], Field(max_length=8)] = []
+    """How the pods are spread."""
+
+    volumes: Annotated[list[NamedObject], Field(max_length=32)] = []
+    """Volumes, by name; `cache` replaces the emptyDir that downloads go to, and models are kept
+    there instead of in memory."""
+
+    containers: Annotated[list[ContainerOverrides], Field(max_length=1)] = []
+    """The trainer's container."""
+
+    security_context: Opaque | None = None
+    """Security context of the pods."""
+
+    runtime_class_name: ObjectName | None = None
+    """RuntimeClass of the pods."""
+
+    scheduler_name: ObjectName | None = None
+    """Scheduler of the pods."""
+
+    host_network: bool | None = None
+    """Use the node's network, as some RDMA fabrics need."""
+
+    dns_policy: Literal["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"] | None = None
+    """DNS policy of the pods."""
+
+
+class PodTemplate(ApiModel):
+    """The parts of a core/v1 PodTemplateSpec that can be overridden."""
+
+    metadata: PodMetadata = Field(default_factory=PodMetadata)
+    """Labels and annotations."""
+
+    spec: PodSpecOverrides = Field(default_factory=PodSpecOverrides)
+    """Parts of the pods' spec."""
+
+
+class AsGiven:
+    """Checked as a `PodTemplate`, kept as the plain object that was given: it is merged into a
+    manifest.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(
+            lambda template: template.model_dump(mode="json", exclude_unset=True),
+            handler.generate_schema(PodTemplate),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda value: value),
+        )
+
+
+PodOverrides = Annotated[dict[str, Any], AsGiven]

@@ -1,0 +1,45 @@
+"""Class-prior preservation (paper, section 3.3)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dreambooth_api.models.base import ApiModel, GuidanceScale, Prompt, Seed, StorageUri
+
+Sampler = Literal["dpm-solver++", "ddim", "euler", "pndm"]
+
+
+class Prior(ApiModel):
+    """Class images that keep the model's idea of the class while it learns the subject."""
+
+    enabled: bool = True
+    """Train on class images beside the subject's."""
+
+    weight: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """Weight of the prior loss (lambda in the paper, equation 2)."""
+
+    count: Annotated[int, Field(ge=1, le=10_000)] = 200
+    """How many class images to use per subject. Missing ones are generated before training."""
+
+    images: StorageUri | None = None
+    """Folder of your own class images. They are used first; what is missing up to `count` is
+    generated."""
+
+    cache: StorageUri | None = None
+    """Folder shared by jobs: class images made once are reused by every job of the same model and
+    class. Default: `<output>/prior-cache`."""
+
+    prompt: Prompt = "a photo of a {class}"
+    """Prompt of the class images. `{class}` is replaced by the subject's class noun."""
+
+    sampler: Sampler = "dpm-solver++"
+    """Sampler that makes the class images."""
+
+    steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Sampling steps per class image."""
+
+    guidance_scale: GuidanceScale = 7.5
+    """Classifier-free guidance scale of the class images."""
+
+    seed: Seed = 0
+    """Image i is made from seed + i, so the set does not depend on the number of ranks."""

@@ -1,0 +1,242 @@
+"""Where and how a job's pods run."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dreambooth_api.models.base import (
+    ApiModel,
+    LabelKey,
+    LabelValue,
+    ObjectName,
+    PlainText,
+    Quantity,
+    ResourceName,
+)
+from dreambooth_api.models.overrides import PodOverrides
+from dreambooth_api.models.rules import rule
+
+Seconds = Annotated[int, Field(ge=0, le=31_536_000)]
+ResourceList = Annotated[dict[str, Quantity], Field(max_length=16)]
+
+
+class Resources(ApiModel):
+    """Resources of the trainer's container. GPUs come from `gpusPerNode`."""
+
+    requests: ResourceList = {}
+    """What the scheduler reserves."""
+
+    limits: ResourceList = {}
+    """What the container may use at most."""
+
+    @rule(
+        "requests",
+        "self.requests.all(k, size(k) > 0 && size(k) <= 253)"
+        " && self.limits.all(k, size(k) > 0 && size(k) <= 253)",
+        "resource names must have 1 to 253 characters; shorten them",
+    )
+    def _names_are_bounded(self) -> bool:
+        return all(0 < len(name) <= 253 for name in [*self.requests, *self.limits])
+
+
+class Toleration(ApiModel):
+    """A core/v1 Toleration."""
+
+    key: LabelKey | None = None
+    """Taint key; unset with operator Exists: every taint."""
+
+    operator: Literal["Exists", "Equal"] = "Equal"
+    """How key and value are compared."""
+
+    value: LabelValue | None = None
+    """Taint value."""
+
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Taint effect; unset: every effect."""
+
+    toleration_seconds: Seconds | None = None
+    """How long a NoExecute taint is tolerated."""
+
+    @rule(
+        "value",
+        "self.operator == 'Equal' || !has(self.value)",
+        "means nothing with operator Exists; remove it, or set operator to Equal",
+    )
+    def _exists_has_no_value(self) -> bool:
+        return self.operator == "Equal" or self.value is None
+
+    @rule(
+        "key",
+        "self.operator == 'Exists' || has(self.key)",
+        "is required with operator Equal; add it, or set operator to Exists for every taint",
+    )
+    def _equal_has_a_key(self) -> bool:
+        return self.operator == "Exists" or self.key is not None
+
+    @rule(
+        "tolerationSeconds",
+        "!has(self.tolerationSeconds) || has(self.effect) && self.effect == 'NoExecute'",
+        "needs effect NoExecute; set it, or remove tolerationSeconds",
+    )
+    def _seconds_are_for_no_execute(self) -> bool:
+        return self.toleration_seconds is None or self.effect == "NoExecute"
+
+
+class RestartPolicy(ApiModel):
+    """How often a job that failed is started again from its last checkpoint."""
+
+    max_failures: Annotated[int, Field(ge=0, le=100)] = 3
+    """Failures and stalls that are forgiven. Disruptions and preemptions do not count."""
+
+    backoff_seconds: Annotated[int, Field(ge=1, le=3600)] = 10
+    """Wait before the first restart; doubles with each failure in a row."""
+
+    max_backoff_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
+    """Longest wait between restarts."""
+
+    @rule(
+        "maxBackoffSeconds",
+        "self.maxBackoffSeconds >= self.backoffSeconds",
+        "must be at least backoffSeconds; raise it",
+    )
+    def _backoff_grows(self) -> bool:
+        return self.max_backoff_seconds >= self.backoff_seconds
+
+
+class Runtime(ApiModel):
+    """Where and how the pods run."""
+
+    nodes: Annotated[int, Field(ge=1, le=512)] = 1
+    """Pods of one attempt, one per node."""
+
+    gpus_per_node: Annotated[int, Field(ge=0, le=16)] = 1
+    """GPUs of each pod, one rank per GPU. 0: train on the CPU."""
+
+    processes_per_node: Annotated[int, Field(ge=1, le=16)] | None = None
+    """Ranks of each pod when `gpusPerNode` is 0. Default: 1."""
+
+    gpu_resource: ResourceName = "nvidia.com/gpu"
+    """Extended resource that stands for one GPU."""
+
+    gpu_memory: Quantity | None = None
+    """Memory of one GPU, for example `80Gi`: preflight then refuses a job that cannot fit."""
+
+    image: PlainText | None = None
+    """Trainer image. Default: the operator's."""
+
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """When the image is pulled."""
+
+    image_pull_secrets: Annotated[list[ObjectName], Field(max_length=8)] = []
+    """Secrets to pull the image with."""
+
+    resources: Resources = Field(default_factory=Resources)
+    """CPU, memory and other resources of the trainer's container."""
+
+    shm_size: Quantity = "2Gi"
+    """Size of /dev/shm, which NCCL needs."""
+
+    node_selector: Annotated[dict[str, LabelValue], Field(max_length=32)] = {}
+    """Labels that a node must have."""
+
+    tolerations: Annotated[list[Toleration], Field(max_length=32)] = []
+    """Taints that are tolerated."""
+
+    queue: ObjectName | None = None
+    """Kueue LocalQueue to wait in."""
+
+    priority_class: ObjectName | None = None
+    """PriorityClass of the pods."""
+
+    service_account: ObjectName | None = None
+    """ServiceAccount of the pods, for a cloud identity."""
+
+    suspend: bool = False
+    """Stop after a checkpoint and give the GPUs back; set to false to go on."""
+
+    restart: RestartPolicy = Field(default_factory=RestartPolicy)
+    """Restart budget."""
+
+    start_deadline_seconds: Seconds = 1800
+    """Fail when the pods of an attempt do not all run in this time. Queueing does not count. 0:
+    no limit."""
+
+    active_deadline_seconds: Seconds = 0
+    """Fail when the job has run for this long, over all attempts. 0: no limit."""
+
+    stall_timeout_seconds: Seconds = 900
+    """Restart when no rank of a pod has made progress for this long: no step, no image, no answer
+    of storage. Four times as long when they only wait for other pods. 0: never."""
+
+    termination_grace_period_seconds: Annotated[int, Field(ge=30, le=86_400)] = 300
+    """Time for the last checkpoint when a pod is asked to stop."""
+
+    terminating_timeout_seconds: Annotated[int, Field(ge=30, le=86_400)] = 600
+    """A pod that is still terminating after this is taken for lost, and the next attempt starts."""
+
+    ttl_seconds_after_finished: Seconds | None = None
+    """Delete the DreamBoothJob this long after it ended. What is in storage stays."""
+
+    pod_overrides: PodOverrides = {}
+    """Parts of a core/v1 PodTemplateSpec merged over the pods, for example extra volumes and
+    variables."""
+
+    @rule(
+        "processesPerNode",
+        "!has(self.processesPerNode) || self.gpusPerNode == 0",
+        "means nothing with GPUs, which have one process each; remove it, or set gpusPerNode to 0",
+    )
+    def _processes_are_for_the_cpu(self) -> bool:
+        return self.processes_per_node is None or self.gpus_per_node == 0
+
+    @rule(
+        "resources",
+        "!(self.gpuResource in self.resources.requests)"
+        " && !(self.gpuResource in self.resources.limits)",
+        "GPUs are counted by gpusPerNode; remove them from requests and limits",
+    )
+    def _gpus_are_counted_once(self) -> bool:
+        return not {self.gpu_resource} & {*self.resources.requests, *self.resources.limits}
+
+    @rule(
+        "nodeSelector",
+        "self.nodeSelector.all(k, size(k) > 0 && size(k) <= 316)",
+        "keys must have 1 to 316 characters; shorten them",
+    )
+    def _label_keys_are_bounded(self) -> bool:
+        return all(0 < len(key) <= 316 for key in self.node_selector)
+
+    @rule(
+        "activeDeadlineSeconds",
+        "self.activeDeadlineSeconds == 0 || self.activeDeadlineSeconds >= 60",
+        "must be 0 (no limit) or at least 60; raise it",
+    )
+    def _deadline_leaves_time(self) -> bool:
+        return self.active_deadline_seconds == 0 or self.active_deadline_seconds >= 60
+
+    @rule(
+        "stallTimeoutSeconds",
+        "self.stallTimeoutSeconds == 0 || self.stallTimeoutSeconds >= 60",
+        "must be 0 (never) or at least 60, as loading a model takes time; raise it",
+    )
+    def _stall_timeout_leaves_time(self) -> bool:
+        return self.stall_timeout_seconds == 0 or self.stall_timeout_seconds >= 60
+
+    @rule(
+        "terminatingTimeoutSeconds",
+        "self.terminatingTimeoutSeconds >= self.terminationGracePeriodSeconds",
+        "must be at least terminationGracePeriodSeconds, or a pod that saves is taken for lost;"
+        " raise it",
+    )
+    def _saving_is_not_lost(self) -> bool:
+        return self.terminating_timeout_seconds >= self.termination_grace_period_seconds
+
+
+def world_size(runtime: Runtime) -> int:
+    """Ranks of one attempt: nodes x GPUs per node, or nodes x processes per node on the CPU."""
+    return runtime.nodes * ranks_per_node(runtime)
+
+
+def ranks_per_node(runtime: Runtime) -> int:
+    """Ranks of one pod."""
+    return runtime.gpus_per_node or runtime.processes_per_node or 1

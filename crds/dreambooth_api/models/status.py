@@ -1,0 +1,184 @@
+"""What the operator reports."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from dreambooth_api.models.base import ApiModel, Time
+
+Phase = Literal[
+    "Pending",
+    "Preflight",
+    "Queued",
+    "Starting",
+    "Running",
+    "Restarting",
+    "Suspended",
+    "Succeeded",
+    "Failed",
+]
+Stage = Literal["Preparing", "GeneratingPrior", "Training", "Evaluating", "Exporting"]
+Text = Annotated[str, StringConstraints(max_length=4096)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Condition(ApiModel):
+    """A meta/v1 Condition."""
+
+    type: Annotated[str, StringConstraints(min_length=1, max_length=316)]
+    """Kind of condition."""
+
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+    """One CamelCase word for machines."""
+
+    message: Text = ""
+    """A sentence for people."""
+
+    observed_generation: Count | None = None
+    """Generation of the job that this was seen on."""
+
+    last_transition_time: Time
+    """When `status` last changed."""
+
+
+class Progress(ApiModel):
+    """Progress as rank 0 reported it."""
+
+    step: Count = 0
+    """Optimizer steps done."""
+
+    total_steps: Count = 0
+    """Optimizer steps to do."""
+
+    loss: Annotated[str, StringConstraints(max_length=32)] | None = None
+    """Total loss, as text: a status holds no floating-point numbers."""
+
+    images_per_second: Annotated[str, StringConstraints(max_length=32)] | None = None
+    """Subject and prior images per second over all ranks."""
+
+    eta: Annotated[str, StringConstraints(max_length=32)] | None = None
+    """Time left, for people: `12m`."""
+
+    updated_at: Time | None = None
+    """When it was read."""
+
+
+class CheckpointStatus(ApiModel):
+    """The newest durable checkpoint."""
+
+    step: Count
+    """Step that it resumes from."""
+
+    uri: Annotated[str, StringConstraints(max_length=2048)]
+    """Its folder."""
+
+    time: Time
+    """When its manifest was written."""
+
+
+class Attempt(ApiModel):
+    """One attempt and how it ended."""
+
+    number: Count
+    """Attempt, from 0."""
+
+    started: Time
+    """When its Job was made."""
+
+    running: Time | None = None
+    """When all its ranks had joined."""
+
+    ended: Time | None = None
+    """When its pods had all ended."""
+
+    outcome: (
+        Literal["Succeeded", "Failed", "Disrupted", "Preempted", "Stalled", "Suspended"] | None
+    ) = None
+    """How it ended, or is about to: its pods may still be stopping."""
+
+    final: bool = False
+    """No other attempt follows."""
+
+    reason: Text = ""
+    """The first failure in words."""
+
+    rank: Count | None = None
+    """First rank that failed."""
+
+    node: Annotated[str, StringConstraints(max_length=253)] | None = None
+    """Node of that rank."""
+
+    exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
+    """Its exit code."""
+
+
+class Counters(ApiModel):
+    """Ends of attempts by kind. Only failures and stalls use up the restart budget."""
+
+    failures: Count = 0
+    """A rank failed."""
+
+    disruptions: Count = 0
+    """A node was drained or lost."""
+
+    preemptions: Count = 0
+    """The queue took the nodes back."""
+
+    stalls: Count = 0
+    """No step was finished for `runtime.stallTimeoutSeconds`."""
+
+
+class Artifacts(ApiModel):
+    """Where the results are."""
+
+    output: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    """Folder of this run."""
+
+    export: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    """The model to take home."""
+
+    samples: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    """The newest sample grid."""
+
+
+class Status(ApiModel):
+    """What the operator reports."""
+
+    phase: Phase | None = None
+    """Where the job is in its life."""
+
+    stage: Stage | None = None
+    """What a running job does."""
+
+    observed_generation: Count | None = None
+    """Generation of the job that this status is about."""
+
+    conditions: Annotated[list[Condition], Field(max_length=16)] = []
+    """Conditions by type."""
+
+    progress: Progress | None = None
+    """Progress of the training."""
+
+    last_checkpoint: CheckpointStatus | None = None
+    """The newest durable checkpoint."""
+
+    counters: Counters | None = None
+    """Ends of attempts by kind."""
+
+    attempts: Annotated[list[Attempt], Field(max_length=20)] = []
+    """The newest attempts."""
+
+    run_seconds: Count = 0
+    """How long ended attempts ran with all their ranks."""
+
+    artifacts: Artifacts | None = None
+    """Where the results are."""
+
+    start_time: Time | None = None
+    """When the first attempt started."""
+
+    completion_time: Time | None = None
+    """When the job ended."""

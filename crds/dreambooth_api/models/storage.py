@@ -1,0 +1,129 @@
+"""Object storage, and what is written to it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from dreambooth_api.models.base import (
+    ApiModel,
+    EndpointUrl,
+    GuidanceScale,
+    ModelSource,
+    ObjectName,
+    Prompt,
+    Region,
+    Seed,
+    StorageUri,
+)
+from dreambooth_api.models.prior import Sampler
+from dreambooth_api.models.rules import rule
+
+
+class Storage(ApiModel):
+    """How `s3://` URIs are reached. Without it: the operator's default, or AWS with the credentials
+    of the pod's identity.
+    """
+
+    endpoint_url: EndpointUrl | None = Field(default=None, alias="endpointURL")
+    """URL of an S3 server that is not AWS: `https://minio.example.com:9000`."""
+
+    region: Region | None = None
+    """Region of the buckets."""
+
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    """`path`: https://host/bucket/key, as most self-hosted servers need. `virtual`:
+    https://bucket.host/key."""
+
+    credentials_secret: ObjectName | None = None
+    """Secret of the job's namespace with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
+    (and AWS_SESSION_TOKEN). Unset: the pod's identity."""
+
+
+class Checkpoints(ApiModel):
+    """Durable states that a later attempt resumes from."""
+
+    every: Annotated[int, Field(ge=1, le=1_000_000)] = 500
+    """Optimizer steps between checkpoints. One is also written at the end and when asked to
+    stop."""
+
+    keep: Annotated[int, Field(ge=1, le=100)] = 2
+    """How many of the newest complete checkpoints are kept. The one with the lowest loss stays
+    too."""
+
+
+class Samples(ApiModel):
+    """Images made before, during and after training, always from the same seeds."""
+
+    prompts: Annotated[list[Prompt], Field(max_length=32)] = []
+    """Prompts. Default: "a photo of <identifier> <class>" for each subject."""
+
+    every: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Optimizer steps between samples; 0: only before and after training."""
+
+    count: Annotated[int, Field(ge=1, le=64)] = 4
+    """Images per prompt."""
+
+    sampler: Sampler = "dpm-solver++"
+    """Sampler."""
+
+    steps: Annotated[int, Field(ge=1, le=1000)] = 25
+    """Sampling steps."""
+
+    guidance_scale: GuidanceScale = 7.5
+    """Classifier-free guidance scale."""
+
+    negative_prompt: Annotated[str, StringConstraints(max_length=512)] = ""
+    """What guidance steers away from."""
+
+    seed: Seed = 42
+    """Image i of every prompt starts from seed + i."""
+
+
+class Evaluation(ApiModel):
+    """Scores of the result: similarity to the subject and to the prompts, and variety of the
+    class.
+    """
+
+    model: ModelSource
+    """A CLIP model (transformers layout) that scores: `s3://`, `hf://` or an absolute path."""
+
+    images: StorageUri | None = None
+    """Folder of images of the subject that were not trained on. Default: the training images."""
+
+    count: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Images generated per score."""
+
+
+class Wandb(ApiModel):
+    """Weights & Biases."""
+
+    project: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    """Project to log to."""
+
+    entity: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    """Team or user. Default: the key's own."""
+
+    mode: Literal["online", "offline"] = "online"
+    """`offline` writes the run's files beside the other results, to be synchronised later."""
+
+    secret: ObjectName | None = None
+    """Secret of the job's namespace with the key WANDB_API_KEY. Needed when `mode` is `online`."""
+
+    @rule(
+        "secret",
+        "self.mode != 'online' || has(self.secret)",
+        "is required when mode is online; name a secret with the key WANDB_API_KEY,"
+        " or set mode to offline",
+    )
+    def _online_has_a_secret(self) -> bool:
+        return self.mode != "online" or self.secret is not None
+
+
+class Tracking(ApiModel):
+    """Experiment trackers."""
+
+    tensorboard: bool = False
+    """Write TensorBoard event files to `<output>/.../tensorboard`."""
+
+    wandb: Wandb | None = None
+    """Log to Weights & Biases."""

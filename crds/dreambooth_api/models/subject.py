@@ -1,0 +1,29 @@
+"""The subject to learn."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from dreambooth_api.models.base import ApiModel, ClassNoun, StorageUri, Word
+
+
+class Subject(ApiModel):
+    """One subject: 3-5 images of it, the word that will mean it, and the class that it belongs
+    to.
+    """
+
+    identifier: Word
+    """The rare word that will stand for the subject, for example `sks` (paper, section 3.2)."""
+
+    class_noun: ClassNoun
+    """The coarse class of the subject, for example `dog` or `coffee mug`."""
+
+    images: StorageUri
+    """Folder of the subject's images: `s3://bucket/prefix` or `file:///path`."""
+
+    captions: StorageUri | None = None
+    """Folder of captions, one `<image name>.txt` per image. Without it: "a photo of <identifier>
+    <class>"."""
+
+    weight: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """How often this subject is drawn, relative to the other subjects."""

@@ -1,0 +1,179 @@
+"""How to train."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dreambooth_api.models.base import ApiModel, ModuleName, Seed, Steps
+from dreambooth_api.models.rules import rule
+
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+
+
+class Lora(ApiModel):
+    """Low-rank adapters (method `lora`)."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Rank of the adapters."""
+
+    alpha: Annotated[float, Field(gt=0, le=4096)] | None = None
+    """Scale of the adapters is alpha / rank. Default: the rank."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapters' input."""
+
+    targets: Annotated[list[ModuleName], Field(min_length=1, max_length=32)] = [
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+    ]
+    """Modules of the UNet that get an adapter, by the end of their names."""
+
+
+class TextEncoder(ApiModel):
+    """Training of the text encoder."""
+
+    method: Literal["frozen", "lora", "full"] = "frozen"
+    """`frozen`: not trained, its embeddings are computed once. (`off` would be a boolean in
+    YAML.)"""
+
+    learning_rate: LearningRate | None = None
+    """Learning rate of the text encoder. Default: `training.learningRate`."""
+
+    stop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Fraction of the steps after which the text encoder is frozen."""
+
+    @rule(
+        "learningRate",
+        "!has(self.learningRate) || self.method != 'frozen'",
+        "means nothing when the text encoder is frozen; set method to lora or full, or remove it",
+    )
+    def _frozen_has_no_learning_rate(self) -> bool:
+        return self.learning_rate is None or self.method != "frozen"
+
+
+class Optimizer(ApiModel):
+    """The optimizer's settings."""
+
+    name: Literal["adamw"] = "adamw"
+    """AdamW, fused where the device can."""
+
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the first moment."""
+
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the second moment."""
+
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Decoupled weight decay."""
+
+    epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
+    """Added to the denominator."""
+
+
+class Schedule(ApiModel):
+    """The learning rate's schedule, counted in optimizer steps whatever the number of ranks."""
+
+    name: Literal["constant", "linear", "cosine", "polynomial"] = "constant"
+    """Shape after the warm-up."""
+
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Steps of linear warm-up from 0."""
+
+
+class Ema(ApiModel):
+    """Exponential moving average of the trained weights; when enabled, it is what is sampled and
+    exported.
+    """
+
+    enabled: bool = False
+    """Keep an average."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.9999
+    """Decay per optimizer step, warmed up as (1 + step) / (10 + step)."""
+
+
+class Training(ApiModel):
+    """How to train."""
+
+    method: Literal["lora", "full"] = "lora"
+    """`lora`: small adapters, little memory. `full`: every weight of the UNet."""
+
+    lora: Lora = Field(default_factory=Lora)
+    """Settings of the adapters, for the UNet and for a text encoder trained by `lora`."""
+
+    text_encoder: TextEncoder = Field(default_factory=TextEncoder)
+    """Training of the text encoder."""
+
+    steps: Steps = 800
+    """Optimizer steps."""
+
+    global_batch: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """Subject images per optimizer step over all ranks; as many prior images come with them.
+    The number of ranks times `accumulation` must divide it."""
+
+    per_device_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Subject images per rank and forward pass, instead of `globalBatch`. Default: 1."""
+
+    accumulation: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Forward passes per optimizer step."""
+
+    resolution: Annotated[int, Field(ge=64, le=2048, multiple_of=8)] = 512
+    """Side of the training images in pixels. Images are cropped to a square, never squashed."""
+
+    crop: Literal["center", "random"] = "center"
+    """Where a non-square image is cropped."""
+
+    flip: bool = True
+    """Mirror half of the images. Turn it off for subjects with writing or a left and a right."""
+
+    learning_rate: LearningRate = 1e-4
+    """Peak learning rate. 1e-4 suits LoRA; for `full` use 1e-6 to 5e-6 with Stable Diffusion."""
+
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    """The optimizer's settings."""
+
+    schedule: Schedule = Field(default_factory=Schedule)
+    """The learning rate's schedule."""
+
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Arithmetic of the forward pass; trained weights stay in fp32."""
+
+    min_snr_gamma: Annotated[float, Field(gt=0, le=100)] | None = None
+    """Min-SNR loss weights (Hang et al. 2023); 5 is usual. Unset: plain MSE."""
+
+    noise_offset: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Per-channel offset added to the noise, for very dark or bright images."""
+
+    caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Fraction of captions replaced by the empty one."""
+
+    ema: Ema = Field(default_factory=Ema)
+    """Average of the weights."""
+
+    gradient_checkpointing: bool = False
+    """Trade a third more time for less memory."""
+
+    max_grad_norm: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    """Clip the gradient to this norm; 0 turns it off."""
+
+    seed: Seed = 0
+    """Fixes which image, crop, flip, timestep and noise each step uses, whatever the number of
+    ranks."""
+
+    @rule(
+        "globalBatch",
+        "!has(self.globalBatch) || !has(self.perDeviceBatch)",
+        "set globalBatch or perDeviceBatch, not both; remove one of them",
+    )
+    def _one_batch_size(self) -> bool:
+        return self.global_batch is None or self.per_device_batch is None
+
+    @rule(
+        "schedule.warmupSteps",
+        "self.schedule.warmupSteps < self.steps",
+        "must be less than training.steps; warm up for fewer steps, or train for more",
+    )
+    def _warmup_ends(self) -> bool:
+        return self.schedule.warmup_steps < self.steps

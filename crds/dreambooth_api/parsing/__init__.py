@@ -1,0 +1,1 @@
+"""Job files as kubectl reads them, and validation errors in plain words."""

@@ -1,0 +1,95 @@
+"""What is probably not meant: sentences for the user, none of which stops the job."""
+
+from collections.abc import Iterator
+
+from dreambooth_api.models.job import DreamBoothJob, Spec
+from dreambooth_api.models.runtime import world_size
+from dreambooth_api.models.training import Lora, Training
+
+FEW_PRIOR_IMAGES = 16
+HIGH_FULL_RATE = 2e-5
+LARGE_RESOLUTION = 256
+"""Models below this many pixels are small, and take higher learning rates."""
+COMMON_WORDS = {
+    *("a", "an", "the", "my", "this", "that", "it", "photo", "picture", "image", "style", "art"),
+    *("cat", "dog", "man", "woman", "person", "boy", "girl", "baby", "king", "queen", "car"),
+    *("house", "red", "blue", "green", "black", "white", "new", "old", "big", "small", "good"),
+    *("best", "love", "happy", "cute", "toy", "one", "special", "unique"),
+}
+
+
+def warnings(job: DreamBoothJob) -> list[str]:
+    """Each doubt about a job as one line: `field: what is odd; what to do`."""
+    spec = job.spec
+    return [*_subjects(spec), *_prompts(spec), *_prior(spec), *_training(spec), *_places(spec)]
+
+
+def _subjects(spec: Spec) -> Iterator[str]:
+    for index, subject in enumerate(spec.subjects):
+        path = f"spec.subjects[{index}].identifier"
+        if subject.identifier.lower() in COMMON_WORDS:
+            yield (
+                f"{path}: {subject.identifier!r} is a common word that the model has strong ideas"
+                " about; choose a rare word"
+            )
+
+
+def _prompts(spec: Spec) -> Iterator[str]:
+    """Prompts that do not call any subject. A prompt about the class alone is a useful
+    comparison.
+    """
+    prompts = spec.samples.prompts
+    words = [subject.identifier.lower() for subject in spec.subjects]
+    silent = [prompt for prompt in prompts if not any(word in prompt.lower() for word in words)]
+    if prompts and len(silent) == len(prompts):
+        yield (
+            "spec.samples.prompts: no prompt contains an identifier, so no sample shows a subject;"
+            f" add one with {spec.subjects[0].identifier!r}"
+        )
+        return
+    for prompt in silent:
+        yield (
+            f"spec.samples.prompts[{prompts.index(prompt)}]: does not contain an identifier, so it"
+            " shows the class and not the subject; keep it only as a comparison"
+        )
+
+
+def _prior(spec: Spec) -> Iterator[str]:
+    prior = spec.prior
+    if not prior.enabled or prior.weight == 0:
+        yield (
+            "spec.prior: without class images the model forgets the class and overfits sooner;"
+            " set enabled to true and weight to 1"
+        )
+    elif prior.count < FEW_PRIOR_IMAGES:
+        yield f"spec.prior.count: {prior.count} class images are few; 100 to 1000 are usual"
+
+
+def _training(spec: Spec) -> Iterator[str]:
+    training = spec.training
+    real = training.resolution >= LARGE_RESOLUTION
+    if training.method == "full" and real and training.learning_rate > HIGH_FULL_RATE:
+        yield (
+            f"spec.training.learningRate: {training.learning_rate:g} is high for full fine-tuning;"
+            " 1e-6 to 5e-6 are usual"
+        )
+    # A job that came through the API server holds every default, so being there means nothing.
+    if training.lora != Lora() and not _has_lora(training):
+        yield "spec.training.lora: nothing is trained by lora; set method to lora, or remove it"
+    if spec.checkpoints.every > training.steps:
+        yield (
+            f"spec.checkpoints.every: a checkpoint every {spec.checkpoints.every} steps means none"
+            f" before the end, at {training.steps}; lower it, or a restart begins anew"
+        )
+
+
+def _has_lora(training: Training) -> bool:
+    return "lora" in (training.method, training.text_encoder.method)
+
+
+def _places(spec: Spec) -> Iterator[str]:
+    if world_size(spec.runtime) > 1 and spec.output.startswith("file://"):
+        yield (
+            "spec.output: a file:// folder must be the same on every node; use s3://, or mount a"
+            " shared volume by runtime.podOverrides"
+        )

@@ -1,0 +1,82 @@
+"""Job files: YAML text in, a checked DreamBoothJob out, or every problem in plain words."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from dreambooth_api.models.job import DreamBoothJob, resolved
+from dreambooth_api.parsing import yamljson
+from dreambooth_api.parsing.problems import problems
+
+MAX_BYTES = 262_144
+"""Of a job file: `kubectl apply` takes no larger ones."""
+
+
+class InvalidJob(ValueError):
+    """A job that cannot be run. Its text has one line for each problem: `field: what is wrong;
+    what to do`.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+def load(source: str | Path) -> DreamBoothJob:
+    """Read a job from a file, or from YAML text (a string of more than one line).
+
+    Raises `InvalidJob` with every problem.
+    """
+    return parse(_document(_text(source)))
+
+
+def parse(data: Any) -> DreamBoothJob:
+    """Check a job that is already an object, as the API server returns it; raises `InvalidJob`."""
+    if not isinstance(data, Mapping):
+        raise InvalidJob("job: must be a mapping; write apiVersion, kind, metadata and spec")
+    try:
+        return DreamBoothJob.model_validate(dict(data), by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise InvalidJob(*problems(error)) from error
+
+
+def dump(job: DreamBoothJob) -> str:
+    """The job as YAML with every default filled in, without its status; `load` reads it back."""
+    return yamljson.dump(resolved(job))
+
+
+def _text(source: str | Path) -> str:
+    if isinstance(source, str) and "\n" in source:
+        return source
+    path = Path(source)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        text = data.decode()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise InvalidJob(f"{path}: {reason}; name a readable YAML file") from error
+    if len(data) > MAX_BYTES:
+        raise InvalidJob(f"{path}: has more than {MAX_BYTES} bytes, which no job has; shorten it")
+    return text
+
+
+def _document(text: str) -> Any:
+    """The only document of a YAML text."""
+    try:
+        found = [document for document in yamljson.documents(text) if document is not None]
+    except yaml.YAMLError as error:
+        raise InvalidJob(_syntax_problem(error)) from error
+    if len(found) != 1:
+        raise InvalidJob(f"job: expected one job in the file, found {len(found)}; keep one")
+    return found[0]
+
+
+def _syntax_problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or "cannot be read"
+    where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
+    return f"{where}: not valid YAML: {what}; correct it there"

@@ -1,0 +1,1 @@
+"""The `dreambooth` command."""

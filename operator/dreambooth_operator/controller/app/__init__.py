@@ -1,0 +1,1 @@
+"""The operator as a process: start, settings, logging and permissions."""

@@ -1,0 +1,147 @@
+"""How an attempt ended, judged from all its pods and its Job.
+
+A pod that knows why it ended says more than its peers, who only lost a connection; and what came
+first counts, as the Job controller stops the peers of the first pod that fails. Pod objects vanish,
+so the Job's own message is the last resort (`status.conditions` of a batch/v1 Job).
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from dreambooth_operator.controller.kube.snapshots import JobView, PodView
+from dreambooth_operator.manifests.resources import (
+    STALLED_EXIT_CODE,
+    STOPPED_EXIT_CODE,
+    TERMINAL_EXIT_CODES,
+)
+
+Outcome = Literal["Succeeded", "Failed", "Disrupted", "Preempted", "Stalled", "Suspended"]
+
+RANK = re.compile(r"rank (\d+)\b")
+"""How the trainer's last words begin."""
+EXIT_CODE = re.compile(r"failed with exit code (\d+)")
+"""In the Job controller's message about a podFailurePolicy rule."""
+WORDS_LIMIT = 2048
+EVER = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How an attempt ended or is to end, and who ended it."""
+
+    outcome: Outcome
+    reason: str = ""
+    final: bool = False
+    """No restart can mend it."""
+    rank: int | None = None
+    node: str | None = None
+    exit_code: int | None = None
+
+
+def judge(job: JobView, pods: Iterable[PodView], ranks_per_node: int) -> Verdict:
+    """The verdict on an attempt whose Job fails or has failed."""
+    ended = [pod for pod in pods if pod.failed or pod.disruption or pod.stop_asked]
+    telling = _first(pod for pod in ended if pod.exit_code in TERMINAL_EXIT_CODES)
+    if telling:
+        return _blamed("Failed", telling, ranks_per_node, final=True)
+    disrupted = _first(pod for pod in ended if pod.disruption)
+    if disrupted:
+        return _disrupted(disrupted, ranks_per_node)
+    stalled = _first(pod for pod in ended if pod.exit_code == STALLED_EXIT_CODE)
+    if stalled:
+        return _blamed("Stalled", stalled, ranks_per_node)
+    failed = _first_failed(ended)
+    stopped = _first_stopped(ended, job, failed)
+    if stopped:
+        words = f"pod {stopped.name} was asked to stop before any rank had failed"
+        return _blamed("Disrupted", stopped, ranks_per_node, words=words)
+    if failed:
+        return _blamed("Failed", failed, ranks_per_node)
+    return _from_message(job)
+
+
+def lost(pod: PodView, ranks_per_node: int) -> Verdict:
+    """The verdict when a pod does not stop: its node is out of reach."""
+    words = f"pod {pod.name} does not stop; its node is taken for lost"
+    return _blamed("Disrupted", pod, ranks_per_node, words=words)
+
+
+def _first(pods: Iterable[PodView]) -> PodView | None:
+    """The pod that ended first; of those in the same second the one with the lowest index."""
+    return min(pods, key=lambda pod: (_end(pod), pod.index), default=None)
+
+
+def _end(pod: PodView) -> datetime:
+    """When it was asked to stop or stopped by itself, whichever came first."""
+    times = [time for time in (pod.stop_asked, pod.finished) if time]
+    return min(times, default=EVER)
+
+
+def _first_failed(pods: Sequence[PodView]) -> PodView | None:
+    """The first pod that failed by itself; what was stopped before it could is the last resort."""
+    by_itself = [p for p in pods if p.failed and p.exit_code != STOPPED_EXIT_CODE]
+    return _first(p for p in by_itself if not p.stop_asked) or _first(
+        p for p in by_itself if p.exit_code
+    )
+
+
+def _first_stopped(pods: Sequence[PodView], job: JobView, failed: PodView | None) -> PodView | None:
+    """The first pod that was asked to stop before its Job was to fail, and so made it fail.
+
+    Both times are the control plane's. Those of containers are their nodes', whose clocks differ.
+    """
+    if failed is None:
+        return _first(p for p in pods if p.stop_asked or p.exit_code == STOPPED_EXIT_CODE)
+    since = job.failing
+    return _first(p for p in pods if since and p.stop_asked and p.stop_asked < since)
+
+
+def _disrupted(pod: PodView, ranks_per_node: int) -> Verdict:
+    """Scheduler preemption is a preemption; eviction, a drain or a lost node a disruption."""
+    outcome: Outcome = "Preempted" if pod.disruption == "PreemptionByScheduler" else "Disrupted"
+    words = f"pod {pod.name} was disrupted ({pod.disruption}): {pod.disruption_message}"
+    return _blamed(outcome, pod, ranks_per_node, words=words)
+
+
+def _blamed(
+    outcome: Outcome, pod: PodView, ranks_per_node: int, *, final: bool = False, words: str = ""
+) -> Verdict:
+    return Verdict(
+        outcome,
+        words or _words(pod),
+        final=final,
+        rank=_rank(pod, ranks_per_node),
+        node=pod.node,
+        exit_code=pod.exit_code,
+    )
+
+
+def _words(pod: PodView) -> str:
+    """What a failed pod said, or what is known without words."""
+    told = pod.message.strip()[-WORDS_LIMIT:] or f"pod {pod.name} left no message"
+    if pod.reason:
+        told = f"pod {pod.name}: {pod.reason}: {pod.reason_message}".rstrip(": ")
+    if pod.out_of_memory:
+        return f"out of memory; raise spec.runtime.resources.limits.memory. {told}"
+    return told
+
+
+def _rank(pod: PodView, ranks_per_node: int) -> int:
+    """The rank that the last words name, else the pod's first."""
+    named = RANK.match(pod.message)
+    return int(named[1]) if named else pod.index * ranks_per_node
+
+
+def _from_message(job: JobView) -> Verdict:
+    """No pod is left to be asked: what the Job controller wrote down."""
+    message = job.failure_message
+    if "DisruptionTarget" in message:
+        return Verdict("Disrupted", message)
+    named = EXIT_CODE.search(message)
+    if named:
+        code = int(named[1])
+        return Verdict("Failed", message, final=code in TERMINAL_EXIT_CODES, exit_code=code)
+    return Verdict("Failed", message or f"Job {job.name} failed, and no pod of it is left")

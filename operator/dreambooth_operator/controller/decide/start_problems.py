@@ -1,0 +1,61 @@
+"""Pods that do not start: which of it waiting mends, and for how long to wait."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from dreambooth_operator.controller.decide.policy import Policy
+from dreambooth_operator.controller.kube.snapshots import PodView
+
+# A pod changes between the reasons of one set while the same thing is tried again.
+HOPELESS = {"InvalidImageName", "ErrImageNeverPull"}
+IMAGE = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"}
+CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a pod does not start."""
+
+    reason: str
+    message: str
+    patience_seconds: float
+    """What is left of the time to mend itself; at most 0: it is over."""
+
+
+def start_problem(pods: Iterable[PodView], now: datetime, policy: Policy) -> Problem | None:
+    """The worst problem of pods that got a node and do not start."""
+    problems = [problem for pod in pods if (problem := _problem(pod, now, policy))]
+    return min(problems, key=lambda problem: problem.patience_seconds, default=None)
+
+
+def _problem(pod: PodView, now: datetime, policy: Policy) -> Problem | None:
+    if pod.waiting in HOPELESS:
+        patience = 0.0
+    elif pod.waiting in IMAGE:
+        patience = policy.image_patience_seconds
+    elif pod.waiting in CONFIG:
+        patience = policy.config_patience_seconds
+    else:
+        return None
+    waited = (now - (pod.waiting_since or now)).total_seconds()
+    message = f"pod {pod.name}: {pod.waiting}: {pod.waiting_message}".rstrip(": ")
+    return Problem(pod.waiting, message, patience - waited)
+
+
+def why_not_ready(pods: Iterable[PodView], nodes: int) -> tuple[str, str]:
+    """(reason, message) for people, while not all pods are ready."""
+    alive = [pod for pod in pods if not pod.ended]
+    for pod in alive:
+        if pod.waiting and pod.waiting not in ("ContainerCreating", "PodInitializing"):
+            return pod.waiting, f"pod {pod.name}: {pod.waiting_message or pod.waiting}"
+    for pod in alive:
+        if pod.unschedulable:
+            return "Unschedulable", f"pod {pod.name}: {pod.unschedulable}"
+    # No counts: a status for each pod that joins would be many writes for little news.
+    return "Starting", f"waits for {nodes} {'pod' if nodes == 1 else 'pods'} to join"
+
+
+def waits_in_vain(reason: str | None) -> bool:
+    """Whether a container that waits for this reason will not start by itself."""
+    return reason in HOPELESS | IMAGE | CONFIG

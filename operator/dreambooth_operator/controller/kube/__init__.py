@@ -1,0 +1,1 @@
+"""The API server: client, errors, session, clock, leader election, snapshots of objects."""

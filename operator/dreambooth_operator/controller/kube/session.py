@@ -1,0 +1,142 @@
+"""How the API server is reached: its address, TLS, and credentials that may rotate."""
+
+import asyncio
+import logging
+import os
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+from aiohttp import hdrs
+from kubernetes.aio import config
+from kubernetes.aio.client.configuration import Configuration
+
+from dreambooth_operator.controller.kube.clock import ServerClock
+from dreambooth_operator.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+USER_AGENT = "dreambooth-operator"
+RELOAD_SECONDS = 5.0
+"""Refused credentials are read again at most this often."""
+
+Answered = Callable[[str, str, int], None]
+"""Told of each answer: verb, plural of the resource, status code."""
+
+
+class Session:
+    """Makes HTTP sessions with the API server: in a pod with its service account, else by
+    KUBECONFIG.
+
+    Each request carries the newest credentials. When they are refused, they are read anew and the
+    request is sent once more: tokens rotate.
+    """
+
+    def __init__(self, clock: ServerClock, answered: Answered) -> None:
+        self._clock = clock
+        self._answered = answered
+        self._configuration = Configuration()
+        self._loaded = 0.0
+        self._loading = asyncio.Lock()
+        self.last_answer: float | None = None
+        """When the API server answered last, by time.monotonic()."""
+
+    @property
+    def server(self) -> str:
+        """URL of the API server, without a slash at the end."""
+        return str(self._configuration.host).rstrip("/")
+
+    async def load(self) -> None:
+        """Read address and credentials; raises `UserError` when there are none."""
+        configuration = Configuration()
+        try:
+            await _load_into(configuration)
+        except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"KUBECONFIG: the API server's address cannot be read: {error};"
+                " set KUBECONFIG to a readable file, or run in a pod with a service account"
+            ) from error
+        self._configuration = configuration
+        self._loaded = time.monotonic()
+
+    def connect(self) -> aiohttp.ClientSession:
+        """A new session; whoever asks for it closes it."""
+        configuration = self._configuration
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=_trust(configuration)),
+            headers={hdrs.USER_AGENT: USER_AGENT},
+            middlewares=(self._exchange,),
+            proxy=configuration.proxy,
+        )
+
+    async def _exchange(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """One request and its answer, as middleware of every session."""
+        await self._authorize(request)
+        response = await handler(request)
+        if response.status == 401 and await self._reloaded():
+            response.release()
+            await self._authorize(request)
+            response = await handler(request)
+        self.last_answer = time.monotonic()
+        self._clock.hear(response.headers.get(hdrs.DATE))
+        self._answered(*_told(request), response.status)
+        return response
+
+    async def _authorize(self, request: aiohttp.ClientRequest) -> None:
+        token = await self._configuration.get_api_key_with_prefix("BearerToken")
+        if token:
+            request.headers[hdrs.AUTHORIZATION] = token
+        if self._configuration.tls_server_name:
+            request.server_hostname = self._configuration.tls_server_name
+
+    async def _reloaded(self) -> bool:
+        """Read the credentials again; whether they may be newer than those that were refused."""
+        async with self._loading:
+            if time.monotonic() - self._loaded <= RELOAD_SECONDS:
+                return False
+            self._loaded = time.monotonic()
+            try:
+                await self.load()
+            except UserError as error:
+                logger.error("The API server refuses the credentials; %s", error)
+                return False
+            return True
+
+
+async def _load_into(configuration: Configuration) -> None:
+    named = os.environ.get("KUBECONFIG")
+    default = Path.home() / ".kube" / "config"
+    if named is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+        config.load_incluster_config(client_configuration=configuration)
+        return
+    await config.load_kube_config(
+        named or str(default), client_configuration=configuration, persist_config=False
+    )
+
+
+def _trust(configuration: Configuration) -> ssl.SSLContext | bool:
+    if not configuration.host.startswith("https"):
+        return True
+    trust = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+    # Clusters' own authorities leave out key ids, which newer Pythons insist on.
+    trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if configuration.cert_file:
+        trust.load_cert_chain(configuration.cert_file, configuration.key_file)
+    if not configuration.verify_ssl:
+        trust.check_hostname = False
+        trust.verify_mode = ssl.CERT_NONE
+    return trust
+
+
+def _told(request: aiohttp.ClientRequest) -> tuple[str, str]:
+    """Verb and plural of a request: /api/v1/namespaces/a/pods/b/status is "pods"."""
+    verb = "watch" if request.url.query.get("watch") == "true" else request.method.lower()
+    parts = request.url.path.strip("/").split("/")
+    parts = parts[2:] if parts[0] == "api" else parts[3:]
+    if parts[:1] == ["namespaces"]:
+        parts = parts[2:]
+    return verb, parts[0] if parts else "discovery"

@@ -1,0 +1,1 @@
+"""Observes a job, decides, executes the decision, and writes the status once."""

@@ -1,0 +1,76 @@
+"""A DreamBoothJob out of what the store keeps of it, and its status as it is written."""
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.status import Status
+from dreambooth_api.parsing.load import InvalidJob, parse
+from dreambooth_operator.controller.decide import conditions
+from dreambooth_operator.controller.reconciler.events import timestamp
+from dreambooth_operator.controller.watch.cache import Record
+from dreambooth_operator.manifests.names import Manifest
+
+logger = logging.getLogger(__name__)
+
+
+def read_job(record: Record) -> DreamBoothJob:
+    """The job; a status that cannot be read counts as empty, as the children know better.
+
+    Raises `InvalidJob` when the spec is not one that this operator understands: the CRD is older
+    or newer than the operator.
+    """
+    body = json.loads(record.body)
+    try:
+        return parse(body)
+    except InvalidJob as error:
+        job = parse({name: value for name, value in body.items() if name != "status"})
+        logger.warning(
+            "%s: its status is not understood and counts as empty: %s", record.key, error
+        )
+        return job
+
+
+def status_body(status: Status) -> Manifest:
+    """A status as JSON: times in UTC to the second."""
+    body: Manifest = _plain(status.model_dump(by_alias=True, exclude_none=True))
+    return body
+
+
+def refused_status(record: Record, problem: str, now: datetime) -> Manifest | None:
+    """The status that says that a spec is not understood; None when it says so already.
+
+    Nothing else in it is touched, so whatever runs is still reported as it was.
+    """
+    body = json.loads(record.body)
+    status = body["status"] if isinstance(body["status"], dict) else {}
+    known = [each for each in _list(status.get("conditions")) if isinstance(each, dict)]
+    old = next((each for each in known if each.get("type") == conditions.ACCEPTED), {})
+    new = {
+        "type": conditions.ACCEPTED,
+        "status": "False",
+        "reason": "InvalidSpec",
+        "message": problem[: conditions.MESSAGE_LIMIT],
+        "observedGeneration": body["metadata"].get("generation", 1),
+        "lastTransitionTime": old.get("lastTransitionTime")
+        if old.get("status") == "False"
+        else timestamp(now),
+    }
+    if old == new:
+        return None
+    others = [each for each in known if each.get("type") != conditions.ACCEPTED]
+    return {"phase": "Pending", **status, "conditions": [*others, new]}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return timestamp(value.astimezone(UTC)) if isinstance(value, datetime) else value
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

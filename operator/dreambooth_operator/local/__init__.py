@@ -1,0 +1,1 @@
+"""Runs an attempt's pods as processes on this machine."""

@@ -1,0 +1,116 @@
+"""What local runs leave behind: a folder with record and logs per run, and the embedded storage.
+
+<state>/runs/<name>-<first 8 of uid>/  run.json, attempt-0.yaml, pod-0.log ..., results/
+<state>/s3/                            the embedded SeaweedFS
+"""
+
+import fcntl
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ValidationError
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_operator.errors import UserError
+
+DEFAULT_STATE = Path(".dreambooth")
+
+RunState = Literal["Running", "Succeeded", "Failed", "Stopped"]
+
+
+class RunRecord(BaseModel):
+    """One run of a job on this machine, as run.json holds it."""
+
+    job: DreamBoothJob
+    """The job as the user wrote it, with the run's uid."""
+    embedded: bool
+    """Its objects are in the embedded storage."""
+    started: datetime
+    attempts: int = 0
+    """Attempts started; the next one has this number."""
+    state: RunState = "Running"
+
+
+class Run:
+    """A run's folder and its record."""
+
+    def __init__(self, folder: Path, record: RunRecord) -> None:
+        self.folder = folder
+        self.record = record
+
+    @property
+    def job(self) -> DreamBoothJob:
+        """The job as the user wrote it, with the run's uid."""
+        return self.record.job
+
+    @property
+    def results(self) -> Path:
+        """Where fetched results lie."""
+        return self.folder / "results"
+
+    def save(self) -> None:
+        """Write the record."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = self.record.model_dump_json(indent=2, by_alias=True, exclude_none=True)
+        part = self.folder / "run.json.part"
+        part.write_text(text)
+        part.replace(self.folder / "run.json")
+
+
+class State:
+    """The state folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self.storage = self.folder / "s3"
+        self._runs = self.folder / "runs"
+        self._lock = self.folder / "lock"
+
+    def new_run(self, job: DreamBoothJob, *, embedded: bool) -> Run:
+        """A run with a uid of its own."""
+        job = job.model_copy(deep=True)
+        job.metadata.uid = str(uuid.uuid4())
+        record = RunRecord(job=job, embedded=embedded, started=datetime.now(UTC))
+        run = Run(self._runs / f"{job.metadata.name}-{job.metadata.uid[:8]}", record)
+        run.save()
+        return run
+
+    def latest_run(self, name: str, namespace: str | None = None) -> Run | None:
+        """The newest run of a job by its name."""
+        runs = [
+            run
+            for run in self._all_runs(name)
+            if run.job.metadata.name == name and namespace in (None, run.job.metadata.namespace)
+        ]
+        return max(runs, key=lambda run: run.record.started, default=None)
+
+    def _all_runs(self, name: str) -> Iterator[Run]:
+        for path in self._runs.glob(f"{name}-*/run.json"):
+            try:
+                yield Run(path.parent, RunRecord.model_validate_json(path.read_text()))
+            except ValidationError:
+                continue  # of another version
+
+    def wipe(self) -> None:
+        """Remove all runs and the embedded storage."""
+        for folder in (self._runs, self.storage):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder: only one process may write to the embedded storage."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._lock.open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(
+                    f"{self.folder} is in use by another `dreambooth`;"
+                    " wait for it, or name another folder with --state"
+                ) from error
+            yield

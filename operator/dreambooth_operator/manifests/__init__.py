@@ -1,0 +1,1 @@
+"""The Kubernetes objects of a job, as pure functions of the job."""

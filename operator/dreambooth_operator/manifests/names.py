@@ -1,0 +1,72 @@
+"""Names, labels and owners of a job's children: deterministic, so writing twice is harmless."""
+
+from typing import Any
+
+from dreambooth_api.models.base import API_VERSION, GROUP, KIND
+from dreambooth_api.models.job import DreamBoothJob
+
+Manifest = dict[str, Any]
+"""A Kubernetes object as it is written in YAML."""
+
+JOB_LABEL = f"{GROUP}/job"
+ATTEMPT_LABEL = f"{GROUP}/attempt"
+COMPONENT_LABEL = "app.kubernetes.io/component"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+TRAINER = "trainer"
+"""The component that trains, and the name of its container in every pod."""
+PREFLIGHT = "preflight"
+
+
+def service_name(job: DreamBoothJob) -> str:
+    """Headless Service that gives the pods their DNS names."""
+    return f"{job.metadata.name}-ranks"
+
+
+def config_name(job: DreamBoothJob) -> str:
+    """ConfigMap that holds job.yaml."""
+    return f"{job.metadata.name}-config"
+
+
+def attempt_name(job: DreamBoothJob, attempt: int) -> str:
+    """The batch/v1 Job of one attempt."""
+    return f"{job.metadata.name}-{attempt}"
+
+
+def preflight_name(job: DreamBoothJob) -> str:
+    """The batch/v1 Job that checks before anything trains."""
+    return f"{job.metadata.name}-{PREFLIGHT}"
+
+
+def master_address(job: DreamBoothJob, attempt: int) -> str:
+    """DNS name of rank 0's pod within the namespace (Indexed Job: `<job>-<index>.<service>`)."""
+    return f"{attempt_name(job, attempt)}-0.{service_name(job)}"
+
+
+def labels(job: DreamBoothJob, component: str, attempt: int | None = None) -> dict[str, str]:
+    """The recommended labels, and the two that the operator selects by."""
+    own = {
+        "app.kubernetes.io/name": "dreambooth",
+        "app.kubernetes.io/instance": job.metadata.name,
+        COMPONENT_LABEL: component,
+        "app.kubernetes.io/managed-by": "dreambooth-operator",
+        JOB_LABEL: job.metadata.name,
+    }
+    return own if attempt is None else own | {ATTEMPT_LABEL: str(attempt)}
+
+
+def metadata(job: DreamBoothJob, name: str, labels: dict[str, str]) -> Manifest:
+    """Metadata of a child. A job with a uid owns its children: they are deleted with it.
+
+    `blockOwnerDeletion` stays unset: strict clusters demand finalizer rights for it.
+    """
+    meta: Manifest = {"name": name, "namespace": job.metadata.namespace, "labels": labels}
+    if job.metadata.uid:
+        owner = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": job.metadata.name,
+            "uid": job.metadata.uid,
+            "controller": True,
+        }
+        meta["ownerReferences"] = [owner]
+    return meta

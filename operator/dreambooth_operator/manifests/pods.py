@@ -1,0 +1,248 @@
+"""The pod templates: what runs in a pod, with which environment, and what it may do."""
+
+from typing import Any
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.runtime import Runtime, ranks_per_node
+from dreambooth_operator.manifests import names
+from dreambooth_operator.manifests.names import Manifest
+from dreambooth_operator.manifests.overrides import merged
+
+RENDEZVOUS_PORT = 29500
+METRICS_PORT = 9400
+"""Local rank i of a pod serves its metrics on this port + i."""
+CONFIG_FOLDER = "/etc/dreambooth"
+CONFIG_FILE = "job.yaml"
+CACHE = "cache"
+CACHE_FOLDER = "/cache"
+MODELS_FOLDER = "/run/dreambooth/models"
+"""Not where somebody would mount models of his own."""
+TERMINATION_LOG = "/dev/termination-log"
+COMPLETION_INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+PREFLIGHT_RESOURCES = {"requests": {"cpu": "500m", "memory": "2Gi"}}
+PREFLIGHT_GRACE_SECONDS = 30
+PREFLIGHT_DEADLINE_SECONDS = 900
+
+
+def trainer_template(job: DreamBoothJob, attempt: int, default_image: str) -> Manifest:
+    """PodTemplateSpec of the pods that train."""
+    runtime = job.spec.runtime
+    container = _container(
+        job,
+        default_image,
+        module="dreambooth_trainer.launcher",
+        env=_common_env(job) + _rendezvous_env(job, attempt),
+        resources=_trainer_resources(runtime),
+    )
+    volumes = _volumes(job)
+    if not _brings_cache(runtime):
+        container["env"].append(_value("DREAMBOOTH_MODELS_DIR", MODELS_FOLDER))
+        container["volumeMounts"].append({"name": "models", "mountPath": MODELS_FOLDER})
+        volumes.append({"name": "models", "emptyDir": {"medium": "Memory"}})
+    container["ports"] = _metrics_ports(runtime)
+    container["readinessProbe"] = _joined_probe()
+    grace_seconds = runtime.termination_grace_period_seconds
+    spec = _pod_spec(job, container, volumes, grace_seconds=grace_seconds)
+    spec["subdomain"] = names.service_name(job)
+    spec |= _placement(runtime)
+    labels = names.labels(job, names.TRAINER, attempt)
+    return merged({"metadata": {"labels": labels}, "spec": spec}, runtime.pod_overrides)
+
+
+def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
+    """PodTemplateSpec of the check before training: no GPU, and any node will do."""
+    container = _container(
+        job,
+        default_image,
+        module="dreambooth_trainer.preflight",
+        env=_common_env(job),
+        resources=PREFLIGHT_RESOURCES,
+    )
+    spec = _pod_spec(job, container, _volumes(job), grace_seconds=PREFLIGHT_GRACE_SECONDS)
+    # From when the pod starts: it may wait for a node for as long as the job's start deadline.
+    spec["activeDeadlineSeconds"] = PREFLIGHT_DEADLINE_SECONDS
+    spec |= _tolerations(job.spec.runtime)
+    labels = names.labels(job, names.PREFLIGHT)
+    return merged({"metadata": {"labels": labels}, "spec": spec}, job.spec.runtime.pod_overrides)
+
+
+def _brings_cache(runtime: Runtime) -> bool:
+    """Whether the job has a cache of its own, which outlives its pods. Else no disk has to see the
+    model.
+    """
+    volumes = runtime.pod_overrides.get("spec", {}).get("volumes", [])
+    return any(volume["name"] == CACHE for volume in volumes)
+
+
+def _pod_spec(
+    job: DreamBoothJob, container: Manifest, volumes: list[Manifest], *, grace_seconds: int
+) -> Manifest:
+    """A pod under the `restricted` Pod Security Standard, without access to the API server."""
+    runtime = job.spec.runtime
+    spec: Manifest = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": grace_seconds,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": volumes,
+    }
+    if runtime.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in runtime.image_pull_secrets]
+    if runtime.service_account:
+        spec["serviceAccountName"] = runtime.service_account
+    return spec
+
+
+def _container(
+    job: DreamBoothJob, default_image: str, *, module: str, env: list[Manifest], resources: Manifest
+) -> Manifest:
+    runtime = job.spec.runtime
+    return {
+        "name": names.TRAINER,
+        "image": runtime.image or default_image,
+        "imagePullPolicy": runtime.image_pull_policy,
+        # Not `command`: the image's entrypoint stays process 1, which hands signals on.
+        "args": ["python", "-m", module, "--config", f"{CONFIG_FOLDER}/{CONFIG_FILE}"],
+        "env": env,
+        "resources": resources,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "terminationMessagePath": TERMINATION_LOG,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True},
+            {"name": CACHE, "mountPath": CACHE_FOLDER},
+            {"name": "shm", "mountPath": "/dev/shm"},
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
+    }
+
+
+def _volumes(job: DreamBoothJob) -> list[Manifest]:
+    shm = {"medium": "Memory", "sizeLimit": job.spec.runtime.shm_size}
+    return [
+        {"name": "config", "configMap": {"name": names.config_name(job)}},
+        {"name": CACHE, "emptyDir": {}},
+        {"name": "shm", "emptyDir": shm},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+
+
+def _common_env(job: DreamBoothJob) -> list[Manifest]:
+    """Who the pod is, where it may write, and its credentials."""
+    return [
+        _field("POD_NAME", "metadata.name"),
+        _field("POD_NAMESPACE", "metadata.namespace"),
+        _field("POD_IP", "status.podIP"),
+        _field("NODE_NAME", "spec.nodeName"),
+        _value("DREAMBOOTH_CACHE_DIR", CACHE_FOLDER),
+        _value("DREAMBOOTH_TERMINATION_LOG", TERMINATION_LOG),
+        _value("PYTHONUNBUFFERED", 1),
+        *_credentials(job),
+    ]
+
+
+def _rendezvous_env(job: DreamBoothJob, attempt: int) -> list[Manifest]:
+    """What torchrun (PET_*) and torch.distributed (MASTER_*) need to join the ranks."""
+    runtime = job.spec.runtime
+    address = names.master_address(job, attempt)
+    return [
+        _value("PET_NNODES", runtime.nodes),
+        _value("PET_NPROC_PER_NODE", ranks_per_node(runtime)),
+        _field("PET_NODE_RANK", COMPLETION_INDEX),
+        _value("PET_MASTER_ADDR", address),
+        _value("PET_MASTER_PORT", RENDEZVOUS_PORT),
+        _value("MASTER_ADDR", address),
+        _value("MASTER_PORT", RENDEZVOUS_PORT),
+        _value("DREAMBOOTH_ATTEMPT", attempt),
+        _value("DREAMBOOTH_METRICS_PORT", METRICS_PORT),
+    ]
+
+
+def _credentials(job: DreamBoothJob) -> list[Manifest]:
+    """Secrets by reference only."""
+    env: list[Manifest] = []
+    storage = job.spec.storage.credentials_secret
+    if storage:
+        env += [
+            _secret("AWS_ACCESS_KEY_ID", storage),
+            _secret("AWS_SECRET_ACCESS_KEY", storage),
+            _secret("AWS_SESSION_TOKEN", storage, optional=True),
+        ]
+    wandb = job.spec.tracking.wandb
+    if wandb and wandb.secret:
+        env.append(_secret("WANDB_API_KEY", wandb.secret))
+    return env
+
+
+def _trainer_resources(runtime: Runtime) -> Manifest:
+    """The job's resources plus its GPUs."""
+    kinds = {"requests": runtime.resources.requests, "limits": runtime.resources.limits}
+    gpus = {runtime.gpu_resource: str(runtime.gpus_per_node)} if runtime.gpus_per_node else {}
+    return {kind: given | gpus for kind, given in kinds.items() if given | gpus}
+
+
+def _metrics_ports(runtime: Runtime) -> list[Manifest]:
+    """One port per rank of the pod: `metrics` for the first, then `metrics-1` and on."""
+    return [
+        {
+            "name": f"metrics-{local_rank}" if local_rank else "metrics",
+            "containerPort": METRICS_PORT + local_rank,
+            "protocol": "TCP",
+        }
+        for local_rank in range(ranks_per_node(runtime))
+    ]
+
+
+def _joined_probe() -> Manifest:
+    """A pod is ready when its first rank has joined the others and serves its metrics."""
+    return {
+        "httpGet": {"path": "/healthz", "port": "metrics"},
+        "periodSeconds": 5,
+        "timeoutSeconds": 5,
+        "failureThreshold": 6,
+    }
+
+
+def _placement(runtime: Runtime) -> Manifest:
+    """Where the scheduler may put the pods that train."""
+    placement: dict[str, Any] = {}
+    if runtime.node_selector:
+        placement["nodeSelector"] = dict(runtime.node_selector)
+    placement |= _tolerations(runtime)
+    if runtime.priority_class:
+        placement["priorityClassName"] = runtime.priority_class
+    return placement
+
+
+def _tolerations(runtime: Runtime) -> Manifest:
+    """Taints that do not keep the pods away."""
+    if not runtime.tolerations:
+        return {}
+    given = [
+        t.model_dump(mode="json", by_alias=True, exclude_none=True) for t in runtime.tolerations
+    ]
+    return {"tolerations": given}
+
+
+def _value(name: str, value: str | int) -> Manifest:
+    return {"name": name, "value": str(value)}
+
+
+def _field(name: str, path: str) -> Manifest:
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def _secret(key: str, secret: str, *, optional: bool = False) -> Manifest:
+    reference: Manifest = {"name": secret, "key": key}
+    if optional:
+        reference["optional"] = True
+    return {"name": key, "valueFrom": {"secretKeyRef": reference}}

@@ -1,0 +1,145 @@
+"""The Kubernetes objects of one attempt, as a pure function of the job.
+
+An attempt is one Indexed batch/v1 Job with a pod per node. Any pod's failure ends it, because ranks
+depend on each other; the next attempt is a new Job. The Service and the ConfigMap are shared by all
+attempts.
+"""
+
+from dreambooth_api.models.base import API_VERSION, KIND
+from dreambooth_api.models.job import DreamBoothJob, resolved
+from dreambooth_api.parsing import yamljson
+from dreambooth_operator.manifests import names
+from dreambooth_operator.manifests.names import Manifest
+from dreambooth_operator.manifests.pods import (
+    CONFIG_FILE,
+    METRICS_PORT,
+    RENDEZVOUS_PORT,
+    preflight_template,
+    trainer_template,
+)
+
+TERMINAL_EXIT_CODES = (64, 65, 66, 67, 68, 69)
+"""Trainer exit codes that no restart can mend."""
+STOPPED_EXIT_CODE = 143
+"""The trainer was asked to stop, and saved its state."""
+STALLED_EXIT_CODE = 70
+"""No rank of the pod made progress for `spec.runtime.stallTimeoutSeconds`."""
+PREFLIGHT_RETRIES = 4
+"""The Job controller waits 10 s, 20 s, 40 s and 80 s: storage may be away for two minutes."""
+
+
+def attempt_objects(job: DreamBoothJob, attempt: int, default_image: str) -> list[Manifest]:
+    """Service, ConfigMap and Job of attempt number `attempt` (from 0), in the order of creation.
+
+    `default_image` is the trainer's image for jobs that name none.
+    """
+    return [service(job), config_map(job), attempt_job(job, attempt, default_image)]
+
+
+def service(job: DreamBoothJob) -> Manifest:
+    """Headless Service: DNS names for the pods before they are ready, as rendezvous comes first."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": names.metadata(job, names.service_name(job), names.labels(job, names.TRAINER)),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {
+                names.JOB_LABEL: job.metadata.name,
+                names.COMPONENT_LABEL: names.TRAINER,
+            },
+            "ports": [
+                {"name": "rendezvous", "port": RENDEZVOUS_PORT, "protocol": "TCP"},
+                {"name": "metrics", "port": METRICS_PORT, "protocol": "TCP"},
+            ],
+        },
+    }
+
+
+def config_map(job: DreamBoothJob) -> Manifest:
+    """ConfigMap with the complete job as `job.yaml`."""
+    text = yamljson.dump(_trainer_config(job))
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": names.metadata(job, names.config_name(job), names.labels(job, names.TRAINER)),
+        "data": {CONFIG_FILE: text},
+    }
+
+
+def _trainer_config(job: DreamBoothJob) -> Manifest:
+    """The job with all defaults, without what may change while it runs."""
+    meta = job.metadata
+    spec = resolved(job)["spec"]
+    for field in ("suspend", "ttlSecondsAfterFinished"):
+        spec["runtime"].pop(field, None)
+    known = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {key: value for key, value in known.items() if value},
+        "spec": spec,
+    }
+
+
+def attempt_job(job: DreamBoothJob, attempt: int, default_image: str) -> Manifest:
+    """The Indexed Job of one attempt: one pod per node, all or nothing."""
+    labels = names.labels(job, names.TRAINER, attempt)
+    queue = job.spec.runtime.queue
+    queued = labels | {names.QUEUE_LABEL: queue} if queue else labels
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": names.metadata(job, names.attempt_name(job, attempt), queued),
+        "spec": {
+            "completionMode": "Indexed",
+            # A Job that waits for a queue is born suspended, or it would run before it is seen.
+            **({"suspend": True} if queue else {}),
+            "completions": job.spec.runtime.nodes,
+            "parallelism": job.spec.runtime.nodes,
+            "backoffLimit": 0,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "FailJob", "onPodConditions": [_disrupted()]},
+                    {"action": "FailJob", "onExitCodes": _exit_codes(*TERMINAL_EXIT_CODES)},
+                    {"action": "Ignore", "onExitCodes": _exit_codes(STOPPED_EXIT_CODE)},
+                ]
+            },
+            "template": trainer_template(job, attempt, default_image),
+        },
+    }
+
+
+def preflight_job(job: DreamBoothJob, default_image: str) -> Manifest:
+    """A Job on the CPU that finds what is wrong with a job before a GPU is taken.
+
+    It never waits in the job's queue, and may be tried again: it changes nothing.
+    """
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": names.metadata(
+            job, names.preflight_name(job), names.labels(job, names.PREFLIGHT)
+        ),
+        "spec": {
+            "backoffLimit": PREFLIGHT_RETRIES,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "Ignore", "onPodConditions": [_disrupted()]},
+                    {"action": "FailJob", "onExitCodes": _exit_codes(*TERMINAL_EXIT_CODES)},
+                ]
+            },
+            "template": preflight_template(job, default_image),
+        },
+    }
+
+
+def _disrupted() -> Manifest:
+    return {"type": "DisruptionTarget", "status": "True"}
+
+
+def _exit_codes(*codes: int) -> Manifest:
+    return {"containerName": names.TRAINER, "operator": "In", "values": list(codes)}

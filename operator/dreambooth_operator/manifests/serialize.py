@@ -1,0 +1,37 @@
+"""Kubernetes objects as YAML: readable for people, and the same for kubectl as for Python."""
+
+import re
+from collections.abc import Iterable
+
+import yaml
+
+from dreambooth_operator.manifests.names import Manifest
+
+NUMBER = re.compile(r"[-+]?[.0-9][.0-9_]*([eE][-+]?[0-9]+)?|0[box][0-9a-fA-F_]+")
+"""Quoted always: PyYAML takes 1e4 for text, kubectl for a number."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that writes multi-line strings as literal blocks and never uses anchors."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else "'" if NUMBER.fullmatch(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def to_yaml(manifests: Iterable[Manifest]) -> str:
+    """The objects as YAML documents, fields in the order in which they were made."""
+    return yaml.dump_all(
+        manifests,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
+    )

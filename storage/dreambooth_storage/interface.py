@@ -1,0 +1,121 @@
+"""The values that go into storage's interface and come out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+
+from dreambooth_storage.uri import Location
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class StorageSettings:
+    """How `s3://` URIs are reached (`spec.storage` of the job). Credentials are never part of it:
+    boto3 finds them in the environment, in files, or through the pod's identity."""
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+
+
+@dataclass(frozen=True)
+class TransferPolicy:
+    """How hard storage tries, and how much it does at once.
+
+    A request is made at most `attempts` times; before attempt n + 1 it waits for a random time
+    (seconds) between 0 and min(`max_delay`, `base_delay` * 2^(n - 1)): "full jitter".
+    An object of more than `part_size` bytes moves in parts. At most `objects_at_once` objects are
+    prefetched, and `parts_at_once` parts of one or more objects move at the same time.
+    """
+
+    attempts: int = 8
+    base_delay: float = 0.2
+    max_delay: float = 10.0
+    part_size: int = 16 * MIB
+    objects_at_once: int = 8
+    parts_at_once: int = 8
+    connect_timeout: float = 10.0
+    read_timeout: float = 60.0
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One object of a listing; `relative` is its path below the listed prefix, `size` in bytes.
+
+    `version` is another one whenever the content is: S3's ETag, or a file's time of change.
+    """
+
+    uri: str
+    relative: str
+    size: int
+    modified: datetime
+    version: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """An object that is durably stored; `size` in bytes, `sha256` in hexadecimal."""
+
+    uri: str
+    size: int
+    sha256: str
+
+
+Listing: TypeAlias = list[StoredObject]
+"""Objects below a prefix. The classes here have methods called `list`, which hide the type."""
+
+
+class TransferObserver(Protocol):
+    """Is told of everything that storage does, from any thread."""
+
+    def transferred(self, operation: str, size: int, seconds: float) -> None:
+        """`operation` (list, exists, read, write, delete) moved `size` bytes in `seconds`."""
+
+    def failed(self, operation: str, error_code: str) -> None:
+        """A request of `operation` failed, whether it is retried or not."""
+
+
+class SilentObserver:
+    """A TransferObserver that nobody listens to."""
+
+    def transferred(self, operation: str, size: int, seconds: float) -> None:
+        """Ignore it."""
+
+    def failed(self, operation: str, error_code: str) -> None:
+        """Ignore it."""
+
+
+class Backend(Protocol):
+    """One kind of storage. Every method raises StorageError, without the job's field."""
+
+    def list(self, location: Location) -> Listing:
+        """Every object below the prefix, in any order."""
+
+    def exists(self, location: Location) -> bool:
+        """Whether there is such an object."""
+
+    def read(self, location: Location, sha256: str | None) -> bytes:
+        """The object's content, which must be of `sha256`."""
+
+    def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
+        """Store the content, all or nothing; AlreadyExists where it would replace an object."""
+
+    def upload(self, path: Path, location: Location) -> Written:
+        """Store a file's content, all or nothing."""
+
+    def stream(self, path: Path, location: Location) -> Written:
+        """Store a file's content, all or nothing, hashed on the way."""
+
+    def download(self, location: Location, path: Path, sha256: str | None) -> int:
+        """Write the content to `path`, all or nothing, and return its size in bytes."""
+
+    def delete(self, location: Location) -> None:
+        """Remove the object; one that is not there is no error."""
+
+    def abandon(self, location: Location, doomed: Callable[[str], bool]) -> None:
+        """Free what unfinished writes below the prefix hold, those of the doomed relative paths."""

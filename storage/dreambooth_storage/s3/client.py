@@ -1,0 +1,132 @@
+"""An S3 client whose requests are retried, by this module alone.
+
+botocore's own retries are off: they would multiply with ours, and they do not see a body that
+breaks off after the headers.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+
+from dreambooth_storage.errors import WrongEndpoint
+from dreambooth_storage.interface import StorageSettings, TransferObserver, TransferPolicy
+from dreambooth_storage.s3.errors import FAILURES, translate
+from dreambooth_storage.uri import Location
+from dreambooth_trainer.process import heartbeat
+
+T = TypeVar("T")
+
+
+class S3Client:
+    """boto3's client for S3, made on first use, with retries and errors in the user's words."""
+
+    def __init__(
+        self, settings: StorageSettings, policy: TransferPolicy, observer: TransferObserver
+    ) -> None:
+        self.policy = policy
+        self._settings = settings
+        self._observer = observer
+        self._endpoint = _without_user(settings.endpoint_url) or "AWS"
+        self._reached = False
+        self._lock = threading.Lock()
+        self._made: Any = None  # boto3 makes its client classes at run time: they have no types
+
+    def call(self, operation: str, location: Location, request: Callable[[Any], T]) -> T:
+        """`request(client)`, until it succeeds or `policy.attempts` are used up.
+
+        A failure that a repetition cannot mend ends it at once. Raises StorageError.
+        """
+        client = self._client(location)
+        for attempt in range(1, self.policy.attempts + 1):
+            try:
+                result = request(client)
+            except FAILURES as raised:
+                failure = translate(
+                    raised, location.uri, location.bucket, self._endpoint, self._reached
+                )
+                self._observer.failed(operation, failure.code)
+                if attempt == self.policy.attempts or not failure.transient:
+                    raise failure.error from None  # botocore's texts may hold what is private
+                time.sleep(self._pause(attempt))
+            else:
+                self._reached = True
+                heartbeat.beat()
+                return result
+        raise AssertionError("a policy allows at least one attempt")
+
+    def failed(self, operation: str, code: str) -> None:
+        """Tell the observer of a failure that is no request's."""
+        self._observer.failed(operation, code)
+
+    def close(self) -> None:
+        """Close its connections."""
+        with self._lock:
+            if self._made is not None:
+                self._made.close()
+
+    def _pause(self, attempt: int) -> float:
+        """Seconds to wait after failed attempt `attempt` (from 1): exponential with full jitter,
+        so that ranks that failed together do not come back together."""
+        longest = min(self.policy.max_delay, self.policy.base_delay * 2 ** (attempt - 1))
+        return random.uniform(0, longest)
+
+    def _client(self, location: Location) -> Any:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make(location)
+            return self._made
+
+    def _make(self, location: Location) -> Any:
+        settings, policy = self._settings, self.policy
+        config = Config(
+            connect_timeout=policy.connect_timeout,
+            read_timeout=policy.read_timeout,
+            retries={"mode": "standard", "total_max_attempts": 1},
+            max_pool_connections=policy.objects_at_once + policy.parts_at_once,
+            tcp_keepalive=True,
+            # Content-MD5 is signed, and stands for the body: hashing it for the signature as well
+            # would only take time.
+            s3={
+                "addressing_style": settings.addressing_style,
+                "payload_signing_enabled": False,
+            },
+            # By default botocore sends bodies as chunks with a CRC trailer, which older MinIO, Ceph
+            # and SeaweedFS refuse or store as content. Our own sha256 covers the whole way.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        try:
+            session = boto3.session.Session()  # our own: boto3's default one is not thread-safe
+            # Signatures need a region, also for servers that have none. AWS's own must be right.
+            fallback = "us-east-1" if settings.endpoint_url else None
+            return session.client(
+                "s3",
+                endpoint_url=settings.endpoint_url,
+                region_name=settings.region or session.region_name or fallback,
+                config=config,
+            )
+        except ValueError:
+            raise WrongEndpoint(
+                location.uri,
+                f"cannot be reached: {self._endpoint} is not a URL",
+                "write spec.storage.endpointURL as https://host:port",
+            ) from None
+        except FAILURES as raised:
+            raise translate(
+                raised, location.uri, location.bucket, self._endpoint, False
+            ).error from None
+
+
+def _without_user(url: str | None) -> str:
+    """The URL without user and password."""
+    if not url:
+        return ""
+    return url.replace(f"{urlsplit(url).netloc.rpartition('@')[0]}@", "", 1) if "@" in url else url

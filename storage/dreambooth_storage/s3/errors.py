@@ -1,0 +1,206 @@
+"""What botocore raises and S3 servers answer, as StorageErrors.
+
+Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import botocore.exceptions as boto
+import urllib3.exceptions
+from botocore.parsers import ResponseParserError
+
+from dreambooth_storage.errors import (
+    AccessDenied,
+    AlreadyExists,
+    Full,
+    NoSuchBucket,
+    NotFound,
+    StorageError,
+    Unavailable,
+    WrongEndpoint,
+)
+
+_TRANSIENT_CODES = {
+    "BadDigest",  # the body was damaged on its way
+    "ConditionalRequestConflict",
+    "IncompleteBody",
+    "InternalError",
+    "OperationAborted",
+    "RequestLimitExceeded",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "SlowDownRead",
+    "SlowDownWrite",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+    "XAmzContentSHA256Mismatch",
+}
+_FULL_CODES = {
+    "InsufficientStorage",
+    "QuotaExceeded",
+    "XMinioAdminBucketQuotaExceeded",
+    "XMinioStorageFull",
+}
+_WRONG_REGION_CODES = {
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "PermanentRedirect",
+    "TemporaryRedirect",
+}
+_ABOUT_KEYS = {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
+"""Codes whose messages some servers end with the key that was sent."""
+
+_NO_CREDENTIALS = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.ProfileNotFound,
+    boto.TokenRetrievalError,
+)
+_NOT_REACHED = (
+    boto.EndpointConnectionError,
+    boto.ConnectTimeoutError,
+    boto.ProxyConnectionError,
+    boto.SSLError,
+)
+_CREDENTIALS_ADVICE = (
+    "check the keys in the secret that spec.storage.credentialsSecret names "
+    "(or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the pod's identity)"
+)
+_ENDPOINT_ADVICE = "check spec.storage.endpointURL"
+
+
+class Truncated(Exception):
+    """A body ended before its announced length."""
+
+
+class NotS3(Exception):
+    """An answer that no S3 server gives."""
+
+
+FAILURES = (
+    boto.BotoCoreError,
+    boto.ClientError,
+    urllib3.exceptions.HTTPError,
+    ConnectionError,
+    TimeoutError,
+    ResponseParserError,
+    Truncated,
+    NotS3,
+)
+"""Everything that a request can raise, reading its body included; not what local files raise."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One failed request: the error for the user, its code for metrics, and whether to retry."""
+
+    error: StorageError
+    code: str
+    transient: bool
+
+
+def translate(raised: Exception, uri: str, bucket: str, endpoint: str, reached: bool) -> Failure:
+    """`endpoint` is where the request went; `reached`: the server has answered properly before."""
+    if isinstance(raised, boto.ClientError):
+        return _of_answer(raised, uri, bucket, endpoint)
+    code = type(raised).__name__
+    if isinstance(raised, NotS3):
+        return Failure(_not_s3(uri, endpoint), code, False)
+    if isinstance(raised, ResponseParserError) and not reached:
+        return Failure(_not_s3(uri, endpoint), code, True)
+    if isinstance(raised, _NO_CREDENTIALS):
+        problem = "needs credentials, and none were found"
+        return Failure(AccessDenied(uri, problem, _CREDENTIALS_ADVICE), code, False)
+    if isinstance(raised, boto.CredentialRetrievalError):
+        problem = "needs credentials, and the pod's identity gave none"
+        return Failure(AccessDenied(uri, problem, _CREDENTIALS_ADVICE), code, True)
+    if isinstance(raised, boto.ParamValidationError):
+        problem = f"has no valid bucket name ({bucket})"
+        return Failure(NoSuchBucket(uri, problem, "correct the URI"), code, False)
+    if isinstance(raised, _NOT_REACHED) and not reached:
+        problem = f"cannot be reached: {_reason(raised)} at {endpoint}"
+        advice = f"{_ENDPOINT_ADVICE}: scheme, host and port, and that the host is up"
+        # A server that is down for a while looks like one that was never there: worth a retry.
+        kind = WrongEndpoint if isinstance(raised, boto.SSLError) else Unavailable
+        return Failure(kind(uri, problem, advice), code, True)
+    return Failure(_unavailable(uri, endpoint, _reason(raised)), code, True)
+
+
+def _of_answer(raised: boto.ClientError, uri: str, bucket: str, endpoint: str) -> Failure:
+    answer = raised.response.get("Error", {})
+    status = raised.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    code, message = answer.get("Code", ""), answer.get("Message", "").rstrip(".")
+    said = f"{code or status}: {message}" if message and code not in _ABOUT_KEYS else code or status
+    if code in _FULL_CODES or status == 507:
+        advice = "make room there, or raise its quota; the job goes on from its last checkpoint"
+        problem = f"cannot be written: {endpoint} has no room left ({said})"
+        return Failure(Full(uri, problem, advice), code or str(status), False)
+    if code in _TRANSIENT_CODES or status in (408, 429) or (status >= 500 and status != 501):
+        return Failure(_unavailable(uri, endpoint, said), code or str(status), True)
+    error = _permanent(code, status, said, uri, bucket, endpoint)
+    return Failure(error, code or str(status), False)
+
+
+def _permanent(
+    code: str, status: int, said: str, uri: str, bucket: str, endpoint: str
+) -> StorageError:
+    if not code:  # a proxy or a web page: S3's errors always have a code
+        return _not_s3(uri, endpoint)
+    if code in ("NoSuchBucket", "InvalidBucketName"):
+        return NoSuchBucket(
+            uri,
+            f"is in the bucket {bucket}, which does not exist at {endpoint}",
+            "create the bucket, or correct the URI or spec.storage.endpointURL",
+        )
+    if code in _WRONG_REGION_CODES or status in (301, 307):
+        problem = f"is not served from this region by {endpoint} ({said})"
+        return WrongEndpoint(uri, problem, "check spec.storage.region and spec.storage.endpointURL")
+    if code in ("PreconditionFailed", "412"):
+        return AlreadyExists(uri, "exists already", "remove it, or choose another place")
+    if code in ("NoSuchKey", "NoSuchUpload", "404"):
+        return NotFound(uri, "does not exist", "correct the URI, or put the object there")
+    if code == "RequestTimeTooSkewed":
+        return AccessDenied(uri, "is refused: this machine's clock is wrong", "set the clock")
+    if status in (401, 403):
+        advice = f"{_CREDENTIALS_ADVICE} and that they may read, list and write in {bucket}"
+        return AccessDenied(uri, f"is refused by {endpoint} ({said})", advice)
+    if status == 501:
+        problem = f"needs what {endpoint} does not implement ({said})"
+        return WrongEndpoint(uri, problem, "use a server with conditional writes (If-None-Match)")
+    return StorageError(uri, f"is refused by {endpoint} ({said})", "see what the server's log says")
+
+
+def _not_s3(uri: str, endpoint: str) -> WrongEndpoint:
+    problem = f"cannot be reached: what answers at {endpoint} is not an S3 server"
+    advice = f"{_ENDPOINT_ADVICE}: it must be the S3 API's own host and port, not a web console's"
+    return WrongEndpoint(uri, problem, advice)
+
+
+def _unavailable(uri: str, endpoint: str, reason: str) -> Unavailable:
+    return Unavailable(
+        uri,
+        f"is not available from {endpoint} ({reason})",
+        "see to the server's health and load, then start the job again",
+    )
+
+
+def _reason(raised: Exception) -> str:
+    """What happened, in words of our own: the libraries' texts repeat whole URLs."""
+    text = str(raised)
+    if isinstance(raised, boto.EndpointConnectionError):
+        return "nothing answers"
+    if isinstance(raised, boto.SSLError):
+        found = re.search(r"\[SSL: (\w+)\]", text)
+        return f"TLS fails ({found.group(1) if found else 'certificate or protocol'})"
+    if isinstance(raised, boto.ConnectTimeoutError | boto.ReadTimeoutError | TimeoutError):
+        return "time-out"
+    if isinstance(raised, Truncated):
+        return f"the body ended early: {text}"
+    if isinstance(raised, ResponseParserError):
+        return "the answer is garbled"
+    return f"the connection broke ({type(raised).__name__})"

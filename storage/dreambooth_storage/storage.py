@@ -1,0 +1,220 @@
+"""The one way to storage: any URI, any thread, bounded parallelism, errors that name the field."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+
+from dreambooth_storage.errors import EmptyPrefix, StorageError
+from dreambooth_storage.file_store import FileStore
+from dreambooth_storage.interface import (
+    Backend,
+    Listing,
+    SilentObserver,
+    StorageSettings,
+    StoredObject,
+    TransferObserver,
+    TransferPolicy,
+    Written,
+)
+from dreambooth_storage.parallel import prefetch, run_all
+from dreambooth_storage.s3.store import S3Store
+from dreambooth_storage.uri import Location, join, parse
+from dreambooth_trainer.process import heartbeat
+
+_WRITE_FIELD = "spec.output"
+_NAME = 255
+"""Bytes of a file's name, at most, on Linux."""
+
+
+class Storage:
+    """Objects at `s3://` and `file://` URIs, with the same semantics; thread-safe.
+
+    An object appears whole or not at all. `field` is the job's field that a URI came from, and is
+    named by every error. All methods raise StorageError.
+    """
+
+    def __init__(
+        self,
+        settings: StorageSettings,
+        observer: TransferObserver | None = None,
+        policy: TransferPolicy | None = None,
+    ) -> None:
+        policy = policy or TransferPolicy()
+        self.settings = settings
+        self._observer: TransferObserver = observer or SilentObserver()
+        self._s3 = S3Store(settings, policy, self._observer)
+        self._files = FileStore()
+        self._ahead = policy.objects_at_once
+        # Not the pool of the parts: an object waits for its parts, and must not take their place.
+        self._pool = ThreadPoolExecutor(policy.objects_at_once, thread_name_prefix="storage")
+
+    def list(self, prefix_uri: str, *, field: str = "") -> Listing:
+        """Every object below the prefix, taken as a folder, sorted by key; may be empty."""
+        with self._operation("list", prefix_uri, field) as (store, location, _):
+            found = store.list(location)
+        return sorted(found, key=lambda each: each.relative.encode(errors="surrogateescape"))
+
+    def list_nonempty(self, prefix_uri: str, *, field: str = "") -> Listing:
+        """As `list`; raises EmptyPrefix when there is nothing below the prefix."""
+        found = self.list(prefix_uri, field=field)
+        if not found:
+            advice = f"correct {field or 'the URI'}, or put the files there"
+            raise EmptyPrefix(prefix_uri, "holds no files", advice, field)
+        return found
+
+    def exists(self, uri: str, *, field: str = "") -> bool:
+        """Whether there is such an object."""
+        with self._operation("exists", uri, field) as (store, location, _):
+            return store.exists(location)
+
+    def read(self, uri: str, *, sha256: str | None = None, field: str = "") -> bytes:
+        """The whole content. Raises ChecksumMismatch when it is not of `sha256`, or of that which
+        it was written with, however often it is read."""
+        with self._operation("read", uri, field) as (store, location, count):
+            data = store.read(location, sha256)
+            count(len(data))
+        return data
+
+    def read_many(
+        self, uris: Iterable[str], *, sha256: Mapping[str, str] | None = None, field: str = ""
+    ) -> Iterator[tuple[str, bytes]]:
+        """(uri, content) in the given order, the next few being read meanwhile; `sha256` by URI, of
+        those that are known."""
+        known = sha256 or {}
+
+        def read(uri: str) -> tuple[str, bytes]:
+            return uri, self.read(uri, sha256=known.get(uri), field=field)
+
+        return prefetch(self._pool, (partial(read, uri) for uri in uris), self._ahead)
+
+    def write(
+        self, uri: str, data: bytes, *, only_if_absent: bool = False, field: str = _WRITE_FIELD
+    ) -> Written:
+        """Store `data`, durably. Raises AlreadyExists when `only_if_absent` and something is there:
+        of several writers, one succeeds."""
+        with self._operation("write", uri, field) as (store, location, count):
+            written = store.write(location, data, only_if_absent)
+            count(written.size)
+        return written
+
+    def upload(self, path: str | Path, uri: str, *, field: str = _WRITE_FIELD) -> Written:
+        """Store the content of a file, in parts when it is large."""
+        with self._operation("write", uri, field) as (store, location, count):
+            written = store.upload(Path(path), location)
+            count(written.size)
+        return written
+
+    def stream(self, path: str | Path, uri: str, *, field: str = _WRITE_FIELD) -> Written:
+        """As `upload`, but hashed while its parts move. The object does not carry its sha256: who
+        reads it must say what it is, as a checkpoint's manifest does."""
+        with self._operation("write", uri, field) as (store, location, count):
+            written = store.stream(Path(path), location)
+            count(written.size)
+        return written
+
+    def download(
+        self, uri: str, path: str | Path, *, sha256: str | None = None, field: str = ""
+    ) -> None:
+        """Write the content to `path`, which appears complete or not at all. Raises
+        ChecksumMismatch when it is not of `sha256`, or of that which it was written with."""
+        with self._operation("read", uri, field) as (store, location, count):
+            count(store.download(location, Path(path), sha256))
+
+    def upload_tree(
+        self, folder: str | Path, prefix_uri: str, *, field: str = _WRITE_FIELD
+    ) -> Sequence[Written]:
+        """Store every file below `folder` at its relative path below the prefix, sorted."""
+        root = Path(folder)
+        files = sorted(path for path in root.rglob("*") if path.is_file())
+        return run_all(
+            self._pool,
+            [
+                partial(
+                    self.upload, path, join(prefix_uri, path.relative_to(root).as_posix()),
+                    field=field,
+                )
+                for path in files
+            ],
+        )  # fmt: skip
+
+    def download_tree(self, prefix_uri: str, folder: str | Path, *, field: str = "") -> Listing:
+        """Write all below the prefix to `folder`. Raises EmptyPrefix when there is nothing."""
+        found = self.list_nonempty(prefix_uri, field=field)
+        targets = [Path(folder, _safe(each, field)) for each in found]
+        run_all(
+            self._pool,
+            [
+                partial(self.download, each.uri, target, field=field)
+                for each, target in zip(found, targets, strict=True)
+            ],
+        )
+        return found
+
+    def delete(self, uris: Iterable[str], *, field: str = _WRITE_FIELD) -> None:
+        """Remove objects; those that are not there are no error."""
+        run_all(self._pool, [partial(self._delete, uri, field) for uri in uris])
+
+    def abandon(
+        self, prefix_uri: str, doomed: Callable[[str], bool], *, field: str = _WRITE_FIELD
+    ) -> None:
+        """Free what writes below the prefix hold that never ended, their writer being dead: no
+        listing shows it, but it takes space. `doomed` is asked about each relative path."""
+        with self._operation("delete", prefix_uri, field) as (store, location, _):
+            store.abandon(location, doomed)
+
+    def close(self) -> None:
+        """Wait for what runs, and close the connections."""
+        self._pool.shutdown()
+        self._s3.close()
+
+    def __enter__(self) -> Storage:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _delete(self, uri: str, field: str) -> None:
+        with self._operation("delete", uri, field) as (store, location, _):
+            store.delete(location)
+
+    @contextmanager
+    def _operation(
+        self, name: str, uri: str, field: str
+    ) -> Iterator[tuple[Backend, Location, Callable[[int], None]]]:
+        """The backend and the location of a URI, and where to say how many bytes moved.
+        Names the field in errors and tells the observer."""
+        sizes: list[int] = []
+        start = time.perf_counter()
+        try:
+            location = parse(uri)
+            yield self._files if location.is_file else self._s3, location, sizes.append
+        except StorageError as error:
+            error.field = error.field or field
+            raise
+        heartbeat.beat()
+        self._observer.transferred(name, sum(sizes), time.perf_counter() - start)
+
+
+def _safe(found: StoredObject, field: str) -> PurePosixPath:
+    """The relative path of an object, which must stay below the folder that it is written to."""
+    path = PurePosixPath(found.relative)
+    if path.is_absolute() or ".." in path.parts:
+        raise StorageError(
+            found.uri, "would be written outside of its folder", "rename the object", field
+        )
+    if not found.relative.isprintable() or any(len(os.fsencode(p)) > _NAME for p in path.parts):
+        problem = f"has a name that no file can have here (over {_NAME} bytes, or not printable)"
+        raise StorageError(found.uri, problem, "rename the object", field)
+    return path

@@ -1,0 +1,1 @@
+"""Uploads that run in a process of their own."""

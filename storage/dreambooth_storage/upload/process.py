@@ -1,0 +1,137 @@
+"""Uploads from a process of their own.
+
+A thread would not do: signing, hashing and copying hold the interpreter, and every step would wait
+for it. Content is handed over without a copy: both processes hold the same open files, which may
+be nameless memory (`memfd_create`) that is gone with its last holder, however that ends.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+from dreambooth_storage.errors import StorageError
+from dreambooth_storage.interface import (
+    SilentObserver,
+    StorageSettings,
+    TransferObserver,
+    TransferPolicy,
+    Written,
+)
+
+END_PATIENCE_SECONDS = 5.0
+MODULE = "dreambooth_storage.upload.worker"
+
+
+class UploadProcess:
+    """Uploads files that this process has open.
+
+    It starts with the first upload at the latest, starts again when it has died, and never outlives
+    this process.
+    """
+
+    def __init__(
+        self,
+        settings: StorageSettings,
+        observer: TransferObserver | None = None,
+        policy: TransferPolicy | None = None,
+    ) -> None:
+        self._settings = settings
+        self._observer: TransferObserver = observer or SilentObserver()
+        self._policy = policy
+        self._descriptors: tuple[int, ...] = ()
+        self._closed = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id, None while it does not run."""
+        return self._process.pid if self._process is not None else None
+
+    def hold(self, descriptors: Sequence[int]) -> None:
+        """The open files that uploads may name from now on. None may be under way."""
+        self._end()
+        self._descriptors = tuple(descriptors)
+
+    def upload(
+        self, files: Sequence[tuple[int, str]], beat: Callable[[], None] = lambda: None
+    ) -> list[Written]:
+        """Store each open file at its URI, and wait; `beat` is called at signs of life.
+
+        One call at a time. Raises StorageError.
+        """
+        try:
+            connection = self._connected()
+            connection.send(files)
+            while True:
+                kind, details = connection.recv()
+                if kind == "done":
+                    written: list[Written] = details[0]
+                    return written
+                if kind == "error":
+                    raise details[0]
+                self._relay(kind, details, beat)
+        except (EOFError, OSError):
+            raise self._died(files[0][1]) from None
+
+    def close(self) -> None:
+        """End it for good, whatever it is doing."""
+        self._closed = True
+        self._end()
+
+    def _end(self) -> None:
+        process, connection = self._process, self._connection
+        self._process = self._connection = None
+        if process is not None:
+            process.kill()
+            with suppress(subprocess.TimeoutExpired):  # it may hang in the kernel
+                process.wait(END_PATIENCE_SECONDS)
+        if connection is not None:
+            connection.close()
+
+    def start(self) -> None:
+        """Start it, unless it runs: the first upload then does not wait for it."""
+        if self._process is not None and self._process.poll() is not None:
+            self._end()
+        if self._closed:
+            raise RuntimeError("uploads are closed")
+        if self._process is None:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", MODULE, str(theirs.fileno())],
+                    pass_fds=(theirs.fileno(), *self._descriptors),
+                    stdin=subprocess.DEVNULL,
+                )
+            self._connection = Connection(ours.detach())
+            self._connection.send((self._settings, self._policy))
+
+    def _connected(self) -> Connection:
+        self.start()
+        assert self._connection is not None
+        return self._connection
+
+    def _relay(self, kind: str, details: tuple[Any, ...], beat: Callable[[], None]) -> None:
+        if kind == "beat":
+            beat()
+        elif kind == "transferred":
+            self._observer.transferred(*details)
+        elif kind == "failed":
+            self._observer.failed(*details)
+
+    def _died(self, uri: str) -> StorageError:
+        process = self._process
+        self._end()
+        code = process.returncode if process is not None else None
+        return StorageError(
+            uri,
+            f"was not uploaded: the process that uploads ended with code {code}",
+            "when it is -9, give the pod more memory",
+            "spec.output",
+        )

@@ -1,0 +1,80 @@
+"""The process that uploads what another one holds in open files: the other end of
+`upload_process`.
+
+It knows nothing of training and loads no torch, so it is there in half a second. It ends when its
+parent does, of whatever: their connection closes then.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from dreambooth_storage.errors import StorageError
+from dreambooth_storage.interface import Written
+from dreambooth_storage.storage import Storage
+from dreambooth_trainer.process import heartbeat
+
+NICENESS = 10
+"""An upload has time; the steps that go on meanwhile have not."""
+
+
+class Outlet:
+    """What the parent is told, from any thread. It is a TransferObserver."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, kind: str, *details: Any) -> None:
+        """Send one message."""
+        with self._lock:
+            self._connection.send((kind, details))
+
+    def transferred(self, operation: str, size: int, seconds: float) -> None:
+        self.send("transferred", operation, size, seconds)
+
+    def failed(self, operation: str, error_code: str) -> None:
+        self.send("failed", operation, error_code)
+
+
+def upload(storage: Storage, files: Sequence[tuple[int, str]], outlet: Outlet) -> None:
+    """Upload each open file to its URI, and send what was written, or the first error."""
+    written: list[Written] = []
+    try:
+        for descriptor, uri in files:
+            written.append(storage.stream(f"/proc/self/fd/{descriptor}", uri))
+    except StorageError as error:
+        outlet.send("error", error)
+    except Exception as error:
+        reason = f"could not be uploaded: {type(error).__name__}: {error}"
+        outlet.send("error", StorageError(files[len(written)][1], reason, "see the log"))
+    else:
+        outlet.send("done", written)
+
+
+def main() -> None:
+    """Serve the requests of the connection whose descriptor is the only argument."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # a rank that is asked to stop still saves
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(NICENESS)
+    connection = Connection(int(sys.argv[1]))
+    settings, policy = connection.recv()
+    outlet = Outlet(connection)
+    heartbeat.relay(lambda: outlet.send("beat"))
+    storage = Storage(settings, outlet, policy)
+    while True:
+        try:
+            files = connection.recv()
+        except (EOFError, OSError):
+            os._exit(0)  # nobody waits for what is under way
+        threading.Thread(target=upload, args=(storage, files, outlet), daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Storage URIs: `s3://bucket/key` and `file:///absolute/path`, taken literally (no %-escapes)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from dreambooth_storage.errors import StorageError
+
+_S3 = re.compile(r"s3://(?P<bucket>[^/]+)(?:/(?P<key>.*))?", re.DOTALL)
+_FILE = re.compile(r"file://(?P<key>/.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Location:
+    """A parsed URI. For `file://` the bucket is empty and the key is an absolute path."""
+
+    uri: str
+    bucket: str
+    key: str
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is on a file system."""
+        return not self.bucket
+
+    @property
+    def prefix(self) -> str:
+        """The key as a folder: ending in "/", or empty for a whole bucket."""
+        return self.key if not self.key or self.key.endswith("/") else self.key + "/"
+
+
+def parse(uri: str) -> Location:
+    """Raises StorageError when `uri` is neither `s3://bucket[/key]` nor `file:///path`."""
+    match = _S3.fullmatch(uri) or _FILE.fullmatch(uri)
+    if match is None:
+        raise StorageError(
+            uri, "is not a storage URI", "write s3://bucket/key or file:///absolute/path"
+        )
+    found = match.groupdict()
+    return Location(uri, found.get("bucket") or "", found["key"] or "")
+
+
+def join(uri: str, *parts: str) -> str:
+    """`uri` with parts below it: join("s3://bucket/a", "b", "c/d") is "s3://bucket/a/b/c/d"."""
+    below = "/".join(part.strip("/") for part in parts if part.strip("/"))
+    if not below:
+        return uri
+    return f"{uri}{below}" if uri.endswith("/") else f"{uri}/{below}"

@@ -1,0 +1,79 @@
+"""What the terminal shows."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from dreambooth_operator.cli.screen import (
+    LiveScreen,
+    PlainScreen,
+    duration,
+    figures,
+    score_table,
+    screen_for,
+)
+from dreambooth_operator.local.progress import TrainerProgress
+
+
+def progress(stage: str = "Training", **fields: Any) -> TrainerProgress:
+    return TrainerProgress.model_validate({"stage": stage, "step": 0, "totalSteps": 400, **fields})
+
+
+def text_console(**options: Any) -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    return Console(file=out, width=100, **options), out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0s"), (59.4, "59s"), (200, "3m20s"), (7500, "2h05m")]
+)
+def test_duration_is_rounded_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_figures_have_units() -> None:
+    seen = figures(progress(step=40, loss=0.12345, imagesPerSecond=17.26, etaSeconds=61))
+    assert seen == ["step 40/400", "loss 0.1235", "17.3 images/s", "1m01s left"]
+    assert figures(progress("GeneratingPrior", prior={"done": 3, "total": 12})) == [
+        "class image 3/12"
+    ]
+    assert figures(progress("GeneratingPrior")) == []
+
+
+def test_plain_screen_prints_changes_of_stage_at_once_and_steps_seldom() -> None:
+    console, out = text_console()
+    screen = screen_for(console)
+    assert isinstance(screen, PlainScreen)
+    screen.update(None, stopping=False)
+    for step in range(50):
+        screen.update(progress(step=step), stopping=False)
+    screen.update(progress("Exporting", step=400), stopping=False)
+    screen.update(progress("Exporting", step=400), stopping=False)
+    lines = out.getvalue().splitlines()
+    assert lines == ["Starting", "Training  step 0/400", "Exporting  step 400/400"]
+
+
+def test_live_screen_shows_stage_bar_and_figures() -> None:
+    console, out = text_console(force_terminal=True)
+    screen = screen_for(console)
+    assert isinstance(screen, LiveScreen)
+    screen.update(progress(step=100, loss=0.5), stopping=False)
+    screen.close()
+    for part in ("Training", "━", "step 100/400", "loss 0.5000"):
+        assert part in out.getvalue()
+
+
+def test_score_table_holds_every_score() -> None:
+    entry = {
+        "identifier": "sks",
+        "classNoun": "mug",
+        "subjectSimilarity": {"before": 0.5, "after": 0.75, "real": 0.875},
+        "promptSimilarity": {"before": 0.25, "after": 0.2},
+    }
+    console, out = text_console()
+    console.print(score_table(entry))
+    (line,) = [line for line in out.getvalue().splitlines() if "subject similarity" in line]
+    for value in ("0.500", "0.750", "0.875", "sks mug"):
+        assert value in line

@@ -1,0 +1,45 @@
+"""What the operator keeps of the objects that it watches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dreambooth_operator.controller.kube.snapshots import job_view
+
+
+def attempt(*, suspend: bool, condition: str | None) -> dict[str, Any]:
+    """A batch/v1 Job of a queue; `condition` is the status of its condition Suspended."""
+    conditions = [{"type": "Suspended", "status": condition}] if condition else []
+    return {
+        "metadata": {
+            "namespace": "team-a",
+            "name": "mug-0",
+            "uid": "uid-1",
+            "resourceVersion": "7",
+            "creationTimestamp": "2026-11-01T12:00:00Z",
+            "labels": {"dreambooth.dev/job": "mug", "dreambooth.dev/attempt": "0"},
+        },
+        "spec": {"suspend": suspend},
+        "status": {"conditions": conditions},
+    }
+
+
+@pytest.mark.parametrize(
+    ("suspend", "condition", "suspended"),
+    [
+        (True, None, True),  # new
+        (True, "True", True),
+        (False, "True", True),  # its pods may be there, but whose pods those are is not told yet
+        (False, "False", False),
+        (True, "False", True),  # its pods are about to be stopped
+        (False, None, False),  # not for a queue
+    ],
+)
+def test_a_job_is_held_back_until_the_job_controller_says_that_it_was_let_go(
+    suspend: bool, condition: str | None, suspended: bool
+) -> None:
+    view = job_view(attempt(suspend=suspend, condition=condition))
+    assert view is not None
+    assert view.suspended is suspended

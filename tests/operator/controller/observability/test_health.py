@@ -1,0 +1,223 @@
+"""What the operator says of itself: to Prometheus, and to the kubelet's probes."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from dreambooth_api.models.status import Attempt, Status
+from dreambooth_operator.controller.decide.decision import Decision
+from dreambooth_operator.controller.decide.observed import Observed, Reading
+from dreambooth_operator.controller.kube.kinds import JOB, POD, Kind
+from dreambooth_operator.controller.kube.session import Session
+from dreambooth_operator.controller.kube.snapshots import JobView, Key
+from dreambooth_operator.controller.observability import liveness
+from dreambooth_operator.controller.observability.health import HealthServer
+from dreambooth_operator.controller.observability.job_metrics import JobSnapshot
+from dreambooth_operator.controller.observability.liveness import Vitals
+from dreambooth_operator.controller.observability.metrics import Metrics, Snapshot
+from dreambooth_operator.controller.watch.job_summary import facts_of
+from dreambooth_operator.controller.watch.resync import Resync, Watch
+from tests.operator.controller.world import dreambooth_job
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def _after(minutes: float) -> datetime:
+    return START + timedelta(minutes=minutes)
+
+
+def _seen(*attempts: Attempt) -> Observed:
+    job = dreambooth_job()
+    job.status = Status(attempts=list(attempts))
+    view = JobView(
+        key=Key("team-a", "mug"),
+        name="mug-0",
+        uid="u",
+        version=1,
+        owner="o",
+        component="trainer",
+        attempt=0,
+        created=START,
+        started=_after(2),
+    )
+    return Observed(job=job, generation=1, created=START, attempts=(view,))
+
+
+def _samples(metrics: Metrics) -> dict[str, float]:
+    lines = generate_latest(metrics.registry).decode().splitlines()
+    pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
+    return {name.removeprefix("dreambooth_operator_"): float(value) for name, value in pairs}
+
+
+def test_life_of_an_attempt_is_measured_once() -> None:
+    metrics = Metrics()
+    opened = Attempt(number=0, started=START)
+    running = opened.model_copy(update={"running": _after(5)})
+    ended = running.model_copy(update={"ended": _after(35), "outcome": "Failed"})
+    second = Attempt(number=1, started=_after(36))
+    steps = [[], [opened], [running], [running], [ended], [ended, second], [ended, second]]
+    for before, after in itertools.pairwise(steps):
+        metrics.changed(_seen(*before), Decision(status=Status(attempts=after)))
+    samples = _samples(metrics)
+    assert (samples["queue_seconds_count"], samples["queue_seconds_sum"]) == (1, 120)
+    assert (samples["start_seconds_count"], samples["start_seconds_sum"]) == (1, 180)
+    assert (samples["run_seconds_count"], samples["run_seconds_sum"]) == (1, 1800)
+    assert samples['restarts_total{reason="Failed"}'] == 1
+
+
+def test_first_attempt_is_no_restart() -> None:
+    metrics = Metrics()
+    started = Status(attempts=[Attempt(number=0, started=START)])
+    metrics.changed(_seen(), Decision(status=started))
+    assert not [name for name in _samples(metrics) if name.startswith("restarts_total{")]
+
+
+def test_what_is_reported_is_counted() -> None:
+    metrics = Metrics()
+    metrics.answered("patch", "jobs", 201)
+    metrics.failed("conflict")
+    metrics.reconciled(0.1)
+    metrics.repaired(POD, 3)
+    metrics.heard(Key("a", "b"), Reading(START, "10.0.0.1", problem="no route"))
+    metrics.leads(True)
+    samples = _samples(metrics)
+    assert samples['api_requests_total{code="201",resource="jobs",verb="patch"}'] == 1
+    assert samples['reconcile_errors_total{kind="conflict"}'] == 1
+    assert samples["reconcile_seconds_count"] == 1
+    assert samples['resync_repairs_total{resource="pods"}'] == 3
+    assert samples["progress_failures_total"] == 1
+    assert samples["leader"] == 1
+
+
+def test_gauges_are_read_when_somebody_asks() -> None:
+    metrics = Metrics()
+    facts = facts_of({"metadata": {"creationTimestamp": "2026-03-01T12:00:00Z"}})
+    facts = replace(facts, phase="Running")
+    jobs = [JobSnapshot(Key("team-a", name), facts, 0) for name in ("mug", "cup")]
+    found: list[Snapshot | None] = [Snapshot(jobs, 4, 1.5, {"pods": 7}, 0.5), None]
+    metrics.show(lambda: found[0])
+    samples = _samples(metrics)
+    assert samples['jobs{phase="Running"}'] == 2
+    assert samples['jobs{phase="Failed"}'] == 0
+    assert (samples["queue_depth"], samples["queue_oldest_seconds"]) == (4, 1.5)
+    assert samples['watch_age_seconds{resource="pods"}'] == 7
+    assert samples["api_answer_age_seconds"] == 0.5
+    assert samples['dreambooth_job_gpus_in_use{job="cup",namespace="team-a"}'] == 0
+    found.pop(0)
+    assert "queue_depth" not in _samples(metrics)
+
+
+@dataclass
+class Parts:
+    """What vitals look at."""
+
+    last_answer: float | None = field(default_factory=time.monotonic)
+    watches: dict[Kind, Watch] = field(default_factory=lambda: {JOB: Watch(), POD: Watch()})
+
+
+@pytest.fixture
+def parts() -> Parts:
+    return Parts()
+
+
+@pytest.fixture
+def well(parts: Parts) -> Vitals:
+    made = Vitals(cast(Session, parts), cast(Resync, parts), resync_seconds=100)
+    made.watching = True
+    return made
+
+
+def test_all_is_well(well: Vitals) -> None:
+    assert (well.alive(), well.ready()) == ("", "")
+
+
+def test_not_ready_before_everything_is_listed(well: Vitals) -> None:
+    well.watching = False
+    assert well.ready() == "not everything is listed yet"
+    assert well.alive() == ""
+    well.standing_by = True
+    assert well.ready() == ""
+
+
+def test_server_that_is_away_makes_unready_and_nothing_else(well: Vitals, parts: Parts) -> None:
+    parts.last_answer = time.monotonic() - liveness.SILENT_SECONDS - 1
+    parts.watches[POD] = Watch(listed=0, misses=9)
+    assert well.ready() == "the API server does not answer"
+    assert well.alive() == ""
+
+
+def test_server_that_never_answered_makes_unready(well: Vitals, parts: Parts) -> None:
+    parts.last_answer = None
+    assert well.ready() == "the API server does not answer"
+
+
+@pytest.mark.parametrize(("misses", "told"), [(1, ""), (2, "the watch of pods misses changes")])
+def test_watch_that_misses_changes_again_and_again_is_dead(
+    well: Vitals, parts: Parts, misses: int, told: str
+) -> None:
+    parts.watches[POD].misses = misses
+    assert well.alive() == told
+
+
+def test_kind_that_cannot_be_listed_for_long_is_no_life(well: Vitals, parts: Parts) -> None:
+    parts.watches[JOB].listed = time.monotonic() - 300
+    assert well.alive() == ""
+    parts.watches[JOB].listed = time.monotonic() - 361
+    assert well.alive() == "jobs cannot be listed"
+
+
+def test_stuck_event_loop_is_no_life(well: Vitals, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liveness, "STUCK_SECONDS", -1.0)
+    assert well.alive() == "the event loop is stuck"
+
+
+@pytest.fixture
+def problems() -> dict[str, str]:
+    return {"alive": "", "ready": ""}
+
+
+@pytest.fixture
+def url(problems: dict[str, str]) -> Iterator[str]:
+    server = HealthServer(
+        0, CollectorRegistry(), lambda: problems["alive"], lambda: problems["ready"]
+    )
+    yield f"http://127.0.0.1:{server.port}"
+    server.close()
+
+
+def _get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_probes_answer_with_the_problem(url: str, problems: dict[str, Any]) -> None:
+    assert _get(f"{url}/healthz") == (200, "ok")
+    problems["ready"] = "not everything is listed yet"
+    assert _get(f"{url}/readyz") == (503, "not everything is listed yet")
+    assert _get(f"{url}/healthz") == (200, "ok")
+    assert _get(f"{url}/metrics")[0] == 200
+    assert _get(f"{url}/elsewhere")[0] == 404
+
+
+def test_every_metric_is_defined_as_it_is_exposed() -> None:
+    metrics = Metrics()
+    metrics.show(lambda: Snapshot([], 0, 0, {}, 0))
+    exposed = {
+        f"{family.name}_total" if family.type == "counter" else family.name: family.type
+        for family in metrics.registry.collect()
+    }
+    assert {each.name: each.kind for each in metrics.definitions} == exposed

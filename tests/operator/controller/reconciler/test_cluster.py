@@ -1,0 +1,270 @@
+"""What is decided is carried out on a real API server, and nothing is ever adopted."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from dreambooth_api.models.status import Attempt, Condition, Counters, Status
+from dreambooth_api.models.storage import Storage
+from dreambooth_operator.controller.decide.children import attempt_children
+from dreambooth_operator.controller.decide.decision import (
+    Apply,
+    Decision,
+    DeleteDreamBoothJob,
+    DeleteJob,
+    Event,
+)
+from dreambooth_operator.controller.decide.defaults import JobDefaults
+from dreambooth_operator.controller.decide.observed import Observed
+from dreambooth_operator.controller.kube import errors
+from dreambooth_operator.controller.kube.client import FIELD_MANAGER
+from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, JOB, SERVICE
+from dreambooth_operator.controller.kube.snapshots import Key
+from dreambooth_operator.controller.reconciler.executor import Refused
+from dreambooth_operator.manifests.resources import service
+from tests.cluster.kubectl import Kubectl
+from tests.operator.controller.parts import Parts, job_body, parts
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+def _first_attempt(seen: Observed) -> Decision:
+    children = attempt_children(seen.job, 0, "trainer:1", counters=Counters(), bad_nodes=[])
+    return Decision(
+        actions=tuple(Apply(child) for child in children),
+        status=Status(phase="Starting", attempts=[Attempt(number=0, started=NOW)]),
+        events=(Event("Normal", "AttemptStarted", "Attempt 0 was started"),),
+    )
+
+
+async def _act(own: Parts, seen: Observed, decision: Decision) -> bool:
+    """Carry out the whole decision; whether anything changed."""
+    carried_out = await own.cluster.carry_out(seen, decision.actions)
+    return await own.cluster.report(seen, decision) or carried_out
+
+
+def test_attempt_is_started_and_reported(kubectl: Kubectl, namespace: str) -> None:
+    async def work() -> None:
+        async with parts() as own:
+            seen = await own.created(namespace, "mug")
+            assert seen.missing == {"Service", "ConfigMap"}
+            await _act(own, seen, _first_attempt(seen))
+            # Answers count at once: no watch runs here.
+            seen = await own.observed(namespace, "mug")
+            assert [job.name for job in seen.attempts] == ["mug-0"]
+            assert seen.missing == frozenset()
+            assert seen.job.status is not None
+            assert seen.job.status.phase == "Starting"
+            assert seen.job.status.attempts[0].started == NOW.replace(microsecond=0)
+            job = await own.api.get(JOB, namespace, "mug-0")
+            assert (FIELD_MANAGER, "Apply") in {
+                (field["manager"], field["operation"]) for field in job["metadata"]["managedFields"]
+            }
+
+    asyncio.run(work())
+    job = kubectl.get("job", "mug-0")
+    owner = kubectl.get("dbj", "mug")
+    assert job is not None
+    assert owner is not None
+    assert job["metadata"]["ownerReferences"][0]["uid"] == owner["metadata"]["uid"]
+    assert owner["status"]["attempts"][0]["started"] == "2026-03-01T12:00:00Z"
+    events = kubectl.events("mug")
+    assert [(each["reason"], each["type"]) for each in events] == [("AttemptStarted", "Normal")]
+    assert events[0]["source"]["component"] == "dreambooth-operator"
+
+
+def test_job_is_seen_with_the_operators_defaults(kubectl: Kubectl, namespace: str) -> None:
+    async def work() -> None:
+        defaults = JobDefaults(queue="gpus", storage=Storage(endpoint_url="http://minio:9000"))
+        async with parts(defaults) as own:
+            seen = await own.created(namespace, "mug")
+            assert seen.defaulted == ("spec.storage", "spec.runtime.queue")
+            await _act(own, seen, _first_attempt(seen))
+
+    asyncio.run(work())
+    written, config = kubectl.get("dbj", "mug"), kubectl.get("configmap", "mug-config")
+    assert written is not None
+    assert config is not None
+    assert "queue" not in written["spec"]["runtime"]
+    assert "endpointURL: http://minio:9000" in config["data"]["job.yaml"]
+    assert "queue: gpus" in config["data"]["job.yaml"]
+
+
+def test_what_changes_nothing_is_no_change(namespace: str) -> None:
+    async def work() -> None:
+        async with parts() as own:
+            seen = await own.created(namespace, "mug")
+            apply = Decision(actions=(Apply(service(seen.job)),))
+            assert await _act(own, seen, apply)
+            assert not await _act(own, seen, apply)
+            report = Decision(status=Status(phase="Pending"))
+            assert await _act(own, seen, report)
+            seen = await own.observed(namespace, "mug")
+            assert not await _act(own, seen, report)
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("kind", ["service", "configmap"])
+def test_object_of_somebody_else_is_left_alone(kubectl: Kubectl, namespace: str, kind: str) -> None:
+    name = {"service": "mug-ranks", "configmap": "mug-config"}[kind]
+    specific = {"service": {"spec": {"ports": [{"port": 80}]}}, "configmap": {"data": {"a": "b"}}}
+    versioned = {"service": "Service", "configmap": "ConfigMap"}[kind]
+    kubectl.create(
+        {"apiVersion": "v1", "kind": versioned, "metadata": {"name": name}, **specific[kind]}
+    )
+    before = kubectl.get(kind, name)
+
+    async def work() -> None:
+        async with parts() as own:
+            seen = await own.created(namespace, "mug")
+            with pytest.raises(errors.NameTaken) as taken:
+                await _act(own, seen, _first_attempt(seen))
+            assert str(taken.value) == f"{versioned} {name}"
+
+    asyncio.run(work())
+    assert kubectl.get(kind, name) == before
+    assert kubectl.get("job", "mug-0") is None
+
+
+def test_child_that_only_the_api_server_knows_is_recognised(namespace: str) -> None:
+    async def work() -> None:
+        async with parts() as own:
+            seen = await own.created(namespace, "mug")
+            await _act(own, seen, _first_attempt(seen))
+        async with parts() as own:  # another process, which has heard of the job only
+            own.store.put(DREAMBOOTH_JOB, await own.api.get(DREAMBOOTH_JOB, namespace, "mug"))
+            seen = await own.observed(namespace, "mug")
+            # Its record is open, so it is looked for before anybody believes that it is gone.
+            assert [job.name for job in seen.attempts] == ["mug-0"]
+            await _act(own, seen, replace(_first_attempt(seen), status=None, events=()))
+
+    asyncio.run(work())
+
+
+def test_status_of_a_job_that_changed_meanwhile_is_not_written(
+    kubectl: Kubectl, namespace: str
+) -> None:
+    async def work() -> None:
+        async with parts() as own:
+            seen = await own.created(namespace, "mug")
+            await asyncio.to_thread(kubectl, "annotate", "dbj", "mug", "note=changed")
+            with pytest.raises(errors.Conflict):
+                await _act(own, seen, Decision(status=Status(phase="Running")))
+            assert await own.cluster.refresh(Key(namespace, "mug"))
+            assert not await own.cluster.refresh(Key(namespace, "mug"))
+            seen = await own.observed(namespace, "mug")
+            await _act(own, seen, Decision(status=Status(phase="Running")))
+
+    asyncio.run(work())
+    job = kubectl.get("dbj", "mug")
+    assert job is not None
+    assert job["status"]["phase"] == "Running"
+
+
+def test_whole_status_is_replaced(kubectl: Kubectl, namespace: str) -> None:
+    condition = Condition(type="Accepted", status="True", reason="Valid", last_transition_time=NOW)
+
+    async def work() -> None:
+        async with parts() as own:
+            seen = await own.created(namespace, "mug")
+            first = Status(phase="Running", stage="Training", conditions=[condition])
+            await _act(own, seen, Decision(status=first))
+            seen = await own.observed(namespace, "mug")
+            await _act(own, seen, Decision(status=Status(phase="Failed")))
+
+    asyncio.run(work())
+    job = kubectl.get("dbj", "mug")
+    assert job is not None
+    assert "stage" not in job["status"]
+    assert job["status"]["conditions"] == []
+
+
+def test_job_is_deleted_in_the_foreground(kubectl: Kubectl, namespace: str) -> None:
+    async def work() -> None:
+        async with parts() as own:
+            seen = await own.created(namespace, "mug")
+            await _act(own, seen, _first_attempt(seen))
+            job = (await own.observed(namespace, "mug")).attempts[0]
+            wrong = Decision(actions=(DeleteJob(job.name, "00000000-uid-of-another"),))
+            await _act(own, seen, wrong)
+            assert await own.api.get(JOB, namespace, job.name)
+            await _act(own, seen, Decision(actions=(DeleteJob(job.name, job.uid),)))
+            left = (await own.observed(namespace, "mug")).attempts
+            assert all(view.deleting for view in left)
+            await _act(own, seen, Decision(actions=(DeleteJob(job.name, job.uid),)))
+
+    asyncio.run(work())
+
+
+def test_dreambooth_job_is_deleted_when_its_time_is_over(kubectl: Kubectl, namespace: str) -> None:
+    async def work() -> None:
+        async with parts() as own:
+            seen = await own.created(namespace, "mug")
+            await _act(own, seen, Decision(actions=(DeleteDreamBoothJob(),)))
+            assert await own.cluster.refresh(Key(namespace, "mug"))
+            assert await own.cluster.observe(Key(namespace, "mug")) is None
+
+    asyncio.run(work())
+    assert kubectl.get("dbj", "mug") is None
+
+
+def test_status_that_cannot_be_read_counts_as_empty(namespace: str) -> None:
+    async def work() -> None:
+        async with parts() as own:
+            await own.created(namespace, "mug")
+            body = await own.api.get(DREAMBOOTH_JOB, namespace, "mug")
+            body["metadata"]["resourceVersion"] = str(int(body["metadata"]["resourceVersion"]) + 1)
+            body["status"] = {"phase": "Dancing", "attempts": "many"}
+            own.store.put(DREAMBOOTH_JOB, body)
+            seen = await own.observed(namespace, "mug")
+            assert seen.job.status is None
+
+    asyncio.run(work())
+
+
+def test_spec_of_another_version_is_refused_in_the_status(kubectl: Kubectl, namespace: str) -> None:
+    async def work() -> None:
+        async with parts() as own:
+            body = await own.api.create(DREAMBOOTH_JOB, job_body(namespace, "mug"))
+            body["spec"]["inventedLater"] = True
+            own.store.put(DREAMBOOTH_JOB, body)
+            with pytest.raises(Refused) as refused:
+                await own.cluster.observe(Key(namespace, "mug"))
+            await own.cluster.refuse(refused.value)
+
+    asyncio.run(work())
+    job = kubectl.get("dbj", "mug")
+    assert job is not None
+    condition = job["status"]["conditions"][0]
+    assert (condition["type"], condition["status"]) == ("Accepted", "False")
+    assert condition["reason"] == "InvalidSpec"
+    assert "spec.inventedLater: unknown field" in condition["message"]
+
+
+def test_event_that_cannot_be_posted_does_no_harm(namespace: str) -> None:
+    async def work() -> None:
+        async with parts() as own:
+            seen = await own.created(namespace, "mug")
+            meta = seen.job.metadata.model_copy(update={"namespace": "no-such-namespace"})
+            lost = seen.job.model_copy(update={"metadata": meta})
+            await own.cluster.post(lost, Event("Normal", "Running", "All ranks have joined"))
+
+    asyncio.run(work())
+
+
+def test_service_that_was_deleted_by_hand_is_missing(kubectl: Kubectl, namespace: str) -> None:
+    async def work() -> None:
+        async with parts() as own:
+            seen = await own.created(namespace, "mug")
+            await _act(own, seen, _first_attempt(seen))
+            body = await own.api.get(SERVICE, namespace, "mug-ranks")
+            await asyncio.to_thread(kubectl, "delete", "service", "mug-ranks")
+            own.intake.hear(SERVICE, "DELETED", body)
+            assert (await own.observed(namespace, "mug")).missing == {"Service"}
+
+    asyncio.run(work())

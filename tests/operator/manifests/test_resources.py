@@ -1,0 +1,151 @@
+"""A job becomes the right Kubernetes objects, and they are valid on every supported version."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_operator.manifests.resources import (
+    attempt_job,
+    attempt_objects,
+    config_map,
+    preflight_job,
+)
+from dreambooth_operator.manifests.serialize import to_yaml
+
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parents[1] / "examples"
+GOLDEN = HERE / "golden"
+JOBS = sorted((HERE / "jobs").glob("*.yaml"))
+ALL_JOBS = [*JOBS, *sorted(EXAMPLES.glob("*.yaml"))]
+IMAGE = "trainer:test"
+
+
+def job_from(path: Path, training: Any = None, **runtime: Any) -> DreamBoothJob:
+    document = yaml.safe_load(path.read_text())
+    document["spec"].setdefault("runtime", {}).update(runtime)
+    document["spec"]["training"] = document["spec"].get("training", {}) | (training or {})
+    return DreamBoothJob.model_validate(document)
+
+
+def quickstart(training: Any = None, **runtime: Any) -> DreamBoothJob:
+    return job_from(EXAMPLES / "quickstart.yaml", training, **runtime)
+
+
+def rendered(job: DreamBoothJob) -> list[dict[str, Any]]:
+    return [*attempt_objects(job, 0, IMAGE), preflight_job(job, IMAGE)]
+
+
+def trainer_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    container: dict[str, Any] = manifest["spec"]["template"]["spec"]["containers"][0]
+    return container
+
+
+def environment(manifest: dict[str, Any]) -> dict[str, Any]:
+    return {e["name"]: e.get("value", e.get("valueFrom")) for e in trainer_of(manifest)["env"]}
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_objects_are_as_recorded(path: Path) -> None:
+    text = to_yaml(rendered(job_from(path)))
+    golden = GOLDEN / path.name
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+    assert list(yaml.safe_load_all(text)) == rendered(job_from(path))
+
+
+@pytest.mark.parametrize("version", ["1.33", "1.37"])
+@pytest.mark.parametrize("path", ALL_JOBS, ids=lambda path: path.stem)
+def test_objects_are_valid_in_the_published_schemas(path: Path, version: str) -> None:
+    for manifest in rendered(job_from(path)):
+        assert kubernetes_validate.validate(manifest, version, strict=True) == version
+
+
+def test_every_golden_file_has_a_job() -> None:
+    assert {p.name for p in GOLDEN.glob("*.yaml")} == {p.name for p in JOBS}
+
+
+def test_config_is_the_complete_job_without_what_changes_while_it_runs() -> None:
+    job = job_from(HERE / "jobs" / "everything.yaml")
+    config = yaml.safe_load(config_map(job)["data"]["job.yaml"])
+    assert config["metadata"] == {
+        "name": "everything", "namespace": "team-a", "uid": job.metadata.uid,
+    }  # fmt: skip
+    assert config["spec"]["training"]["steps"] == 800
+    assert "suspend" not in config["spec"]["runtime"]
+    read_back = DreamBoothJob.model_validate(config)
+    assert read_back.spec.training == job.spec.training
+    assert config_map(read_back) == config_map(job)
+
+
+def test_later_attempts_rendezvous_under_their_own_name() -> None:
+    first, second = (environment(attempt_job(quickstart(), n, IMAGE)) for n in (0, 7))
+    assert first["MASTER_ADDR"] == first["PET_MASTER_ADDR"] == "quickstart-0-0.quickstart-ranks"
+    assert second["MASTER_ADDR"] == "quickstart-7-0.quickstart-ranks"
+    assert second["DREAMBOOTH_ATTEMPT"] == "7"
+
+
+def test_longest_name_still_fits_a_dns_label() -> None:
+    longest = quickstart(training={"globalBatch": 512}, nodes=512)
+    longest.metadata.name = "a" * 40
+    objects = rendered(longest)
+    assert all(len(manifest["metadata"]["name"]) <= 63 for manifest in objects)
+    assert len(f"{attempt_job(longest, 9999, IMAGE)['metadata']['name']}-511-abcde") <= 63
+
+
+def test_processes_take_the_place_of_gpus_on_the_cpu() -> None:
+    container = trainer_of(attempt_job(quickstart(processesPerNode=2), 0, IMAGE))
+    assert container["resources"] == {}
+    assert [port["containerPort"] for port in container["ports"]] == [9400, 9401]
+    assert {"name": "PET_NPROC_PER_NODE", "value": "2"} in container["env"]
+
+
+def test_secrets_are_only_referred_to() -> None:
+    env = environment(attempt_job(job_from(HERE / "jobs" / "everything.yaml"), 0, IMAGE))
+    assert env["AWS_SECRET_ACCESS_KEY"]["secretKeyRef"]["name"] == "s3-credentials"
+    assert env["AWS_SESSION_TOKEN"]["secretKeyRef"]["optional"] is True
+    assert env["WANDB_API_KEY"]["secretKeyRef"]["name"] == "wandb-key"
+
+
+def test_without_a_uid_nothing_is_owned() -> None:
+    assert all("ownerReferences" not in m["metadata"] for m in rendered(quickstart()))
+
+
+def test_owner_does_not_block_deletion() -> None:
+    for manifest in rendered(job_from(HERE / "jobs" / "everything.yaml")):
+        (owner,) = manifest["metadata"]["ownerReferences"]
+        assert owner["controller"] is True
+        assert "blockOwnerDeletion" not in owner
+
+
+def test_overrides_never_change_the_job_itself() -> None:
+    job = job_from(HERE / "jobs" / "everything.yaml")
+    before = job.model_dump()
+    rendered(job)
+    assert job.model_dump() == before
+
+
+def test_overridden_volume_replaces_the_operators() -> None:
+    job = attempt_job(job_from(HERE / "jobs" / "everything.yaml"), 0, IMAGE)
+    volumes = {v["name"]: v for v in job["spec"]["template"]["spec"]["volumes"]}
+    assert "emptyDir" not in volumes["cache"]
+    assert volumes["shm"]["emptyDir"]["medium"] == "Memory"
+
+
+def test_models_stay_in_memory_unless_the_job_brings_a_cache() -> None:
+    of_pods = attempt_job(quickstart(), 0, IMAGE)
+    of_cache = attempt_job(job_from(HERE / "jobs" / "everything.yaml"), 0, IMAGE)
+    volumes, kept = (
+        {v["name"]: v for v in job["spec"]["template"]["spec"]["volumes"]}
+        for job in (of_pods, of_cache)
+    )
+    [mount] = [m for m in trainer_of(of_pods)["volumeMounts"] if m["name"] == "models"]
+    assert volumes["models"] == {"name": "models", "emptyDir": {"medium": "Memory"}}
+    assert environment(of_pods)["DREAMBOOTH_MODELS_DIR"] == mount["mountPath"]
+    assert "models" not in kept
+    assert "DREAMBOOTH_MODELS_DIR" not in environment(of_cache)

@@ -1,0 +1,320 @@
+"""Saves in the background, on a real S3 server behind a gate that hangs or breaks connections."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from dreambooth_storage import (
+    AccessDenied,
+    Storage,
+    StorageError,
+    StorageSettings,
+    TransferPolicy,
+)
+from dreambooth_storage.upload.process import UploadProcess
+from dreambooth_trainer.checkpoint import CheckpointStore, Saves, saves
+from dreambooth_trainer.process import heartbeat
+from dreambooth_trainer.process.errors import Fenced
+from tests.trainer.gate import Gate
+from tests.trainer.gathering import on_ranks
+
+PATIENCE = 60.0
+STEP = 1000
+"""A step after all saves."""
+ONE_TRY = TransferPolicy(attempts=1)
+State = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def gate(s3_endpoint: str) -> Iterator[Gate]:
+    with Gate(s3_endpoint) as gate:
+        yield gate
+
+
+@pytest.fixture
+def storage(s3_endpoint: str) -> Storage:
+    return Storage(StorageSettings(s3_endpoint, None, "path"))
+
+
+@pytest.fixture
+def open_store(storage: Storage, bucket: str) -> Callable[..., CheckpointStore]:
+    def open_store(attempt: int = 0, **options: Any) -> CheckpointStore:
+        store = CheckpointStore(storage, f"s3://{bucket}/run", attempt=attempt, **options)
+        store.claim()
+        return store
+
+    return open_store
+
+
+@pytest.fixture
+def seen(storage: Storage, bucket: str) -> CheckpointStore:
+    """The store as whoever only looks sees it."""
+    return CheckpointStore(storage, f"s3://{bucket}/run")
+
+
+class Told:
+    """Saves through the gate, and what they have told."""
+
+    def __init__(self, store: CheckpointStore, gate: Gate, keep: int = 9) -> None:
+        self.steps: list[int] = []
+        self.errors: list[Exception] = []
+        self.uploads = UploadProcess(StorageSettings(gate.url, None, "path"), policy=ONE_TRY)
+        self.saves = Saves(
+            store,
+            self.uploads,
+            keep=keep,
+            saved=lambda reference, seconds: self.steps.append(reference.step),
+            failed=self.errors.append,
+        )
+
+    def train_until(self, done: Callable[[], bool]) -> None:
+        """Take steps, as a single rank."""
+        until(lambda: self.saves.advance(ended=self.saves.ended, step=STEP) or done())
+
+
+@pytest.fixture
+def told(open_store: Callable[..., CheckpointStore], gate: Gate) -> Iterator[Told]:
+    told = Told(open_store(), gate)
+    with told.saves:
+        yield told
+
+
+def until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not done():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+
+
+def state(step: int) -> State:
+    return {
+        "weight": torch.full((300, 1001), float(step)),
+        "half": torch.full((77,), step, dtype=torch.bfloat16),
+        "average": torch.arange(6.0).reshape(2, 3).t() + step,  # not contiguous
+        "empty": torch.zeros(0, 3),
+    }
+
+
+def assert_holds(store: CheckpointStore, step: int) -> None:
+    reference = next(each for each in store.checkpoints() if each.step == step)
+    found, expected = store.load(reference), state(step)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor), name
+
+
+def steps(store: CheckpointStore) -> list[int]:
+    return [reference.step for reference in store.checkpoints()]
+
+
+def test_steps_go_on_while_storage_hangs(told: Told, gate: Gate, seen: CheckpointStore) -> None:
+    gate.shut()
+    told.saves.begin(10, state(10), {})
+    assert gate.arrived.wait(PATIENCE)
+    for _ in range(100):
+        told.saves.advance(ended=told.saves.ended, step=STEP)
+    assert steps(seen) == []
+    gate.open()
+    told.train_until(lambda: told.steps == [10])
+    assert steps(seen) == [10]
+
+
+def test_what_is_saved_is_the_state_at_the_save(
+    told: Told, gate: Gate, seen: CheckpointStore
+) -> None:
+    gate.shut()
+    tensors = state(10)
+    told.saves.begin(10, tensors, {"seed": 3}, loss=0.5)
+    for tensor in tensors.values():  # the next steps
+        tensor.add_(1)
+    gate.open()
+    told.train_until(lambda: told.steps == [10])
+    assert_holds(seen, 10)
+    [reference] = seen.checkpoints()
+    assert (reference.manifest.info, reference.manifest.loss) == ({"seed": 3}, 0.5)
+
+
+def test_a_state_does_not_count_before_a_later_loss_is_known(
+    told: Told, seen: CheckpointStore
+) -> None:
+    told.saves.begin(10, state(10), {})
+    until(lambda: told.saves.ended == 1)
+    told.saves.advance(ended=1, step=10)
+    time.sleep(1)
+    assert told.saves.ended == 1
+    assert steps(seen) == []
+    told.saves.advance(ended=1, step=11)
+    told.train_until(lambda: told.steps == [10])
+    assert steps(seen) == [10]
+
+
+def test_a_newer_save_takes_the_place_of_one_that_waits(
+    told: Told, gate: Gate, storage: Storage, bucket: str, seen: CheckpointStore
+) -> None:
+    gate.shut()
+    for step in (10, 20, 30):
+        told.saves.begin(step, state(step), {})
+    gate.open()
+    told.train_until(lambda: told.steps == [10, 30])
+    assert steps(seen) == [30, 10]
+    assert_holds(seen, 30)
+    assert_holds(seen, 10)
+    assert not [o for o in storage.list(f"s3://{bucket}/run") if "00000020" in o.relative]
+
+
+def test_a_failed_save_is_counted_and_tried_again(
+    told: Told, gate: Gate, seen: CheckpointStore
+) -> None:
+    gate.refuse()
+    told.saves.begin(10, state(10), {})
+    told.train_until(lambda: len(told.errors) == 2)
+    assert all(isinstance(error, StorageError) for error in told.errors)
+    gate.open()
+    told.train_until(lambda: told.steps == [10])
+    assert_holds(seen, 10)
+
+
+def test_a_failed_save_gives_way_to_a_newer_one(
+    told: Told, gate: Gate, seen: CheckpointStore
+) -> None:
+    gate.refuse()
+    told.saves.begin(10, state(10), {})
+    told.saves.begin(20, state(20), {})
+    told.train_until(lambda: len(told.errors) == 1)
+    gate.open()
+    told.train_until(lambda: told.steps == [20])
+    assert steps(seen) == [20]
+
+
+def test_the_last_save_waits_for_the_one_under_way(
+    told: Told, gate: Gate, seen: CheckpointStore
+) -> None:
+    gate.shut()
+    told.saves.begin(10, state(10), {})
+    told.saves.begin(20, state(20), {})
+    finished = threading.Event()
+
+    def finish() -> None:
+        told.saves.finish(21, state(21), {})
+        finished.set()
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    assert not finished.wait(1)
+    gate.open()
+    thread.join(PATIENCE)
+    assert told.steps == [10, 21]
+    assert_holds(seen, 10)
+    assert_holds(seen, 21)
+
+
+def test_training_fails_only_when_the_last_save_does(
+    told: Told, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saves, "LONGEST_PAUSE_SECONDS", 0.0)
+    gate.refuse()
+    told.saves.begin(10, state(10), {})
+    told.train_until(lambda: len(told.errors) == 5)
+    with pytest.raises(StorageError):
+        told.saves.finish(20, state(20), {})
+    assert saves.LAST_ATTEMPTS <= len(told.errors) - 5 <= saves.LAST_ATTEMPTS + 1
+
+
+def test_refused_credentials_end_the_training_at_the_next_step(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")  # the uploads' process starts with it
+    told.saves.begin(10, state(10), {})
+    with pytest.raises(AccessDenied):
+        told.train_until(lambda: bool(told.steps))
+
+
+def test_a_process_that_dies_while_it_uploads_is_replaced(
+    told: Told, gate: Gate, seen: CheckpointStore
+) -> None:
+    gate.shut()
+    told.saves.begin(10, state(10), {})
+    assert gate.arrived.wait(PATIENCE)
+    first = told.uploads.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    gate.open()
+    told.train_until(lambda: told.steps == [10])
+    assert told.uploads.pid != first
+    assert "code -9" in str(told.errors[0])
+    assert_holds(seen, 10)
+
+
+def test_an_upload_is_a_sign_of_life_only_to_a_rank_that_waits_for_it(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats: list[int] = []
+    monkeypatch.setattr(heartbeat, "beat", lambda: beats.append(told.saves.ended))
+    told.saves.begin(10, state(10), {})
+    until(lambda: told.saves.ended == 1)
+    assert beats == []
+    told.saves.finish(20, state(20), {})
+    assert beats
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+def test_no_rank_waits_for_a_slower_one_and_all_commit_at_once(
+    s3_endpoint: str, open_store: Callable[..., CheckpointStore], seen: CheckpointStore, slow: int
+) -> None:
+    votes, both = [0, 0], threading.Barrier(2)
+    with Gate(s3_endpoint) as slow_gate, Gate(s3_endpoint) as fast_gate:
+        slow_gate.shut()
+
+        def train(rank: int, gather: Any) -> tuple[int, int]:
+            """The step at which the slow rank may go on, and the one that finds all durable."""
+            told = Told(
+                open_store(rank=rank, world_size=2, gather=gather),
+                slow_gate if rank == slow else fast_gate,
+            )
+            step, opened = 10, 0
+            with told.saves:
+                told.saves.begin(10, state(10), {})
+                while not told.steps:
+                    step += 1
+                    votes[rank] = told.saves.ended
+                    both.wait(PATIENCE)  # the step's own exchange
+                    total = sum(votes)
+                    both.wait(PATIENCE)
+                    told.saves.advance(ended=total, step=step)
+                    if total == 1 and not opened:
+                        opened = step + 30
+                    if step == opened:
+                        slow_gate.open()
+                    time.sleep(0.02)
+            return opened, step
+
+        first, second = on_ranks(2, train)
+    assert first == second
+    opened, durable = first
+    assert durable > opened
+    assert_holds(seen, 10)
+    sizes = [shard.size for shard in seen.checkpoints()[0].manifest.shards]
+    assert len(sizes) == 2
+    assert max(sizes) / min(sizes) < 1.1
+
+
+def test_a_rank_that_was_overtaken_takes_all_down_with_the_same_words(
+    gate: Gate, open_store: Callable[..., CheckpointStore]
+) -> None:
+    def train(rank: int, gather: Any) -> Any:
+        store = open_store(rank=rank, world_size=2, gather=gather)
+        with Told(store, gate).saves as saves:
+            if rank == 0:
+                open_store(attempt=1)
+            return saves.finish(10, state(10), {})
+
+    first, second = on_ranks(2, train)
+    assert isinstance(first, Fenced)
+    assert str(first) == str(second)

@@ -1,0 +1,275 @@
+"""Class images are made once: by all ranks together, for every later job of the same class."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_storage import Storage, StorageSettings
+from dreambooth_trainer.data.class_images import CHUNK, PriorSet, class_images, recipe
+from dreambooth_trainer.process.distributed import Ranks
+from dreambooth_trainer.process.errors import BadData
+from dreambooth_trainer.process.signals import Stopped
+from dreambooth_trainer.process.topology import Topology
+
+MODEL_HASH = "ab" * 32
+
+
+def a_job(output: str, count: int = 12, resolution: int = 64, **prior: Any) -> DreamBoothJob:
+    return DreamBoothJob.model_validate(
+        {
+            "apiVersion": "dreambooth.dev/v1alpha1",
+            "kind": "DreamBoothJob",
+            "metadata": {"name": "test"},
+            "spec": {
+                "model": {"source": "/model"},
+                "subjects": [{"identifier": "sks", "classNoun": "mug", "images": "s3://b/mug"}],
+                "output": output,
+                "prior": {"count": count, "steps": 2, "guidanceScale": 3, **prior},
+                "training": {"resolution": resolution},
+            },
+        }
+    )
+
+
+Make = Callable[..., PriorSet]
+
+
+@pytest.fixture
+def make(random_pipeline: Any, tmp_path: Path) -> Make:
+    """Makes the class images of a job with this process alone, in a cache on this machine."""
+
+    def _make(
+        count: int = 12, noun: str = "mug", model_hash: str = MODEL_HASH, resolution: int = 64,
+        watch: dict[str, Any] | None = None, **prior: Any,
+    ) -> PriorSet:  # fmt: skip
+        return class_images(
+            a_job(f"file://{tmp_path}", count, resolution, **prior),
+            noun,
+            storage=Storage(StorageSettings()),
+            ranks=Ranks(Topology()),
+            model_hash=model_hash,
+            **{"pipeline": lambda: random_pipeline, **(watch or {})},
+        )
+
+    return _make
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.png"))
+
+
+def contents(found: PriorSet) -> list[bytes]:
+    return [image.pixels.tobytes() for image in found.images]
+
+
+def test_images_are_made_once_and_reused_by_the_next_job(make: Make, tmp_path: Path) -> None:
+    first = make()
+    assert (first.reused, first.generated) == (0, 12)
+    assert len(set(contents(first))) == 12
+    assert {image.pixels.size for image in first.images} == {(64, 64)}
+    written = {path: path.stat().st_mtime_ns for path in files(tmp_path)}
+    assert [path.name for path in written] == [f"{i:05d}.png" for i in range(12)]
+    second = make()
+    assert (second.reused, second.generated) == (12, 0)
+    assert contents(second) == contents(first)
+    assert {path: path.stat().st_mtime_ns for path in files(tmp_path)} == written
+
+
+def test_the_pipeline_is_not_loaded_when_nothing_is_missing(make: Make) -> None:
+    make(count=3)
+    loaded: list[bool] = []
+    found = make(count=3, watch={"pipeline": lambda: loaded.append(True)})
+    assert len(found.images) == 3
+    assert loaded == []
+
+
+def test_a_larger_count_makes_only_the_new_ones(make: Make) -> None:
+    few = make(count=5)
+    more = make(count=10)
+    assert (more.reused, more.generated) == (5, 5)
+    assert contents(more)[:5] == contents(few)
+    less = make(count=2)
+    assert (less.reused, less.generated) == (2, 0)
+    assert contents(less) == contents(few)[:2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"noun": "cup"},
+        {"model_hash": "cd" * 32},
+        {"sampler": "ddim"},
+        {"steps": 3},
+        {"guidanceScale": 4},
+        {"seed": 1},
+        {"resolution": 72},
+        {"prompt": "a {class} on a table"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_whatever_changes_the_images_has_a_cache_of_its_own(
+    make: Make, change: dict[str, Any]
+) -> None:
+    make(count=1)
+    assert make(count=1, **change).generated == 1
+    assert make(count=1).generated == 0
+
+
+def test_seeds_overlap_in_order(make: Make) -> None:
+    """Image i is made from seed + i (the batch is another one, so up to rounding)."""
+    first = make(count=4)
+    shifted = make(count=4, seed=1)
+    for left, right in zip(first.images[1:], shifted.images, strict=False):
+        difference = np.asarray(left.pixels).astype(int) - np.asarray(right.pixels)
+        assert np.abs(difference).max() <= 1
+
+
+def test_a_damaged_cached_image_is_made_again(make: Make, tmp_path: Path) -> None:
+    good = contents(make(count=5))
+    paths = files(tmp_path)
+    paths[1].write_bytes(paths[1].read_bytes()[:100])
+    paths[2].write_bytes(b"")
+    Image.new("RGB", (32, 32)).save(paths[3])
+    again = make(count=5)
+    assert (again.reused, again.generated) == (2, 3)
+    for found, expected in zip(contents(again), good, strict=True):
+        difference = np.frombuffer(found, np.uint8).astype(int) - np.frombuffer(expected, np.uint8)
+        assert np.abs(difference).max() <= 1  # the others are of another batch now
+    assert make(count=5).generated == 0
+
+
+def test_the_cache_says_what_it_holds(make: Make, tmp_path: Path) -> None:
+    make(count=1)
+    [manifest] = tmp_path.rglob("manifest.json")
+    assert json.loads(manifest.read_text()) == {
+        "model": MODEL_HASH,
+        "prompt": "a photo of a mug",
+        "sampler": "dpm-solver++",
+        "steps": 2,
+        "guidance_scale": 3.0,
+        "seed": 0,
+        "resolution": 64,
+    }
+    key = recipe(a_job("file:///out", count=1), "mug", MODEL_HASH).key()
+    assert manifest.parent == tmp_path / "prior-cache" / key
+
+
+def test_another_jobs_image_wins_over_the_one_just_made(
+    make: Make, random_pipeline: Any, tmp_path: Path
+) -> None:
+    """Another job writes the same image between this one's look at the cache and its write."""
+    key = recipe(a_job("file:///out"), "mug", MODEL_HASH).key()
+    other = tmp_path / "prior-cache" / key / "00000.png"
+
+    def pipeline() -> Any:
+        Image.new("RGB", (64, 64), (1, 2, 3)).save(other)
+        return random_pipeline
+
+    found = make(count=2, watch={"pipeline": pipeline})
+    assert found.images[0].pixels.getpixel((9, 9)) == (1, 2, 3)
+    assert found.images[1].pixels.getpixel((9, 9)) != (1, 2, 3)
+
+
+def test_progress_counts_what_is_there(make: Make) -> None:
+    make(count=3)
+    seen: list[tuple[int, int]] = []
+    make(count=20, watch={"progress": lambda *counts: seen.append(counts)})
+    assert seen == [(8, 20), (16, 20), (20, 20)]
+
+
+def test_a_stop_keeps_what_was_made(make: Make) -> None:
+    asked: list[bool] = []
+
+    def should_stop() -> bool:
+        asked.append(True)
+        return len(asked) > 1
+
+    with pytest.raises(Stopped, match="class images"):
+        make(count=20, watch={"should_stop": should_stop})
+    rest = make(count=20)
+    assert (rest.reused, rest.generated) == (CHUNK, 20 - CHUNK)
+
+
+def test_the_users_own_images_come_first(make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for level in range(3):
+        Image.new("RGB", (80, 64), (level, 0, 0)).save(folder / f"{level}.png")
+    (folder / "bad.jpg").write_bytes(b"bad")
+    found = make(count=5, images=f"file://{folder}")
+    assert [image.name for image in found.images] == [
+        "0.png", "1.png", "2.png", "00000.png", "00001.png",
+    ]  # fmt: skip
+    assert found.generated == 2
+    assert [refused.name for refused in found.supplied.refused] == ["bad.jpg"]
+    enough = make(count=2, images=f"file://{folder}")
+    assert [image.name for image in enough.images] == ["0.png", "1.png"]
+    assert (enough.reused, enough.generated) == (0, 0)
+
+
+def test_a_folder_of_the_users_without_images_is_bad_data(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(BadData, match=r"spec\.prior\.images"):
+        make(images=f"file://{tmp_path}/none")
+
+
+RANK = """
+import hashlib, json, sys
+import torch
+from diffusers import StableDiffusionPipeline
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.process.distributed import joined
+from dreambooth_trainer.data.class_images import class_images
+from dreambooth_trainer.process.signals import StopSignal
+from dreambooth_storage import Storage, StorageSettings
+
+model, job, endpoint = sys.argv[1:]
+pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
+with joined(Topology.from_environment(), StopSignal()) as ranks:
+    made = []
+    found = class_images(
+        DreamBoothJob.model_validate_json(job), "mug", model_hash="ab" * 32, ranks=ranks,
+        storage=Storage(StorageSettings(endpoint, "us-east-1", "path")),
+        pipeline=lambda: made.append(1) or pipeline,
+    )
+    pixels = b"".join(image.pixels.tobytes() for image in found.images)
+    mine = (hashlib.sha256(pixels).hexdigest(), found.generated, len(made))
+    everyone = ranks.gather(mine)
+    if ranks.topology.rank == 0:
+        print("RESULT", json.dumps(everyone))
+"""
+
+
+def test_three_ranks_make_the_same_set_as_one(
+    make: Make, random_model: Path, s3_endpoint: str, bucket: str, tmp_path: Path
+) -> None:
+    """Bit for bit, on S3, each rank its share, and every rank reads the whole set."""
+    alone = make(count=28)
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    job = a_job(f"s3://{bucket}/out", count=28).model_dump_json(by_alias=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=3", "--standalone"]
+    ended = subprocess.run(
+        [*command, str(script), str(random_model), job, s3_endpoint],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    [line] = [line for line in ended.stdout.splitlines() if line.startswith("RESULT")]
+    hashes, generated, chunks = zip(*json.loads(line.removeprefix("RESULT")), strict=True)
+    expected = hash_of(alone)
+    assert hashes == (expected,) * 3
+    assert generated == (28,) * 3
+    assert chunks == (2, 1, 1)
+
+
+def hash_of(found: PriorSet) -> str:
+    return hashlib.sha256(b"".join(contents(found))).hexdigest()

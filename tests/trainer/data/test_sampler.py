@@ -1,0 +1,134 @@
+"""The sampler is a pure function of seed, step and position."""
+
+import numpy as np
+import pytest
+
+from dreambooth_trainer.data.batches import BatchStream, Plan, make_batch
+from dreambooth_trainer.data.sampler import Pool, Sampler
+
+SHAPE = (4, 8, 8)
+
+
+def sampler(**changes):
+    settings = {
+        "seed": 7,
+        "subjects": [Pool(0, 5, 2)],
+        "priors": [Pool(10, 20, 2)],
+        "weights": [1.0],
+        "timesteps": 1000,
+        "latent_shape": SHAPE,
+        "global_batch": 4,
+    }
+    return Sampler(**settings | changes)
+
+
+def equal(left, right):
+    return all(
+        np.array_equal(a, b) for a, b in zip(vars(left).values(), vars(right).values(), strict=True)
+    )
+
+
+def test_a_draw_does_not_depend_on_the_draws_before_it():
+    fresh, used = sampler(), sampler()
+    for step in range(3):
+        used.draw(step, 1)
+    for one, other in zip(fresh.draw(5, 2), used.draw(5, 2), strict=True):
+        assert equal(one, other)
+
+
+@pytest.mark.parametrize("changed", [{"seed": 8}, {"step": 6}, {"position": 3}])
+def test_seed_step_and_position_each_give_other_noise(changed):
+    base = {"seed": 7, "step": 5, "position": 2}
+    one, other = base, base | changed
+    first = sampler(seed=one["seed"]).draw(one["step"], one["position"])[0]
+    second = sampler(seed=other["seed"]).draw(other["step"], other["position"])[0]
+    assert not np.allclose(first.noise, second.noise)
+
+
+def test_subject_prior_latent_and_added_noise_are_independent():
+    draws = [sampler().draw(step, 0) for step in range(200)]
+    subject = np.stack([s.noise for s, _ in draws]).ravel()
+    prior = np.stack([p.noise for _, p in draws]).ravel()
+    latent = np.stack([s.latent_noise for s, _ in draws]).ravel()
+    correlations = np.corrcoef([subject, prior, latent])[np.triu_indices(3, 1)]
+    assert np.abs(correlations).max() < 0.02
+    assert abs(subject.mean()) < 0.02
+    assert abs(subject.std() - 1) < 0.02
+
+
+def test_every_image_comes_once_before_any_comes_again():
+    rows = [sampler().draw(step, p)[0].row // 2 for step in range(5) for p in range(4)]
+    epochs = [rows[i : i + 5] for i in range(0, 20, 5)]
+    assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_variants_and_timesteps_cover_their_whole_range():
+    draws = [sampler().draw(step, 0) for step in range(600)]
+    assert {s.row % 2 for s, _ in draws} == {0, 1}
+    assert {p.row for _, p in draws} == set(range(10, 50))
+    timesteps = np.array([s.timestep for s, _ in draws])
+    assert timesteps.min() < 20
+    assert timesteps.max() > 980
+    assert abs(timesteps.mean() - 500) < 40
+
+
+def test_subjects_are_drawn_by_weight_with_their_own_class():
+    both = sampler(
+        subjects=[Pool(0, 3), Pool(3, 3)], priors=[Pool(6, 2), Pool(8, 2)], weights=[3.0, 1.0]
+    )
+    pairs = [both.draw(step, 0) for step in range(2000)]
+    second = [(s, p) for s, p in pairs if s.row >= 3]
+    assert 0.21 < len(second) / len(pairs) < 0.29
+    assert all(p.row >= 8 for _, p in second)
+    assert all(p.row < 8 for s, p in pairs if s.row < 3)
+
+
+def test_captions_are_dropped_at_the_rate_asked_for():
+    dropped = [sampler(caption_dropout=0.3).draw(step, 0)[0].drop_caption for step in range(2000)]
+    assert 0.26 < np.mean(dropped) < 0.34
+    assert not any(sampler().draw(step, 0)[0].drop_caption for step in range(100))
+
+
+@pytest.mark.parametrize(("ranks", "accumulation"), [(1, 1), (2, 1), (4, 1), (1, 4), (2, 2)])
+def test_any_split_of_the_global_batch_holds_the_same_samples(ranks, accumulation):
+    def noise_of_step(ranks, accumulation):
+        local = 8 // ranks // accumulation
+        parts = []
+        for rank in range(ranks):
+            plan = Plan(2, 3, accumulation, local, rank, ranks)
+            assert plan.global_batch == 8
+            for batch in BatchStream(sampler(global_batch=8), plan):
+                parts += [
+                    (int(row), float(noise.sum()))
+                    for row, noise in zip(batch["row"], batch["noise"], strict=True)
+                ]
+        return sorted(parts)
+
+    assert noise_of_step(ranks, accumulation) == noise_of_step(1, 1)
+
+
+def test_a_batch_holds_the_subjects_first_and_their_class_after_them():
+    batch = make_batch(sampler(), 0.0, 0, range(3))
+    assert batch["row"].shape == (6,)
+    assert (batch["row"][:3] < 10).all()
+    assert (batch["row"][3:] >= 10).all()
+    assert batch["noise"].shape == (6, *SHAPE)
+
+
+def test_without_prior_a_batch_holds_subjects_alone():
+    assert make_batch(sampler(priors=[]), 0.0, 0, range(3))["row"].shape == (3,)
+
+
+def test_noise_offset_shifts_whole_channels():
+    plain = make_batch(sampler(), 0.0, 0, range(2))["noise"]
+    shifted = make_batch(sampler(), 0.5, 0, range(2))["noise"]
+    difference = shifted - plain
+    assert difference.std(dim=(2, 3)).max() < 1e-6
+    assert difference.abs().max() > 0.01
+
+
+def test_an_error_while_making_batches_reaches_the_loop():
+    broken = sampler(subjects=[Pool(0, 0)])
+    with pytest.raises(ZeroDivisionError):
+        list(BatchStream(broken, Plan(0, 2, 1, 1, 0, 1)))

@@ -1,0 +1,75 @@
+"""Sample images that nobody waits for any more are not made, or not written."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_storage import Storage, StorageSettings
+from dreambooth_trainer.attempt import Attempt
+from dreambooth_trainer.evaluation.samples import CHUNK, Painter, SampleWriter
+from dreambooth_trainer.models.generate import Request
+from dreambooth_trainer.models.stable_diffusion import StableDiffusion
+from dreambooth_trainer.process.distributed import Ranks
+from dreambooth_trainer.process.errors import Fenced
+from dreambooth_trainer.process.signals import Stopped, StopSignal
+from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.telemetry.telemetry import Observers
+
+
+class StopAfter(StopSignal):
+    """Asked to stop once it has been looked at so many times."""
+
+    def __init__(self, looks: int) -> None:
+        self._looks: Iterator[bool] = iter([False] * looks)
+
+    @property  # type: ignore[override]
+    def requested(self) -> bool:
+        return next(self._looks, True)
+
+
+def attempt(folder: Path, stop: StopSignal) -> Attempt:
+    job = DreamBoothJob.model_validate(
+        {
+            "apiVersion": "dreambooth.dev/v1alpha1",
+            "kind": "DreamBoothJob",
+            "metadata": {"name": "mug"},
+            "spec": {
+                "model": {"source": "/nowhere"},
+                "subjects": [{"identifier": "sks", "classNoun": "mug", "images": "file:///none"}],
+                "output": f"file://{folder}",
+                "training": {"resolution": 64, "precision": "fp32"},
+                "samples": {"count": 1, "steps": 1},
+                "runtime": {"gpusPerNode": 0},
+            },
+        }
+    )
+    storage = Storage(StorageSettings(None, None, "auto"))
+    observers = Observers(job, Topology())
+    return Attempt(job, Ranks(Topology()), storage, observers, stop, torch.device("cpu"))
+
+
+def test_who_is_asked_to_stop_paints_no_further_chunk(random_pipeline: Any, tmp_path: Path) -> None:
+    made = []
+    decode = random_pipeline.vae.decode
+    random_pipeline.vae.decode = lambda *a, **k: made.append(1) or decode(*a, **k)
+    painter = Painter(attempt(tmp_path, StopAfter(looks=1)), StableDiffusion(random_pipeline, ""))
+    with pytest.raises(Stopped):
+        painter.paint([Request("a photo of a mug", seed) for seed in range(3 * CHUNK)])
+    assert len(made) == CHUNK
+
+
+def test_a_lost_attempt_writes_no_samples(random_pipeline: Any, tmp_path: Path) -> None:
+    def lost() -> None:
+        raise Fenced("a newer attempt owns it")
+
+    one = attempt(tmp_path, StopSignal())
+    painter = Painter(one, StableDiffusion(random_pipeline, ""))
+    with pytest.raises(Fenced):
+        SampleWriter(painter, one, lost).write(0)
+    assert list(tmp_path.rglob("*.png")) == []
+    SampleWriter(painter, one, lambda: None).write(0)
+    assert len(list(tmp_path.rglob("*.png"))) == 2  # the image, and the grid

@@ -1,0 +1,223 @@
+"""The pod's launcher keeps the ranks' exit codes and words, which torchrun does not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dreambooth_trainer.launcher.launch import Limits, culprit, limits_of, rank_environments
+from dreambooth_trainer.launcher.rank_process import End
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        ([0, 0], None),
+        ([1, 0], 0),
+        ([1, 65], 1),
+        ([137, 1], 0),
+        ([1, 137], 1),
+        ([1, 134], 0),
+        ([143, 143], 0),
+        ([1, 143], 0),
+        ([68, 64], 0),
+    ],
+)
+def test_the_rank_that_knows_why_it_ended_decides(codes, expected):
+    decisive = culprit([End(rank, code, "") for rank, code in enumerate(codes)])
+    assert (decisive and decisive.rank) == expected
+
+
+def test_of_ranks_that_were_asked_to_stop_one_that_did_decides():
+    ends = [End(0, 1, "lost a connection"), End(1, 143, "saved")]
+    assert culprit(ends, stopping=True) == ends[1]
+    assert culprit([*ends, End(2, 69, "")], stopping=True) == End(2, 69, "")
+
+
+def test_ranks_are_numbered_through_the_nodes():
+    pod = {
+        "PET_NNODES": "3",
+        "PET_NPROC_PER_NODE": "2",
+        "PET_NODE_RANK": "1",
+        "PET_MASTER_ADDR": "j-0.j",
+    }
+    environments = rank_environments(pod)
+    assert [(e["RANK"], e["LOCAL_RANK"]) for e in environments] == [("2", "0"), ("3", "1")]
+    assert {e["WORLD_SIZE"] for e in environments} == {"6"}
+    assert {e["MASTER_ADDR"] for e in environments} == {"j-0.j"}
+
+
+def test_limits_come_from_the_job(tmp_path):
+    config = tmp_path / "job.yaml"
+    config.write_text("nonsense")
+    assert limits_of(config) == Limits(stall=0, stop=float("inf"))
+    config.write_text(
+        """
+        apiVersion: dreambooth.dev/v1alpha1
+        kind: DreamBoothJob
+        metadata: {name: mug}
+        spec:
+          model: {source: s3://b/model}
+          subjects: [{identifier: sks, classNoun: mug, images: s3://b/mug}]
+          output: s3://b/out
+          runtime: {stallTimeoutSeconds: 600, terminationGracePeriodSeconds: 100}
+        """
+    )
+    assert limits_of(config) == Limits(stall=600, stop=90)
+
+
+@pytest.fixture
+def ranks_that(tmp_path):
+    """Starts the launcher with a stand-in for the trainer, so that only the launcher is tested."""
+
+    def start(body: str, stall: float = 0, stop: float = 100) -> subprocess.Popen[str]:
+        script = tmp_path / "stand_in.py"
+        script.write_text(
+            "import os, signal, sys, threading, time\n"
+            "from dreambooth_trainer import heartbeat, last_words\n"
+            "rank = int(os.environ['RANK'])\n"
+            f"heartbeat.start()\n{body}"
+        )
+        code = (
+            "import os, sys\n"
+            "from dreambooth_trainer import launch\n"
+            "launch.PEER_PATIENCE_SECONDS = 1.0\n"
+            "stop = launch.StopSignal()\n"
+            "stop.install()\n"
+            f"with launch.started([sys.executable, {str(script)!r}], os.environ) as ranks:\n"
+            f"    code = launch.watch(ranks, launch.Limits({stall}, {stop}), stop)\n"
+            "sys.exit(code)"
+        )
+        environment = {
+            **os.environ,
+            "PET_NPROC_PER_NODE": "2",
+            "PET_NNODES": "2",
+            "PET_NODE_RANK": "1",
+            "DREAMBOOTH_TERMINATION_LOG": str(tmp_path / "termination.log"),
+        }
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    return start
+
+
+def message(tmp_path: Path) -> str:
+    return (tmp_path / "termination.log").read_text()
+
+
+def test_one_failing_rank_ends_the_pod_with_its_code_and_takes_its_peer_along(ranks_that):
+    process = ranks_that("if rank == 3: sys.exit(66)\ntime.sleep(120)")
+    process.communicate(timeout=30)
+    assert process.returncode == 66
+
+
+def test_the_words_of_the_rank_that_decides_are_the_termination_message(ranks_that, tmp_path):
+    process = ranks_that(
+        "last_words.leave(f'rank {rank}: words')\n"
+        "if rank == 3: time.sleep(0.5)\n"
+        "sys.exit({2: 1, 3: 65}[rank])"
+    )
+    process.communicate(timeout=30)
+    assert process.returncode == 65
+    assert message(tmp_path) == "rank 3: words"
+
+
+def test_a_killed_rank_has_words_although_it_could_not_say_any(ranks_that, tmp_path):
+    process = ranks_that(
+        "if rank == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "last_words.leave('rank 2: RuntimeError: lost a connection')\n"
+        "sys.exit(1)"
+    )
+    process.communicate(timeout=30)
+    assert process.returncode == 137
+    assert message(tmp_path) == "rank 3: killed by SIGKILL (out of memory, or killed by hand)"
+
+
+def test_sigterm_reaches_every_rank_and_the_pod_ends_as_stopped(ranks_that):
+    body = (
+        "def save(*_):\n"
+        "    os.write(1, b'saved %d\\n' % rank)\n"
+        "    os._exit(143)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "os.write(1, b'ready\\n')\ntime.sleep(120)"
+    )
+    process = ranks_that(body)
+    assert [process.stdout.readline().strip() for _ in range(2)] == ["ready", "ready"]
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert sorted(output.split("\n")[:2]) == ["saved 2", "saved 3"]
+
+
+def test_all_ranks_done_is_done(ranks_that, tmp_path):
+    process = ranks_that("")
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert not (tmp_path / "termination.log").exists()
+
+
+HANGS = """
+heartbeat.entered("Training")
+heartbeat.stepped(12)
+def read_for_ever(): os.read(os.pipe()[0], 1)
+def wait_for_the_other():
+    with heartbeat.waiting(): os.read(os.pipe()[0], 1)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+os.write(1, b'ready\\n')
+read_for_ever() if rank == 3 else wait_for_the_other()
+"""
+
+
+def test_ranks_without_progress_are_dumped_and_killed(ranks_that, tmp_path):
+    process = ranks_that(HANGS, stall=3)
+    _, log = process.communicate(timeout=30)
+    assert process.returncode == 70
+    start = "rank 3: Stalled: no progress for 3 s in stage Training, step 12"
+    assert message(tmp_path).startswith(f"{start}; the stacks of all ranks are in the log")
+    _, of_the_waiting, of_the_hanging = log.split("the stacks of its threads:")
+    assert "in wait_for_the_other" in of_the_waiting
+    assert of_the_waiting.rstrip().endswith(start + ":")
+    assert "in read_for_ever" in of_the_hanging
+
+
+def test_a_stopped_process_cannot_dump_and_is_the_one_to_blame(ranks_that, tmp_path):
+    process = ranks_that(
+        "if rank == 3: os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "with heartbeat.waiting(): time.sleep(120)",
+        stall=3,
+    )
+    _, log = process.communicate(timeout=30)
+    assert process.returncode == 70
+    assert message(tmp_path).startswith("rank 3: Stalled: ")
+    assert "as its process is stopped or hangs in the kernel; its state is T (stopped)" in log
+
+
+def test_while_one_rank_beats_nobody_is_stalled(ranks_that):
+    body = "for _ in range(50):\n    time.sleep(0.1)\n    if rank == 3: heartbeat.beat()"
+    process = ranks_that(body, stall=3)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_ranks_that_all_wait_for_other_pods_get_more_time(ranks_that):
+    process = ranks_that("with heartbeat.waiting(): time.sleep(6)", stall=3)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_ranks_that_hang_when_asked_to_stop_are_dumped_and_killed_in_time(ranks_that, tmp_path):
+    process = ranks_that(HANGS, stop=1)
+    assert [process.stdout.readline().strip() for _ in range(2)] == ["ready", "ready"]
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert time.monotonic() - began < 8
+    assert "in read_for_ever" in log
+    assert message(tmp_path).startswith("rank 3: Stalled: still running 1 s after it was asked to")

@@ -1,0 +1,492 @@
+"""Everything that is wrong with a job is said before it takes a GPU, all of it at once."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_storage import Storage, StorageSettings, TransferPolicy, Written
+from dreambooth_trainer.preflight.check import check, main
+from dreambooth_trainer.preflight.report import Report
+from dreambooth_trainer.process.errors import BadConfig
+
+Job = dict[str, Any]
+
+
+@pytest.fixture
+def job(tmp_path: Path, random_model: Path) -> Job:
+    """A job without fault, all of it on this machine."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for level in range(3):
+        Image.new("RGB", (64, 80), (level, 0, 0)).save(images / f"{level}.png")
+    return {
+        "apiVersion": "dreambooth.dev/v1alpha1",
+        "kind": "DreamBoothJob",
+        "metadata": {"name": "test"},
+        "spec": {
+            "model": {"source": str(random_model)},
+            "subjects": [{"identifier": "sks", "classNoun": "mug", "images": f"file://{images}"}],
+            "output": f"file://{tmp_path}/out",
+            "training": {"resolution": 64, "steps": 1000},
+        },
+    }
+
+
+def examine(job: Job, storage: Storage | None = None) -> Report:
+    return check(DreamBoothJob.model_validate(job), storage or Storage(StorageSettings()))
+
+
+def errors(job: Job) -> list[str]:
+    return [str(error) for error in examine(job).errors]
+
+
+def copy_of(model: Path, folder: Path, job: Job) -> Path:
+    """A copy of the model that may be spoiled; the job uses it."""
+    target = folder / "model"
+    shutil.copytree(model, target)
+    job["spec"]["model"]["source"] = str(target)
+    return target
+
+
+def edit(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_a_good_job_has_neither_errors_nor_warnings(job: Job, tmp_path: Path) -> None:
+    report = examine(job)
+    assert report.errors == []
+    assert report.warnings == []
+    assert report.exit_code == 0
+    left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert left == [], "the probe was left behind"
+
+
+def test_a_good_job_on_s3(
+    job: Job, random_model: Path, tmp_path: Path, s3_endpoint: str, bucket: str
+) -> None:
+    storage = Storage(StorageSettings(s3_endpoint, "us-east-1", "path"))
+    storage.upload_tree(random_model, f"s3://{bucket}/model")
+    storage.upload_tree(tmp_path / "images", f"s3://{bucket}/mug")
+    job["spec"]["model"]["source"] = f"s3://{bucket}/model"
+    job["spec"]["subjects"][0]["images"] = f"s3://{bucket}/mug/"
+    job["spec"]["output"] = f"s3://{bucket}/out"
+    report = examine(job, storage)
+    assert report.errors == []
+    assert storage.list(f"s3://{bucket}/out") == []
+
+
+def test_the_examples_model_and_subjects_pass(job: Job) -> None:
+    examples = Path(__file__).parents[3] / "examples"
+    job["spec"]["model"]["source"] = str(examples / "tiny-sd" / "model")
+    job["spec"]["runtime"] = {"gpuMemory": "8Gi"}
+    for subject in (examples / "subjects").iterdir():
+        job["spec"]["subjects"][0]["images"] = f"file://{subject}"
+        report = examine(job)
+        assert (report.errors, report.warnings) == ([], [])
+
+
+def test_everything_that_is_wrong_is_in_one_report(job: Job, tmp_path: Path) -> None:
+    spec = job["spec"]
+    spec["subjects"].append(
+        {"identifier": "zwx", "classNoun": "dog", "images": f"file://{tmp_path}/nothing"}
+    )
+    spec["subjects"][0]["captions"] = f"file://{tmp_path}/no-captions"
+    spec["prior"] = {"images": f"file://{tmp_path}/no-class-images"}
+    spec["evaluation"] = {"model": "/clip", "images": f"file://{tmp_path}/no-held-out"}
+    spec["model"]["source"] = f"{tmp_path}/no-model"
+    report = examine(job)
+    for field in (
+        "spec.subjects[0].captions: ",
+        "spec.subjects[1].images: ",
+        "spec.prior.images: ",
+        "spec.evaluation.images: ",
+        "spec.evaluation.model: there is nothing at",
+        "spec.model.source: there is nothing at",
+    ):
+        assert any(str(error).startswith(field) for error in report.errors), field
+    assert len(report.errors) == 6
+    assert report.exit_code == 65
+    assert "the job cannot be trained: 6 error(s)" in str(report)
+
+
+def test_refused_images_are_a_warning_while_others_are_good(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "images" / "broken.jpg").write_bytes(b"no image")
+    report = examine(job)
+    assert report.errors == []
+    [warning] = report.warnings
+    assert warning.startswith("spec.subjects[0].images: 1 file(s) are not trained on, 3 are:")
+    assert "broken.jpg: not an image" in warning
+
+
+def test_only_bad_images_are_an_error(job: Job, tmp_path: Path) -> None:
+    for path in (tmp_path / "images").iterdir():
+        path.write_bytes(b"no image")
+    report = examine(job)
+    assert report.exit_code == 65
+    assert "spec.subjects[0].images: no image in" in str(report)
+
+
+def test_a_read_only_output_is_an_error(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file where a folder must be")
+    report = examine(job)
+    assert "spec.output: " in str(report.errors[0])
+    assert report.exit_code != 0
+
+
+class Heedless(Storage):
+    """As a server that does not know If-None-Match: it replaces what was to stay."""
+
+    def write(
+        self, uri: str, data: bytes, *, only_if_absent: bool = False, field: str = ""
+    ) -> Written:
+        return super().write(uri, data, field=field)
+
+
+def test_a_server_without_conditional_writes_is_an_error(
+    job: Job, s3_endpoint: str, bucket: str
+) -> None:
+    job["spec"]["output"] = f"s3://{bucket}/out"
+    storage = Heedless(StorageSettings(s3_endpoint, "us-east-1", "path"))
+    report = examine(job, storage)
+    (error,) = map(str, report.errors)
+    assert error.startswith(f"spec.output: the server replaced s3://{bucket}/out/")
+    assert error.endswith("use a server with conditional writes")
+    assert report.exit_code == 67
+    assert storage.list(f"s3://{bucket}/out") == [], "the probe was left behind"
+
+
+def test_an_unknown_bucket_is_an_error_of_its_field(
+    job: Job, s3_endpoint: str, bucket: str
+) -> None:
+    job["spec"]["output"] = "s3://no-such-bucket-here/out"
+    report = examine(job, Storage(StorageSettings(s3_endpoint, "us-east-1", "path")))
+    [error] = report.errors
+    assert "spec.output" in str(error)
+    assert "no-such-bucket-here" in str(error)
+    assert report.exit_code == 67
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda m: (m / "model_index.json").unlink(), "has no model_index.json"),
+        (lambda m: (m / "model_index.json").write_text("{"), "model_index.json is not JSON"),
+        (
+            lambda m: edit(m / "model_index.json", _class_name="FluxPipeline"),
+            "is a FluxPipeline; only StableDiffusionPipeline can be trained",
+        ),
+        (lambda m: shutil.rmtree(m / "unet"), "unet/config.json is missing"),
+        (
+            lambda m: (m / "vae" / "diffusion_pytorch_model.safetensors").unlink(),
+            "there are no weights in vae/",
+        ),
+        (lambda m: edit(m / "unet" / "config.json", in_channels=9), "inpainting and depth models"),
+        (
+            lambda m: edit(m / "text_encoder" / "config.json", hidden_size=32),
+            "expects text of width 16 and its text encoder makes 32",
+        ),
+        (lambda m: shutil.rmtree(m / "tokenizer"), "there is no tokenizer/vocab.json"),
+        (
+            lambda m: [path.write_text("[") for path in (m / "tokenizer").iterdir()],
+            "the tokenizer of",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_trained_says_why(
+    job: Job, random_model: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    spoil(copy_of(random_model, tmp_path, job))
+    report = examine(job)
+    [error] = report.errors
+    assert str(error).startswith("spec.model.source: ")
+    assert message in str(error)
+    assert report.exit_code == 66
+
+
+def test_all_that_is_wrong_with_a_model_is_said_at_once(
+    job: Job, random_model: Path, tmp_path: Path
+) -> None:
+    model = copy_of(random_model, tmp_path, job)
+    shutil.rmtree(model / "vae")
+    (model / "text_encoder" / "config.json").write_text("[]")
+    [error] = errors(job)
+    assert "vae/config.json is missing" in error
+    assert "text_encoder/config.json holds no JSON object" in error
+    assert "there are no weights in vae/" in error
+
+
+def test_a_variant_that_is_not_there_is_an_error(job: Job) -> None:
+    job["spec"]["model"]["variant"] = "fp16"
+    [error] = errors(job)
+    assert "no weights of the variant 'fp16' (spec.model.variant) in unet/" in error
+
+
+def test_a_single_file_must_be_there(job: Job, tmp_path: Path) -> None:
+    job["spec"]["model"] = {"source": f"{tmp_path}/sd.safetensors", "layout": "single-file"}
+    [error] = errors(job)
+    assert error.startswith("spec.model.source: there is no file")
+    (tmp_path / "sd.safetensors").write_bytes(b"weights")
+    assert errors(job) == []
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    job["spec"]["model"]["source"] = "hf://owner/model"
+    [error] = errors(job)
+    assert "spec.model.source: hf://owner/model could not be fetched from the hub" in error
+
+
+@pytest.mark.parametrize("resolution", [128, 512])
+def test_a_resolution_far_from_the_models_own_is_a_warning(job: Job, resolution: int) -> None:
+    for level in range(3):
+        folder = Path(job["spec"]["subjects"][0]["images"].removeprefix("file://"))
+        Image.new("RGB", (512, 512), (level, 0, 0)).save(folder / f"{level}.png")
+    job["spec"]["training"]["resolution"] = resolution
+    report = examine(job)
+    assert report.errors == []
+    assert report.warnings == [
+        f"spec.training.resolution: {resolution} is far from the 64 that the model was made for;"
+        " use that"
+    ]
+
+
+def test_a_resolution_that_the_model_cannot_take_is_an_error(
+    job: Job, random_model: Path, tmp_path: Path
+) -> None:
+    """A VAE of factor 16 cannot take 72 px."""
+    model = copy_of(random_model, tmp_path, job)
+    edit(model / "vae" / "config.json", block_out_channels=[8, 16, 16, 16, 16])
+    job["spec"]["training"]["resolution"] = 72
+    [error] = errors(job)
+    assert error == (
+        "spec.training.resolution: the model cannot take 72; use a multiple of 32, as 64"
+    )
+
+
+def test_prompts_without_identifier_and_too_long_ones_are_warnings(job: Job) -> None:
+    job["spec"]["samples"] = {"prompts": ["a photo of sks mug", "a mug", "sks " * 30]}
+    report = examine(job)
+    assert report.errors == []
+    assert len(report.warnings) == 2
+    assert any(w.startswith("spec.samples.prompts[1]: ") for w in report.warnings)
+    [long] = [w for w in report.warnings if w.startswith("spec.samples.prompts[2]: ")]
+    assert "has 92 tokens; the model reads 77" in long
+
+
+def test_long_captions_are_a_warning(job: Job, tmp_path: Path) -> None:
+    for level in range(3):
+        (tmp_path / "images" / f"{level}.txt").write_text("sks " * 30)
+    job["spec"]["subjects"][0]["captions"] = job["spec"]["subjects"][0]["images"]
+    [warning] = examine(job).warnings
+    assert warning.startswith("spec.subjects[0].captions: ")
+    assert "tokens" in warning
+
+
+def test_adapter_targets_that_the_model_lacks_are_an_error(job: Job) -> None:
+    job["spec"]["training"]["lora"] = {"targets": ["to_q", "to_qq", "q"]}
+    [error] = errors(job)
+    assert error.startswith("spec.training.lora.targets: no module of the model's UNet is named")
+    assert "to_qq, q;" in error
+
+
+def test_a_job_that_cannot_fit_the_gpu_is_an_error(job: Job) -> None:
+    job["spec"]["runtime"] = {"gpuMemory": "16Mi"}
+    job["spec"]["training"]["globalBatch"] = 64
+    [error] = errors(job)
+    assert error.startswith("spec.runtime.gpuMemory: about ")
+    assert "activations of 128 images" in error
+    job["spec"]["runtime"] = {"gpuMemory": "8Gi"}
+    assert errors(job) == []
+    job["spec"]["runtime"] = {"gpuMemory": "1Mi", "gpusPerNode": 0}
+    assert errors(job) == []
+
+
+@pytest.mark.usefixtures("s3_env")
+def test_storage_that_does_not_answer_is_asked_once(job: Job) -> None:
+    spec = job["spec"]
+    spec["output"] = "s3://bucket/out"
+    spec["subjects"][0]["images"] = "s3://bucket/mug"
+    nowhere = StorageSettings("http://127.0.0.1:9", "us-east-1", "path")
+    report = examine(job, Storage(nowhere, policy=TransferPolicy(attempts=1)))
+    [error] = report.errors
+    assert "spec.output" in str(error)
+    assert "were not checked" in report.warnings[-1]
+    assert report.exit_code == 1, "a server that is down may come back"
+
+
+def test_an_overloaded_server_is_worth_a_retry(
+    job: Job, serve: Callable[[type[BaseHTTPRequestHandler]], str], s3_env: dict[str, str]
+) -> None:
+    class Overloaded(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    job["spec"]["output"] = "s3://bucket/out"
+    settings = StorageSettings(serve(Overloaded), "us-east-1", "path")
+    report = examine(job, Storage(settings, policy=TransferPolicy(attempts=1)))
+    assert report.exit_code == 1
+    report.errors.append(BadConfig("spec.training: this will not pass by itself"))
+    assert report.exit_code == 64
+
+
+def test_missing_credentials_are_an_error_that_names_the_secrets_field(
+    job: Job, s3_endpoint: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    job["spec"]["output"] = f"s3://{bucket}/out"
+    report = examine(job, Storage(StorageSettings(s3_endpoint, "us-east-1", "path")))
+    [error] = report.errors
+    assert str(error).startswith("spec.output: ")
+    assert "none were found" in str(error)
+    assert "spec.storage.credentialsSecret" in str(error)
+    assert report.exit_code == 67
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP model of the least size, with a vocabulary that nobody reads here."""
+    tower = {
+        "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2
+    }  # fmt: skip
+    folder = tmp_path_factory.mktemp("clip")
+    CLIPModel(CLIPConfig(text_config=tower, vision_config=tower, projection_dim=4)).save_pretrained(
+        folder
+    )
+    CLIPImageProcessor().save_pretrained(folder)
+    (folder / "vocab.json").write_text("{}")
+    return folder
+
+
+def test_a_good_judge_passes(job: Job, clip: Path) -> None:
+    job["spec"]["evaluation"] = {"model": str(clip)}
+    assert errors(job) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda m: (m / "model.safetensors").unlink(), "there are no weights"),
+        (lambda m: (m / "vocab.json").unlink(), "there is no vocab.json"),
+        (lambda m: (m / "config.json").unlink(), "config.json is missing"),
+        (
+            lambda m: edit(m / "config.json", model_type="dinov2"),
+            "it is a dinov2 model, not a clip",
+        ),
+        (
+            lambda m: edit(m / "config.json", text_config={"hidden_size": "x"}),
+            "config.json describes",
+        ),
+        (
+            lambda m: (m / "preprocessor_config.json").unlink(),
+            "preprocessor_config.json is missing",
+        ),
+    ],
+)
+def test_a_judge_that_cannot_score_says_why(
+    job: Job, clip: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    model = tmp_path / "clip"
+    shutil.copytree(clip, model)
+    spoil(model)
+    job["spec"]["evaluation"] = {"model": str(model)}
+    report = examine(job)
+    [error] = report.errors
+    assert str(error).startswith("spec.evaluation.model: ")
+    assert message in str(error)
+    assert report.exit_code == 66
+
+
+def write(job: Job, folder: Path) -> str:
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
+    return str(path)
+
+
+def test_the_command_prints_the_report_and_exits_with_its_code(job: Job, tmp_path: Path) -> None:
+    job["spec"]["subjects"][0]["images"] = f"file://{tmp_path}/nothing"
+    command = [sys.executable, "-m", "dreambooth_trainer.preflight", "--config"]
+    log = tmp_path / "termination.log"
+    ended = subprocess.run(
+        [*command, write(job, tmp_path)],
+        capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "DREAMBOOTH_TERMINATION_LOG": str(log)},
+    )  # fmt: skip
+    assert ended.returncode == 65
+    assert "error: spec.subjects[0].images: " in ended.stdout
+    summary = "the job cannot be trained: 1 error(s), 0 warning(s)"
+    assert ended.stdout.endswith(f"{summary}\n")
+    first, last = log.read_text().splitlines()
+    assert first.startswith("spec.subjects[0].images: ")
+    assert last == summary
+
+
+Run = Callable[[Job], tuple[int, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command in this process; returns its exit code and the termination message."""
+    log = tmp_path / "termination.log"
+
+    def run(job: Job) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["preflight", "--config", write(job, tmp_path)])
+        return main(), log.read_text()
+
+    monkeypatch.setenv("DREAMBOOTH_TERMINATION_LOG", str(log))
+    return run
+
+
+def test_a_good_jobs_report_is_the_termination_message_too(job: Job, run: Run) -> None:
+    job["spec"]["samples"] = {"prompts": ["a mug"]}
+    code, message = run(job)
+    assert code == 0
+    warning, summary = message.splitlines()
+    assert warning.startswith("warning: spec.samples.prompts: ")
+    assert summary == "the job can be trained: 0 error(s), 1 warning(s)"
+
+
+def test_the_command_refuses_a_bad_job_file_with_a_line_for_each_field(
+    job: Job, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job["spec"]["training"] |= {"stepps": 5, "globalBatch": 0}
+    code, message = run(job)
+    assert code == 64
+    assert "error: spec.training.globalBatch" in capsys.readouterr().out
+    fields = [line.partition(":")[0] for line in message.splitlines()[:-1]]
+    assert sorted(fields) == ["spec.training.globalBatch", "spec.training.stepps"]
+
+
+def test_a_long_message_is_cut_at_a_line_and_keeps_the_errors() -> None:
+    errors = [BadConfig(f"spec.subjects[{n}].images: {'ä' * 100}:\n  a\n  b") for n in range(30)]
+    report = Report(list[Exception](errors), warnings=["odd"] * 30)
+    message = report.message()
+    assert len(message.encode()) <= 4000
+    *shown, more, summary = message.splitlines()
+    assert all(
+        line == f"spec.subjects[{n}].images: {'ä' * 100}: a; b" for n, line in enumerate(shown)
+    )
+    assert more == f"... and {60 - len(shown)} more"
+    assert summary == "the job cannot be trained: 30 error(s), 30 warning(s)"
+    assert len(shown) > 10

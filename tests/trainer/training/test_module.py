@@ -1,0 +1,129 @@
+"""The training step against a reference that is written out by hand with diffusers' own parts."""
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from torch.nn.functional import mse_loss
+
+from dreambooth_api.models.training import Training
+from dreambooth_trainer.data.batches import make_batch
+from dreambooth_trainer.data.cache import Cache
+from dreambooth_trainer.data.sampler import Pool, Sampler
+from dreambooth_trainer.models.adapters import attach
+from dreambooth_trainer.models.stable_diffusion import StableDiffusion
+from dreambooth_trainer.training.module import DreamBooth
+
+PRIOR_WEIGHT = 0.6
+CAPTIONS = ["", "a photo of sks mug", "a photo of a mug"]
+
+
+@pytest.fixture(params=["epsilon", "v_prediction"])
+def family(random_pipeline, request):
+    random_pipeline.scheduler.register_to_config(prediction_type=request.param)
+    return StableDiffusion(random_pipeline, "hash")
+
+
+@pytest.fixture
+def cache(family):
+    torch.manual_seed(1)
+    tokens = family.tokenize(CAPTIONS)
+    with torch.no_grad():
+        conditioning = family.encode_tokens(tokens)
+    moments = torch.cat([torch.randn(10, 4, 16, 16), torch.full((10, 4, 16, 16), -2.0)], dim=1)
+    return Cache(moments, torch.tensor([1] * 4 + [2] * 6), CAPTIONS, tokens, conditioning)
+
+
+@pytest.fixture
+def batch():
+    sampler = Sampler(
+        seed=3, subjects=[Pool(0, 4)], priors=[Pool(4, 6)], weights=[1.0], timesteps=1000,
+        latent_shape=(4, 16, 16), global_batch=3,
+    )  # fmt: skip
+    return make_batch(sampler, 0.0, 0, range(3))
+
+
+def reference(family, cache, batch, gamma):
+    """Two forward passes, one sample at a time, in the words of the papers."""
+    pipeline = family.pipeline()
+    schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
+    parts = []
+    for samples in (range(3), range(3, 6)):
+        losses = []
+        for i in samples:
+            mean, log_variance = cache.moments[batch["row"][i]].chunk(2)
+            latent = mean + torch.exp(log_variance / 2) * batch["latent_noise"][i]
+            latent = latent[None] * pipeline.vae.config.scaling_factor
+            noise, t = batch["noise"][i][None], batch["timestep"][i][None]
+            text = pipeline.tokenizer(
+                CAPTIONS[cache.caption_of_row[batch["row"][i]]],
+                padding="max_length", max_length=77, return_tensors="pt",
+            )  # fmt: skip
+            states = pipeline.text_encoder(text.input_ids).last_hidden_state
+            found = pipeline.unet(schedule.add_noise(latent, noise, t), t, states).sample
+            is_v = schedule.config.prediction_type == "v_prediction"
+            target = schedule.get_velocity(latent, noise, t) if is_v else noise
+            loss = mse_loss(found, target)
+            if gamma is not None:
+                alpha = float(schedule.alphas_cumprod[t])
+                snr = alpha / (1 - alpha)
+                loss = loss * min(snr, gamma) / (snr + 1 if is_v else snr)
+            losses.append(loss)
+        parts.append(sum(losses) / len(losses))
+    return parts[0], parts[1], parts[0] + PRIOR_WEIGHT * parts[1]
+
+
+@pytest.mark.parametrize("gamma", [None, 5.0])
+def test_loss_and_gradient_equal_the_reference(family, cache, batch, gamma):
+    training = Training.model_validate(
+        {"method": "full", "precision": "fp32", "minSnrGamma": gamma}
+    )
+    module = DreamBooth(family, attach(family, training), training, cache, PRIOR_WEIGHT)
+
+    module.training_step(batch, 0).backward()
+    gradient = family.denoiser.conv_in.weight.grad.clone()
+    family.denoiser.zero_grad()
+    subject, prior, total = reference(family, cache, batch, gamma)
+    total.backward()
+
+    torch.testing.assert_close(module.losses.subject, subject)
+    torch.testing.assert_close(module.losses.prior, prior)
+    torch.testing.assert_close(module.losses.total, total)
+    torch.testing.assert_close(gradient, family.denoiser.conv_in.weight.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_subject_and_class_go_through_one_forward_pass(family, cache, batch):
+    training = Training.model_validate({"method": "full", "precision": "fp32"})
+    module = DreamBooth(family, attach(family, training), training, cache, PRIOR_WEIGHT)
+    sizes = []
+    family.denoiser.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    module.training_step(batch, 0)
+    assert sizes == [6]
+
+
+def test_a_dropped_caption_is_the_empty_one(family, cache, batch):
+    training = Training.model_validate({"method": "full", "precision": "fp32"})
+    module = DreamBooth(family, attach(family, training), training, cache, PRIOR_WEIGHT)
+    batch["drop_caption"][:] = True
+    conditioning = module._conditioning(batch)["hidden_states"]
+    assert torch.equal(conditioning, cache.conditioning["hidden_states"][[0] * 6])
+
+
+def test_a_trained_text_encoder_gets_gradients(family, cache, batch):
+    training = Training.model_validate(
+        {"method": "lora", "precision": "fp32", "textEncoder": {"method": "full"}}
+    )
+    live = Cache(cache.moments, cache.caption_of_row, cache.captions, cache.tokens, None)
+    trained = attach(family, training)
+    module = DreamBooth(family, trained, training, live, PRIOR_WEIGHT)
+    module.training_step(batch, 0).backward()
+    assert all(parameter.grad is not None for parameter in trained.text.values())
+    assert all("lora" in name for name in trained.denoiser)
+
+
+def test_lora_leaves_the_base_weights_alone_and_in_the_precision_of_the_forward_pass(family):
+    training = Training.model_validate({"method": "lora", "precision": "bf16", "lora": {"rank": 2}})
+    trained = attach(family, training)
+    frozen = [p for p in family.denoiser.parameters() if not p.requires_grad]
+    assert {p.dtype for p in frozen} == {torch.bfloat16}
+    assert {p.dtype for p in trained.denoiser.values()} == {torch.float32}
+    assert sum(p.numel() for p in trained.denoiser.values()) < sum(p.numel() for p in frozen) / 5

@@ -1,0 +1,162 @@
+"""Learning rates are a function of the optimizer step, and resuming continues the optimizer
+exactly.
+"""
+
+import pytest
+import torch
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+
+from dreambooth_api.models.training import Training
+from dreambooth_trainer.models.adapters import Trained
+from dreambooth_trainer.training.ema import WeightAverage
+from dreambooth_trainer.training.optimizer import (
+    COUNT,
+    make_optimizer,
+    make_schedule,
+    optimizer_tensors,
+    restore_optimizer,
+    restore_scaler,
+    scaler_tensors,
+)
+
+
+def parameters(seed=0):
+    torch.manual_seed(seed)
+    return Trained(
+        {"denoiser.w": nn.Parameter(torch.randn(4, 3))}, {"text.w": nn.Parameter(torch.randn(5))}
+    )
+
+
+def rates(training, start, count):
+    trained = parameters()
+    optimizer = make_optimizer(trained, training)
+    schedule = make_schedule(optimizer, training, start)
+    found = []
+    for _ in range(count):
+        found.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "polynomial"])
+def test_a_resumed_schedule_goes_on_where_it_was(name):
+    training = Training.model_validate(
+        {"steps": 20, "schedule": {"name": name, "warmupSteps": 4}, "learningRate": 1e-3}
+    )
+    assert rates(training, 7, 13) == rates(training, 0, 20)[7:]
+
+
+def test_warm_up_and_cosine_have_their_shape():
+    training = Training.model_validate(
+        {"steps": 12, "schedule": {"name": "cosine", "warmupSteps": 2}, "learningRate": 1.0}
+    )
+    found = [rate for rate, _ in rates(training, 0, 12)]
+    assert found[:3] == [0.0, 0.5, 1.0]
+    assert found[7] == pytest.approx(0.5)
+    assert found[11] < 0.03
+
+
+def test_the_text_encoder_has_its_own_rate_and_stops_at_its_fraction():
+    training = Training.model_validate(
+        {
+            "steps": 10,
+            "learningRate": 1e-3,
+            "textEncoder": {"method": "full", "learningRate": 1e-4, "stopFraction": 0.5},
+        }
+    )
+    found = rates(training, 0, 10)
+    assert [text for _, text in found] == [1e-4] * 5 + [0.0] * 5
+    assert [denoiser for denoiser, _ in found] == [1e-3] * 10
+
+
+def one_step(trained, optimizer, step):
+    for number, parameter in enumerate(trained.all.values()):
+        parameter.grad = torch.full_like(parameter, 0.1 * (step + 1) * (number + 1))
+    optimizer.step()
+
+
+def test_a_restored_optimizer_steps_bit_for_bit_like_the_one_that_went_on():
+    training = Training()
+    trained = parameters()
+    optimizer = make_optimizer(trained, training)
+    for step in range(3):
+        one_step(trained, optimizer, step)
+    saved = {k: v.clone() for k, v in optimizer_tensors(optimizer, trained).items()}
+    weights = {k: v.detach().clone() for k, v in trained.all.items()}
+
+    other = parameters(seed=1)
+    with torch.no_grad():
+        for name, parameter in other.all.items():
+            parameter.copy_(weights[name])
+    resumed = make_optimizer(other, training)
+    restore_optimizer(resumed, other, saved)
+    for step in range(3, 6):
+        one_step(trained, optimizer, step)
+        one_step(other, resumed, step)
+    assert all(torch.equal(trained.all[name], other.all[name]) for name in trained.all)
+
+
+def scaled_step(scaler, optimizer, trained, overflow):
+    """One step of mixed precision, as Lightning takes it."""
+    loss = sum((parameter * 0.3).sum() for parameter in trained.all.values())
+    scaler.scale(loss * float("inf") if overflow else loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("break_after", [1, 3, 5])
+def test_a_restored_scaler_goes_on_as_if_nothing_had_happened(break_after):
+    """Of 8 steps two overflow: they are skipped, halve the scale, and are no updates of AdamW."""
+    training, overflows = Training(precision="fp16"), {1, 4}
+    trained = parameters()
+    optimizer = make_optimizer(trained, training)
+    scaler = GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+    states = {}
+    for step in range(8):
+        scaled_step(scaler, optimizer, trained, step in overflows)
+        tensors = {**optimizer_tensors(optimizer, trained), **scaler_tensors(scaler)}
+        states[step] = {k: v.clone() for k, v in {**tensors, **trained.all}.items()}
+    assert states[7][COUNT] == 6
+
+    other = parameters(seed=1)
+    with torch.no_grad():
+        for name, parameter in other.all.items():
+            parameter.copy_(states[break_after][name])
+    resumed = make_optimizer(other, training)
+    restore_optimizer(resumed, other, states[break_after])
+    fresh = GradScaler("cpu", growth_interval=2)
+    restore_scaler(fresh, states[break_after])
+    for step in range(break_after + 1, 8):
+        scaled_step(fresh, resumed, other, step in overflows)
+    found = {**optimizer_tensors(resumed, other), **scaler_tensors(fresh), **other.all}
+    assert found.keys() == states[7].keys()
+    assert [name for name in found if not torch.equal(found[name], states[7][name])] == []
+
+
+def test_without_fp16_there_is_no_scale_to_keep():
+    assert scaler_tensors(None) == {}
+    restore_scaler(None, {})
+
+
+def test_the_average_follows_the_weights_and_gives_them_back():
+    weight = nn.Parameter(torch.zeros(2))
+    average = WeightAverage({"w": weight}, decay=0.9)
+    with torch.no_grad():
+        weight.fill_(1.0)
+    average.update(step=1000)
+    assert average.averages["w"].tolist() == pytest.approx([0.1, 0.1])
+    with average.applied():
+        assert weight.tolist() == pytest.approx([0.1, 0.1])
+    assert weight.tolist() == [1.0, 1.0]
+
+
+def test_early_averages_forget_the_start():
+    weight = nn.Parameter(torch.ones(1))
+    average = WeightAverage({"w": weight}, decay=0.9999)
+    with torch.no_grad():
+        weight.fill_(2.0)
+    average.update(step=1)
+    assert average.averages["w"].item() == pytest.approx(2 / 11 * 1 + 9 / 11 * 2)

@@ -1,0 +1,123 @@
+"""The stream of micro-batches that one rank trains on, made ahead of time on a thread."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreambooth_trainer.data.sampler import Sampler
+
+Batch = dict[str, Tensor]
+"""row [N], timestep [N], drop_caption [N]; latent_noise and noise [N, C, h, w].
+N = 2B with prior preservation: B subject samples, then the B class samples that belong to them."""
+
+AHEAD = 3
+"""Batches made ahead. More only costs memory: a batch takes far less time than a step."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which steps to train, and this rank's share of each."""
+
+    start: int
+    stop: int
+    accumulation: int
+    local_batch: int
+    rank: int
+    world_size: int
+
+    @property
+    def global_batch(self) -> int:
+        """Subject images per optimizer step over all ranks."""
+        return self.local_batch * self.world_size * self.accumulation
+
+    def positions(self, micro: int, rank: int | None = None) -> range:
+        """Positions in the global batch of a rank's micro-batch; this rank's by default."""
+        place = micro * self.world_size + (self.rank if rank is None else rank)
+        return range(place * self.local_batch, (place + 1) * self.local_batch)
+
+    def __len__(self) -> int:
+        """Micro-batches to come."""
+        return (self.stop - self.start) * self.accumulation
+
+
+def make_batch(sampler: Sampler, noise_offset: float, step: int, positions: range) -> Batch:
+    """One micro-batch."""
+    pairs = [sampler.draw(step, position) for position in positions]
+    draws = [subject for subject, _ in pairs] + [prior for _, prior in pairs if prior is not None]
+    return {
+        "row": torch.tensor([draw.row for draw in draws]),
+        "timestep": torch.tensor([draw.timestep for draw in draws]),
+        "drop_caption": torch.tensor([draw.drop_caption for draw in draws]),
+        "latent_noise": torch.from_numpy(np.stack([draw.latent_noise for draw in draws])),
+        "noise": torch.from_numpy(
+            np.stack([draw.noise + noise_offset * draw.offset for draw in draws])
+        ),
+    }
+
+
+@dataclass
+class BatchStream:
+    """Iterates over one rank's micro-batches; `wait_seconds` is what the training loop waited for
+    the last.
+    """
+
+    sampler: Sampler
+    plan: Plan
+    noise_offset: float = 0.0
+    pin_memory: bool = False
+    wait_seconds: float = field(default=0.0, init=False)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def rows(self, step: int, rank: int) -> list[int]:
+        """Rows of the cache that a rank trains on in a step (from 0), for subject and class."""
+        pairs = [
+            self.sampler.draw(step, position)
+            for micro in range(self.plan.accumulation)
+            for position in self.plan.positions(micro, rank)
+        ]
+        return [draw.row for pair in pairs for draw in pair if draw is not None]
+
+    def __iter__(self) -> Iterator[Batch]:
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(AHEAD)
+        left = threading.Event()
+        threading.Thread(target=self._fill, args=(ready, left), daemon=True).start()
+        try:
+            for _ in range(len(self)):
+                began = time.perf_counter()
+                item = ready.get()
+                self.wait_seconds = time.perf_counter() - began
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            left.set()
+
+    def _fill(self, ready: "queue.Queue[Batch | BaseException]", left: threading.Event) -> None:
+        try:
+            for batch in self._batches():
+                while not left.is_set():
+                    try:
+                        ready.put(batch, timeout=0.2)
+                        break
+                    except queue.Full:
+                        continue
+                if left.is_set():
+                    return
+        except BaseException as error:  # handed to the consumer, which raises it
+            ready.put(error)
+
+    def _batches(self) -> Iterator[Batch]:
+        for step in range(self.plan.start, self.plan.stop):
+            for micro in range(self.plan.accumulation):
+                batch = make_batch(
+                    self.sampler, self.noise_offset, step, self.plan.positions(micro)
+                )
+                yield {k: v.pin_memory() for k, v in batch.items()} if self.pin_memory else batch

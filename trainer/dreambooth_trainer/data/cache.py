@@ -1,0 +1,126 @@
+"""Everything that does not train, computed once: latents of every image variant, captions'
+embeddings.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dreambooth_trainer.data.images import SourceImage, Variant, crop_to_square
+from dreambooth_trainer.data.sampler import Pool
+from dreambooth_trainer.models import Conditioning, Family
+from dreambooth_trainer.process import heartbeat
+from dreambooth_trainer.process.distributed import Ranks
+
+CHUNK = 8
+"""Images encoded together. Fixed, so that a latent never depends on the number of ranks."""
+
+NO_CAPTION = 0
+"""Index of the empty caption, which caption dropout puts in place of another."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images that are drawn from together: one subject's, or one class's."""
+
+    images: Sequence[SourceImage]
+    captions: Sequence[str]
+    variants: Sequence[Variant]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What the training step looks up instead of computing.
+
+    moments: [rows, 2C, h, w], the latents' posterior of each variant of each image.
+    caption_of_row: [rows], index into `captions`.
+    conditioning: of every caption, or None where the text encoder is trained.
+    tokens: of every caption.
+    """
+
+    moments: Tensor
+    caption_of_row: Tensor
+    captions: Sequence[str]
+    tokens: Tensor
+    conditioning: Conditioning | None
+
+
+def pools(groups: Sequence[Group]) -> list[Pool]:
+    """Where each group's rows lie in the cache."""
+    found, first = [], 0
+    for group in groups:
+        found.append(Pool(first, len(group.images), len(group.variants)))
+        first += len(group.images) * len(group.variants)
+    return found
+
+
+def build(
+    family: Family,
+    groups: Sequence[Group],
+    resolution: int,
+    *,
+    text_is_trained: bool,
+    ranks: Ranks,
+    device: torch.device,
+) -> Cache:
+    """Encode every variant of every image once, the work split over the ranks."""
+    captions = ["", *dict.fromkeys(caption for group in groups for caption in group.captions)]
+    tokens = family.tokenize(captions).to(device)
+    return Cache(
+        moments=_encode_all(family, groups, resolution, ranks, device),
+        caption_of_row=torch.tensor(list(_captions_of_rows(groups, captions)), device=device),
+        captions=captions,
+        tokens=tokens,
+        conditioning=None if text_is_trained else _encode_captions(family, tokens),
+    )
+
+
+def _captions_of_rows(groups: Sequence[Group], captions: Sequence[str]) -> Iterator[int]:
+    for group in groups:
+        for caption in group.captions:
+            yield from [captions.index(caption, 1)] * len(group.variants)
+
+
+def _encode_captions(family: Family, tokens: Tensor) -> Conditioning:
+    with torch.no_grad():
+        parts = [family.encode_tokens(chunk) for chunk in torch.split(tokens, CHUNK)]
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+
+def _encode_all(
+    family: Family, groups: Sequence[Group], resolution: int, ranks: Ranks, device: torch.device
+) -> Tensor:
+    work = [
+        (image, variant) for group in groups for image in group.images for variant in group.variants
+    ]
+    chunks = [work[i : i + CHUNK] for i in range(0, len(work), CHUNK)]
+    topology = ranks.topology
+    mine = {
+        index: _encode(family, chunk, resolution, device).cpu()
+        for index, chunk in enumerate(chunks)
+        if index % topology.world_size == topology.rank
+    }
+    everyone = {index: part for parts in ranks.gather(mine) for index, part in parts.items()}
+    return torch.cat([everyone[index] for index in range(len(chunks))]).to(device)
+
+
+def _encode(
+    family: Family,
+    chunk: Sequence[tuple[SourceImage, Variant]],
+    resolution: int,
+    device: torch.device,
+) -> Tensor:
+    pixels = torch.stack(
+        [
+            torch.as_tensor(
+                crop_to_square(
+                    image.pixels, resolution, position=variant.position, mirror=variant.mirror
+                )
+            )
+            for image, variant in chunk
+        ]
+    )
+    heartbeat.beat()
+    return family.encode_images(pixels.to(device))

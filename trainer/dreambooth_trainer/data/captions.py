@@ -1,0 +1,120 @@
+"""Captions of the subject's images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from dreambooth_api.models.subject import Subject
+from dreambooth_storage import EmptyPrefix, Storage, StoredObject, shown
+from dreambooth_trainer.data.images import SourceImage
+from dreambooth_trainer.process.errors import BadData
+
+MAX_CHARACTERS = 1000
+"""Longest caption. Text encoders of Stable Diffusion read 77 tokens, about 300 characters."""
+
+
+@dataclass(frozen=True)
+class Captions:
+    """One caption per image, in the images' order, and what is odd about them."""
+
+    texts: list[str]
+    warnings: list[str]
+
+
+def captions(
+    storage: Storage, subject: Subject, images: Sequence[SourceImage], index: int
+) -> Captions:
+    """Captions of the images of `spec.subjects[index]`.
+
+    Without `captions`: "a photo of <identifier> <class>". With it: the text of `<image name>.txt`
+    (`dog.txt` or `dog.jpg.txt` for `dog.jpg`). `BadData` lists every caption that is missing,
+    empty, not UTF-8 or too long.
+    """
+    if subject.captions is None:
+        return Captions([default_caption(subject)] * len(images), [])
+    field = f"spec.subjects[{index}].captions"
+    files = _files(storage, subject.captions, field)
+    texts, problems = _read_all(storage, files, images, field)
+    if problems:
+        head = f"{field}: {len(problems)} caption(s) in {subject.captions} must be put right:"
+        raise BadData("\n  ".join([head, *problems]))
+    return Captions(texts, _missing_identifier(subject, images, texts, field))
+
+
+def default_caption(subject: Subject) -> str:
+    """The paper's caption of a subject's images (section 3.2)."""
+    return f"a photo of {subject.identifier} {subject.class_noun}"
+
+
+def has_identifier(text: str, identifier: str) -> bool:
+    """Whether the identifier stands in the text as a word of its own."""
+    words = (word.strip(".,;:!?\"'()") for word in text.lower().split())
+    return identifier.lower() in words or identifier.lower() in text.lower().split()
+
+
+def _files(storage: Storage, uri: str, field: str) -> dict[str, StoredObject]:
+    try:
+        listed = storage.list_nonempty(uri, field=field)
+    except EmptyPrefix as error:
+        raise BadData(str(error)) from error
+    return {item.relative: item for item in listed}
+
+
+def _read_all(
+    storage: Storage, files: dict[str, StoredObject], images: Sequence[SourceImage], field: str
+) -> tuple[list[str], list[str]]:
+    """The captions, and a sentence for each that cannot be used."""
+    found = [files.get(f"{image.name}.txt") or files.get(_plain_name(image)) for image in images]
+    problems = [
+        f"{shown(image.name)} has none: add {shown(_plain_name(image))}"
+        for image, file in zip(images, found, strict=True)
+        if file is None
+    ]
+    wanted = {file.uri: file for file in found if file is not None}
+    long = {uri for uri, file in wanted.items() if file.size > 4 * MAX_CHARACTERS + 3}  # UTF-8, BOM
+    problems += [f"{wanted[uri].relative} {TOO_LONG}" for uri in sorted(long)]
+    readable = [uri for uri in wanted if uri not in long]
+    texts = {uri: _text(data) for uri, data in storage.read_many(readable, field=field)}
+    for uri, text in texts.items():
+        if problem := _problem(text):
+            problems.append(f"{wanted[uri].relative} {problem}")
+    return [texts.get(file.uri) or "" for file in found if file is not None], problems
+
+
+TOO_LONG = f"is over {MAX_CHARACTERS} characters: shorten it to what the image shows"
+
+
+def _plain_name(image: SourceImage) -> str:
+    return PurePosixPath(image.name).stem + ".txt"
+
+
+def _text(data: bytes) -> str | None:
+    """The caption on one line, or None when it is not UTF-8."""
+    try:
+        return " ".join(data.decode("utf-8-sig").split())
+    except UnicodeDecodeError:
+        return None
+
+
+def _problem(text: str | None) -> str | None:
+    if text is None or "\0" in text:
+        return "is not UTF-8 text: save it as UTF-8"
+    if not text:
+        return "is empty: describe the image, with the identifier"
+    return TOO_LONG if len(text) > MAX_CHARACTERS else None
+
+
+def _missing_identifier(
+    subject: Subject, images: Sequence[SourceImage], texts: Sequence[str], field: str
+) -> list[str]:
+    without = [
+        image.name
+        for image, text in zip(images, texts, strict=True)
+        if not has_identifier(text, subject.identifier)
+    ]
+    if not without:
+        return []
+    return [
+        f"{field}: the identifier {subject.identifier!r} is missing in the captions of"
+        f" {', '.join(without)}: these images will not teach it"
+    ]

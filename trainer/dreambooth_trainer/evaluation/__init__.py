@@ -1,0 +1,1 @@
+"""Samples and scores of the model."""

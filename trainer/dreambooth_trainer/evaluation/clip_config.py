@@ -1,0 +1,50 @@
+"""What is known of the CLIP model that scores, without its weights."""
+
+import torch
+from transformers import CLIPConfig, CLIPModel
+
+from dreambooth_api.models.model import Model
+from dreambooth_storage import Storage
+from dreambooth_trainer.models.model_config import WEIGHTS, ModelFiles, open_files
+from dreambooth_trainer.process.errors import BadModel
+
+FIELD = "spec.evaluation.model"
+
+
+def check_clip(source: str, storage: Storage) -> None:
+    """Raise `BadModel` with all that is wrong with it, and `StorageError` when it cannot be
+    reached.
+    """
+    files = open_files(Model(source=source), storage, FIELD)
+    problems = [problem for problem in (_unfit(files), _unreadable(files)) if problem]
+    if not any("/" not in name and name.endswith(WEIGHTS) for name in files.names):
+        problems.append("there are no weights (*.safetensors)")
+    if not {"tokenizer.json", "vocab.json"} & files.names:
+        problems.append("there is no vocab.json")
+    if problems:
+        raise BadModel("\n  ".join([f"{FIELD}: {source} cannot score:", *problems]))
+
+
+def _unfit(files: ModelFiles) -> str | None:
+    """Why config.json describes no CLIP model."""
+    try:
+        config = files.json("config.json")
+        if config.get("model_type") != "clip":
+            return f"it is a {config.get('model_type')} model, not a clip model"
+        with torch.device("meta"):
+            CLIPModel(CLIPConfig(**config))
+    except BadModel as error:
+        return str(error).removeprefix(f"{FIELD}: ")
+    except Exception as error:  # configurations are wrong in every way
+        return f"config.json describes no model that can be built: {' '.join(str(error).split())}"
+    return None
+
+
+def _unreadable(files: ModelFiles) -> str | None:
+    """Why images cannot be made ready for it. transformers 5 writes all of it into one file."""
+    newer = "processor_config.json"
+    try:
+        files.json(newer if newer in files.names else "preprocessor_config.json")
+    except BadModel as error:
+        return str(error).removeprefix(f"{FIELD}: ")
+    return None

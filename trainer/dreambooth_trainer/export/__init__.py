@@ -1,0 +1,1 @@
+"""The trained model in the formats that other tools load."""

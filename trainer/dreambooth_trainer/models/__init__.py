@@ -1,0 +1,6 @@
+"""Model families: what differs between one kind of diffusion model and another."""
+
+from dreambooth_trainer.models.family import Conditioning, Family
+from dreambooth_trainer.models.load import load_family
+
+__all__ = ["Conditioning", "Family", "load_family"]

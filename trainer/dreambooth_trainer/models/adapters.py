@@ -1,0 +1,77 @@
+"""What is trained: all weights or LoRA adapters, of the denoiser and, if asked, of the text
+encoders.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig
+from torch import nn
+
+from dreambooth_api.models.training import Lora, Training
+from dreambooth_trainer.models.family import Family
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Parameters that are trained, by names that do not depend on ranks or wrappers."""
+
+    denoiser: dict[str, nn.Parameter]
+    text: dict[str, nn.Parameter]
+
+    @property
+    def all(self) -> dict[str, nn.Parameter]:
+        """Both groups."""
+        return {**self.denoiser, **self.text}
+
+
+def attach(family: Family, training: Training) -> Trained:
+    """Make the family's modules trainable as `spec.training` says.
+
+    Trained weights are fp32. A frozen denoiser is kept in the precision of the forward pass, which
+    halves its memory. Adapters start from the same values on every rank.
+    """
+    torch.manual_seed(training.seed)
+    denoiser = _train(
+        family.denoiser, training.method, training.lora, training.lora.targets, "denoiser"
+    )
+    if training.method == "lora":
+        _cast_frozen(family.denoiser, PRECISIONS[training.precision])
+    if training.gradient_checkpointing:
+        family.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+    text: dict[str, nn.Parameter] = {}
+    if training.text_encoder.method != "frozen":
+        for name, encoder in family.text_encoders.items():
+            targets = family.lora_text_targets
+            text |= _train(encoder, training.text_encoder.method, training.lora, targets, name)
+    return Trained(denoiser, text)
+
+
+def _train(
+    module: nn.Module, method: str, lora: Lora, targets: list[str], prefix: str
+) -> dict[str, nn.Parameter]:
+    if method == "lora":
+        config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha or lora.rank,
+            lora_dropout=lora.dropout,
+            target_modules=targets,
+            init_lora_weights="gaussian",
+        )
+        module.add_adapter(config)  # type: ignore[operator]
+    else:
+        module.requires_grad_(True)
+    module.train()
+    return {
+        f"{prefix}.{name}": parameter
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _cast_frozen(module: nn.Module, dtype: torch.dtype) -> None:
+    for parameter in module.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)

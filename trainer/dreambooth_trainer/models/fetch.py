@@ -1,0 +1,156 @@
+"""From `spec.model.source` to files on this node: fetched once, and shared by its ranks.
+
+What comes from storage is known by its content: the folder's name is a hash over all names, sizes
+and ETags. In a cache, models that were changed in place are therefore fetched again, and nothing
+else is.
+"""
+
+import fcntl
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils.tqdm import tqdm
+
+from dreambooth_api.models.model import Model
+from dreambooth_storage import NotFound, Storage, StoredObject
+from dreambooth_trainer.models import local_files
+from dreambooth_trainer.process import heartbeat
+from dreambooth_trainer.process.distributed import Ranks
+from dreambooth_trainer.process.errors import BadModel, TrainerError
+from dreambooth_trainer.process.topology import cache_folder
+
+FIELD = "spec.model.source"
+HUB_ERRORS = (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError)
+"""What the hub's client raises; its offline errors and `LocalEntryNotFoundError` among them."""
+# Only what a Stable Diffusion pipeline needs: hub repositories hold many copies of the weights.
+HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
+
+
+@contextmanager
+def fetched(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) -> Iterator[Path]:
+    """The model's files, to be loaded within; nothing of them is left in memory afterwards.
+    Collective.
+    """
+    path = fetch(model, storage, ranks, field)
+    yield path
+    ranks.barrier()  # all ranks of the node have loaded it
+    if ranks.topology.local_rank == 0 and not _is_local(model):
+        local_files.leave(path)
+
+
+def fetch(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) -> Path:
+    """A local folder (or single file) of the model; fetched by the first rank of each node."""
+    if _is_local(model):
+        return _existing(Path(model.source.removeprefix("file://")), field)
+    topology = ranks.topology
+    ranks_here = topology.ranks_per_node
+    found = _fetch(model, storage, field, ranks_here) if topology.local_rank == 0 else None
+    of_this_node = ranks.gather(found)[topology.rank - topology.local_rank]
+    assert of_this_node is not None
+    return of_this_node
+
+
+def _is_local(model: Model) -> bool:
+    """Whether its files are somebody's own, which are read where they are and never deleted."""
+    return model.source.startswith(("/", "file:///"))
+
+
+def _existing(path: Path, field: str) -> Path:
+    if not path.exists():
+        raise BadModel(f"{field}: there is nothing at {path}; mount the model or use s3://")
+    return path
+
+
+def _fetch(model: Model, storage: Storage, field: str, ranks_here: int) -> Path:
+    if model.source.startswith("hf://"):
+        return _from_hub(model, field)
+    if model.layout == "single-file":
+        return _file(model.source, storage, field, ranks_here)
+    files = storage.list_nonempty(model.source, field=field)
+
+    def download(folder: Path) -> None:
+        storage.download_tree(model.source, folder, field=field)
+
+    return _placed(files, ranks_here, download)
+
+
+def _file(uri: str, storage: Storage, field: str, ranks_here: int) -> Path:
+    parent, _, name = uri.rpartition("/")
+    files = [each for each in storage.list(parent, field=field) if each.relative == name]
+    if not files:
+        raise NotFound(uri, "does not exist", "correct the URI, or put the object there", field)
+
+    def download(folder: Path) -> None:
+        storage.download(uri, folder / name, field=field)
+
+    return _placed(files, ranks_here, download) / name
+
+
+def _placed(files: list[StoredObject], ranks_here: int, download: Callable[[Path], None]) -> Path:
+    """The folder of these files, which appears when it is complete."""
+    names = "\n".join(f"{each.relative} {each.size} {each.version}" for each in files)
+    key = hashlib.sha256(names.encode()).hexdigest()[:16]
+    target = local_files.place(key, files, ranks_here)
+    with _alone(target.with_suffix(".lock")):
+        if not target.exists():
+            partial = target.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+            download(partial)
+            partial.rename(target)
+    return target
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Within, no other process of this node is in the section that `path` stands for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _from_hub(model: Model, field: str) -> Path:
+    """The hub's client looks itself at what is there already."""
+    key = hashlib.sha256(f"{model.source}@{model.revision}".encode()).hexdigest()[:16]
+    target = cache_folder() / "models" / key
+    name = model.source.removeprefix("hf://")
+    try:
+        snapshot_download(
+            name,
+            revision=model.revision,
+            local_dir=target,
+            allow_patterns=HUB_FILES,
+            tqdm_class=_BeatingBar,
+        )
+    except HUB_ERRORS as error:
+        raise hub_error(model, field, error) from error
+    return target
+
+
+def hub_error(model: Model, field: str, error: Exception) -> TrainerError:
+    """One of `HUB_ERRORS` in the user's words: `BadModel` when the hub refuses; it may also be
+    away for a while.
+    """
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    refused = isinstance(error, HFValidationError) or status in (400, 401, 403, 404)
+    kind = BadModel if refused else TrainerError
+    return kind(
+        f"{field}: {model.source} could not be fetched from the hub ({type(error).__name__});"
+        " check its name, revision and access, or copy it to s3:// once"
+    )
+
+
+class _BeatingBar(tqdm):
+    """A heartbeat for every few bytes that the hub sends."""
+
+    def update(self, n: float | None = 1) -> Any:
+        """The hub's hook."""
+        heartbeat.beat()
+        return super().update(n)

@@ -1,0 +1,130 @@
+"""From `spec.model` to a family: fetch once per node, hash, load, place on the device."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from safetensors import SafetensorError
+
+from dreambooth_api.models.model import Model
+from dreambooth_storage import Storage
+from dreambooth_trainer.models.family import Family
+from dreambooth_trainer.models.fetch import FIELD, fetched
+from dreambooth_trainer.models.stable_diffusion import StableDiffusion
+from dreambooth_trainer.process import heartbeat
+from dreambooth_trainer.process.distributed import Ranks
+from dreambooth_trainer.process.errors import BadModel, TrainerError
+
+FAMILIES = {"StableDiffusionPipeline": StableDiffusion}
+LIBRARIES = (None, "diffusers", "transformers")
+"""That may make a model's parts, by its index; None: there is no such part."""
+WEIGHTS = (".safetensors", ".bin", ".ckpt")
+
+
+def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.device) -> Family:
+    """The base model, fp32, frozen, on `device`.
+
+    Raises `BadModel` when there is none, it is damaged, or of a family that is not known.
+    """
+    for library in (diffusers, transformers):  # their bars make a mess of a log
+        library.utils.logging.disable_progress_bar()
+    with fetched(model, storage, ranks) as path:
+        digest = ranks.from_first(hash_model(path) if ranks.topology.rank == 0 else None)
+        pipeline = _open(model, path)
+    family = FAMILIES.get(type(pipeline).__name__)
+    if family is None:
+        raise BadModel(
+            f"{FIELD}: {model.source} is a {type(pipeline).__name__};"
+            f" only {', '.join(FAMILIES)} can be trained"
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    return family(pipeline.to(device), digest)
+
+
+def hash_model(path: Path) -> str:
+    """sha256 over the names and contents of the model's files; what prior caches are keyed by."""
+    total = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        heartbeat.beat()
+        if file.suffix in (*WEIGHTS, ".json", ".txt"):
+            with file.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            total.update(
+                f"{file.relative_to(path) if file != path else file.name}:{content}\n".encode()
+            )
+    return total.hexdigest()
+
+
+def _open(model: Model, path: Path) -> Any:
+    try:
+        if model.layout == "single-file":
+            return StableDiffusionPipeline.from_single_file(path, dtype=torch.float32)
+        _check_index(model, path)
+        return DiffusionPipeline.from_pretrained(
+            path,
+            variant=model.variant,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            # Neither is part of training, and both are large.
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    except TrainerError:
+        raise
+    except Exception as error:  # libraries meet hostile files with every kind of exception
+        raise BadModel(f"{FIELD}: {model.source} cannot be loaded: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """What is wrong with a file, where a library says no more than that something is."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, (SafetensorError, UnpicklingError)):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, SafetensorError):
+        return f"it is damaged, or no safetensors file ({_first_line(cause)})"
+    if isinstance(cause, UnpicklingError):
+        return "it is damaged, or holds more than weights; use a .safetensors file"
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _check_index(model: Model, path: Path) -> None:
+    """Read model_index.json first: diffusers' own errors for these cases send people to the hub."""
+    index = path / "model_index.json"
+    if not index.is_file():
+        raise BadModel(
+            f"{FIELD}: {model.source} has no model_index.json; name the folder that holds it,"
+            " or set spec.model.layout to single-file"
+        )
+    check_parts(model, json.loads(index.read_text()))
+
+
+def check_parts(model: Model, index: Mapping[str, Any]) -> None:
+    """A model's index names a family that can be trained, and parts of known libraries alone.
+
+    Raises `BadModel`.
+    """
+    name = index.get("_class_name")
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise BadModel(
+            f"{FIELD}: {model.source} is a {name}; only {', '.join(FAMILIES)} can be trained"
+        )
+    for part, made_by in index.items():
+        if isinstance(made_by, list) and made_by and made_by[0] not in LIBRARIES:
+            raise BadModel(
+                f"{FIELD}: the {part} of {model.source} is made by {made_by[0]!r}, and no code that"
+                f" comes with a model is run; only {' and '.join(LIBRARIES[1:])} are known"
+            )

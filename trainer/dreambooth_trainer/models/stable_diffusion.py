@@ -1,0 +1,78 @@
+"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, a 4-channel VAE, a UNet."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+from torch import Tensor, nn
+
+from dreambooth_trainer.models.family import Conditioning
+
+LOG_VARIANCE_RANGE = (-30.0, 20.0)
+"""Bounds of the posterior's log variance, as in diffusers' DiagonalGaussianDistribution."""
+
+
+class StableDiffusion:
+    """The Family interface over a StableDiffusionPipeline."""
+
+    lora_text_targets = ["q_proj", "k_proj", "v_proj", "out_proj"]
+
+    def __init__(self, pipeline: StableDiffusionPipeline, model_hash: str) -> None:
+        self.model_hash = model_hash
+        self._pipeline = pipeline
+        self._vae = pipeline.vae
+        self._tokenizer = pipeline.tokenizer
+        self._schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
+        self.denoiser: nn.Module = pipeline.unet
+        self.text_encoders: dict[str, nn.Module] = {"text_encoder": pipeline.text_encoder}
+        for module in (self._vae, self.denoiser, pipeline.text_encoder):
+            module.requires_grad_(False)
+            module.eval()
+
+    @property
+    def prediction_type(self) -> str:
+        return str(self._schedule.config.prediction_type)
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        alphas: Tensor = self._schedule.alphas_cumprod
+        return alphas
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        factor = 2 ** (len(self._vae.config.block_out_channels) - 1)
+        side = resolution // factor
+        return int(self._vae.config.latent_channels), side, side
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        parameters: Tensor = self._vae.encode(pixels.to(self._vae.dtype)).latent_dist.parameters
+        return parameters.float()
+
+    def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
+        mean, log_variance = moments.chunk(2, dim=1)
+        deviation = (0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE)).exp()
+        shift = self._vae.config.get("shift_factor") or 0.0
+        latents: Tensor = (mean + deviation * noise - shift) * self._vae.config.scaling_factor
+        return latents
+
+    def tokenize(self, captions: Sequence[str]) -> Tensor:
+        tokens: Tensor = self._tokenizer(
+            list(captions),
+            padding="max_length",
+            truncation=True,
+            max_length=self._tokenizer.model_max_length,
+            return_tensors="pt",
+        ).input_ids
+        return tokens
+
+    def encode_tokens(self, tokens: Tensor) -> Conditioning:
+        return {"hidden_states": self.text_encoders["text_encoder"](tokens)[0]}
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        states = conditioning["hidden_states"]
+        prediction: Tensor = self.denoiser(noisy, timesteps, states, return_dict=False)[0]
+        return prediction
+
+    def pipeline(self) -> Any:
+        return self._pipeline

@@ -1,0 +1,1 @@
+"""Training objectives: noising, target and weight."""

@@ -1,0 +1,1 @@
+"""Everything that can be known to be wrong with a job before a GPU is taken."""

@@ -1,0 +1,74 @@
+"""What preflight found, for people and for the job's status."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from dreambooth_storage import StorageError, Unavailable, WrongEndpoint
+from dreambooth_trainer.process.errors import NOT_RETRYABLE, TrainerError
+from dreambooth_trainer.process.exit_status import exit_code_of
+from dreambooth_trainer.process.termination_message import LIMIT
+
+LONGEST_LINE = 600
+"""Characters of one line of a status message."""
+
+
+@dataclass
+class Report:
+    """Everything that was found; `errors` hinder the job, `warnings` do not."""
+
+    errors: list[Exception] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Keep an error of the job or of storage, and go on with the next check."""
+        try:
+            yield
+        except (TrainerError, StorageError) as error:
+            if str(error) not in map(str, self.errors):
+                self.errors.append(error)
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether storage does not answer at all, so that asking again would only take time."""
+        return any(isinstance(error, (Unavailable, WrongEndpoint)) for error in self.errors)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or the first error's; that of an error which may pass by itself comes last."""
+        codes = [exit_code_of(error) for error in self.errors]
+        return next((code for code in [*codes, 0] if code in NOT_RETRYABLE), next(iter(codes), 0))
+
+    @property
+    def _summary(self) -> str:
+        counts = f"{len(self.errors)} error(s), {len(self.warnings)} warning(s)"
+        return f"the job {'cannot' if self.errors else 'can'} be trained: {counts}"
+
+    def message(self) -> str:
+        """The report for a status: the errors first, one a line, within `last_words.LIMIT`."""
+        lines = [line for error in self.errors for line in _lines(str(error))]
+        lines += [f"warning: {line}" for warning in self.warnings for line in _lines(warning)]
+        room = LIMIT - len(self._summary.encode()) - len("... and 1000000 more\n\n")
+        kept: list[str] = []
+        for line in lines:
+            room -= len(line.encode()) + 1
+            if room < 0:
+                kept.append(f"... and {len(lines) - len(kept)} more")
+                break
+            kept.append(line)
+        return "\n".join([*kept, self._summary])
+
+    def __str__(self) -> str:
+        lines = [f"warning: {warning}" for warning in self.warnings]
+        lines += [f"error: {error}" for error in self.errors]
+        return "\n".join([*lines, self._summary])
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Each problem of a text on one line, with the indented lines that explain it."""
+    for problem in re.split(r"\n(?! )", text):
+        head, *details = problem.split("\n  ")
+        line = f"{head} {'; '.join(details)}" if details else head
+        yield line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."

@@ -1,0 +1,1 @@
+"""This process among the ranks: topology, signals, heartbeat, errors and exit status."""

@@ -1,0 +1,1 @@
+"""One attempt of a job, from the first checkpoint to the exported model."""

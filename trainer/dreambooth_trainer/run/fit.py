@@ -1,0 +1,149 @@
+"""Runs Lightning's loop over the steps that are left."""
+
+import logging
+import warnings
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+
+from dreambooth_api.models.training import Training
+from dreambooth_storage.upload.process import UploadProcess
+from dreambooth_trainer.attempt import Attempt
+from dreambooth_trainer.checkpoint import CheckpointStore, Saves
+from dreambooth_trainer.data.batches import BatchStream, Plan
+from dreambooth_trainer.data.dataset import Dataset
+from dreambooth_trainer.evaluation.samples import SampleWriter
+from dreambooth_trainer.process.distributed import PATIENCE
+from dreambooth_trainer.process.topology import local_batch
+from dreambooth_trainer.training.callbacks import (
+    AverageWeights,
+    Beat,
+    KeepSignals,
+    RepeatableDropout,
+    Sample,
+    Save,
+    Timed,
+)
+from dreambooth_trainer.training.module import DreamBooth
+from dreambooth_trainer.training.reporter import MeanLoss, Reporter
+
+PRECISIONS = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
+
+
+def fit(
+    attempt: Attempt,
+    module: DreamBooth,
+    dataset: Dataset,
+    store: CheckpointStore,
+    writer: SampleWriter,
+) -> None:
+    """Train until the job's last step. Raises `Stopped` or `NotFinite`; the module stays on its
+    device.
+    """
+    training = attempt.job.spec.training
+    if module.start >= training.steps:
+        return
+    stream = _stream(attempt, module, dataset)
+    images = 2 if dataset.has_prior else 1
+    attempt.observers.begin(module.start, training.steps, stream.plan.global_batch * images)
+    with _saves(attempt, store) as saves, warnings.catch_warnings():
+        losses = MeanLoss()
+        reporter = Reporter(
+            attempt.ranks,
+            attempt.stop,
+            stream,
+            [attempt.observers.step, losses.add],
+            ended=lambda: saves.ended,
+            images=lambda step, rank: dataset.uris(stream.rows(step - 1, rank)),
+        )
+        save = Save(
+            saves,
+            reporter,
+            losses,
+            every=attempt.job.spec.checkpoints.every,
+            total_steps=training.steps,
+        )
+        trainer = _trainer(attempt, module, _callbacks(attempt, writer, reporter, save))
+        # Lightning 2.6 calls what torch 2.13 deprecates; nothing that a user could do about it.
+        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+        trainer.fit(module, train_dataloaders=stream)
+    reporter.flush()
+    # Lightning's strategies leave the module on the CPU.
+    module.to(attempt.device)
+
+
+def _saves(attempt: Attempt, store: CheckpointStore) -> Saves:
+    storage, observers = attempt.storage, attempt.observers
+    return Saves(
+        store,
+        UploadProcess(storage.settings, observers.metrics),
+        keep=attempt.job.spec.checkpoints.keep,
+        after_commit=lambda: observers.keep_history(storage, attempt.run),
+        saved=observers.saved,
+        failed=observers.save_failed,
+    )
+
+
+def _stream(attempt: Attempt, module: DreamBooth, dataset: Dataset) -> BatchStream:
+    training, topology = attempt.job.spec.training, attempt.topology
+    plan = Plan(
+        start=module.start,
+        stop=training.steps,
+        accumulation=training.accumulation,
+        local_batch=local_batch(attempt.job, topology.world_size),
+        rank=topology.rank,
+        world_size=topology.world_size,
+    )
+    return BatchStream(
+        dataset.sampler(plan.global_batch, module.latent_shape, module.timesteps),
+        plan,
+        noise_offset=training.noise_offset,
+        pin_memory=attempt.device.type == "cuda",
+    )
+
+
+def _callbacks(
+    attempt: Attempt, writer: SampleWriter, reporter: Reporter, save: Save
+) -> list[pl.Callback]:
+    """In the order in which they act on a step that has ended."""
+    spec = attempt.job.spec
+    return [
+        KeepSignals(attempt.stop),
+        Beat(),
+        RepeatableDropout(spec.training.seed, attempt.topology.rank),
+        AverageWeights(),
+        reporter,
+        Timed(save, attempt.observers.metrics.checkpoint_waited),
+        Sample(spec.samples.every, spec.training.steps, lambda step: writer.write(step)),
+    ]
+
+
+def _trainer(attempt: Attempt, module: DreamBooth, callbacks: list[pl.Callback]) -> pl.Trainer:
+    training: Training = attempt.job.spec.training
+    topology = attempt.topology
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    return pl.Trainer(
+        accelerator="gpu" if attempt.device.type == "cuda" else "cpu",
+        devices=topology.ranks_per_node if topology.world_size > 1 else 1,
+        num_nodes=topology.nodes,
+        strategy=_strategy(attempt),
+        plugins=[TorchElasticEnvironment()] if topology.world_size > 1 else None,
+        precision=PRECISIONS[training.precision],  # type: ignore[arg-type]
+        max_steps=training.steps - module.start,
+        max_epochs=-1,
+        accumulate_grad_batches=training.accumulation,
+        callbacks=callbacks,
+        # Checkpoints, logs and progress are this project's own.
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def _strategy(attempt: Attempt) -> Strategy:
+    if attempt.topology.world_size == 1:
+        return SingleDeviceStrategy(device=attempt.device)
+    return DDPStrategy(gradient_as_bucket_view=True, timeout=PATIENCE)

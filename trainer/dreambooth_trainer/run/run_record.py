@@ -1,0 +1,127 @@
+"""run.json: everything needed to know how a result was made, and to make it again. It holds no
+secrets.
+"""
+
+import json
+import logging
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import torch
+from pydantic import JsonValue
+
+from dreambooth_api.models.job import DreamBoothJob, resolved
+from dreambooth_storage import NotFound, Storage, join
+from dreambooth_trainer.telemetry.progress import now
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+NAME = "run.json"
+PACKAGES = (
+    "dreambooth-trainer",
+    "boto3",
+    "diffusers",
+    "numpy",
+    "peft",
+    "pillow",
+    "pytorch-lightning",
+    "safetensors",
+    "torch",
+    "transformers",
+)
+
+
+def write_run_record(
+    storage: Storage,
+    run: str,
+    job: DreamBoothJob,
+    *,
+    attempt: int,
+    world_size: int,
+    hashes: Mapping[str, JsonValue],
+    seeds: Mapping[str, int],
+    resumed_from: int | None = None,
+) -> None:
+    """Write run.json of the folder `run`, with this attempt added to those that are in it already.
+    Rank 0 only.
+
+    `hashes` name the model and the data (sha256), `resumed_from` is the step that this attempt
+    goes on from.
+    """
+    earlier = read_run_record(storage, run)
+    this = {
+        "attempt": attempt,
+        "startedAt": now(),
+        "worldSize": world_size,
+        "resumedFromStep": resumed_from,
+        "versions": versions(),
+        "devices": devices(),
+    }
+    record = {
+        "format": FORMAT,
+        "job": public_config(job),
+        "seeds": dict(seeds),
+        "hashes": dict(hashes),
+        "attempts": [*(earlier["attempts"] if earlier else []), this],
+    }
+    storage.write(join(run, NAME), json.dumps(record, indent=2).encode())
+
+
+def read_run_record(storage: Storage, run: str) -> dict[str, Any] | None:
+    """run.json of the folder `run`; None when there is none, or, with a warning, none that can be
+    read: it is not worth losing an attempt over.
+    """
+    uri = join(run, NAME)
+    try:
+        record = json.loads(storage.read(uri, field="spec.output"))
+        DreamBoothJob.model_validate(record["job"])
+        return {**record, "hashes": dict(record["hashes"]), "attempts": list(record["attempts"])}
+    except NotFound:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("%s cannot be read (%s): it is written anew", uri, error)
+        return None
+
+
+def public_config(job: DreamBoothJob) -> dict[str, JsonValue]:
+    """The resolved job without what could hold a secret.
+
+    Annotations (kubectl keeps a copy of the job there) and `runtime.podOverrides` (whose `env` may
+    hold values) are left out; user and password are taken out of `storage.endpointURL`.
+    """
+    config = resolved(job)
+    meta, spec = config["metadata"], config["spec"]
+    config["metadata"] = {name: meta[name] for name in ("namespace", "name", "uid") if name in meta}
+    spec["runtime"].pop("podOverrides", None)
+    if "endpointURL" in spec["storage"]:
+        spec["storage"]["endpointURL"] = _without_user(spec["storage"]["endpointURL"])
+    return config
+
+
+def _without_user(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that the result depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def devices() -> list[str]:
+    """Names of the GPUs of this node, or of its processor architecture."""
+    if torch.cuda.is_available():
+        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return [f"cpu {platform.machine()}"]

@@ -1,0 +1,239 @@
+"""One attempt of one job, from beginning to end.
+
+Read `train` first: it is the whole story. Every rank runs all of it; what one writer should write,
+rank 0 writes, and no collective runs on one rank alone.
+"""
+
+import logging
+import tempfile
+from pathlib import Path
+
+import torch
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_storage import Storage, StorageSettings, join
+from dreambooth_trainer.attempt import Attempt
+from dreambooth_trainer.checkpoint import CheckpointStore
+from dreambooth_trainer.data.cache import build
+from dreambooth_trainer.data.dataset import Dataset, class_groups, subject_groups
+from dreambooth_trainer.evaluation.evaluator import Judge
+from dreambooth_trainer.evaluation.samples import Painter, SampleWriter
+from dreambooth_trainer.export import export
+from dreambooth_trainer.models import Family, load_family
+from dreambooth_trainer.models.adapters import attach
+from dreambooth_trainer.preflight.check import check
+from dreambooth_trainer.process.distributed import joined
+from dreambooth_trainer.process.errors import Refused, TrainerError
+from dreambooth_trainer.process.signals import StopSignal
+from dreambooth_trainer.process.topology import Topology, local_batch
+from dreambooth_trainer.run import baseline, fingerprint
+from dreambooth_trainer.run.fit import fit
+from dreambooth_trainer.run.run_record import public_config, write_run_record
+from dreambooth_trainer.telemetry.telemetry import Observers
+from dreambooth_trainer.telemetry.trackers import open_trackers
+from dreambooth_trainer.training.module import DreamBooth, Resume
+
+log = logging.getLogger(__name__)
+
+
+def train(job: DreamBoothJob, topology: Topology, stop: StopSignal) -> str:
+    """Train the job, or go on with it from its newest checkpoint. Returns the rank's last words.
+
+    Raises a `TrainerError` or `StorageError` when it cannot, `Stopped` when asked to stop.
+    """
+    local_batch(job, topology.world_size)  # known to be wrong before anybody is waited for
+    observers = Observers(job, topology)
+    # A pod is ready when it answers /healthz: not before all ranks have joined.
+    with joined(topology, stop) as ranks, observers.serving():
+        attempt = Attempt(
+            job, ranks, _storage(job, observers), observers, stop, _device(job, topology)
+        )
+
+        attempt.stage("Preparing")
+        _preflight(attempt)
+        store = _checkpoints(attempt)
+        subjects = subject_groups(attempt)
+        family = load_family(job.spec.model, attempt.storage, ranks, attempt.device)
+        resume = _resume(attempt, store)
+
+        attempt.stage("GeneratingPrior")
+        dataset = Dataset(job, subjects, class_groups(attempt, family))
+        _record(attempt, store, family, dataset, resume)
+
+        writer = SampleWriter(Painter(attempt, family), attempt, store.check_owner)
+        judge = Judge.of(attempt, Painter(attempt, family))
+        if baseline.is_due(attempt):
+            _look(attempt, writer, judge, step=0)
+            baseline.note(attempt)
+
+        attempt.stage("Training")
+        module = _module(attempt, family, dataset, resume)
+        fit(attempt, module, dataset, store, writer)
+
+        with module.averaged():
+            attempt.stage("Evaluating")
+            _look(attempt, writer, judge, step=job.spec.training.steps)
+            writer.compare(0, job.spec.training.steps)
+            attempt.stage("Exporting")
+            _export(attempt, store, family)
+        ranks.barrier()
+    return _done(observers)
+
+
+def _done(observers: Observers) -> str:
+    saved = observers.progress.saved
+    return f"done; saved at {saved}" if saved else "done"
+
+
+def _storage(job: DreamBoothJob, observers: Observers) -> Storage:
+    spec = job.spec.storage
+    settings = StorageSettings(spec.endpoint_url, spec.region, spec.addressing_style)
+    return Storage(settings, observers.metrics)
+
+
+def _device(job: DreamBoothJob, topology: Topology) -> torch.device:
+    gpus = job.spec.runtime.gpus_per_node
+    if gpus == 0:
+        return torch.device("cpu")
+    if torch.cuda.device_count() < topology.ranks_per_node:
+        # Not the job's fault: another node may do better, so this may be retried.
+        raise TrainerError(
+            f"spec.runtime.gpusPerNode: {gpus} asked for, but {torch.cuda.device_count()} GPUs are"
+            " visible here; check the node's driver, or set it to 0 to train on the CPU"
+        )
+    torch.cuda.set_device(topology.local_rank)
+    return torch.device("cuda", topology.local_rank)
+
+
+def _preflight(attempt: Attempt) -> None:
+    """Refuse a job that cannot work, with the whole list of what is wrong. Collective."""
+    found = None
+    if attempt.topology.rank == 0:
+        report = check(attempt.job, attempt.storage)
+        found = report.exit_code, report.message()
+        for warning in report.warnings:
+            log.warning(warning)
+    code, text = attempt.ranks.from_first(found)
+    if code:
+        raise Refused(text, code)
+
+
+def _checkpoints(attempt: Attempt) -> CheckpointStore:
+    topology = attempt.topology
+    store = CheckpointStore(
+        attempt.storage,
+        join(attempt.run, "checkpoints"),
+        attempt=topology.attempt,
+        rank=topology.rank,
+        world_size=topology.world_size,
+        gather=attempt.ranks.gather,
+        fingerprint=fingerprint.fingerprint(attempt.job),
+    )
+    store.claim()
+    return store
+
+
+def _resume(attempt: Attempt, store: CheckpointStore) -> Resume | None:
+    restored = store.restore()
+    store.check_owner()  # what a lost attempt has found is perhaps a newer one's
+    if restored is None:
+        return None
+    tensors, manifest = restored
+    fingerprint.check_config(attempt, manifest)
+    return Resume(manifest.step, tensors)
+
+
+def _record(
+    attempt: Attempt,
+    store: CheckpointStore,
+    family: Family,
+    dataset: Dataset,
+    resume: Resume | None,
+) -> None:
+    """Write run.json, and open the trackers under the run's name."""
+    job, topology = attempt.job, attempt.topology
+    hashes = {"model": family.model_hash, **dataset.hashes()}
+    if resume:
+        fingerprint.check_contents(attempt, resume.step, hashes)
+    store.check_owner()  # a lost attempt must not write over a newer one's record
+    if topology.rank == 0:
+        write_run_record(
+            attempt.storage,
+            attempt.run,
+            job,
+            attempt=topology.attempt,
+            world_size=topology.world_size,
+            hashes=hashes,
+            seeds={
+                "training": job.spec.training.seed,
+                "prior": job.spec.prior.seed,
+                "samples": job.spec.samples.seed,
+            },
+            resumed_from=resume.step if resume else None,
+        )
+    attempt.observers.trackers = open_trackers(
+        job.spec.tracking,
+        attempt.storage,
+        attempt.run,
+        rank=topology.rank,
+        attempt=topology.attempt,
+        run_id=(job.metadata.uid or job.metadata.name).replace("-", ""),
+        name=job.metadata.name,
+        config=public_config(job),
+    )
+    if resume and topology.rank == 0:
+        attempt.observers.resume_history(attempt.storage, attempt.run, resume.step)
+
+
+def _module(
+    attempt: Attempt, family: Family, dataset: Dataset, resume: Resume | None
+) -> DreamBooth:
+    job = attempt.job
+    text_is_trained = job.spec.training.text_encoder.method != "frozen"
+    cache = build(
+        family,
+        dataset.groups,
+        job.spec.training.resolution,
+        text_is_trained=text_is_trained,
+        ranks=attempt.ranks,
+        device=attempt.device,
+    )
+    trained = attach(family, job.spec.training)
+    prior_weight = job.spec.prior.weight if dataset.has_prior else None
+    return DreamBooth(family, trained, job.spec.training, cache, prior_weight, resume)
+
+
+def _look(attempt: Attempt, writer: SampleWriter, judge: Judge | None, step: int) -> None:
+    """Sample and score the model as it is now."""
+    writer.write(step)
+    if judge is not None:
+        judge.score(step)
+    attempt.check_stop()
+
+
+def _export(attempt: Attempt, store: CheckpointStore, family: Family) -> None:
+    """Write what the user takes home: adapters alone where only adapters were trained."""
+    job, target = attempt.job, join(attempt.run, "export")
+    only_adapters = (
+        job.spec.training.method == "lora" and job.spec.training.text_encoder.method != "full"
+    )
+    write = export.export_lora if only_adapters else export.export_pipeline
+    with tempfile.TemporaryDirectory(prefix="export-") as folder:
+        if attempt.topology.rank == 0:
+            write(family.pipeline(), Path(folder), _provenance(job, family))
+        store.check_owner()  # a lost attempt must not write over a newer one's result
+        if attempt.topology.rank == 0:
+            attempt.storage.upload_tree(Path(folder), target)
+    attempt.observers.exported(target)
+
+
+def _provenance(job: DreamBoothJob, family: Family) -> export.Provenance:
+    first = job.spec.subjects[0]
+    return export.Provenance(
+        base_model=job.spec.model.source,
+        base_model_sha256=family.model_hash,
+        identifiers=tuple(s.identifier for s in job.spec.subjects),
+        class_nouns=tuple(s.class_noun for s in job.spec.subjects),
+        prompt=f"a photo of {first.identifier} {first.class_noun}",
+        step=job.spec.training.steps,
+    )

@@ -1,0 +1,181 @@
+"""Experiment trackers: TensorBoard and Weights & Biases, on rank 0. A tracker that fails never
+ends the training.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from dreambooth_api.models.storage import Tracking, Wandb
+from dreambooth_storage import Storage, join
+
+log = logging.getLogger(__name__)
+
+
+class Tracker(Protocol):
+    """Where scalars and images of a run are shown."""
+
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Scalars of `step`, by name."""
+
+    def images(self, step: int, grid: Image.Image) -> None:
+        """A grid of samples made after `step` steps."""
+
+    def sync(self) -> None:
+        """Make what was logged so far durable. Called at checkpoints."""
+
+    def close(self) -> None:
+        """End the run; nothing is logged after it."""
+
+
+class TensorBoard:
+    """Event files, uploaded to `uri`."""
+
+    def __init__(self, storage: Storage, uri: str, attempt: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._storage, self._uri = storage, uri
+        self._folder = tempfile.TemporaryDirectory(prefix="tensorboard-")
+        # A file per attempt: TensorBoard reads all files of a folder as one run.
+        self._writer = SummaryWriter(self._folder.name, filename_suffix=f".attempt-{attempt}")
+
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+
+    def images(self, step: int, grid: Image.Image) -> None:
+        pixels = np.asarray(grid.convert("RGB"))
+        self._writer.add_image("samples", pixels, step, dataformats="HWC")
+
+    def sync(self) -> None:
+        self._writer.flush()
+        self._storage.upload_tree(Path(self._folder.name), self._uri)
+
+    def close(self) -> None:
+        with self._folder:
+            self._writer.close()
+            self._storage.upload_tree(Path(self._folder.name), self._uri)
+
+
+class WeightsAndBiases:
+    """A W&B run; offline, its files are uploaded to `uri` for a later `wandb sync`."""
+
+    def __init__(
+        self,
+        settings: Wandb,
+        storage: Storage,
+        uri: str,
+        run_id: str,
+        name: str,
+        config: Mapping[str, Any],
+    ) -> None:
+        if settings.mode == "online" and not os.environ.get("WANDB_API_KEY"):
+            raise ValueError(
+                "WANDB_API_KEY is not set; name a secret with it in spec.tracking.wandb.secret"
+                " or use spec.tracking.wandb.mode: offline"
+            )
+        import wandb
+
+        self._wandb, self._storage, self._uri = wandb, storage, uri
+        self._offline = settings.mode == "offline"
+        self._folder = tempfile.TemporaryDirectory(prefix="wandb-")
+        self._run = wandb.init(
+            project=settings.project,
+            entity=settings.entity,
+            mode=settings.mode,
+            id=run_id,
+            resume="allow" if settings.mode == "online" else None,
+            name=name,
+            config=dict(config),
+            dir=self._folder.name,
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True
+            ),
+        )
+
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        self._run.log(dict(scalars), step=step)
+
+    def images(self, step: int, grid: Image.Image) -> None:
+        self._run.log({"samples": self._wandb.Image(grid)}, step=step)
+
+    def sync(self) -> None:
+        """W&B sends what it has by itself; offline files are whole only at the end."""
+
+    def close(self) -> None:
+        with self._folder:
+            self._run.finish()
+            if self._offline:
+                self._storage.upload_tree(Path(self._folder.name) / "wandb", self._uri)
+
+
+class Trackers:
+    """All trackers of a job. One that fails is warned about once, and left out from then on."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Tracker] = {}
+
+    def add(self, name: str, start: Callable[[], Tracker]) -> None:
+        """Start one tracker."""
+        try:
+            self._open[name] = start()
+        except Exception as error:
+            log.warning("%s could not be started, the training goes on without it: %s", name, error)
+
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        self._each(lambda tracker: tracker.log(step, scalars))
+
+    def images(self, step: int, grid: Image.Image) -> None:
+        self._each(lambda tracker: tracker.images(step, grid))
+
+    def sync(self) -> None:
+        self._each(lambda tracker: tracker.sync())
+
+    def close(self) -> None:
+        self._each(lambda tracker: tracker.close())
+        self._open.clear()
+
+    def _each(self, action: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self._open.items()):
+            try:
+                action(tracker)
+            except Exception as error:
+                self._open.pop(name, None)  # a checkpoint's thread may have done so
+                log.warning("%s failed, the training goes on without it: %s", name, error)
+
+
+def open_trackers(
+    tracking: Tracking,
+    storage: Storage,
+    run_uri: str,
+    *,
+    rank: int,
+    attempt: int,
+    run_id: str,
+    name: str,
+    config: Mapping[str, Any],
+) -> Trackers:
+    """The trackers that the job asks for; none on ranks other than 0.
+
+    `run_id` stays the same over all attempts, so that they continue one W&B run. `config` must
+    hold no secrets.
+    """
+    trackers = Trackers()
+    if rank != 0:
+        return trackers
+    if tracking.tensorboard:
+        uri = join(run_uri, "tensorboard")
+        trackers.add("TensorBoard", lambda: TensorBoard(storage, uri, attempt))
+    if (wandb := tracking.wandb) is not None:
+        uri_of_wandb = join(run_uri, "wandb")
+        trackers.add(
+            "Weights & Biases",
+            lambda: WeightsAndBiases(wandb, storage, uri_of_wandb, run_id, name, config),
+        )
+    return trackers

@@ -1,0 +1,188 @@
+"""The LightningModule: one forward pass for subject and class, two losses, no waiting for the
+host.
+"""
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import AdamW
+
+from dreambooth_api.models.training import Training
+from dreambooth_trainer.data.batches import Batch
+from dreambooth_trainer.data.cache import NO_CAPTION, Cache
+from dreambooth_trainer.models import Conditioning, Family
+from dreambooth_trainer.models.adapters import Trained
+from dreambooth_trainer.objectives.ddpm import (
+    Losses,
+    dreambooth_loss,
+    min_snr_weights,
+    signal_to_noise,
+)
+from dreambooth_trainer.training.ema import WeightAverage
+from dreambooth_trainer.training.optimizer import (
+    make_optimizer,
+    make_schedule,
+    optimizer_tensors,
+    restore_optimizer,
+    restore_scaler,
+    scaler_tensors,
+)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A state to go on from: the optimizer steps done, and the tensors of `DreamBooth.state`."""
+
+    step: int
+    tensors: Mapping[str, Tensor]
+
+
+class DreamBooth(pl.LightningModule):
+    """Trains a family's denoiser (and text encoders) on cached latents.
+
+    After each step `losses` holds the three losses of the last micro-batch, and `gradient_norm`
+    the norm of the gradient that the weights were updated with, still on the device.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        trained: Trained,
+        training: Training,
+        cache: Cache,
+        prior_weight: float | None,
+        resume: Resume | None = None,
+    ) -> None:
+        super().__init__()
+        self.denoiser = family.denoiser
+        if trained.text:
+            self.text_encoders = nn.ModuleDict(family.text_encoders)
+        self.trained = trained
+        self.training_spec = training
+        self.start = resume.step if resume else 0
+        self.losses: Losses | None = None
+        self.gradient_norm: Tensor | None = None
+        self._family = family
+        self._cache = cache
+        self._prior_weight = prior_weight
+        self._resume = resume
+        self._optimizer: AdamW | None = None
+        self._prepare_tables(family, cache)
+        self.average = (
+            WeightAverage(trained.all, training.ema.decay) if training.ema.enabled else None
+        )
+        if resume:
+            self._restore_weights(resume.tensors)
+
+    def _prepare_tables(self, family: Family, cache: Cache) -> None:
+        device = cache.moments.device
+        alphas = family.alphas_cumprod.to(device)
+        self._signal = alphas.sqrt()
+        self._sigma = (1 - alphas).sqrt()
+        gamma = self.training_spec.min_snr_gamma
+        self._loss_weights = (
+            None
+            if gamma is None
+            else min_snr_weights(signal_to_noise(alphas), gamma, family.prediction_type)
+        )
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the cached latents."""
+        _, moments, height, width = self._cache.moments.shape
+        return moments // 2, height, width
+
+    @property
+    def timesteps(self) -> int:
+        """Training timesteps of the base model."""
+        return len(self._signal)
+
+    @property
+    def steps_done(self) -> int:
+        """Optimizer steps since the job began, over all attempts."""
+        return self.start + self.trainer.global_step
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """The loss of one micro-batch; its gradient is averaged over ranks and micro-batches."""
+        rows, timesteps = batch["row"], batch["timestep"]
+        latents = self._family.sample_latents(self._cache.moments[rows], batch["latent_noise"])
+        signal, sigma = (t[timesteps][:, None, None, None] for t in (self._signal, self._sigma))
+        noise = batch["noise"]
+        prediction = self._family.predict(
+            signal * latents + sigma * noise, timesteps, self._conditioning(batch)
+        )
+        target = noise
+        if self._family.prediction_type == "v_prediction":
+            target = signal * noise - sigma * latents
+        weights = None if self._loss_weights is None else self._loss_weights[timesteps]
+        losses = dreambooth_loss(prediction, target, weights, self._prior_weight)
+        self.losses = Losses(*(part.detach() for part in vars(losses).values()))
+        return losses.total
+
+    def _conditioning(self, batch: Batch) -> Conditioning:
+        captions = self._cache.caption_of_row[batch["row"]]
+        captions = torch.where(batch["drop_caption"], NO_CAPTION, captions)
+        if self._cache.conditioning is None:
+            return self._family.encode_tokens(self._cache.tokens[captions])
+        return {key: table[captions] for key, table in self._cache.conditioning.items()}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and its schedule, continued where the resumed state left them."""
+        optimizer = make_optimizer(self.trained, self.training_spec)
+        if self._resume:
+            restore_optimizer(optimizer, self.trained, self._resume.tensors)
+            restore_scaler(self._scaler, self._resume.tensors)
+            self._resume = None
+        self._optimizer = optimizer
+        schedule = make_schedule(optimizer, self.training_spec, self.start)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        """Clip to `maxGradNorm`; by hand, as Lightning refuses to with a fused AdamW under bf16."""
+        parameters = list(self.trained.all.values())
+        limit = self.training_spec.max_grad_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        # With fp16 it may be infinite: the scaler then skips the step.
+        self.gradient_norm = norm if self._scaler is None else torch.zeros_like(norm)
+
+    @property
+    def learning_rate(self) -> float:
+        """The denoiser's learning rate of the next step."""
+        assert self._optimizer is not None
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a later attempt needs: weights, moments, averages and fp16's scale by name."""
+        assert self._optimizer is not None
+        tensors = {f"weight/{name}": p.detach() for name, p in self.trained.all.items()}
+        tensors |= optimizer_tensors(self._optimizer, self.trained)
+        tensors |= scaler_tensors(self._scaler)
+        if self.average:
+            tensors |= {f"average/{name}": t for name, t in self.average.averages.items()}
+        return tensors
+
+    @property
+    def _scaler(self) -> GradScaler | None:
+        """Lightning's gradient scaler, which fp16 alone needs."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The weights as they are sampled, scored and exported: the average, where one is kept."""
+        return self.average.applied() if self.average else nullcontext()
+
+    def _restore_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.trained.all.items():
+                parameter.copy_(tensors[f"weight/{name}"])
+        if self.average:
+            self.average.load({name: tensors[f"average/{name}"] for name in self.average.averages})

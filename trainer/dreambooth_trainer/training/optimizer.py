@@ -1,0 +1,111 @@
+"""The optimizer and the learning rate's schedule, both functions of the optimizer step alone."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from diffusers.optimization import get_scheduler
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from dreambooth_api.models.training import Schedule, Training
+from dreambooth_trainer.models.adapters import Trained
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+COUNT = "optimizer/step"
+"""Updates that AdamW has made: fewer than steps where fp16 has skipped some."""
+SCALER = ("scale", "_growth_tracker")
+"""What changes in a gradient scaler's state."""
+
+
+def make_optimizer(trained: Trained, training: Training) -> AdamW:
+    """AdamW over the denoiser's and the text encoders' parameters, each with its own learning
+    rate.
+    """
+    groups = [{"params": list(trained.denoiser.values()), "lr": training.learning_rate}]
+    if trained.text:
+        rate = training.text_encoder.learning_rate or training.learning_rate
+        groups.append({"params": list(trained.text.values()), "lr": rate})
+    settings = training.optimizer
+    return AdamW(
+        groups,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+        eps=settings.epsilon,
+        # Gradient scaling for fp16 and the fused kernel both want to unscale; Lightning refuses
+        # the pair.
+        fused=training.precision != "fp16",
+    )
+
+
+def make_schedule(optimizer: AdamW, training: Training, start: int) -> LambdaLR:
+    """The learning rate from step `start` on. Past its stop fraction the text encoder's is zero."""
+    shape = _shape(training.schedule, training.steps)
+    text_stop = training.text_encoder.stop_fraction * training.steps
+
+    # LambdaLR begins at step 0; shifting the clock resumes without replaying the steps.
+    def denoiser(step: int) -> float:
+        return shape(start + step)
+
+    def text(step: int) -> float:
+        return shape(start + step) if start + step < text_stop else 0.0
+
+    shapes: list[Callable[[int], float]] = [denoiser, text]
+    return LambdaLR(optimizer, shapes[: len(optimizer.param_groups)])
+
+
+def _shape(schedule: Schedule, steps: int) -> Callable[[int], float]:
+    """diffusers' multiplier of the learning rate by step, without warm-up from other libraries'
+    counting.
+    """
+    probe = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    name = "constant_with_warmup" if schedule.name == "constant" else schedule.name
+    made = get_scheduler(
+        name, probe, num_warmup_steps=schedule.warmup_steps, num_training_steps=steps
+    )
+    shape: Callable[[int], float] = made.lr_lambdas[0]
+    return shape
+
+
+def optimizer_tensors(optimizer: AdamW, trained: Trained) -> dict[str, Tensor]:
+    """The optimizer's moments by parameter name, `exp_avg/<name>` and `exp_avg_sq/<name>`, and
+    the count of its updates.
+    """
+    counts = [state["step"] for state in optimizer.state.values()]
+    moments = {
+        f"{moment}/{name}": optimizer.state[parameter][moment]
+        for name, parameter in trained.all.items()
+        for moment in MOMENTS
+        if parameter in optimizer.state
+    }
+    return {**moments, COUNT: counts[0].detach()} if counts else {}
+
+
+def restore_optimizer(optimizer: AdamW, trained: Trained, tensors: Mapping[str, Tensor]) -> None:
+    """Continue from the saved moments and count."""
+    count = tensors[COUNT]
+    for name, parameter in trained.all.items():
+        state = {m: tensors[f"{m}/{name}"].to(parameter.device) for m in MOMENTS}
+        # Fused AdamW keeps its step on the parameter's device, the others on the host.
+        device = parameter.device if optimizer.defaults["fused"] else torch.device("cpu")
+        optimizer.state[parameter] = {
+            "step": count.to(device, copy=True),
+            **state,
+        }
+
+
+def scaler_tensors(scaler: GradScaler | None) -> dict[str, Tensor]:
+    """The state of fp16's gradient scaler, `scaler/<what>`; empty where there is none."""
+    if scaler is None:
+        return {}
+    state = scaler.state_dict()
+    return {f"scaler/{name}": torch.tensor(float(state[name])) for name in SCALER}
+
+
+def restore_scaler(scaler: GradScaler | None, tensors: Mapping[str, Tensor]) -> None:
+    """Continue from a saved state, where there is a scaler."""
+    if scaler is None:
+        return
+    scale, tracker = (float(tensors[f"scaler/{name}"]) for name in SCALER)
+    scaler.load_state_dict({**scaler.state_dict(), "scale": scale, "_growth_tracker": int(tracker)})

@@ -1,0 +1,218 @@
+"""Gets losses from the device to people without making a step wait.
+
+The losses of step k are copied to the host while step k+1 runs, added over the ranks while step
+k+2 is queued, and only then read: by then they have long been there. A request to stop travels
+with them, so that all ranks learn of it at the same step, and so does what each rank's saves have
+ended. What is read is therefore two steps old; `flush` catches up.
+"""
+
+import json
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from dreambooth_trainer.data.batches import Batch, BatchStream
+from dreambooth_trainer.objectives.ddpm import Losses
+from dreambooth_trainer.process.distributed import Pending, Ranks
+from dreambooth_trainer.process.errors import NotFinite
+from dreambooth_trainer.process.signals import StopSignal
+from dreambooth_trainer.training.module import DreamBooth
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimizer step over all ranks."""
+
+    step: int
+    loss: float
+    subject_loss: float
+    prior_loss: float
+    learning_rate: float
+    seconds: float
+    data_wait_seconds: float
+
+
+@dataclass(frozen=True)
+class _Copying:
+    """Losses, and the gradient's norm, on their way to the host."""
+
+    step: int
+    rate: float
+    seconds: float
+    waited: float
+    values: Tensor
+    arrived: torch.cuda.Event | None
+
+
+class Reporter(pl.Callback):
+    """Delivers a StepReport per optimizer step, in order, on every rank; raises `NotFinite`.
+
+    `step` is the newest step that was delivered. `ended()` is this rank's number of ended turns of
+    its saves, and `ended` their sum over the ranks.
+    `images(step, rank)` names what a rank trained on in an optimizer step (from 1).
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        stop: StopSignal,
+        stream: BatchStream,
+        deliver: Sequence[Callable[[StepReport], None]],
+        ended: Callable[[], int],
+        images: Callable[[int, int], Sequence[str]],
+    ) -> None:
+        self.stop_agreed = False
+        self.step = self.ended = 0
+        self._own_ended = ended
+        self._ranks = ranks
+        self._stop = stop
+        self._stream = stream
+        self._deliver = deliver
+        self._images = images
+        self._copying: deque[_Copying] = deque()
+        self._adding: deque[tuple[_Copying, Pending]] = deque()
+        self._sum: Tensor | None = None
+        self._began = 0.0
+        self._waited = 0.0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Start the step's clock."""
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._began, self._waited, self._sum = time.perf_counter(), 0.0, None
+        self._waited += self._stream.wait_seconds
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: object,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Add the micro-batch's losses; at the end of an optimizer step, pass them on."""
+        assert isinstance(module, DreamBooth)
+        assert module.losses is not None
+        values = _stack(module.losses) / trainer.accumulate_grad_batches
+        self._sum = values if self._sum is None else self._sum + values
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        seconds = time.perf_counter() - self._began + self._waited
+        rate = module.learning_rate
+        assert module.gradient_norm is not None
+        values = torch.cat([self._sum, module.gradient_norm.float().reshape(1)])
+        self._copying.append(_copy(module.steps_done, rate, seconds, self._waited, values))
+        self._advance(keep=1)
+
+    def flush(self) -> None:
+        """Deliver everything up to the present step."""
+        self._advance(keep=0)
+
+    def _advance(self, keep: int) -> None:
+        while len(self._copying) > keep:
+            copied = self._copying.popleft()
+            if copied.arrived is not None:
+                copied.arrived.synchronize()
+            extra = torch.tensor([float(self._stop.requested), float(self._own_ended())])
+            message = torch.cat([copied.values, extra])
+            self._adding.append((copied, self._ranks.sum_later(message)))
+        while len(self._adding) > keep:
+            self._read(*self._adding.popleft())
+
+    def _read(self, copied: _Copying, pending: Pending) -> None:
+        *losses, norm, stops, ended = pending.wait().tolist()
+        total, subject, prior = (value / self._ranks.topology.world_size for value in losses)
+        report = StepReport(
+            copied.step, total, subject, prior, copied.rate, copied.seconds, copied.waited
+        )
+        self._check_finite(report, norm, copied)
+        self.stop_agreed |= stops > 0
+        self.step, self.ended = report.step, round(ended)
+        for deliver in self._deliver:
+            deliver(report)
+
+    def _check_finite(self, report: StepReport, norm: float, copied: _Copying) -> None:
+        """Raise `NotFinite` for the loss, or for the gradient that has spoilt the weights though
+        the loss was a number. Collective.
+        """
+        if not math.isfinite(report.loss):
+            found = self._ranks.gather(not bool(copied.values[:3].isfinite().all()))
+            ranks = [rank for rank, broken in enumerate(found) if broken]
+            raise self._not_finite(_halves(report), report.step, ranks)
+        if not math.isfinite(norm):
+            everybody = range(self._ranks.topology.world_size)
+            raise self._not_finite("the gradient is not finite", report.step, everybody)
+
+    def _not_finite(self, what: str, step: int, ranks: Iterable[int]) -> NotFinite:
+        """The error, with the images that `ranks` trained on in the step."""
+        batch = [f"  rank {rank}: {uri}" for rank in ranks for uri in self._images(step, rank)]
+        return NotFinite(
+            f"{what} at step {step}; lower spec.training.learningRate, or use"
+            " spec.training.precision bf16 instead of fp16. The last checkpoint is from before."
+            " The images in the batch:\n" + "\n".join(batch)
+        )
+
+
+def _stack(losses: Losses) -> Tensor:
+    return torch.stack([losses.total, losses.subject, losses.prior]).float()
+
+
+def _copy(step: int, rate: float, seconds: float, waited: float, values: Tensor) -> _Copying:
+    if values.device.type != "cuda":
+        return _Copying(step, rate, seconds, waited, values, None)
+    host = torch.empty(values.shape, pin_memory=True)
+    host.copy_(values, non_blocking=True)
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record()
+    return _Copying(step, rate, seconds, waited, host, arrived)
+
+
+def _halves(report: StepReport) -> str:
+    """Which part of the loss is not finite, and what it is."""
+    parts = {"subject": report.subject_loss, "prior": report.prior_loss}
+    broken = {name: value for name, value in parts.items() if not math.isfinite(value)}
+    names, values = " and the ".join(broken or ["total"]), broken.values() or [report.loss]
+    return f"the {names} loss is {' and '.join(map(str, dict.fromkeys(values)))}"
+
+
+class MeanLoss:
+    """The mean loss of the steps since it was last asked for."""
+
+    def __init__(self) -> None:
+        self._losses: list[float] = []
+
+    def add(self, report: StepReport) -> None:
+        """Count one step."""
+        self._losses.append(report.loss)
+
+    def take(self) -> float | None:
+        """The mean, None without a step; begins anew."""
+        losses, self._losses = self._losses, []
+        return statistics.fmean(losses) if losses else None
+
+
+class History:
+    """Every step's losses, for `history.jsonl`: one JSON object a line."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def add(self, report: StepReport) -> None:
+        """Note one step."""
+        self._lines.append(json.dumps(asdict(report)))
+
+    def resume(self, text: str, step: int) -> None:
+        """Take over the lines of earlier attempts up to `step`."""
+        self._lines = [line for line in text.splitlines() if json.loads(line)["step"] <= step]
+
+    def text(self) -> str:
+        """All lines."""
+        return "".join(f"{line}\n" for line in self._lines)
