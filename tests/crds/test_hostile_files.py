@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dreambooth_api import InvalidJob
-from dreambooth_api.parsing import load
+from dreambooth_api import InvalidJob, load
 from dreambooth_operator.cli.commands import validate
 from tests.crds.mutations import CORPUS, mutated
 

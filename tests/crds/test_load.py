@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from dreambooth_api import InvalidJob, dump, parse, warnings
-from dreambooth_api.parsing import load
+from dreambooth_api import InvalidJob, dump, load, parse, warnings
 
 JOB = """\
 apiVersion: dreambooth.dev/v1alpha1

@@ -27,14 +27,14 @@ def document(path: Path) -> Any:
 
 @pytest.mark.parametrize("path", VALID, ids=lambda path: path.stem)
 def test_valid_job_is_accepted_by_both(path: Path, admit: Admit) -> None:
-    dreambooth_api.parsing.load(path)
+    dreambooth_api.load(path)
     assert admit(document(path)) == []
 
 
 @pytest.mark.parametrize("path", INVALID, ids=lambda path: path.stem)
 def test_invalid_job_is_refused_with_its_message(path: Path) -> None:
     with pytest.raises(dreambooth_api.InvalidJob) as caught:
-        dreambooth_api.parsing.load(path)
+        dreambooth_api.load(path)
     assert caught.value.problems == EXPECTED.findall(path.read_text())
 
 
@@ -47,7 +47,7 @@ def test_invalid_job_is_refused_by_the_crd_for_the_same_fields(path: Path, admit
 @pytest.mark.parametrize("path", VALID, ids=lambda path: path.stem)
 def test_both_fill_in_the_same_defaults(path: Path, store: Callable[[Any], Any]) -> None:
     from_crd = store(document(path))["spec"]
-    from_models = resolved(dreambooth_api.parsing.load(path))["spec"]
+    from_models = resolved(dreambooth_api.load(path))["spec"]
     for spec in (from_crd, from_models):
         del spec["runtime"]["podOverrides"]  # the models keep it as it was given
         spec["runtime"]["resources"] = as_text(spec["runtime"]["resources"])

@@ -1,9 +1,18 @@
-"""What a table of metrics says of one."""
+"""The Prometheus metrics of trainer and operator: their prefixes, labels and definitions."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 MetricKind = Literal["counter", "gauge", "histogram"]
+
+TRAINER_PREFIX: Final = "dreambooth_trainer"
+JOB_PREFIX: Final = "dreambooth_job"
+OPERATOR_PREFIX: Final = "dreambooth_operator"
+
+JOB_LABELS: Final = ("namespace", "job")
+"""Labels of everything that is about one job."""
+RANK_LABELS: Final = (*JOB_LABELS, "attempt", "rank")
+"""Labels of everything that a rank of the trainer exposes."""
 
 
 @dataclass(frozen=True)

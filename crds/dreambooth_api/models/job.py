@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.models.base import ApiModel, JobName, NamespaceName, ObjectUid, StorageUri
 from dreambooth_api.models.model import Model
 from dreambooth_api.models.prior import Prior
@@ -173,10 +174,15 @@ def _says(text: str, subject: Subject) -> bool:
     return f" {_lower(subject.identifier)} " in f" {_lower(text)} "
 
 
+def output_layout(job: DreamBoothJob) -> OutputLayout:
+    """Where everything of this run lies."""
+    meta = job.metadata
+    return OutputLayout.of(job.spec.output, meta.namespace, meta.name, meta.uid)
+
+
 def output_prefix(job: DreamBoothJob) -> str:
     """Folder of this run: `<output>/<namespace>/<name>/<uid>`."""
-    meta = job.metadata
-    return "/".join([job.spec.output.rstrip("/"), meta.namespace, meta.name, meta.uid or "local"])
+    return output_layout(job).root
 
 
 def prior_cache(job: DreamBoothJob) -> str:

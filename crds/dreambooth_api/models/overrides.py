@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
 from pydantic_core import CoreSchema, core_schema
 
+from dreambooth_api.contract import environment
 from dreambooth_api.models.base import ApiModel, EnvName, LabelValue, ObjectName
 from dreambooth_api.models.rules import rule
 
@@ -21,11 +22,6 @@ RESERVED_LABELS = (
     "batch.kubernetes.io/",
     "kueue.x-k8s.io/",
 )
-RESERVED_ENV_PREFIXES = ("PET_", "DREAMBOOTH_")
-RESERVED_ENV = [
-    *("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    *("JOB_COMPLETION_INDEX", "POD_NAME", "POD_NAMESPACE", "POD_IP", "NODE_NAME"),
-]
 
 
 def _any_starts(name: str, prefixes: tuple[str, ...]) -> str:
@@ -76,12 +72,16 @@ class EnvVar(ApiModel):
 
     @rule(
         "name",
-        f"!(self.name in {RESERVED_ENV} || {_any_starts('self.name', RESERVED_ENV_PREFIXES)})",
-        f"PET_*, DREAMBOOTH_*, {', '.join(RESERVED_ENV[:-1])} and {RESERVED_ENV[-1]} are set by the"
+        f"!(self.name in {list(environment.RESERVED)}"
+        f" || {_any_starts('self.name', environment.RESERVED_PREFIXES)})",
+        f"PET_*, DREAMBOOTH_*, {', '.join(environment.RESERVED[:-1])} and"
+        f" {environment.RESERVED[-1]} are set by the"
         " operator; remove the variable",
     )
     def _name_is_free(self) -> bool:
-        return self.name not in RESERVED_ENV and not self.name.startswith(RESERVED_ENV_PREFIXES)
+        return self.name not in environment.RESERVED and not self.name.startswith(
+            environment.RESERVED_PREFIXES
+        )
 
     @rule(
         "value",

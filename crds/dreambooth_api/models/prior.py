@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dreambooth_api.models.base import ApiModel, GuidanceScale, Prompt, Seed, StorageUri
+from dreambooth_api.models.subject import CLASS_PROMPT
 
 Sampler = Literal["dpm-solver++", "ddim", "euler", "pndm"]
 
@@ -29,7 +30,7 @@ class Prior(ApiModel):
     """Folder shared by jobs: class images made once are reused by every job of the same model and
     class. Default: `<output>/prior-cache`."""
 
-    prompt: Prompt = "a photo of a {class}"
+    prompt: Prompt = CLASS_PROMPT
     """Prompt of the class images. `{class}` is replaced by the subject's class noun."""
 
     sampler: Sampler = "dpm-solver++"

@@ -4,20 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from dreambooth_api.contract.stages import Outcome, Phase, Stage
 from dreambooth_api.models.base import ApiModel, Time
 
-Phase = Literal[
-    "Pending",
-    "Preflight",
-    "Queued",
-    "Starting",
-    "Running",
-    "Restarting",
-    "Suspended",
-    "Succeeded",
-    "Failed",
-]
-Stage = Literal["Preparing", "GeneratingPrior", "Training", "Evaluating", "Exporting"]
 Text = Annotated[str, StringConstraints(max_length=4096)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -94,9 +83,7 @@ class Attempt(ApiModel):
     ended: Time | None = None
     """When its pods had all ended."""
 
-    outcome: (
-        Literal["Succeeded", "Failed", "Disrupted", "Preempted", "Stalled", "Suspended"] | None
-    ) = None
+    outcome: Outcome | None = None
     """How it ended, or is about to: its pods may still be stopping."""
 
     final: bool = False

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from dreambooth_api.models.base import ApiModel, ClassNoun, StorageUri, Word
 
+CLASS_PROMPT = "a photo of a {class}"
+
 
 class Subject(ApiModel):
     """One subject: 3-5 images of it, the word that will mean it, and the class that it belongs
@@ -27,3 +29,13 @@ class Subject(ApiModel):
 
     weight: Annotated[float, Field(gt=0, le=100)] = 1.0
     """How often this subject is drawn, relative to the other subjects."""
+
+    @property
+    def prompt(self) -> str:
+        """The instance prompt (paper, section 3.1): "a photo of <identifier> <class>"."""
+        return f"a photo of {self.identifier} {self.class_noun}"
+
+    @property
+    def class_prompt(self) -> str:
+        """The prompt of the class in general: "a photo of a <class>"."""
+        return CLASS_PROMPT.format(**{"class": self.class_noun})

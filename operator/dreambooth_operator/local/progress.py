@@ -8,7 +8,7 @@ from types import TracebackType
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
-from dreambooth_api.models.status import Stage
+from dreambooth_api.contract.stages import Stage
 
 ANSWER_LIMIT = 1 << 20
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from dreambooth_api.contract.stages import Phase
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.status import Condition, Phase, Status
+from dreambooth_api.models.status import Condition, Status
 from dreambooth_operator.controller.decide import conditions
 from dreambooth_operator.controller.decide.conditions import Truth
 from dreambooth_operator.controller.decide.decision import Action, Apply, Decision, DeleteJob

@@ -14,7 +14,8 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from dreambooth_api.contract.metrics import Definition, MetricKind
-from dreambooth_api.models.status import Attempt, Phase, Status
+from dreambooth_api.contract.stages import Phase
+from dreambooth_api.models.status import Attempt, Status
 from dreambooth_operator.controller.decide.decision import Decision
 from dreambooth_operator.controller.decide.observed import Observed, Reading
 from dreambooth_operator.controller.kube.kinds import Kind

@@ -1,0 +1,57 @@
+"""Condition types of a DreamBoothJob, and their reasons (meta/v1 Condition)."""
+
+from enum import StrEnum
+
+
+class ConditionType(StrEnum):
+    """What a condition is about."""
+
+    ACCEPTED = "Accepted"
+    """The job can be carried out as it is written."""
+    PREFLIGHT_PASSED = "PreflightPassed"
+    """Storage, images, model and prompts were checked, and nothing is wrong."""
+    QUEUED = "Queued"
+    """A queue holds the pods back."""
+    PODS_READY = "PodsReady"
+    """All ranks have joined."""
+    PROGRESS_KNOWN = "ProgressKnown"
+    """Rank 0 answers GET /progress."""
+    CHECKPOINTS_SAVED = "CheckpointsSaved"
+    """Saves succeed. False: the last one failed, and training goes on."""
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class Reason(StrEnum):
+    """Why a condition has its status. Reasons of pods (ImagePullBackOff, Unschedulable) and the
+    outcomes of attempts are passed on beside these.
+    """
+
+    VALID = "Valid"
+    INVALID_SPEC = "InvalidSpec"
+    NAME_TAKEN = "NameTaken"
+    NOT_ALLOWED = "NotAllowed"
+
+    RUNNING = "Running"
+    RETRYING = "Retrying"
+    PASSED = "Passed"
+    REFUSED = "Refused"
+    NOT_STARTED = "NotStarted"
+
+    WAITING = "Waiting"
+    ADMITTED = "Admitted"
+
+    STARTING = "Starting"
+    STOPPING = "Stopping"
+    ALL_JOINED = "AllJoined"
+    PODS_LEFT = "PodsLeft"
+    UNSCHEDULABLE = "Unschedulable"
+
+    ANSWERS = "Answers"
+    NO_ANSWER = "NoAnswer"
+    UNREADABLE = "Unreadable"
+
+    SAVED = "Saved"
+    SAVE_FAILED = "SaveFailed"
+
+    TRAINED = "Trained"

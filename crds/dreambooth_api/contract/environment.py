@@ -1,0 +1,52 @@
+"""Environment variables and ports of a pod: the operator sets them, the trainer reads them."""
+
+from typing import Final
+
+CONTRACT_VERSION: Final = "DREAMBOOTH_CONTRACT_VERSION"
+"""Version of this contract that the operator speaks (see `version`)."""
+ATTEMPT: Final = "DREAMBOOTH_ATTEMPT"
+"""Number of the attempt, from 0."""
+CACHE_DIR: Final = "DREAMBOOTH_CACHE_DIR"
+"""Node-local folder for downloads."""
+MODELS_DIR: Final = "DREAMBOOTH_MODELS_DIR"
+"""Folder in memory for models that no later attempt needs; unset: the cache folder."""
+METRICS_PORT: Final = "DREAMBOOTH_METRICS_PORT"
+"""Port of the pod's first rank; rank i of the pod serves on this port + i."""
+TERMINATION_LOG: Final = "DREAMBOOTH_TERMINATION_LOG"
+"""File that the termination message is written to."""
+
+POD_NAME: Final = "POD_NAME"
+POD_NAMESPACE: Final = "POD_NAMESPACE"
+POD_IP: Final = "POD_IP"
+NODE_NAME: Final = "NODE_NAME"
+
+# torchrun's own variables (torch.distributed.run): PET_* for the launcher, the rest for its ranks.
+NODES: Final = "PET_NNODES"
+RANKS_PER_NODE: Final = "PET_NPROC_PER_NODE"
+NODE_RANK: Final = "PET_NODE_RANK"
+LAUNCHER_MASTER_ADDR: Final = "PET_MASTER_ADDR"
+LAUNCHER_MASTER_PORT: Final = "PET_MASTER_PORT"
+MASTER_ADDR: Final = "MASTER_ADDR"
+MASTER_PORT: Final = "MASTER_PORT"
+RANK: Final = "RANK"
+WORLD_SIZE: Final = "WORLD_SIZE"
+LOCAL_RANK: Final = "LOCAL_RANK"
+LOCAL_WORLD_SIZE: Final = "LOCAL_WORLD_SIZE"
+GROUP_RANK: Final = "GROUP_RANK"
+JOB_COMPLETION_INDEX: Final = "JOB_COMPLETION_INDEX"
+"""Set by the Job controller."""
+
+AWS_ACCESS_KEY_ID: Final = "AWS_ACCESS_KEY_ID"
+AWS_SECRET_ACCESS_KEY: Final = "AWS_SECRET_ACCESS_KEY"
+AWS_SESSION_TOKEN: Final = "AWS_SESSION_TOKEN"
+WANDB_API_KEY: Final = "WANDB_API_KEY"
+
+RESERVED: Final = (
+    *(MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE),
+    *(JOB_COMPLETION_INDEX, POD_NAME, POD_NAMESPACE, POD_IP, NODE_NAME),
+)
+"""Variables that a job cannot override, beside those of `RESERVED_PREFIXES`."""
+RESERVED_PREFIXES: Final = ("PET_", "DREAMBOOTH_")
+
+DEFAULT_METRICS_PORT: Final = 9400
+DEFAULT_RENDEZVOUS_PORT: Final = 29500

@@ -1,0 +1,40 @@
+"""Exit codes of the trainer's container, and what the operator does about them.
+
+64 to 78 are the codes of BSD's sysexits.h: no shell, kernel or runtime uses them for its own.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Why the trainer's container ended. A container that a signal n killed has 128 + n."""
+
+    DONE = 0
+    """Trained and exported."""
+    ERROR = 1
+    """An error that may pass: the next attempt resumes from the last checkpoint."""
+    BAD_CONFIG = 64
+    """The job asks for something that cannot be trained."""
+    BAD_DATA = 65
+    """The images or captions cannot be trained on."""
+    BAD_MODEL = 66
+    """The base model does not exist, or cannot be loaded."""
+    STORAGE_DENIED = 67
+    """Storage refuses: credentials, bucket or endpoint are wrong."""
+    NOT_FINITE = 68
+    """The loss is NaN or infinite."""
+    FENCED = 69
+    """A newer attempt owns the output."""
+    STALLED = 70
+    """No rank of the pod made progress for `spec.runtime.stallTimeoutSeconds`."""
+    STOPPED = 143
+    """Stopped by SIGTERM (128 + 15), with the state saved."""
+
+
+NOT_RETRYABLE = tuple(code for code in ExitCode if ExitCode.BAD_CONFIG <= code <= ExitCode.FENCED)
+"""Codes that no restart can help: the operator fails the job at once."""
+
+
+def is_retryable(code: int) -> bool:
+    """Whether a new attempt may succeed after a container ended with this code (not 0)."""
+    return code not in NOT_RETRYABLE

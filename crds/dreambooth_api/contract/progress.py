@@ -1,0 +1,76 @@
+"""The answer of rank 0 to GET /progress: written by the trainer, read by operator and terminal."""
+
+from datetime import datetime
+from typing import Annotated, Self
+
+from pydantic import Field, ValidationError
+
+from dreambooth_api.contract.message import Checkpoint, Message, Seconds, Step, Uri, text
+from dreambooth_api.contract.stages import Stage
+from dreambooth_api.contract.version import VERSION, ContractVersion, check_version
+
+MAX_BYTES = 1 << 17
+"""Longest answer that is read: twice the longest that can be written."""
+MAX_SAMPLES = 20
+
+Loss = Annotated[float, Field(ge=-1e9, le=1e9)]
+
+
+class UnreadableProgress(ValueError):
+    """An answer that is not a `Progress`, or of an unknown version; the message says which."""
+
+
+class ClassImages(Message):
+    """Class images that exist of those that are needed."""
+
+    done: Step
+    total: Step
+
+
+class Progress(Message):
+    """How far an attempt is."""
+
+    version: ContractVersion = VERSION
+    stage: Stage
+    step: Step
+    """Optimizer steps done."""
+    total_steps: Step
+    attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    world_size: Annotated[int, Field(ge=1, le=65_536)] = 1
+    loss: Loss | None = None
+    """Subject plus weighted prior loss of a recent step; None before the first, and where it is not
+    finite."""
+    subject_loss: Loss | None = None
+    prior_loss: Loss | None = None
+    learning_rate: Annotated[float, Field(ge=0, le=1e3)] | None = None
+    images_per_second: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    """Subject and class images over all ranks, smoothed."""
+    eta_seconds: Seconds | None = None
+    """Training left, without the samples and checkpoints to come."""
+    last_checkpoint: Checkpoint | None = None
+    failed_saves: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Saves of this attempt that failed."""
+    save_problem: text(1024) | None = None  # type: ignore[valid-type]
+    """Why the last save failed; None once a later one has succeeded."""
+    prior: ClassImages | None = None
+    samples: Annotated[list[Uri], Field(max_length=MAX_SAMPLES)] = []
+    """Sample grids of this attempt, the newest last."""
+    output: Uri | None = None
+    """Folder of the run."""
+    export: Uri | None = None
+    """The exported model, once it is complete."""
+    updated_at: datetime | None = None
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read an answer; raises `UnreadableProgress`."""
+        try:
+            progress = cls.model_validate_json(data)
+            check_version("the trainer", progress.version)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "the answer"
+            raise UnreadableProgress(f"{field}: {first['msg']}") from error
+        except ValueError as error:
+            raise UnreadableProgress(str(error)) from error
+        return progress

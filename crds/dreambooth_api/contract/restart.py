@@ -1,0 +1,107 @@
+"""The restart policy: how an attempt ended, and whether and when the next one starts.
+
+One policy for the cluster and for a local run. What differs is only how the ends of pods are
+observed.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from dreambooth_api.contract.exit_codes import ExitCode, is_retryable
+from dreambooth_api.contract.stages import Outcome
+from dreambooth_api.contract.termination import Termination
+
+PREEMPTION_BY_SCHEDULER = "PreemptionByScheduler"
+"""Reason of core/v1 DisruptionTarget when the scheduler gives the node to others."""
+MAX_DOUBLINGS = 32
+
+
+@dataclass(frozen=True)
+class PodEnd:
+    """How one pod ended, or was about to when its peers did."""
+
+    index: int
+    """Completion index: the node rank."""
+    exit_code: int | None = None
+    """Of the trainer's container; 128 + n when signal n killed it. None: it has none."""
+    termination: Termination = field(default_factory=Termination)
+    node: str | None = None
+    disruption: str | None = None
+    """Reason of the DisruptionTarget condition, for example EvictionByEvictionAPI."""
+    stop_requested: bool = False
+    """It was asked to stop while the attempt was to go on: it ended the attempt."""
+
+
+@dataclass(frozen=True)
+class AttemptEnd:
+    """How an attempt ended, and the pod that ended it."""
+
+    outcome: Outcome
+    pod: PodEnd | None = None
+    final: bool = False
+    """No restart can help."""
+
+
+def classify(ends: Iterable[PodEnd]) -> AttemptEnd | None:
+    """How an attempt ended, from its pods in the order in which they ended; None: no pod tells.
+
+    A pod that knows why it ended says more than its peers, which only lost a connection: first an
+    exit code that no restart helps, then a disruption, then a stall. Otherwise the first pod that
+    failed counts.
+    """
+    pods = list(ends)
+    if pods and all(pod.exit_code == ExitCode.DONE for pod in pods):
+        return AttemptEnd("Succeeded")
+    for pod in pods:
+        if pod.exit_code and not is_retryable(pod.exit_code):
+            return AttemptEnd("Failed", pod, final=True)
+    for pod in pods:
+        if pod.disruption:
+            preempted = pod.disruption == PREEMPTION_BY_SCHEDULER
+            return AttemptEnd("Preempted" if preempted else "Disrupted", pod)
+    for pod in pods:
+        if pod.exit_code == ExitCode.STALLED:
+            return AttemptEnd("Stalled", pod)
+    for pod in pods:
+        if pod.stop_requested:
+            return AttemptEnd("Disrupted", pod)
+    failed = [pod for pod in pods if pod.exit_code]
+    by_itself = [pod for pod in failed if pod.exit_code != ExitCode.STOPPED]
+    if by_itself:
+        return AttemptEnd("Failed", by_itself[0])
+    return AttemptEnd("Disrupted", failed[0]) if failed else None
+
+
+@dataclass(frozen=True)
+class RestartPolicy:
+    """spec.runtime.restart, and what follows from it."""
+
+    max_failures: int
+    backoff_seconds: int
+    max_backoff_seconds: int
+
+    def is_exhausted(self, failures: int, stalls: int) -> bool:
+        """Whether no more attempts may follow. Only failures and stalls use up the budget."""
+        return failures + stalls > self.max_failures
+
+    def wait_seconds(self, outcomes: Sequence[Outcome | None]) -> int:
+        """Seconds between the end of the newest attempt and the next one.
+
+        `outcomes` are those of all attempts, the newest last. The wait doubles with each failure or
+        stall in a row; after a disruption it is the shortest, and none after a preemption or a
+        suspension.
+        """
+        if outcomes[-1] in ("Suspended", "Preempted"):
+            return 0
+        in_a_row = 0
+        for outcome in reversed(outcomes):
+            if outcome not in ("Failed", "Stalled"):
+                break
+            in_a_row += 1
+        doublings = min(max(in_a_row - 1, 0), MAX_DOUBLINGS)
+        return min(self.backoff_seconds << doublings, self.max_backoff_seconds)
+
+    def restart_time(self, outcomes: Sequence[Outcome | None], ended: datetime) -> datetime:
+        """When the next attempt starts, after one that ended then."""
+        return ended + timedelta(seconds=self.wait_seconds(outcomes))

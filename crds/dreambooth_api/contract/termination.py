@@ -1,0 +1,49 @@
+"""The termination message of the trainer's container (core/v1 terminationMessagePath).
+
+JSON on one line, so that nothing has to be read out of prose. An image of another origin, or a
+container that wrote nothing (FallbackToLogsOnError), leaves plain text: that is the message then.
+"""
+
+from typing import Self
+
+from pydantic import ValidationError
+
+from dreambooth_api.contract.message import Checkpoint, Message, Rank, printable, text
+from dreambooth_api.contract.version import VERSION, ContractVersion
+
+MAX_BYTES = 4000
+"""Kubernetes keeps 4096 bytes of one container, 12 KiB of a pod."""
+MAX_MESSAGE = 2048
+
+
+class Termination(Message):
+    """Why a container ended, as the rank that decided its exit code saw it."""
+
+    version: ContractVersion = VERSION
+    message: text(MAX_BYTES) = ""  # type: ignore[valid-type]
+    """What happened and what to do, for people."""
+    rank: Rank | None = None
+    """The rank that ended first, counted over all pods; None: it does not matter, or is unknown."""
+    checkpoint: Checkpoint | None = None
+    """The newest durable checkpoint of the attempt."""
+
+    def encode(self) -> bytes:
+        """JSON of at most `MAX_BYTES`: the end of the message is cut where it is longer."""
+        message = self.message
+        while len(data := self._json(message)) > MAX_BYTES:
+            excess = len(data) - MAX_BYTES
+            message = message[: max(0, len(message) - max(excess // 4, 1) - 3)] + "..."
+        return data
+
+    def _json(self, message: str) -> bytes:
+        return (
+            self.model_copy(update={"message": message}).model_dump_json(exclude_none=True).encode()
+        )
+
+    @classmethod
+    def decode(cls, data: str) -> Self:
+        """What `encode` wrote; any other text is the message of an unknown rank. Never raises."""
+        try:
+            return cls.model_validate_json(data.strip())
+        except ValidationError:
+            return cls(message=printable(data.strip()[-MAX_BYTES:], MAX_BYTES))

@@ -1,0 +1,35 @@
+"""The version of this contract. Operator and trainer are two images, and can differ in version.
+
+A reader ignores fields that it does not know, so a new field needs no new version. What changes the
+meaning of a field, or removes one, does.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+VERSION = 1
+"""What this package writes."""
+OLDEST = 1
+"""The oldest version that this package still reads."""
+
+ContractVersion = Annotated[int, Field(ge=1, le=1_000)]
+
+
+class UnsupportedVersion(ValueError):
+    """The other side speaks a version of the contract that this side does not."""
+
+    def __init__(self, who: str, spoken: int) -> None:
+        ours = str(VERSION) if OLDEST == VERSION else f"{OLDEST} to {VERSION}"
+        super().__init__(
+            f"{who} speaks version {spoken} of the contract between operator and trainer, this"
+            f" side {ours}; use images of one release (spec.runtime.image, or the chart's"
+            " trainerImage)"
+        )
+        self.spoken = spoken
+
+
+def check_version(who: str, spoken: int) -> None:
+    """Raise `UnsupportedVersion` unless this side reads version `spoken` of `who`."""
+    if not OLDEST <= spoken <= VERSION:
+        raise UnsupportedVersion(who, spoken)
