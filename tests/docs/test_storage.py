@@ -13,7 +13,7 @@ ROW = re.compile(r"^\| ((?:`\w+`(?:, )?)+) \| `(s3:\w+)` \|", re.MULTILINE)
 
 def calls() -> set[str]:
     """Calls of the S3 API in the trainer's code: ListObjectsV2, ..."""
-    files = (ROOT / "trainer" / "dreambooth_trainer" / "storage").glob("*.py")
+    files = (ROOT / "storage" / "dreambooth_storage").rglob("*.py")
     found = {name for file in files for name in CALL.findall(file.read_text())}
     return {"".join(part.capitalize() for part in name.split("_")) for name in found}
 

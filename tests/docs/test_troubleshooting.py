@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from dreambooth_api.models.status import Phase, Stage
+from dreambooth_api.contract.stages import Phase, Stage
 from dreambooth_operator.controller.decide import conditions, failures, start_problems
 from dreambooth_operator.manifests.resources import (
     STALLED_EXIT_CODE,
@@ -19,7 +19,10 @@ from dreambooth_operator.manifests.resources import (
 from tests.docs.pages import ROOT, page
 
 CONTROLLER = ROOT / "operator" / "dreambooth_operator" / "controller"
-DECIDE = ("following", "preflight", "reconcile", "records", "transitions", "waiting", "worker")
+DECIDE = (
+    *("decide/open_attempt", "decide/preflight", "decide/decide", "decide/events"),
+    *("decide/start_problems", "reconciler/codec", "reconciler/worker"),
+)
 """Modules that give reasons to conditions and events."""
 WORD = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)*")
 TYPES = {getattr(conditions, name) for name in vars(conditions) if name.isupper()}

@@ -18,7 +18,7 @@ from dreambooth_operator.manifests.resources import (
 from dreambooth_operator.manifests.serialize import to_yaml
 
 HERE = Path(__file__).parent
-EXAMPLES = HERE.parents[1] / "examples"
+EXAMPLES = HERE.parents[2] / "examples"
 GOLDEN = HERE / "golden"
 JOBS = sorted((HERE / "jobs").glob("*.yaml"))
 ALL_JOBS = [*JOBS, *sorted(EXAMPLES.glob("*.yaml"))]
