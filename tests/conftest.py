@@ -49,7 +49,8 @@ def bucket(s3_server: SeaweedServer, s3_env: dict[str, str]) -> str:
 @pytest.fixture
 def serve() -> Iterator[Callable[[type[BaseHTTPRequestHandler]], str]]:
     """serve(Handler) starts an HTTP server on the loopback interface and returns its URL; it is
-    stopped when the test ends, however it ends."""
+    stopped when the test ends, however it ends.
+    """
     with ExitStack() as stack:
 
         def start(handler: type[BaseHTTPRequestHandler]) -> str:

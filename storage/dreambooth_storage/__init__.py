@@ -1,16 +1,16 @@
 """Object storage: `s3://` on AWS, SeaweedFS, MinIO or Ceph, and `file://` of the same semantics."""
 
 from dreambooth_storage.errors import (
-    AccessDenied,
-    AlreadyExists,
-    ChecksumMismatch,
-    EmptyPrefix,
-    Full,
-    NoSuchBucket,
-    NotFound,
+    AccessDeniedError,
+    AlreadyExistsError,
+    ChecksumMismatchError,
+    EmptyPrefixError,
+    NoSuchBucketError,
+    ObjectNotFoundError,
     StorageError,
-    Unavailable,
-    WrongEndpoint,
+    StorageFullError,
+    StorageUnavailableError,
+    WrongEndpointError,
     shown,
 )
 from dreambooth_storage.interface import (
@@ -24,22 +24,22 @@ from dreambooth_storage.storage import Storage
 from dreambooth_storage.uri import join
 
 __all__ = [
-    "AccessDenied",
-    "AlreadyExists",
-    "ChecksumMismatch",
-    "EmptyPrefix",
-    "Full",
-    "NoSuchBucket",
-    "NotFound",
+    "AccessDeniedError",
+    "AlreadyExistsError",
+    "ChecksumMismatchError",
+    "EmptyPrefixError",
+    "NoSuchBucketError",
+    "ObjectNotFoundError",
     "Storage",
     "StorageError",
+    "StorageFullError",
     "StorageSettings",
+    "StorageUnavailableError",
     "StoredObject",
     "TransferObserver",
     "TransferPolicy",
-    "Unavailable",
     "Written",
-    "WrongEndpoint",
+    "WrongEndpointError",
     "join",
     "shown",
 ]

@@ -29,37 +29,37 @@ def shown(name: str) -> str:
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
-class NotFound(StorageError):
+class ObjectNotFoundError(StorageError):
     """There is no such object."""
 
 
-class NoSuchBucket(StorageError):
+class NoSuchBucketError(StorageError):
     """There is no such bucket."""
 
 
-class AccessDenied(StorageError):
+class AccessDeniedError(StorageError):
     """Credentials are missing, wrong, or do not allow the operation."""
 
 
-class WrongEndpoint(StorageError):
+class WrongEndpointError(StorageError):
     """No S3 server that can serve the bucket answers at the endpoint."""
 
 
-class EmptyPrefix(StorageError):
+class EmptyPrefixError(StorageError):
     """There is nothing below a prefix that must hold something."""
 
 
-class Full(StorageError):
+class StorageFullError(StorageError):
     """There is no room left; a later attempt may find some."""
 
 
-class AlreadyExists(StorageError):
+class AlreadyExistsError(StorageError):
     """A write that must not replace anything found an object in its place."""
 
 
-class ChecksumMismatch(StorageError):
+class ChecksumMismatchError(StorageError):
     """The content is not what was written."""
 
 
-class Unavailable(StorageError):
+class StorageUnavailableError(StorageError):
     """Storage did not answer properly, however often it was asked; a later attempt may succeed."""

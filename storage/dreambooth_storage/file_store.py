@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dreambooth_storage.errors import (
-    AccessDenied,
-    AlreadyExists,
-    ChecksumMismatch,
-    Full,
-    NotFound,
+    AccessDeniedError,
+    AlreadyExistsError,
+    ChecksumMismatchError,
+    ObjectNotFoundError,
     StorageError,
+    StorageFullError,
 )
 from dreambooth_storage.interface import MIB, Listing, StoredObject, Written
 from dreambooth_storage.uri import Location
@@ -123,9 +123,9 @@ def errors_of_target(location: Location, path: Path) -> Iterator[None]:
 
 
 def verify(uri: str, expected: str, found: str) -> None:
-    """Raises ChecksumMismatch when another sha256 was found than is expected."""
+    """Raises ChecksumMismatchError when another sha256 was found than is expected."""
     if expected.lower() != found:
-        raise ChecksumMismatch(
+        raise ChecksumMismatchError(
             uri,
             f"is damaged: its sha256 is {found} instead of {expected.lower()}",
             "write it again, or restore it from a copy",
@@ -177,15 +177,17 @@ def _errors_of(location: Location) -> Iterator[None]:
 def _translate(uri: str, error: OSError) -> StorageError:
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
         kind = "is a folder, not a file" if error.errno == errno.EISDIR else "does not exist"
-        return NotFound(uri, kind, "correct the path")
+        return ObjectNotFoundError(uri, kind, "correct the path")
     if isinstance(error, FileExistsError):
-        return AlreadyExists(uri, "exists already", "remove it, or choose another place")
+        return AlreadyExistsError(uri, "exists already", "remove it, or choose another place")
     if isinstance(error, PermissionError):
-        return AccessDenied(
+        return AccessDeniedError(
             uri, "may not be accessed", "allow it to the user that runs the job (chown, chmod)"
         )
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Full(uri, f"cannot be written: {_reason(error)}", "make room on its file system")
+        return StorageFullError(
+            uri, f"cannot be written: {_reason(error)}", "make room on its file system"
+        )
     return StorageError(uri, f"cannot be used: {_reason(error)}", "see to the file system")
 
 

@@ -16,7 +16,8 @@ MIB = 1024 * 1024
 @dataclass(frozen=True)
 class StorageSettings:
     """How `s3://` URIs are reached (`spec.storage` of the job). Credentials are never part of it:
-    boto3 finds them in the environment, in files, or through the pod's identity."""
+    boto3 finds them in the environment, in files, or through the pod's identity.
+    """
 
     endpoint_url: str | None = None
     region: str | None = None
@@ -103,7 +104,7 @@ class Backend(Protocol):
         """The object's content, which must be of `sha256`."""
 
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
-        """Store the content, all or nothing; AlreadyExists where it would replace an object."""
+        """Store the content, all or nothing; AlreadyExistsError where it would replace an object."""
 
     def upload(self, path: Path, location: Location) -> Written:
         """Store a file's content, all or nothing."""

@@ -13,7 +13,8 @@ T = TypeVar("T")
 
 def run_all(pool: Executor, tasks: Iterable[Callable[[], T]]) -> list[T]:
     """The results in order. After the first failure no further task starts; it is raised once
-    those under way have ended, so nothing still writes to what the caller then cleans up."""
+    those under way have ended, so nothing still writes to what the caller then cleans up.
+    """
     futures = [pool.submit(task) for task in tasks]
     try:
         return [future.result() for future in futures]

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
-from dreambooth_storage.errors import EmptyPrefix, StorageError
+from dreambooth_storage.errors import EmptyPrefixError, StorageError
 from dreambooth_storage.file_store import FileStore
 from dreambooth_storage.interface import (
     Backend,
@@ -66,7 +66,7 @@ class Storage:
         found = self.list(prefix_uri, field=field)
         if not found:
             advice = f"correct {field or 'the URI'}, or put the files there"
-            raise EmptyPrefix(prefix_uri, "holds no files", advice, field)
+            raise EmptyPrefixError(prefix_uri, "holds no files", advice, field)
         return found
 
     def exists(self, uri: str, *, field: str = "") -> bool:
@@ -75,8 +75,9 @@ class Storage:
             return store.exists(location)
 
     def read(self, uri: str, *, sha256: str | None = None, field: str = "") -> bytes:
-        """The whole content. Raises ChecksumMismatch when it is not of `sha256`, or of that which
-        it was written with, however often it is read."""
+        """The whole content. Raises ChecksumMismatchError when it is not of `sha256`, or of that which
+        it was written with, however often it is read.
+        """
         with self._operation("read", uri, field) as (store, location, count):
             data = store.read(location, sha256)
             count(len(data))
@@ -86,7 +87,8 @@ class Storage:
         self, uris: Iterable[str], *, sha256: Mapping[str, str] | None = None, field: str = ""
     ) -> Iterator[tuple[str, bytes]]:
         """(uri, content) in the given order, the next few being read meanwhile; `sha256` by URI, of
-        those that are known."""
+        those that are known.
+        """
         known = sha256 or {}
 
         def read(uri: str) -> tuple[str, bytes]:
@@ -97,8 +99,9 @@ class Storage:
     def write(
         self, uri: str, data: bytes, *, only_if_absent: bool = False, field: str = _WRITE_FIELD
     ) -> Written:
-        """Store `data`, durably. Raises AlreadyExists when `only_if_absent` and something is there:
-        of several writers, one succeeds."""
+        """Store `data`, durably. Raises AlreadyExistsError when `only_if_absent` and something is there:
+        of several writers, one succeeds.
+        """
         with self._operation("write", uri, field) as (store, location, count):
             written = store.write(location, data, only_if_absent)
             count(written.size)
@@ -113,7 +116,8 @@ class Storage:
 
     def stream(self, path: str | Path, uri: str, *, field: str = _WRITE_FIELD) -> Written:
         """As `upload`, but hashed while its parts move. The object does not carry its sha256: who
-        reads it must say what it is, as a checkpoint's manifest does."""
+        reads it must say what it is, as a checkpoint's manifest does.
+        """
         with self._operation("write", uri, field) as (store, location, count):
             written = store.stream(Path(path), location)
             count(written.size)
@@ -123,7 +127,8 @@ class Storage:
         self, uri: str, path: str | Path, *, sha256: str | None = None, field: str = ""
     ) -> None:
         """Write the content to `path`, which appears complete or not at all. Raises
-        ChecksumMismatch when it is not of `sha256`, or of that which it was written with."""
+        ChecksumMismatchError when it is not of `sha256`, or of that which it was written with.
+        """
         with self._operation("read", uri, field) as (store, location, count):
             count(store.download(location, Path(path), sha256))
 
@@ -145,7 +150,7 @@ class Storage:
         )  # fmt: skip
 
     def download_tree(self, prefix_uri: str, folder: str | Path, *, field: str = "") -> Listing:
-        """Write all below the prefix to `folder`. Raises EmptyPrefix when there is nothing."""
+        """Write all below the prefix to `folder`. Raises EmptyPrefixError when there is nothing."""
         found = self.list_nonempty(prefix_uri, field=field)
         targets = [Path(folder, _safe(each, field)) for each in found]
         run_all(
@@ -165,7 +170,8 @@ class Storage:
         self, prefix_uri: str, doomed: Callable[[str], bool], *, field: str = _WRITE_FIELD
     ) -> None:
         """Free what writes below the prefix hold that never ended, their writer being dead: no
-        listing shows it, but it takes space. `doomed` is asked about each relative path."""
+        listing shows it, but it takes space. `doomed` is asked about each relative path.
+        """
         with self._operation("delete", prefix_uri, field) as (store, location, _):
             store.abandon(location, doomed)
 
@@ -194,7 +200,8 @@ class Storage:
         self, name: str, uri: str, field: str
     ) -> Iterator[tuple[Backend, Location, Callable[[int], None]]]:
         """The backend and the location of a URI, and where to say how many bytes moved.
-        Names the field in errors and tells the observer."""
+        Names the field in errors and tells the observer.
+        """
         sizes: list[int] = []
         start = time.perf_counter()
         try:

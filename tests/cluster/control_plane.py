@@ -58,7 +58,7 @@ def control_plane(folder: Path | None = None) -> Iterator[ControlPlane]:
     """The control plane that the environment names, or the double; stopped at the end.
 
     Its data and logs go to `folder`, else to a folder that is removed at the end. Enter it from
-    the main thread. Raises `NotReady` with the end of a log when it does not start.
+    the main thread. Raises `NotReadyError` with the end of a log when it does not start.
     """
     with ExitStack() as stack:
         if folder is None:

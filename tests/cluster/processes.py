@@ -16,7 +16,7 @@ from dreambooth_operator.local.parent_death import leashed
 TAIL_BYTES = 16 * 1024
 
 
-class NotReady(Exception):
+class NotReadyError(Exception):
     """A process ended or did not become ready in time; the message holds the end of its log."""
 
 
@@ -87,12 +87,12 @@ class Daemon:
         return tail(self.log, lines)
 
     def wait_ready(self, ready: Callable[[], bool], timeout: float) -> None:
-        """Return once `ready()`; raises `NotReady` when the process ends or time runs out."""
+        """Return once `ready()`; raises `NotReadyError` when the process ends or time runs out."""
         until = time.monotonic() + timeout
         while not ready():
             if not self.alive or time.monotonic() > until:
                 state = f"not ready after {timeout:.0f} s" if self.alive else "ended"
-                raise NotReady(f"{self.name}: {state}. The end of {self.log}:\n{self.tail()}")
+                raise NotReadyError(f"{self.name}: {state}. The end of {self.log}:\n{self.tail()}")
             time.sleep(0.05)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.cluster.processes import Daemon, NotReady, free_ports
+from tests.cluster.processes import Daemon, NotReadyError, free_ports
 
 READY_SECONDS = 90.0
 NODE_GRACE_SECONDS = 8
@@ -49,7 +49,7 @@ class RealPlane:
     def start(self, processes: ExitStack) -> Daemon:
         """Start everything and return the API server once it is ready; `processes` ends it all.
 
-        Raises `NotReady` with the end of a log when it does not come up.
+        Raises `NotReadyError` with the end of a log when it does not come up.
         """
         server = self.start_server(processes)
         self.start_controllers(processes)
@@ -128,7 +128,7 @@ class RealPlane:
     def _run(self, processes: ExitStack, name: str, *arguments: str) -> Daemon:
         binary = self._binaries / name
         if not binary.exists():
-            raise NotReady(f"KUBEBUILDER_ASSETS={self._binaries}: there is no {name} in it")
+            raise NotReadyError(f"KUBEBUILDER_ASSETS={self._binaries}: there is no {name} in it")
         log = self._folder / f"{name}.log"
         # Killed outright: nothing that they hold is kept.
         killed = signal.SIGKILL

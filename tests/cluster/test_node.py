@@ -37,7 +37,7 @@ def node(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def kubectl(plane: ControlPlane) -> Iterator[Kubectl]:
-    """kubectl in a namespace of its own."""
+    """Kubectl in a namespace of its own."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     everywhere = Kubectl(plane.kubeconfig)
     everywhere.create_namespace(name)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dreambooth_api import InvalidJob, load
+from dreambooth_api import InvalidJobError, load
 from dreambooth_operator.cli.commands import validate
 from tests.crds.mutations import CORPUS, mutated
 
@@ -21,7 +21,7 @@ WHERE = re.compile(r"(line \d+, column \d+|the file|job|\w[\w.\[\]/-]*|\S*\[.*\]
 
 
 def problems(text: str) -> list[str]:
-    with pytest.raises(InvalidJob) as raised:
+    with pytest.raises(InvalidJobError) as raised:
         load(text)
     return raised.value.problems
 
@@ -89,7 +89,7 @@ def test_a_huge_file_is_not_read_to_its_end(tmp_path: Path) -> None:
     huge = tmp_path / "job.yaml"
     with huge.open("wb") as file:
         file.truncate(2**40)
-    with pytest.raises(InvalidJob, match="has more than 262144 bytes"):
+    with pytest.raises(InvalidJobError, match="has more than 262144 bytes"):
         load(huge)
 
 
@@ -123,7 +123,7 @@ def check(data: bytes, folder: Path) -> bool:
     if code == 0:
         assert yaml.safe_load(data)["kind"] == "DreamBoothJob"
         return False
-    with pytest.raises(InvalidJob) as raised:
+    with pytest.raises(InvalidJobError) as raised:
         load(path)
     for problem in raised.value.problems:
         assert WHERE.match(problem) or problem.startswith(f"{path}: "), problem

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dreambooth_api import InvalidJob, dump, load, parse, warnings
+from dreambooth_api import InvalidJobError, dump, load, parse, warnings
 
 JOB = """\
 apiVersion: dreambooth.dev/v1alpha1
@@ -19,7 +19,7 @@ spec:
 
 
 def problems(source: str | Path) -> list[str]:
-    with pytest.raises(InvalidJob) as caught:
+    with pytest.raises(InvalidJobError) as caught:
         load(source)
     assert str(caught.value) == "\n".join(caught.value.problems)
     return caught.value.problems

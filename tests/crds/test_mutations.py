@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dreambooth_api import InvalidJob, parse
+from dreambooth_api import InvalidJobError, parse
 from dreambooth_api.parsing import yamljson
 
 Admit = Callable[..., list[str]]
@@ -79,7 +79,7 @@ def test_mutated_job_is_accepted_by_both_or_by_neither(job: Any, admit: Admit) -
     try:
         parse(deepcopy(job))
         problems = []
-    except InvalidJob as error:
+    except InvalidJobError as error:
         problems = error.problems
     refused = admit(job)
     assert bool(problems) == bool(refused), (problems, refused)

@@ -33,7 +33,7 @@ def test_valid_job_is_accepted_by_both(path: Path, admit: Admit) -> None:
 
 @pytest.mark.parametrize("path", INVALID, ids=lambda path: path.stem)
 def test_invalid_job_is_refused_with_its_message(path: Path) -> None:
-    with pytest.raises(dreambooth_api.InvalidJob) as caught:
+    with pytest.raises(dreambooth_api.InvalidJobError) as caught:
         dreambooth_api.load(path)
     assert caught.value.problems == EXPECTED.findall(path.read_text())
 

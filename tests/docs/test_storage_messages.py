@@ -10,7 +10,7 @@ import pytest
 
 from dreambooth_api.parsing.load import load
 from dreambooth_storage import Storage, StorageSettings, Written
-from dreambooth_storage.s3.errors import NotS3, translate
+from dreambooth_storage.s3.errors import NotAnS3ServerError, translate
 from dreambooth_trainer.preflight.check import check
 from tests.docs.pages import ROOT, page
 
@@ -26,7 +26,7 @@ def answer(status: int, code: str, message: str = "no") -> boto.ClientError:
 
 FAILURES: dict[str, Exception] = {
     "nobody is there": boto.EndpointConnectionError(endpoint_url=URL),
-    "a web page": NotS3(),
+    "a web page": NotAnS3ServerError(),
     "no such bucket": answer(404, "NoSuchBucket"),
     "no keys": boto.NoCredentialsError(),
     "not allowed": answer(403, "AccessDenied"),

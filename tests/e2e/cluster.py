@@ -37,7 +37,7 @@ LOG_LINES = 25
 PLANE_LINES = 4
 
 
-class Unmet(AssertionError):
+class UnmetError(AssertionError):
     """A job did not come to be as it was waited for; the message tells how everything is."""
 
 
@@ -110,27 +110,32 @@ class Cluster:
                 if pod["status"].get("phase") == "Running":
                     return pod
             if time.monotonic() > until:
-                raise Unmet(self.story(name, f"attempt {attempt} has no pod {index} that runs"))
+                raise UnmetError(
+                    self.story(name, f"attempt {attempt} has no pod {index} that runs")
+                )
             time.sleep(POLL_SECONDS)
 
     def wait(self, name: str, predicate: Callable[[Object], bool], timeout: float = 120) -> Object:
         """The job once the predicate holds; it is given the job, whose `status` is never missing.
 
-        Raises `Unmet` when it does not within `timeout` seconds, or never will: the job has ended
+        Raises `UnmetError` when it does not within `timeout` seconds, or never will: the job has
+        ended
         or is gone.
         """
         until = time.monotonic() + timeout
         while True:
             found = self.job(name)
             if found is None:
-                raise Unmet(self.story(name, "the job is gone"))
+                raise UnmetError(self.story(name, "the job is gone"))
             found.setdefault("status", {})
             if predicate(found):
                 return found
             if found["status"].get("phase") in TERMINAL:
-                raise Unmet(self.story(name, "the job has ended, and not as it was waited for"))
+                raise UnmetError(
+                    self.story(name, "the job has ended, and not as it was waited for")
+                )
             if time.monotonic() > until:
-                raise Unmet(self.story(name, f"not within {timeout:.0f} s"))
+                raise UnmetError(self.story(name, f"not within {timeout:.0f} s"))
             time.sleep(POLL_SECONDS)
 
     def wait_phase(self, name: str, *phases: str, timeout: float = 120) -> Object:
@@ -148,7 +153,9 @@ class Cluster:
         run, until = self.run(name), time.monotonic() + timeout
         while max(self.storage.checkpoints(run), default=-1) < step:
             if time.monotonic() > until:
-                raise Unmet(self.story(name, f"no checkpoint of step {step} in {timeout:.0f} s"))
+                raise UnmetError(
+                    self.story(name, f"no checkpoint of step {step} in {timeout:.0f} s")
+                )
             time.sleep(POLL_SECONDS)
 
     def wait_attempt(self, name: str, number: int, timeout: float = 120) -> Object:
@@ -200,7 +207,7 @@ class Cluster:
         until = time.monotonic() + timeout
         while self.job(name) is not None or self.pods(name):
             if time.monotonic() > until:
-                raise Unmet(self.story(name, f"still there after {timeout:.0f} s"))
+                raise UnmetError(self.story(name, f"still there after {timeout:.0f} s"))
             time.sleep(POLL_SECONDS)
 
     def pod_log(self, pod: str) -> str:

@@ -26,7 +26,7 @@ INTERVAL = "1s"
 META = "__meta_kubernetes_pod"
 
 
-class Refused(AssertionError):
+class RefusedError(AssertionError):
     """Prometheus refuses a query; the message says why."""
 
 
@@ -54,14 +54,14 @@ class Prometheus:
         self._process.stop()
 
     def get(self, path: str, **parameters: str) -> Any:
-        """The data of an answer of the HTTP API; raises `Refused`."""
+        """The data of an answer of the HTTP API; raises `RefusedError`."""
         query = urllib.parse.urlencode(parameters)
         try:
             with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=20) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             with error:
-                raise Refused(f"{parameters}: {error.read().decode()}") from error
+                raise RefusedError(f"{parameters}: {error.read().decode()}") from error
 
     def ask(self, expr: str) -> list[tuple[dict[str, str], float]]:
         """Labels and values of an instant query."""

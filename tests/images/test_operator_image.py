@@ -70,7 +70,8 @@ def run(
     operator_image: Image, plane: ControlPlane, tmp_path: Path
 ) -> Callable[..., AbstractContextManager[Container]]:
     """run(chart, user) runs the operator as the chart says; the settings' volume also holds
-    the kubeconfig."""
+    the kubeconfig.
+    """
 
     @contextmanager
     def start(chart: Rendered, user: str, *args: str) -> Iterator[Container]:

@@ -15,10 +15,10 @@ import boto3
 import pytest
 
 from dreambooth_storage import (
-    AlreadyExists,
-    ChecksumMismatch,
-    EmptyPrefix,
-    NotFound,
+    AlreadyExistsError,
+    ChecksumMismatchError,
+    EmptyPrefixError,
+    ObjectNotFoundError,
     Storage,
     StorageError,
     StorageSettings,
@@ -100,7 +100,7 @@ def test_a_streamed_file_is_hashed_on_the_way(
     sha256 = hashlib.sha256(data).hexdigest()
     assert storage.stream(file, uri) == Written(uri, size, sha256)
     assert list(storage.read_many([uri], sha256={uri: sha256})) == [(uri, data)]
-    with pytest.raises(ChecksumMismatch):
+    with pytest.raises(ChecksumMismatchError):
         storage.read(uri, sha256="0" * 64)
 
 
@@ -115,7 +115,7 @@ def test_a_second_write_replaces_the_first(storage: Storage, base: str) -> None:
 def test_a_conditional_write_never_replaces(storage: Storage, base: str, size: int) -> None:
     uri, data = join(base, "x"), noise(size)
     storage.write(uri, data, only_if_absent=True)
-    with pytest.raises(AlreadyExists, match=r"store/x exists already") as raised:
+    with pytest.raises(AlreadyExistsError, match=r"store/x exists already") as raised:
         storage.write(uri, data, only_if_absent=True)
     assert uri in str(raised.value)
     assert storage.read(uri) == data
@@ -128,7 +128,7 @@ def test_of_several_conditional_writers_one_wins(storage: Storage, base: str) ->
         start.wait()
         try:
             storage.write(join(base, "x"), bytes([number]), only_if_absent=True)
-        except AlreadyExists:
+        except AlreadyExistsError:
             return False
         return True
 
@@ -196,7 +196,7 @@ def test_reading_many_raises_at_the_missing_one(storage: Storage, base: str) -> 
     storage.write(join(base, "0"), b"here")
     reading = storage.read_many([join(base, "0"), join(base, "1")], field="spec.prior.images")
     assert next(reading)[1] == b"here"
-    with pytest.raises(NotFound, match=r"^spec.prior.images: .*/store/1 does not exist"):
+    with pytest.raises(ObjectNotFoundError, match=r"^spec.prior.images: .*/store/1 does not exist"):
         next(reading)
 
 
@@ -219,9 +219,11 @@ def test_an_empty_prefix_is_named_with_its_field(
     storage: Storage, base: str, tmp_path: Path
 ) -> None:
     field = "spec.subjects[0].images"
-    with pytest.raises(EmptyPrefix, match=r"holds no files; correct spec\.subjects\[0\]\.images"):
+    with pytest.raises(
+        EmptyPrefixError, match=r"holds no files; correct spec\.subjects\[0\]\.images"
+    ):
         storage.list_nonempty(base, field=field)
-    with pytest.raises(EmptyPrefix) as raised:
+    with pytest.raises(EmptyPrefixError) as raised:
         storage.download_tree(base, tmp_path / "target", field=field)
     assert str(raised.value).startswith(f"{field}: {base} ")
 
@@ -264,9 +266,11 @@ def test_deleting_removes_and_forgives(storage: Storage, base: str) -> None:
 
 def test_a_missing_object_is_not_found(storage: Storage, base: str, tmp_path: Path) -> None:
     uri = join(base, "nowhere")
-    with pytest.raises(NotFound, match=r"^spec.model.source: .*store/nowhere does not exist; \w+"):
+    with pytest.raises(
+        ObjectNotFoundError, match=r"^spec.model.source: .*store/nowhere does not exist; \w+"
+    ):
         storage.read(uri, field="spec.model.source")
-    with pytest.raises(NotFound):
+    with pytest.raises(ObjectNotFoundError):
         storage.download(uri, tmp_path / "target")
     assert not storage.exists(uri)
     assert list(tmp_path.glob("target*")) == []
@@ -274,7 +278,7 @@ def test_a_missing_object_is_not_found(storage: Storage, base: str, tmp_path: Pa
 
 def test_a_wrong_sha256_leaves_no_file(storage: Storage, base: str, tmp_path: Path) -> None:
     storage.write(join(base, "x"), b"content")
-    with pytest.raises(ChecksumMismatch, match="is damaged: its sha256 is"):
+    with pytest.raises(ChecksumMismatchError, match="is damaged: its sha256 is"):
         storage.download(join(base, "x"), tmp_path / "target", sha256="0" * 64)
     assert list(tmp_path.glob("*target*")) == []
 
@@ -289,9 +293,9 @@ def test_content_that_changed_in_the_store_is_noticed_without_being_asked(
     metadata = client.head_object(Bucket=bucket, Key="x")["Metadata"]
     client.put_object(Bucket=bucket, Key="x", Body=b"what was damaged", Metadata=metadata)
     client.close()
-    with pytest.raises(ChecksumMismatch):
+    with pytest.raises(ChecksumMismatchError):
         storage.read(uri)
-    with pytest.raises(ChecksumMismatch):
+    with pytest.raises(ChecksumMismatchError):
         storage.download(uri, tmp_path / "target")
 
 
@@ -360,7 +364,7 @@ def test_an_interrupted_write_to_a_file_leaves_neither_file_nor_listing(
     assert storage.list(f"file://{store}") == []
     folder = store / "folder"
     folder.mkdir()
-    with pytest.raises(NotFound, match="is a folder, not a file"):
+    with pytest.raises(ObjectNotFoundError, match="is a folder, not a file"):
         storage.write(f"file://{folder}", b"x")
     assert list(folder.iterdir()) == []
     assert len(list(store.iterdir())) == 2

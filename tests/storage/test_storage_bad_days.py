@@ -12,16 +12,16 @@ import boto3
 import pytest
 
 from dreambooth_storage import (
-    AccessDenied,
-    AlreadyExists,
-    Full,
+    AccessDeniedError,
+    AlreadyExistsError,
     Storage,
     StorageError,
+    StorageFullError,
     StorageSettings,
+    StorageUnavailableError,
     TransferPolicy,
-    Unavailable,
 )
-from dreambooth_trainer.process.errors import Denied, TrainerError
+from dreambooth_trainer.process.errors import StorageDeniedError, TrainerError
 from dreambooth_trainer.process.exit_status import exit_code_of
 from tests.faulty_s3 import Fault, FaultyS3, always, sometimes, times
 
@@ -123,11 +123,26 @@ def test_a_server_whose_etags_are_no_md5_is_believed_when_it_says_the_same_twice
 @pytest.mark.parametrize(
     ("fault", "kind", "code", "words"),
     [
-        ("denied", AccessDenied, Denied.exit_code, "check the keys .* may read, list and write in"),
-        ("expired", AccessDenied, Denied.exit_code, r"is refused by http.* \(ExpiredToken\)"),
-        ("full", Full, TrainerError.exit_code, "has no room left .*; make room there"),
-        ("quota", Full, TrainerError.exit_code, "has no room left .*raise its quota"),
-        ("503", Unavailable, TrainerError.exit_code, "see to the server's health and load"),
+        (
+            "denied",
+            AccessDeniedError,
+            StorageDeniedError.exit_code,
+            "check the keys .* may read, list and write in",
+        ),
+        (
+            "expired",
+            AccessDeniedError,
+            StorageDeniedError.exit_code,
+            r"is refused by http.* \(ExpiredToken\)",
+        ),
+        ("full", StorageFullError, TrainerError.exit_code, "has no room left .*; make room there"),
+        ("quota", StorageFullError, TrainerError.exit_code, "has no room left .*raise its quota"),
+        (
+            "503",
+            StorageUnavailableError,
+            TrainerError.exit_code,
+            "see to the server's health and load",
+        ),
     ],
 )
 def test_a_refused_write_says_why_and_replaces_nothing(
@@ -155,7 +170,7 @@ def test_a_write_that_is_refused_for_an_object_that_is_not_there_is_made_again(
     proxy.follow(times("exists", "exists", method="PUT"))
     storage.write(uri, b"first", only_if_absent=True)
     assert storage.read(uri) == b"first"
-    with pytest.raises(AlreadyExists):
+    with pytest.raises(AlreadyExistsError):
         storage.write(uri, b"second", only_if_absent=True)
 
 
@@ -163,7 +178,9 @@ def test_a_server_that_never_stops_saying_so_is_unavailable(
     storage: Storage, proxy: FaultyS3, bucket: str
 ) -> None:
     proxy.follow(always("exists", method="PUT"))
-    with pytest.raises(Unavailable, match="is said to exist when it is written, and not to exist"):
+    with pytest.raises(
+        StorageUnavailableError, match="is said to exist when it is written, and not to exist"
+    ):
         storage.write(f"s3://{bucket}/x", b"first", only_if_absent=True)
 
 
@@ -280,6 +297,6 @@ def test_a_listing_that_never_ends_is_given_up(
 
     with (
         Storage(StorageSettings(serve(Endless)), policy=POLICY) as storage,
-        pytest.raises(Unavailable, match="has a listing that never ends"),
+        pytest.raises(StorageUnavailableError, match="has a listing that never ends"),
     ):
         storage.list("s3://bucket/tree")

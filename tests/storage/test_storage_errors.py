@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from dreambooth_storage import (
-    AccessDenied,
-    NoSuchBucket,
+    AccessDeniedError,
+    NoSuchBucketError,
     Storage,
     StorageError,
     StorageSettings,
+    StorageUnavailableError,
     TransferPolicy,
-    Unavailable,
-    WrongEndpoint,
+    WrongEndpointError,
 )
 from dreambooth_storage.s3.write import part_size
 
@@ -51,13 +51,13 @@ def messages(storage: Storage, uri: str, kind: type[StorageError]) -> list[str]:
 
 
 def test_a_missing_bucket(s3_endpoint: str, s3_env: dict[str, str]) -> None:
-    for message in messages(opened(s3_endpoint), "s3://no-such-bucket/cat", NoSuchBucket):
+    for message in messages(opened(s3_endpoint), "s3://no-such-bucket/cat", NoSuchBucketError):
         assert "is in the bucket no-such-bucket, which does not exist at http" in message
         assert "; create the bucket" in message
 
 
 def test_an_impossible_bucket_name(s3_endpoint: str, s3_env: dict[str, str]) -> None:
-    for message in messages(opened(s3_endpoint), "s3://my images/cat", NoSuchBucket):
+    for message in messages(opened(s3_endpoint), "s3://my images/cat", NoSuchBucketError):
         assert "has no valid bucket name (my images)" in message
 
 
@@ -70,7 +70,7 @@ def test_wrong_keys(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(name, "wrongwrongwrong")
-    for message in messages(opened(s3_endpoint), f"s3://{bucket}/cat", AccessDenied):
+    for message in messages(opened(s3_endpoint), f"s3://{bucket}/cat", AccessDeniedError):
         assert "spec.storage.credentialsSecret" in message
         assert "wrongwrong" not in message
         assert s3_env["AWS_ACCESS_KEY_ID"] not in message
@@ -94,7 +94,7 @@ def test_a_server_that_repeats_the_key_is_not_quoted(serve: Serve, s3_env: dict[
         def log_message(self, *_: object) -> None:
             pass
 
-    for message in messages(opened(serve(Talkative)), "s3://bucket/cat", AccessDenied):
+    for message in messages(opened(serve(Talkative)), "s3://bucket/cat", AccessDeniedError):
         assert "(InvalidAccessKeyId); check the keys" in message
         assert s3_env["AWS_ACCESS_KEY_ID"] not in message
 
@@ -105,7 +105,7 @@ def test_no_keys_at_all(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
-    for message in messages(opened(s3_endpoint), f"s3://{bucket}/cat", AccessDenied):
+    for message in messages(opened(s3_endpoint), f"s3://{bucket}/cat", AccessDeniedError):
         assert "needs credentials, and none were found; check the keys" in message
 
 
@@ -114,7 +114,7 @@ def test_no_keys_at_all(
     ["http://127.0.0.1:1", "http://no-such-host.invalid:8333", "http://u:pw@127.0.0.1:1"],
 )
 def test_nothing_at_the_endpoint(s3_env: dict[str, str], endpoint: str) -> None:
-    for message in messages(opened(endpoint), "s3://bucket/cat", Unavailable):
+    for message in messages(opened(endpoint), "s3://bucket/cat", StorageUnavailableError):
         assert "cannot be reached: nothing answers at http://" in message
         assert "; check spec.storage.endpointURL" in message
         assert "pw@" not in message
@@ -122,12 +122,12 @@ def test_nothing_at_the_endpoint(s3_env: dict[str, str], endpoint: str) -> None:
 
 def test_https_where_http_is_spoken(s3_endpoint: str, s3_env: dict[str, str]) -> None:
     endpoint = s3_endpoint.replace("http:", "https:")
-    for message in messages(opened(endpoint), "s3://bucket/cat", WrongEndpoint):
+    for message in messages(opened(endpoint), "s3://bucket/cat", WrongEndpointError):
         assert "TLS fails (WRONG_VERSION_NUMBER)" in message
 
 
 def test_an_endpoint_that_is_no_url(s3_env: dict[str, str]) -> None:
-    for message in messages(opened("localhost:8333"), "s3://bucket/cat", WrongEndpoint):
+    for message in messages(opened("localhost:8333"), "s3://bucket/cat", WrongEndpointError):
         assert "localhost:8333 is not a URL; write spec.storage.endpointURL as" in message
 
 
@@ -154,7 +154,7 @@ def web_page(request: pytest.FixtureRequest, serve: Serve) -> str:
 
 
 def test_a_web_page_at_the_endpoint(web_page: str, s3_env: dict[str, str]) -> None:
-    for message in messages(opened(web_page), "s3://bucket/cat", WrongEndpoint):
+    for message in messages(opened(web_page), "s3://bucket/cat", WrongEndpointError):
         assert f"what answers at {web_page} is not an S3 server" in message
 
 
@@ -165,7 +165,7 @@ def test_a_server_that_goes_away_during_the_job_is_unavailable_not_wrong(
     endpoint, uri = web_server_that_ends
     with opened(endpoint) as storage:
         assert storage.read(uri) == b"content"
-        with pytest.raises(Unavailable, match=r"nothing answers"):
+        with pytest.raises(StorageUnavailableError, match=r"nothing answers"):
             storage.read(uri)
 
 
@@ -245,14 +245,14 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
     (tmp_path / "locked").chmod(0)
     program = (
         "import os, sys\n"
-        "from dreambooth_storage import AccessDenied, Storage, StorageSettings\n"
+        "from dreambooth_storage import AccessDeniedError, Storage, StorageSettings\n"
         "storage, uri = Storage(StorageSettings()), sys.argv[1]\n"
         "if os.geteuid() == 0:\n"
         "    os.setuid(65534)  # root may read everything\n"
         "for operation in (storage.list, storage.read, storage.exists):\n"
         "    try:\n"
         "        operation(uri, field='spec.output')\n"
-        "    except AccessDenied as error:\n"
+        "    except AccessDeniedError as error:\n"
         "        print(error)\n"
     )
     command = [sys.executable, "-c", program, uri]

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from dreambooth_storage import (
-    AccessDenied,
-    AlreadyExists,
-    ChecksumMismatch,
-    NotFound,
+    AccessDeniedError,
+    AlreadyExistsError,
+    ChecksumMismatchError,
+    ObjectNotFoundError,
     Storage,
     StorageSettings,
+    StorageUnavailableError,
     TransferPolicy,
-    Unavailable,
 )
 from dreambooth_storage.s3.client import S3Client
 from dreambooth_storage.uri import parse
@@ -135,7 +135,7 @@ def test_a_conditional_write_whose_answer_got_lost_has_succeeded(
     last_request = ("PUT", "POST")[size > PART]
     proxy.follow(times("lost", method=last_request, path="uploadId|/x$|/x[?]x-id"))
     storage.write(uri, data, only_if_absent=True)
-    with pytest.raises(AlreadyExists):
+    with pytest.raises(AlreadyExistsError):
         storage.write(uri, data, only_if_absent=True)
     assert storage.read(uri) == data
 
@@ -145,7 +145,7 @@ def test_another_writers_equal_object_is_not_taken_for_ones_own(
 ) -> None:
     storage.write(f"s3://{bucket}/x", b"same")
     proxy.follow(times("reset", method="PUT"))
-    with pytest.raises(AlreadyExists):
+    with pytest.raises(AlreadyExistsError):
         storage.write(f"s3://{bucket}/x", b"same", only_if_absent=True)
 
 
@@ -155,7 +155,9 @@ def test_retries_stop(storage: Storage, proxy: FaultyS3, bucket: str, fault: Fau
     storage.write(uri, noise(1000))
     proxy.requests.clear()
     proxy.follow(always(fault))
-    with pytest.raises(Unavailable, match=r"^spec.output: .*/x is not available from http") as said:
+    with pytest.raises(
+        StorageUnavailableError, match=r"^spec.output: .*/x is not available from http"
+    ) as said:
         storage.read(uri, field="spec.output")
     asked = [(request.method, request.target) for request in proxy.requests]
     assert asked == [("GET", f"/{bucket}/x")] * POLICY.attempts
@@ -166,9 +168,9 @@ def test_what_cannot_get_better_is_not_repeated(
     storage: Storage, proxy: FaultyS3, bucket: str
 ) -> None:
     proxy.follow(times("denied"))
-    with pytest.raises(AccessDenied):
+    with pytest.raises(AccessDeniedError):
         storage.read(f"s3://{bucket}/x")
-    with pytest.raises(NotFound):
+    with pytest.raises(ObjectNotFoundError):
         storage.read(f"s3://{bucket}/x")
     assert len(proxy.requests) == 2
 
@@ -177,7 +179,7 @@ def test_a_failed_upload_leaves_no_parts_behind(
     storage: Storage, proxy: FaultyS3, bucket: str
 ) -> None:
     proxy.follow(always("503", path="partNumber=2"))
-    with pytest.raises(Unavailable):
+    with pytest.raises(StorageUnavailableError):
         storage.write(f"s3://{bucket}/x", noise(3 * PART))
     assert proxy.requests[-1].method == "DELETE"
     assert "uploadId=" in proxy.requests[-1].target
@@ -193,7 +195,7 @@ def test_content_that_was_damaged_on_its_way_is_fetched_again(
     assert storage.read(uri) == data
     assert failures.codes == ["ChecksumMismatch"]
     proxy.follow(times(*["corrupt"] * 3))
-    with pytest.raises(ChecksumMismatch, match="is damaged"):
+    with pytest.raises(ChecksumMismatchError, match="is damaged"):
         storage.read(uri)
 
 
@@ -228,7 +230,7 @@ def test_waiting_grows_and_is_random(
         raise ConnectionResetError
 
     for _ in range(100):
-        with pytest.raises(Unavailable, match="the connection broke"):
+        with pytest.raises(StorageUnavailableError, match="the connection broke"):
             client.call("read", parse("s3://bucket/x"), request)
     client.close()
     for number, longest in enumerate([1.0, 2.0, 4.0, 6.0]):

@@ -87,7 +87,7 @@ class Pod:
         return int(pid)
 
     def kill_rank(self) -> None:
-        """kill -9 its only rank."""
+        """Kill -9 its only rank."""
         os.kill(self.rank(), signal.SIGKILL)
 
     def wait(self) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.errors import TrainerError
-from dreambooth_trainer.process.signals import Stopped, StopSignal
+from dreambooth_trainer.process.signals import StoppedError, StopSignal
 from dreambooth_trainer.process.topology import Topology, load_job
 
 
@@ -56,7 +56,7 @@ def _run(config: Path, topology: Topology, stop: StopSignal) -> int:
         from dreambooth_trainer.run.train import train
 
         code, words = 0, train(job, topology, stop)
-    except Stopped as ended:
+    except StoppedError as ended:
         code, words = ended.exit_code, f"stopped: {ended}"
     except Exception as error:
         if not isinstance(error, (TrainerError, StorageError)):

@@ -7,7 +7,7 @@ import torch
 from dreambooth_api.models.job import DreamBoothJob, output_prefix
 from dreambooth_storage import Storage
 from dreambooth_trainer.process.distributed import Ranks
-from dreambooth_trainer.process.signals import Stopped, StopSignal
+from dreambooth_trainer.process.signals import StoppedError, StopSignal
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.telemetry.telemetry import Observers
 
@@ -39,6 +39,6 @@ class Attempt:
         self.observers.stage(stage)
 
     def check_stop(self) -> None:
-        """Raise `Stopped` on all ranks when any was asked to stop. Collective."""
+        """Raise `StoppedError` on all ranks when any was asked to stop. Collective."""
         if any(self.ranks.gather(self.stop.requested)):
-            raise Stopped("asked to stop between two stages; every checkpoint is kept")
+            raise StoppedError("asked to stop between two stages; every checkpoint is kept")

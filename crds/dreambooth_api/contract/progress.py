@@ -16,7 +16,7 @@ MAX_SAMPLES = 20
 Loss = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 
-class UnreadableProgress(ValueError):
+class UnreadableProgressError(ValueError):
     """An answer that is not a `Progress`, or of an unknown version; the message says which."""
 
 
@@ -63,14 +63,14 @@ class Progress(Message):
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Read an answer; raises `UnreadableProgress`."""
+        """Read an answer; raises `UnreadableProgressError`."""
         try:
             progress = cls.model_validate_json(data)
             check_version("the trainer", progress.version)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "the answer"
-            raise UnreadableProgress(f"{field}: {first['msg']}") from error
+            raise UnreadableProgressError(f"{field}: {first['msg']}") from error
         except ValueError as error:
-            raise UnreadableProgress(str(error)) from error
+            raise UnreadableProgressError(str(error)) from error
         return progress

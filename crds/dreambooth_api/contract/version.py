@@ -16,7 +16,7 @@ OLDEST = 1
 ContractVersion = Annotated[int, Field(ge=1, le=1_000)]
 
 
-class UnsupportedVersion(ValueError):
+class UnsupportedVersionError(ValueError):
     """The other side speaks a version of the contract that this side does not."""
 
     def __init__(self, who: str, spoken: int) -> None:
@@ -30,6 +30,6 @@ class UnsupportedVersion(ValueError):
 
 
 def check_version(who: str, spoken: int) -> None:
-    """Raise `UnsupportedVersion` unless this side reads version `spoken` of `who`."""
+    """Raise `UnsupportedVersionError` unless this side reads version `spoken` of `who`."""
     if not OLDEST <= spoken <= VERSION:
-        raise UnsupportedVersion(who, spoken)
+        raise UnsupportedVersionError(who, spoken)

@@ -1,5 +1,6 @@
 """What every model of the API shares: camelCase names, no unknown fields, reusable bounded
-types."""
+types.
+"""
 
 from datetime import datetime
 from typing import Annotated, Any, Self
@@ -18,7 +19,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from dreambooth_api.models.rules import BrokenRules, rules_of
+from dreambooth_api.models.rules import BrokenRulesError, rules_of
 
 GROUP = "dreambooth.dev"
 VERSION = "v1alpha1"
@@ -46,7 +47,7 @@ class ApiModel(BaseModel):
     def _check_rules(self) -> Self:
         broken = [rule for rule in rules_of(type(self)) if not rule.holds(self)]
         if broken:
-            raise BrokenRules(broken)
+            raise BrokenRulesError(broken)
         return self
 
     @classmethod

@@ -34,7 +34,7 @@ class Rule:
         return {"rule": self.cel, "message": self.message, "fieldPath": f".{self.field}"}
 
 
-class BrokenRules(ValueError):
+class BrokenRulesError(ValueError):
     """The rules that a model breaks."""
 
     def __init__(self, rules: list[Rule]) -> None:

@@ -15,7 +15,7 @@ MAX_BYTES = 262_144
 """Of a job file: `kubectl apply` takes no larger ones."""
 
 
-class InvalidJob(ValueError):
+class InvalidJobError(ValueError):
     """A job that cannot be run. Its text has one line for each problem: `field: what is wrong;
     what to do`.
     """
@@ -28,19 +28,21 @@ class InvalidJob(ValueError):
 def load(source: str | Path) -> DreamBoothJob:
     """Read a job from a file, or from YAML text (a string of more than one line).
 
-    Raises `InvalidJob` with every problem.
+    Raises `InvalidJobError` with every problem.
     """
     return parse(_document(_text(source)))
 
 
 def parse(data: Any) -> DreamBoothJob:
-    """Check a job that is already an object, as the API server returns it; raises `InvalidJob`."""
+    """Check a job that is already an object, as the API server returns it; raises
+    `InvalidJobError`.
+    """
     if not isinstance(data, Mapping):
-        raise InvalidJob("job: must be a mapping; write apiVersion, kind, metadata and spec")
+        raise InvalidJobError("job: must be a mapping; write apiVersion, kind, metadata and spec")
     try:
         return DreamBoothJob.model_validate(dict(data), by_alias=True, by_name=False)
     except ValidationError as error:
-        raise InvalidJob(*problems(error)) from error
+        raise InvalidJobError(*problems(error)) from error
 
 
 def dump(job: DreamBoothJob) -> str:
@@ -58,9 +60,11 @@ def _text(source: str | Path) -> str:
         text = data.decode()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise InvalidJob(f"{path}: {reason}; name a readable YAML file") from error
+        raise InvalidJobError(f"{path}: {reason}; name a readable YAML file") from error
     if len(data) > MAX_BYTES:
-        raise InvalidJob(f"{path}: has more than {MAX_BYTES} bytes, which no job has; shorten it")
+        raise InvalidJobError(
+            f"{path}: has more than {MAX_BYTES} bytes, which no job has; shorten it"
+        )
     return text
 
 
@@ -69,9 +73,9 @@ def _document(text: str) -> Any:
     try:
         found = [document for document in yamljson.documents(text) if document is not None]
     except yaml.YAMLError as error:
-        raise InvalidJob(_syntax_problem(error)) from error
+        raise InvalidJobError(_syntax_problem(error)) from error
     if len(found) != 1:
-        raise InvalidJob(f"job: expected one job in the file, found {len(found)}; keep one")
+        raise InvalidJobError(f"job: expected one job in the file, found {len(found)}; keep one")
     return found[0]
 
 

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from dreambooth_api.codegen.schema import Schema, job_schema
 from dreambooth_api.models.base import PATTERNS
-from dreambooth_api.models.rules import BrokenRules
+from dreambooth_api.models.rules import BrokenRulesError
 
 Location = tuple[int | str, ...]
 SHOWN_CHARACTERS = 60
@@ -45,7 +45,7 @@ def _key(key: str) -> str:
 def _lines(detail: ErrorDetails) -> Iterator[str]:
     path = path_of(detail["loc"])
     broken = detail.get("ctx", {}).get("error")
-    if isinstance(broken, BrokenRules):
+    if isinstance(broken, BrokenRulesError):
         yield from (f"{path}.{rule.field}: {rule.message}" for rule in broken.rules)
     elif detail["type"] == "extra_forbidden":
         yield f"{path}: unknown field; {_remedy(detail['loc'])}"

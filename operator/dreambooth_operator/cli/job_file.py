@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.parsing.load import InvalidJob, load, parse
+from dreambooth_api.parsing.load import InvalidJobError, load, parse
 from dreambooth_operator.errors import UserError
 
 
@@ -12,7 +12,7 @@ def read_job(path: Path) -> DreamBoothJob:
     """The job in a file; raises `UserError` that lists every problem."""
     try:
         return load(path)
-    except InvalidJob as error:
+    except InvalidJobError as error:
         raise _listed(str(path), error) from error
 
 
@@ -20,10 +20,10 @@ def checked(document: Any, what: str) -> DreamBoothJob:
     """The job in a document that is called `what`; raises `UserError` that lists every problem."""
     try:
         return parse(document)
-    except InvalidJob as error:
+    except InvalidJobError as error:
         raise _listed(what, error) from error
 
 
-def _listed(what: str, error: InvalidJob) -> UserError:
+def _listed(what: str, error: InvalidJobError) -> UserError:
     lines = "".join(f"\n  {problem}" for problem in error.problems)
     return UserError(f"{what} is not valid:{lines}")

@@ -17,7 +17,7 @@ KEYS = {
 }
 
 
-class StorageProblem(UserError):
+class StorageProblemError(UserError):
     """Object storage refused. The message names the URI and what to do."""
 
 
@@ -35,7 +35,7 @@ class ObjectStorage:
     """The storage of one job; URIs are `s3://bucket/key` or `file:///path`.
 
     Credentials come from `environment`, else from boto3's usual places. Every method raises
-    `StorageProblem`.
+    `StorageProblemError`.
     """
 
     def __init__(self, storage: Storage, environment: Mapping[str, str]) -> None:
@@ -136,9 +136,9 @@ def _explained(uri: str) -> Iterator[None]:
         yield
     except Boto3Error as error:  # hides the server's answer
         cause = error.__context__ if isinstance(error.__context__, ClientError) else error
-        raise StorageProblem(f"{uri}: {_sentence(cause)}") from error
+        raise StorageProblemError(f"{uri}: {_sentence(cause)}") from error
     except (BotoCoreError, ClientError) as error:
-        raise StorageProblem(f"{uri}: {_sentence(error)}") from error
+        raise StorageProblemError(f"{uri}: {_sentence(error)}") from error
 
 
 def _sentence(error: Exception) -> str:

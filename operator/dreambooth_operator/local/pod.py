@@ -97,7 +97,7 @@ class LocalPod:
             return log.read().decode(errors="replace").splitlines()[-count:]
 
     def _message(self, code: int) -> str:
-        """terminationMessagePolicy FallbackToLogsOnError."""
+        """TerminationMessagePolicy FallbackToLogsOnError."""
         written = self.termination_log
         text = written.read_text(errors="replace").strip() if written.exists() else ""
         if not text and code:

@@ -13,7 +13,7 @@ from dreambooth_api.contract.stages import Stage
 ANSWER_LIMIT = 1 << 20
 
 
-class ProgressUnavailable(Exception):
+class ProgressUnavailableError(Exception):
     """Nobody answers, or not with progress. Usual while a job starts and while it ends."""
 
 
@@ -63,17 +63,17 @@ class TrainerProgress(_Part):
 
 
 def read_progress(address: str, port: int, timeout: float = 2.0) -> TrainerProgress:
-    """Ask rank 0's pod at `address`:`port`; raises `ProgressUnavailable`."""
+    """Ask rank 0's pod at `address`:`port`; raises `ProgressUnavailableError`."""
     connection = http.client.HTTPConnection(address, port, timeout=timeout)
     try:
         connection.request("GET", "/progress")
         answer = connection.getresponse()
         body = answer.read(ANSWER_LIMIT)
         if answer.status != 200:
-            raise ProgressUnavailable(f"{address}:{port} answers {answer.status}")
+            raise ProgressUnavailableError(f"{address}:{port} answers {answer.status}")
         return TrainerProgress.model_validate_json(body)
     except (OSError, http.client.HTTPException, ValidationError) as error:
-        raise ProgressUnavailable(f"{address}:{port}: {error}") from error
+        raise ProgressUnavailableError(f"{address}:{port}: {error}") from error
     finally:
         connection.close()
 
@@ -105,5 +105,5 @@ class ProgressWatch:
         while not self._stop.wait(self._every):
             try:
                 self.latest = read_progress(*self._place)
-            except ProgressUnavailable:
+            except ProgressUnavailableError:
                 continue

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.config import Config
 
-from dreambooth_storage.errors import WrongEndpoint
+from dreambooth_storage.errors import WrongEndpointError
 from dreambooth_storage.interface import StorageSettings, TransferObserver, TransferPolicy
 from dreambooth_storage.s3.errors import FAILURES, translate
 from dreambooth_storage.uri import Location
@@ -74,7 +74,8 @@ class S3Client:
 
     def _pause(self, attempt: int) -> float:
         """Seconds to wait after failed attempt `attempt` (from 1): exponential with full jitter,
-        so that ranks that failed together do not come back together."""
+        so that ranks that failed together do not come back together.
+        """
         longest = min(self.policy.max_delay, self.policy.base_delay * 2 ** (attempt - 1))
         return random.uniform(0, longest)
 
@@ -114,7 +115,7 @@ class S3Client:
                 config=config,
             )
         except ValueError:
-            raise WrongEndpoint(
+            raise WrongEndpointError(
                 location.uri,
                 f"cannot be reached: {self._endpoint} is not a URL",
                 "write spec.storage.endpointURL as https://host:port",

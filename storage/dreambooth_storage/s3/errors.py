@@ -13,14 +13,14 @@ import urllib3.exceptions
 from botocore.parsers import ResponseParserError
 
 from dreambooth_storage.errors import (
-    AccessDenied,
-    AlreadyExists,
-    Full,
-    NoSuchBucket,
-    NotFound,
+    AccessDeniedError,
+    AlreadyExistsError,
+    NoSuchBucketError,
+    ObjectNotFoundError,
     StorageError,
-    Unavailable,
-    WrongEndpoint,
+    StorageFullError,
+    StorageUnavailableError,
+    WrongEndpointError,
 )
 
 _TRANSIENT_CODES = {
@@ -74,11 +74,11 @@ _CREDENTIALS_ADVICE = (
 _ENDPOINT_ADVICE = "check spec.storage.endpointURL"
 
 
-class Truncated(Exception):
+class TruncatedBodyError(Exception):
     """A body ended before its announced length."""
 
 
-class NotS3(Exception):
+class NotAnS3ServerError(Exception):
     """An answer that no S3 server gives."""
 
 
@@ -89,8 +89,8 @@ FAILURES = (
     ConnectionError,
     TimeoutError,
     ResponseParserError,
-    Truncated,
-    NotS3,
+    TruncatedBodyError,
+    NotAnS3ServerError,
 )
 """Everything that a request can raise, reading its body included; not what local files raise."""
 
@@ -109,24 +109,24 @@ def translate(raised: Exception, uri: str, bucket: str, endpoint: str, reached: 
     if isinstance(raised, boto.ClientError):
         return _of_answer(raised, uri, bucket, endpoint)
     code = type(raised).__name__
-    if isinstance(raised, NotS3):
+    if isinstance(raised, NotAnS3ServerError):
         return Failure(_not_s3(uri, endpoint), code, False)
     if isinstance(raised, ResponseParserError) and not reached:
         return Failure(_not_s3(uri, endpoint), code, True)
     if isinstance(raised, _NO_CREDENTIALS):
         problem = "needs credentials, and none were found"
-        return Failure(AccessDenied(uri, problem, _CREDENTIALS_ADVICE), code, False)
+        return Failure(AccessDeniedError(uri, problem, _CREDENTIALS_ADVICE), code, False)
     if isinstance(raised, boto.CredentialRetrievalError):
         problem = "needs credentials, and the pod's identity gave none"
-        return Failure(AccessDenied(uri, problem, _CREDENTIALS_ADVICE), code, True)
+        return Failure(AccessDeniedError(uri, problem, _CREDENTIALS_ADVICE), code, True)
     if isinstance(raised, boto.ParamValidationError):
         problem = f"has no valid bucket name ({bucket})"
-        return Failure(NoSuchBucket(uri, problem, "correct the URI"), code, False)
+        return Failure(NoSuchBucketError(uri, problem, "correct the URI"), code, False)
     if isinstance(raised, _NOT_REACHED) and not reached:
         problem = f"cannot be reached: {_reason(raised)} at {endpoint}"
         advice = f"{_ENDPOINT_ADVICE}: scheme, host and port, and that the host is up"
         # A server that is down for a while looks like one that was never there: worth a retry.
-        kind = WrongEndpoint if isinstance(raised, boto.SSLError) else Unavailable
+        kind = WrongEndpointError if isinstance(raised, boto.SSLError) else StorageUnavailableError
         return Failure(kind(uri, problem, advice), code, True)
     return Failure(_unavailable(uri, endpoint, _reason(raised)), code, True)
 
@@ -139,7 +139,7 @@ def _of_answer(raised: boto.ClientError, uri: str, bucket: str, endpoint: str) -
     if code in _FULL_CODES or status == 507:
         advice = "make room there, or raise its quota; the job goes on from its last checkpoint"
         problem = f"cannot be written: {endpoint} has no room left ({said})"
-        return Failure(Full(uri, problem, advice), code or str(status), False)
+        return Failure(StorageFullError(uri, problem, advice), code or str(status), False)
     if code in _TRANSIENT_CODES or status in (408, 429) or (status >= 500 and status != 501):
         return Failure(_unavailable(uri, endpoint, said), code or str(status), True)
     error = _permanent(code, status, said, uri, bucket, endpoint)
@@ -152,37 +152,43 @@ def _permanent(
     if not code:  # a proxy or a web page: S3's errors always have a code
         return _not_s3(uri, endpoint)
     if code in ("NoSuchBucket", "InvalidBucketName"):
-        return NoSuchBucket(
+        return NoSuchBucketError(
             uri,
             f"is in the bucket {bucket}, which does not exist at {endpoint}",
             "create the bucket, or correct the URI or spec.storage.endpointURL",
         )
     if code in _WRONG_REGION_CODES or status in (301, 307):
         problem = f"is not served from this region by {endpoint} ({said})"
-        return WrongEndpoint(uri, problem, "check spec.storage.region and spec.storage.endpointURL")
+        return WrongEndpointError(
+            uri, problem, "check spec.storage.region and spec.storage.endpointURL"
+        )
     if code in ("PreconditionFailed", "412"):
-        return AlreadyExists(uri, "exists already", "remove it, or choose another place")
+        return AlreadyExistsError(uri, "exists already", "remove it, or choose another place")
     if code in ("NoSuchKey", "NoSuchUpload", "404"):
-        return NotFound(uri, "does not exist", "correct the URI, or put the object there")
+        return ObjectNotFoundError(
+            uri, "does not exist", "correct the URI, or put the object there"
+        )
     if code == "RequestTimeTooSkewed":
-        return AccessDenied(uri, "is refused: this machine's clock is wrong", "set the clock")
+        return AccessDeniedError(uri, "is refused: this machine's clock is wrong", "set the clock")
     if status in (401, 403):
         advice = f"{_CREDENTIALS_ADVICE} and that they may read, list and write in {bucket}"
-        return AccessDenied(uri, f"is refused by {endpoint} ({said})", advice)
+        return AccessDeniedError(uri, f"is refused by {endpoint} ({said})", advice)
     if status == 501:
         problem = f"needs what {endpoint} does not implement ({said})"
-        return WrongEndpoint(uri, problem, "use a server with conditional writes (If-None-Match)")
+        return WrongEndpointError(
+            uri, problem, "use a server with conditional writes (If-None-Match)"
+        )
     return StorageError(uri, f"is refused by {endpoint} ({said})", "see what the server's log says")
 
 
-def _not_s3(uri: str, endpoint: str) -> WrongEndpoint:
+def _not_s3(uri: str, endpoint: str) -> WrongEndpointError:
     problem = f"cannot be reached: what answers at {endpoint} is not an S3 server"
     advice = f"{_ENDPOINT_ADVICE}: it must be the S3 API's own host and port, not a web console's"
-    return WrongEndpoint(uri, problem, advice)
+    return WrongEndpointError(uri, problem, advice)
 
 
-def _unavailable(uri: str, endpoint: str, reason: str) -> Unavailable:
-    return Unavailable(
+def _unavailable(uri: str, endpoint: str, reason: str) -> StorageUnavailableError:
+    return StorageUnavailableError(
         uri,
         f"is not available from {endpoint} ({reason})",
         "see to the server's health and load, then start the job again",
@@ -199,7 +205,7 @@ def _reason(raised: Exception) -> str:
         return f"TLS fails ({found.group(1) if found else 'certificate or protocol'})"
     if isinstance(raised, boto.ConnectTimeoutError | boto.ReadTimeoutError | TimeoutError):
         return "time-out"
-    if isinstance(raised, Truncated):
+    if isinstance(raised, TruncatedBodyError):
         return f"the body ended early: {text}"
     if isinstance(raised, ResponseParserError):
         return "the answer is garbled"

@@ -15,12 +15,12 @@ from typing import Any, Protocol, TypeVar
 
 from botocore.exceptions import ClientError
 
-from dreambooth_storage.errors import ChecksumMismatch, Unavailable
+from dreambooth_storage.errors import ChecksumMismatchError, StorageUnavailableError
 from dreambooth_storage.file_store import unfinished, verify
 from dreambooth_storage.interface import MIB
 from dreambooth_storage.parallel import run_all
 from dreambooth_storage.s3.client import S3Client
-from dreambooth_storage.s3.errors import NotS3, Truncated
+from dreambooth_storage.s3.errors import NotAnS3ServerError, TruncatedBodyError
 from dreambooth_storage.uri import Location
 
 SHA256_KEY = "dreambooth-sha256"
@@ -32,7 +32,7 @@ T = TypeVar("T")
 S = TypeVar("S", bound="_Sink")
 
 
-class _Changed(Exception):
+class _ChangedError(Exception):
     """The object was replaced between two of its ranges."""
 
 
@@ -107,7 +107,7 @@ class _Check:
         self._seen: set[str] = set()
 
     def __call__(self, version: _Version, content: _Sink) -> None:
-        """Raises ChecksumMismatch."""
+        """Raises ChecksumMismatchError."""
         if expected := self._sha256 or version.sha256:
             verify(self._uri, expected, content.digest("sha256"))
         elif version.md5:
@@ -117,7 +117,7 @@ class _Check:
         # Where a server's ETag is no md5, content that comes twice the same is believed.
         if found != expected and found not in self._seen:
             self._seen.add(found)
-            raise ChecksumMismatch(self._uri, "arrived damaged", "see to the network")
+            raise ChecksumMismatchError(self._uri, "arrived damaged", "see to the network")
 
 
 class Reader:
@@ -171,13 +171,13 @@ class Reader:
         for attempt in range(1, _WHOLE_ATTEMPTS + 1):
             try:
                 return once()
-            except ChecksumMismatch:
+            except ChecksumMismatchError:
                 self._client.failed("read", "ChecksumMismatch")
                 if attempt == _WHOLE_ATTEMPTS:
                     raise
-            except _Changed:
+            except _ChangedError:
                 self._client.failed("read", "Changed")
-        raise Unavailable(
+        raise StorageUnavailableError(
             location.uri, "changes while it is read", "stop what writes to it, then try again"
         )
 
@@ -214,7 +214,7 @@ class Reader:
                 )
             except ClientError as error:
                 if _code(error) in ("PreconditionFailed", "412", "NoSuchKey", "InvalidRange"):
-                    raise _Changed from None
+                    raise _ChangedError from None
                 raise
             _fill(sink, answer["Body"], start, stop - start)
 
@@ -242,7 +242,7 @@ def _fill(sink: _Sink, body: Any, start: int, length: int) -> None:
     try:
         count = sink.fill(body, start, length)
         if count < length:
-            raise Truncated(f"{count} of {length} bytes")
+            raise TruncatedBodyError(f"{count} of {length} bytes")
     finally:
         body.close()
 
@@ -258,7 +258,7 @@ def _checked(answer: Any) -> Any:
     """The answer, once it is certain that an S3 server gave it: web pages have status 200 too."""
     if "ETag" not in answer:
         answer["Body"].close()
-        raise NotS3
+        raise NotAnS3ServerError
     return answer
 
 

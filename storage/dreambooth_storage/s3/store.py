@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dreambooth_storage.errors import Unavailable
+from dreambooth_storage.errors import StorageUnavailableError
 from dreambooth_storage.file_store import errors_of_target
 from dreambooth_storage.interface import (
     Listing,
@@ -19,7 +19,7 @@ from dreambooth_storage.interface import (
     Written,
 )
 from dreambooth_storage.s3.client import S3Client
-from dreambooth_storage.s3.errors import NotS3
+from dreambooth_storage.s3.errors import NotAnS3ServerError
 from dreambooth_storage.s3.read import Reader
 from dreambooth_storage.s3.write import Writer
 from dreambooth_storage.uri import Location
@@ -51,7 +51,7 @@ class S3Store:
                 return found
             token = page.get("NextContinuationToken")
             if token in tokens:
-                raise Unavailable(
+                raise StorageUnavailableError(
                     location.uri,
                     "has a listing that never ends: the server repeats a page",
                     "see what the server's log says",
@@ -110,7 +110,7 @@ class S3Store:
 def _page(location: Location, more: dict[str, str], client: Any) -> Any:
     answer = client.list_objects_v2(Bucket=location.bucket, Prefix=location.prefix, **more)
     if "Name" not in answer:
-        raise NotS3
+        raise NotAnS3ServerError
     return answer
 
 

@@ -13,11 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dreambooth_storage.errors import AlreadyExists, NotFound, StorageError, Unavailable
+from dreambooth_storage.errors import (
+    AlreadyExistsError,
+    ObjectNotFoundError,
+    StorageError,
+    StorageUnavailableError,
+)
 from dreambooth_storage.interface import MIB, Written
 from dreambooth_storage.parallel import run_all
 from dreambooth_storage.s3.client import S3Client
-from dreambooth_storage.s3.errors import NotS3
+from dreambooth_storage.s3.errors import NotAnS3ServerError
 from dreambooth_storage.s3.read import SHA256_KEY
 from dreambooth_storage.uri import Location
 
@@ -37,7 +42,7 @@ class Writer:
         self._parts = parts
 
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
-        """Store bytes; AlreadyExists where they would replace an object that must stay."""
+        """Store bytes; AlreadyExistsError where they would replace an object that must stay."""
         written = Written(location.uri, len(data), hashlib.sha256(data).hexdigest())
         condition = {"IfNoneMatch": "*"} if only_if_absent else {}
         described = {SHA256_KEY: written.sha256}
@@ -47,7 +52,8 @@ class Writer:
 
     def upload(self, path: Path, location: Location) -> Written:
         """Store a file. It is read twice: its sha256 travels in the object's metadata, which
-        must be known before the first part."""
+        must be known before the first part.
+        """
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = os.fstat(file.fileno()).st_size
@@ -85,13 +91,13 @@ class Writer:
         for _ in range(_CONTRADICTIONS):
             try:
                 return store(location, content, size, options, condition)
-            except (AlreadyExists, NotFound) as error:
+            except (AlreadyExistsError, ObjectNotFoundError) as error:
                 found = self._metadata(location)
                 if found is not None and found.get(_WRITE_KEY) == nonce:
                     return None
-                if found is not None or isinstance(error, NotFound):
+                if found is not None or isinstance(error, ObjectNotFoundError):
                     raise
-        raise Unavailable(
+        raise StorageUnavailableError(
             location.uri,
             "is said to exist when it is written, and not to exist when it is looked at",
             "see what the server's log says",
@@ -111,7 +117,7 @@ class Writer:
         def request(client: Any) -> None:
             answer = client.put_object(**options, **condition, Body=body, ContentMD5=md5)
             if "ETag" not in answer:
-                raise NotS3
+                raise NotAnS3ServerError
 
         self._client.call("write", location, request)
 
@@ -148,7 +154,7 @@ class Writer:
         def request(client: Any) -> str:
             answer = client.create_multipart_upload(**options)
             if "UploadId" not in answer:
-                raise NotS3
+                raise NotAnS3ServerError
             return str(answer["UploadId"])
 
         return self._client.call("write", location, request)
@@ -189,7 +195,7 @@ class Writer:
             answer = self._client.call(
                 "write", location, lambda client: client.head_object(**_name(location))
             )
-        except NotFound:
+        except ObjectNotFoundError:
             return None
         metadata: dict[str, str] = answer.get("Metadata", {})
         return metadata

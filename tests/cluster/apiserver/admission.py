@@ -91,7 +91,8 @@ def faults(
     schema: Json, content: Json, old: Json | None, known: Iterable[Cause] = ()
 ) -> list[Cause]:
     """All that the schema says against a complete object, given its old state in an update, after
-    the faults that are known already."""
+    the faults that are known already.
+    """
     wrong = [*known, *wrong_values(schema, content)]
     if any(cause.reason in BLOCKING for cause in wrong):
         return [*wrong, NOT_CHECKED] if _has_rules(schema) else wrong

@@ -14,7 +14,7 @@ def since(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """apimachinery's HumanDuration."""
+    """Apimachinery's HumanDuration."""
     whole = int(seconds)
     minutes, hours, days = whole // 60, whole // 3600, whole // 86400
     if whole < -1:

@@ -40,7 +40,7 @@ HEALTH = ("/healthz", "/readyz", "/livez")
 FIRST_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 
 
-class NoSuchGroup(Exception):
+class NoSuchGroupError(Exception):
     """A path of a group or version that is not served: answered without a Status."""
 
 
@@ -74,7 +74,7 @@ class Api:
         try:
             await self.faults.strike(request)
             return await self._answer(request)
-        except NoSuchGroup:
+        except NoSuchGroupError:
             return web.Response(status=404, text="404 page not found\n")
         except ApiError as error:
             return _refusal(error)
@@ -142,7 +142,7 @@ class Api:
         plural, name, subresource = [*rest, "", "", ""][:3]
         resource = self.registry.find(group, version, plural)
         if discovery.resource_list(self.registry, group, version) is None:
-            raise NoSuchGroup
+            raise NoSuchGroupError
         if resource is None or len(rest) > 3:
             raise not_served()
         query = dict(request.query)

@@ -141,7 +141,8 @@ def _resized_together(before: Json, after: Json) -> bool:
 
 def _fixed_template(old: Json, spec: Json, version: str) -> Json:
     """The template without what may change now: a suspended Job that never started, or whose
-    pods are all gone, may be placed anew, and its resources changed."""
+    pods are all gone, may be placed anew, and its resources changed.
+    """
     template: Json = spec["template"]
     status = old.get("status") or {}
     if not old["spec"].get("suspend") or status.get("active"):

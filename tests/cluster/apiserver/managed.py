@@ -98,7 +98,8 @@ def _ownable(content: Json) -> Json:
 
 def after_update(call: Call, shape: Shape, old: Json, new: Json) -> Json:
     """The new state with its owners: the writer owns what it added or changed, and what is gone
-    has no owner."""
+    has no owner.
+    """
     before = managers(old)
     changed = changes(shape, old, new)
     mine = changed["added"] | changed["modified"]

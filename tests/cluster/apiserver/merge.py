@@ -141,7 +141,8 @@ def _ordered(
     items: list[Any], before: list[Any], order: list[Any], merge_key: str | None
 ) -> list[Any]:
     """Items of a merged list: those that the patch orders in its order, merged with the others in
-    theirs; of two, what the list did not hold before comes first."""
+    theirs; of two, what the list did not hold before comes first.
+    """
 
     def name(item: Any) -> Any:
         return item.get(merge_key) if merge_key else item

@@ -17,7 +17,7 @@ DNS_NAME = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)+")
 RENDEZVOUS = {"MASTER_ADDR": "MASTER_PORT", "PET_MASTER_ADDR": "PET_MASTER_PORT"}
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """What a pod refers to is not there (yet). The message is the kubelet's."""
 
 
@@ -30,7 +30,7 @@ class Sources:
         self._namespace = pod["metadata"]["namespace"]
 
     async def volumes(self) -> dict[str, Files]:
-        """The files of each volume; raises `Missing`."""
+        """The files of each volume; raises `MissingError`."""
         return {
             each["name"]: await self._volume(each) for each in self._pod["spec"].get("volumes", [])
         }
@@ -43,9 +43,11 @@ class Sources:
                 return await self._chosen("secret", volume["secret"], "secretName")
             if "emptyDir" in volume:
                 return {}
-            raise Missing(f"this node has no such volumes: {', '.join(set(volume) - {'name'})}")
-        except Missing as error:
-            raise Missing(
+            raise MissingError(
+                f"this node has no such volumes: {', '.join(set(volume) - {'name'})}"
+            )
+        except MissingError as error:
+            raise MissingError(
                 f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}'
             ) from None
 
@@ -58,13 +60,13 @@ class Sources:
         wanted = {item["key"]: item["path"] for item in source["items"]}
         absent = sorted(set(wanted) - set(data))
         if absent and not optional:
-            raise Missing(f"references non-existent {kind} key: {absent[0]}")
+            raise MissingError(f"references non-existent {kind} key: {absent[0]}")
         return {path: data[key] for key, path in wanted.items() if key in data}
 
     async def environment(
         self, container: Object, address: str, host: str, paths: Mapping[str, Path]
     ) -> dict[str, str]:
-        """The container's own variables, as they are on this machine; raises `Missing`."""
+        """The container's own variables, as they are on this machine; raises `MissingError`."""
         found: dict[str, str] = {}
         for source in container.get("envFrom", []):
             found |= await self._all_of(source)
@@ -92,7 +94,7 @@ class Sources:
         if "secretKeyRef" in source:
             return await self._key("secret", source["secretKeyRef"])
         if source:
-            raise Missing(f"this node has no such variables: {', '.join(source)}")
+            raise MissingError(f"this node has no such variables: {', '.join(source)}")
         return expand(variable.get("value", ""), known)
 
     async def _key(self, kind: str, reference: Object) -> str | None:
@@ -104,7 +106,7 @@ class Sources:
             return None
         written = {"configmap": "ConfigMap", "secret": "Secret"}[kind]
         place = f"{self._namespace}/{reference['name']}"
-        raise Missing(f"couldn't find key {reference['key']} in {written} {place}")
+        raise MissingError(f"couldn't find key {reference['key']} in {written} {place}")
 
     async def _data(self, kind: str, name: str, optional: bool) -> Files:
         path = f"api/v1/namespaces/{self._namespace}/{kind}s/{name}"
@@ -115,7 +117,7 @@ class Sources:
                 raise
             if optional:
                 return {}
-            raise Missing(f'{kind} "{name}" not found') from None
+            raise MissingError(f'{kind} "{name}" not found') from None
         if kind == "secret":
             return _decoded(found.get("data"))
         texts = {key: text.encode() for key, text in (found.get("data") or {}).items()}
@@ -140,7 +142,7 @@ class Sources:
             "status.hostIPs": host,
         }
         if path not in fields:
-            raise Missing(f"field {path} is not known on this node")
+            raise MissingError(f"field {path} is not known on this node")
         return fields[path]
 
     def _on_this_machine(

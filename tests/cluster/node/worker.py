@@ -19,7 +19,7 @@ from tests.cluster.node.images import ImageProblem, image_problem
 from tests.cluster.node.probe import watch_readiness
 from tests.cluster.node.reporter import Reporter
 from tests.cluster.node.settings import NodeSettings
-from tests.cluster.node.sources import Missing, Sources
+from tests.cluster.node.sources import MissingError, Sources
 from tests.cluster.node.status import PodState, running, terminated, timestamp, waiting
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ CANNOT_START = 128
 Found = TypeVar("Found")
 
 
-class CannotStart(Exception):
+class CannotStartError(Exception):
     """The container's command cannot be executed."""
 
 
@@ -110,7 +110,7 @@ class Worker:
         self._report()
         try:
             self._container = await self._unless_deleted(self._prepare())
-        except CannotStart as error:
+        except CannotStartError as error:
             self._state.state = terminated(CANNOT_START, timestamp(), str(error), "StartError")
             return
         if self._container is None:
@@ -159,7 +159,7 @@ class Worker:
         )
         if container.executable is None:
             command = container.command[0]
-            raise CannotStart(f'exec: "{command}": executable file not found in $PATH')
+            raise CannotStartError(f'exec: "{command}": executable file not found in $PATH')
         self._reporter.event("Created", f"Container created: {spec['name']}")
         return container
 
@@ -177,7 +177,7 @@ class Worker:
         while True:
             try:
                 return await look()
-            except Missing as error:
+            except MissingError as error:
                 if str(error) != told:
                     told = str(error)
                     missing(told)

@@ -47,5 +47,5 @@ def namespace(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @pytest.fixture
 def kubectl(plane: ControlPlane, namespace: str) -> Kubectl:
-    """kubectl in that namespace."""
+    """Kubectl in that namespace."""
     return Kubectl(plane.kubeconfig, namespace)

@@ -34,7 +34,7 @@ KEY = Key("team-a", "mug")
 POLICY = Policy(default_image="trainer:1")
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """The operator dies, or an API call fails, in the middle of carrying out a decision."""
 
 
@@ -126,7 +126,7 @@ class World:
 
     def _call(self, left: int | None, act: Callable[[], None]) -> int | None:
         if left == 0:
-            raise Crash
+            raise CrashError
         act()
         self.writes += 1
         return None if left is None else left - 1

@@ -6,7 +6,7 @@ import pytest
 
 from dreambooth_api.models.storage import Storage
 from dreambooth_operator.errors import UserError
-from dreambooth_operator.local.objects import ObjectStorage, StorageProblem
+from dreambooth_operator.local.objects import ObjectStorage, StorageProblemError
 
 
 def storage(endpoint: str, env: dict[str, str]) -> ObjectStorage:
@@ -71,21 +71,23 @@ def test_one_file_goes_to_its_uri(
 def test_missing_bucket_is_named(s3_endpoint: str, s3_env: dict[str, str], tree: Path) -> None:
     objects = storage(s3_endpoint, s3_env)
     with pytest.raises(
-        StorageProblem, match=r"s3://absent-bucket/x/a\.png: there is no such bucket"
+        StorageProblemError, match=r"s3://absent-bucket/x/a\.png: there is no such bucket"
     ):
         objects.upload(tree, "s3://absent-bucket/x")
-    with pytest.raises(StorageProblem, match=r"s3://absent-bucket/x: there is no such bucket"):
+    with pytest.raises(StorageProblemError, match=r"s3://absent-bucket/x: there is no such bucket"):
         objects.listing("s3://absent-bucket/x")
 
 
 def test_wrong_key_is_access_denied(s3_endpoint: str, bucket: str) -> None:
     wrong = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
-    with pytest.raises(StorageProblem, match=r"access denied .* set AWS_ACCESS_KEY_ID"):
+    with pytest.raises(StorageProblemError, match=r"access denied .* set AWS_ACCESS_KEY_ID"):
         storage(s3_endpoint, wrong).listing(f"s3://{bucket}/x")
 
 
 def test_silent_endpoint_is_named(s3_env: dict[str, str]) -> None:
-    with pytest.raises(StorageProblem, match=r"does not answer; check spec\.storage\.endpointURL"):
+    with pytest.raises(
+        StorageProblemError, match=r"does not answer; check spec\.storage\.endpointURL"
+    ):
         storage("http://127.0.0.1:9", s3_env).listing("s3://bucket/x")
 
 

@@ -5,7 +5,11 @@ import time
 
 import pytest
 
-from dreambooth_operator.local.progress import ProgressUnavailable, ProgressWatch, read_progress
+from dreambooth_operator.local.progress import (
+    ProgressUnavailableError,
+    ProgressWatch,
+    read_progress,
+)
 from dreambooth_trainer.telemetry.metrics import Metrics
 from dreambooth_trainer.telemetry.progress import Progress, Server
 
@@ -43,14 +47,14 @@ def test_trainers_own_progress_is_understood(trainer: Progress, port: int) -> No
 def test_nobody_there_is_unavailable() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        with pytest.raises(ProgressUnavailable):
+        with pytest.raises(ProgressUnavailableError):
             read_progress("127.0.0.1", unused.getsockname()[1])
 
 
 def test_rank_without_progress_is_unavailable() -> None:
     server = Server(Metrics({"job": "mug"}), None, "127.0.0.1", 0)
     try:
-        with pytest.raises(ProgressUnavailable, match="404"):
+        with pytest.raises(ProgressUnavailableError, match="404"):
             read_progress("127.0.0.1", server.port)
     finally:
         server.close()
@@ -59,7 +63,7 @@ def test_rank_without_progress_is_unavailable() -> None:
 def test_server_that_never_answers_is_unavailable_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
-        with pytest.raises(ProgressUnavailable):
+        with pytest.raises(ProgressUnavailableError):
             read_progress("127.0.0.1", silent.getsockname()[1], timeout=0.2)
         assert time.monotonic() - started < 5
 

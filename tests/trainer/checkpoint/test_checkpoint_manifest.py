@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreambooth_trainer.checkpoint.manifest import (
-    Damaged,
+    DamagedCheckpointError,
     Entry,
     Manifest,
     Shard,
-    UnknownFormat,
+    UnknownFormatError,
     read_entry,
     read_manifest,
 )
@@ -43,7 +43,7 @@ def read(data: bytes) -> None:
     for reader in (read_manifest, read_entry):
         try:
             reader(data, "s3://bucket/file")
-        except (Damaged, UnknownFormat) as error:
+        except (DamagedCheckpointError, UnknownFormatError) as error:
             assert "s3://bucket/file" in str(error)  # noqa: PT017
 
 
@@ -87,7 +87,7 @@ DEEP = b'{"format": 1, "info": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     "data", [b"", b"\xff\xfe", b"[]", b"null", b"{" * 10_000, DEEP, b"9" * 100_000, b'"format"']
 )
 def test_what_is_no_manifest_at_all(data: bytes) -> None:
-    with pytest.raises(Damaged, match="s3://bucket/file is not"):
+    with pytest.raises(DamagedCheckpointError, match="s3://bucket/file is not"):
         read_manifest(data, "s3://bucket/file")
 
 
@@ -108,19 +108,19 @@ def test_what_is_no_manifest_at_all(data: bytes) -> None:
 )
 def test_a_value_that_no_trainer_writes(field: str, value: Any) -> None:
     document = {**json.loads(MANIFEST.encode()), field: value}
-    with pytest.raises(Damaged, match=f"is not a valid manifest: {field}"):
+    with pytest.raises(DamagedCheckpointError, match=f"is not a valid manifest: {field}"):
         read_manifest(json.dumps(document).encode(), "s3://bucket/file")
 
 
 @pytest.mark.parametrize("folder", ["..", "/etc", "step-00000005-claim-0000/..", "log"])
 def test_a_commit_cannot_point_outside_its_prefix(folder: str) -> None:
     document = {**json.loads(ENTRY.encode()), "folder": folder}
-    with pytest.raises(Damaged, match="is not a valid log entry: folder"):
+    with pytest.raises(DamagedCheckpointError, match="is not a valid log entry: folder"):
         read_entry(json.dumps(document).encode(), "s3://bucket/file")
 
 
 @pytest.mark.parametrize("version", [0, 2, 10**30])
 def test_another_version_is_not_called_damaged(version: int) -> None:
     document = {**json.loads(MANIFEST.encode()), "format": version}
-    with pytest.raises(UnknownFormat, match="use the trainer that wrote it, or a newer one"):
+    with pytest.raises(UnknownFormatError, match="use the trainer that wrote it, or a newer one"):
         read_manifest(json.dumps(document).encode(), "s3://bucket/file")

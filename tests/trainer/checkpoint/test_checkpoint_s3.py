@@ -9,7 +9,7 @@ from botocore.config import Config
 
 from dreambooth_storage import Storage, StorageSettings, join
 from dreambooth_trainer.checkpoint import CheckpointStore
-from dreambooth_trainer.process.errors import Fenced
+from dreambooth_trainer.process.errors import FencedError
 
 PATHS = Config(s3={"addressing_style": "path"})
 STATE = {"weight": torch.arange(300_000.0), "step": torch.tensor(3)}
@@ -46,7 +46,7 @@ def test_of_attempts_that_claim_at_once_the_last_one_owns(storage: Storage, buck
     def claim(attempt: int) -> CheckpointStore | None:
         try:
             return open_store(storage, bucket, attempt)
-        except Fenced:
+        except FencedError:
             return None
 
     with ThreadPoolExecutor(4) as pool:
@@ -56,9 +56,9 @@ def test_of_attempts_that_claim_at_once_the_last_one_owns(storage: Storage, buck
     last.save(10, STATE, {})
     for other in others:
         if other is not None:
-            with pytest.raises(Fenced):
+            with pytest.raises(FencedError):
                 other.save(20, STATE, {})
-            with pytest.raises(Fenced):
+            with pytest.raises(FencedError):
                 other.check_owner()
     assert [ref.step for ref in last.checkpoints()] == [10]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dreambooth_storage import (
-    AccessDenied,
+    AccessDeniedError,
     Storage,
     StorageError,
     StorageSettings,
@@ -20,7 +20,7 @@ from dreambooth_storage import (
 from dreambooth_storage.upload.process import UploadProcess
 from dreambooth_trainer.checkpoint import CheckpointStore, Saves, saves
 from dreambooth_trainer.process import heartbeat
-from dreambooth_trainer.process.errors import Fenced
+from dreambooth_trainer.process.errors import FencedError
 from tests.trainer.gate import Gate
 from tests.trainer.gathering import on_ranks
 
@@ -232,7 +232,7 @@ def test_refused_credentials_end_the_training_at_the_next_step(
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")  # the uploads' process starts with it
     told.saves.begin(10, state(10), {})
-    with pytest.raises(AccessDenied):
+    with pytest.raises(AccessDeniedError):
         told.train_until(lambda: bool(told.steps))
 
 
@@ -316,5 +316,5 @@ def test_a_rank_that_was_overtaken_takes_all_down_with_the_same_words(
             return saves.finish(10, state(10), {})
 
     first, second = on_ranks(2, train)
-    assert isinstance(first, Fenced)
+    assert isinstance(first, FencedError)
     assert str(first) == str(second)

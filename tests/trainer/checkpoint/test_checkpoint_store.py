@@ -10,8 +10,12 @@ import torch
 
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.checkpoint import CheckpointRef, CheckpointStore
-from dreambooth_trainer.checkpoint.manifest import Damaged, UnknownFormat, read_manifest
-from dreambooth_trainer.process.errors import Fenced
+from dreambooth_trainer.checkpoint.manifest import (
+    DamagedCheckpointError,
+    UnknownFormatError,
+    read_manifest,
+)
+from dreambooth_trainer.process.errors import FencedError
 from tests.trainer.gathering import on_ranks
 
 State = dict[str, torch.Tensor]
@@ -196,7 +200,7 @@ def test_swapped_shards_are_noticed(storage: Storage, tmp_path: Path) -> None:
     a, b = first.read_bytes(), second.read_bytes()
     first.write_bytes(b)
     second.write_bytes(a)
-    with pytest.raises(Damaged, match="sha256"):
+    with pytest.raises(DamagedCheckpointError, match="sha256"):
         store.load(ref)
 
 
@@ -212,7 +216,7 @@ def test_an_unknown_format_is_refused_not_passed_over(storage: Storage, tmp_path
     ref = store.save(10, state(1), {})
     path = tmp_path / "log" / f"{ref.number:08d}.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
-    with pytest.raises(UnknownFormat, match="format version 2, this trainer reads version 1"):
+    with pytest.raises(UnknownFormatError, match="format version 2, this trainer reads version 1"):
         open_store(storage, tmp_path, attempt=1)
 
 
@@ -234,7 +238,7 @@ def test_a_manifest_cannot_point_outside_its_folder(
     entry["manifestSha256"] = hashlib.sha256(data).hexdigest()
     commit.write_text(json.dumps(entry))
     assert store.latest() is None
-    with pytest.raises(Damaged, match=r"shards.0.name"):
+    with pytest.raises(DamagedCheckpointError, match=r"shards.0.name"):
         read_manifest(data, "manifest.json")
 
 
@@ -243,7 +247,9 @@ def test_an_error_on_one_rank_is_raised_on_all(storage: Storage, tmp_path: Path)
         def stream(self, path: str | Path, uri: str, *, field: str = "") -> Any:
             raise OSError("no space left")
 
-    full = Full(StorageSettings(endpoint_url=None, region=None, addressing_style="auto"))
+    full = Full(
+        StorageSettings(endpoint_url=None, region=None, addressing_style="auto")
+    )
 
     def save(rank: int, gather: Any) -> Any:
         store = CheckpointStore(
@@ -287,18 +293,18 @@ def test_a_stale_attempt_cannot_commit_nor_delete(storage: Storage, tmp_path: Pa
     stale.save(10, state(1), {})
     newer = open_store(storage, tmp_path, attempt=1)
     newer.save(15, state(3), {})
-    with pytest.raises(Fenced, match="attempt 0"):
+    with pytest.raises(FencedError, match="attempt 0"):
         stale.save(20, state(2), {})
-    with pytest.raises(Fenced):
+    with pytest.raises(FencedError):
         stale.retain(1)
-    with pytest.raises(Fenced):
+    with pytest.raises(FencedError):
         stale.save(20, state(2), {})
     assert [ref.step for ref in newer.checkpoints()] == [15, 10]
 
 
 def test_a_stale_attempt_cannot_come_back(storage: Storage, tmp_path: Path) -> None:
     open_store(storage, tmp_path, attempt=3)
-    with pytest.raises(Fenced, match="attempt 2 comes too late: attempt 3"):
+    with pytest.raises(FencedError, match="attempt 2 comes too late: attempt 3"):
         open_store(storage, tmp_path, attempt=2)
 
 
@@ -307,17 +313,17 @@ def test_the_same_attempt_started_again_takes_over(storage: Storage, tmp_path: P
     first.save(10, state(1), {})
     second = open_store(storage, tmp_path)
     second.save(20, state(2), {})
-    with pytest.raises(Fenced):
+    with pytest.raises(FencedError):
         first.save(30, state(3), {})
     assert [ref.step for ref in second.checkpoints()] == [20, 10]
 
 
 def test_attempts_that_claim_at_once_leave_one_owner(storage: Storage, tmp_path: Path) -> None:
-    def claim_and_save(attempt: int) -> CheckpointStore | Fenced:
+    def claim_and_save(attempt: int) -> CheckpointStore | FencedError:
         try:
             store = open_store(storage, tmp_path, attempt=attempt)
             store.save(10 + attempt, state(attempt), {})
-        except Fenced as error:
+        except FencedError as error:
             return error
         return store
 
@@ -355,7 +361,7 @@ def test_retention_keeps_the_newest_and_sweeps_up_after_dead_attempts(
     kept = {"step-00000030-claim-0002", "step-00000040-claim-0002", "log", "notes.txt"}
     assert folders == kept | {"step-00000050-claim-0002", "step-00000001-claim-0009"}
     store.save(50, state(50), {})
-    with pytest.raises(Fenced):
+    with pytest.raises(FencedError):
         dead.save(60, state(1), {})
     restored = open_store(storage, tmp_path, attempt=2).restore()
     assert restored is not None

@@ -10,7 +10,7 @@ import os
 import resource
 import time
 
-from dreambooth_trainer.data.decode import Unreadable, decode
+from dreambooth_trainer.data.decode import UnreadableImageError, decode
 from tests.trainer.data.nasty_images import corpus
 
 ADDRESS_SPACE = 4 * 1024**3
@@ -33,7 +33,7 @@ def examine(data: bytes) -> dict[str, object]:
     try:
         image = decode(data, smallest=47)
         fate = f"{image.mode} {image.size}"
-    except Unreadable as error:
+    except UnreadableImageError as error:
         fate = f"refused: {error}"
     except BaseException as error:
         fate = f"crashed: {type(error).__name__}: {error}"

@@ -9,7 +9,7 @@ from dreambooth_api.models.subject import Subject
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.data.captions import Captions, captions, has_identifier
 from dreambooth_trainer.data.images import SourceImage
-from dreambooth_trainer.process.errors import BadData
+from dreambooth_trainer.process.errors import BadDataError
 
 
 def read(folder: Path | None, *names: str) -> Captions:
@@ -51,7 +51,7 @@ def test_every_bad_caption_is_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "huge.txt").write_text("x" * 1_000_000)
     (tmp_path / "good.txt").write_text("a sks mug")
     names = [f"{stem}.png" for stem in ("empty", "latin", "long", "huge", "good", "none")]
-    with pytest.raises(BadData) as caught:
+    with pytest.raises(BadDataError) as caught:
         read(tmp_path, *names)
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("spec.subjects[1].captions: 5 caption(s)")
@@ -66,7 +66,7 @@ def test_every_bad_caption_is_named_at_once(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_captions_is_bad_data(tmp_path: Path) -> None:
-    with pytest.raises(BadData, match=r"spec.subjects\[1\].captions.*holds no files"):
+    with pytest.raises(BadDataError, match=r"spec.subjects\[1\].captions.*holds no files"):
         read(tmp_path, "a.png")
 
 

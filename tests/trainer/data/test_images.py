@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreambooth_storage import NoSuchBucket, NotFound, Storage, StorageSettings, join
+from dreambooth_storage import (
+    NoSuchBucketError,
+    ObjectNotFoundError,
+    Storage,
+    StorageSettings,
+    join,
+)
 from dreambooth_trainer.data.images import (
     ImageSet,
     Limits,
@@ -18,7 +24,7 @@ from dreambooth_trainer.data.images import (
     reduced,
     variants,
 )
-from dreambooth_trainer.process.errors import BadData
+from dreambooth_trainer.process.errors import BadDataError
 
 FIELD = "spec.subjects[0].images"
 EXAMPLES = Path(__file__).parents[3] / "examples" / "subjects"
@@ -131,26 +137,28 @@ def test_a_folder_without_a_good_image_lists_what_is_wrong(
 ) -> None:
     (tmp_path / "a.png").write_bytes(b"one")
     (tmp_path / "b.png").write_bytes(b"")
-    with pytest.raises(BadData, match=r"(?s)spec.subjects\[0\].images: no image .*a.png.*b.png"):
+    with pytest.raises(
+        BadDataError, match=r"(?s)spec.subjects\[0\].images: no image .*a.png.*b.png"
+    ):
         load(storage, tmp_path)
 
 
 def test_an_empty_folder_is_bad_data(storage: Storage, tmp_path: Path) -> None:
-    with pytest.raises(BadData, match=r"spec.subjects\[0\].images.*holds no files"):
+    with pytest.raises(BadDataError, match=r"spec.subjects\[0\].images.*holds no files"):
         load(storage, tmp_path)
 
 
 def test_a_folder_of_folders_says_which_to_name(storage: Storage, tmp_path: Path) -> None:
     (tmp_path / "dog").mkdir()
     (tmp_path / "dog" / "a.png").write_bytes(png(noise(0)))
-    with pytest.raises(BadData, match=r"sub-folders only, as dog/a.png"):
+    with pytest.raises(BadDataError, match=r"sub-folders only, as dog/a.png"):
         load(storage, tmp_path)
 
 
 def test_too_many_files_are_refused_before_any_is_read(storage: Storage, tmp_path: Path) -> None:
     for i in range(4):
         (tmp_path / f"{i}.png").write_bytes(b"")
-    with pytest.raises(BadData, match="holds 4 files, over the limit of 3"):
+    with pytest.raises(BadDataError, match="holds 4 files, over the limit of 3"):
         load(storage, tmp_path, limits=Limits(max_files=3))
 
 
@@ -167,7 +175,9 @@ def test_images_stream_from_s3(s3_endpoint: str, bucket: str) -> None:
         image.pixels.tobytes() == noise(seed).tobytes() for seed, image in enumerate(found.images)
     )
     assert [refused.name for refused in found.refused] == ["bad.png"]
-    with pytest.raises((NoSuchBucket, NotFound), match=r"spec.subjects\[0\].images"):
+    with pytest.raises(
+        (NoSuchBucketError, ObjectNotFoundError), match=r"spec.subjects\[0\].images"
+    ):
         load(storage, "s3://no-such-bucket-here/dog")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from dreambooth_trainer.data.decode import Unreadable, decode
+from dreambooth_trainer.data.decode import UnreadableImageError, decode
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -179,7 +179,7 @@ def test_a_phones_jpeg_with_a_second_picture_is_no_animation() -> None:
 def test_several_frames_are_refused(kind: str) -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, BLUE)]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
-    with pytest.raises(Unreadable, match="animated, or of several pages"):
+    with pytest.raises(UnreadableImageError, match="animated, or of several pages"):
         decode(data)
 
 
@@ -188,14 +188,14 @@ def test_several_frames_are_refused(kind: str) -> None:
 def test_a_truncated_file_is_refused(kind: str, kept: float) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(noise), kind)
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableImageError):
         decode(data[: int(len(data) * kept)])
 
 
 def test_a_flipped_byte_in_a_png_is_noticed() -> None:
     data = bytearray(encoded(corners()))
     data[len(data) // 2] ^= 0xFF
-    with pytest.raises(Unreadable, match="damaged"):
+    with pytest.raises(UnreadableImageError, match="damaged"):
         decode(bytes(data))
 
 
@@ -210,13 +210,13 @@ def test_a_flipped_byte_in_a_png_is_noticed() -> None:
     ],
 )
 def test_what_is_no_image_says_so(data: bytes, reason: str) -> None:
-    with pytest.raises(Unreadable, match=reason):
+    with pytest.raises(UnreadableImageError, match=reason):
         decode(data)
 
 
 def test_32_bits_per_channel_are_refused() -> None:
     deep = Image.fromarray(np.ones((8, 8), dtype=np.float32))
-    with pytest.raises(Unreadable, match="32 bits"):
+    with pytest.raises(UnreadableImageError, match="32 bits"):
         decode(encoded(deep, "TIFF"))
 
 
@@ -226,12 +226,12 @@ def test_a_decompression_bomb_is_refused_by_its_header(side: int) -> None:
     chunk = b"IHDR" + header
     data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk
     data += struct.pack(">I", zlib.crc32(chunk)) + struct.pack(">I", 10) + b"IDAT"
-    with pytest.raises(Unreadable, match="limit"):
+    with pytest.raises(UnreadableImageError, match="limit"):
         decode(data)
 
 
 def test_small_images_are_refused_by_the_shorter_side() -> None:
     data = encoded(Image.new("RGB", (640, 255)))
-    with pytest.raises(Unreadable, match=r"640 x 255 pixels are too small.*at least 256"):
+    with pytest.raises(UnreadableImageError, match=r"640 x 255 pixels are too small.*at least 256"):
         decode(data, smallest=256)
     assert decode(data, smallest=255).size == (640, 255)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.data.decode import Unreadable, decode
+from dreambooth_trainer.data.decode import UnreadableImageError, decode
 from dreambooth_trainer.data.images import Refused, load_images
 from tests.trainer.data.nasty_images import EITHER, SIGNATURE, chunk, corpus, encoded, picture
 
@@ -163,7 +163,7 @@ def test_many_damaged_files(data: bytes) -> None:
 def decode_or_refuse(data: bytes) -> None:
     try:
         image = decode(data, max_pixels=1_000_000)
-    except Unreadable:
+    except UnreadableImageError:
         return
     assert image.mode == "RGB"
     assert image.width * image.height <= 1_000_000

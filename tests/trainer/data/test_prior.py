@@ -16,8 +16,8 @@ from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.data.class_images import CHUNK, PriorSet, class_images, recipe
 from dreambooth_trainer.process.distributed import Ranks
-from dreambooth_trainer.process.errors import BadData
-from dreambooth_trainer.process.signals import Stopped
+from dreambooth_trainer.process.errors import BadDataError
+from dreambooth_trainer.process.signals import StoppedError
 from dreambooth_trainer.process.topology import Topology
 
 MODEL_HASH = "ab" * 32
@@ -193,7 +193,7 @@ def test_a_stop_keeps_what_was_made(make: Make) -> None:
         asked.append(True)
         return len(asked) > 1
 
-    with pytest.raises(Stopped, match="class images"):
+    with pytest.raises(StoppedError, match="class images"):
         make(count=20, watch={"should_stop": should_stop})
     rest = make(count=20)
     assert (rest.reused, rest.generated) == (CHUNK, 20 - CHUNK)
@@ -217,7 +217,7 @@ def test_the_users_own_images_come_first(make: Make, tmp_path: Path) -> None:
 
 
 def test_a_folder_of_the_users_without_images_is_bad_data(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(BadData, match=r"spec\.prior\.images"):
+    with pytest.raises(BadDataError, match=r"spec\.prior\.images"):
         make(images=f"file://{tmp_path}/none")
 
 

@@ -14,8 +14,8 @@ from dreambooth_trainer.evaluation.samples import CHUNK, Painter, SampleWriter
 from dreambooth_trainer.models.generate import Request
 from dreambooth_trainer.models.stable_diffusion import StableDiffusion
 from dreambooth_trainer.process.distributed import Ranks
-from dreambooth_trainer.process.errors import Fenced
-from dreambooth_trainer.process.signals import Stopped, StopSignal
+from dreambooth_trainer.process.errors import FencedError
+from dreambooth_trainer.process.signals import StoppedError, StopSignal
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.telemetry.telemetry import Observers
 
@@ -57,18 +57,18 @@ def test_who_is_asked_to_stop_paints_no_further_chunk(random_pipeline: Any, tmp_
     decode = random_pipeline.vae.decode
     random_pipeline.vae.decode = lambda *a, **k: made.append(1) or decode(*a, **k)
     painter = Painter(attempt(tmp_path, StopAfter(looks=1)), StableDiffusion(random_pipeline, ""))
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         painter.paint([Request("a photo of a mug", seed) for seed in range(3 * CHUNK)])
     assert len(made) == CHUNK
 
 
 def test_a_lost_attempt_writes_no_samples(random_pipeline: Any, tmp_path: Path) -> None:
     def lost() -> None:
-        raise Fenced("a newer attempt owns it")
+        raise FencedError("a newer attempt owns it")
 
     one = attempt(tmp_path, StopSignal())
     painter = Painter(one, StableDiffusion(random_pipeline, ""))
-    with pytest.raises(Fenced):
+    with pytest.raises(FencedError):
         SampleWriter(painter, one, lost).write(0)
     assert list(tmp_path.rglob("*.png")) == []
     SampleWriter(painter, one, lambda: None).write(0)

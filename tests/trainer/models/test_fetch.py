@@ -13,7 +13,7 @@ import torch
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import (
-    NotFound,
+    ObjectNotFoundError,
     Storage,
     StorageError,
     StorageSettings,
@@ -157,7 +157,9 @@ def test_a_single_file_is_kept_too(storage: Storage, bucket: str, reads: Reads) 
         assert fetch(single, storage, ALONE).read_bytes() == b"weights"
     assert reads.bytes == len(b"weights")
     missing = Model(source=f"s3://{bucket}/files/none.safetensors", layout="single-file")
-    with pytest.raises(NotFound, match=r"spec.model.source: \S+none.safetensors does not exist"):
+    with pytest.raises(
+        ObjectNotFoundError, match=r"spec.model.source: \S+none.safetensors does not exist"
+    ):
         fetch(missing, storage, ALONE)
 
 

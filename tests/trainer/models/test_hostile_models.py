@@ -19,7 +19,7 @@ from dreambooth_trainer.evaluation.evaluator import Clip
 from dreambooth_trainer.models import load_family
 from dreambooth_trainer.models.model_config import read_facts
 from dreambooth_trainer.process.distributed import Ranks
-from dreambooth_trainer.process.errors import BadModel
+from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.topology import Topology
 
 CLIP = Path(__file__).parents[3] / "examples" / "tiny-sd" / "clip"
@@ -90,7 +90,7 @@ FILES: dict[str, bytes] = {
 def refused(storage: Storage, source: Path, layout: str = "diffusers") -> str:
     """What is said when it is loaded."""
     model = Model.model_validate({"source": str(source), "layout": layout})
-    with pytest.raises(BadModel) as raised:
+    with pytest.raises(BadModelError) as raised:
         load_family(model, storage, Ranks(Topology()), torch.device("cpu"))
     message = str(raised.value)
     assert message.startswith(f"spec.model.source: {source}") or f" of {source} " in message
@@ -169,7 +169,7 @@ def test_code_that_comes_with_a_model_is_not_run(
     index = model / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), part: value}))
     refused(storage, model)
-    with pytest.raises(BadModel):
+    with pytest.raises(BadModelError):
         read_facts(Model(source=str(model)), storage)
     assert not marker.exists()
 
@@ -215,7 +215,7 @@ def test_a_configuration_that_describes_no_model(storage: Storage, model: Path, 
     path = model / part / "config.json"
     good = json.loads(path.read_text())
     path.write_text(json.dumps({**good, **changes} if isinstance(changes, dict) else changes))
-    with pytest.raises(BadModel, match=r"^spec\.model\.source: ") as raised:
+    with pytest.raises(BadModelError, match=r"^spec\.model\.source: ") as raised:
         read_facts(Model(source=str(model)), storage)
     assert len(str(raised.value)) < 1000
 
@@ -229,7 +229,7 @@ def test_json_that_is_none(storage: Storage, model: Path, name: str, content: by
         for old in (model / "tokenizer").iterdir():
             old.unlink()
     (model / name).write_bytes(content)
-    with pytest.raises(BadModel, match=r"^spec\.model\.source: "):
+    with pytest.raises(BadModelError, match=r"^spec\.model\.source: "):
         read_facts(Model(source=str(model)), storage)
     refused(storage, model)
 
@@ -242,5 +242,5 @@ def test_a_model_that_scores_and_is_none(tmp_path: Path, name: str, content: byt
     folder = tmp_path / "clip"
     shutil.copytree(CLIP, folder)
     (folder / name).write_bytes(content)
-    with pytest.raises(BadModel, match=r"^spec\.evaluation\.model: "):
+    with pytest.raises(BadModelError, match=r"^spec\.evaluation\.model: "):
         Clip(folder, torch.device("cpu"))

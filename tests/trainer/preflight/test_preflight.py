@@ -19,7 +19,7 @@ from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings, TransferPolicy, Written
 from dreambooth_trainer.preflight.check import check, main
 from dreambooth_trainer.preflight.report import Report
-from dreambooth_trainer.process.errors import BadConfig
+from dreambooth_trainer.process.errors import BadConfigError
 
 Job = dict[str, Any]
 
@@ -345,7 +345,7 @@ def test_an_overloaded_server_is_worth_a_retry(
     settings = StorageSettings(serve(Overloaded), "us-east-1", "path")
     report = examine(job, Storage(settings, policy=TransferPolicy(attempts=1)))
     assert report.exit_code == 1
-    report.errors.append(BadConfig("spec.training: this will not pass by itself"))
+    report.errors.append(BadConfigError("spec.training: this will not pass by itself"))
     assert report.exit_code == 64
 
 
@@ -479,7 +479,9 @@ def test_the_command_refuses_a_bad_job_file_with_a_line_for_each_field(
 
 
 def test_a_long_message_is_cut_at_a_line_and_keeps_the_errors() -> None:
-    errors = [BadConfig(f"spec.subjects[{n}].images: {'ä' * 100}:\n  a\n  b") for n in range(30)]
+    errors = [
+        BadConfigError(f"spec.subjects[{n}].images: {'ä' * 100}:\n  a\n  b") for n in range(30)
+    ]
     report = Report(list[Exception](errors), warnings=["odd"] * 30)
     message = report.message()
     assert len(message.encode()) <= 4000

@@ -12,7 +12,7 @@ from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import Manifest, Shard
 from dreambooth_trainer.process.distributed import Ranks
-from dreambooth_trainer.process.errors import BadConfig
+from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.run.fingerprint import (
     check_config,
@@ -153,7 +153,7 @@ def manifest(step: int = STEP, of: str | None = None) -> Manifest:
 
 
 def refusal(action: Any, *arguments: Any) -> str:
-    with pytest.raises(BadConfig) as caught:
+    with pytest.raises(BadConfigError) as caught:
         action(*arguments)
     return str(caught.value)
 

@@ -18,15 +18,15 @@ import secrets
 from collections.abc import Sequence
 
 from dreambooth_storage import (
-    AlreadyExists,
-    ChecksumMismatch,
-    NotFound,
+    AlreadyExistsError,
+    ChecksumMismatchError,
+    ObjectNotFoundError,
     Storage,
     StoredObject,
     join,
 )
-from dreambooth_trainer.checkpoint.manifest import Damaged, Entry, read_entry
-from dreambooth_trainer.process.errors import Fenced
+from dreambooth_trainer.checkpoint.manifest import DamagedCheckpointError, Entry, read_entry
+from dreambooth_trainer.process.errors import FencedError
 from dreambooth_trainer.telemetry.progress import now
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Fence:
     def claim(self) -> int:
         """Take over from every attempt before this one; returns the number of the claim.
 
-        Raises Fenced when a higher attempt has claimed already.
+        Raises FencedError when a higher attempt has claimed already.
         """
         while True:
             entries = self.entries(self._storage.list(self._prefix, field="spec.output"))
@@ -57,28 +57,28 @@ class Fence:
             self._last = max(entries, default=-1)
             try:
                 self.claimed = self._append("claim", claim=self._last + 1)
-            except AlreadyExists:
+            except AlreadyExistsError:
                 continue  # another attempt was faster: look again
             return self.claimed
 
     def commit(self, step: int, folder: str, manifest_sha256: str) -> int:
         """Make the checkpoint in `folder` one that counts; returns the entry's number. Raises
-        Fenced when this attempt was claimed over.
+        FencedError when this attempt was claimed over.
         """
         if self.claimed is None:
             raise RuntimeError("claim() comes before commit()")
         details = {"step": step, "folder": folder, "manifest_sha256": manifest_sha256}
         try:
             return self._append("commit", claim=self.claimed, **details)
-        except AlreadyExists as error:
-            raise Fenced(self._overtaken()) from error
+        except AlreadyExistsError as error:
+            raise FencedError(self._overtaken()) from error
 
     def check(self, entries: dict[int, Entry]) -> None:
-        """Raise Fenced when `entries` hold a claim newer than this attempt's."""
+        """Raise FencedError when `entries` hold a claim newer than this attempt's."""
         if self.claimed is None:
             raise RuntimeError("claim() comes before check()")
         if any(e.kind == "claim" and n > self.claimed for n, e in entries.items()):
-            raise Fenced(self._overtaken())
+            raise FencedError(self._overtaken())
 
     def entries(self, listing: Sequence[StoredObject]) -> dict[int, Entry]:
         """The log's readable entries by number, from a listing of `prefix`."""
@@ -87,7 +87,7 @@ class Fence:
         for number, uri in sorted(found.items()):
             try:
                 entries[number] = read_entry(self._storage.read(uri, field="spec.output"), uri)
-            except (Damaged, NotFound, ChecksumMismatch) as error:
+            except (DamagedCheckpointError, ObjectNotFoundError, ChecksumMismatchError) as error:
                 log.warning("%s; it is passed over", error)
         return entries
 
@@ -96,14 +96,14 @@ class Fence:
         return join(self._prefix, LOG, f"{number:08d}.json")
 
     def _append(self, kind: str, **details: object) -> int:
-        """Write the next entry. Raises AlreadyExists when its place is taken by another writer."""
+        """Write the next entry. Raises AlreadyExistsError when its place is taken by another writer."""
         fields = {"kind": kind, "attempt": self._attempt, "token": self._token, "time": now()}
         entry = Entry.model_validate({**fields, **details})
         while True:
             number = self._last + 1
             try:
                 self._storage.write(self.uri(number), entry.encode(), only_if_absent=True)
-            except AlreadyExists:
+            except AlreadyExistsError:
                 # A put whose answer was lost did arrive: the place may be taken by this very
                 # writer.
                 found = read_entry(self._storage.read(self.uri(number)), self.uri(number))
@@ -118,7 +118,7 @@ class Fence:
     def _refuse_newer(self, entries: dict[int, Entry]) -> None:
         newest = max((e.attempt for e in entries.values() if e.kind == "claim"), default=-1)
         if newest > self._attempt:
-            raise Fenced(
+            raise FencedError(
                 f"attempt {self._attempt} comes too late: attempt {newest} already owns"
                 f" {self._prefix}; this process writes nothing and stops"
             )

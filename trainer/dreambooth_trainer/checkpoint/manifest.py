@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
-from dreambooth_trainer.process.errors import BadConfig
+from dreambooth_trainer.process.errors import BadConfigError
 
 FORMAT: Final = 1
 """Version of the format. It grows when an older trainer could misread a checkpoint."""
@@ -23,11 +23,11 @@ FolderName = Annotated[str, StringConstraints(pattern=r"^step-[0-9]{8}-claim-[0-
 Count = Annotated[int, Field(ge=0)]
 
 
-class Damaged(ValueError):
+class DamagedCheckpointError(ValueError):
     """What is stored is not what was written: an older checkpoint may still be good."""
 
 
-class UnknownFormat(BadConfig):
+class UnknownFormatError(BadConfigError):
     """Written by another version of the trainer, so it must not be passed over."""
 
 
@@ -125,21 +125,23 @@ class Entry(Stored):
 
 
 def read_manifest(data: bytes, where: str) -> Manifest:
-    """Parse a manifest. Raises Damaged or UnknownFormat, which say where and why."""
+    """Parse a manifest. Raises Damaged or UnknownFormatError, which say where and why."""
     _check_format(data, where)
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise Damaged(f"{where} is not a valid manifest: {_first(error)}") from error
+        raise DamagedCheckpointError(f"{where} is not a valid manifest: {_first(error)}") from error
 
 
 def read_entry(data: bytes, where: str) -> Entry:
-    """Parse a log entry. Raises Damaged or UnknownFormat, which say where and why."""
+    """Parse a log entry. Raises Damaged or UnknownFormatError, which say where and why."""
     _check_format(data, where)
     try:
         return Entry.model_validate_json(data)
     except ValidationError as error:
-        raise Damaged(f"{where} is not a valid log entry: {_first(error)}") from error
+        raise DamagedCheckpointError(
+            f"{where} is not a valid log entry: {_first(error)}"
+        ) from error
 
 
 def _check_format(data: bytes, where: str) -> None:
@@ -147,11 +149,13 @@ def _check_format(data: bytes, where: str) -> None:
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"{where} is not JSON: {error}") from error
+        raise DamagedCheckpointError(f"{where} is not JSON: {error}") from error
     if not isinstance(found, dict) or not isinstance(found.get("format"), int):
-        raise Damaged(f"{where} is not a file of this project: it has no format version")
+        raise DamagedCheckpointError(
+            f"{where} is not a file of this project: it has no format version"
+        )
     if found["format"] != FORMAT:
-        raise UnknownFormat(
+        raise UnknownFormatError(
             f"spec.output: {where} has format version {found['format']},"
             f" this trainer reads version {FORMAT}; use the trainer that wrote it, or a newer one"
         )

@@ -29,7 +29,7 @@ from dreambooth_trainer.checkpoint.shards import describe
 from dreambooth_trainer.checkpoint.staging import Staging
 from dreambooth_trainer.checkpoint.store import CheckpointStore
 from dreambooth_trainer.process import heartbeat
-from dreambooth_trainer.process.errors import BadConfig, Denied, Fenced
+from dreambooth_trainer.process.errors import BadConfigError, FencedError, StorageDeniedError
 from dreambooth_trainer.process.exit_status import exit_code_of
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ LAST_ATTEMPTS = 3
 """How often the last save is tried: nothing comes after it. Each attempt has storage's retries."""
 LONGEST_PAUSE_SECONDS = 60.0
 
-_HOPELESS = {kind.exit_code for kind in (BadConfig, Denied, Fenced)}
+_HOPELESS = {kind.exit_code for kind in (BadConfigError, StorageDeniedError, FencedError)}
 
 
 @dataclass(frozen=True)

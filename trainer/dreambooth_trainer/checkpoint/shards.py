@@ -7,10 +7,10 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from dreambooth_storage import ChecksumMismatch, NotFound, Storage, Written, join
+from dreambooth_storage import ChecksumMismatchError, ObjectNotFoundError, Storage, Written, join
 from dreambooth_trainer.checkpoint import split
 from dreambooth_trainer.checkpoint.layout import Layout
-from dreambooth_trainer.checkpoint.manifest import Damaged, Manifest, Shard
+from dreambooth_trainer.checkpoint.manifest import DamagedCheckpointError, Manifest, Shard
 from dreambooth_trainer.checkpoint.staging import Staging
 
 
@@ -53,18 +53,20 @@ def read_state(storage: Storage, folder_uri: str, manifest: Manifest) -> dict[st
                     pieces[name].append((piece.start, tensor))
                     shapes[name] = piece.shape
         tensors |= {name: split.join(pieces[name], shapes[name]) for name in pieces}
-    except (NotFound, ChecksumMismatch, ValueError, SafetensorError) as error:
-        raise Damaged(f"{folder_uri} is damaged: {error}") from error
+    except (ObjectNotFoundError, ChecksumMismatchError, ValueError, SafetensorError) as error:
+        raise DamagedCheckpointError(f"{folder_uri} is damaged: {error}") from error
     if len(tensors) != manifest.tensors:
-        raise Damaged(f"{folder_uri} is damaged: tensors are missing")
+        raise DamagedCheckpointError(f"{folder_uri} is damaged: tensors are missing")
     return tensors
 
 
 def _open(uri: str, data: bytes, shard: Shard) -> dict[str, Tensor]:
     """The tensors of a shard, whose bytes are known to be those that were written."""
     if len(data) != shard.size:
-        raise Damaged(f"{uri} is {len(data)} bytes long instead of {shard.size}")
+        raise DamagedCheckpointError(f"{uri} is {len(data)} bytes long instead of {shard.size}")
     tensors: dict[str, Tensor] = safetensors.torch.load(data)
     if len(tensors) != shard.tensors:
-        raise Damaged(f"{uri} holds {len(tensors)} tensors instead of {shard.tensors}")
+        raise DamagedCheckpointError(
+            f"{uri} holds {len(tensors)} tensors instead of {shard.tensors}"
+        )
     return tensors

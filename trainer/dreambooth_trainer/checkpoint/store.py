@@ -19,8 +19,8 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from dreambooth_storage import (
-    ChecksumMismatch,
-    NotFound,
+    ChecksumMismatchError,
+    ObjectNotFoundError,
     Storage,
     StorageError,
     StoredObject,
@@ -32,7 +32,7 @@ from dreambooth_trainer.checkpoint.fence import Fence
 from dreambooth_trainer.checkpoint.layout import Layout, lay_out
 from dreambooth_trainer.checkpoint.manifest import (
     CheckpointRef,
-    Damaged,
+    DamagedCheckpointError,
     Draft,
     Entry,
     Manifest,
@@ -87,7 +87,7 @@ class CheckpointStore:
     def claim(self) -> None:
         """Own the prefix from now on. Collective; comes before `restore` and `save`.
 
-        Raises Fenced when a higher attempt has claimed it.
+        Raises FencedError when a higher attempt has claimed it.
         """
         self._claim = self.agreement.on_first(self._fence.claim)
 
@@ -108,7 +108,7 @@ class CheckpointStore:
         """Write the state after `step` optimizer steps, make it count, and wait. Collective.
 
         `tensors` must be the same on every rank; each rank writes an even part of the bytes.
-        `info` is what else is needed to go on. Saving a step again is free. Raises Fenced when a
+        `info` is what else is needed to go on. Saving a step again is free. Raises FencedError when a
         newer attempt owns the prefix. `Saves` does the same while training goes on.
         """
         if self._saved is not None and self._saved.step == step:
@@ -197,23 +197,29 @@ class CheckpointStore:
             if entry.kind == "commit":
                 try:
                     found.append(self._ref(number, entry, sizes))
-                except (Damaged, NotFound, ChecksumMismatch) as error:
+                except (
+                    DamagedCheckpointError,
+                    ObjectNotFoundError,
+                    ChecksumMismatchError,
+                ) as error:
                     log.warning("%s; this checkpoint is passed over", error)
         return sorted(found, key=lambda ref: (ref.step, ref.number), reverse=True)
 
     def _ref(self, number: int, entry: Entry, sizes: Mapping[str, int]) -> CheckpointRef:
         if entry.folder is None or f"{entry.folder}/{MANIFEST}" not in sizes:
-            raise Damaged(f"{self._fence.uri(number)}: the manifest of its checkpoint is missing")
+            raise DamagedCheckpointError(
+                f"{self._fence.uri(number)}: the manifest of its checkpoint is missing"
+            )
         where = join(self._prefix, entry.folder, MANIFEST)
         data = self._storage.read(where, field="spec.output")
         if hashlib.sha256(data).hexdigest() != entry.manifest_sha256:
-            raise Damaged(f"{where} is not the manifest that was committed")
+            raise DamagedCheckpointError(f"{where} is not the manifest that was committed")
         manifest = read_manifest(data, where)
         for shard in manifest.shards:
             found = sizes.get(f"{entry.folder}/{shard.name}")
             if found != shard.size:
                 state = "missing" if found is None else f"{found} bytes long"
-                raise Damaged(
+                raise DamagedCheckpointError(
                     f"{join(self._prefix, entry.folder, shard.name)} is {state}, not {shard.size}"
                 )
         return CheckpointRef(manifest.step, join(self._prefix, entry.folder), number, manifest)
@@ -242,7 +248,7 @@ class CheckpointStore:
             nonlocal tensors
             try:
                 tensors = self.load(ref)
-            except Damaged as error:
+            except DamagedCheckpointError as error:
                 return str(error)
             return None
 
@@ -250,7 +256,7 @@ class CheckpointStore:
         return (tensors if problem is None else None), problem
 
     def check_owner(self) -> None:
-        """Raise Fenced when a newer attempt has claimed the prefix. Collective.
+        """Raise FencedError when a newer attempt has claimed the prefix. Collective.
 
         For results that are not commits, such as an export: it is a look, not a lock.
         """
@@ -261,7 +267,7 @@ class CheckpointStore:
         the others, and what dead attempts left. Collective.
 
         Only what this attempt or earlier ones wrote is touched, so a process that was claimed over
-        cannot delete a newer attempt's work. Raises Fenced when it finds that it was. Storage that
+        cannot delete a newer attempt's work. Raises FencedError when it finds that it was. Storage that
         refuses to delete costs space, not the training: that is a warning.
         """
         self.agreement.on_first(lambda: self.sweep(keep))

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from dreambooth_api.models.subject import Subject
-from dreambooth_storage import EmptyPrefix, Storage, StoredObject, shown
+from dreambooth_storage import EmptyPrefixError, Storage, StoredObject, shown
 from dreambooth_trainer.data.images import SourceImage
-from dreambooth_trainer.process.errors import BadData
+from dreambooth_trainer.process.errors import BadDataError
 
 MAX_CHARACTERS = 1000
 """Longest caption. Text encoders of Stable Diffusion read 77 tokens, about 300 characters."""
@@ -27,7 +27,7 @@ def captions(
     """Captions of the images of `spec.subjects[index]`.
 
     Without `captions`: "a photo of <identifier> <class>". With it: the text of `<image name>.txt`
-    (`dog.txt` or `dog.jpg.txt` for `dog.jpg`). `BadData` lists every caption that is missing,
+    (`dog.txt` or `dog.jpg.txt` for `dog.jpg`). `BadDataError` lists every caption that is missing,
     empty, not UTF-8 or too long.
     """
     if subject.captions is None:
@@ -37,7 +37,7 @@ def captions(
     texts, problems = _read_all(storage, files, images, field)
     if problems:
         head = f"{field}: {len(problems)} caption(s) in {subject.captions} must be put right:"
-        raise BadData("\n  ".join([head, *problems]))
+        raise BadDataError("\n  ".join([head, *problems]))
     return Captions(texts, _missing_identifier(subject, images, texts, field))
 
 
@@ -55,8 +55,8 @@ def has_identifier(text: str, identifier: str) -> bool:
 def _files(storage: Storage, uri: str, field: str) -> dict[str, StoredObject]:
     try:
         listed = storage.list_nonempty(uri, field=field)
-    except EmptyPrefix as error:
-        raise BadData(str(error)) from error
+    except EmptyPrefixError as error:
+        raise BadDataError(str(error)) from error
     return {item.relative: item for item in listed}
 
 

@@ -19,16 +19,16 @@ from PIL import Image
 
 from dreambooth_api.models.job import DreamBoothJob, prior_cache
 from dreambooth_api.models.prior import Prior, Sampler
-from dreambooth_storage import AlreadyExists, Storage, join
+from dreambooth_storage import AlreadyExistsError, Storage, join
 from dreambooth_trainer.attempt import Attempt
-from dreambooth_trainer.data.decode import Unreadable, decode
+from dreambooth_trainer.data.decode import UnreadableImageError, decode
 from dreambooth_trainer.data.images import ImageSet, SourceImage, load_images
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters import PRECISIONS
 from dreambooth_trainer.models.generate import Request, generate
 from dreambooth_trainer.process.distributed import Ranks
-from dreambooth_trainer.process.errors import BadData
-from dreambooth_trainer.process.signals import Stopped
+from dreambooth_trainer.process.errors import BadDataError
+from dreambooth_trainer.process.signals import StoppedError
 
 CHUNK = 8
 """Indices generated together. Fixed, so that an image never depends on the number of ranks."""
@@ -132,8 +132,8 @@ def class_images(
 
     pipeline: called only where something is to be generated; it runs in the surrounding autocast.
     progress: (there, wanted) of the generated images over all ranks, on rank 0.
-    Raises `BadData` when `spec.prior.images` has none, `StorageError` when the cache fails,
-    and `Stopped` on every rank when one was asked to stop; what was made by then is kept.
+    Raises `BadDataError` when `spec.prior.images` has none, `StorageError` when the cache fails,
+    and `StoppedError` on every rank when one was asked to stop; what was made by then is kept.
     """
     supplied = _supplied(job, storage)
     wanted = job.spec.prior.count - len(supplied.images)
@@ -148,7 +148,9 @@ def class_images(
     made, stopped = _fill(cache, work, damaged, pipeline, progress, should_stop)
     shares = ranks.gather((len(intact), made, stopped))  # and wait until everything is written
     if any(asked for _, _, asked in shares):
-        raise Stopped("asked to stop while class images were made; those that are done are kept")
+        raise StoppedError(
+            "asked to stop while class images were made; those that are done are kept"
+        )
     return PriorSet(
         images=[*supplied.images, *cache.read()],
         supplied=supplied,
@@ -240,7 +242,7 @@ class _Cache:
         """All images in order; the same on every rank, whoever made them."""
         for i, image in self._decoded(range(self.wanted)):
             if image is None:
-                raise BadData(f"{FIELD}: {self._uri(i)} is damaged; delete it and start again")
+                raise BadDataError(f"{FIELD}: {self._uri(i)} is damaged; delete it and start again")
             yield image
 
     def _decoded(self, indices: Sequence[int]) -> Iterator[tuple[int, SourceImage | None]]:
@@ -252,14 +254,14 @@ class _Cache:
         side = self._recipe.resolution
         try:
             pixels = decode(data, smallest=side, max_pixels=side * side)
-        except Unreadable:
+        except UnreadableImageError:
             return None
         sha256 = hashlib.sha256(data).hexdigest()
         return SourceImage(_name(index), pixels, sha256, self._uri(index))
 
     def _write(self, uri: str, data: bytes, *, replace: bool = False) -> None:
         # Another job may make the same image: the first one wins, and all read the winner's.
-        with suppress(AlreadyExists):
+        with suppress(AlreadyExistsError):
             self._storage.write(uri, data, only_if_absent=not replace, field=FIELD)
 
     def _uri(self, index: int) -> str:

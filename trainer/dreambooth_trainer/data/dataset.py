@@ -74,7 +74,7 @@ class Dataset:
 
 
 def subject_groups(attempt: Attempt) -> list[Group]:
-    """Images and captions of every subject. Raises `BadData` with the whole list of what is
+    """Images and captions of every subject. Raises `BadDataError` with the whole list of what is
     wrong.
     """
     training = attempt.job.spec.training

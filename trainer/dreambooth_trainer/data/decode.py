@@ -31,7 +31,7 @@ _END = b"\xd9"
 _TO_8_BITS = ((np.arange(65536, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 
-class Unreadable(ValueError):
+class UnreadableImageError(ValueError):
     """The file cannot be trained on; the message is the reason."""
 
 
@@ -39,20 +39,20 @@ def decode(data: bytes, *, smallest: int = 1, max_pixels: int = MAX_PIXELS) -> I
     """The upright RGB image (8 bits per channel, sRGB) in a file.
 
     Transparency is laid over white. `smallest` is the least length of the shorter side in pixels.
-    Raises `Unreadable`.
+    Raises `UnreadableImageError`.
     """
     with _quiet():
         try:
             image = _open(data)
             _check_header(image, smallest, max_pixels)
             return _upright_rgb(image)
-        except Unreadable:
+        except UnreadableImageError:
             raise
         except MemoryError:
             raise
         except Exception as error:  # decoders meet hostile bytes with every kind of exception
             reason = str(error) or type(error).__name__
-            raise Unreadable(f"damaged or truncated ({reason})") from error
+            raise UnreadableImageError(f"damaged or truncated ({reason})") from error
 
 
 @contextmanager
@@ -65,17 +65,17 @@ def _quiet() -> Iterator[None]:
 
 def _open(data: bytes) -> Image.Image:
     if not data:
-        raise Unreadable("the file is empty")
+        raise UnreadableImageError("the file is empty")
     if data.startswith(_JPEG) and _has_too_many_parts(data):
-        raise Unreadable(f"it has more than {MAX_PARTS} parts; save it again")
+        raise UnreadableImageError(f"it has more than {MAX_PARTS} parts; save it again")
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"hevc"):
-            raise Unreadable("HEIC is not read; convert it to JPEG or PNG") from error
-        raise Unreadable(f"not an image, or damaged; {READABLE} is read") from error
+            raise UnreadableImageError("HEIC is not read; convert it to JPEG or PNG") from error
+        raise UnreadableImageError(f"not an image, or damaged; {READABLE} is read") from error
     except Image.DecompressionBombError as error:
-        raise Unreadable("over the pixel limit; make it smaller") from error
+        raise UnreadableImageError("over the pixel limit; make it smaller") from error
 
 
 def _has_too_many_parts(jpeg: bytes) -> bool:
@@ -93,11 +93,13 @@ def _check_header(image: Image.Image, smallest: int, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         limit = max_pixels // 1_000_000
-        raise Unreadable(f"{width} x {height} pixels are over the limit of {limit} megapixels")
+        raise UnreadableImageError(
+            f"{width} x {height} pixels are over the limit of {limit} megapixels"
+        )
     if image.format != "MPO" and getattr(image, "is_animated", False):
-        raise Unreadable("animated, or of several pages; save the one frame to train on")
+        raise UnreadableImageError("animated, or of several pages; save the one frame to train on")
     if min(width, height) < smallest:
-        raise Unreadable(
+        raise UnreadableImageError(
             f"{width} x {height} pixels are too small; the shorter side must be at least {smallest}"
         )
 
@@ -110,7 +112,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray(_TO_8_BITS[np.asarray(image)]).convert("RGB")
     if image.mode in ("I", "F"):
-        raise Unreadable("32 bits per channel are not read; save it with 8 or 16")
+        raise UnreadableImageError("32 bits per channel are not read; save it with 8 or 16")
     if image.has_transparency_data:
         image = _over_white(image)
     return _to_srgb(image, profile)

@@ -10,9 +10,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dreambooth_storage import EmptyPrefix, Storage, StoredObject, shown
-from dreambooth_trainer.data.decode import MAX_PIXELS, READABLE, Unreadable, decode
-from dreambooth_trainer.process.errors import BadData
+from dreambooth_storage import EmptyPrefixError, Storage, StoredObject, shown
+from dreambooth_trainer.data.decode import MAX_PIXELS, READABLE, UnreadableImageError, decode
+from dreambooth_trainer.process.errors import BadDataError
 
 NOT_IMAGES = (".txt", ".caption", ".json", ".jsonl", ".csv")
 """Ends of names that may lie beside the images."""
@@ -104,7 +104,7 @@ def load_images(
 
     Refused, each with its reason: files that do not decode, are animated, over a limit, smaller
     than half the resolution, or the same picture as one before. Captions, metadata and hidden files
-    are passed over, and so are sub-folders. Raises `BadData` when no image is left.
+    are passed over, and so are sub-folders. Raises `BadDataError` when no image is left.
     """
     found = ImageSet([], [])
     objects = _candidates(storage, uri, field, limits)
@@ -116,7 +116,7 @@ def load_images(
         if len(found.images) == count:
             break
     if not found.images:
-        raise BadData(
+        raise BadDataError(
             f"{field}: no image in {uri} can be trained on; put {READABLE} files there"
             + "".join(f"\n  {refused}" for refused in found.refused)
         )
@@ -126,17 +126,17 @@ def load_images(
 def _candidates(storage: Storage, uri: str, field: str, limits: Limits) -> list[StoredObject]:
     try:
         listed = storage.list_nonempty(uri, field=field)
-    except EmptyPrefix as error:
-        raise BadData(str(error)) from error
+    except EmptyPrefixError as error:
+        raise BadDataError(str(error)) from error
     files = [item for item in listed if _may_be_image(item.relative)]
     here = [item for item in files if "/" not in item.relative]
     if files and not here:
-        raise BadData(
+        raise BadDataError(
             f"{field}: {uri} holds its {len(files)} files in sub-folders only, as"
             f" {shown(files[0].relative)}; name the folder that holds the images"
         )
     if len(here) > limits.max_files:
-        raise BadData(
+        raise BadDataError(
             f"{field}: {uri} holds {len(here)} files, over the limit of {limits.max_files};"
             " name a folder with the images alone"
         )
@@ -168,7 +168,7 @@ def _examine(
 ) -> SourceImage | Refused:
     try:
         pixels = decode(data, smallest=-(-resolution // 2), max_pixels=limits.max_pixels)
-    except Unreadable as error:
+    except UnreadableImageError as error:
         return Refused(name, str(error))
     first = seen.setdefault(_fingerprint(pixels), name)
     if first != name:

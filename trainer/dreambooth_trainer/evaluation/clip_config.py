@@ -6,13 +6,13 @@ from transformers import CLIPConfig, CLIPModel
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
 from dreambooth_trainer.models.model_config import WEIGHTS, ModelFiles, open_files
-from dreambooth_trainer.process.errors import BadModel
+from dreambooth_trainer.process.errors import BadModelError
 
 FIELD = "spec.evaluation.model"
 
 
 def check_clip(source: str, storage: Storage) -> None:
-    """Raise `BadModel` with all that is wrong with it, and `StorageError` when it cannot be
+    """Raise `BadModelError` with all that is wrong with it, and `StorageError` when it cannot be
     reached.
     """
     files = open_files(Model(source=source), storage, FIELD)
@@ -22,7 +22,7 @@ def check_clip(source: str, storage: Storage) -> None:
     if not {"tokenizer.json", "vocab.json"} & files.names:
         problems.append("there is no vocab.json")
     if problems:
-        raise BadModel("\n  ".join([f"{FIELD}: {source} cannot score:", *problems]))
+        raise BadModelError("\n  ".join([f"{FIELD}: {source} cannot score:", *problems]))
 
 
 def _unfit(files: ModelFiles) -> str | None:
@@ -33,7 +33,7 @@ def _unfit(files: ModelFiles) -> str | None:
             return f"it is a {config.get('model_type')} model, not a clip model"
         with torch.device("meta"):
             CLIPModel(CLIPConfig(**config))
-    except BadModel as error:
+    except BadModelError as error:
         return str(error).removeprefix(f"{FIELD}: ")
     except Exception as error:  # configurations are wrong in every way
         return f"config.json describes no model that can be built: {' '.join(str(error).split())}"
@@ -45,6 +45,6 @@ def _unreadable(files: ModelFiles) -> str | None:
     newer = "processor_config.json"
     try:
         files.json(newer if newer in files.names else "preprocessor_config.json")
-    except BadModel as error:
+    except BadModelError as error:
         return str(error).removeprefix(f"{FIELD}: ")
     return None

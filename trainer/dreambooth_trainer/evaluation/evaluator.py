@@ -27,7 +27,7 @@ from dreambooth_trainer.evaluation.samples import Painter
 from dreambooth_trainer.models.fetch import fetched
 from dreambooth_trainer.models.generate import Request
 from dreambooth_trainer.process import heartbeat
-from dreambooth_trainer.process.errors import BadModel
+from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.telemetry.telemetry import write_json
 
 FIELD = "spec.evaluation.model"
@@ -45,7 +45,9 @@ class Clip:
             self._processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # libraries meet hostile files with every kind of exception
-            raise BadModel(f"{FIELD}: this is no CLIP model that can be loaded: {error}") from error
+            raise BadModelError(
+                f"{FIELD}: this is no CLIP model that can be loaded: {error}"
+            ) from error
         self._device = device
 
     @torch.no_grad()
@@ -70,7 +72,7 @@ class Clip:
 
 
 def _features(output: Any) -> Tensor:
-    """transformers 5 wraps the projected features in an output object."""
+    """Transformers 5 wraps the projected features in an output object."""
     features: Tensor = getattr(output, "pooler_output", output)
     return features
 
@@ -122,7 +124,9 @@ class Judge:
 
     @classmethod
     def of(cls, attempt: Attempt, painter: Painter) -> "Judge | None":
-        """The judge that the job asks for. Raises `BadModel` when its CLIP cannot be loaded."""
+        """The judge that the job asks for. Raises `BadModelError` when its CLIP cannot be
+        loaded.
+        """
         evaluation = attempt.job.spec.evaluation
         if evaluation is None:
             return None

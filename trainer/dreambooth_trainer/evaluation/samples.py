@@ -14,7 +14,7 @@ from dreambooth_trainer.evaluation.grid import before_after, grid
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters import PRECISIONS
 from dreambooth_trainer.models.generate import Request, generate
-from dreambooth_trainer.process.signals import Stopped
+from dreambooth_trainer.process.signals import StoppedError
 
 CHUNK = 8
 """Images generated together. Fixed, so that an image never depends on the number of ranks."""
@@ -40,7 +40,7 @@ class Painter:
     def paint(self, requests: Sequence[Request]) -> list[Image.Image]:
         """One image per request. Collective.
 
-        Raises `Stopped` on every rank when one was asked to stop meanwhile.
+        Raises `StoppedError` on every rank when one was asked to stop meanwhile.
         """
         chunks = [list(requests[i : i + CHUNK]) for i in range(0, len(requests), CHUNK)]
         topology = self._ranks.topology
@@ -51,7 +51,7 @@ class Painter:
             mine[index] = [_to_png(image) for image in self._generate(chunks[index])]
         shares = self._ranks.gather((mine, self._stop.requested))
         if any(asked for _, asked in shares):
-            raise Stopped("asked to stop while images were made; every checkpoint is kept")
+            raise StoppedError("asked to stop while images were made; every checkpoint is kept")
         everyone = {i: part for parts, _ in shares for i, part in parts.items()}
         return [_from_png(png) for index in range(len(chunks)) for png in everyone[index]]
 
@@ -87,7 +87,7 @@ class SampleWriter:
     def write(self, step: int) -> None:
         """Paint all prompts and write them to `samples/step-<step>/`. Collective.
 
-        Raises Fenced, and writes nothing, when a newer attempt owns the output.
+        Raises FencedError, and writes nothing, when a newer attempt owns the output.
         """
         seeds = range(self._seed, self._seed + self._count)
         images = self._painter.paint([Request(p, seed) for p in self._prompts for seed in seeds])

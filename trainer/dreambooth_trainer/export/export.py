@@ -94,7 +94,7 @@ def export_lora(pipeline: Any, folder: Path, about: Provenance, adapter: str = "
 
 
 def _portable(part: str, name: str) -> str:
-    """transformers 5 dropped the level `text_model` from CLIP's names; with it, old and new
+    """Transformers 5 dropped the level `text_model` from CLIP's names; with it, old and new
     versions load the file.
     """
     if part == "text_encoder" and not name.startswith("text_model."):

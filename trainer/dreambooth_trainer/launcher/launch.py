@@ -24,7 +24,7 @@ from pathlib import Path
 
 from dreambooth_trainer.launcher import watchdog
 from dreambooth_trainer.launcher.rank_process import End, LocalRank
-from dreambooth_trainer.process.errors import NOT_RETRYABLE, STOPPED_EXIT_CODE, BadConfig
+from dreambooth_trainer.process.errors import NOT_RETRYABLE, STOPPED_EXIT_CODE, BadConfigError
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.termination_message import leave
 
@@ -166,7 +166,7 @@ def limits_of(config: Path) -> Limits:
 
     try:
         runtime = load_job(config).spec.runtime
-    except BadConfig:
+    except BadConfigError:
         return Limits(stall=0, stop=float("inf"))
     grace = runtime.termination_grace_period_seconds
     return Limits(runtime.stall_timeout_seconds, grace - STOP_RESERVE_SECONDS)

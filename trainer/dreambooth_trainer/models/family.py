@@ -35,10 +35,10 @@ class Family(Protocol):
         """(C, h, w) of an image's latent."""
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """pixels [N, 3, R, R] in -1..1 -> moments of the latents' posterior [N, 2C, h, w]."""
+        """Pixels [N, 3, R, R] in -1..1 -> moments of the latents' posterior [N, 2C, h, w]."""
 
     def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
-        """moments [N, 2C, h, w], standard normal noise [N, C, h, w] -> scaled latents [N, C, h,
+        """Moments [N, 2C, h, w], standard normal noise [N, C, h, w] -> scaled latents [N, C, h,
         w].
         """
 

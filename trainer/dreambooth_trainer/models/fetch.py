@@ -19,11 +19,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils.tqdm import tqdm
 
 from dreambooth_api.models.model import Model
-from dreambooth_storage import NotFound, Storage, StoredObject
+from dreambooth_storage import ObjectNotFoundError, Storage, StoredObject
 from dreambooth_trainer.models import local_files
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.distributed import Ranks
-from dreambooth_trainer.process.errors import BadModel, TrainerError
+from dreambooth_trainer.process.errors import BadModelError, TrainerError
 from dreambooth_trainer.process.topology import cache_folder
 
 FIELD = "spec.model.source"
@@ -64,7 +64,7 @@ def _is_local(model: Model) -> bool:
 
 def _existing(path: Path, field: str) -> Path:
     if not path.exists():
-        raise BadModel(f"{field}: there is nothing at {path}; mount the model or use s3://")
+        raise BadModelError(f"{field}: there is nothing at {path}; mount the model or use s3://")
     return path
 
 
@@ -85,7 +85,9 @@ def _file(uri: str, storage: Storage, field: str, ranks_here: int) -> Path:
     parent, _, name = uri.rpartition("/")
     files = [each for each in storage.list(parent, field=field) if each.relative == name]
     if not files:
-        raise NotFound(uri, "does not exist", "correct the URI, or put the object there", field)
+        raise ObjectNotFoundError(
+            uri, "does not exist", "correct the URI, or put the object there", field
+        )
 
     def download(folder: Path) -> None:
         storage.download(uri, folder / name, field=field)
@@ -135,12 +137,12 @@ def _from_hub(model: Model, field: str) -> Path:
 
 
 def hub_error(model: Model, field: str, error: Exception) -> TrainerError:
-    """One of `HUB_ERRORS` in the user's words: `BadModel` when the hub refuses; it may also be
+    """One of `HUB_ERRORS` in the user's words: `BadModelError` when the hub refuses; it may also be
     away for a while.
     """
     status = getattr(getattr(error, "response", None), "status_code", None)
     refused = isinstance(error, HFValidationError) or status in (400, 401, 403, 404)
-    kind = BadModel if refused else TrainerError
+    kind = BadModelError if refused else TrainerError
     return kind(
         f"{field}: {model.source} could not be fetched from the hub ({type(error).__name__});"
         " check its name, revision and access, or copy it to s3:// once"

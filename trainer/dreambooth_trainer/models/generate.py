@@ -76,14 +76,14 @@ def generate(
 def _beat(
     pipeline: Any, step: int, timestep: int | Tensor, tensors: dict[str, Any]
 ) -> dict[str, Any]:
-    """diffusers' hook after each denoising step; it may change `tensors`."""
+    """Diffusers' hook after each denoising step; it may change `tensors`."""
     heartbeat.beat()
     return tensors
 
 
 @torch.no_grad()
 def _decode(pipeline: Any, latent: Tensor) -> Image.Image:
-    """latent [C, h, w]. One by one, as decoders need much memory; bf16 would show as bands."""
+    """Latent [C, h, w]. One by one, as decoders need much memory; bf16 would show as bands."""
     vae = pipeline.vae
     with torch.autocast(latent.device.type, enabled=False):
         scaled = latent[None].to(vae.dtype) / vae.config.scaling_factor

@@ -20,7 +20,7 @@ from dreambooth_trainer.models.fetch import FIELD, fetched
 from dreambooth_trainer.models.stable_diffusion import StableDiffusion
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.distributed import Ranks
-from dreambooth_trainer.process.errors import BadModel, TrainerError
+from dreambooth_trainer.process.errors import BadModelError, TrainerError
 
 FAMILIES = {"StableDiffusionPipeline": StableDiffusion}
 LIBRARIES = (None, "diffusers", "transformers")
@@ -31,7 +31,7 @@ WEIGHTS = (".safetensors", ".bin", ".ckpt")
 def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.device) -> Family:
     """The base model, fp32, frozen, on `device`.
 
-    Raises `BadModel` when there is none, it is damaged, or of a family that is not known.
+    Raises `BadModelError` when there is none, it is damaged, or of a family that is not known.
     """
     for library in (diffusers, transformers):  # their bars make a mess of a log
         library.utils.logging.disable_progress_bar()
@@ -40,7 +40,7 @@ def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.devi
         pipeline = _open(model, path)
     family = FAMILIES.get(type(pipeline).__name__)
     if family is None:
-        raise BadModel(
+        raise BadModelError(
             f"{FIELD}: {model.source} is a {type(pipeline).__name__};"
             f" only {', '.join(FAMILIES)} can be trained"
         )
@@ -82,7 +82,9 @@ def _open(model: Model, path: Path) -> Any:
     except TrainerError:
         raise
     except Exception as error:  # libraries meet hostile files with every kind of exception
-        raise BadModel(f"{FIELD}: {model.source} cannot be loaded: {_reason(error)}") from error
+        raise BadModelError(
+            f"{FIELD}: {model.source} cannot be loaded: {_reason(error)}"
+        ) from error
 
 
 def _reason(error: BaseException) -> str:
@@ -105,7 +107,7 @@ def _check_index(model: Model, path: Path) -> None:
     """Read model_index.json first: diffusers' own errors for these cases send people to the hub."""
     index = path / "model_index.json"
     if not index.is_file():
-        raise BadModel(
+        raise BadModelError(
             f"{FIELD}: {model.source} has no model_index.json; name the folder that holds it,"
             " or set spec.model.layout to single-file"
         )
@@ -115,16 +117,16 @@ def _check_index(model: Model, path: Path) -> None:
 def check_parts(model: Model, index: Mapping[str, Any]) -> None:
     """A model's index names a family that can be trained, and parts of known libraries alone.
 
-    Raises `BadModel`.
+    Raises `BadModelError`.
     """
     name = index.get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
-        raise BadModel(
+        raise BadModelError(
             f"{FIELD}: {model.source} is a {name}; only {', '.join(FAMILIES)} can be trained"
         )
     for part, made_by in index.items():
         if isinstance(made_by, list) and made_by and made_by[0] not in LIBRARIES:
-            raise BadModel(
+            raise BadModelError(
                 f"{FIELD}: the {part} of {model.source} is made by {made_by[0]!r}, and no code that"
                 f" comes with a model is run; only {' and '.join(LIBRARIES[1:])} are known"
             )

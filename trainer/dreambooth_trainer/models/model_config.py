@@ -19,7 +19,7 @@ from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage, join
 from dreambooth_trainer.models.fetch import FIELD, HUB_ERRORS, hub_error
 from dreambooth_trainer.models.load import check_parts
-from dreambooth_trainer.process.errors import BadModel
+from dreambooth_trainer.process.errors import BadModelError
 
 PARTS = ("unet", "vae", "text_encoder")
 WEIGHTS = ".safetensors"
@@ -42,15 +42,17 @@ class ModelFiles:
     read: Callable[[str], bytes]
 
     def json(self, name: str) -> Config:
-        """A JSON file's object. Raises `BadModel`."""
+        """A JSON file's object. Raises `BadModelError`."""
         if name not in self.names:
-            raise BadModel(f"{self.field}: {name} is missing; copy the whole model")
+            raise BadModelError(f"{self.field}: {name} is missing; copy the whole model")
         try:
             content = json.loads(self.read(name))
         except (ValueError, RecursionError) as error:
-            raise BadModel(f"{self.field}: {name} is not JSON ({error}); copy it again") from error
+            raise BadModelError(
+                f"{self.field}: {name} is not JSON ({error}); copy it again"
+            ) from error
         if not isinstance(content, dict):
-            raise BadModel(f"{self.field}: {name} holds no JSON object; copy it again")
+            raise BadModelError(f"{self.field}: {name} holds no JSON object; copy it again")
         return content
 
 
@@ -96,7 +98,8 @@ class ModelFacts:
 def read_facts(model: Model, storage: Storage) -> ModelFacts:
     """The facts of a model in the diffusers layout.
 
-    Raises `BadModel` with all that is wrong with it, and `StorageError` when it cannot be reached.
+    Raises `BadModelError` with all that is wrong with it, and `StorageError` when it cannot be
+    reached.
     """
     files = open_files(model, storage)
     _check_family(model, files)
@@ -105,7 +108,7 @@ def read_facts(model: Model, storage: Storage) -> ModelFacts:
     if not problems:
         problems += [*_unbelievable(configs), *_unfit(configs)]
     if problems:
-        raise BadModel("\n  ".join([f"{FIELD}: {model.source} cannot be trained:", *problems]))
+        raise BadModelError("\n  ".join([f"{FIELD}: {model.source} cannot be trained:", *problems]))
     facts = ModelFacts(**configs, tokenizer=_tokenizer(model, files))
     _check_skeleton(model, facts)
     return facts
@@ -116,7 +119,7 @@ def _check_skeleton(model: Model, facts: ModelFacts) -> None:
         assert facts.skeleton
     except Exception as error:  # configurations are wrong in every way
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadModel(
+        raise BadModelError(
             f"{FIELD}: the configuration of {model.source} describes no model that can be built"
             f" ({reason}); copy it again"
         ) from error
@@ -129,7 +132,7 @@ def open_files(model: Model, storage: Storage, field: str = FIELD) -> ModelFiles
     uri = f"file://{model.source}" if model.source.startswith("/") else model.source
     names = frozenset(item.relative for item in storage.list(uri, field=field))
     if not names:
-        raise BadModel(
+        raise BadModelError(
             f"{field}: there is nothing at {model.source}; correct it, or copy the model"
         )
     return ModelFiles(field, names, lambda name: storage.read(join(uri, name), field=field))
@@ -151,7 +154,7 @@ def _on_hub(model: Model, field: str) -> ModelFiles:
 
 def _check_family(model: Model, files: ModelFiles) -> None:
     if "model_index.json" not in files.names:
-        raise BadModel(
+        raise BadModelError(
             f"{FIELD}: {model.source} has no model_index.json; name the folder that holds it,"
             " or set spec.model.layout to single-file"
         )
@@ -165,7 +168,7 @@ def _configs(files: ModelFiles) -> tuple[dict[str, Config], list[str]]:
     for part in PARTS:
         try:
             configs[part] = files.json(f"{part}/config.json")
-        except BadModel as error:
+        except BadModelError as error:
             problems.append(str(error).removeprefix(f"{FIELD}: "))
     return configs, problems
 
@@ -237,7 +240,7 @@ def _tokenizer(model: Model, files: ModelFiles) -> CLIPTokenizer:
         try:
             tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # files are wrong in every way
-            raise BadModel(
+            raise BadModelError(
                 f"{FIELD}: the tokenizer of {model.source} cannot be loaded; copy its folder again"
             ) from error
     return tokenizer

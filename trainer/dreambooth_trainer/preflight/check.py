@@ -14,7 +14,7 @@ from pathlib import Path
 from dreambooth_api.models.job import DreamBoothJob, output_prefix, prior_cache
 from dreambooth_api.models.runtime import world_size
 from dreambooth_api.parsing.advice import warnings as advice
-from dreambooth_storage import AlreadyExists, Storage, StorageSettings, join
+from dreambooth_storage import AlreadyExistsError, Storage, StorageSettings, join
 from dreambooth_trainer.data.captions import captions
 from dreambooth_trainer.data.class_images import class_prompt
 from dreambooth_trainer.data.images import load_images
@@ -23,7 +23,7 @@ from dreambooth_trainer.models.fetch import FIELD as MODEL
 from dreambooth_trainer.models.model_config import ModelFacts, read_facts
 from dreambooth_trainer.preflight.memory import GIB, adapted, checkpoint_bytes, estimate
 from dreambooth_trainer.preflight.report import Report
-from dreambooth_trainer.process.errors import BadConfig, BadModel, Denied
+from dreambooth_trainer.process.errors import BadConfigError, BadModelError, StorageDeniedError
 from dreambooth_trainer.process.exit_status import exit_code_of, sentence
 from dreambooth_trainer.process.termination_message import leave
 from dreambooth_trainer.process.topology import load_job, local_batch
@@ -76,7 +76,7 @@ def _check_writing(job: DreamBoothJob, storage: Storage, report: Report) -> None
             kept = _stays(storage, probe, name)
             storage.delete([probe], field=name)
             if not kept:
-                raise Denied(
+                raise StorageDeniedError(
                     f"{name}: the server replaced {probe}, which was to stay: it ignores"
                     " If-None-Match, so that a lost pod could write over the next one's"
                     " checkpoints; use a server with conditional writes"
@@ -87,7 +87,7 @@ def _stays(storage: Storage, uri: str, name: str) -> bool:
     """Whether a conditional write leaves the object that is there: checkpoints are fenced by it."""
     try:
         storage.write(uri, b"replaced", only_if_absent=True, field=name)
-    except AlreadyExists:
+    except AlreadyExistsError:
         return True
     return False
 
@@ -139,7 +139,9 @@ def _facts(job: DreamBoothJob, storage: Storage) -> ModelFacts | None:
         return read_facts(model, storage)
     uri = f"file://{model.source}" if model.source.startswith("/") else model.source
     if not uri.startswith("hf://") and not storage.exists(uri, field=MODEL):
-        raise BadModel(f"{MODEL}: there is no file {model.source}; correct it, or copy the model")
+        raise BadModelError(
+            f"{MODEL}: there is no file {model.source}; correct it, or copy the model"
+        )
     return None
 
 
@@ -187,7 +189,7 @@ def short_grace(job: DreamBoothJob, facts: ModelFacts) -> Iterator[str]:
 def _check_resolution(job: DreamBoothJob, facts: ModelFacts) -> None:
     resolution, least = job.spec.training.resolution, facts.vae_factor * facts.unet_factor
     if resolution % facts.vae_factor or resolution < least:
-        raise BadConfig(
+        raise BadConfigError(
             f"spec.training.resolution: the model cannot take {resolution};"
             f" use a multiple of {least}, as {_near(resolution, least)}"
         )
@@ -204,7 +206,7 @@ def _check_targets(job: DreamBoothJob, facts: ModelFacts) -> None:
     targets = job.spec.training.lora.targets
     unknown = [target for target in targets if not adapted(unet, (target,))]
     if unknown:
-        raise BadConfig(
+        raise BadConfigError(
             "spec.training.lora.targets: no module of the model's UNet is named"
             f" {', '.join(unknown)}; to_q, to_k, to_v and to_out.0 are its attention"
         )
@@ -219,7 +221,7 @@ def _check_memory(job: DreamBoothJob, facts: ModelFacts) -> None:
     images = local_batch(job, ranks) * halves
     needed, there = estimate(facts, training, images, ranks), _bytes(runtime.gpu_memory)
     if needed.certain > there:
-        raise BadConfig(
+        raise BadConfigError(
             f"spec.runtime.gpuMemory: about {needed.total / GIB:.1f} GiB are needed"
             f" ({needed.weights / GIB:.1f} for weights and optimizer,"
             f" {needed.activations / GIB:.1f} for activations of {images} images),"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from dreambooth_storage import StorageError, Unavailable, WrongEndpoint
+from dreambooth_storage import StorageError, StorageUnavailableError, WrongEndpointError
 from dreambooth_trainer.process.errors import NOT_RETRYABLE, TrainerError
 from dreambooth_trainer.process.exit_status import exit_code_of
 from dreambooth_trainer.process.termination_message import LIMIT
@@ -33,7 +33,10 @@ class Report:
     @property
     def unreachable(self) -> bool:
         """Whether storage does not answer at all, so that asking again would only take time."""
-        return any(isinstance(error, (Unavailable, WrongEndpoint)) for error in self.errors)
+        return any(
+            isinstance(error, (StorageUnavailableError, WrongEndpointError))
+            for error in self.errors
+        )
 
     @property
     def exit_code(self) -> int:

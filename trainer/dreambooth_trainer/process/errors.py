@@ -15,43 +15,43 @@ class TrainerError(Exception):
     exit_code = 1
 
 
-class BadConfig(TrainerError):
+class BadConfigError(TrainerError):
     """The job asks for something that cannot be trained."""
 
     exit_code = 64
 
 
-class BadData(TrainerError):
+class BadDataError(TrainerError):
     """The images or captions cannot be trained on."""
 
     exit_code = 65
 
 
-class BadModel(TrainerError):
+class BadModelError(TrainerError):
     """There is no such base model, or it cannot be loaded."""
 
     exit_code = 66
 
 
-class Denied(TrainerError):
+class StorageDeniedError(TrainerError):
     """Storage refuses: credentials, bucket or endpoint are wrong."""
 
     exit_code = 67
 
 
-class NotFinite(TrainerError):
+class NotFiniteError(TrainerError):
     """The loss is NaN or infinite."""
 
     exit_code = 68
 
 
-class Fenced(TrainerError):
+class FencedError(TrainerError):
     """A newer attempt owns the output."""
 
     exit_code = 69
 
 
-class Refused(TrainerError):
+class RefusedJobError(TrainerError):
     """The job as it stands cannot be trained; the message lists every reason."""
 
     def __init__(self, message: str, exit_code: int) -> None:

@@ -3,14 +3,19 @@
 import sys
 
 from dreambooth_storage import (
-    AccessDenied,
-    EmptyPrefix,
-    NoSuchBucket,
-    NotFound,
+    AccessDeniedError,
+    EmptyPrefixError,
+    NoSuchBucketError,
+    ObjectNotFoundError,
     StorageError,
-    WrongEndpoint,
+    WrongEndpointError,
 )
-from dreambooth_trainer.process.errors import BadData, BadModel, Denied, TrainerError
+from dreambooth_trainer.process.errors import (
+    BadDataError,
+    BadModelError,
+    StorageDeniedError,
+    TrainerError,
+)
 from dreambooth_trainer.process.termination_message import leave
 
 MODELS = ("spec.model.source", "spec.evaluation.model")
@@ -20,10 +25,10 @@ def exit_code_of(error: Exception) -> int:
     """The exit code of an error: what cannot get better by itself is not retried."""
     if isinstance(error, TrainerError):
         return error.exit_code
-    if isinstance(error, (AccessDenied, NoSuchBucket, WrongEndpoint)):
-        return Denied.exit_code
-    if isinstance(error, (NotFound, EmptyPrefix)):
-        return (BadModel if error.field in MODELS else BadData).exit_code
+    if isinstance(error, (AccessDeniedError, NoSuchBucketError, WrongEndpointError)):
+        return StorageDeniedError.exit_code
+    if isinstance(error, (ObjectNotFoundError, EmptyPrefixError)):
+        return (BadModelError if error.field in MODELS else BadDataError).exit_code
     return TrainerError.exit_code
 
 

@@ -13,7 +13,7 @@ from dreambooth_trainer.process.errors import STOPPED_EXIT_CODE
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The trainer was asked to stop, and everything worth keeping is saved."""
 
     exit_code = STOPPED_EXIT_CODE
@@ -36,13 +36,13 @@ class StopSignal:
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Within, being asked to stop ends the process at once: for waits in C code, which would
-        not hear of it, while there is no state to save. Raises `Stopped` when asked before.
+        not hear of it, while there is no state to save. Raises `StoppedError` when asked before.
         """
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         try:
             if self.requested:
-                raise Stopped("asked to stop before training had begun; nothing to save")
+                raise StoppedError("asked to stop before training had begun; nothing to save")
             yield
         finally:
             self.install()

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.parsing.load import InvalidJob, load
-from dreambooth_trainer.process.errors import BadConfig
+from dreambooth_api.parsing.load import InvalidJobError, load
+from dreambooth_trainer.process.errors import BadConfigError
 
 
 @dataclass(frozen=True)
@@ -41,24 +41,24 @@ class Topology:
 
 
 def load_job(path: Path) -> DreamBoothJob:
-    """Read and validate the job file; `BadConfig` lists every problem with its field."""
+    """Read and validate the job file; `BadConfigError` lists every problem with its field."""
     try:
         return load(path)
-    except (InvalidJob, OSError) as error:
-        raise BadConfig(str(error)) from error
+    except (InvalidJobError, OSError) as error:
+        raise BadConfigError(str(error)) from error
 
 
 def local_batch(job: DreamBoothJob, world_size: int) -> int:
     """Subject images per rank and forward pass.
 
-    `BadConfig` when the ranks times `accumulation` do not divide `globalBatch`.
+    `BadConfigError` when the ranks times `accumulation` do not divide `globalBatch`.
     """
     training = job.spec.training
     if training.global_batch is None:
         return training.per_device_batch or 1
     parts = world_size * training.accumulation
     if training.global_batch % parts:
-        raise BadConfig(
+        raise BadConfigError(
             f"spec.training.globalBatch: {training.global_batch} is not divisible by {parts}"
             f" ({world_size} ranks x accumulation {training.accumulation});"
             f" use a multiple of {parts}, or change runtime.nodes"

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from dreambooth_api.models.job import resolved
-from dreambooth_storage import NotFound, join
+from dreambooth_storage import ObjectNotFoundError, join
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.telemetry.telemetry import write_json
 
@@ -24,7 +24,7 @@ def is_due(attempt: Attempt) -> bool:
 def _is_due(attempt: Attempt) -> bool:
     try:
         found = json.loads(attempt.storage.read(join(attempt.run, NAME)))
-    except (NotFound, ValueError):
+    except (ObjectNotFoundError, ValueError):
         return True
     return bool(found != _settings(attempt))
 

@@ -17,7 +17,7 @@ from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import Manifest
 from dreambooth_trainer.checkpoint.agreement import Agreement
-from dreambooth_trainer.process.errors import BadConfig
+from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.run.run_record import read_run_record
 
 log = logging.getLogger(__name__)
@@ -72,10 +72,12 @@ def _shown(values: Mapping[str, JsonValue], name: str) -> str:
 
 
 def check_config(attempt: Attempt, manifest: Manifest) -> None:
-    """Raise `BadConfig` when the checkpoint was made for another job than today's. Collective."""
+    """Raise `BadConfigError` when the checkpoint was made for another job than today's.
+    Collective.
+    """
     steps = attempt.job.spec.training.steps
     if manifest.step > steps:
-        raise BadConfig(
+        raise BadConfigError(
             f"spec.training.steps: {steps}, but the newest checkpoint is of step {manifest.step};"
             f" use at least {manifest.step}, or take another name"
         )
@@ -95,7 +97,7 @@ def _refuse_other_config(attempt: Attempt, step: int) -> None:
 
 
 def check_contents(attempt: Attempt, step: int, hashes: Mapping[str, str]) -> None:
-    """Raise `BadConfig` when model or images are not what they were. Collective.
+    """Raise `BadConfigError` when model or images are not what they were. Collective.
 
     hashes: sha256 by name, as run.json holds them. Class images may have been made again: that is
     a warning.
@@ -123,8 +125,8 @@ def _changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _refusal(step: int, lines: Sequence[str]) -> BadConfig:
-    return BadConfig(
+def _refusal(step: int, lines: Sequence[str]) -> BadConfigError:
+    return BadConfigError(
         f"the checkpoint of step {step} was made from something else; undo the changes, or take"
         " another name:\n" + "\n".join(f"  {line}" for line in lines)
     )

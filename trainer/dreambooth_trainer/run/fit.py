@@ -38,7 +38,8 @@ def fit(
     store: CheckpointStore,
     writer: SampleWriter,
 ) -> None:
-    """Train until the job's last step. Raises `Stopped` or `NotFinite`; the module stays on its
+    """Train until the job's last step. Raises `StoppedError` or `NotFiniteError`; the module stays
+    on its
     device.
     """
     training = attempt.job.spec.training

@@ -14,7 +14,7 @@ import torch
 from pydantic import JsonValue
 
 from dreambooth_api.models.job import DreamBoothJob, resolved
-from dreambooth_storage import NotFound, Storage, join
+from dreambooth_storage import ObjectNotFoundError, Storage, join
 from dreambooth_trainer.telemetry.progress import now
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def read_run_record(storage: Storage, run: str) -> dict[str, Any] | None:
         record = json.loads(storage.read(uri, field="spec.output"))
         DreamBoothJob.model_validate(record["job"])
         return {**record, "hashes": dict(record["hashes"]), "attempts": list(record["attempts"])}
-    except NotFound:
+    except ObjectNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         log.warning("%s cannot be read (%s): it is written anew", uri, error)

@@ -23,7 +23,7 @@ from dreambooth_trainer.models import Family, load_family
 from dreambooth_trainer.models.adapters import attach
 from dreambooth_trainer.preflight.check import check
 from dreambooth_trainer.process.distributed import joined
-from dreambooth_trainer.process.errors import Refused, TrainerError
+from dreambooth_trainer.process.errors import RefusedJobError, TrainerError
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology, local_batch
 from dreambooth_trainer.run import baseline, fingerprint
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 def train(job: DreamBoothJob, topology: Topology, stop: StopSignal) -> str:
     """Train the job, or go on with it from its newest checkpoint. Returns the rank's last words.
 
-    Raises a `TrainerError` or `StorageError` when it cannot, `Stopped` when asked to stop.
+    Raises a `TrainerError` or `StorageError` when it cannot, `StoppedError` when asked to stop.
     """
     local_batch(job, topology.world_size)  # known to be wrong before anybody is waited for
     observers = Observers(job, topology)
@@ -115,7 +115,7 @@ def _preflight(attempt: Attempt) -> None:
             log.warning(warning)
     code, text = attempt.ranks.from_first(found)
     if code:
-        raise Refused(text, code)
+        raise RefusedJobError(text, code)
 
 
 def _checkpoints(attempt: Attempt) -> CheckpointStore:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dreambooth_api.models.job import DreamBoothJob, output_prefix
-from dreambooth_storage import NotFound, Storage, join
+from dreambooth_storage import ObjectNotFoundError, Storage, join
 from dreambooth_trainer.checkpoint import CheckpointRef
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.exit_status import sentence
@@ -107,7 +107,7 @@ class Observers:
         """Go on with the history of earlier attempts."""
         try:
             self._history.resume(storage.read(join(run, "history.jsonl")).decode(), step)
-        except NotFound:
+        except ObjectNotFoundError:
             return
 
     def keep_history(self, storage: Storage, run: str) -> None:

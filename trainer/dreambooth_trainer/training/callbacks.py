@@ -13,7 +13,7 @@ import torch
 from dreambooth_trainer.checkpoint import Saves
 from dreambooth_trainer.data.batches import Batch
 from dreambooth_trainer.process import heartbeat
-from dreambooth_trainer.process.signals import Stopped, StopSignal
+from dreambooth_trainer.process.signals import StoppedError, StopSignal
 from dreambooth_trainer.training.module import DreamBooth
 from dreambooth_trainer.training.reporter import MeanLoss, Reporter
 
@@ -128,7 +128,7 @@ class Save(AfterStep):
         self._prepared = False
 
     def after_step(self, module: DreamBooth, step: int) -> None:
-        """Save if it is time; raise `Stopped` when asked to stop."""
+        """Save if it is time; raise `StoppedError` when asked to stop."""
         if not self._prepared:  # the optimizer has its state now
             self._saves.prepare(module.state())
             self._prepared = True
@@ -144,7 +144,7 @@ class Save(AfterStep):
         reference = self._saves.finish(step, module.state(), {}, loss=self._losses.take())
         if step < self._total_steps:
             # The operator reads this: nobody may ask for the progress in time.
-            raise Stopped(f"asked to stop; saved at step {step} in {reference.uri}")
+            raise StoppedError(f"asked to stop; saved at step {step} in {reference.uri}")
 
 
 class Sample(AfterStep):
@@ -162,5 +162,5 @@ class Sample(AfterStep):
         to the step that all ranks agree on.
         """
         if self._every and step % self._every == 0 and step < self._total_steps:
-            with module.averaged(), suppress(Stopped):
+            with module.averaged(), suppress(StoppedError):
                 self._make(step)

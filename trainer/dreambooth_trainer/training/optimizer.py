@@ -56,7 +56,7 @@ def make_schedule(optimizer: AdamW, training: Training, start: int) -> LambdaLR:
 
 
 def _shape(schedule: Schedule, steps: int) -> Callable[[int], float]:
-    """diffusers' multiplier of the learning rate by step, without warm-up from other libraries'
+    """Diffusers' multiplier of the learning rate by step, without warm-up from other libraries'
     counting.
     """
     probe = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)

@@ -21,7 +21,7 @@ from torch import Tensor
 from dreambooth_trainer.data.batches import Batch, BatchStream
 from dreambooth_trainer.objectives.ddpm import Losses
 from dreambooth_trainer.process.distributed import Pending, Ranks
-from dreambooth_trainer.process.errors import NotFinite
+from dreambooth_trainer.process.errors import NotFiniteError
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.training.module import DreamBooth
 
@@ -52,7 +52,7 @@ class _Copying:
 
 
 class Reporter(pl.Callback):
-    """Delivers a StepReport per optimizer step, in order, on every rank; raises `NotFinite`.
+    """Delivers a StepReport per optimizer step, in order, on every rank; raises `NotFiniteError`.
 
     `step` is the newest step that was delivered. `ended()` is this rank's number of ended turns of
     its saves, and `ended` their sum over the ranks.
@@ -140,7 +140,8 @@ class Reporter(pl.Callback):
             deliver(report)
 
     def _check_finite(self, report: StepReport, norm: float, copied: _Copying) -> None:
-        """Raise `NotFinite` for the loss, or for the gradient that has spoilt the weights though
+        """Raise `NotFiniteError` for the loss, or for the gradient that has spoilt the weights
+        though
         the loss was a number. Collective.
         """
         if not math.isfinite(report.loss):
@@ -151,10 +152,10 @@ class Reporter(pl.Callback):
             everybody = range(self._ranks.topology.world_size)
             raise self._not_finite("the gradient is not finite", report.step, everybody)
 
-    def _not_finite(self, what: str, step: int, ranks: Iterable[int]) -> NotFinite:
+    def _not_finite(self, what: str, step: int, ranks: Iterable[int]) -> NotFiniteError:
         """The error, with the images that `ranks` trained on in the step."""
         batch = [f"  rank {rank}: {uri}" for rank in ranks for uri in self._images(step, rank)]
-        return NotFinite(
+        return NotFiniteError(
             f"{what} at step {step}; lower spec.training.learningRate, or use"
             " spec.training.precision bf16 instead of fp16. The last checkpoint is from before."
             " The images in the batch:\n" + "\n".join(batch)

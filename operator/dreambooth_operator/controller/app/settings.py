@@ -27,7 +27,7 @@ Name = Annotated[
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 
 
-class InvalidSettings(UserError):
+class InvalidSettingsError(UserError):
     """Settings that cannot be used; the message has one line for each problem."""
 
 
@@ -125,19 +125,19 @@ class Settings(_Part):
 
 
 def read_settings(path: Path) -> Settings:
-    """The settings in a YAML file; raises `InvalidSettings` with every problem."""
+    """The settings in a YAML file; raises `InvalidSettingsError` with every problem."""
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InvalidSettings(f"{path}: {error.strerror}; name a readable file") from error
+        raise InvalidSettingsError(f"{path}: {error.strerror}; name a readable file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidSettings(f"{path}: not valid YAML: {error}") from error
+        raise InvalidSettingsError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(found, dict):
-        raise InvalidSettings(f"{path}: must be a mapping; write trainerImage: IMAGE")
+        raise InvalidSettingsError(f"{path}: must be a mapping; write trainerImage: IMAGE")
     try:
         return Settings.model_validate(found, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise InvalidSettings("\n".join(_lines(path, error))) from error
+        raise InvalidSettingsError("\n".join(_lines(path, error))) from error
 
 
 def _lines(path: Path, error: ValidationError) -> list[str]:

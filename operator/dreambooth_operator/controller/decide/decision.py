@@ -44,7 +44,8 @@ class Event:
 @dataclass(frozen=True)
 class Decision:
     """Actions come first. When they changed anything, the job is looked at again, and what it then
-    is stands in the status; else status and events follow at once."""
+    is stands in the status; else status and events follow at once.
+    """
 
     actions: tuple[Action, ...] = ()
     status: Status | None = None

@@ -80,7 +80,9 @@ class Api:
     async def replace_status(
         self, kind: Kind, namespace: str, name: str, version: int, status: Manifest
     ) -> Manifest:
-        """Replace the whole status of the object with that version; `Conflict` when it changed."""
+        """Replace the whole status of the object with that version; `ConflictError` when it
+        changed.
+        """
         operations: list[Manifest] = [
             {"op": "add", "path": "/metadata/resourceVersion", "value": str(version)},
             {"op": "add", "path": "/status", "value": status},
@@ -94,19 +96,21 @@ class Api:
         )
 
     async def create(self, kind: Kind, body: Manifest) -> Manifest:
-        """Make an object; `Conflict` when there is one of that name."""
+        """Make an object; `ConflictError` when there is one of that name."""
         path = kind.path(body["metadata"]["namespace"])
         return await self._send("POST", path, body, parameters={"fieldManager": FIELD_MANAGER})
 
     async def replace(self, kind: Kind, body: Manifest) -> Manifest:
-        """Replace an object; `Conflict` when its version is another by now."""
+        """Replace an object; `ConflictError` when its version is another by now."""
         meta = body["metadata"]
         return await self._send("PUT", kind.path(meta["namespace"], meta["name"]), body)
 
     async def delete(
         self, kind: Kind, namespace: str, name: str, uid: str, *, propagation: str
     ) -> Manifest:
-        """Delete the object with that uid; `Conflict` when the name is another one's by now."""
+        """Delete the object with that uid; `ConflictError` when the name is another one's by
+        now.
+        """
         options = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
@@ -140,7 +144,7 @@ class Api:
                 found: Manifest = json.loads(content)
                 return found
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise errors.Unavailable(f"{what}: {error or type(error).__name__}") from error
+            raise errors.UnavailableError(f"{what}: {error or type(error).__name__}") from error
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._client is None or self._client.closed:
@@ -156,19 +160,19 @@ def _error(what: str, status: int, headers: Mapping[str, str], content: bytes) -
     except (ValueError, TypeError, KeyError):
         message = f"{what}: HTTP {status}"
     if status == 403 and b'"NamespaceTerminating"' in content:  # no Role would help
-        return errors.Unavailable(message)
+        return errors.UnavailableError(message)
     if status == 500 and b"failed to create typed patch object" in content:
-        return errors.Invalid(message)  # an unknown field in server-side apply
+        return errors.InvalidError(message)  # an unknown field in server-side apply
     if status == 429:
-        return errors.TooManyRequests(message, _retry_after(headers))
+        return errors.TooManyRequestsError(message, _retry_after(headers))
     if status == 403 and b"exceeded quota" in content:
-        return errors.Forbidden(message)
+        return errors.ForbiddenError(message)
     if status == 403:
-        return errors.Forbidden(f"{message}; grant it in the operator's Role or ClusterRole")
+        return errors.ForbiddenError(f"{message}; grant it in the operator's Role or ClusterRole")
     if status >= 500 or status in (401, 408):
-        return errors.Unavailable(message)
-    known = {404: errors.NotFound, 409: errors.Conflict, 410: errors.Conflict}
-    return known.get(status, errors.Invalid)(message)
+        return errors.UnavailableError(message)
+    known = {404: errors.NotFoundError, 409: errors.ConflictError, 410: errors.ConflictError}
+    return known.get(status, errors.InvalidError)(message)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -9,7 +9,7 @@
         Unavailable       no answer, or an error of the server's own
         NotLeading        another replica may act by now; nothing was sent
 
-`NameTaken` is no error of the API server: a child's name belongs to something else.
+`NameTakenError` is no error of the API server: a child's name belongs to something else.
 """
 
 
@@ -22,31 +22,31 @@ class ApiError(Exception):
     """Seconds to wait at least."""
 
 
-class NotFound(ApiError):
+class NotFoundError(ApiError):
     """There is no such object, or no such kind."""
 
     kind = "not_found"
 
 
-class Conflict(ApiError):
+class ConflictError(ApiError):
     """The object is not as it was thought to be: changed, replaced, or there already."""
 
     kind = "conflict"
 
 
-class Forbidden(ApiError):
+class ForbiddenError(ApiError):
     """The operator may not do this; the message names verb, resource and namespace."""
 
     kind = "forbidden"
 
 
-class Invalid(ApiError):
+class InvalidError(ApiError):
     """The API server refuses what was sent; the message says why."""
 
     kind = "invalid"
 
 
-class TooManyRequests(ApiError):
+class TooManyRequestsError(ApiError):
     """The API server is busy."""
 
     kind = "too_many_requests"
@@ -56,19 +56,19 @@ class TooManyRequests(ApiError):
         self.retry_after = retry_after
 
 
-class Unavailable(ApiError):
+class UnavailableError(ApiError):
     """No connection, no answer in time, or an error of the server's own."""
 
     kind = "unavailable"
 
 
-class NotLeading(ApiError):
+class NotLeadingError(ApiError):
     """This process may not write any more."""
 
     kind = "not_leading"
 
 
-class NameTaken(Exception):
+class NameTakenError(Exception):
     """An object that is not the job's has the name of a child: it is left alone."""
 
     def __init__(self, kind: str, name: str) -> None:

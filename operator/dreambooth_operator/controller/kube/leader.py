@@ -37,9 +37,11 @@ class Leader:
         self.leads = False
 
     def ensure(self) -> None:
-        """Raise `NotLeading` when somebody else may lead by now: this process stood still."""
+        """Raise `NotLeadingError` when somebody else may lead by now: this process stood still."""
         if self._election.enabled and self._overdue:
-            raise errors.NotLeading("the Lease was not renewed in time: another process may lead")
+            raise errors.NotLeadingError(
+                "the Lease was not renewed in time: another process may lead"
+            )
 
     async def acquire(self) -> None:
         """Return once this process leads, however long it takes."""
@@ -117,7 +119,7 @@ class Leader:
     async def _read(self) -> Manifest | None:
         try:
             return await self._api.get(LEASE, self._election.namespace, self._election.name)
-        except errors.NotFound:
+        except errors.NotFoundError:
             return None
 
     def _new(self) -> Manifest:
@@ -129,7 +131,7 @@ class Leader:
         }
 
     def _spec(self, held: dict[str, Any], transitions: int) -> dict[str, Any]:
-        """spec of the Lease while this process holds it (meta/v1 MicroTime)."""
+        """Spec of the Lease while this process holds it (meta/v1 MicroTime)."""
         time_now = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         return {
             "holderIdentity": self._identity,

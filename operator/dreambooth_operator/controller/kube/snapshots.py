@@ -212,7 +212,7 @@ def by_type(conditions: Iterable[Body]) -> dict[str, Body]:
 
 
 def controller_uid(meta: Body) -> str | None:
-    """uid of the object that controls this one."""
+    """Uid of the object that controls this one."""
     owners = meta.get("ownerReferences", [])
     return next((owner["uid"] for owner in owners if owner.get("controller")), None)
 

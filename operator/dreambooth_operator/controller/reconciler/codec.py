@@ -7,7 +7,7 @@ from typing import Any
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.status import Status
-from dreambooth_api.parsing.load import InvalidJob, parse
+from dreambooth_api.parsing.load import InvalidJobError, parse
 from dreambooth_operator.controller.decide import conditions
 from dreambooth_operator.controller.reconciler.events import timestamp
 from dreambooth_operator.controller.watch.cache import Record
@@ -19,13 +19,14 @@ logger = logging.getLogger(__name__)
 def read_job(record: Record) -> DreamBoothJob:
     """The job; a status that cannot be read counts as empty, as the children know better.
 
-    Raises `InvalidJob` when the spec is not one that this operator understands: the CRD is older
+    Raises `InvalidJobError` when the spec is not one that this operator understands: the CRD is
+    older
     or newer than the operator.
     """
     body = json.loads(record.body)
     try:
         return parse(body)
-    except InvalidJob as error:
+    except InvalidJobError as error:
         job = parse({name: value for name, value in body.items() if name != "status"})
         logger.warning(
             "%s: its status is not understood and counts as empty: %s", record.key, error

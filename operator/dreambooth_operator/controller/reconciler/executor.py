@@ -8,7 +8,7 @@ from datetime import datetime
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.status import Status
-from dreambooth_api.parsing.load import InvalidJob
+from dreambooth_api.parsing.load import InvalidJobError
 from dreambooth_operator.controller.decide.attempts import newest
 from dreambooth_operator.controller.decide.decision import (
     Action,
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 NO_DEFAULTS = JobDefaults()
 
 
-class Refused(Exception):
+class InvalidSpecError(Exception):
     """A DreamBoothJob whose spec this operator does not understand."""
 
     def __init__(self, record: Record, problem: str) -> None:
@@ -70,22 +70,24 @@ class Cluster:
     async def observe(self, key: Key) -> Observed | None:
         """Everything that is known of a job; None when there is no such job (any more).
 
-        Raises `Refused`, or an `ApiError` when the API server has to be asked and does not answer.
+        Raises `InvalidSpecError`, or an `ApiError` when the API server has to be asked and does
+        not answer.
         """
         record = self._store.record(key)
         if record is None:
             return None
         try:
             job = read_job(record)
-        except InvalidJob as error:
-            raise Refused(record, str(error)) from error
+        except InvalidJobError as error:
+            raise InvalidSpecError(record, str(error)) from error
         await self._look_for_open_attempt(key, job)
         return self._observed(key, job, record)
 
     async def carry_out(self, seen: Observed, actions: Sequence[Action]) -> bool:
         """Carry out what was decided; whether anything changed by that.
 
-        Raises `NameTaken` before anything is applied, or an `ApiError`, after which the rest is
+        Raises `NameTakenError` before anything is applied, or an `ApiError`, after which the rest
+        is
         left undone.
         """
         for action in actions:
@@ -99,7 +101,7 @@ class Cluster:
     async def report(self, seen: Observed, decision: Decision) -> bool:
         """Write the status, then post the events; whether anything changed by that.
 
-        Raises an `ApiError`; `Conflict` means that the job has changed meanwhile.
+        Raises an `ApiError`; `ConflictError` means that the job has changed meanwhile.
         """
         changed = False
         if decision.status is not None:
@@ -108,7 +110,7 @@ class Cluster:
             await self.post(seen.job, event)
         return changed
 
-    async def refuse(self, refused: Refused) -> None:
+    async def refuse(self, refused: InvalidSpecError) -> None:
         """Say in the status that the spec is not understood. Nothing else is touched."""
         record = refused.record
         status = refused_status(record, str(refused), self._now())
@@ -120,7 +122,7 @@ class Cluster:
         record = self._store.record(key)
         try:
             found = await self._api.get(DREAMBOOTH_JOB, key.namespace, key.name)
-        except errors.NotFound:
+        except errors.NotFoundError:
             if record is not None:
                 self._store.remove(DREAMBOOTH_JOB, key.namespace, key.name, record.uid)
             return record is not None
@@ -170,26 +172,26 @@ class Cluster:
         if not self._store.owns(key, job.metadata.uid or "", JOB.name, name):
             try:
                 self._store.put(JOB, await self._api.get(JOB, key.namespace, name))
-            except errors.NotFound:
+            except errors.NotFoundError:
                 logger.info("%s: Job %s is gone", key, name)
 
     async def _ensure_free(self, seen: Observed, manifest: Manifest) -> None:
-        """Raise `NameTaken` when something that is not the job's has the name of its child."""
+        """Raise `NameTakenError` when something that is not the job's has the name of its child."""
         kind, meta = APPLIED[manifest["kind"]], manifest["metadata"]
         namespace, name, uid = meta["namespace"], meta["name"], seen.job.metadata.uid or ""
         if self._store.owns(Key(namespace, seen.job.metadata.name), uid, kind.name, name):
             return
         try:
             found = await self._api.get(kind, namespace, name)
-        except errors.NotFound:
+        except errors.NotFoundError:
             return
         if controls(uid, found["metadata"]):
             self._store.put(kind, found)
         elif _is_on_its_way_out(seen.job, found["metadata"]):
             told = f"{kind.name} {name} of an earlier job of this name is not gone yet"
-            raise errors.Unavailable(told)
+            raise errors.UnavailableError(told)
         else:
-            raise errors.NameTaken(kind.name, name)
+            raise errors.NameTakenError(kind.name, name)
 
     async def _carry_out(self, seen: Observed, action: Action) -> bool:
         self._ensure_leads()
@@ -211,7 +213,7 @@ class Cluster:
     ) -> bool:
         try:
             left = await self._api.delete(kind, namespace, name, uid, propagation=propagation)
-        except (errors.NotFound, errors.Conflict):
+        except (errors.NotFoundError, errors.ConflictError):
             return self._store.remove(kind, namespace, name, uid) is not None
         # It is there until its children are gone; else a Status is all that is left.
         return left["kind"] != kind.name or self._took(kind, left)

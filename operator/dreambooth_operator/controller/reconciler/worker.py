@@ -13,7 +13,7 @@ from dreambooth_operator.controller.decide.policy import Policy
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.clock import Now
 from dreambooth_operator.controller.kube.snapshots import Key
-from dreambooth_operator.controller.reconciler.executor import Cluster, Refused
+from dreambooth_operator.controller.reconciler.executor import Cluster, InvalidSpecError
 from dreambooth_operator.controller.watch.poller import Poller
 from dreambooth_operator.controller.watch.queue import Queue
 
@@ -79,9 +79,9 @@ class Worker:
                 self._told.pop(key, None)
                 return
             await self._bring_about(key, seen)
-        except Refused as refused:
+        except InvalidSpecError as refused:
             await self._cluster.refuse(refused)
-        except (errors.Conflict, errors.NotFound):
+        except (errors.ConflictError, errors.NotFoundError):
             if not await self._cluster.refresh(key):
                 raise
             self._queue.add(key)  # with what is known now
@@ -95,7 +95,7 @@ class Worker:
                 self._queue.add(key)
                 return
             changed = await self._cluster.report(seen, decision)
-        except (errors.NameTaken, errors.Forbidden, errors.Invalid) as error:
+        except (errors.NameTakenError, errors.ForbiddenError, errors.InvalidError) as error:
             # Only said: children cannot be made as things are.
             if isinstance(error, errors.ApiError):
                 self._reports.failed(error.kind)
@@ -117,7 +117,7 @@ class Worker:
         """Only say what was decided; where not even that is allowed, an event must do."""
         try:
             return await self._cluster.report(seen, decision)
-        except (errors.Forbidden, errors.Invalid) as error:
+        except (errors.ForbiddenError, errors.InvalidError) as error:
             await self._tell(key, seen, str(error))
             raise
 
@@ -138,7 +138,7 @@ class Worker:
 
 
 def _obstacle(error: Exception) -> Obstacle:
-    if isinstance(error, errors.NameTaken):
+    if isinstance(error, errors.NameTakenError):
         told = f"{error} exists and is not this job's; delete it, or rename the DreamBoothJob"
         return Obstacle("NameTaken", told)
     return Obstacle("NotAllowed", f"the API server refuses what the job needs: {error}")

@@ -9,7 +9,11 @@ from dreambooth_operator.controller.decide.observed import Reading
 from dreambooth_operator.controller.kube.clock import Now
 from dreambooth_operator.controller.kube.snapshots import Key
 from dreambooth_operator.controller.watch.queue import Queue
-from dreambooth_operator.local.progress import ProgressUnavailable, TrainerProgress, read_progress
+from dreambooth_operator.local.progress import (
+    ProgressUnavailableError,
+    TrainerProgress,
+    read_progress,
+)
 from dreambooth_operator.manifests.pods import METRICS_PORT
 
 ASKERS = 32
@@ -83,6 +87,6 @@ class Poller:
     def _answer(self, address: str) -> Reading:
         try:
             progress = self._read(address, METRICS_PORT, TIMEOUT_SECONDS)
-        except ProgressUnavailable as error:
+        except ProgressUnavailableError as error:
             return Reading(self._now(), address, problem=str(error))
         return Reading(self._now(), address, progress)

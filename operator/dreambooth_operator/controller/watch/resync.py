@@ -147,7 +147,7 @@ class Resync:
 
 
 def _why_not_yet(error: errors.ApiError) -> str:
-    if isinstance(error, errors.NotFound):
+    if isinstance(error, errors.NotFoundError):
         return (
             f"the API server knows no {DREAMBOOTH_JOB.plural}; apply the CRD"
             f" {DREAMBOOTH_JOB.plural}.{DREAMBOOTH_JOB.group}"

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth_operator.controller.app.settings import InvalidSettings, Settings, read_settings
+from dreambooth_operator.controller.app.settings import (
+    InvalidSettingsError,
+    Settings,
+    read_settings,
+)
 
 
 def _read(tmp_path: Path, text: str) -> Settings:
@@ -71,17 +75,17 @@ def test_names_are_camel_case(tmp_path: Path) -> None:
     ],
 )
 def test_problem_names_the_field(tmp_path: Path, text: str, told: str) -> None:
-    with pytest.raises(InvalidSettings) as raised:
+    with pytest.raises(InvalidSettingsError) as raised:
         _read(tmp_path, text)
     assert told in str(raised.value)
 
 
 def test_every_problem_has_a_line(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSettings) as raised:
+    with pytest.raises(InvalidSettingsError) as raised:
         _read(tmp_path, "{workers: 0, resyncSeconds: 0}")
     assert len(str(raised.value).splitlines()) == 3
 
 
 def test_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSettings, match="name a readable file"):
+    with pytest.raises(InvalidSettingsError, match="name a readable file"):
         read_settings(tmp_path / "none.yaml")

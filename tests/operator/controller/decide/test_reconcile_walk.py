@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from dreambooth_api.models.status import Counters, Status
-from tests.operator.controller.world import Crash, World, dreambooth_job
+from tests.operator.controller.world import CrashError, World, dreambooth_job
 
 OVER = ("Succeeded", "Failed")
 
@@ -35,7 +35,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule(crash_after=st.none() | st.integers(0, 4))
     def reconcile(self, crash_after: int | None) -> None:
-        with suppress(Crash):
+        with suppress(CrashError):
             self.world.reconcile(crash_after)
 
     @rule()

@@ -97,16 +97,16 @@ TOLD: list[tuple[str, str, int]] = []
 @pytest.mark.parametrize(
     ("status", "error"),
     [
-        (400, errors.Invalid),
-        (401, errors.Unavailable),
-        (403, errors.Forbidden),
-        (404, errors.NotFound),
-        (409, errors.Conflict),
-        (410, errors.Conflict),
-        (422, errors.Invalid),
-        (429, errors.TooManyRequests),
-        (500, errors.Unavailable),
-        (503, errors.Unavailable),
+        (400, errors.InvalidError),
+        (401, errors.UnavailableError),
+        (403, errors.ForbiddenError),
+        (404, errors.NotFoundError),
+        (409, errors.ConflictError),
+        (410, errors.ConflictError),
+        (422, errors.InvalidError),
+        (429, errors.TooManyRequestsError),
+        (500, errors.UnavailableError),
+        (503, errors.UnavailableError),
     ],
 )
 def test_answer_is_an_error_with_the_servers_words(
@@ -122,7 +122,9 @@ def test_answer_is_an_error_with_the_servers_words(
 def test_forbidden_says_what_to_do(server: type[Server]) -> None:
     server.status = 403
     server.answer = {"message": 'User "x" cannot create resource "jobs"'}
-    with pytest.raises(errors.Forbidden, match=r"cannot create.*; grant it in the operator's Role"):
+    with pytest.raises(
+        errors.ForbiddenError, match=r"cannot create.*; grant it in the operator's Role"
+    ):
         _ask(lambda api: api.get(JOB, "team", "a"))
 
 
@@ -132,7 +134,7 @@ def test_namespace_that_goes_is_no_missing_role(server: type[Server]) -> None:
         "message": "unable to create new content in namespace team because it is being terminated",
         "details": {"causes": [{"reason": "NamespaceTerminating"}]},
     }
-    with pytest.raises(errors.Unavailable, match=r"being terminated$"):
+    with pytest.raises(errors.UnavailableError, match=r"being terminated$"):
         _ask(lambda api: api.get(JOB, "team", "a"))
 
 
@@ -142,7 +144,7 @@ def test_wait_that_the_server_asks_for(
 ) -> None:
     server.status = 429
     server.headers_out = {"Retry-After": header} if header else {}
-    with pytest.raises(errors.TooManyRequests) as raised:
+    with pytest.raises(errors.TooManyRequestsError) as raised:
         _ask(lambda api: api.get(POD, "team", "a"))
     assert raised.value.retry_after == seconds
 
@@ -150,7 +152,7 @@ def test_wait_that_the_server_asks_for(
 @pytest.mark.parametrize("answer", [b"<html>bad gateway</html>", b""])
 def test_answer_that_is_not_json(server: type[Server], answer: bytes) -> None:
     server.answer = answer
-    with pytest.raises(errors.Unavailable):
+    with pytest.raises(errors.UnavailableError):
         _ask(lambda api: api.get(POD, "team", "a"))
 
 
@@ -160,7 +162,7 @@ def test_server_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         _write_kubeconfig(tmp_path / "kubeconfig", url, "first")
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-        with pytest.raises(errors.Unavailable):
+        with pytest.raises(errors.UnavailableError):
             _ask(lambda api: api.get(POD, "team", "a"))
 
 
@@ -195,7 +197,7 @@ def test_token_that_stays_refused_is_an_error(
 ) -> None:
     monkeypatch.setattr(session, "RELOAD_SECONDS", 0.0)
     server.tokens = set()
-    with pytest.raises(errors.Unavailable):
+    with pytest.raises(errors.UnavailableError):
         _ask(lambda api: api.get(POD, "team", "a"))
     assert len(server.asked) == 2
 

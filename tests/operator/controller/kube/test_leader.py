@@ -74,7 +74,7 @@ def test_leader_that_cannot_renew_stops_before_others_take_over(
             lost = asyncio.Event()
 
             async def away(*_: Any) -> Any:
-                raise errors.Unavailable("away")
+                raise errors.UnavailableError("away")
 
             monkeypatch.setattr(own.api, "get", away)
             started = time.monotonic()
@@ -113,12 +113,12 @@ def test_a_process_that_stood_still_may_not_write(namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
             leader = _leader(own, namespace, "first", lease_seconds=1.0)
-            with pytest.raises(errors.NotLeading):
+            with pytest.raises(errors.NotLeadingError):
                 leader.ensure()
             await leader.acquire()
             leader.ensure()
             time.sleep(1)  # the whole process stands still, not only one task
-            with pytest.raises(errors.NotLeading):
+            with pytest.raises(errors.NotLeadingError):
                 leader.ensure()
 
     asyncio.run(work())

@@ -24,7 +24,7 @@ from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import FIELD_MANAGER
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, JOB, SERVICE
 from dreambooth_operator.controller.kube.snapshots import Key
-from dreambooth_operator.controller.reconciler.executor import Refused
+from dreambooth_operator.controller.reconciler.executor import InvalidSpecError
 from dreambooth_operator.manifests.resources import service
 from tests.cluster.kubectl import Kubectl
 from tests.operator.controller.parts import Parts, job_body, parts
@@ -122,7 +122,7 @@ def test_object_of_somebody_else_is_left_alone(kubectl: Kubectl, namespace: str,
     async def work() -> None:
         async with parts() as own:
             seen = await own.created(namespace, "mug")
-            with pytest.raises(errors.NameTaken) as taken:
+            with pytest.raises(errors.NameTakenError) as taken:
                 await _act(own, seen, _first_attempt(seen))
             assert str(taken.value) == f"{versioned} {name}"
 
@@ -153,7 +153,7 @@ def test_status_of_a_job_that_changed_meanwhile_is_not_written(
         async with parts() as own:
             seen = await own.created(namespace, "mug")
             await asyncio.to_thread(kubectl, "annotate", "dbj", "mug", "note=changed")
-            with pytest.raises(errors.Conflict):
+            with pytest.raises(errors.ConflictError):
                 await _act(own, seen, Decision(status=Status(phase="Running")))
             assert await own.cluster.refresh(Key(namespace, "mug"))
             assert not await own.cluster.refresh(Key(namespace, "mug"))
@@ -233,7 +233,7 @@ def test_spec_of_another_version_is_refused_in_the_status(kubectl: Kubectl, name
             body = await own.api.create(DREAMBOOTH_JOB, job_body(namespace, "mug"))
             body["spec"]["inventedLater"] = True
             own.store.put(DREAMBOOTH_JOB, body)
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(InvalidSpecError) as refused:
                 await own.cluster.observe(Key(namespace, "mug"))
             await own.cluster.refuse(refused.value)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dreambooth_api.models.status import Attempt, Status
-from dreambooth_api.parsing.load import InvalidJob
+from dreambooth_api.parsing.load import InvalidJobError
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB
 from dreambooth_operator.controller.reconciler.codec import read_job, refused_status, status_body
 from dreambooth_operator.controller.watch.cache import Record, view_of
@@ -44,7 +44,7 @@ def test_nonsense_in_a_status_counts_as_empty(status: Any) -> None:
 
 
 def test_spec_that_is_not_understood_is_refused() -> None:
-    with pytest.raises(InvalidJob, match=r"spec\.inventedLater"):
+    with pytest.raises(InvalidJobError, match=r"spec\.inventedLater"):
         read_job(_record(inventedLater=True))
 
 

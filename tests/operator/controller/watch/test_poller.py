@@ -11,7 +11,7 @@ from typing import Any
 from dreambooth_operator.controller.decide.observed import Reading
 from dreambooth_operator.controller.kube.snapshots import Key
 from dreambooth_operator.controller.watch.poller import Poller
-from dreambooth_operator.local.progress import ProgressUnavailable, TrainerProgress
+from dreambooth_operator.local.progress import ProgressUnavailableError, TrainerProgress
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 EVERY = 0.05
@@ -31,7 +31,7 @@ class Pods:
         if address == "dead":
             self.dead.wait(10)
         if address not in self.steps:
-            raise ProgressUnavailable(f"{address}:{port}: no route")
+            raise ProgressUnavailableError(f"{address}:{port}: no route")
         told = {"stage": "Training", "step": self.steps[address], "totalSteps": 10}
         return TrainerProgress.model_validate(told)
 
