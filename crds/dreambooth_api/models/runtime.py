@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from dreambooth_api.contract.restart import RestartPolicy
 from dreambooth_api.models.base import (
     ApiModel,
     LabelKey,
@@ -82,7 +83,7 @@ class Toleration(ApiModel):
         return self.toleration_seconds is None or self.effect == "NoExecute"
 
 
-class RestartPolicy(ApiModel):
+class Restart(ApiModel):
     """How often a job that failed is started again from its last checkpoint."""
 
     max_failures: Annotated[int, Field(ge=0, le=100)] = 3
@@ -101,6 +102,10 @@ class RestartPolicy(ApiModel):
     )
     def _backoff_grows(self) -> bool:
         return self.max_backoff_seconds >= self.backoff_seconds
+
+    def policy(self) -> RestartPolicy:
+        """The policy that these numbers mean."""
+        return RestartPolicy(self.max_failures, self.backoff_seconds, self.max_backoff_seconds)
 
 
 class Runtime(ApiModel):
@@ -154,7 +159,7 @@ class Runtime(ApiModel):
     suspend: bool = False
     """Stop after a checkpoint and give the GPUs back; set to false to go on."""
 
-    restart: RestartPolicy = Field(default_factory=RestartPolicy)
+    restart: Restart = Field(default_factory=Restart)
     """Restart budget."""
 
     start_deadline_seconds: Seconds = 1800

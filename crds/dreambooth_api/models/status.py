@@ -33,7 +33,7 @@ class Condition(ApiModel):
     """When `status` last changed."""
 
 
-class Progress(ApiModel):
+class ProgressStatus(ApiModel):
     """Progress as rank 0 reported it."""
 
     step: Count = 0
@@ -68,7 +68,7 @@ class CheckpointStatus(ApiModel):
     """When its manifest was written."""
 
 
-class Attempt(ApiModel):
+class AttemptStatus(ApiModel):
     """One attempt and how it ended."""
 
     number: Count
@@ -146,7 +146,7 @@ class Status(ApiModel):
     conditions: Annotated[list[Condition], Field(max_length=16)] = []
     """Conditions by type."""
 
-    progress: Progress | None = None
+    progress: ProgressStatus | None = None
     """Progress of the training."""
 
     last_checkpoint: CheckpointStatus | None = None
@@ -155,7 +155,7 @@ class Status(ApiModel):
     counters: Counters | None = None
     """Ends of attempts by kind."""
 
-    attempts: Annotated[list[Attempt], Field(max_length=20)] = []
+    attempts: Annotated[list[AttemptStatus], Field(max_length=20)] = []
     """The newest attempts."""
 
     run_seconds: Count = 0

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dreambooth_api.models.runtime import RestartPolicy
+from dreambooth_api.models.runtime import Restart
 from dreambooth_operator.manifests.resources import (
     STALLED_EXIT_CODE,
     STOPPED_EXIT_CODE,
@@ -55,7 +55,7 @@ def judge(ends: Sequence[PodEnd]) -> Verdict:
     return Verdict(outcome, retryable=True, culprit=first)
 
 
-def backoff_seconds(policy: RestartPolicy, failures: int) -> int:
+def backoff_seconds(policy: Restart, failures: int) -> int:
     """Wait before the next attempt, after `failures` (>= 1) failures in a row."""
     doublings = min(failures - 1, 32)
     return min(policy.backoff_seconds << doublings, policy.max_backoff_seconds)

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.runtime import RestartPolicy
+from dreambooth_api.models.runtime import Restart
 from dreambooth_operator.cli.screen import Screen
 from dreambooth_operator.local.machine import Machine, survey, threads_per_process
 from dreambooth_operator.local.outcome import PodEnd, Verdict, backoff_seconds, judge
@@ -44,7 +44,7 @@ class RunEnd:
 class Budget:
     """What is left of the restart budget. Failures and stalls cost; disruptions only wait."""
 
-    policy: RestartPolicy
+    policy: Restart
     failures: int = 0
     in_a_row: int = 0
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.status import Attempt, Status
+from dreambooth_api.models.status import AttemptStatus, Status
 from dreambooth_operator.controller.decide.decide import decide
 from dreambooth_operator.controller.decide.decision import (
     Action,
@@ -366,7 +366,7 @@ class World:
         return self.job.status
 
     @property
-    def record(self) -> Attempt:
+    def record(self) -> AttemptStatus:
         return self.status.attempts[-1]
 
     @property

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dreambooth_api.models.runtime import RestartPolicy
+from dreambooth_api.models.runtime import Restart
 from dreambooth_operator.local.outcome import PodEnd, backoff_seconds, judge
 
 
@@ -38,5 +38,5 @@ def test_verdict(
 
 
 def test_backoff_doubles_up_to_its_limit() -> None:
-    policy = RestartPolicy(backoff_seconds=10, max_backoff_seconds=60)
+    policy = Restart(backoff_seconds=10, max_backoff_seconds=60)
     assert [backoff_seconds(policy, n) for n in (1, 2, 3, 4, 1000)] == [10, 20, 40, 60, 60]

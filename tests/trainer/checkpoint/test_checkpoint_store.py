@@ -247,9 +247,7 @@ def test_an_error_on_one_rank_is_raised_on_all(storage: Storage, tmp_path: Path)
         def stream(self, path: str | Path, uri: str, *, field: str = "") -> Any:
             raise OSError("no space left")
 
-    full = Full(
-        StorageSettings(endpoint_url=None, region=None, addressing_style="auto")
-    )
+    full = Full(StorageSettings(endpoint_url=None, region=None, addressing_style="auto"))
 
     def save(rank: int, gather: Any) -> Any:
         store = CheckpointStore(

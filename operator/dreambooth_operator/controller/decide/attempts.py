@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from dreambooth_api.models.runtime import RestartPolicy
-from dreambooth_api.models.status import Attempt, Counters, Status
+from dreambooth_api.models.runtime import Restart
+from dreambooth_api.models.status import AttemptStatus, Counters, Status
 from dreambooth_operator.controller.decide.failures import Verdict
 from dreambooth_operator.local.outcome import backoff_seconds
 
@@ -14,14 +14,14 @@ BAD_NODE_ENDS = 2
 """A node that ended this many attempts is avoided."""
 
 
-def newest(status: Status) -> Attempt | None:
+def newest(status: Status) -> AttemptStatus | None:
     """The attempt that started last."""
     return status.attempts[-1] if status.attempts else None
 
 
 def opened(status: Status, number: int, started: datetime) -> Status:
     """The status with one more attempt; its number tells when the first one started."""
-    records = [*status.attempts, Attempt(number=number, started=started)][-KEPT:]
+    records = [*status.attempts, AttemptStatus(number=number, started=started)][-KEPT:]
     first = status.start_time or started
     return status.model_copy(update={"attempts": records, "start_time": first})
 
@@ -51,9 +51,7 @@ def ending(status: Status, verdict: Verdict) -> Status:
     )
 
 
-def closed(
-    status: Status, policy: RestartPolicy, ended: datetime, *, is_counted: bool = False
-) -> Status:
+def closed(status: Status, policy: Restart, ended: datetime, *, is_counted: bool = False) -> Status:
     """The newest attempt, whose outcome is known, has ended: it is counted, unless it is already,
     and is the last one when the restart budget is used up.
     """
@@ -92,7 +90,7 @@ def largest(one: Counters, other: Counters) -> Counters:
     return Counters(**{name: max(getattr(one, name), getattr(other, name)) for name in names})
 
 
-def wait_seconds(records: Sequence[Attempt], policy: RestartPolicy) -> int:
+def wait_seconds(records: Sequence[AttemptStatus], policy: Restart) -> int:
     """Wait between the end of the newest attempt and the next one.
 
     Grows with each failure in a row; what was not the job's fault waits the shortest time.
@@ -107,7 +105,7 @@ def wait_seconds(records: Sequence[Attempt], policy: RestartPolicy) -> int:
     return backoff_seconds(policy, max(in_a_row, 1))
 
 
-def bad_nodes(records: Sequence[Attempt]) -> list[str]:
+def bad_nodes(records: Sequence[AttemptStatus]) -> list[str]:
     """Nodes that ended two attempts or more, by name."""
     blamed = [r.node for r in records if r.node and r.outcome in ("Failed", "Stalled", "Disrupted")]
     return sorted({node for node in blamed if blamed.count(node) >= BAD_NODE_ENDS})

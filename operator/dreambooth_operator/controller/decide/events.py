@@ -4,7 +4,7 @@ none is repeated.
 
 from collections.abc import Iterator
 
-from dreambooth_api.models.status import Attempt, Status
+from dreambooth_api.models.status import AttemptStatus, Status
 from dreambooth_operator.controller.decide import conditions
 from dreambooth_operator.controller.decide.attempts import newest
 from dreambooth_operator.controller.decide.conditions import find, truth
@@ -55,7 +55,7 @@ def _preemption(old: Status, new: Status) -> Iterator[Event]:
         yield _event("Warning", "Preempted", f"Attempt {record.number} lost its place to others")
 
 
-def _end(record: Attempt) -> tuple[str, str, str]:
+def _end(record: AttemptStatus) -> tuple[str, str, str]:
     """(type, reason, message) of how an attempt ended."""
     kind = "Normal" if record.outcome == "Suspended" else "Warning"
     told = f"Attempt {record.number}"

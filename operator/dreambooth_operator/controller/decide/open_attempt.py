@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from dreambooth_api.models.runtime import ranks_per_node
-from dreambooth_api.models.status import Attempt, Counters
+from dreambooth_api.models.status import AttemptStatus, Counters
 from dreambooth_operator.controller.decide import attempts, conditions, progress
 from dreambooth_operator.controller.decide.conditions import truth
 from dreambooth_operator.controller.decide.draft import Draft
@@ -17,7 +17,7 @@ WAITING = ("Waiting", "the queue holds the job back")
 STOPPING = ("Stopping", "the pods save their state and stop")
 
 
-def follow(draft: Draft, record: Attempt) -> None:
+def follow(draft: Draft, record: AttemptStatus) -> None:
     """Decide about the newest attempt, whose record is open.
 
     How it is to end is written down before anything is stopped, so that an operator that dies in
@@ -29,7 +29,7 @@ def follow(draft: Draft, record: Attempt) -> None:
     draft.status = progress.saved(draft.status, pods)  # their Job may be gone already
 
 
-def _follow(draft: Draft, record: Attempt, job: JobView | None) -> None:
+def _follow(draft: Draft, record: AttemptStatus, job: JobView | None) -> None:
     if job is not None and job.complete:
         _close(draft, Verdict("Succeeded"), job)
     elif record.outcome is not None:
@@ -116,7 +116,7 @@ def _gone(draft: Draft, reason: str) -> Verdict:
     return Verdict("Disrupted", f"{reason}: it was deleted by hand")
 
 
-def _reason_to_stop(draft: Draft, record: Attempt, job: JobView) -> Verdict | None:
+def _reason_to_stop(draft: Draft, record: AttemptStatus, job: JobView) -> Verdict | None:
     """Why a live attempt must end, the weightiest reason first."""
     runtime = draft.job.spec.runtime
     if job.deleting:
@@ -134,7 +134,7 @@ def _reason_to_stop(draft: Draft, record: Attempt, job: JobView) -> Verdict | No
 
 
 def _pod_trouble(
-    draft: Draft, record: Attempt, job: JobView, pods: list[PodView]
+    draft: Draft, record: AttemptStatus, job: JobView, pods: list[PodView]
 ) -> Verdict | None:
     return (
         _replaced(draft, pods)
@@ -143,7 +143,7 @@ def _pod_trouble(
     )
 
 
-def _over_deadline(draft: Draft, record: Attempt) -> Verdict | None:
+def _over_deadline(draft: Draft, record: AttemptStatus) -> Verdict | None:
     """spec.runtime.activeDeadlineSeconds, over all attempts; queueing and starting do not count."""
     limit = draft.job.spec.runtime.active_deadline_seconds
     if not limit or record.running is None:
@@ -202,7 +202,7 @@ def _over_start_deadline(draft: Draft, job: JobView, pods: list[PodView]) -> Ver
     return Verdict("Failed", told, final=True)
 
 
-def _report(draft: Draft, record: Attempt, job: JobView) -> None:
+def _report(draft: Draft, record: AttemptStatus, job: JobView) -> None:
     """The attempt goes on: say how it does."""
     _undo_end(draft)
     confirm_preflight(draft)
@@ -237,7 +237,7 @@ def _restore_shared(draft: Draft) -> None:
     draft.apply([make(draft.job) for kind, make in made.items() if kind in draft.seen.missing])
 
 
-def _report_joined(draft: Draft, record: Attempt, nodes: int) -> None:
+def _report_joined(draft: Draft, record: AttemptStatus, nodes: int) -> None:
     draft.condition(conditions.PODS_READY, "True", "AllJoined", f"{nodes} of {nodes} have joined")
     draft.status = progress.started(draft.status, draft.job)
     if record.running is None:
@@ -245,7 +245,7 @@ def _report_joined(draft: Draft, record: Attempt, nodes: int) -> None:
         draft.status = draft.status.model_copy(update={"stage": "Preparing"})
 
 
-def _report_queued(draft: Draft, record: Attempt) -> None:
+def _report_queued(draft: Draft, record: AttemptStatus) -> None:
     """A Job that its queue holds back. One that had been let go before was preempted."""
     if record.running or truth(draft.status.conditions, conditions.QUEUED) == "False":
         draft.status = attempts.stopped_running(draft.status, draft.now)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from dreambooth_api.models.job import DreamBoothJob, output_prefix
-from dreambooth_api.models.status import Artifacts, CheckpointStatus, Progress, Status
+from dreambooth_api.models.status import Artifacts, CheckpointStatus, ProgressStatus, Status
 from dreambooth_operator.controller.kube.snapshots import PodView
 from dreambooth_operator.local.progress import TrainerProgress
 
@@ -60,7 +60,7 @@ def finished(status: Status, job: DreamBoothJob) -> Status:
     artifacts = (status.artifacts or Artifacts()).model_copy(
         update={"output": folder, "export": f"{folder}/export"}
     )
-    progress = status.progress or Progress(total_steps=job.spec.training.steps)
+    progress = status.progress or ProgressStatus(total_steps=job.spec.training.steps)
     done = {"step": progress.total_steps, "eta": None}
     return status.model_copy(
         update={"artifacts": artifacts, "progress": progress.model_copy(update=done)}
@@ -74,9 +74,9 @@ def started(status: Status, job: DreamBoothJob) -> Status:
     return status.model_copy(update={"artifacts": Artifacts(output=output_prefix(job))})
 
 
-def _progress(told: TrainerProgress, old: Progress | None, now: datetime) -> Progress:
+def _progress(told: TrainerProgress, old: ProgressStatus | None, now: datetime) -> ProgressStatus:
     """What was told; its time is the one at which it changed."""
-    new = Progress(
+    new = ProgressStatus(
         step=max(told.step, 0),
         total_steps=max(told.total_steps, 0),
         loss=_number(told.loss),

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from dreambooth_api.contract.metrics import Definition, MetricKind
 from dreambooth_api.contract.stages import Phase
-from dreambooth_api.models.status import Attempt, Status
+from dreambooth_api.models.status import AttemptStatus, Status
 from dreambooth_operator.controller.decide.decision import Decision
 from dreambooth_operator.controller.decide.observed import Observed, Reading
 from dreambooth_operator.controller.kube.kinds import Kind
@@ -103,7 +103,7 @@ class Metrics:
         if after.ended and after.running and not (before and before.ended):
             self._running.observe(_seconds(after.ended, after.running))
 
-    def _joined(self, seen: Observed, record: Attempt) -> None:
+    def _joined(self, seen: Observed, record: AttemptStatus) -> None:
         job = next((job for job in seen.attempts if job.attempt == record.number), None)
         if job and job.started and record.running:
             self._queued.observe(_seconds(job.started, job.created))
@@ -169,7 +169,7 @@ def _family(definition: Definition, values: Mapping[str, float]) -> GaugeMetricF
     return family
 
 
-def _record(status: Status | None, number: int) -> Attempt | None:
+def _record(status: Status | None, number: int) -> AttemptStatus | None:
     records = status.attempts if status else []
     return next((record for record in records if record.number == number), None)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from dreambooth_api.models.runtime import Runtime
-from dreambooth_api.models.status import Attempt, Counters, Status
+from dreambooth_api.models.status import AttemptStatus, Counters, Status
 from dreambooth_operator.controller.decide import conditions
 from dreambooth_operator.controller.kube.snapshots import Body, required_time
 
@@ -39,9 +39,9 @@ class Facts:
     """Step and time of the newest one."""
     interruptions: Mapping[str, int]
     """Ends of attempts by outcome."""
-    attempt: Attempt | None
+    attempt: AttemptStatus | None
     """The newest one."""
-    ended: Attempt | None
+    ended: AttemptStatus | None
     """The newest of those that have ended."""
 
 
@@ -97,5 +97,5 @@ def _by_outcome(counters: Counters) -> Mapping[str, int]:
     }
 
 
-def _number(attempt: Attempt) -> int:
+def _number(attempt: AttemptStatus) -> int:
     return attempt.number

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from dreambooth_api.models.status import Attempt, CheckpointStatus, Counters, Status
+from dreambooth_api.models.status import AttemptStatus, CheckpointStatus, Counters, Status
 from dreambooth_operator.controller.decide.decision import DeleteDreamBoothJob
 from dreambooth_operator.controller.decide.observed import Obstacle
 from dreambooth_operator.controller.kube.snapshots import COUNTERS_ANNOTATION
@@ -581,7 +581,7 @@ def test_a_status_that_was_lost_is_made_again_from_the_children() -> None:
 
 def test_a_status_of_nonsense_does_not_touch_running_training() -> None:
     world = running()
-    done = Attempt(number=0, started=START, ended=START, outcome="Failed", final=True)
+    done = AttemptStatus(number=0, started=START, ended=START, outcome="Failed", final=True)
     world.write(
         Status(phase="Failed", attempts=[done], completion_time=START, counters=Counters(stalls=9))
     )
@@ -618,7 +618,7 @@ def test_counters_of_nonsense_are_counted_anew() -> None:
 def test_attempts_that_never_were_are_struck_out() -> None:
     world = running()
     before = world.attempt
-    records = [*world.status.attempts, Attempt(number=7, started=START)]
+    records = [*world.status.attempts, AttemptStatus(number=7, started=START)]
     world.write(world.status.model_copy(update={"attempts": records}))
     world.settle()
     assert world.attempt == before

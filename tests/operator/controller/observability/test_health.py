@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from dreambooth_api.models.status import Attempt, Status
+from dreambooth_api.models.status import AttemptStatus, Status
 from dreambooth_operator.controller.decide.decision import Decision
 from dreambooth_operator.controller.decide.observed import Observed, Reading
 from dreambooth_operator.controller.kube.kinds import JOB, POD, Kind
@@ -36,7 +36,7 @@ def _after(minutes: float) -> datetime:
     return START + timedelta(minutes=minutes)
 
 
-def _seen(*attempts: Attempt) -> Observed:
+def _seen(*attempts: AttemptStatus) -> Observed:
     job = dreambooth_job()
     job.status = Status(attempts=list(attempts))
     view = JobView(
@@ -61,10 +61,10 @@ def _samples(metrics: Metrics) -> dict[str, float]:
 
 def test_life_of_an_attempt_is_measured_once() -> None:
     metrics = Metrics()
-    opened = Attempt(number=0, started=START)
+    opened = AttemptStatus(number=0, started=START)
     running = opened.model_copy(update={"running": _after(5)})
     ended = running.model_copy(update={"ended": _after(35), "outcome": "Failed"})
-    second = Attempt(number=1, started=_after(36))
+    second = AttemptStatus(number=1, started=_after(36))
     steps = [[], [opened], [running], [running], [ended], [ended, second], [ended, second]]
     for before, after in itertools.pairwise(steps):
         metrics.changed(_seen(*before), Decision(status=Status(attempts=after)))
@@ -77,7 +77,7 @@ def test_life_of_an_attempt_is_measured_once() -> None:
 
 def test_first_attempt_is_no_restart() -> None:
     metrics = Metrics()
-    started = Status(attempts=[Attempt(number=0, started=START)])
+    started = Status(attempts=[AttemptStatus(number=0, started=START)])
     metrics.changed(_seen(), Decision(status=started))
     assert not [name for name in _samples(metrics) if name.startswith("restarts_total{")]
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from dreambooth_api.models.status import Attempt, Condition, Counters, Status
+from dreambooth_api.models.status import AttemptStatus, Condition, Counters, Status
 from dreambooth_api.models.storage import Storage
 from dreambooth_operator.controller.decide.children import attempt_children
 from dreambooth_operator.controller.decide.decision import (
@@ -36,7 +36,7 @@ def _first_attempt(seen: Observed) -> Decision:
     children = attempt_children(seen.job, 0, "trainer:1", counters=Counters(), bad_nodes=[])
     return Decision(
         actions=tuple(Apply(child) for child in children),
-        status=Status(phase="Starting", attempts=[Attempt(number=0, started=NOW)]),
+        status=Status(phase="Starting", attempts=[AttemptStatus(number=0, started=NOW)]),
         events=(Event("Normal", "AttemptStarted", "Attempt 0 was started"),),
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dreambooth_api.models.status import Attempt, Status
+from dreambooth_api.models.status import AttemptStatus, Status
 from dreambooth_api.parsing.load import InvalidJobError
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB
 from dreambooth_operator.controller.reconciler.codec import read_job, refused_status, status_body
@@ -30,7 +30,7 @@ def _record(status: Any = None, **spec: Any) -> Record:
 def test_times_are_utc_to_the_second() -> None:
     local = timezone(timedelta(hours=2))
     started = datetime(2026, 3, 1, 14, 0, 0, 999999, tzinfo=local)
-    body = status_body(Status(attempts=[Attempt(number=0, started=started)]))
+    body = status_body(Status(attempts=[AttemptStatus(number=0, started=started)]))
     assert body["attempts"][0]["started"] == "2026-03-01T12:00:00Z"
 
 
