@@ -210,7 +210,7 @@ class Storage:
         except StorageError as error:
             error.field = error.field or field
             raise
-        heartbeat.beat()
+        heartbeat.send()
         self._observer.transferred(name, sum(sizes), time.perf_counter() - start)
 
 

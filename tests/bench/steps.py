@@ -26,7 +26,7 @@ from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.run.fit import fit
-from dreambooth_trainer.telemetry.telemetry import Observers
+from dreambooth_trainer.telemetry.telemetry import Telemetry
 from dreambooth_trainer.training.module import DreamBooth
 from dreambooth_trainer.training.reporter import StepReport
 
@@ -37,8 +37,8 @@ WARM_UP = 4
 ROUNDS = 5
 
 
-class _Clock(Observers):
-    """Observers that note when each step's report came in."""
+class _Clock(Telemetry):
+    """Telemetry that note when each step's report came in."""
 
     def __init__(self, job: DreamBoothJob) -> None:
         super().__init__(job, Topology())

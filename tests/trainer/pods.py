@@ -42,7 +42,7 @@ command = [sys.executable, *{tuple(rank)!r}, *sys.argv[1:]]
 with launch.started(command, os.environ) as ranks:
     for rank in ranks:
         # The imports take longer on a busy machine; the job file's own minimum is 60 s.
-        while rank.silent_seconds() >= 0 and rank.beat.number < 2 and rank.end() is None:
+        while rank.silent_seconds() >= 0 and rank.heartbeat.number < 2 and rank.end() is None:
             time.sleep(0.1)
     code = launch.watch(ranks, launch.Limits({stall_seconds}, 60), stop)
 sys.exit(code)

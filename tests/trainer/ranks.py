@@ -93,7 +93,7 @@ def run_ranks(
     prepare: called in every rank before it begins; a function of a module.
     """
     if stop_at_step is not None:
-        strike = Strike("dreambooth_trainer.telemetry.telemetry:Observers.step", call=stop_at_step)
+        strike = Strike("dreambooth_trainer.telemetry.telemetry:Telemetry.step", call=stop_at_step)
     started = start_ranks(
         job,
         folder,

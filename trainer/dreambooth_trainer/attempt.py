@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
-from dreambooth_api.models.job import DreamBoothJob, output_prefix
+from dreambooth_api.contract.layout import OutputLayout
+from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_storage import Storage
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.signals import StoppedError, StopSignal
 from dreambooth_trainer.process.topology import Topology
-from dreambooth_trainer.telemetry.telemetry import Observers
+from dreambooth_trainer.telemetry.telemetry import Telemetry
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Attempt:
     job: DreamBoothJob
     ranks: Ranks
     storage: Storage
-    observers: Observers
+    telemetry: Telemetry
     stop: StopSignal
     device: torch.device
 
@@ -29,14 +30,14 @@ class Attempt:
         return self.ranks.topology
 
     @property
-    def run(self) -> str:
-        """Folder of the run in storage."""
-        return output_prefix(self.job)
+    def layout(self) -> OutputLayout:
+        """The paths of the run in storage."""
+        return output_layout(self.job)
 
     def stage(self, stage: str) -> None:
         """Enter a stage, unless asked to stop. Collective."""
         self.check_stop()
-        self.observers.stage(stage)
+        self.telemetry.stage(stage)
 
     def check_stop(self) -> None:
         """Raise `StoppedError` on all ranks when any was asked to stop. Collective."""

@@ -18,6 +18,7 @@ class OutputLayout:
     SAMPLES: ClassVar = "samples"
     SCORES: ClassVar = "scores.json"
     TENSORBOARD: ClassVar = "tensorboard"
+    WANDB: ClassVar = "wandb"
     BEFORE_AFTER: ClassVar = "samples/before-after.png"
     GRID: ClassVar = "grid.png"
     """Name of the contact sheet in the samples of a step."""
@@ -56,10 +57,19 @@ class OutputLayout:
         """Scores of the result."""
         return self.path(self.SCORES)
 
+    def scores_at(self, step: int) -> str:
+        """Scores of the model after an optimizer step."""
+        return self.path(f"scores/step-{step:08d}.json")
+
     @property
     def tensorboard(self) -> str:
         """Folder of TensorBoard's event files."""
         return self.path(self.TENSORBOARD)
+
+    @property
+    def wandb(self) -> str:
+        """Folder of the files of an offline Weights & Biases run."""
+        return self.path(self.WANDB)
 
     @property
     def before_after(self) -> str:

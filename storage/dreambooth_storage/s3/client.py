@@ -58,7 +58,7 @@ class S3Client:
                 time.sleep(self._pause(attempt))
             else:
                 self._reached = True
-                heartbeat.beat()
+                heartbeat.send()
                 return result
         raise AssertionError("a policy allows at least one attempt")
 

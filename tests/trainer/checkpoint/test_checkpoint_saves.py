@@ -256,7 +256,7 @@ def test_an_upload_is_a_sign_of_life_only_to_a_rank_that_waits_for_it(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beats: list[int] = []
-    monkeypatch.setattr(heartbeat, "beat", lambda: beats.append(told.saves.ended))
+    monkeypatch.setattr(heartbeat, "send", lambda: beats.append(told.saves.ended))
     told.saves.begin(10, state(10), {})
     until(lambda: told.saves.ended == 1)
     assert beats == []

@@ -17,7 +17,7 @@ from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import FencedError
 from dreambooth_trainer.process.signals import StoppedError, StopSignal
 from dreambooth_trainer.process.topology import Topology
-from dreambooth_trainer.telemetry.telemetry import Observers
+from dreambooth_trainer.telemetry.telemetry import Telemetry
 
 
 class StopAfter(StopSignal):
@@ -48,8 +48,8 @@ def attempt(folder: Path, stop: StopSignal) -> Attempt:
         }
     )
     storage = Storage(StorageSettings(None, None, "auto"))
-    observers = Observers(job, Topology())
-    return Attempt(job, Ranks(Topology()), storage, observers, stop, torch.device("cpu"))
+    telemetry = Telemetry(job, Topology())
+    return Attempt(job, Ranks(Topology()), storage, telemetry, stop, torch.device("cpu"))
 
 
 def test_who_is_asked_to_stop_paints_no_further_chunk(random_pipeline: Any, tmp_path: Path) -> None:

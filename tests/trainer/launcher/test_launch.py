@@ -78,13 +78,13 @@ def ranks_that(tmp_path):
         script = tmp_path / "stand_in.py"
         script.write_text(
             "import os, signal, sys, threading, time\n"
-            "from dreambooth_trainer import heartbeat, last_words\n"
+            "from dreambooth_trainer.process import heartbeat\n"
             "rank = int(os.environ['RANK'])\n"
             f"heartbeat.start()\n{body}"
         )
         code = (
             "import os, sys\n"
-            "from dreambooth_trainer import launch\n"
+            "from dreambooth_trainer.launcher import launch\n"
             "launch.PEER_PATIENCE_SECONDS = 1.0\n"
             "stop = launch.StopSignal()\n"
             "stop.install()\n"
@@ -163,11 +163,11 @@ def test_all_ranks_done_is_done(ranks_that, tmp_path):
 
 
 HANGS = """
-heartbeat.entered("Training")
-heartbeat.stepped(12)
+heartbeat.enter_stage("Training")
+heartbeat.finish_step(12)
 def read_for_ever(): os.read(os.pipe()[0], 1)
 def wait_for_the_other():
-    with heartbeat.waiting(): os.read(os.pipe()[0], 1)
+    with heartbeat.waiting_for_peers(): os.read(os.pipe()[0], 1)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 os.write(1, b'ready\\n')
 read_for_ever() if rank == 3 else wait_for_the_other()
@@ -189,7 +189,7 @@ def test_ranks_without_progress_are_dumped_and_killed(ranks_that, tmp_path):
 def test_a_stopped_process_cannot_dump_and_is_the_one_to_blame(ranks_that, tmp_path):
     process = ranks_that(
         "if rank == 3: os.kill(os.getpid(), signal.SIGSTOP)\n"
-        "with heartbeat.waiting(): time.sleep(120)",
+        "with heartbeat.waiting_for_peers(): time.sleep(120)",
         stall=3,
     )
     _, log = process.communicate(timeout=30)
@@ -199,14 +199,14 @@ def test_a_stopped_process_cannot_dump_and_is_the_one_to_blame(ranks_that, tmp_p
 
 
 def test_while_one_rank_beats_nobody_is_stalled(ranks_that):
-    body = "for _ in range(50):\n    time.sleep(0.1)\n    if rank == 3: heartbeat.beat()"
+    body = "for _ in range(50):\n    time.sleep(0.1)\n    if rank == 3: heartbeat.send()"
     process = ranks_that(body, stall=3)
     process.communicate(timeout=30)
     assert process.returncode == 0
 
 
 def test_ranks_that_all_wait_for_other_pods_get_more_time(ranks_that):
-    process = ranks_that("with heartbeat.waiting(): time.sleep(6)", stall=3)
+    process = ranks_that("with heartbeat.waiting_for_peers(): time.sleep(6)", stall=3)
     process.communicate(timeout=30)
     assert process.returncode == 0
 

@@ -139,7 +139,7 @@ def run(tmp_path: Path) -> Run:
     run = Run(Storage(StorageSettings(None, None, "auto")), tmp_path)
     first = run.attempt()
     write_run_record(
-        run.storage, first.run, first.job, attempt=0, world_size=1, hashes=HASHES, seeds={}
+        run.storage, first.layout, first.job, attempt=0, world_size=1, hashes=HASHES, seeds={}
     )
     return run
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.run.run_record import public_config, versions, write_run_record
@@ -34,7 +35,7 @@ def job(**spec: Any) -> DreamBoothJob:
 
 def write(storage: Storage, run: str, attempt: int = 0, **spec: Any) -> None:
     write_run_record(
-        storage, run, job(**spec), attempt=attempt, world_size=2,
+        storage, OutputLayout(run), job(**spec), attempt=attempt, world_size=2,
         hashes={"model": "ab", "images": {"mug": "cd"}}, seeds={"training": 7},
         resumed_from=None if attempt == 0 else 500,
     )  # fmt: skip

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.models.storage import Tracking, Wandb
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.telemetry.trackers import Trackers, open_trackers
@@ -22,7 +23,7 @@ def open_for(tracking: Tracking, storage: Storage, folder: Path, **options: Any)
         "rank": 0, "attempt": 0, "run_id": "abc123", "name": "mug", "config": {"steps": 3},
         **options,
     }  # fmt: skip
-    return open_trackers(tracking, storage, f"file://{folder}", **settings)
+    return open_trackers(tracking, storage, OutputLayout(f"file://{folder}"), **settings)
 
 
 def events(folder: Path) -> EventAccumulator:

@@ -17,6 +17,7 @@ import re
 import secrets
 from collections.abc import Sequence
 
+from dreambooth_api.contract.times import now, rfc3339
 from dreambooth_storage import (
     AlreadyExistsError,
     ChecksumMismatchError,
@@ -27,7 +28,6 @@ from dreambooth_storage import (
 )
 from dreambooth_trainer.checkpoint.manifest import DamagedCheckpointError, Entry, read_entry
 from dreambooth_trainer.process.errors import FencedError
-from dreambooth_trainer.telemetry.progress import now
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,12 @@ class Fence:
 
     def _append(self, kind: str, **details: object) -> int:
         """Write the next entry. Raises AlreadyExistsError when its place is taken by another writer."""
-        fields = {"kind": kind, "attempt": self._attempt, "token": self._token, "time": now()}
+        fields = {
+            "kind": kind,
+            "attempt": self._attempt,
+            "token": self._token,
+            "time": rfc3339(now()),
+        }
         entry = Entry.model_validate({**fields, **details})
         while True:
             number = self._last + 1

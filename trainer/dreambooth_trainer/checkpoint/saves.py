@@ -260,7 +260,7 @@ class Saves:
     def _beat(self) -> None:
         """An upload is progress only where the rank waits for it: steps have beats of their own."""
         if self._awaited:
-            heartbeat.beat()
+            heartbeat.send()
 
 
 class _Task:

@@ -18,6 +18,7 @@ from functools import partial
 from pydantic import JsonValue
 from torch import Tensor
 
+from dreambooth_api.contract.times import now, rfc3339
 from dreambooth_storage import (
     ChecksumMismatchError,
     ObjectNotFoundError,
@@ -41,7 +42,6 @@ from dreambooth_trainer.checkpoint.manifest import (
 )
 from dreambooth_trainer.checkpoint.retention import is_doomed, kept
 from dreambooth_trainer.checkpoint.shards import read_state, write_shard
-from dreambooth_trainer.telemetry.progress import now
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class CheckpointStore:
             attempt=self._attempt,
             claim=self._own_claim,
             world_size=self.world_size,
-            time=now(),
+            time=rfc3339(now()),
             fingerprint=self._fingerprint,
             loss=draft.loss,
             tensors=draft.tensors,

@@ -122,5 +122,5 @@ def _encode(
             for image, variant in chunk
         ]
     )
-    heartbeat.beat()
+    heartbeat.send()
     return family.encode_images(pixels.to(device))

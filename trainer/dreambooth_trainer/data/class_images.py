@@ -104,7 +104,7 @@ def ensure(attempt: Attempt, family: Family, class_noun: str) -> list[SourceImag
             ranks=attempt.ranks,
             model_hash=family.model_hash,
             pipeline=family.pipeline,
-            progress=attempt.observers.prior,
+            progress=attempt.telemetry.prior,
             should_stop=lambda: attempt.stop.requested,
         )
     if attempt.topology.rank == 0:

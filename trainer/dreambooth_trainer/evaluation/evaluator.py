@@ -20,7 +20,6 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from dreambooth_api.models.model import Model
 from dreambooth_api.models.subject import Subject
-from dreambooth_storage import join
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.images import load_images
 from dreambooth_trainer.evaluation.samples import Painter
@@ -55,7 +54,7 @@ class Clip:
         """Embeddings of the images."""
         parts = []
         for first in range(0, len(images), CHUNK):
-            heartbeat.beat()
+            heartbeat.send()
             pixels = self._processor(list(images[first : first + CHUNK]), return_tensors="pt")
             parts.append(_features(self._model.get_image_features(**pixels.to(self._device))))
         return normalize(torch.cat(parts), dim=-1)
@@ -171,20 +170,18 @@ class Judge:
         )
 
     def _write(self, step: int, scores: list[Scores]) -> None:
-        storage, folder = self._attempt.storage, join(self._attempt.run, "scores")
-        write_json(storage, join(folder, f"step-{step:08d}.json"), [asdict(s) for s in scores])
+        storage, layout = self._attempt.storage, self._attempt.layout
+        write_json(storage, layout.scores_at(step), [asdict(s) for s in scores])
         if step == 0:
             return
-        first = json.loads(storage.read(join(folder, "step-00000000.json")))
+        first = json.loads(storage.read(layout.scores_at(0)))
         entries = [
             report(subject, Scores(**before), after, own_similarity(real))
             for subject, before, after, real in zip(
                 self._attempt.job.spec.subjects, first, scores, self._real, strict=True
             )
         ]
-        write_json(
-            storage, join(self._attempt.run, "scores.json"), {"step": step, "subjects": entries}
-        )
+        write_json(storage, layout.scores, {"step": step, "subjects": entries})
 
 
 def report(subject: Subject, before: Scores, after: Scores, real: float) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_storage import join
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.evaluation.grid import before_after, grid
 from dreambooth_trainer.models import Family
@@ -79,7 +78,7 @@ class SampleWriter:
         self._attempt = attempt
         self._check_owner = check_owner
         self._storage = attempt.storage
-        self._folder = join(attempt.run, "samples")
+        self._layout = attempt.layout
         self._count = attempt.job.spec.samples.count
         self._seed = attempt.job.spec.samples.seed
         self._prompts = list(attempt.job.spec.samples.prompts) or default_prompts(attempt.job)
@@ -98,14 +97,14 @@ class SampleWriter:
                 for index, image in enumerate(row):
                     self._storage.write(self._uri(step, number, index), _to_png(image))
             sheet = grid(rows, labels=self._prompts)
-            self._storage.write(self._grid(step), _to_png(sheet))
-        self._attempt.observers.samples(self._storage, step, self._grid(step))
+            self._storage.write(self._layout.grid(step), _to_png(sheet))
+        self._attempt.telemetry.samples(self._storage, step, self._layout.grid(step))
 
     def compare(self, before: int, after: int) -> None:
         """Write `samples/before-after.png` from the samples of two steps. Rank 0 acts."""
         if self._attempt.topology.rank == 0:
             sheet = before_after(self._read(before), self._read(after), labels=self._prompts)
-            self._storage.write(join(self._folder, "before-after.png"), _to_png(sheet))
+            self._storage.write(self._layout.before_after, _to_png(sheet))
 
     def _read(self, step: int) -> list[list[Image.Image]]:
         return [
@@ -114,10 +113,7 @@ class SampleWriter:
         ]
 
     def _uri(self, step: int, prompt: int, index: int) -> str:
-        return join(self._folder, f"step-{step:08d}", f"{prompt}-{index}.png")
-
-    def _grid(self, step: int) -> str:
-        return join(self._folder, f"step-{step:08d}", "grid.png")
+        return f"{self._layout.samples(step)}/{prompt}-{index}.png"
 
 
 def _to_png(image: Image.Image) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_trainer.process import heartbeat, termination_message
-from dreambooth_trainer.process.heartbeat import Beat
+from dreambooth_trainer.process.heartbeat import Heartbeat
 
 KILL_PATIENCE_SECONDS = 5.0
 """A killed process that hangs in the kernel is not waited for."""
@@ -37,13 +37,13 @@ class LocalRank:
         self._stacks = folder / f"stacks-{self.number}"
         files = {
             termination_message.VARIABLE: self._words,
-            heartbeat.BEATS: self._beats,
-            heartbeat.STACKS: self._stacks,
+            heartbeat.HEARTBEAT_FILE: self._beats,
+            heartbeat.STACKS_FILE: self._stacks,
         }
         own = {name: str(path) for name, path in files.items()}
         self._process = subprocess.Popen(command, env={**environment, **own})
-        self.beat = Beat()
-        """The newest beat that was heard."""
+        self.heartbeat = Heartbeat()
+        """The newest heartbeat that was read."""
         self._beaten = b""
         self._heard = time.monotonic()
 
@@ -77,7 +77,7 @@ class LocalRank:
             if beaten != self._beaten:
                 self._beaten, self._heard = beaten, time.monotonic()
                 with suppress(ValueError):  # read while it was written
-                    self.beat = Beat.decode(beaten)
+                    self.heartbeat = Heartbeat.decode(beaten)
         return time.monotonic() - self._heard
 
     @property

@@ -20,7 +20,7 @@ DUMP_PATIENCE_SECONDS = 3.0
 def stalled(ranks: Sequence[LocalRank], timeout: float) -> bool:
     """Whether none of the ranks has made progress for `timeout` seconds; 0: never."""
     silence = min(rank.silent_seconds() for rank in ranks)
-    patience = timeout * (WAITING_FACTOR if all(rank.beat.waiting for rank in ranks) else 1)
+    patience = timeout * (WAITING_FACTOR if all(rank.heartbeat.waiting for rank in ranks) else 1)
     return timeout > 0 and silence > patience
 
 
@@ -35,7 +35,7 @@ def examine(ranks: Sequence[LocalRank], problem: str | None = None) -> End:
         sys.stderr.write(f"{found[rank.number]}: {_stacks(rank)}\n")
     sys.stderr.flush()
     # Who cannot even say where it is hangs for certain; else who has been silent for longest.
-    guilty = min(ranks, key=lambda r: (bool(r.stacks), r.beat.waiting, -r.silent_seconds()))
+    guilty = min(ranks, key=lambda r: (bool(r.stacks), r.heartbeat.waiting, -r.silent_seconds()))
     advice = "the stacks of all ranks are in the log, and the newest checkpoint stands"
     return End(guilty.number, STALLED_EXIT_CODE, f"{found[guilty.number]}; {advice}")
 
@@ -50,7 +50,7 @@ def _dump(ranks: Sequence[LocalRank]) -> None:
 
 
 def _where(rank: LocalRank, problem: str | None) -> str:
-    beat = rank.beat
+    beat = rank.heartbeat
     step = "" if beat.step is None else f", step {beat.step}"
     what = problem or f"no progress for {rank.silent_seconds():.0f} s"
     return f"rank {rank.number}: Stalled: {what} in stage {beat.stage}{step}"

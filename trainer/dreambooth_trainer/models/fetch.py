@@ -154,5 +154,5 @@ class _BeatingBar(tqdm):
 
     def update(self, n: float | None = 1) -> Any:
         """The hub's hook."""
-        heartbeat.beat()
+        heartbeat.send()
         return super().update(n)

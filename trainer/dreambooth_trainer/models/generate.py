@@ -77,7 +77,7 @@ def _beat(
     pipeline: Any, step: int, timestep: int | Tensor, tensors: dict[str, Any]
 ) -> dict[str, Any]:
     """Diffusers' hook after each denoising step; it may change `tensors`."""
-    heartbeat.beat()
+    heartbeat.send()
     return tensors
 
 

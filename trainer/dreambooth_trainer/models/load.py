@@ -53,7 +53,7 @@ def hash_model(path: Path) -> str:
     total = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     for file in files:
-        heartbeat.beat()
+        heartbeat.send()
         if file.suffix in (*WEIGHTS, ".json", ".txt"):
             with file.open("rb") as stream:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()

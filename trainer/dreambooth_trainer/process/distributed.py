@@ -34,7 +34,7 @@ class Ranks:
         if self._group is None:
             return [value]
         values: list[Any] = [None] * self.topology.world_size
-        with heartbeat.waiting():
+        with heartbeat.waiting_for_peers():
             dist.all_gather_object(values, value, group=self._group)
         return values
 
@@ -82,7 +82,7 @@ def joined(topology: Topology, stop: StopSignal) -> Iterator[Ranks]:
         yield Ranks(topology)
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    with heartbeat.waiting(), stop.at_once():
+    with heartbeat.waiting_for_peers(), stop.at_once():
         dist.init_process_group(
             backend, rank=topology.rank, world_size=topology.world_size, timeout=PATIENCE
         )

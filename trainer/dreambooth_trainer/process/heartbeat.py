@@ -1,8 +1,8 @@
-"""Signs of life of this rank, for the watchdog of its pod (see `launch`).
+"""The heartbeat of this rank, for the watchdog of its pod (see `launcher.watchdog`).
 
-A rank beats at whatever a user would call progress: a stage, a step, an image made or encoded, a
-request that storage has answered. There is one heartbeat per process, as there is one log, so that
-whoever makes progress can tell.
+A rank sends one at whatever a user would call progress: a stage, a step, an image generated or
+encoded, a request that storage has answered. There is one heartbeat per process, as there is one
+log, so that any module can send it.
 """
 
 import faulthandler
@@ -17,56 +17,57 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-BEATS = "DREAMBOOTH_HEARTBEAT_FILE"
-"""Variable with the file that this rank's newest beat is written to."""
-STACKS = "DREAMBOOTH_STACKS_FILE"
+HEARTBEAT_FILE = "DREAMBOOTH_HEARTBEAT_FILE"
+"""Variable with the file that this rank's newest heartbeat is written to."""
+STACKS_FILE = "DREAMBOOTH_STACKS_FILE"
 """Variable with the file that the stacks are dumped to; without it, they go to stderr."""
 DUMP_SIGNAL = signal.SIGUSR1
 _SIZE = 128
 
 
 @dataclass(frozen=True)
-class Beat:
-    """What a rank was at when it last made progress."""
+class Heartbeat:
+    """What a rank was doing when it last made progress."""
 
     number: int = 0
     stage: str = "Preparing"
     step: int | None = None
+    """Optimizer steps done."""
     waiting: bool = False
     """It has done its part and waits for the other ranks."""
 
     def encode(self) -> bytes:
-        """Text of a fixed size, so that it is overwritten at once and as a whole."""
+        """JSON of a fixed size, so that one write replaces the heartbeat before."""
         return json.dumps(asdict(self)).ljust(_SIZE).encode()
 
     @classmethod
-    def decode(cls, data: bytes) -> "Beat":
-        """The beat of `encode`'s text."""
+    def decode(cls, data: bytes) -> "Heartbeat":
+        """Read what `encode` wrote; raises `ValueError` when it is cut or mixed."""
         return cls(**json.loads(data))
 
 
-class Heartbeat:
-    """Keeps the newest beat in a file, once it has one. Thread-safe, and cheap enough for every
-    step.
+class HeartbeatWriter:
+    """Keeps the newest heartbeat in a file, once it has one. Thread-safe, and cheap enough for
+    every step.
     """
 
     def __init__(self) -> None:
-        self._newest = Beat()
+        self._newest = Heartbeat()
         self._file: int | None = None
         self._listener: Callable[[], None] | None = None
         self._lock = Lock()
 
-    def write_to(self, path: Path) -> None:
-        """Write the newest beat, and all to come, to `path`."""
+    def open(self, path: Path) -> None:
+        """Write the newest heartbeat, and all later ones, to `path`."""
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-        self.beat()
+        self.send()
 
-    def tell(self, listener: Callable[[], None]) -> None:
-        """Call `listener` at every beat to come."""
+    def relay(self, listener: Callable[[], None]) -> None:
+        """Call `listener` at every heartbeat from now on."""
         self._listener = listener
 
-    def beat(self, **changes: Any) -> None:
-        """Tell of progress; `changes` are fields of `Beat`."""
+    def send(self, **changes: Any) -> None:
+        """Send a heartbeat; `changes` are fields of `Heartbeat`."""
         if self._listener is not None:
             self._listener()
         with self._lock:
@@ -76,46 +77,48 @@ class Heartbeat:
                 os.pwrite(self._file, newest.encode(), 0)
 
 
-_own = Heartbeat()
+_writer = HeartbeatWriter()
 
 
 def start() -> None:
-    """Let the launcher hear this rank, and dump the stacks of all threads on `DUMP_SIGNAL`.
+    """Write heartbeats for the launcher, and dump the stacks of all threads on `DUMP_SIGNAL`.
 
     The dump is written in C and needs no GIL, so a rank that is stuck in a library answers too.
     """
-    stacks = os.environ.get(STACKS)
+    stacks = os.environ.get(STACKS_FILE)
     file = Path(stacks).open("wb") if stacks else sys.stderr  # noqa: SIM115 (faulthandler keeps it)
     faulthandler.register(DUMP_SIGNAL, file=file, all_threads=True)
-    if path := os.environ.get(BEATS):
-        _own.write_to(Path(path))
+    if path := os.environ.get(HEARTBEAT_FILE):
+        _writer.open(Path(path))
 
 
 def relay(listener: Callable[[], None]) -> None:
-    """Tell `listener` of every beat: in a process that works for a rank, which alone is watched."""
-    _own.tell(listener)
+    """Call `listener` at every heartbeat: for a process that works for a rank, as the launcher
+    watches only the rank.
+    """
+    _writer.relay(listener)
 
 
-def beat() -> None:
-    """This rank has made some progress."""
-    _own.beat()
+def send() -> None:
+    """Report that this rank has made progress."""
+    _writer.send()
 
 
-def entered(stage: str) -> None:
-    """This rank has entered a stage."""
-    _own.beat(stage=stage)
+def enter_stage(stage: str) -> None:
+    """Report that this rank has entered a stage."""
+    _writer.send(stage=stage)
 
 
-def stepped(step: int) -> None:
-    """This rank works on, with `step` optimizer steps done."""
-    _own.beat(step=step)
+def finish_step(step: int) -> None:
+    """Report progress, with `step` optimizer steps done."""
+    _writer.send(step=step)
 
 
 @contextmanager
-def waiting() -> Iterator[None]:
-    """Within, this rank waits for the others: what hangs is not here."""
-    _own.beat(waiting=True)
+def waiting_for_peers() -> Iterator[None]:
+    """Mark this rank as waiting for the others: what is stuck is not here."""
+    _writer.send(waiting=True)
     try:
         yield
     finally:
-        _own.beat(waiting=False)
+        _writer.send(waiting=False)

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from dreambooth_api.models.job import resolved
-from dreambooth_storage import ObjectNotFoundError, join
+from dreambooth_storage import ObjectNotFoundError
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.telemetry.telemetry import write_json
 
@@ -23,7 +23,7 @@ def is_due(attempt: Attempt) -> bool:
 
 def _is_due(attempt: Attempt) -> bool:
     try:
-        found = json.loads(attempt.storage.read(join(attempt.run, NAME)))
+        found = json.loads(attempt.storage.read(attempt.layout.path(NAME)))
     except (ObjectNotFoundError, ValueError):
         return True
     return bool(found != _settings(attempt))
@@ -32,7 +32,7 @@ def _is_due(attempt: Attempt) -> bool:
 def note(attempt: Attempt) -> None:
     """Note that the model was looked at, and how. Rank 0 writes."""
     if attempt.topology.rank == 0:
-        write_json(attempt.storage, join(attempt.run, NAME), _settings(attempt))
+        write_json(attempt.storage, attempt.layout.path(NAME), _settings(attempt))
 
 
 def _settings(attempt: Attempt) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def check_config(attempt: Attempt, manifest: Manifest) -> None:
 
 
 def _refuse_other_config(attempt: Attempt, step: int) -> None:
-    earlier = read_run_record(attempt.storage, attempt.run)
+    earlier = read_run_record(attempt.storage, attempt.layout)
     if earlier is None:
         raise _refusal(step, ["spec: what it was is lost with run.json"])
     # Read through today's models: a field that is new in this version has its default.
@@ -106,7 +106,7 @@ def check_contents(attempt: Attempt, step: int, hashes: Mapping[str, str]) -> No
 
 
 def _refuse_other_contents(attempt: Attempt, step: int, hashes: Mapping[str, str]) -> None:
-    earlier = read_run_record(attempt.storage, attempt.run)
+    earlier = read_run_record(attempt.storage, attempt.layout)
     if earlier is None:
         return
     changed = _changed(earlier["hashes"], hashes)

@@ -47,14 +47,14 @@ def fit(
         return
     stream = _stream(attempt, module, dataset)
     images = 2 if dataset.has_prior else 1
-    attempt.observers.begin(module.start, training.steps, stream.plan.global_batch * images)
+    attempt.telemetry.begin(module.start, training.steps, stream.plan.global_batch * images)
     with _saves(attempt, store) as saves, warnings.catch_warnings():
         losses = MeanLoss()
         reporter = Reporter(
             attempt.ranks,
             attempt.stop,
             stream,
-            [attempt.observers.step, losses.add],
+            [attempt.telemetry.step, losses.add],
             ended=lambda: saves.ended,
             images=lambda step, rank: dataset.uris(stream.rows(step - 1, rank)),
         )
@@ -75,14 +75,14 @@ def fit(
 
 
 def _saves(attempt: Attempt, store: CheckpointStore) -> Saves:
-    storage, observers = attempt.storage, attempt.observers
+    storage, telemetry = attempt.storage, attempt.telemetry
     return Saves(
         store,
-        UploadProcess(storage.settings, observers.metrics),
+        UploadProcess(storage.settings, telemetry.metrics),
         keep=attempt.job.spec.checkpoints.keep,
-        after_commit=lambda: observers.keep_history(storage, attempt.run),
-        saved=observers.saved,
-        failed=observers.save_failed,
+        after_commit=lambda: telemetry.keep_history(storage, attempt.layout),
+        saved=telemetry.saved,
+        failed=telemetry.save_failed,
     )
 
 
@@ -115,7 +115,7 @@ def _callbacks(
         RepeatableDropout(spec.training.seed, attempt.topology.rank),
         AverageWeights(),
         reporter,
-        Timed(save, attempt.observers.metrics.checkpoint_waited),
+        Timed(save, attempt.telemetry.metrics.checkpoint_waited),
         Sample(spec.samples.every, spec.training.steps, lambda step: writer.write(step)),
     ]
 

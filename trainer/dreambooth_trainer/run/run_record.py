@@ -13,14 +13,14 @@ from urllib.parse import urlsplit, urlunsplit
 import torch
 from pydantic import JsonValue
 
+from dreambooth_api.contract.layout import OutputLayout
+from dreambooth_api.contract.times import now, rfc3339
 from dreambooth_api.models.job import DreamBoothJob, resolved
-from dreambooth_storage import ObjectNotFoundError, Storage, join
-from dreambooth_trainer.telemetry.progress import now
+from dreambooth_storage import ObjectNotFoundError, Storage
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-NAME = "run.json"
 PACKAGES = (
     "dreambooth-trainer",
     "boto3",
@@ -37,7 +37,7 @@ PACKAGES = (
 
 def write_run_record(
     storage: Storage,
-    run: str,
+    layout: OutputLayout,
     job: DreamBoothJob,
     *,
     attempt: int,
@@ -46,16 +46,16 @@ def write_run_record(
     seeds: Mapping[str, int],
     resumed_from: int | None = None,
 ) -> None:
-    """Write run.json of the folder `run`, with this attempt added to those that are in it already.
+    """Write the run's run.json, with this attempt added to those that are in it already.
     Rank 0 only.
 
     `hashes` name the model and the data (sha256), `resumed_from` is the step that this attempt
     goes on from.
     """
-    earlier = read_run_record(storage, run)
+    earlier = read_run_record(storage, layout)
     this = {
         "attempt": attempt,
-        "startedAt": now(),
+        "startedAt": rfc3339(now()),
         "worldSize": world_size,
         "resumedFromStep": resumed_from,
         "versions": versions(),
@@ -68,14 +68,14 @@ def write_run_record(
         "hashes": dict(hashes),
         "attempts": [*(earlier["attempts"] if earlier else []), this],
     }
-    storage.write(join(run, NAME), json.dumps(record, indent=2).encode())
+    storage.write(layout.run_record, json.dumps(record, indent=2).encode())
 
 
-def read_run_record(storage: Storage, run: str) -> dict[str, Any] | None:
-    """run.json of the folder `run`; None when there is none, or, with a warning, none that can be
+def read_run_record(storage: Storage, layout: OutputLayout) -> dict[str, Any] | None:
+    """The run's run.json; None when there is none, or, with a warning, none that can be
     read: it is not worth losing an attempt over.
     """
-    uri = join(run, NAME)
+    uri = layout.run_record
     try:
         record = json.loads(storage.read(uri, field="spec.output"))
         DreamBoothJob.model_validate(record["job"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_storage import Storage, StorageSettings, join
+from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.data.cache import build
@@ -29,7 +29,7 @@ from dreambooth_trainer.process.topology import Topology, local_batch
 from dreambooth_trainer.run import baseline, fingerprint
 from dreambooth_trainer.run.fit import fit
 from dreambooth_trainer.run.run_record import public_config, write_run_record
-from dreambooth_trainer.telemetry.telemetry import Observers
+from dreambooth_trainer.telemetry.telemetry import Telemetry
 from dreambooth_trainer.telemetry.trackers import open_trackers
 from dreambooth_trainer.training.module import DreamBooth, Resume
 
@@ -42,11 +42,11 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal) -> str:
     Raises a `TrainerError` or `StorageError` when it cannot, `StoppedError` when asked to stop.
     """
     local_batch(job, topology.world_size)  # known to be wrong before anybody is waited for
-    observers = Observers(job, topology)
+    telemetry = Telemetry(job, topology)
     # A pod is ready when it answers /healthz: not before all ranks have joined.
-    with joined(topology, stop) as ranks, observers.serving():
+    with joined(topology, stop) as ranks, telemetry.serving():
         attempt = Attempt(
-            job, ranks, _storage(job, observers), observers, stop, _device(job, topology)
+            job, ranks, _storage(job, telemetry), telemetry, stop, _device(job, topology)
         )
 
         attempt.stage("Preparing")
@@ -77,18 +77,18 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal) -> str:
             attempt.stage("Exporting")
             _export(attempt, store, family)
         ranks.barrier()
-    return _done(observers)
+    return _done(telemetry)
 
 
-def _done(observers: Observers) -> str:
-    saved = observers.progress.saved
+def _done(telemetry: Telemetry) -> str:
+    saved = telemetry.progress.saved
     return f"done; saved at {saved}" if saved else "done"
 
 
-def _storage(job: DreamBoothJob, observers: Observers) -> Storage:
+def _storage(job: DreamBoothJob, telemetry: Telemetry) -> Storage:
     spec = job.spec.storage
     settings = StorageSettings(spec.endpoint_url, spec.region, spec.addressing_style)
-    return Storage(settings, observers.metrics)
+    return Storage(settings, telemetry.metrics)
 
 
 def _device(job: DreamBoothJob, topology: Topology) -> torch.device:
@@ -122,7 +122,7 @@ def _checkpoints(attempt: Attempt) -> CheckpointStore:
     topology = attempt.topology
     store = CheckpointStore(
         attempt.storage,
-        join(attempt.run, "checkpoints"),
+        attempt.layout.checkpoints,
         attempt=topology.attempt,
         rank=topology.rank,
         world_size=topology.world_size,
@@ -159,7 +159,7 @@ def _record(
     if topology.rank == 0:
         write_run_record(
             attempt.storage,
-            attempt.run,
+            attempt.layout,
             job,
             attempt=topology.attempt,
             world_size=topology.world_size,
@@ -171,10 +171,10 @@ def _record(
             },
             resumed_from=resume.step if resume else None,
         )
-    attempt.observers.trackers = open_trackers(
+    attempt.telemetry.trackers = open_trackers(
         job.spec.tracking,
         attempt.storage,
-        attempt.run,
+        attempt.layout,
         rank=topology.rank,
         attempt=topology.attempt,
         run_id=(job.metadata.uid or job.metadata.name).replace("-", ""),
@@ -182,7 +182,7 @@ def _record(
         config=public_config(job),
     )
     if resume and topology.rank == 0:
-        attempt.observers.resume_history(attempt.storage, attempt.run, resume.step)
+        attempt.telemetry.resume_history(attempt.storage, attempt.layout, resume.step)
 
 
 def _module(
@@ -213,7 +213,7 @@ def _look(attempt: Attempt, writer: SampleWriter, judge: Judge | None, step: int
 
 def _export(attempt: Attempt, store: CheckpointStore, family: Family) -> None:
     """Write what the user takes home: adapters alone where only adapters were trained."""
-    job, target = attempt.job, join(attempt.run, "export")
+    job, target = attempt.job, attempt.layout.export
     only_adapters = (
         job.spec.training.method == "lora" and job.spec.training.text_encoder.method != "full"
     )
@@ -224,7 +224,7 @@ def _export(attempt: Attempt, store: CheckpointStore, family: Family) -> None:
         store.check_owner()  # a lost attempt must not write over a newer one's result
         if attempt.topology.rank == 0:
             attempt.storage.upload_tree(Path(folder), target)
-    attempt.observers.exported(target)
+    attempt.telemetry.exported(target)
 
 
 def _provenance(job: DreamBoothJob, family: Family) -> export.Provenance:

@@ -9,8 +9,9 @@ from io import BytesIO
 import torch
 from PIL import Image
 
-from dreambooth_api.models.job import DreamBoothJob, output_prefix
-from dreambooth_storage import ObjectNotFoundError, Storage, join
+from dreambooth_api.contract.layout import OutputLayout
+from dreambooth_api.models.job import DreamBoothJob, output_layout
+from dreambooth_storage import ObjectNotFoundError, Storage
 from dreambooth_trainer.checkpoint import CheckpointRef
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.exit_status import sentence
@@ -21,7 +22,7 @@ from dreambooth_trainer.telemetry.trackers import Trackers
 from dreambooth_trainer.training.reporter import History, StepReport
 
 
-class Observers:
+class Telemetry:
     """Tells everybody who watches this rank. Only rank 0 writes to storage."""
 
     def __init__(self, job: DreamBoothJob, topology: Topology) -> None:
@@ -42,7 +43,7 @@ class Observers:
             job.spec.training.steps,
             attempt=topology.attempt,
             world_size=topology.world_size,
-            output=output_prefix(job),
+            output=output_layout(job).root,
         )
         self.trackers = Trackers()
         self._history = History()
@@ -64,7 +65,7 @@ class Observers:
 
     def stage(self, stage: str) -> None:
         """A new stage begins."""
-        heartbeat.entered(stage)
+        heartbeat.enter_stage(stage)
         self.metrics.stage(stage)
         self.progress.stage(stage)
 
@@ -103,16 +104,16 @@ class Observers:
             },
         )
 
-    def resume_history(self, storage: Storage, run: str, step: int) -> None:
+    def resume_history(self, storage: Storage, layout: OutputLayout, step: int) -> None:
         """Go on with the history of earlier attempts."""
         try:
-            self._history.resume(storage.read(join(run, "history.jsonl")).decode(), step)
+            self._history.resume(storage.read(layout.history).decode(), step)
         except ObjectNotFoundError:
             return
 
-    def keep_history(self, storage: Storage, run: str) -> None:
+    def keep_history(self, storage: Storage, layout: OutputLayout) -> None:
         """Make durable what belongs to a checkpoint. On rank 0 alone, from any thread."""
-        storage.write(join(run, "history.jsonl"), self._history.text().encode())
+        storage.write(layout.history, self._history.text().encode())
         self.trackers.sync()
 
     def saved(self, reference: CheckpointRef, seconds: float) -> None:

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.models.storage import Tracking, Wandb
-from dreambooth_storage import Storage, join
+from dreambooth_storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class Trackers:
 def open_trackers(
     tracking: Tracking,
     storage: Storage,
-    run_uri: str,
+    layout: OutputLayout,
     *,
     rank: int,
     attempt: int,
@@ -170,12 +171,10 @@ def open_trackers(
     if rank != 0:
         return trackers
     if tracking.tensorboard:
-        uri = join(run_uri, "tensorboard")
-        trackers.add("TensorBoard", lambda: TensorBoard(storage, uri, attempt))
+        trackers.add("TensorBoard", lambda: TensorBoard(storage, layout.tensorboard, attempt))
     if (wandb := tracking.wandb) is not None:
-        uri_of_wandb = join(run_uri, "wandb")
         trackers.add(
             "Weights & Biases",
-            lambda: WeightsAndBiases(wandb, storage, uri_of_wandb, run_id, name, config),
+            lambda: WeightsAndBiases(wandb, storage, layout.wandb, run_id, name, config),
         )
     return trackers

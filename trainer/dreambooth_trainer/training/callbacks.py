@@ -79,7 +79,7 @@ class Beat(pl.Callback):
     ) -> None:
         """Lightning's hook after each micro-batch."""
         assert isinstance(module, DreamBooth)
-        heartbeat.stepped(module.steps_done)
+        heartbeat.finish_step(module.steps_done)
 
 
 class RepeatableDropout(pl.Callback):
