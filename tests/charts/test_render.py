@@ -15,10 +15,11 @@ import pytest
 import yaml
 
 from dreambooth_api.codegen.schema import custom_resource_definition
+from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT
 from dreambooth_operator.controller.app import permissions
 from dreambooth_operator.controller.app.settings import LeaderElection, read_settings
 from dreambooth_operator.controller.decide.defaults import JobDefaults
-from dreambooth_operator.manifests import names, pods
+from dreambooth_operator.manifests import names
 from tests.charts.rendering import (
     CHART,
     DEFINITION,
@@ -210,7 +211,7 @@ def test_pods_of_jobs_are_found_by_their_labels() -> None:
     (to_jobs,) = (rule for rule in operator["spec"]["egress"] if "to" in rule)
     (peer,) = to_jobs["to"]
     assert peer["podSelector"]["matchLabels"].items() <= of_job
-    assert [port["port"] for port in to_jobs["ports"]] == [pods.METRICS_PORT]
+    assert [port["port"] for port in to_jobs["ports"]] == [DEFAULT_METRICS_PORT]
 
 
 def test_pod_of_the_operator_is_found_by_its_labels() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from dreambooth_operator.local.parent_death import leashed
+from dreambooth_operator.local.parent_death_signal import with_parent_death_signal
 
 TAIL_BYTES = 16 * 1024
 
@@ -40,7 +40,7 @@ class Daemon:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                leashed(command, when_orphaned),
+                with_parent_death_signal(command, when_orphaned),
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

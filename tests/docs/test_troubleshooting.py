@@ -9,13 +9,9 @@ from typing import get_args
 
 import pytest
 
+from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
 from dreambooth_api.contract.stages import Phase, Stage
 from dreambooth_operator.controller.decide import conditions, failures, start_problems
-from dreambooth_operator.manifests.resources import (
-    STALLED_EXIT_CODE,
-    STOPPED_EXIT_CODE,
-    TERMINAL_EXIT_CODES,
-)
 from tests.docs.pages import ROOT, page
 
 CONTROLLER = ROOT / "operator" / "dreambooth_operator" / "controller"
@@ -78,7 +74,7 @@ def test_every_condition_is_explained(name: str) -> None:
 
 def test_every_exit_code_is_explained() -> None:
     text = page("docs/troubleshooting.md").text
-    for code in (*TERMINAL_EXIT_CODES, STALLED_EXIT_CODE, STOPPED_EXIT_CODE, 1, 137):
+    for code in (*NOT_RETRYABLE, ExitCode.STALLED, ExitCode.STOPPED, 1, 137):
         assert f"\n| {code} | " in text
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth_operator.manifests.pods import METRICS_PORT
+from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT
 from tests.cluster.client import Object
 from tests.e2e.cluster import CHILDREN, Cluster, condition
 from tests.e2e.jobs import training_job
@@ -40,7 +40,7 @@ def answers_of_pods(cluster: Cluster, name: str) -> Iterator[tuple[str, bytes]]:
     for index, paths in enumerate((["/metrics", "/progress"], ["/metrics"])):
         pod = cluster.wait_pod(name, attempt=0, index=index)
         for path in paths:
-            url = f"http://{pod['status']['podIP']}:{METRICS_PORT}{path}"
+            url = f"http://{pod['status']['podIP']}:{DEFAULT_METRICS_PORT}{path}"
             with urllib.request.urlopen(url, timeout=10) as answer:
                 yield url, answer.read()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_api.models.job import DreamBoothJob, output_prefix
 from dreambooth_api.parsing.advice import warnings
 from dreambooth_operator.cli.job_file import checked, read_job
@@ -18,7 +19,6 @@ from dreambooth_operator.local.run import FAILURE_LOG_LINES, RunEnd, run_job
 from dreambooth_operator.local.runner import stop_on_signals
 from dreambooth_operator.local.state import DEFAULT_STATE, Run, State
 from dreambooth_operator.local.storage import LocalStorage, needs_embedded, storage_for
-from dreambooth_operator.manifests.resources import STOPPED_EXIT_CODE
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _places(output: str, results: Results) -> list[tuple[str, object]]:
 
 
 def _report_stop(run: Run, end: RunEnd, options: RunOptions, console: Console) -> None:
-    saved = end.exit_code == STOPPED_EXIT_CODE
+    saved = end.exit_code == ExitCode.STOPPED
     what = "the state is saved" if saved else "what was done since the last checkpoint is lost"
     _print(console, f"stopped (exit code {end.exit_code}): {what}", style="bold")
     _print(console, f"go on with: {_again(options)}")

@@ -4,12 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
 from dreambooth_api.models.runtime import Restart
-from dreambooth_operator.manifests.resources import (
-    STALLED_EXIT_CODE,
-    STOPPED_EXIT_CODE,
-    TERMINAL_EXIT_CODES,
-)
 
 Outcome = Literal["Succeeded", "Failed", "Disrupted", "Stalled"]
 
@@ -44,14 +40,14 @@ def judge(ends: Sequence[PodEnd]) -> Verdict:
     failed = [end for end in ends if end.exit_code]
     if not failed:
         return Verdict("Succeeded")
-    telling = [end for end in failed if end.exit_code in TERMINAL_EXIT_CODES]
+    telling = [end for end in failed if end.exit_code in NOT_RETRYABLE]
     if telling:
         return Verdict("Failed", culprit=telling[0])
-    stalled = [end for end in failed if end.exit_code == STALLED_EXIT_CODE]
+    stalled = [end for end in failed if end.exit_code == ExitCode.STALLED]
     if stalled:
         return Verdict("Stalled", retryable=True, culprit=stalled[0])
     first = failed[0]
-    outcome: Outcome = "Disrupted" if first.exit_code == STOPPED_EXIT_CODE else "Failed"
+    outcome: Outcome = "Disrupted" if first.exit_code == ExitCode.STOPPED else "Failed"
     return Verdict(outcome, retryable=True, culprit=first)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dreambooth_operator.local.outcome import PodEnd
-from dreambooth_operator.local.parent_death import leashed
+from dreambooth_operator.local.parent_death_signal import with_parent_death_signal
 from dreambooth_operator.manifests import names
 from dreambooth_operator.manifests.names import Manifest
 
@@ -52,7 +52,7 @@ class LocalPod:
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
-                leashed(self.command),
+                with_parent_death_signal(self.command),
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -106,7 +106,7 @@ class LocalPod:
 
 
 @dataclass(frozen=True)
-class Setting:
+class NodeEnvironment:
     """What all pods of an attempt share on this machine."""
 
     folder: Path
@@ -119,31 +119,31 @@ class Setting:
     """CUDA_VISIBLE_DEVICES of each pod."""
 
 
-def local_pods(objects: list[Manifest], setting: Setting) -> list[LocalPod]:
+def local_pods(objects: list[Manifest], node: NodeEnvironment) -> list[LocalPod]:
     """The pods of the attempt's Job, set up and ready to start."""
     job = next(o for o in objects if o["kind"] == "Job")
     configs = {o["metadata"]["name"]: o["data"] for o in objects if o["kind"] == "ConfigMap"}
-    return [_local_pod(job, configs, index, setting) for index in range(job["spec"]["completions"])]
+    return [_local_pod(job, configs, index, node) for index in range(job["spec"]["completions"])]
 
 
 def _local_pod(
-    job: Manifest, configs: Mapping[str, Mapping[str, str]], index: int, setting: Setting
+    job: Manifest, configs: Mapping[str, Mapping[str, str]], index: int, node: NodeEnvironment
 ) -> LocalPod:
     spec = job["spec"]["template"]["spec"]
     container = next(c for c in spec["containers"] if c["name"] == names.TRAINER)
-    folder = setting.folder / f"pod-{index}"
+    folder = node.folder / f"pod-{index}"
     paths = mount_volumes(container, _config_files(spec["volumes"], configs), folder)
     pod = LocalPod(
         index=index,
         name=f"{job['metadata']['name']}-{index}",
-        address=setting.addresses[index],
+        address=node.addresses[index],
         command=local_command(container, paths),
         environment={},
         folder=folder,
-        log=setting.folder / f"pod-{index}.log",
+        log=node.folder / f"pod-{index}.log",
         grace_seconds=spec["terminationGracePeriodSeconds"],
     )
-    pod.environment = _environment(job, container, pod, paths, setting)
+    pod.environment = _environment(job, container, pod, paths, node)
     return pod
 
 
@@ -175,11 +175,11 @@ def local_command(container: Manifest, paths: Mapping[str, Path]) -> list[str]:
     Of the image's entrypoint it is assumed that it runs its arguments.
     """
     words = [*container.get("command", []), *container.get("args", [])]
-    located = [locate(word, paths) for word in words]
+    located = [to_host_path(word, paths) for word in words]
     return [sys.executable if word == "python" else word for word in located[:1]] + located[1:]
 
 
-def locate(value: str, paths: Mapping[str, Path]) -> str:
+def to_host_path(value: str, paths: Mapping[str, Path]) -> str:
     """A path inside the container as a path on this machine; anything else stays as it is."""
     for inside, here in paths.items():
         if value == inside or value.startswith(f"{inside}/"):
@@ -200,37 +200,41 @@ def _config_files(
 
 
 def _environment(
-    job: Manifest, container: Manifest, pod: LocalPod, paths: Mapping[str, Path], setting: Setting
+    job: Manifest,
+    container: Manifest,
+    pod: LocalPod,
+    paths: Mapping[str, Path],
+    node: NodeEnvironment,
 ) -> dict[str, str]:
     """The container's environment on top of what the pod inherits from this machine."""
     service = job["spec"]["template"]["spec"]["subdomain"]
     hosts = {
         f"{job['metadata']['name']}-{index}.{service}": address
-        for index, address in enumerate(setting.addresses)
+        for index, address in enumerate(node.addresses)
     }
     fields = _fields(job, pod)
-    environment = _inherited(setting, pod.index)
+    environment = _inherited(node, pod.index)
     for variable in container["env"]:
         name, source = variable["name"], variable.get("valueFrom", {})
         if "value" in variable:
-            environment[name] = locate(hosts.get(variable["value"], variable["value"]), paths)
+            environment[name] = to_host_path(hosts.get(variable["value"], variable["value"]), paths)
         elif "fieldRef" in source:
             environment[name] = fields[source["fieldRef"]["fieldPath"]]
     for name in ("MASTER_PORT", "PET_MASTER_PORT"):
-        environment[name] = str(setting.rendezvous_port)
+        environment[name] = str(node.rendezvous_port)
     environment["JOB_COMPLETION_INDEX"] = str(pod.index)
     return environment
 
 
-def _inherited(setting: Setting, index: int) -> dict[str, str]:
+def _inherited(node: NodeEnvironment, index: int) -> dict[str, str]:
     """The machine's environment without another launcher's ranks; secrets come from here too."""
     foreign = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK"}
     kept = {
         name: value
-        for name, value in setting.environment.items()
+        for name, value in node.environment.items()
         if name not in foreign and not name.startswith("PET_")
     }
-    kept["CUDA_VISIBLE_DEVICES"] = setting.devices[index] if setting.devices else ""
+    kept["CUDA_VISIBLE_DEVICES"] = node.devices[index] if node.devices else ""
     return kept
 
 

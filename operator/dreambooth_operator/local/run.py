@@ -3,18 +3,19 @@
 import time
 from dataclasses import dataclass
 
+from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT
+from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.runtime import Restart
 from dreambooth_operator.cli.screen import Screen
 from dreambooth_operator.local.machine import Machine, survey, threads_per_process
 from dreambooth_operator.local.outcome import PodEnd, Verdict, backoff_seconds, judge
-from dreambooth_operator.local.pod import LocalPod, Setting, local_pods
+from dreambooth_operator.local.pod import LocalPod, NodeEnvironment, local_pods
 from dreambooth_operator.local.progress import ProgressWatch
 from dreambooth_operator.local.runner import StopRequest, run_pods
 from dreambooth_operator.local.state import Run
 from dreambooth_operator.local.storage import LocalStorage
-from dreambooth_operator.manifests.pods import METRICS_PORT
-from dreambooth_operator.manifests.resources import STOPPED_EXIT_CODE, attempt_objects
+from dreambooth_operator.manifests.resources import attempt_objects
 from dreambooth_operator.manifests.serialize import to_yaml
 
 LOCAL_IMAGE = "this-machine"
@@ -85,7 +86,7 @@ def _run_attempts(run: Run, storage: LocalStorage, stop: StopRequest, screen: Sc
             )
         screen.say(_restart_notice(culprit, verdict, budget))
         if not _wait(budget.wait_seconds, stop):
-            return RunEnd(STOPPED_EXIT_CODE)
+            return RunEnd(ExitCode.STOPPED)
 
 
 def _run_attempt(
@@ -100,16 +101,16 @@ def _run_attempt(
     machine = survey(storage.job, seed=f"{storage.job.metadata.uid}-{attempt}")
     pods = local_pods(objects, _setting(run, machine, storage))
     screen.attempt_started(attempt)
-    with ProgressWatch(machine.addresses[0], METRICS_PORT) as watch:
+    with ProgressWatch(machine.addresses[0], DEFAULT_METRICS_PORT) as watch:
         ends = run_pods(pods, stop, on_tick=lambda: screen.update(watch.latest, stop.requested))
     return pods, ends
 
 
-def _setting(run: Run, machine: Machine, storage: LocalStorage) -> Setting:
+def _setting(run: Run, machine: Machine, storage: LocalStorage) -> NodeEnvironment:
     """What the pods share. Loopback alone: nothing of a local run is to be seen outside."""
     threads = {"OMP_NUM_THREADS": str(threads_per_process(machine, storage.job))}
     loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-    return Setting(
+    return NodeEnvironment(
         folder=run.folder,
         addresses=machine.addresses,
         rendezvous_port=machine.rendezvous_port,

@@ -2,15 +2,13 @@
 
 from typing import Any
 
+from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT, DEFAULT_RENDEZVOUS_PORT
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.runtime import Runtime, ranks_per_node
 from dreambooth_operator.manifests import names
 from dreambooth_operator.manifests.names import Manifest
 from dreambooth_operator.manifests.overrides import merged
 
-RENDEZVOUS_PORT = 29500
-METRICS_PORT = 9400
-"""Local rank i of a pod serves its metrics on this port + i."""
 CONFIG_FOLDER = "/etc/dreambooth"
 CONFIG_FILE = "job.yaml"
 CACHE = "cache"
@@ -67,8 +65,9 @@ def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
 
 
 def _brings_cache(runtime: Runtime) -> bool:
-    """Whether the job has a cache of its own, which outlives its pods. Else no disk has to see the
-    model.
+    """Whether the job mounts a cache of its own, which outlives its pods.
+
+    Without one, models are kept in memory: no later attempt could read them from the node's disk.
     """
     volumes = runtime.pod_overrides.get("spec", {}).get("volumes", [])
     return any(volume["name"] == CACHE for volume in volumes)
@@ -159,11 +158,11 @@ def _rendezvous_env(job: DreamBoothJob, attempt: int) -> list[Manifest]:
         _value("PET_NPROC_PER_NODE", ranks_per_node(runtime)),
         _field("PET_NODE_RANK", COMPLETION_INDEX),
         _value("PET_MASTER_ADDR", address),
-        _value("PET_MASTER_PORT", RENDEZVOUS_PORT),
+        _value("PET_MASTER_PORT", DEFAULT_RENDEZVOUS_PORT),
         _value("MASTER_ADDR", address),
-        _value("MASTER_PORT", RENDEZVOUS_PORT),
+        _value("MASTER_PORT", DEFAULT_RENDEZVOUS_PORT),
         _value("DREAMBOOTH_ATTEMPT", attempt),
-        _value("DREAMBOOTH_METRICS_PORT", METRICS_PORT),
+        _value("DREAMBOOTH_METRICS_PORT", DEFAULT_METRICS_PORT),
     ]
 
 
@@ -195,7 +194,7 @@ def _metrics_ports(runtime: Runtime) -> list[Manifest]:
     return [
         {
             "name": f"metrics-{local_rank}" if local_rank else "metrics",
-            "containerPort": METRICS_PORT + local_rank,
+            "containerPort": DEFAULT_METRICS_PORT + local_rank,
             "protocol": "TCP",
         }
         for local_rank in range(ranks_per_node(runtime))

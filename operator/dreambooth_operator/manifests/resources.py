@@ -5,25 +5,15 @@ depend on each other; the next attempt is a new Job. The Service and the ConfigM
 attempts.
 """
 
+from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT, DEFAULT_RENDEZVOUS_PORT
+from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
 from dreambooth_api.models.base import API_VERSION, KIND
 from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_api.parsing import yamljson
 from dreambooth_operator.manifests import names
 from dreambooth_operator.manifests.names import Manifest
-from dreambooth_operator.manifests.pods import (
-    CONFIG_FILE,
-    METRICS_PORT,
-    RENDEZVOUS_PORT,
-    preflight_template,
-    trainer_template,
-)
+from dreambooth_operator.manifests.pods import CONFIG_FILE, preflight_template, trainer_template
 
-TERMINAL_EXIT_CODES = (64, 65, 66, 67, 68, 69)
-"""Trainer exit codes that no restart can mend."""
-STOPPED_EXIT_CODE = 143
-"""The trainer was asked to stop, and saved its state."""
-STALLED_EXIT_CODE = 70
-"""No rank of the pod made progress for `spec.runtime.stallTimeoutSeconds`."""
 PREFLIGHT_RETRIES = 4
 """The Job controller waits 10 s, 20 s, 40 s and 80 s: storage may be away for two minutes."""
 
@@ -50,8 +40,8 @@ def service(job: DreamBoothJob) -> Manifest:
                 names.COMPONENT_LABEL: names.TRAINER,
             },
             "ports": [
-                {"name": "rendezvous", "port": RENDEZVOUS_PORT, "protocol": "TCP"},
-                {"name": "metrics", "port": METRICS_PORT, "protocol": "TCP"},
+                {"name": "rendezvous", "port": DEFAULT_RENDEZVOUS_PORT, "protocol": "TCP"},
+                {"name": "metrics", "port": DEFAULT_METRICS_PORT, "protocol": "TCP"},
             ],
         },
     }
@@ -103,8 +93,8 @@ def attempt_job(job: DreamBoothJob, attempt: int, default_image: str) -> Manifes
             "podFailurePolicy": {
                 "rules": [
                     {"action": "FailJob", "onPodConditions": [_disrupted()]},
-                    {"action": "FailJob", "onExitCodes": _exit_codes(*TERMINAL_EXIT_CODES)},
-                    {"action": "Ignore", "onExitCodes": _exit_codes(STOPPED_EXIT_CODE)},
+                    {"action": "FailJob", "onExitCodes": _exit_codes(*NOT_RETRYABLE)},
+                    {"action": "Ignore", "onExitCodes": _exit_codes(ExitCode.STOPPED)},
                 ]
             },
             "template": trainer_template(job, attempt, default_image),
@@ -129,7 +119,7 @@ def preflight_job(job: DreamBoothJob, default_image: str) -> Manifest:
             "podFailurePolicy": {
                 "rules": [
                     {"action": "Ignore", "onPodConditions": [_disrupted()]},
-                    {"action": "FailJob", "onExitCodes": _exit_codes(*TERMINAL_EXIT_CODES)},
+                    {"action": "FailJob", "onExitCodes": _exit_codes(*NOT_RETRYABLE)},
                 ]
             },
             "template": preflight_template(job, default_image),
@@ -142,4 +132,8 @@ def _disrupted() -> Manifest:
 
 
 def _exit_codes(*codes: int) -> Manifest:
-    return {"containerName": names.TRAINER, "operator": "In", "values": list(codes)}
+    return {
+        "containerName": names.TRAINER,
+        "operator": "In",
+        "values": [int(code) for code in codes],
+    }

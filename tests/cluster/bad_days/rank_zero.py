@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
 
-from dreambooth_operator.manifests.pods import METRICS_PORT
+from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT
 from tests.cluster.client import Object
 
 
@@ -37,7 +37,7 @@ class RankZero:
             def log_message(self, format: str, *arguments: object) -> None:
                 """Nobody reads it."""
 
-        self._server = ThreadingHTTPServer((address, METRICS_PORT), Handler)
+        self._server = ThreadingHTTPServer((address, DEFAULT_METRICS_PORT), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="rank 0")
 
     def __enter__(self) -> Self:

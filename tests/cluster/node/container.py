@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreambooth_operator.local.parent_death import leashed
+from dreambooth_operator.local.parent_death_signal import with_parent_death_signal
 from tests.cluster.processes import tail
 
 MESSAGE_LIMIT = 4096
@@ -52,7 +52,7 @@ class Container:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *leashed(self.command),
+                *with_parent_death_signal(self.command),
                 env=dict(self.environment),
                 cwd=self.folder,
                 stdin=asyncio.subprocess.DEVNULL,

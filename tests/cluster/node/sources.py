@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from dreambooth_operator.local.pod import locate
+from dreambooth_operator.local.pod import to_host_path
 from tests.cluster.client import ApiError, Client, Object
 from tests.cluster.node.addresses import hostname, peer, pod_address, rendezvous_port
 
@@ -149,7 +149,9 @@ class Sources:
         self, environment: Mapping[str, str], paths: Mapping[str, Path]
     ) -> dict[str, str]:
         """Paths, DNS names of peers and the rendezvous port as they are without a container."""
-        found = {name: locate(self._resolved(value), paths) for name, value in environment.items()}
+        found = {
+            name: to_host_path(self._resolved(value), paths) for name, value in environment.items()
+        }
         for address, port in RENDEZVOUS.items():
             master = peer(environment.get(address, ""), self._pod)
             if master and port in found:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.status import AttemptStatus, Status
 from dreambooth_operator.controller.decide.decide import decide
@@ -27,7 +28,6 @@ from dreambooth_operator.controller.decide.policy import Policy
 from dreambooth_operator.controller.kube.snapshots import COUNTERS_ANNOTATION, JobView, Key, PodView
 from dreambooth_operator.local.progress import LastCheckpoint, TrainerProgress
 from dreambooth_operator.manifests import names
-from dreambooth_operator.manifests.resources import STOPPED_EXIT_CODE, TERMINAL_EXIT_CODES
 
 START = datetime(2026, 11, 1, 12, tzinfo=UTC)
 KEY = Key("team-a", "mug")
@@ -230,13 +230,13 @@ class World:
 
     def _counts(self, pod: PodView) -> bool:
         """podFailurePolicy: exit code 143 is ignored."""
-        return pod.disruption is not None or pod.exit_code != STOPPED_EXIT_CODE
+        return pod.disruption is not None or pod.exit_code != ExitCode.STOPPED
 
     def _why(self, pod: PodView) -> dict[str, str]:
         if pod.disruption:
             told = f"Pod {KEY.namespace}/{pod.name} has condition DisruptionTarget matching FailJob"
             return {"failure_reason": "PodFailurePolicy", "failure_message": told}
-        if pod.exit_code in TERMINAL_EXIT_CODES:
+        if pod.exit_code in NOT_RETRYABLE:
             told = f"Container trainer for pod {pod.name} failed with exit code {pod.exit_code}"
             return {"failure_reason": "PodFailurePolicy", "failure_message": told}
         told = "Job has reached the specified backoff limit"
@@ -300,7 +300,7 @@ class World:
         """Pods that were asked to stop save and exit with 143, but those on lost nodes."""
         for pod in list(self.pods.values()):
             if pod.stop_asked and not pod.ended and pod.node != "lost":
-                self.exit(pod, STOPPED_EXIT_CODE)
+                self.exit(pod, ExitCode.STOPPED)
 
     def evict(self, pod: PodView, reason: str = "EvictionByEvictionAPI") -> None:
         marked = replace(pod, disruption=reason, disruption_message="by the test")

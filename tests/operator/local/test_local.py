@@ -16,7 +16,7 @@ import yaml
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_operator.local.machine import free_port, loopback_addresses
 from dreambooth_operator.local.outcome import PodEnd
-from dreambooth_operator.local.pod import LocalPod, Setting, local_pods
+from dreambooth_operator.local.pod import LocalPod, NodeEnvironment, local_pods
 from dreambooth_operator.local.runner import StopRequest, run_pods
 from dreambooth_operator.manifests.resources import attempt_objects
 
@@ -40,7 +40,7 @@ def make_pods(tmp_path: Path) -> MakePods:
         container["args"] = ["python", str(script), "/etc/dreambooth/job.yaml"]
         pods = local_pods(
             objects,
-            Setting(
+            NodeEnvironment(
                 folder=tmp_path / "run",
                 addresses=loopback_addresses(nodes, seed=str(tmp_path)),
                 rendezvous_port=free_port(),

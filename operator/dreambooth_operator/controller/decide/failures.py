@@ -11,12 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
 from dreambooth_operator.controller.kube.snapshots import JobView, PodView
-from dreambooth_operator.manifests.resources import (
-    STALLED_EXIT_CODE,
-    STOPPED_EXIT_CODE,
-    TERMINAL_EXIT_CODES,
-)
 
 Outcome = Literal["Succeeded", "Failed", "Disrupted", "Preempted", "Stalled", "Suspended"]
 
@@ -44,13 +40,13 @@ class Verdict:
 def judge(job: JobView, pods: Iterable[PodView], ranks_per_node: int) -> Verdict:
     """The verdict on an attempt whose Job fails or has failed."""
     ended = [pod for pod in pods if pod.failed or pod.disruption or pod.stop_asked]
-    telling = _first(pod for pod in ended if pod.exit_code in TERMINAL_EXIT_CODES)
+    telling = _first(pod for pod in ended if pod.exit_code in NOT_RETRYABLE)
     if telling:
         return _blamed("Failed", telling, ranks_per_node, final=True)
     disrupted = _first(pod for pod in ended if pod.disruption)
     if disrupted:
         return _disrupted(disrupted, ranks_per_node)
-    stalled = _first(pod for pod in ended if pod.exit_code == STALLED_EXIT_CODE)
+    stalled = _first(pod for pod in ended if pod.exit_code == ExitCode.STALLED)
     if stalled:
         return _blamed("Stalled", stalled, ranks_per_node)
     failed = _first_failed(ended)
@@ -82,7 +78,7 @@ def _end(pod: PodView) -> datetime:
 
 def _first_failed(pods: Sequence[PodView]) -> PodView | None:
     """The first pod that failed by itself; what was stopped before it could is the last resort."""
-    by_itself = [p for p in pods if p.failed and p.exit_code != STOPPED_EXIT_CODE]
+    by_itself = [p for p in pods if p.failed and p.exit_code != ExitCode.STOPPED]
     return _first(p for p in by_itself if not p.stop_asked) or _first(
         p for p in by_itself if p.exit_code
     )
@@ -94,7 +90,7 @@ def _first_stopped(pods: Sequence[PodView], job: JobView, failed: PodView | None
     Both times are the control plane's. Those of containers are their nodes', whose clocks differ.
     """
     if failed is None:
-        return _first(p for p in pods if p.stop_asked or p.exit_code == STOPPED_EXIT_CODE)
+        return _first(p for p in pods if p.stop_asked or p.exit_code == ExitCode.STOPPED)
     since = job.failing
     return _first(p for p in pods if since and p.stop_asked and p.stop_asked < since)
 
@@ -143,5 +139,5 @@ def _from_message(job: JobView) -> Verdict:
     named = EXIT_CODE.search(message)
     if named:
         code = int(named[1])
-        return Verdict("Failed", message, final=code in TERMINAL_EXIT_CODES, exit_code=code)
+        return Verdict("Failed", message, final=code in NOT_RETRYABLE, exit_code=code)
     return Verdict("Failed", message or f"Job {job.name} failed, and no pod of it is left")

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT
 from dreambooth_operator.controller.decide.observed import Reading
 from dreambooth_operator.controller.kube.clock import Now
 from dreambooth_operator.controller.kube.snapshots import Key
@@ -14,7 +15,6 @@ from dreambooth_operator.local.progress import (
     TrainerProgress,
     read_progress,
 )
-from dreambooth_operator.manifests.pods import METRICS_PORT
 
 ASKERS = 32
 """Pods that are asked at the same time. One that is dead holds up one asker for the timeout."""
@@ -86,7 +86,7 @@ class Poller:
 
     def _answer(self, address: str) -> Reading:
         try:
-            progress = self._read(address, METRICS_PORT, TIMEOUT_SECONDS)
+            progress = self._read(address, DEFAULT_METRICS_PORT, TIMEOUT_SECONDS)
         except ProgressUnavailableError as error:
             return Reading(self._now(), address, problem=str(error))
         return Reading(self._now(), address, progress)
