@@ -25,7 +25,12 @@ from dreambooth_operator.controller.decide.decision import (
 )
 from dreambooth_operator.controller.decide.observed import Observed, Obstacle, Reading
 from dreambooth_operator.controller.decide.policy import Policy
-from dreambooth_operator.controller.kube.snapshots import COUNTERS_ANNOTATION, JobView, Key, PodView
+from dreambooth_operator.controller.kube.snapshots import (
+    COUNTERS_ANNOTATION,
+    JobSnapshot,
+    Key,
+    PodSnapshot,
+)
 from dreambooth_operator.local.progress import LastCheckpoint, TrainerProgress
 from dreambooth_operator.manifests import names
 
@@ -63,11 +68,11 @@ class World:
     now: datetime = START
     deleted: bool = False
     generation: int = 1
-    jobs: dict[str, JobView] = field(default_factory=dict)
+    jobs: dict[str, JobSnapshot] = field(default_factory=dict)
     completions: dict[str, int] = field(default_factory=dict)
-    pods: dict[str, PodView] = field(default_factory=dict)
+    pods: dict[str, PodSnapshot] = field(default_factory=dict)
     """By uid."""
-    remembered: dict[str, PodView] = field(default_factory=dict)
+    remembered: dict[str, PodSnapshot] = field(default_factory=dict)
     """Pods that are gone: a restart of the operator forgets them."""
     defaulted: tuple[str, ...] = ()
     reading: Reading | None = None
@@ -168,7 +173,7 @@ class World:
         attempt = meta["labels"].get(names.ATTEMPT_LABEL)
         suspended = manifest["spec"].get("suspend", False)
         self._made += 1
-        self.jobs[meta["name"]] = JobView(
+        self.jobs[meta["name"]] = JobSnapshot(
             key=KEY,
             name=meta["name"],
             uid=f"uid-{self._made}",
@@ -203,7 +208,7 @@ class World:
                 if pod.stop_asked and self.pods.get(pod.uid, pod).ended:
                     self._forget(self.pods.get(pod.uid, pod))
 
-    def _finish_deletion(self, job: JobView, pods: list[PodView]) -> None:
+    def _finish_deletion(self, job: JobSnapshot, pods: list[PodSnapshot]) -> None:
         for pod in pods:
             self._ask_to_stop(pod)
         pods = [self.pods[pod.uid] for pod in pods]
@@ -214,7 +219,7 @@ class World:
                 del self.remembered[uid]
             del self.jobs[job.name]
 
-    def _control(self, job: JobView, pods: list[PodView]) -> None:
+    def _control(self, job: JobSnapshot, pods: list[PodSnapshot]) -> None:
         failed = [pod for pod in pods if pod.phase == "Failed" and self._counts(pod)]
         if failed and not job.failing:
             self.jobs[job.name] = job = replace(job, failing=self.now, **self._why(failed[0]))
@@ -228,11 +233,11 @@ class World:
         else:
             self._fill(job, pods)
 
-    def _counts(self, pod: PodView) -> bool:
+    def _counts(self, pod: PodSnapshot) -> bool:
         """podFailurePolicy: exit code 143 is ignored."""
         return pod.disruption is not None or pod.exit_code != ExitCode.STOPPED
 
-    def _why(self, pod: PodView) -> dict[str, str]:
+    def _why(self, pod: PodSnapshot) -> dict[str, str]:
         if pod.disruption:
             told = f"Pod {KEY.namespace}/{pod.name} has condition DisruptionTarget matching FailJob"
             return {"failure_reason": "PodFailurePolicy", "failure_message": told}
@@ -242,13 +247,13 @@ class World:
         told = "Job has reached the specified backoff limit"
         return {"failure_reason": "BackoffLimitExceeded", "failure_message": told}
 
-    def _fill(self, job: JobView, pods: list[PodView]) -> None:
+    def _fill(self, job: JobSnapshot, pods: list[PodSnapshot]) -> None:
         """A pod for each index that has none; podReplacementPolicy Failed waits for the old one."""
         there = {pod.index for pod in pods if not pod.ended or pod.phase == "Succeeded"}
         for index in set(range(self.completions[job.name])) - there:
             self._made += 1
             uid = f"pod-{self._made}"
-            self.pods[uid] = PodView(
+            self.pods[uid] = PodSnapshot(
                 key=KEY,
                 name=f"{job.name}-{index}-{self._made}",
                 uid=uid,
@@ -260,13 +265,13 @@ class World:
                 created=self.now,
             )
 
-    def _ask_to_stop(self, pod: PodView) -> None:
+    def _ask_to_stop(self, pod: PodSnapshot) -> None:
         if pod.ended or pod.stop_asked:
             return
         phase = pod.phase if pod.running else "Failed"
         self.pods[pod.uid] = replace(pod, stop_asked=self.now, ready=False, phase=phase)
 
-    def _forget(self, pod: PodView) -> None:
+    def _forget(self, pod: PodSnapshot) -> None:
         self.pods.pop(pod.uid, None)
         self.remembered[pod.uid] = replace(pod, gone=True)
 
@@ -284,7 +289,7 @@ class World:
                     ready=True,
                 )
 
-    def exit(self, pod: PodView, code: int, message: str = "") -> None:
+    def exit(self, pod: PodSnapshot, code: int, message: str = "") -> None:
         """A container ends."""
         ended = replace(
             pod,
@@ -302,16 +307,16 @@ class World:
             if pod.stop_asked and not pod.ended and pod.node != "lost":
                 self.exit(pod, ExitCode.STOPPED)
 
-    def evict(self, pod: PodView, reason: str = "EvictionByEvictionAPI") -> None:
+    def evict(self, pod: PodSnapshot, reason: str = "EvictionByEvictionAPI") -> None:
         marked = replace(pod, disruption=reason, disruption_message="by the test")
         self.pods[pod.uid] = marked
         self._ask_to_stop(marked)
 
-    def lose_node(self, pod: PodView) -> None:
+    def lose_node(self, pod: PodSnapshot) -> None:
         """The pod is asked to stop and will never answer."""
         self.evict(replace(pod, node="lost"), "DeletionByTaintManager")
 
-    def delete_pod(self, pod: PodView) -> None:
+    def delete_pod(self, pod: PodSnapshot) -> None:
         self._ask_to_stop(pod)
 
     def delete_job(self, name: str, *, background: bool = False) -> None:
@@ -326,13 +331,13 @@ class World:
                 if pod.job_uid == job.uid:
                     self._ask_to_stop(pod)
 
-    def queue_suspends(self, job: JobView) -> None:
+    def queue_suspends(self, job: JobSnapshot) -> None:
         self.jobs[job.name] = replace(job, suspended=True)
         for pod in list(self.pods.values()):
             if pod.job_uid == job.uid:
                 self._ask_to_stop(pod)
 
-    def queue_admits(self, job: JobView) -> None:
+    def queue_admits(self, job: JobSnapshot) -> None:
         self.jobs[job.name] = replace(job, suspended=False, started=self.now)
 
     def pull_fails(self) -> None:
@@ -370,14 +375,14 @@ class World:
         return self.status.attempts[-1]
 
     @property
-    def live(self) -> list[JobView]:
+    def live(self) -> list[JobSnapshot]:
         return [job for job in self.jobs.values() if job.live and job.attempt is not None]
 
     @property
-    def attempt(self) -> JobView:
+    def attempt(self) -> JobSnapshot:
         return max(self.observe().attempts, key=lambda job: job.attempt or 0)
 
-    def pods_of(self, job: JobView) -> list[PodView]:
+    def pods_of(self, job: JobSnapshot) -> list[PodSnapshot]:
         found = [pod for pod in self.pods.values() if pod.job_uid == job.uid]
         return sorted(found, key=lambda pod: pod.index)
 
@@ -404,7 +409,7 @@ class World:
         self.control_jobs()
         self.settle()
 
-    def run_attempt(self) -> JobView:
+    def run_attempt(self) -> JobSnapshot:
         """The newest attempt's pods run and have joined."""
         self.control_jobs()
         self.start_pods()

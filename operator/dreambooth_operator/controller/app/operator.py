@@ -22,9 +22,9 @@ from dreambooth_operator.controller.kube.leader import Leader
 from dreambooth_operator.controller.kube.session import Session
 from dreambooth_operator.controller.kube.snapshots import Key
 from dreambooth_operator.controller.observability.health import HealthServer
-from dreambooth_operator.controller.observability.job_metrics import JobSnapshot, training
+from dreambooth_operator.controller.observability.job_metrics import MeasuredJob, training
 from dreambooth_operator.controller.observability.liveness import Vitals
-from dreambooth_operator.controller.observability.metrics import Metrics, Snapshot
+from dreambooth_operator.controller.observability.metrics import Measurements, Metrics
 from dreambooth_operator.controller.reconciler.executor import Cluster
 from dreambooth_operator.controller.reconciler.worker import Worker
 from dreambooth_operator.controller.watch import handlers
@@ -172,7 +172,7 @@ class Operator:
         self._metrics.heard(key, reading)
         self._queue.add(key)
 
-    def _snapshot(self) -> Snapshot | None:
+    def _snapshot(self) -> Measurements | None:
         """Measured in the event loop, for another thread; None when it does not answer soon."""
         future = asyncio.run_coroutine_threadsafe(self._measure(), self._loop)
         try:
@@ -180,9 +180,9 @@ class Operator:
         except (TimeoutError, CancelledError):
             return None
 
-    async def _measure(self) -> Snapshot:
+    async def _measure(self) -> Measurements:
         now = time.monotonic()
-        return Snapshot(
+        return Measurements(
             jobs=[self._job(record) for record in self._store.records()],
             queue_depth=self._queue.depth,
             queue_oldest_seconds=self._queue.oldest_age,
@@ -190,9 +190,9 @@ class Operator:
             answer_seconds=self._vitals.silence,
         )
 
-    def _job(self, record: Record) -> JobSnapshot:
+    def _job(self, record: Record) -> MeasuredJob:
         pods = self._store.pods(record.key, record.uid)
-        return JobSnapshot(record.key, record.facts, training(pods))
+        return MeasuredJob(record.key, record.facts, training(pods))
 
 
 def handle_signals(stop: asyncio.Event) -> None:

@@ -14,7 +14,7 @@ from dreambooth_operator.controller.decide.open_attempt import WAITING, follow
 from dreambooth_operator.controller.decide.policy import Policy
 from dreambooth_operator.controller.decide.preflight import follow_preflight
 from dreambooth_operator.controller.decide.start_problems import why_not_ready
-from dreambooth_operator.controller.kube.snapshots import JobView
+from dreambooth_operator.controller.kube.snapshots import JobSnapshot
 from dreambooth_operator.manifests.names import TRAINER
 
 VALID = "the job can be carried out as written"
@@ -68,7 +68,7 @@ def _recovered(seen: Observed) -> Status:
     return _recounted(status, job)
 
 
-def _recounted(status: Status, job: JobView) -> Status:
+def _recounted(status: Status, job: JobSnapshot) -> Status:
     """The status with the counters of the newest Job, and what has been counted since it began.
 
     Only preemptions are counted while an attempt goes on.

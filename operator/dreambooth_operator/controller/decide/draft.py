@@ -12,7 +12,7 @@ from dreambooth_operator.controller.decide.decision import Action, Apply, Decisi
 from dreambooth_operator.controller.decide.events import events_between
 from dreambooth_operator.controller.decide.observed import Observed
 from dreambooth_operator.controller.decide.policy import Policy
-from dreambooth_operator.controller.kube.snapshots import JobView, PodView
+from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
 from dreambooth_operator.manifests.names import Manifest
 
 
@@ -38,12 +38,12 @@ class Draft:
         """Apply children, in this order."""
         self.actions += [Apply(manifest) for manifest in manifests]
 
-    def delete(self, job: JobView) -> None:
+    def delete(self, job: JobSnapshot) -> None:
         """Delete a Job, once."""
         if not job.deleting:
             self.actions.append(DeleteJob(job.name, job.uid))
 
-    def abandon(self, job: JobView) -> None:
+    def abandon(self, job: JobSnapshot) -> None:
         """Delete a Job whose pods do not stop."""
         self.actions.append(DeleteJob(job.name, job.uid, abandoned=True))
 
@@ -51,7 +51,7 @@ class Draft:
         """Look again after this time at the latest."""
         self.wakes.append(max(seconds, 1.0))
 
-    def is_lost(self, pod: PodView) -> bool:
+    def is_lost(self, pod: PodSnapshot) -> bool:
         """Whether a pod still runs long after it was asked to stop: nobody is there to stop it."""
         if pod.stop_asked is None or pod.ended:
             return False

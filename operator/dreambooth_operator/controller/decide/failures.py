@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
-from dreambooth_operator.controller.kube.snapshots import JobView, PodView
+from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
 
 Outcome = Literal["Succeeded", "Failed", "Disrupted", "Preempted", "Stalled", "Suspended"]
 
@@ -37,7 +37,7 @@ class Verdict:
     exit_code: int | None = None
 
 
-def judge(job: JobView, pods: Iterable[PodView], ranks_per_node: int) -> Verdict:
+def judge(job: JobSnapshot, pods: Iterable[PodSnapshot], ranks_per_node: int) -> Verdict:
     """The verdict on an attempt whose Job fails or has failed."""
     ended = [pod for pod in pods if pod.failed or pod.disruption or pod.stop_asked]
     telling = _first(pod for pod in ended if pod.exit_code in NOT_RETRYABLE)
@@ -59,24 +59,24 @@ def judge(job: JobView, pods: Iterable[PodView], ranks_per_node: int) -> Verdict
     return _from_message(job)
 
 
-def lost(pod: PodView, ranks_per_node: int) -> Verdict:
+def lost(pod: PodSnapshot, ranks_per_node: int) -> Verdict:
     """The verdict when a pod does not stop: its node is out of reach."""
     words = f"pod {pod.name} does not stop; its node is taken for lost"
     return _blamed("Disrupted", pod, ranks_per_node, words=words)
 
 
-def _first(pods: Iterable[PodView]) -> PodView | None:
+def _first(pods: Iterable[PodSnapshot]) -> PodSnapshot | None:
     """The pod that ended first; of those in the same second the one with the lowest index."""
     return min(pods, key=lambda pod: (_end(pod), pod.index), default=None)
 
 
-def _end(pod: PodView) -> datetime:
+def _end(pod: PodSnapshot) -> datetime:
     """When it was asked to stop or stopped by itself, whichever came first."""
     times = [time for time in (pod.stop_asked, pod.finished) if time]
     return min(times, default=EVER)
 
 
-def _first_failed(pods: Sequence[PodView]) -> PodView | None:
+def _first_failed(pods: Sequence[PodSnapshot]) -> PodSnapshot | None:
     """The first pod that failed by itself; what was stopped before it could is the last resort."""
     by_itself = [p for p in pods if p.failed and p.exit_code != ExitCode.STOPPED]
     return _first(p for p in by_itself if not p.stop_asked) or _first(
@@ -84,7 +84,9 @@ def _first_failed(pods: Sequence[PodView]) -> PodView | None:
     )
 
 
-def _first_stopped(pods: Sequence[PodView], job: JobView, failed: PodView | None) -> PodView | None:
+def _first_stopped(
+    pods: Sequence[PodSnapshot], job: JobSnapshot, failed: PodSnapshot | None
+) -> PodSnapshot | None:
     """The first pod that was asked to stop before its Job was to fail, and so made it fail.
 
     Both times are the control plane's. Those of containers are their nodes', whose clocks differ.
@@ -95,7 +97,7 @@ def _first_stopped(pods: Sequence[PodView], job: JobView, failed: PodView | None
     return _first(p for p in pods if since and p.stop_asked and p.stop_asked < since)
 
 
-def _disrupted(pod: PodView, ranks_per_node: int) -> Verdict:
+def _disrupted(pod: PodSnapshot, ranks_per_node: int) -> Verdict:
     """Scheduler preemption is a preemption; eviction, a drain or a lost node a disruption."""
     outcome: Outcome = "Preempted" if pod.disruption == "PreemptionByScheduler" else "Disrupted"
     words = f"pod {pod.name} was disrupted ({pod.disruption}): {pod.disruption_message}"
@@ -103,7 +105,7 @@ def _disrupted(pod: PodView, ranks_per_node: int) -> Verdict:
 
 
 def _blamed(
-    outcome: Outcome, pod: PodView, ranks_per_node: int, *, final: bool = False, words: str = ""
+    outcome: Outcome, pod: PodSnapshot, ranks_per_node: int, *, final: bool = False, words: str = ""
 ) -> Verdict:
     return Verdict(
         outcome,
@@ -115,7 +117,7 @@ def _blamed(
     )
 
 
-def _words(pod: PodView) -> str:
+def _words(pod: PodSnapshot) -> str:
     """What a failed pod said, or what is known without words."""
     told = pod.message.strip()[-WORDS_LIMIT:] or f"pod {pod.name} left no message"
     if pod.reason:
@@ -125,13 +127,13 @@ def _words(pod: PodView) -> str:
     return told
 
 
-def _rank(pod: PodView, ranks_per_node: int) -> int:
+def _rank(pod: PodSnapshot, ranks_per_node: int) -> int:
     """The rank that the last words name, else the pod's first."""
     named = RANK.match(pod.message)
     return int(named[1]) if named else pod.index * ranks_per_node
 
 
-def _from_message(job: JobView) -> Verdict:
+def _from_message(job: JobSnapshot) -> Verdict:
     """No pod is left to be asked: what the Job controller wrote down."""
     message = job.failure_message
     if "DisruptionTarget" in message:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_operator.controller.kube.snapshots import JobView, PodView
+from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
 from dreambooth_operator.local.progress import TrainerProgress
 
 
@@ -37,10 +37,10 @@ class Observed:
     defaulted: tuple[str, ...] = ()
     """Paths of the fields that the operator's defaults fill in."""
     deleting: bool = False
-    attempts: tuple[JobView, ...] = ()
+    attempts: tuple[JobSnapshot, ...] = ()
     """Jobs of attempts that this DreamBoothJob controls, by number."""
-    preflight: JobView | None = None
-    pods: tuple[PodView, ...] = ()
+    preflight: JobSnapshot | None = None
+    pods: tuple[PodSnapshot, ...] = ()
     """Pods of those Jobs, also the last view of those that are gone."""
     reading: Reading | None = None
     obstacle: Obstacle | None = None

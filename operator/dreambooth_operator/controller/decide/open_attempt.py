@@ -10,7 +10,7 @@ from dreambooth_operator.controller.decide.draft import Draft
 from dreambooth_operator.controller.decide.failures import Verdict, judge, lost
 from dreambooth_operator.controller.decide.preflight import confirm_preflight
 from dreambooth_operator.controller.decide.start_problems import start_problem, why_not_ready
-from dreambooth_operator.controller.kube.snapshots import JobView, PodView
+from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
 from dreambooth_operator.manifests.resources import config_map, service
 
 WAITING = ("Waiting", "the queue holds the job back")
@@ -29,7 +29,7 @@ def follow(draft: Draft, record: AttemptStatus) -> None:
     draft.status = progress.saved(draft.status, pods)  # their Job may be gone already
 
 
-def _follow(draft: Draft, record: AttemptStatus, job: JobView | None) -> None:
+def _follow(draft: Draft, record: AttemptStatus, job: JobSnapshot | None) -> None:
     if job is not None and job.complete:
         _close(draft, Verdict("Succeeded"), job)
     elif record.outcome is not None:
@@ -44,16 +44,16 @@ def _follow(draft: Draft, record: AttemptStatus, job: JobView | None) -> None:
         _report(draft, record, job)
 
 
-def current_pods(draft: Draft, job: JobView) -> list[PodView]:
+def current_pods(draft: Draft, job: JobSnapshot) -> list[PodSnapshot]:
     """Pods of an attempt, without those that stopped for a queue before it was last resumed."""
     return [pod for pod in _pods(draft, job) if not _of_the_past(pod, job)]
 
 
-def _pods(draft: Draft, job: JobView) -> list[PodView]:
+def _pods(draft: Draft, job: JobSnapshot) -> list[PodSnapshot]:
     return [pod for pod in draft.seen.pods if pod.job_uid == job.uid]
 
 
-def _of_the_past(pod: PodView, job: JobView) -> bool:
+def _of_the_past(pod: PodSnapshot, job: JobSnapshot) -> bool:
     """Whether it had ended when its Job was last resumed. When it was made does not tell, as the
     pods of a resumed Job are made before its start is written down.
     """
@@ -63,12 +63,12 @@ def _of_the_past(pod: PodView, job: JobView) -> bool:
     return ended is not None and job.started is not None and ended < job.started
 
 
-def _close(draft: Draft, verdict: Verdict, job: JobView | None) -> None:
+def _close(draft: Draft, verdict: Verdict, job: JobSnapshot | None) -> None:
     draft.status = attempts.ending(draft.status, verdict)
     _end_record(draft, job)
 
 
-def _end_record(draft: Draft, job: JobView | None) -> None:
+def _end_record(draft: Draft, job: JobSnapshot | None) -> None:
     """The attempt ended when its Job did: the operator may have been away since.
 
     A preemption is counted when the queue takes the nodes back, before the Job ends.
@@ -84,7 +84,7 @@ def _end_record(draft: Draft, job: JobView | None) -> None:
     draft.drop_conditions(conditions.PODS_READY, conditions.QUEUED, conditions.PROGRESS_KNOWN)
 
 
-def _finish_stopping(draft: Draft, job: JobView | None) -> None:
+def _finish_stopping(draft: Draft, job: JobSnapshot | None) -> None:
     """The attempt is asked to stop, and closed when its pods have ended or are given up."""
     if job is None or job.failed or _given_up(draft, job):
         _end_record(draft, job)
@@ -95,13 +95,13 @@ def _finish_stopping(draft: Draft, job: JobView | None) -> None:
         _report_progress(draft, job)
 
 
-def _given_up(draft: Draft, job: JobView) -> bool:
+def _given_up(draft: Draft, job: JobSnapshot) -> bool:
     """Whether the only pods left are lost ones."""
     left = [pod for pod in _pods(draft, job) if not pod.ended]
     return job.deleting and bool(left) and all(draft.is_lost(pod) for pod in left)
 
 
-def _judged(draft: Draft, job: JobView) -> Verdict:
+def _judged(draft: Draft, job: JobSnapshot) -> Verdict:
     """The verdict on a Job that failed. One that failed while a queue held it back was preempted:
     suspending a Job stops its pods.
     """
@@ -116,7 +116,7 @@ def _gone(draft: Draft, reason: str) -> Verdict:
     return Verdict("Disrupted", f"{reason}: it was deleted by hand")
 
 
-def _reason_to_stop(draft: Draft, record: AttemptStatus, job: JobView) -> Verdict | None:
+def _reason_to_stop(draft: Draft, record: AttemptStatus, job: JobSnapshot) -> Verdict | None:
     """Why a live attempt must end, the weightiest reason first."""
     runtime = draft.job.spec.runtime
     if job.deleting:
@@ -134,7 +134,7 @@ def _reason_to_stop(draft: Draft, record: AttemptStatus, job: JobView) -> Verdic
 
 
 def _pod_trouble(
-    draft: Draft, record: AttemptStatus, job: JobView, pods: list[PodView]
+    draft: Draft, record: AttemptStatus, job: JobSnapshot, pods: list[PodSnapshot]
 ) -> Verdict | None:
     return (
         _replaced(draft, pods)
@@ -156,7 +156,7 @@ def _over_deadline(draft: Draft, record: AttemptStatus) -> Verdict | None:
     return Verdict("Failed", told, final=True)
 
 
-def _lost_pod(draft: Draft, job: JobView, pods: list[PodView]) -> Verdict | None:
+def _lost_pod(draft: Draft, job: JobSnapshot, pods: list[PodSnapshot]) -> Verdict | None:
     """A pod that does not stop holds up its Job for ever (core/v1: an unreachable node)."""
     found = [pod for pod in pods if draft.is_lost(pod)]
     if not found:
@@ -164,9 +164,9 @@ def _lost_pod(draft: Draft, job: JobView, pods: list[PodView]) -> Verdict | None
     return _judged(draft, job) if job.failing else lost(found[0], _ranks(draft))
 
 
-def _replaced(draft: Draft, pods: list[PodView]) -> Verdict | None:
+def _replaced(draft: Draft, pods: list[PodSnapshot]) -> Verdict | None:
     """An index with a second pod: the first was deleted, and ranks are not independent."""
-    newest: dict[int, PodView] = {}
+    newest: dict[int, PodSnapshot] = {}
     for pod in sorted(pods, key=lambda pod: (pod.created, pod.name)):
         before = newest.get(pod.index)
         if before is not None:
@@ -177,7 +177,7 @@ def _replaced(draft: Draft, pods: list[PodView]) -> Verdict | None:
     return None
 
 
-def _not_starting(draft: Draft, pods: list[PodView]) -> Verdict | None:
+def _not_starting(draft: Draft, pods: list[PodSnapshot]) -> Verdict | None:
     problem = start_problem([pod for pod in pods if not pod.ended], draft.now, draft.policy)
     if problem is None:
         return None
@@ -187,7 +187,7 @@ def _not_starting(draft: Draft, pods: list[PodView]) -> Verdict | None:
     return Verdict("Failed", problem.message, final=True)
 
 
-def _over_start_deadline(draft: Draft, job: JobView, pods: list[PodView]) -> Verdict | None:
+def _over_start_deadline(draft: Draft, job: JobSnapshot, pods: list[PodSnapshot]) -> Verdict | None:
     """spec.runtime.startDeadlineSeconds, from when the queue let the Job go."""
     runtime = draft.job.spec.runtime
     limit = runtime.start_deadline_seconds
@@ -202,7 +202,7 @@ def _over_start_deadline(draft: Draft, job: JobView, pods: list[PodView]) -> Ver
     return Verdict("Failed", told, final=True)
 
 
-def _report(draft: Draft, record: AttemptStatus, job: JobView) -> None:
+def _report(draft: Draft, record: AttemptStatus, job: JobSnapshot) -> None:
     """The attempt goes on: say how it does."""
     _undo_end(draft)
     confirm_preflight(draft)
@@ -257,13 +257,13 @@ def _report_queued(draft: Draft, record: AttemptStatus) -> None:
     draft.phase("Queued")
 
 
-def _rank_zero(draft: Draft, job: JobView) -> str | None:
+def _rank_zero(draft: Draft, job: JobSnapshot) -> str | None:
     """Address of the pod that knows the progress."""
     pods = [pod for pod in current_pods(draft, job) if pod.index == 0 and not pod.ended]
     return next((pod.ip for pod in pods if pod.running), None)
 
 
-def _report_progress(draft: Draft, job: JobView) -> None:
+def _report_progress(draft: Draft, job: JobSnapshot) -> None:
     """Progress as rank 0 told it last; silence changes nothing, and is seen in a condition."""
     reading = draft.seen.reading
     if reading is None or reading.time < _since(job):
@@ -278,7 +278,7 @@ def _report_progress(draft: Draft, job: JobView) -> None:
             draft.wake(wait)
 
 
-def _since(job: JobView) -> datetime:
+def _since(job: JobSnapshot) -> datetime:
     """When the Job was made, or its queue last let it go."""
     return job.started or job.created
 

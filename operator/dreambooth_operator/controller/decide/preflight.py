@@ -6,7 +6,7 @@ from dreambooth_operator.controller.decide import conditions
 from dreambooth_operator.controller.decide.children import preflight_children
 from dreambooth_operator.controller.decide.draft import Draft
 from dreambooth_operator.controller.decide.start_problems import start_problem, why_not_ready
-from dreambooth_operator.controller.kube.snapshots import JobView, PodView
+from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
 
 RUNNING = ("Running", "storage, images, model and prompts are being checked")
 
@@ -36,7 +36,7 @@ def confirm_preflight(draft: Draft) -> None:
         _passed(draft, draft.seen.preflight)
 
 
-def _follow_pods(draft: Draft, job: JobView) -> None:
+def _follow_pods(draft: Draft, job: JobSnapshot) -> None:
     pods = [pod for pod in _pods(draft, job) if not pod.ended]
     if pods and all(draft.is_lost(pod) for pod in pods):
         draft.abandon(job)  # and it is started anew
@@ -53,7 +53,7 @@ def _follow_pods(draft: Draft, job: JobView) -> None:
     _wait(draft, *(RUNNING if reason == "Starting" else (reason, message)))
 
 
-def _not_started(draft: Draft, job: JobView, pods: list[PodView]) -> str:
+def _not_started(draft: Draft, job: JobSnapshot, pods: list[PodSnapshot]) -> str:
     """Why the preflight will not start any more; empty while it may."""
     problem = start_problem(pods, draft.now, draft.policy)
     if problem and problem.patience_seconds <= 0:
@@ -76,7 +76,7 @@ def _wait(draft: Draft, reason: str, message: str) -> None:
     draft.phase("Preflight")
 
 
-def _passed(draft: Draft, job: JobView | None) -> None:
+def _passed(draft: Draft, job: JobSnapshot | None) -> None:
     report = (job and _report_of(_pods(draft, job))) or "the job can be trained"
     draft.condition(conditions.PREFLIGHT_PASSED, "True", "Passed", report)
 
@@ -85,16 +85,16 @@ def _failed(draft: Draft, reason: str, message: str) -> None:
     draft.condition(conditions.PREFLIGHT_PASSED, "False", reason, message)
 
 
-def _pods(draft: Draft, job: JobView) -> list[PodView]:
+def _pods(draft: Draft, job: JobSnapshot) -> list[PodSnapshot]:
     return [pod for pod in draft.seen.pods if pod.job_uid == job.uid]
 
 
-def _report_of(pods: Iterable[PodView]) -> str:
+def _report_of(pods: Iterable[PodSnapshot]) -> str:
     """The last words of the pod that ended last."""
     told = [pod for pod in pods if pod.finished and pod.message]
     newest = max(told, key=lambda pod: (pod.finished, pod.name), default=None)
     return newest.message.strip() if newest else ""
 
 
-def _told(job: JobView) -> str:
+def _told(job: JobSnapshot) -> str:
     return f"{job.failure_reason}: {job.failure_message}".strip(": ") or "the preflight failed"

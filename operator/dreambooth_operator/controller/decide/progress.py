@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from dreambooth_api.models.job import DreamBoothJob, output_prefix
 from dreambooth_api.models.status import Artifacts, CheckpointStatus, ProgressStatus, Status
-from dreambooth_operator.controller.kube.snapshots import PodView
+from dreambooth_operator.controller.kube.snapshots import PodSnapshot
 from dreambooth_operator.local.progress import TrainerProgress
 
 SAVED = re.compile(r"\bsaved at step (\d+) in (\S{1,2048})")
@@ -42,7 +42,7 @@ def _seconds_to_report(status: Status, now: datetime, every: float) -> float:
     return every - (now - written).total_seconds()
 
 
-def saved(status: Status, pods: Iterable[PodView]) -> Status:
+def saved(status: Status, pods: Iterable[PodSnapshot]) -> Status:
     """The status with the checkpoint that an attempt made at its end: nobody may have asked for its
     progress after that, so its termination message tells of it.
     """

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dreambooth_operator.controller.decide.policy import Policy
-from dreambooth_operator.controller.kube.snapshots import PodView
+from dreambooth_operator.controller.kube.snapshots import PodSnapshot
 
 # A pod changes between the reasons of one set while the same thing is tried again.
 HOPELESS = {"InvalidImageName", "ErrImageNeverPull"}
@@ -23,13 +23,13 @@ class Problem:
     """What is left of the time to mend itself; at most 0: it is over."""
 
 
-def start_problem(pods: Iterable[PodView], now: datetime, policy: Policy) -> Problem | None:
+def start_problem(pods: Iterable[PodSnapshot], now: datetime, policy: Policy) -> Problem | None:
     """The worst problem of pods that got a node and do not start."""
     problems = [problem for pod in pods if (problem := _problem(pod, now, policy))]
     return min(problems, key=lambda problem: problem.patience_seconds, default=None)
 
 
-def _problem(pod: PodView, now: datetime, policy: Policy) -> Problem | None:
+def _problem(pod: PodSnapshot, now: datetime, policy: Policy) -> Problem | None:
     if pod.waiting in HOPELESS:
         patience = 0.0
     elif pod.waiting in IMAGE:
@@ -43,7 +43,7 @@ def _problem(pod: PodView, now: datetime, policy: Policy) -> Problem | None:
     return Problem(pod.waiting, message, patience - waited)
 
 
-def why_not_ready(pods: Iterable[PodView], nodes: int) -> tuple[str, str]:
+def why_not_ready(pods: Iterable[PodSnapshot], nodes: int) -> tuple[str, str]:
     """(reason, message) for people, while not all pods are ready."""
     alive = [pod for pod in pods if not pod.ended]
     for pod in alive:

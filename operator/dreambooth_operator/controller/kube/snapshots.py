@@ -1,7 +1,7 @@
-"""Small typed views of the Kubernetes objects that the operator watches.
+"""Small typed snapshots of the Kubernetes objects that the operator watches.
 
-A full body of a pod takes some 50 kB in memory, its view 1 kB; a thousand jobs have thousands of
-pods.
+The full body of a pod takes about 50 kB in memory, its snapshot 1 kB; a thousand jobs have
+thousands of pods.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class PodView:
+class PodSnapshot:
     """A pod of an attempt or of the preflight Job."""
 
     key: Key
@@ -90,7 +90,7 @@ class PodView:
 
 
 @dataclass(frozen=True, slots=True)
-class JobView:
+class JobSnapshot:
     """A batch/v1 Job: an attempt, or the preflight."""
 
     key: Key
@@ -128,7 +128,7 @@ class JobView:
         return not (self.complete or self.failed or self.deleting)
 
 
-def pod_view(body: Body) -> PodView | None:
+def pod_snapshot(body: Body) -> PodSnapshot | None:
     """The view of a pod; None when its labels say that it is none of ours."""
     meta, status = body["metadata"], body.get("status", {})
     labels = meta.get("labels", {})
@@ -142,7 +142,7 @@ def pod_view(body: Body) -> PodView | None:
     scheduled = conditions.get("PodScheduled", {})
     grace = timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)
     deletion = time_of(meta.get("deletionTimestamp"))
-    return PodView(
+    return PodSnapshot(
         key=Key(meta["namespace"], labels[names.JOB_LABEL]),
         name=meta["name"],
         uid=meta["uid"],
@@ -173,7 +173,7 @@ def pod_view(body: Body) -> PodView | None:
     )
 
 
-def job_view(body: Body) -> JobView | None:
+def job_snapshot(body: Body) -> JobSnapshot | None:
     """The view of a batch/v1 Job; None when its labels say that it is none of ours."""
     meta, status = body["metadata"], body.get("status", {})
     labels = meta.get("labels", {})
@@ -183,7 +183,7 @@ def job_view(body: Body) -> JobView | None:
     failed, target = conditions.get("Failed", {}), conditions.get("FailureTarget", {})
     complete = conditions.get("Complete", {})
     failure = failed if _holds(failed) else target
-    return JobView(
+    return JobSnapshot(
         key=Key(meta["namespace"], labels[names.JOB_LABEL]),
         name=meta["name"],
         uid=meta["uid"],

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from dreambooth_api.contract.metrics import Definition
-from dreambooth_operator.controller.kube.snapshots import Key, PodView
+from dreambooth_operator.controller.kube.snapshots import Key, PodSnapshot
 from dreambooth_operator.controller.watch.job_summary import Facts
 from dreambooth_operator.manifests.names import TRAINER
 
@@ -21,7 +21,7 @@ Row = tuple[list[str], float]
 
 
 @dataclass(frozen=True)
-class JobSnapshot:
+class MeasuredJob:
     """A job at the moment of a scrape."""
 
     key: Key
@@ -63,12 +63,12 @@ DEFINITIONS = (
 )  # fmt: skip
 
 
-def training(pods: Iterable[PodView]) -> int:
+def training(pods: Iterable[PodSnapshot]) -> int:
     """How many of a job's pods hold its GPUs."""
     return sum(pod.component == TRAINER and bool(pod.node) and not pod.ended for pod in pods)
 
 
-def families(jobs: Iterable[JobSnapshot]) -> Iterator[Metric]:
+def families(jobs: Iterable[MeasuredJob]) -> Iterator[Metric]:
     """All series of all jobs."""
     found = {definition.name: _family(definition) for definition in DEFINITIONS}
     for job in jobs:
@@ -82,7 +82,7 @@ def _family(definition: Definition) -> CounterMetricFamily | GaugeMetricFamily:
     return made(definition.name, definition.meaning, labels=definition.labels)
 
 
-def _rows(job: JobSnapshot) -> Iterator[tuple[Definition, Row]]:
+def _rows(job: MeasuredJob) -> Iterator[tuple[Definition, Row]]:
     facts = job.facts
     yield INFO, ([facts.queue, facts.output], 1)
     yield PHASE, ([facts.phase, facts.stage], 1)

@@ -21,7 +21,7 @@ from dreambooth_operator.controller.decide.observed import Observed, Reading
 from dreambooth_operator.controller.kube.kinds import Kind
 from dreambooth_operator.controller.kube.snapshots import Key
 from dreambooth_operator.controller.observability import job_metrics
-from dreambooth_operator.controller.observability.job_metrics import JobSnapshot
+from dreambooth_operator.controller.observability.job_metrics import MeasuredJob
 
 PREFIX = "dreambooth_operator"
 MINUTES = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400)
@@ -29,10 +29,10 @@ MINUTES = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 8640
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Measurements:
     """What is measured when somebody asks."""
 
-    jobs: Sequence[JobSnapshot]
+    jobs: Sequence[MeasuredJob]
     queue_depth: int
     queue_oldest_seconds: float
     watch_seconds: Mapping[str, float]
@@ -60,7 +60,7 @@ class Metrics:
         self._running = self._durations("run_seconds", "From all ranks joined to its end.")
         self._leads = self._gauge("leader", "1 in the process that acts, 0 in one that stands by.")
 
-    def show(self, snapshot: Callable[[], Snapshot | None]) -> None:
+    def show(self, snapshot: Callable[[], Measurements | None]) -> None:
         """Have gauges read from a snapshot; None: nothing is known at the moment."""
         self.registry.register(_Gauges(snapshot))
 
@@ -143,7 +143,7 @@ GAUGES = (JOBS, DEPTH, OLDEST, WATCHES, ANSWERED)
 
 
 class _Gauges(Collector):
-    def __init__(self, snapshot: Callable[[], Snapshot | None]) -> None:
+    def __init__(self, snapshot: Callable[[], Measurements | None]) -> None:
         self._snapshot = snapshot
 
     def describe(self) -> Iterator[Metric]:

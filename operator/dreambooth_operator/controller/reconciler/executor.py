@@ -23,7 +23,7 @@ from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import Api
 from dreambooth_operator.controller.kube.clock import Now
 from dreambooth_operator.controller.kube.kinds import APPLIED, DREAMBOOTH_JOB, EVENT, JOB, Kind
-from dreambooth_operator.controller.kube.snapshots import JobView, Key, controls, required_time
+from dreambooth_operator.controller.kube.snapshots import JobSnapshot, Key, controls, required_time
 from dreambooth_operator.controller.reconciler.codec import read_job, refused_status, status_body
 from dreambooth_operator.controller.reconciler.events import event_body
 from dreambooth_operator.controller.watch.cache import Record, Store
@@ -244,5 +244,5 @@ def _is_on_its_way_out(job: DreamBoothJob, meta: Manifest) -> bool:
     return left or "deletionTimestamp" in meta
 
 
-def _number(view: JobView) -> tuple[int, datetime]:
+def _number(view: JobSnapshot) -> tuple[int, datetime]:
     return (-1 if view.attempt is None else view.attempt, view.created)

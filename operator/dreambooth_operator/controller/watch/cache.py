@@ -23,12 +23,12 @@ from dreambooth_operator.controller.kube.kinds import (
 )
 from dreambooth_operator.controller.kube.snapshots import (
     Body,
-    JobView,
+    JobSnapshot,
     Key,
-    PodView,
+    PodSnapshot,
     controller_uid,
-    job_view,
-    pod_view,
+    job_snapshot,
+    pod_snapshot,
 )
 from dreambooth_operator.controller.watch.job_summary import Facts, facts_of
 from dreambooth_operator.manifests import names
@@ -60,7 +60,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class ChildView:
+class ChildSnapshot:
     """A Service or ConfigMap of a job."""
 
     key: Key
@@ -72,7 +72,7 @@ class ChildView:
     """uid of the DreamBoothJob that controls it."""
 
 
-View = Record | JobView | PodView | ChildView
+Snapshot = Record | JobSnapshot | PodSnapshot | ChildSnapshot
 
 
 @dataclass(slots=True)
@@ -80,11 +80,11 @@ class _Family:
     """All that is known of one key. Children by name."""
 
     record: Record | None = None
-    jobs: dict[str, JobView] = field(default_factory=dict)
-    pods: dict[str, PodView] = field(default_factory=dict)
-    shared: dict[tuple[str, str], ChildView] = field(default_factory=dict)
+    jobs: dict[str, JobSnapshot] = field(default_factory=dict)
+    pods: dict[str, PodSnapshot] = field(default_factory=dict)
+    shared: dict[tuple[str, str], ChildSnapshot] = field(default_factory=dict)
     """Services and ConfigMaps by kind and name."""
-    ended: JobView | None = None
+    ended: JobSnapshot | None = None
     """The Job that went last. What its pods said is kept until another one comes."""
 
     def __bool__(self) -> bool:
@@ -97,7 +97,7 @@ class Store:
     def __init__(self, now: Now = lambda: datetime.now(UTC)) -> None:
         self._now = now
         self._families: dict[Key, _Family] = {}
-        self._index: dict[Kind, dict[tuple[str, str], View]] = {
+        self._index: dict[Kind, dict[tuple[str, str], Snapshot]] = {
             kind: {} for kind in (DREAMBOOTH_JOB, JOB, POD, SERVICE, CONFIG_MAP)
         }
         """The same objects by kind, namespace and name."""
@@ -140,12 +140,12 @@ class Store:
         family = self._families.get(key)
         return family.record if family else None
 
-    def jobs(self, key: Key, owner: str) -> list[JobView]:
+    def jobs(self, key: Key, owner: str) -> list[JobSnapshot]:
         """Jobs that the DreamBoothJob with that uid controls."""
         family = self._families.get(key, _Family())
         return [job for job in family.jobs.values() if job.owner == owner]
 
-    def pods(self, key: Key, owner: str) -> list[PodView]:
+    def pods(self, key: Key, owner: str) -> list[PodSnapshot]:
         """Pods of its Jobs and of the one that went last, also those that are gone, and whatever
         pods still run without a Job.
         """
@@ -161,7 +161,7 @@ class Store:
         child = family.jobs.get(name) if kind == JOB.name else family.shared.get((kind, name))
         return child is not None and child.owner == owner
 
-    def known(self, kind: Kind) -> Mapping[tuple[str, str], View]:
+    def known(self, kind: Kind) -> Mapping[tuple[str, str], Snapshot]:
         """The objects of a kind that exist, by namespace and name."""
         return self._index[kind]
 
@@ -169,38 +169,38 @@ class Store:
         """All DreamBoothJobs."""
         return (family.record for family in self._families.values() if family.record)
 
-    def _enter(self, view: View) -> None:
+    def _enter(self, view: Snapshot) -> None:
         family = self._families.setdefault(view.key, _Family())
         if isinstance(view, Record):
             family.record = view
-        elif isinstance(view, JobView):
+        elif isinstance(view, JobSnapshot):
             if view.name not in family.jobs:
                 self._forget_ended(family)
             family.jobs[view.name] = view
-        elif isinstance(view, PodView):
+        elif isinstance(view, PodSnapshot):
             family.pods[view.uid] = self._dated(view, family.pods.get(view.uid))
         else:
             family.shared[view.kind, view.name] = view
 
-    def _dated(self, view: PodView, before: PodView | None) -> PodView:
+    def _dated(self, view: PodSnapshot, before: PodSnapshot | None) -> PodSnapshot:
         """The view with the time since when its container cannot start, which no pod tells."""
         if not waits_in_vain(view.waiting):
             return view
         since = before.waiting_since if before else None
         return replace(view, waiting_since=since or self._now())
 
-    def _drop(self, kind: Kind, view: View) -> None:
+    def _drop(self, kind: Kind, view: Snapshot) -> None:
         family = self._families[view.key]
         if isinstance(view, Record):
             family.record = None
             self._forget_ended(family)
-        elif isinstance(view, JobView):
+        elif isinstance(view, JobSnapshot):
             del family.jobs[view.name]
             self._forget_ended(family)
             family.ended = view
             if family.record is None:
                 self._forget_ended(family)
-        elif isinstance(view, PodView):
+        elif isinstance(view, PodSnapshot):
             jobs = [*family.jobs.values(), *([family.ended] if family.ended else [])]
             if any(job.uid == view.job_uid for job in jobs):
                 family.pods[view.uid] = replace(view, gone=True)
@@ -221,14 +221,14 @@ class Store:
                 del family.pods[each]
 
 
-def view_of(kind: Kind, body: Body) -> View | None:
+def view_of(kind: Kind, body: Body) -> Snapshot | None:
     """What of an object is kept; None when it is none of the operator's."""
     if kind is DREAMBOOTH_JOB:
         return _record(body)
     if kind is JOB:
-        return job_view(body)
+        return job_snapshot(body)
     if kind is POD:
-        return pod_view(body)
+        return pod_snapshot(body)
     return _child(kind, body)
 
 
@@ -251,12 +251,12 @@ def _record(body: Body) -> Record:
     )
 
 
-def _child(kind: Kind, body: Body) -> ChildView | None:
+def _child(kind: Kind, body: Body) -> ChildSnapshot | None:
     meta = body["metadata"]
     job = meta.get("labels", {}).get(names.JOB_LABEL)
     if job is None:
         return None
-    return ChildView(
+    return ChildSnapshot(
         key=Key(meta["namespace"], job),
         kind=kind.name,
         name=meta["name"],

@@ -19,12 +19,12 @@ from dreambooth_operator.controller.decide.decision import Decision
 from dreambooth_operator.controller.decide.observed import Observed, Reading
 from dreambooth_operator.controller.kube.kinds import JOB, POD, Kind
 from dreambooth_operator.controller.kube.session import Session
-from dreambooth_operator.controller.kube.snapshots import JobView, Key
+from dreambooth_operator.controller.kube.snapshots import JobSnapshot, Key
 from dreambooth_operator.controller.observability import liveness
 from dreambooth_operator.controller.observability.health import HealthServer
-from dreambooth_operator.controller.observability.job_metrics import JobSnapshot
+from dreambooth_operator.controller.observability.job_metrics import MeasuredJob
 from dreambooth_operator.controller.observability.liveness import Vitals
-from dreambooth_operator.controller.observability.metrics import Metrics, Snapshot
+from dreambooth_operator.controller.observability.metrics import Measurements, Metrics
 from dreambooth_operator.controller.watch.job_summary import facts_of
 from dreambooth_operator.controller.watch.resync import Resync, Watch
 from tests.operator.controller.world import dreambooth_job
@@ -39,7 +39,7 @@ def _after(minutes: float) -> datetime:
 def _seen(*attempts: AttemptStatus) -> Observed:
     job = dreambooth_job()
     job.status = Status(attempts=list(attempts))
-    view = JobView(
+    view = JobSnapshot(
         key=Key("team-a", "mug"),
         name="mug-0",
         uid="u",
@@ -103,8 +103,8 @@ def test_gauges_are_read_when_somebody_asks() -> None:
     metrics = Metrics()
     facts = facts_of({"metadata": {"creationTimestamp": "2026-03-01T12:00:00Z"}})
     facts = replace(facts, phase="Running")
-    jobs = [JobSnapshot(Key("team-a", name), facts, 0) for name in ("mug", "cup")]
-    found: list[Snapshot | None] = [Snapshot(jobs, 4, 1.5, {"pods": 7}, 0.5), None]
+    jobs = [MeasuredJob(Key("team-a", name), facts, 0) for name in ("mug", "cup")]
+    found: list[Measurements | None] = [Measurements(jobs, 4, 1.5, {"pods": 7}, 0.5), None]
     metrics.show(lambda: found[0])
     samples = _samples(metrics)
     assert samples['jobs{phase="Running"}'] == 2
@@ -215,7 +215,7 @@ def test_probes_answer_with_the_problem(url: str, problems: dict[str, Any]) -> N
 
 def test_every_metric_is_defined_as_it_is_exposed() -> None:
     metrics = Metrics()
-    metrics.show(lambda: Snapshot([], 0, 0, {}, 0))
+    metrics.show(lambda: Measurements([], 0, 0, {}, 0))
     exposed = {
         f"{family.name}_total" if family.type == "counter" else family.name: family.type
         for family in metrics.registry.collect()

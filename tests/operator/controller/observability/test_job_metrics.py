@@ -12,10 +12,10 @@ from prometheus_client.core import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from dreambooth_operator.controller.kube.snapshots import Key, PodView
+from dreambooth_operator.controller.kube.snapshots import Key, PodSnapshot
 from dreambooth_operator.controller.observability.job_metrics import (
     DEFINITIONS,
-    JobSnapshot,
+    MeasuredJob,
     families,
     training,
 )
@@ -38,20 +38,20 @@ def snapshot(status: dict[str, Any], name: str = "mug", pods: int = 0, **runtime
     body = job_body("art", name)
     body["metadata"]["creationTimestamp"] = minute(0)
     body["spec"]["runtime"] = runtime
-    return JobSnapshot(Key("art", name), facts_of(body | {"status": status}), pods)
+    return MeasuredJob(Key("art", name), facts_of(body | {"status": status}), pods)
 
 
 class Jobs(Collector):
     """A registry's view of some jobs."""
 
-    def __init__(self, *jobs: JobSnapshot) -> None:
+    def __init__(self, *jobs: MeasuredJob) -> None:
         self._jobs = jobs
 
     def collect(self) -> list[Metric]:
         return list(families(self._jobs))
 
 
-def samples(*jobs: JobSnapshot) -> dict[str, float]:
+def samples(*jobs: MeasuredJob) -> dict[str, float]:
     """What Prometheus reads, by name and labels."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Jobs(*jobs))
@@ -169,7 +169,7 @@ def test_gpus_are_in_use_while_pods_hold_them() -> None:
 
 
 def test_pods_hold_gpus_from_when_they_have_a_node_until_they_end() -> None:
-    waits = PodView(
+    waits = PodSnapshot(
         key=Key("art", "mug"),
         name="mug-0-0",
         uid="p",

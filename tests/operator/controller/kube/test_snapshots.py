@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dreambooth_operator.controller.kube.snapshots import job_view
+from dreambooth_operator.controller.kube.snapshots import job_snapshot
 
 
 def attempt(*, suspend: bool, condition: str | None) -> dict[str, Any]:
@@ -40,6 +40,6 @@ def attempt(*, suspend: bool, condition: str | None) -> dict[str, Any]:
 def test_a_job_is_held_back_until_the_job_controller_says_that_it_was_let_go(
     suspend: bool, condition: str | None, suspended: bool
 ) -> None:
-    view = job_view(attempt(suspend=suspend, condition=condition))
+    view = job_snapshot(attempt(suspend=suspend, condition=condition))
     assert view is not None
     assert view.suspended is suspended
