@@ -11,9 +11,10 @@ from dreambooth_storage.errors import (
     StorageFullError,
     StorageUnavailableError,
     WrongEndpointError,
-    shown,
+    printable,
 )
 from dreambooth_storage.interface import (
+    NullObserver,
     StorageSettings,
     StoredObject,
     TransferObserver,
@@ -29,6 +30,7 @@ __all__ = [
     "ChecksumMismatchError",
     "EmptyPrefixError",
     "NoSuchBucketError",
+    "NullObserver",
     "ObjectNotFoundError",
     "Storage",
     "StorageError",
@@ -41,5 +43,5 @@ __all__ = [
     "Written",
     "WrongEndpointError",
     "join",
-    "shown",
+    "printable",
 ]

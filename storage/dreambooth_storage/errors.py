@@ -19,10 +19,10 @@ class StorageError(Exception):
 
     def __str__(self) -> str:
         where = f"{self.field}: " if self.field else ""
-        return f"{where}{shown(self.uri)} {self.problem}; {self.advice}"
+        return f"{where}{printable(self.uri)} {self.problem}; {self.advice}"
 
 
-def shown(name: str) -> str:
+def printable(name: str) -> str:
     """A name as it may stand in a message: one that could break the line, or the terminal, is
     escaped.
     """

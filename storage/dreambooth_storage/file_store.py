@@ -90,11 +90,11 @@ class FileStore:
         with _errors_of(location):
             Path(location.key).unlink(missing_ok=True)
 
-    def abandon(self, location: Location, doomed: Callable[[str], bool]) -> None:
+    def abort_unfinished(self, location: Location, selects: Callable[[str], bool]) -> None:
         root = Path(location.prefix)
         with _errors_of(location):
             for path in list(root.rglob(f".*{_UNFINISHED}")):
-                if doomed(path.relative_to(root).as_posix()):
+                if selects(path.relative_to(root).as_posix()):
                     path.unlink(missing_ok=True)
 
 

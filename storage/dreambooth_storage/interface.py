@@ -72,7 +72,10 @@ Listing: TypeAlias = list[StoredObject]
 
 
 class TransferObserver(Protocol):
-    """Is told of everything that storage does, from any thread."""
+    """Watches what storage does. Methods are called from any thread, and must not block."""
+
+    def progressed(self) -> None:
+        """Storage has answered a request: whoever waits for it does not wait in vain."""
 
     def transferred(self, operation: str, size: int, seconds: float) -> None:
         """`operation` (list, exists, read, write, delete) moved `size` bytes in `seconds`."""
@@ -81,8 +84,11 @@ class TransferObserver(Protocol):
         """A request of `operation` failed, whether it is retried or not."""
 
 
-class SilentObserver:
-    """A TransferObserver that nobody listens to."""
+class NullObserver:
+    """A TransferObserver that ignores everything."""
+
+    def progressed(self) -> None:
+        """Ignore it."""
 
     def transferred(self, operation: str, size: int, seconds: float) -> None:
         """Ignore it."""
@@ -118,5 +124,5 @@ class Backend(Protocol):
     def delete(self, location: Location) -> None:
         """Remove the object; one that is not there is no error."""
 
-    def abandon(self, location: Location, doomed: Callable[[str], bool]) -> None:
-        """Free what unfinished writes below the prefix hold, those of the doomed relative paths."""
+    def abort_unfinished(self, location: Location, selects: Callable[[str], bool]) -> None:
+        """Free what unfinished writes below the prefix hold, where `selects(relative path)`."""

@@ -16,7 +16,7 @@ from dreambooth_storage.file_store import FileStore
 from dreambooth_storage.interface import (
     Backend,
     Listing,
-    SilentObserver,
+    NullObserver,
     StorageSettings,
     StoredObject,
     TransferObserver,
@@ -26,7 +26,6 @@ from dreambooth_storage.interface import (
 from dreambooth_storage.parallel import prefetch, run_all
 from dreambooth_storage.s3.store import S3Store
 from dreambooth_storage.uri import Location, join, parse
-from dreambooth_trainer.process import heartbeat
 
 _WRITE_FIELD = "spec.output"
 _NAME = 255
@@ -48,7 +47,7 @@ class Storage:
     ) -> None:
         policy = policy or TransferPolicy()
         self.settings = settings
-        self._observer: TransferObserver = observer or SilentObserver()
+        self._observer: TransferObserver = observer or NullObserver()
         self._s3 = S3Store(settings, policy, self._observer)
         self._files = FileStore()
         self._ahead = policy.objects_at_once
@@ -166,14 +165,14 @@ class Storage:
         """Remove objects; those that are not there are no error."""
         run_all(self._pool, [partial(self._delete, uri, field) for uri in uris])
 
-    def abandon(
-        self, prefix_uri: str, doomed: Callable[[str], bool], *, field: str = _WRITE_FIELD
+    def abort_unfinished(
+        self, prefix_uri: str, selects: Callable[[str], bool], *, field: str = _WRITE_FIELD
     ) -> None:
         """Free what writes below the prefix hold that never ended, their writer being dead: no
-        listing shows it, but it takes space. `doomed` is asked about each relative path.
+        listing shows it, but it takes space. `selects` is asked about each relative path.
         """
         with self._operation("delete", prefix_uri, field) as (store, location, _):
-            store.abandon(location, doomed)
+            store.abort_unfinished(location, selects)
 
     def close(self) -> None:
         """Wait for what runs, and close the connections."""
@@ -210,7 +209,7 @@ class Storage:
         except StorageError as error:
             error.field = error.field or field
             raise
-        heartbeat.send()
+        self._observer.progressed()
         self._observer.transferred(name, sum(sizes), time.perf_counter() - start)
 
 

@@ -18,6 +18,7 @@ from dreambooth_storage import (
     AlreadyExistsError,
     ChecksumMismatchError,
     EmptyPrefixError,
+    NullObserver,
     ObjectNotFoundError,
     Storage,
     StorageError,
@@ -32,12 +33,16 @@ PART = 5 * 1024 * 1024  # S3 allows no smaller parts
 SMALL_PARTS = TransferPolicy(part_size=PART)
 
 
-class Recorder:
+class Recorder(NullObserver):
     """A TransferObserver that remembers."""
 
     def __init__(self) -> None:
+        self.progress = 0
         self.moved: list[tuple[str, int]] = []
         self.failures: list[tuple[str, str]] = []
+
+    def progressed(self) -> None:
+        self.progress += 1
 
     def transferred(self, operation: str, size: int, seconds: float) -> None:
         assert seconds > 0
@@ -319,6 +324,14 @@ def test_a_large_read_holds_its_content_once(storage: Storage, base: str) -> Non
         tracemalloc.stop()
     assert len(data) == size
     assert peak < 1.5 * size
+
+
+def test_every_part_that_moves_is_progress(
+    storage: Storage, bucket: str, recorder: Recorder
+) -> None:
+    storage.write(f"s3://{bucket}/x", noise(3 * PART))
+    requests = 1 + 3 + 1  # begin, parts, complete
+    assert recorder.progress == requests + 1
 
 
 def test_the_observer_learns_of_every_byte(

@@ -12,6 +12,7 @@ from dreambooth_storage import (
     AccessDeniedError,
     AlreadyExistsError,
     ChecksumMismatchError,
+    NullObserver,
     ObjectNotFoundError,
     Storage,
     StorageSettings,
@@ -26,14 +27,11 @@ PART = 5 * 1024 * 1024
 POLICY = TransferPolicy(attempts=4, base_delay=0.01, max_delay=0.05, part_size=PART)
 
 
-class Failures:
+class Failures(NullObserver):
     """A TransferObserver that keeps the error codes."""
 
     def __init__(self) -> None:
         self.codes: list[str] = []
-
-    def transferred(self, operation: str, size: int, seconds: float) -> None:
-        pass
 
     def failed(self, operation: str, error_code: str) -> None:
         self.codes.append(error_code)

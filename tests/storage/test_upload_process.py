@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth_storage import Storage, StorageError, StorageSettings, TransferPolicy
+from dreambooth_storage import NullObserver, Storage, StorageError, StorageSettings, TransferPolicy
 from dreambooth_storage.upload.process import UploadProcess
 
 MIB = 2**20
 PATIENCE = 60.0
 
 
-class Recorder:
+class Recorder(NullObserver):
     """A TransferObserver that remembers."""
 
     def __init__(self) -> None:

@@ -20,7 +20,6 @@ from dreambooth_storage.errors import WrongEndpointError
 from dreambooth_storage.interface import StorageSettings, TransferObserver, TransferPolicy
 from dreambooth_storage.s3.errors import FAILURES, translate
 from dreambooth_storage.uri import Location
-from dreambooth_trainer.process import heartbeat
 
 T = TypeVar("T")
 
@@ -58,7 +57,7 @@ class S3Client:
                 time.sleep(self._pause(attempt))
             else:
                 self._reached = True
-                heartbeat.send()
+                self._observer.progressed()
                 return result
         raise AssertionError("a policy allows at least one attempt")
 

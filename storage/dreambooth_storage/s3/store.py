@@ -86,12 +86,12 @@ class S3Store:
             lambda client: client.delete_object(Bucket=location.bucket, Key=location.key),
         )
 
-    def abandon(self, location: Location, doomed: Callable[[str], bool]) -> None:
+    def abort_unfinished(self, location: Location, selects: Callable[[str], bool]) -> None:
         more: dict[str, str] = {}
         while True:
             page = self._client.call("list", location, partial(_uploads, location, more))
             for upload in page.get("Uploads", ()):
-                if doomed(upload["Key"][len(location.prefix) :]):
+                if selects(upload["Key"][len(location.prefix) :]):
                     name = {"Bucket": location.bucket, "Key": upload["Key"]}
                     self._writer.abort(location, {**name, "UploadId": upload["UploadId"]})
             if not page.get("IsTruncated"):

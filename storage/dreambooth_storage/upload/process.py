@@ -17,7 +17,7 @@ from typing import Any
 
 from dreambooth_storage.errors import StorageError
 from dreambooth_storage.interface import (
-    SilentObserver,
+    NullObserver,
     StorageSettings,
     TransferObserver,
     TransferPolicy,
@@ -42,7 +42,7 @@ class UploadProcess:
         policy: TransferPolicy | None = None,
     ) -> None:
         self._settings = settings
-        self._observer: TransferObserver = observer or SilentObserver()
+        self._observer: TransferObserver = observer or NullObserver()
         self._policy = policy
         self._descriptors: tuple[int, ...] = ()
         self._closed = False
@@ -60,12 +60,21 @@ class UploadProcess:
         self._descriptors = tuple(descriptors)
 
     def upload(
-        self, files: Sequence[tuple[int, str]], beat: Callable[[], None] = lambda: None
+        self,
+        files: Sequence[tuple[int, str]],
+        on_progress: Callable[[], None] | None = None,
     ) -> list[Written]:
-        """Store each open file at its URI, and wait; `beat` is called at signs of life.
+        """Store each open file at its URI, and wait. One call at a time.
 
-        One call at a time. Raises StorageError.
+        Args:
+            files: descriptors that `hold` named, each with the URI to store it at.
+            on_progress: called in place of the observer's `progressed`, for a caller that may not
+                be waiting for the upload at all.
+
+        Raises:
+            StorageError: the first file that could not be stored, or the process has died.
         """
+        progressed = on_progress or self._observer.progressed
         try:
             connection = self._connected()
             connection.send(files)
@@ -76,7 +85,10 @@ class UploadProcess:
                     return written
                 if kind == "error":
                     raise details[0]
-                self._relay(kind, details, beat)
+                if kind == "progressed":
+                    progressed()
+                else:
+                    self._relay(kind, details)
         except (EOFError, OSError):
             raise self._died(files[0][1]) from None
 
@@ -117,10 +129,8 @@ class UploadProcess:
         assert self._connection is not None
         return self._connection
 
-    def _relay(self, kind: str, details: tuple[Any, ...], beat: Callable[[], None]) -> None:
-        if kind == "beat":
-            beat()
-        elif kind == "transferred":
+    def _relay(self, kind: str, details: tuple[Any, ...]) -> None:
+        if kind == "transferred":
             self._observer.transferred(*details)
         elif kind == "failed":
             self._observer.failed(*details)

@@ -18,7 +18,6 @@ from typing import Any
 from dreambooth_storage.errors import StorageError
 from dreambooth_storage.interface import Written
 from dreambooth_storage.storage import Storage
-from dreambooth_trainer.process import heartbeat
 
 NICENESS = 10
 """An upload has time; the steps that go on meanwhile have not."""
@@ -36,10 +35,16 @@ class Outlet:
         with self._lock:
             self._connection.send((kind, details))
 
+    def progressed(self) -> None:
+        """Relay it."""
+        self.send("progressed")
+
     def transferred(self, operation: str, size: int, seconds: float) -> None:
+        """Relay it."""
         self.send("transferred", operation, size, seconds)
 
     def failed(self, operation: str, error_code: str) -> None:
+        """Relay it."""
         self.send("failed", operation, error_code)
 
 
@@ -66,7 +71,6 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     settings, policy = connection.recv()
     outlet = Outlet(connection)
-    heartbeat.relay(lambda: outlet.send("beat"))
     storage = Storage(settings, outlet, policy)
     while True:
         try:

@@ -13,6 +13,7 @@ import torch
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import (
+    NullObserver,
     ObjectNotFoundError,
     Storage,
     StorageError,
@@ -31,7 +32,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 FILES = {"model_index.json": b"{}", "unet/weights.safetensors": b"w" * 10_000}
 
 
-class Reads:
+class Reads(NullObserver):
     """A TransferObserver that counts what was read."""
 
     def __init__(self) -> None:
@@ -41,9 +42,6 @@ class Reads:
     def transferred(self, operation: str, size: int, seconds: float) -> None:
         with self._lock:
             self.bytes += size if operation == "read" else 0
-
-    def failed(self, operation: str, error_code: str) -> None:
-        """Not of interest."""
 
 
 @pytest.fixture

@@ -292,7 +292,7 @@ class CheckpointStore:
     def _abandon(self, doomed: Callable[[str], bool]) -> None:
         """Not every server lists unfinished uploads, nor does every key allow it."""
         try:
-            self._storage.abandon(self._prefix, doomed)
+            self._storage.abort_unfinished(self._prefix, doomed)
         except StorageError as error:
             log.debug("unfinished uploads of dead attempts could not be freed: %s", error)
 

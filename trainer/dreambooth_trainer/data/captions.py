@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from dreambooth_api.models.subject import Subject
-from dreambooth_storage import EmptyPrefixError, Storage, StoredObject, shown
+from dreambooth_storage import EmptyPrefixError, Storage, StoredObject, printable
 from dreambooth_trainer.data.images import SourceImage
 from dreambooth_trainer.process.errors import BadDataError
 
@@ -66,7 +66,7 @@ def _read_all(
     """The captions, and a sentence for each that cannot be used."""
     found = [files.get(f"{image.name}.txt") or files.get(_plain_name(image)) for image in images]
     problems = [
-        f"{shown(image.name)} has none: add {shown(_plain_name(image))}"
+        f"{printable(image.name)} has none: add {printable(_plain_name(image))}"
         for image, file in zip(images, found, strict=True)
         if file is None
     ]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dreambooth_storage import EmptyPrefixError, Storage, StoredObject, shown
+from dreambooth_storage import EmptyPrefixError, Storage, StoredObject, printable
 from dreambooth_trainer.data.decode import MAX_PIXELS, READABLE, UnreadableImageError, decode
 from dreambooth_trainer.process.errors import BadDataError
 
@@ -58,7 +58,7 @@ class Refused:
     reason: str
 
     def __str__(self) -> str:
-        return f"{shown(self.name)}: {self.reason}"
+        return f"{printable(self.name)}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _candidates(storage: Storage, uri: str, field: str, limits: Limits) -> list[
     if files and not here:
         raise BadDataError(
             f"{field}: {uri} holds its {len(files)} files in sub-folders only, as"
-            f" {shown(files[0].relative)}; name the folder that holds the images"
+            f" {printable(files[0].relative)}; name the folder that holds the images"
         )
     if len(here) > limits.max_files:
         raise BadDataError(

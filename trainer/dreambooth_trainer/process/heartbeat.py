@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -54,7 +54,6 @@ class HeartbeatWriter:
     def __init__(self) -> None:
         self._newest = Heartbeat()
         self._file: int | None = None
-        self._listener: Callable[[], None] | None = None
         self._lock = Lock()
 
     def open(self, path: Path) -> None:
@@ -62,14 +61,8 @@ class HeartbeatWriter:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         self.send()
 
-    def relay(self, listener: Callable[[], None]) -> None:
-        """Call `listener` at every heartbeat from now on."""
-        self._listener = listener
-
     def send(self, **changes: Any) -> None:
         """Send a heartbeat; `changes` are fields of `Heartbeat`."""
-        if self._listener is not None:
-            self._listener()
         with self._lock:
             newest = replace(self._newest, number=self._newest.number + 1, **changes)
             self._newest = newest
@@ -90,13 +83,6 @@ def start() -> None:
     faulthandler.register(DUMP_SIGNAL, file=file, all_threads=True)
     if path := os.environ.get(HEARTBEAT_FILE):
         _writer.open(Path(path))
-
-
-def relay(listener: Callable[[], None]) -> None:
-    """Call `listener` at every heartbeat: for a process that works for a rank, as the launcher
-    watches only the rank.
-    """
-    _writer.relay(listener)
 
 
 def send() -> None:

@@ -16,6 +16,7 @@ from dreambooth_trainer.data.dataset import Dataset
 from dreambooth_trainer.evaluation.samples import SampleWriter
 from dreambooth_trainer.process.distributed import PATIENCE
 from dreambooth_trainer.process.topology import local_batch
+from dreambooth_trainer.telemetry.transfers import TransferTelemetry
 from dreambooth_trainer.training.callbacks import (
     AverageWeights,
     Beat,
@@ -78,7 +79,7 @@ def _saves(attempt: Attempt, store: CheckpointStore) -> Saves:
     storage, telemetry = attempt.storage, attempt.telemetry
     return Saves(
         store,
-        UploadProcess(storage.settings, telemetry.metrics),
+        UploadProcess(storage.settings, TransferTelemetry(telemetry.metrics)),
         keep=attempt.job.spec.checkpoints.keep,
         after_commit=lambda: telemetry.keep_history(storage, attempt.layout),
         saved=telemetry.saved,

@@ -31,6 +31,7 @@ from dreambooth_trainer.run.fit import fit
 from dreambooth_trainer.run.run_record import public_config, write_run_record
 from dreambooth_trainer.telemetry.telemetry import Telemetry
 from dreambooth_trainer.telemetry.trackers import open_trackers
+from dreambooth_trainer.telemetry.transfers import TransferTelemetry
 from dreambooth_trainer.training.module import DreamBooth, Resume
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def _done(telemetry: Telemetry) -> str:
 def _storage(job: DreamBoothJob, telemetry: Telemetry) -> Storage:
     spec = job.spec.storage
     settings = StorageSettings(spec.endpoint_url, spec.region, spec.addressing_style)
-    return Storage(settings, telemetry.metrics)
+    return Storage(settings, TransferTelemetry(telemetry.metrics))
 
 
 def _device(job: DreamBoothJob, topology: Topology) -> torch.device:

@@ -37,8 +37,7 @@ class Metrics:
     block.
 
     Every series carries `labels` (a fixed set such as job, namespace, attempt, rank), so the
-    number of series is bounded by the number of ranks. It is a `TransferObserver` of
-    `dreambooth_storage`.
+    number of series is bounded by the number of ranks.
     """
 
     def __init__(self, labels: Mapping[str, str]) -> None:
@@ -218,12 +217,12 @@ class Metrics:
         self._of(self._memory_peak).set_function(peak)
 
     def transferred(self, operation: str, size: int, seconds: float) -> None:
-        """`size` bytes went through storage (TransferObserver)."""
+        """`size` bytes went through storage."""
         self._of(self._storage_bytes, operation=operation).inc(size)
         self._of(self._storage_seconds, operation=operation).observe(seconds)
 
     def failed(self, operation: str, error_code: str) -> None:
-        """A storage operation failed (TransferObserver)."""
+        """A storage operation failed."""
         self._of(self._storage_errors, operation=operation, code=self._bounded(error_code)).inc()
 
     def _bounded(self, code: str) -> str:
