@@ -4,15 +4,24 @@ Nothing in a message is trusted: any pod with the job's labels can answer. Numbe
 refused; texts are cut, and lose control characters, which a terminal would obey.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 from pydantic.alias_generators import to_camel
 
 MAX_STEP = 10_000_000
 MAX_RANK = 65_535
 MAX_SECONDS = 10 * 365 * 86_400
+YEARS = range(2000, 9_999)
 
 
 class Message(BaseModel):
@@ -45,9 +54,17 @@ def text(limit: int) -> Any:
     return Annotated[str, BeforeValidator(cut)]
 
 
+def to_utc_seconds(time: datetime) -> datetime:
+    """The time as Kubernetes stores it: in UTC, to the second; raises `ValueError` for others."""
+    if time.year not in YEARS:
+        raise ValueError(f"the year must be from {YEARS[0]} to {YEARS[-1]}")
+    return time.astimezone(UTC).replace(microsecond=0)
+
+
 Step = Annotated[int, Field(ge=0, le=MAX_STEP)]
 Rank = Annotated[int, Field(ge=0, le=MAX_RANK)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
+Time = Annotated[AwareDatetime, AfterValidator(to_utc_seconds)]
 Uri = Annotated[
     str, StringConstraints(min_length=1, max_length=2048, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
@@ -60,5 +77,5 @@ class Checkpoint(Message):
     """Optimizer step that it resumes from."""
     uri: Uri
     """Its folder."""
-    time: datetime
+    time: Time
     """When it was committed."""

@@ -1,11 +1,10 @@
 """The answer of rank 0 to GET /progress: written by the trainer, read by operator and terminal."""
 
-from datetime import datetime
 from typing import Annotated, Self
 
 from pydantic import Field, ValidationError
 
-from dreambooth_api.contract.message import Checkpoint, Message, Seconds, Step, Uri, text
+from dreambooth_api.contract.message import Checkpoint, Message, Seconds, Step, Time, Uri, text
 from dreambooth_api.contract.stages import Stage
 from dreambooth_api.contract.version import VERSION, ContractVersion, check_version
 
@@ -59,7 +58,7 @@ class Progress(Message):
     """Folder of the run."""
     export: Uri | None = None
     """The exported model, once it is complete."""
-    updated_at: datetime | None = None
+    updated_at: Time | None = None
 
     @classmethod
     def decode(cls, data: bytes) -> Self:

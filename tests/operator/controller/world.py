@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
+from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.status import AttemptStatus, Status
 from dreambooth_operator.controller.decide.decide import decide
@@ -289,15 +290,16 @@ class World:
                     ready=True,
                 )
 
-    def exit(self, pod: PodSnapshot, code: int, message: str = "") -> None:
-        """A container ends."""
+    def exit(self, pod: PodSnapshot, code: int, message: Termination | str = "") -> None:
+        """A container ends, with a termination message as the kubelet passes it on."""
+        written = message.encode().decode() if isinstance(message, Termination) else message
         ended = replace(
             pod,
             phase="Failed" if code else "Succeeded",
             exit_code=code,
             finished=self.now,
             ready=False,
-            message=message,
+            termination=Termination.decode(written),
         )
         self.pods[pod.uid] = ended
 

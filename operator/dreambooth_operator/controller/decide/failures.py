@@ -12,15 +12,13 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
+from dreambooth_api.contract.termination import MAX_MESSAGE
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
 
 Outcome = Literal["Succeeded", "Failed", "Disrupted", "Preempted", "Stalled", "Suspended"]
 
-RANK = re.compile(r"rank (\d+)\b")
-"""How the trainer's last words begin."""
 EXIT_CODE = re.compile(r"failed with exit code (\d+)")
 """In the Job controller's message about a podFailurePolicy rule."""
-WORDS_LIMIT = 2048
 EVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -119,7 +117,7 @@ def _blamed(
 
 def _words(pod: PodSnapshot) -> str:
     """What a failed pod said, or what is known without words."""
-    told = pod.message.strip()[-WORDS_LIMIT:] or f"pod {pod.name} left no message"
+    told = pod.termination.message[-MAX_MESSAGE:] or f"pod {pod.name} left no message"
     if pod.reason:
         told = f"pod {pod.name}: {pod.reason}: {pod.reason_message}".rstrip(": ")
     if pod.out_of_memory:
@@ -128,9 +126,9 @@ def _words(pod: PodSnapshot) -> str:
 
 
 def _rank(pod: PodSnapshot, ranks_per_node: int) -> int:
-    """The rank that the last words name, else the pod's first."""
-    named = RANK.match(pod.message)
-    return int(named[1]) if named else pod.index * ranks_per_node
+    """The rank that the termination message names, else the pod's first."""
+    named = pod.termination.rank
+    return pod.index * ranks_per_node if named is None else named
 
 
 def _from_message(job: JobSnapshot) -> Verdict:

@@ -90,10 +90,10 @@ def _pods(draft: Draft, job: JobSnapshot) -> list[PodSnapshot]:
 
 
 def _report_of(pods: Iterable[PodSnapshot]) -> str:
-    """The last words of the pod that ended last."""
-    told = [pod for pod in pods if pod.finished and pod.message]
+    """The termination message of the pod that ended last."""
+    told = [pod for pod in pods if pod.finished and pod.termination.message]
     newest = max(told, key=lambda pod: (pod.finished, pod.name), default=None)
-    return newest.message.strip() if newest else ""
+    return newest.termination.message if newest else ""
 
 
 def _told(job: JobSnapshot) -> str:

@@ -1,7 +1,6 @@
 """What a status says of the training, from what rank 0 answered, and its last words."""
 
 import math
-import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
@@ -9,9 +8,6 @@ from dreambooth_api.models.job import DreamBoothJob, output_prefix
 from dreambooth_api.models.status import Artifacts, CheckpointStatus, ProgressStatus, Status
 from dreambooth_operator.controller.kube.snapshots import PodSnapshot
 from dreambooth_operator.local.progress import TrainerProgress
-
-SAVED = re.compile(r"\bsaved at step (\d+) in (\S{1,2048})")
-"""In the last words of a trainer that was asked to stop, or is done."""
 
 
 def reported(
@@ -48,9 +44,9 @@ def saved(status: Status, pods: Iterable[PodSnapshot]) -> Status:
     """
     last = status.last_checkpoint
     for pod in pods:
-        told = SAVED.search(pod.message)
-        if told and pod.finished and (last is None or int(told[1]) > last.step):
-            last = CheckpointStatus(step=int(told[1]), uri=told[2], time=pod.finished)
+        saved = pod.termination.checkpoint
+        if saved and (last is None or saved.step > last.step):
+            last = CheckpointStatus(step=saved.step, uri=saved.uri, time=saved.time)
     return status.model_copy(update={"last_checkpoint": last})
 
 

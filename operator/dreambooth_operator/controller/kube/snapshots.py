@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.base import KIND
 from dreambooth_operator.manifests import names
 
 Body = Mapping[str, Any]
 """An object as the API server sends it."""
 
+NO_TERMINATION = Termination()
 COUNTERS_ANNOTATION = f"{names.ATTEMPT_LABEL}-counters"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
@@ -59,7 +61,7 @@ class PodSnapshot:
     """When its deletion was asked for; metadata.deletionTimestamp is that plus the grace period."""
     finished: datetime | None = None
     exit_code: int | None = None
-    message: str = ""
+    termination: Termination = NO_TERMINATION
     """Termination message of the trainer's container."""
     reason: str = ""
     """Why the pod failed beside its container, for example Evicted (status.reason)."""
@@ -161,7 +163,7 @@ def pod_snapshot(body: Body) -> PodSnapshot | None:
         stop_asked=deletion - grace if deletion else None,
         finished=time_of(ended.get("finishedAt")),
         exit_code=ended.get("exitCode"),
-        message=ended.get("message", ""),
+        termination=Termination.decode(ended["message"]) if "message" in ended else NO_TERMINATION,
         reason=status.get("reason", ""),
         reason_message=status.get("message", ""),
         out_of_memory=ended.get("reason") == "OOMKilled",

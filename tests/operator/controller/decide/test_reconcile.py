@@ -8,6 +8,8 @@ from datetime import timedelta
 
 import pytest
 
+from dreambooth_api.contract.message import Checkpoint
+from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.status import AttemptStatus, CheckpointStatus, Counters, Status
 from dreambooth_operator.controller.decide.decision import DeleteDreamBoothJob
 from dreambooth_operator.controller.decide.observed import Obstacle
@@ -166,7 +168,7 @@ def test_success_tells_where_the_model_is() -> None:
     assert world.status.completion_time == world.now
 
 
-def fail(world: World, code: int = 1, message: str = "rank 1: ValueError: x") -> None:
+def fail(world: World, code: int = 1, message: Termination | str = "ValueError: x") -> None:
     """One rank fails; its peers are stopped."""
     world.exit(world.pods_of(world.attempt)[1], code, message)
     world.control_jobs()
@@ -188,7 +190,7 @@ def test_a_failed_rank_is_named_and_restarted_with_growing_waits() -> None:
             "node-1",
             1,
         )
-        assert record.reason == "rank 1: ValueError: x"
+        assert record.reason == "ValueError: x"
         assert world.decide().wake_seconds == wait
         world.tick(wait)
         world.settle()
@@ -213,7 +215,7 @@ def test_the_restart_budget_ends() -> None:
 @pytest.mark.parametrize("code", [64, 65, 66, 67, 68, 69])
 def test_what_no_restart_can_mend_fails_at_once(code: int) -> None:
     world = running()
-    fail(world, code, "rank 1: BadData: spec.subjects[0].images: 3 images are broken")
+    fail(world, code, "BadData: spec.subjects[0].images: 3 images are broken")
     assert world.status.phase == "Failed"
     assert "spec.subjects[0].images" in world.condition("Failed")[2]
     assert world.record.final
@@ -221,7 +223,7 @@ def test_what_no_restart_can_mend_fails_at_once(code: int) -> None:
 
 def test_a_stall_is_counted_apart_and_uses_up_the_budget() -> None:
     world = running(restart={"maxFailures": 0})
-    fail(world, 70, "rank 3 made no progress for 900 s")
+    fail(world, 70, Termination(rank=3, message="no progress for 900 s"))
     assert world.status.counters == Counters(stalls=1)
     assert world.record.outcome == "Stalled"
     assert world.record.rank == 3
@@ -233,7 +235,7 @@ def test_an_eviction_is_not_counted_as_a_failure() -> None:
     pods = world.pods_of(world.attempt)
     world.evict(pods[0])
     world.tick(1)
-    world.exit(pods[1], 1, "rank 1: connection closed by peer")  # first to end, not the cause
+    world.exit(pods[1], 1, "connection closed by peer")  # first to end, not the cause
     world.finish_stopping()
     assert world.status.counters == Counters(disruptions=1)
     assert world.record.outcome == "Disrupted"
@@ -267,7 +269,7 @@ def test_a_pod_on_a_lost_node_is_escaped_after_the_timeout() -> None:
     lost, peer = world.pods_of(world.attempt)
     world.lose_node(lost)
     world.tick(30)
-    world.exit(peer, 1, "rank 1: connection timed out")
+    world.exit(peer, 1, "connection timed out")
     world.finish_stopping()
     assert world.status.phase == "Running"
     world.tick(600)
@@ -391,44 +393,51 @@ def test_suspending_stops_the_pods_and_resuming_starts_the_next_attempt() -> Non
     assert world.status.phase == "Running"
 
 
-def test_the_last_words_of_a_stopping_attempt_tell_of_its_last_checkpoint() -> None:
+def saved(world: World, step: int) -> Termination:
+    """A pod's termination message after a save; an output's name may have spaces."""
+    checkpoint = Checkpoint(step=step, uri=f"s3://my results/{step}", time=world.now)
+    return Termination(message="stopped", checkpoint=checkpoint)
+
+
+def test_the_checkpoint_that_a_stopping_attempt_saved_last_is_reported() -> None:
     world = running()
     world.saves(3)
     world.settle()
     world.change(suspend=True)
     world.settle()
     for pod in world.pods_of(world.attempt):
-        world.exit(pod, 143, "rank 0: stopped: asked to stop; saved at step 7 in s3://results/7")
+        world.exit(pod, 143, saved(world, 7))
     world.settle()
     world.control_jobs()
     world.settle()
     assert world.status.phase == "Suspended"
     last = world.status.last_checkpoint
-    assert last == CheckpointStatus(step=7, uri="s3://results/7", time=world.now)
+    assert last == CheckpointStatus(step=7, uri="s3://my results/7", time=world.now)
 
 
-def test_the_last_words_of_a_job_that_is_done_tell_of_its_last_checkpoint() -> None:
+def test_the_checkpoint_that_a_successful_attempt_saved_last_is_reported() -> None:
     world = running()
     world.saves(3)
     world.settle()
     first, *others = world.pods_of(world.attempt)
-    world.exit(first, 0, "rank 0: done; saved at step 9 in s3://results/9")
+    world.exit(first, 0, saved(world, 9))
     for pod in others:
         world.exit(pod, 0)
     world.control_jobs()
     world.settle()
     assert world.status.phase == "Succeeded"
     last = world.status.last_checkpoint
-    assert last == CheckpointStatus(step=9, uri="s3://results/9", time=world.now)
+    assert last == CheckpointStatus(step=9, uri="s3://my results/9", time=world.now)
 
 
-def test_last_words_are_heard_when_the_job_goes_with_its_pods() -> None:
+def test_a_termination_message_counts_when_the_job_goes_with_its_pods() -> None:
     world = running()
     world.change(suspend=True)
     world.settle()
     for pod in world.pods_of(world.attempt):
-        words = "rank 0: stopped: asked to stop; saved at step 7 in s3://results/7"
-        world.remembered[pod.uid] = replace(pod, finished=world.now, message=words, gone=True)
+        world.remembered[pod.uid] = replace(
+            pod, finished=world.now, termination=saved(world, 7), gone=True
+        )
     world.pods.clear()
     del world.jobs["mug-0"]
     world.settle()
@@ -674,7 +683,7 @@ def test_a_preemption_whose_pods_are_killed_is_counted_once() -> None:
 def test_a_clock_that_is_ahead_on_a_node_does_not_hide_a_failure() -> None:
     world = running()
     culprit = world.pods_of(world.attempt)[1]
-    world.exit(culprit, 1, "rank 1: ValueError: x")
+    world.exit(culprit, 1, "ValueError: x")
     ahead = replace(world.pods[culprit.uid], finished=world.now + timedelta(seconds=90))
     world.pods[culprit.uid] = ahead
     world.control_jobs()
