@@ -1,3 +1,1 @@
-"""Writes what the chart takes from elsewhere: its schema, README and permissions;
-and its dashboards.
-"""
+"""Generates the chart's schema, README, permissions, alert rules and dashboards."""

@@ -1,7 +1,7 @@
 """The dashboard of one job.
 
-Losses and speed are those that rank 0 tells of all ranks. The pods of an attempt come and go, so
-what they tell is reduced to the job's own series.
+Rank 0 reports losses and speed for all ranks. The pods of an attempt come and go, so their series
+are aggregated by job.
 """
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard, Row

@@ -78,7 +78,7 @@ def _alert(alert: dict[str, Any]) -> str:
 
 
 def _words(summary: str) -> str:
-    """A summary for nobody in particular."""
+    """A generic value for a placeholder in an annotation."""
     for template, words in WORDS.items():
         summary = summary.replace(template, words)
     return summary[0].upper() + summary[1:]

@@ -170,7 +170,7 @@ def _newest() -> common.ReduceDataOptions:
 
 
 def _referred(queries: Sequence[Query]) -> list[tuple[Query, str]]:
-    """Queries with the letters by which Grafana tells them apart."""
+    """Queries with the reference letters that Grafana requires."""
     return [(query, chr(ord("A") + place)) for place, query in enumerate(queries)]
 
 

@@ -1,5 +1,4 @@
-"""`make bench`: what the trainer costs beside bare PyTorch, and what its caches and its batching
-save.
+"""`make bench`: the trainer against bare PyTorch, and the gain from its caches and batching.
 
 Every figure is a ratio of two things measured in turn within this one run, so the machine's own
 speed drops out. The model is tiny-sd at its own size; on a larger model, fixed costs per step
@@ -14,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import bad_days, quality, ranks, steps
+from tests.bench import quality, ranks, steps, storage_faults
 
 
 def main() -> int:
@@ -27,7 +26,7 @@ def main() -> int:
             ("one forward / two", bench.one_forward_against_two(), None),
             *ranks.measure(Path(folder)),
             *quality.measure(Path(folder)),
-            *bad_days.measure(Path(folder)),
+            *storage_faults.measure(Path(folder)),
         ]
     table = Table("ratio", "median", "lowest", "highest", "target")
     missed = 0

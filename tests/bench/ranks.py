@@ -1,6 +1,4 @@
-"""Two ranks joined by DDP against two that know nothing of each other, and what a step waits for
-data.
-"""
+"""Two ranks with DDP against two independent ones, and how long a step waits for data."""
 
 import threading
 from pathlib import Path

@@ -1,5 +1,6 @@
-"""The dashboards hold together, and ask for what there is. Whether a Prometheus finds something is
-in tests/e2e/test_monitoring.py.
+"""The dashboards are consistent and query metrics that exist.
+
+A real Prometheus evaluates their queries in tests/e2e/test_monitoring.py.
 """
 
 from __future__ import annotations

@@ -12,20 +12,20 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.client import tolerate
-from tests.cluster.pretend import NAMESPACES, PretendCluster, pretend_cluster
+from tests.cluster.envtest import READY_SECONDS, EnvtestPlane, answers
+from tests.cluster.fake_cluster import NAMESPACES, FakeCluster, fake_cluster
 from tests.cluster.processes import Daemon
-from tests.cluster.real_plane import READY_SECONDS, RealPlane, answers
 
 ROOT = Path(__file__).parents[2]
 NODES = ("node-a", "node-b")
 
 
 def _kubernetes(folder: Path, processes: ExitStack) -> None:
-    RealPlane(_binaries(), folder).start(processes)
+    EnvtestPlane(_binaries(), folder).start(processes)
 
 
 def _controllers_on_kubernetes(folder: Path, processes: ExitStack) -> None:
-    RealPlane(_binaries(), folder).start_server(processes)
+    EnvtestPlane(_binaries(), folder).start_server(processes)
     _start_module("controllers", folder, processes, "--node-grace-seconds=4")
 
 
@@ -46,22 +46,22 @@ PLANES: dict[str, Callable[[Path, ExitStack], None]] = {
 @pytest.fixture(scope="session", params=PLANES)
 def cluster(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[PretendCluster]:
-    """A cluster with the two pretend nodes of `NODES`."""
+) -> Iterator[FakeCluster]:
+    """A cluster with the two fake nodes of `NODES`."""
     name = request.param
     if name != "ours-on-the-double" and "KUBEBUILDER_ASSETS" not in os.environ:
         pytest.skip("needs KUBEBUILDER_ASSETS, a folder with Kubernetes' own programs")
     folder = tmp_path_factory.mktemp(name)
     with ExitStack() as processes:
         PLANES[name](folder, processes)
-        with pretend_cluster(folder / "kubeconfig") as pretend:
+        with fake_cluster(folder / "kubeconfig") as cluster:
             for node in NODES:
-                pretend.add_node(node)
-            yield pretend
+                cluster.add_node(node)
+            yield cluster
 
 
 @pytest.fixture
-def namespace(cluster: PretendCluster) -> Iterator[str]:
+def namespace(cluster: FakeCluster) -> Iterator[str]:
     """A namespace of its own for each test, deleted afterwards."""
     name = f"test-{secrets.token_hex(3)}"
     cluster.create(NAMESPACES, {"metadata": {"name": name}})

@@ -19,14 +19,14 @@ from typing import Any
 
 import yaml
 
-from tests.cluster.processes import Daemon
-from tests.cluster.real_plane import (
+from tests.cluster.envtest import (
     NODE_GRACE_SECONDS,
     READY_SECONDS,
     TOLERATION_SECONDS,
-    RealPlane,
+    EnvtestPlane,
     answers,
 )
+from tests.cluster.processes import Daemon
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,7 +74,7 @@ def _start(folder: Path, processes: ExitStack) -> ControlPlane:
     kubeconfig = Path(named) if named else folder / "kubeconfig"
     server = None
     if not named:
-        plane = RealPlane(Path(binaries), folder) if binaries else _Double(folder)
+        plane = EnvtestPlane(Path(binaries), folder) if binaries else _Double(folder)
         server = plane.start(processes)
     return ControlPlane(
         kubeconfig=kubeconfig,

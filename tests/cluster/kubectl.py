@@ -36,7 +36,7 @@ class Kubectl:
         }
 
     def __call__(self, *arguments: str, input: str | None = None, check: bool = True) -> str:
-        """What kubectl prints; raises `KubectlError` when it fails, unless told not to `check`."""
+        """What kubectl prints; raises `KubectlError` when it fails, unless `check` is false."""
         ended = subprocess.run(
             [find_kubectl(), *self._options, *arguments],
             input=input,

@@ -1,4 +1,4 @@
-"""Node agents as processes, and what can befall a node."""
+"""Node agents as processes, and node failures."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Node:
         self.thaw()
 
     def power_off(self) -> None:
-        """Everything on the node ends at once, and nobody says so."""
+        """Kill everything on the node; nothing is reported."""
         self._agent.kill()
         self._signal_pods(signal.SIGKILL)
 

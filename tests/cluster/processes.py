@@ -21,7 +21,7 @@ class NotReadyError(Exception):
 
 
 class Daemon:
-    """A process in a process group of its own. It is told when its parent dies of anything.
+    """A process in a process group of its own. It gets a signal when its parent dies.
 
     Start it from the main thread: the kernel ties the process to the thread that started it.
     """
@@ -70,7 +70,7 @@ class Daemon:
 
     def stop(self, timeout: float = 10.0) -> None:
         """Ask the process to end; kill its group when it takes longer than `timeout` seconds."""
-        self.signal(signal.SIGCONT)  # a stopped process would not hear
+        self.signal(signal.SIGCONT)  # a stopped process would not handle SIGTERM
         self.signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout)

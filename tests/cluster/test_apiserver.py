@@ -1,4 +1,4 @@
-"""The double by itself: real clients use it, watches behave, bad days come when asked for.
+"""The double by itself: real clients use it, watches behave, faults are injected on request.
 
 That its answers are those of Kubernetes' own API server is test_apiserver_differential's part.
 """
@@ -19,14 +19,7 @@ import pytest
 import yaml
 from kubernetes.aio import client, config, watch
 
-from tests.cluster.apiserver import cel
-from tests.cluster.apiserver.published import published
-from tests.cluster.apiserver.server import ApiServerDouble
-from tests.cluster.apiserver.settings import Settings
-from tests.cluster.asking import Answer, Server
-from tests.cluster.kubectl import Kubectl, KubectlError
-from tests.cluster.processes import Daemon
-from tests.cluster.scenarios import (
+from tests.cluster.api_requests import (
     CONFIG_MAP,
     DREAM_BOOTH_JOB,
     POD,
@@ -39,6 +32,13 @@ from tests.cluster.scenarios import (
     patch,
     post,
 )
+from tests.cluster.apiserver import cel
+from tests.cluster.apiserver.openapi_schemas import published
+from tests.cluster.apiserver.server import ApiServerDouble
+from tests.cluster.apiserver.settings import Settings
+from tests.cluster.kubectl import Kubectl, KubectlError
+from tests.cluster.processes import Daemon
+from tests.cluster.raw_client import RawClient, Response
 
 ROOT = Path(__file__).parents[2]
 CRD = ROOT / "crds" / "dreambooth.dev_dreamboothjobs.yaml"
@@ -63,8 +63,8 @@ def kubectl(double: ApiServerDouble, tmp_path: Path) -> Kubectl:
     return Kubectl(double.write_kubeconfig(tmp_path / "kubeconfig"), "default")
 
 
-def ask(double: ApiServerDouble, step: Step, user_agent: str = "tests/1") -> Answer:
-    return Server(double.url, user_agent=user_agent).ask(step)
+def ask(double: ApiServerDouble, step: Step, user_agent: str = "tests/1") -> Response:
+    return RawClient(double.url, user_agent=user_agent).send(step)
 
 
 def kinds(events: Iterator[dict[str, Any]], count: int) -> list[tuple[str, str]]:
@@ -73,7 +73,7 @@ def kinds(events: Iterator[dict[str, Any]], count: int) -> list[tuple[str, str]]
     return [(one["type"], one["object"]["metadata"].get("name", "")) for one in found]
 
 
-def version(answer: Answer) -> str:
+def version(answer: Response) -> str:
     found: str = answer.body["metadata"]["resourceVersion"]
     return found
 
@@ -179,7 +179,7 @@ def test_a_process_writes_a_kubeconfig_and_says_where_it_listens(tmp_path: Path)
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         assert yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]["server"] == url
-        assert Server(url).ask(get("/readyz")).body == "ok"
+        assert RawClient(url).send(get("/readyz")).body == "ok"
         process.terminate()
         assert process.wait(10) == 0
 
@@ -190,13 +190,13 @@ def test_a_watch_goes_on_where_a_list_ended(double: ApiServerDouble) -> None:
     ask(double, patch(f"{CONFIG_MAPS}/c", {"data": {"x": "2"}}))
     ask(double, Step("DELETE", f"{CONFIG_MAPS}/c"))
     path = f"{CONFIG_MAPS}?watch=1&resourceVersion={version(listed)}"
-    with Server(double.url).watch(path) as events:
+    with RawClient(double.url).watch(path) as events:
         assert kinds(events, 3) == [("ADDED", "c"), ("MODIFIED", "c"), ("DELETED", "c")]
 
 
 def test_an_object_that_stops_to_match_is_deleted_for_the_watch(double: ApiServerDouble) -> None:
     ask(double, post(CONFIG_MAPS, CONFIG_MAP))
-    with Server(double.url).watch(f"{CONFIG_MAPS}?watch=1&labelSelector=a%3Db") as events:
+    with RawClient(double.url).watch(f"{CONFIG_MAPS}?watch=1&labelSelector=a%3Db") as events:
         ask(double, patch(f"{CONFIG_MAPS}/c", {"metadata": {"labels": {"a": "other"}}}))
         ask(double, patch(f"{CONFIG_MAPS}/c", {"metadata": {"labels": {"a": "b"}}}))
         assert kinds(events, 3) == [("ADDED", "c"), ("DELETED", "c"), ("ADDED", "c")]
@@ -205,7 +205,7 @@ def test_an_object_that_stops_to_match_is_deleted_for_the_watch(double: ApiServe
 def test_a_streamed_list_ends_with_a_bookmark(double: ApiServerDouble) -> None:
     created = ask(double, post(CONFIG_MAPS, CONFIG_MAP))
     options = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
-    with Server(double.url).watch(f"{CONFIG_MAPS}?watch=1&{options}") as events:
+    with RawClient(double.url).watch(f"{CONFIG_MAPS}?watch=1&{options}") as events:
         assert next(events)["type"] == "ADDED"
         bookmark = next(events)
     assert bookmark["type"] == "BOOKMARK"
@@ -217,7 +217,7 @@ def test_a_streamed_list_ends_with_a_bookmark(double: ApiServerDouble) -> None:
 
 def test_a_watch_ends_after_its_time(double: ApiServerDouble) -> None:
     path = f"{CONFIG_MAPS}?watch=1&timeoutSeconds=1&allowWatchBookmarks=true"
-    with Server(double.url).watch(path) as events:
+    with RawClient(double.url).watch(path) as events:
         assert [one["type"] for one in events] == ["BOOKMARK"]
 
 
@@ -225,7 +225,7 @@ def test_history_that_is_forgotten_is_gone(double: ApiServerDouble) -> None:
     listed = ask(double, get(CONFIG_MAPS))
     double.forget_history()
     path = f"{CONFIG_MAPS}?watch=1&resourceVersion={version(listed)}"
-    with Server(double.url).watch(path) as events:
+    with RawClient(double.url).watch(path) as events:
         event = next(events)
     assert (event["type"], event["object"]["code"], event["object"]["reason"]) == (
         "ERROR",
@@ -240,7 +240,7 @@ def test_history_is_bounded() -> None:
         for number in range(5):
             ask(double, post(CONFIG_MAPS, {**CONFIG_MAP, **named(f"c{number}")}))
         path = f"{CONFIG_MAPS}?watch=1&resourceVersion={version(listed)}"
-        with Server(double.url).watch(path) as events:
+        with RawClient(double.url).watch(path) as events:
             assert next(events)["object"]["code"] == 410
 
 
@@ -277,7 +277,7 @@ def test_a_definition_whose_default_breaks_a_rule_is_refused(double: ApiServerDo
 
 def test_deleting_the_definition_deletes_its_objects(double: ApiServerDouble) -> None:
     ask(double, post(DREAM_BOOTH_JOBS, DREAM_BOOTH_JOB))
-    with Server(double.url).watch(f"{DREAM_BOOTH_JOBS}?watch=1") as events:
+    with RawClient(double.url).watch(f"{DREAM_BOOTH_JOBS}?watch=1") as events:
         ask(double, Step("DELETE", f"{DEFINITIONS}/dreamboothjobs.dreambooth.dev"))
         assert kinds(events, 2) == [("ADDED", "d"), ("DELETED", "d")]
     assert ask(double, get(DREAM_BOOTH_JOBS)).code == 404
@@ -313,7 +313,7 @@ def test_answers_can_be_late(double: ApiServerDouble) -> None:
 
 
 def test_connections_are_refused_for_a_while(double: ApiServerDouble) -> None:
-    with Server(double.url).watch(f"{CONFIG_MAPS}?watch=1") as events:
+    with RawClient(double.url).watch(f"{CONFIG_MAPS}?watch=1") as events:
         double.refuse(1.0)
         with pytest.raises((OSError, StopIteration)):
             next(events)
@@ -324,18 +324,18 @@ def test_connections_are_refused_for_a_while(double: ApiServerDouble) -> None:
 
 
 def test_watches_can_be_closed(double: ApiServerDouble) -> None:
-    with Server(double.url).watch(f"{CONFIG_MAPS}?watch=1") as events:
+    with RawClient(double.url).watch(f"{CONFIG_MAPS}?watch=1") as events:
         assert double.close_watches() == 1
         assert list(events) == []
 
 
 def test_silent_watches_send_nothing_and_stay_open(double: ApiServerDouble) -> None:
-    with Server(double.url).watch(f"{CONFIG_MAPS}?watch=1&timeoutSeconds=1", 2.0) as events:
+    with RawClient(double.url).watch(f"{CONFIG_MAPS}?watch=1&timeoutSeconds=1", 2.0) as events:
         double.silence_watches()
         ask(double, post(CONFIG_MAPS, CONFIG_MAP))
         with pytest.raises(TimeoutError):
             next(events)
-    with Server(double.url).watch(f"{CONFIG_MAPS}?watch=1") as events:
+    with RawClient(double.url).watch(f"{CONFIG_MAPS}?watch=1") as events:
         assert kinds(events, 1) == [("ADDED", "c")]
 
 

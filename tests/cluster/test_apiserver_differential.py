@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.cluster.api_requests import JSON, SCENARIOS, Step
 from tests.cluster.apiserver.server import TOKEN, ApiServerDouble
 from tests.cluster.apiserver.settings import Settings
-from tests.cluster.asking import Answer, Server
-from tests.cluster.real_plane import TOLERATION_SECONDS, RealPlane
-from tests.cluster.scenarios import JSON, SCENARIOS, Step
+from tests.cluster.envtest import TOLERATION_SECONDS, EnvtestPlane
+from tests.cluster.raw_client import RawClient, Response
 
 ROOT = Path(__file__).parents[2]
 CRD = ROOT / "crds" / "dreambooth.dev_dreamboothjobs.yaml"
@@ -32,10 +32,10 @@ GO_WORDS = re.compile(
     r'Go struct field|is unrecognized|"Volumes":null|\n@@ |StorageError|json parse error|strconv'
     r"|illegal base64|patch: Invalid value|value\.valueUnstructured"
 )
-"""Messages that print Go's own structures: there only the code and the reason have to agree."""
+"""Messages that print Go's own structures: there only the code and the reason have to match."""
 
 SAME = Settings(schema_version="1.36", toleration_seconds=TOLERATION_SECONDS)
-"""As `RealPlane` starts the real one."""
+"""As `EnvtestPlane` starts the real one."""
 REFUSED_DIFFERENTLY = {"api-version-newer", "kind-other"}
 """What says that it is of another kind never reaches the schema of ours."""
 
@@ -62,59 +62,61 @@ def _appliers(metadata: dict[str, Any]) -> list[Any]:
     return [entry for entry in managed if entry["operation"] == "Apply"]
 
 
-def comparable(answer: Answer, other: Answer) -> Answer:
-    """An answer as far as the two can agree."""
+def comparable(answer: Response, other: Response) -> Response:
+    """The part of a response that both servers must agree on."""
     messages = [
         one.body.get("message", "") for one in (answer, other) if isinstance(one.body, dict)
     ]
     if any(GO_WORDS.search(message) for message in messages):
-        return Answer(answer.code, answer.body.get("reason"), [])
+        return Response(answer.code, answer.body.get("reason"), [])
     return answer._replace(body=normal(answer.body))
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RawClient, RawClient]]:
     """The real one and the double, both with the CRD."""
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     if not assets:
         pytest.skip("needs KUBEBUILDER_ASSETS, a folder with Kubernetes' own programs")
     folder = tmp_path_factory.mktemp("real")
     with ExitStack() as processes, ApiServerDouble(SAME) as double:
-        RealPlane(Path(assets), folder).start_server(processes)
+        EnvtestPlane(Path(assets), folder).start_server(processes)
         config = yaml.safe_load((folder / "kubeconfig").read_text())
         cluster = config["clusters"][0]["cluster"]
         trust = ssl.create_default_context(cafile=cluster["certificate-authority"])
         trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
         token = config["users"][0]["user"]["token"]
-        pair = Server(cluster["server"], token, trust), Server(double.url, TOKEN)
+        pair = RawClient(cluster["server"], token, trust), RawClient(double.url, TOKEN)
         for server in pair:
             _install(server)
         yield pair
 
 
-def _install(server: Server) -> None:
+def _install(server: RawClient) -> None:
     """Install the CRD, and wait until its objects are served."""
     definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    created = server.ask(Step("POST", definitions, yaml.safe_load(CRD.read_text())))
+    created = server.send(Step("POST", definitions, yaml.safe_load(CRD.read_text())))
     assert created.code == 201
     jobs = Step("GET", "/apis/dreambooth.dev/v1alpha1/namespaces/default/dreamboothjobs")
     for _ in range(200):
-        if server.ask(jobs).code == 200:
+        if server.send(jobs).code == 200:
             return
     raise AssertionError("the CRD is not served")
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_the_double_answers_as_the_real_server(name: str, servers: tuple[Server, Server]) -> None:
+def test_the_double_answers_as_the_real_server(
+    name: str, servers: tuple[RawClient, RawClient]
+) -> None:
     namespace = Step("POST", "/api/v1/namespaces", {"metadata": {"name": f"d-{name}"}})
     accounts = f"/api/v1/namespaces/d-{name}/serviceaccounts"
     account = Step("POST", accounts, {"metadata": {"name": "default"}})
     for server in servers:
-        assert server.ask(namespace).code == 201
-        assert server.ask(account).code == 201
+        assert server.send(namespace).code == 201
+        assert server.send(account).code == 201
     for step in SCENARIOS[name]:
         sent = in_namespace(step, f"d-{name}")
-        real, ours = (server.ask(sent) for server in servers)
+        real, ours = (server.send(sent) for server in servers)
         assert comparable(ours, real) == comparable(real, ours), sent
 
 
@@ -127,19 +129,19 @@ def in_namespace(step: Step, namespace: str) -> Step:
 
 @pytest.mark.parametrize("path", INVALID, ids=lambda path: path.stem)
 def test_an_invalid_job_is_refused_in_the_same_words(
-    path: Path, servers: tuple[Server, Server]
+    path: Path, servers: tuple[RawClient, RawClient]
 ) -> None:
     url = "/apis/dreambooth.dev/v1alpha1/namespaces/default/dreamboothjobs?fieldValidation=Strict"
     step = Step("POST", url, path.read_bytes(), "application/yaml")
-    real, ours = (server.ask(step) for server in servers)
+    real, ours = (server.send(step) for server in servers)
     if path.stem in REFUSED_DIFFERENTLY:
         assert {real.code, ours.code} <= {400, 422}
     else:
         assert comparable(ours, real) == comparable(real, ours)
 
 
-def test_json_is_what_both_answer(servers: tuple[Server, Server]) -> None:
+def test_json_is_what_both_answer(servers: tuple[RawClient, RawClient]) -> None:
     """The test itself works: what both say about themselves differs."""
-    real, ours = (server.ask(Step("GET", "/version", None, JSON)) for server in servers)
+    real, ours = (server.send(Step("GET", "/version", None, JSON)) for server in servers)
     assert real.code == ours.code == 200
     assert real.body["gitVersion"] != ours.body["gitVersion"]

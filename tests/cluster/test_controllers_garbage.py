@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.client import tolerate
-from tests.cluster.pretend import JOBS, NAMESPACES, PretendCluster
+from tests.cluster.fake_cluster import JOBS, NAMESPACES, FakeCluster
 from tests.cluster.test_controllers_jobs import attempt
 
 Object = dict[str, Any]
@@ -24,7 +24,7 @@ UNKNOWN_UID = "00000000-0000-4000-8000-000000000000"
 class Maps:
     """ConfigMaps that own each other."""
 
-    def __init__(self, cluster: PretendCluster, namespace: str) -> None:
+    def __init__(self, cluster: FakeCluster, namespace: str) -> None:
         self._cluster = cluster
         self._collection = CONFIG_MAPS.format(namespace)
 
@@ -48,12 +48,12 @@ class Maps:
 
 
 @pytest.fixture
-def maps(cluster: PretendCluster, namespace: str) -> Maps:
+def maps(cluster: FakeCluster, namespace: str) -> Maps:
     return Maps(cluster, namespace)
 
 
 @pytest.fixture
-def widgets(cluster: PretendCluster, namespace: str) -> Iterator[str]:
+def widgets(cluster: FakeCluster, namespace: str) -> Iterator[str]:
     """A collection of custom resources of a kind that is new to the cluster."""
     schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
@@ -77,7 +77,7 @@ def widgets(cluster: PretendCluster, namespace: str) -> Iterator[str]:
     cluster.wait(lambda: cluster.find(f"{CRDS}/widgets.example.com") is None)
 
 
-def is_served(cluster: PretendCluster, collection: str) -> bool:
+def is_served(cluster: FakeCluster, collection: str) -> bool:
     """Whether a new kind is served: for a moment its storage is still being made (429)."""
     with tolerate(404, 429):
         return bool(cluster.get(collection))
@@ -110,7 +110,7 @@ def test_a_namesake_of_the_owner_is_not_the_owner(maps: Maps) -> None:
     assert maps.find("owner")
 
 
-def test_one_owner_that_is_left_is_enough(cluster: PretendCluster, maps: Maps) -> None:
+def test_one_owner_that_is_left_is_enough(cluster: FakeCluster, maps: Maps) -> None:
     first, second = maps.create("first"), maps.create("second")
     maps.create("child", owned_by(first), owned_by(second))
     maps.delete("first", "Background")
@@ -124,7 +124,7 @@ def test_one_owner_that_is_left_is_enough(cluster: PretendCluster, maps: Maps) -
 
 
 def test_in_the_foreground_an_owner_waits_for_those_that_block(
-    cluster: PretendCluster, maps: Maps
+    cluster: FakeCluster, maps: Maps
 ) -> None:
     owner = maps.create("owner")
     maps.create("blocks", owned_by(owner, blockOwnerDeletion=True), held=True)
@@ -140,7 +140,7 @@ def test_in_the_foreground_an_owner_waits_for_those_that_block(
     maps.release("goes-along")
 
 
-def test_orphans_stay(cluster: PretendCluster, maps: Maps) -> None:
+def test_orphans_stay(cluster: FakeCluster, maps: Maps) -> None:
     owner = maps.create("owner")
     maps.create("child", owned_by(owner))
     maps.delete("owner", "Orphan")
@@ -153,7 +153,7 @@ def test_orphans_stay(cluster: PretendCluster, maps: Maps) -> None:
 
 
 def test_what_a_custom_resource_owns_goes_with_it(
-    cluster: PretendCluster, namespace: str, maps: Maps, widgets: str
+    cluster: FakeCluster, namespace: str, maps: Maps, widgets: str
 ) -> None:
     body = {"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "one"}}
     owner = owned_by(cluster.create(widgets, body), "Widget", "example.com/v1", controller=True)
@@ -168,7 +168,7 @@ def test_what_a_custom_resource_owns_goes_with_it(
     cluster.wait(lambda: cluster.find(path) is None and not cluster.pods(namespace, "dog-0"))
 
 
-def test_a_namespace_takes_along_what_is_in_it(cluster: PretendCluster, namespace: str) -> None:
+def test_a_namespace_takes_along_what_is_in_it(cluster: FakeCluster, namespace: str) -> None:
     Maps(cluster, namespace).create("config")
     cluster.create(JOBS.format(namespace), attempt())
     cluster.wait(lambda: len(cluster.pods(namespace, "dog-0")) == 2)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.pretend import JOBS, PODS, PretendCluster
+from tests.cluster.fake_cluster import JOBS, PODS, FakeCluster
 
 Object = dict[str, Any]
 
@@ -83,7 +83,7 @@ def uids(objects: list[Object]) -> set[str]:
 class Run:
     """A Job in a namespace, and its pods."""
 
-    def __init__(self, cluster: PretendCluster, namespace: str, job: Object) -> None:
+    def __init__(self, cluster: FakeCluster, namespace: str, job: Object) -> None:
         self.cluster, self.namespace = cluster, namespace
         self.name = job["metadata"]["name"]
         self.created = cluster.create(JOBS.format(namespace), job)
@@ -127,7 +127,7 @@ class Run:
 
 
 @pytest.fixture
-def start(cluster: PretendCluster, namespace: str) -> Callable[[Object], Run]:
+def start(cluster: FakeCluster, namespace: str) -> Callable[[Object], Run]:
     """Creates a Job in the test's namespace."""
     return lambda job: Run(cluster, namespace, job)
 
@@ -400,7 +400,7 @@ def test_a_plain_job_tries_again_after_a_pause(start: Start) -> None:
     }
 
 
-def test_a_terminating_pod_holds_back_the_end(cluster: PretendCluster, start: Start) -> None:
+def test_a_terminating_pod_holds_back_the_end(cluster: FakeCluster, start: Start) -> None:
     stuck = attempt()
     stuck["spec"]["template"]["metadata"]["finalizers"] = ["example.com/stuck"]
     run = start(stuck)
@@ -413,7 +413,7 @@ def test_a_terminating_pod_holds_back_the_end(cluster: PretendCluster, start: St
     job = run.job
     assert [c[0] for c in conditions(job)] == ["FailureTarget"]
     assert job["status"]["terminating"] == 1
-    cluster.find_again(node)
+    cluster.recover(node)
     run.wait_condition("Failed")
     for pod in run.pods:
         path = f"{PODS.format(run.namespace)}/{pod['metadata']['name']}"

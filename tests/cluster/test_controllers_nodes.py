@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.pretend import NODES, PODS, PretendCluster
+from tests.cluster.fake_cluster import NODES, PODS, FakeCluster
 
 Object = dict[str, Any]
 Start = Callable[..., str]
@@ -19,7 +19,7 @@ POD_GC_SECONDS = 90.0
 
 
 @pytest.fixture
-def pod(cluster: PretendCluster, namespace: str) -> Start:
+def pod(cluster: FakeCluster, namespace: str) -> Start:
     """Creates a pod of a name with fields of its spec; the path of the pod."""
 
     def create(name: str, requests: dict[str, str] | None = None, **spec: Any) -> str:
@@ -33,7 +33,7 @@ def pod(cluster: PretendCluster, namespace: str) -> Start:
 
 
 @pytest.fixture
-def spare_node(cluster: PretendCluster) -> Iterator[str]:
+def spare_node(cluster: FakeCluster) -> Iterator[str]:
     """A third node, with two devices, for the pods that tolerate its taint."""
     name = "node-spare"
     node = cluster.add_node(name, **{GPU: "2"})
@@ -46,14 +46,14 @@ def spare_node(cluster: PretendCluster) -> Iterator[str]:
 SPARE = {"key": "spare", "operator": "Equal", "value": "yes", "effect": "NoSchedule"}
 
 
-def node_of(cluster: PretendCluster, path: str) -> str:
+def node_of(cluster: FakeCluster, path: str) -> str:
     """The node that a pod gets."""
     name: str = cluster.wait(lambda: cluster.get(path)["spec"].get("nodeName"))
     return name
 
 
-def why_not(cluster: PretendCluster, path: str) -> str:
-    """What a pod is told that cannot be placed."""
+def why_not(cluster: FakeCluster, path: str) -> str:
+    """The scheduler's message on a pod that fits nowhere."""
 
     def look() -> Object | None:
         conditions = cluster.get(path)["status"].get("conditions", [])
@@ -83,12 +83,12 @@ def others(*nodes: str) -> Object:
     return {"matchFields": rules}
 
 
-def test_a_node_selector_is_honoured(cluster: PretendCluster, pod: Start) -> None:
+def test_a_node_selector_is_honoured(cluster: FakeCluster, pod: Start) -> None:
     path = pod("selecting", nodeSelector={"kubernetes.io/hostname": "node-b"})
     assert node_of(cluster, path) == "node-b"
 
 
-def test_a_pod_is_kept_off_a_node_by_name(cluster: PretendCluster, pod: Start) -> None:
+def test_a_pod_is_kept_off_a_node_by_name(cluster: FakeCluster, pod: Start) -> None:
     assert node_of(cluster, pod("elsewhere", affinity=not_on("node-a"))) == "node-b"
     message = why_not(cluster, pod("nowhere", affinity=not_on("node-a", "node-b")))
     assert message == (
@@ -97,13 +97,13 @@ def test_a_pod_is_kept_off_a_node_by_name(cluster: PretendCluster, pod: Start) -
     )
 
 
-def test_a_node_is_avoided_where_there_is_another(cluster: PretendCluster, pod: Start) -> None:
+def test_a_node_is_avoided_where_there_is_another(cluster: FakeCluster, pod: Start) -> None:
     assert node_of(cluster, pod("not-on-a", affinity=rather_not_on("node-a"))) == "node-b"
     assert node_of(cluster, pod("not-on-b", affinity=rather_not_on("node-b"))) == "node-a"
     assert node_of(cluster, pod("anywhere", affinity=rather_not_on("node-a", "node-b")))
 
 
-def test_what_no_node_has_is_named(cluster: PretendCluster, pod: Start) -> None:
+def test_what_no_node_has_is_named(cluster: FakeCluster, pod: Start) -> None:
     message = why_not(cluster, pod("big", requests={"cpu": "100", "memory": "100Gi", GPU: "1"}))
     assert message == (
         f"0/2 nodes are available: 2 Insufficient cpu, 2 Insufficient {GPU}, "
@@ -111,7 +111,7 @@ def test_what_no_node_has_is_named(cluster: PretendCluster, pod: Start) -> None:
     )
 
 
-def test_a_device_is_given_once(cluster: PretendCluster, pod: Start, spare_node: str) -> None:
+def test_a_device_is_given_once(cluster: FakeCluster, pod: Start, spare_node: str) -> None:
     assert node_of(cluster, pod("first", {GPU: "2"}, tolerations=[SPARE])) == spare_node
     second = pod("second", {GPU: "1"}, tolerations=[SPARE])
     assert f"3 Insufficient {GPU}" in why_not(cluster, second)
@@ -119,13 +119,13 @@ def test_a_device_is_given_once(cluster: PretendCluster, pod: Start, spare_node:
     assert node_of(cluster, second) == spare_node
 
 
-def test_a_taint_keeps_pods_away(cluster: PretendCluster, pod: Start, spare_node: str) -> None:
+def test_a_taint_keeps_pods_away(cluster: FakeCluster, pod: Start, spare_node: str) -> None:
     message = why_not(cluster, pod("intolerant", {GPU: "1"}))
     assert "1 node(s) had untolerated taint(s), 2 Insufficient" in message
     assert node_of(cluster, pod("tolerant", {GPU: "1"}, tolerations=[SPARE])) == spare_node
 
 
-def test_a_cordoned_node_gets_no_pods(cluster: PretendCluster, pod: Start) -> None:
+def test_a_cordoned_node_gets_no_pods(cluster: FakeCluster, pod: Start) -> None:
     cordon(cluster, True)
     try:
         path = pod("waiting", nodeSelector={"kubernetes.io/hostname": "node-a"})
@@ -135,13 +135,13 @@ def test_a_cordoned_node_gets_no_pods(cluster: PretendCluster, pod: Start) -> No
     assert node_of(cluster, path) == "node-a"
 
 
-def cordon(cluster: PretendCluster, true: bool) -> None:
+def cordon(cluster: FakeCluster, true: bool) -> None:
     cluster.patch(f"{NODES}/node-a", {"spec": {"unschedulable": true or None}})
     cluster.wait(lambda: bool(cluster.get(f"{NODES}/node-a")["spec"].get("taints")) == true)
 
 
 def test_pods_of_a_lost_node_are_deleted_and_stay(
-    cluster: PretendCluster, pod: Start, spare_node: str
+    cluster: FakeCluster, pod: Start, spare_node: str
 ) -> None:
     unreachable = {"key": "node.kubernetes.io/unreachable", "operator": "Exists"}
     leaves = [{**unreachable, "effect": "NoExecute", "tolerationSeconds": 1}, SPARE]
@@ -157,9 +157,9 @@ def test_pods_of_a_lost_node_are_deleted_and_stay(
     assert lost["status"]["phase"] == "Running"
     assert condition(lost, "Ready")["status"] == "False"
     disruption = condition(lost, "DisruptionTarget")
-    told = [disruption[key] for key in ("status", "reason", "message")]
+    reported = [disruption[key] for key in ("status", "reason", "message")]
     sentence = "Taint manager: deleting due to NoExecute taint"
-    assert told == ["True", "DeletionByTaintManager", sentence]
+    assert reported == ["True", "DeletionByTaintManager", sentence]
     node = cluster.get(f"{NODES}/{spare_node}")
     ready = condition(node, "Ready")
     assert (ready["status"], ready["reason"]) == ("Unknown", "NodeStatusUnknown")
@@ -170,7 +170,7 @@ def test_pods_of_a_lost_node_are_deleted_and_stay(
     }
     assert "deletionTimestamp" not in cluster.get(staying)["metadata"]
 
-    cluster.find_again(spare_node)
+    cluster.recover(spare_node)
     cluster.wait(lambda: cluster.find(leaving) is None)
     alone = {("spare", "NoSchedule")}
     cluster.wait(lambda: taints(cluster.get(f"{NODES}/{spare_node}")) == alone)
@@ -178,7 +178,7 @@ def test_pods_of_a_lost_node_are_deleted_and_stay(
 
 
 def test_pods_of_a_deleted_node_are_given_up(
-    cluster: PretendCluster, pod: Start, spare_node: str
+    cluster: FakeCluster, pod: Start, spare_node: str
 ) -> None:
     path = pod("left", {GPU: "1"}, tolerations=[SPARE])
     cluster.patch(path, {"metadata": {"finalizers": ["example.com/look"]}})
@@ -187,8 +187,8 @@ def test_pods_of_a_deleted_node_are_given_up(
     cluster.delete(f"{NODES}/{spare_node}")
     cluster.wait(lambda: cluster.get(path)["status"]["phase"] == "Failed", POD_GC_SECONDS)
     disruption = condition(cluster.get(path), "DisruptionTarget")
-    told = [disruption[key] for key in ("status", "reason", "message")]
-    assert told == ["True", "DeletionByPodGC", "PodGC: node no longer exists"]
+    reported = [disruption[key] for key in ("status", "reason", "message")]
+    assert reported == ["True", "DeletionByPodGC", "PodGC: node no longer exists"]
     cluster.wait(lambda: "deletionTimestamp" in cluster.get(path)["metadata"])
     cluster.patch(path, {"metadata": {"finalizers": None}})
     cluster.wait(lambda: cluster.find(path) is None)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.controllers import job_pods, job_rules
-from tests.cluster.controllers.placement import Place, choose, quantity, tolerates
+from tests.cluster.controllers.fit import Place, choose, quantity, tolerates
 from tests.cluster.test_controllers_jobs import attempt
 
 Object = dict[str, Any]
@@ -57,24 +57,26 @@ def test_a_success_ends_the_pause() -> None:
 
 
 def test_the_first_rule_that_matches_decides() -> None:
-    assert job_rules.judge(attempt(), failed_pod(code=143)) == job_rules.Verdict(counted=False)
-    assert job_rules.judge(attempt(), failed_pod(code=1)) == job_rules.Verdict()
+    assert job_rules.classify(attempt(), failed_pod(code=143)) == job_rules.PodFailure(
+        counted=False
+    )
+    assert job_rules.classify(attempt(), failed_pod(code=1)) == job_rules.PodFailure()
     disrupted = failed_pod(code=143)
     disrupted["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
-    assert job_rules.judge(attempt(), disrupted).fails_job
+    assert job_rules.classify(attempt(), disrupted).fails_job
 
 
 def test_a_rule_is_about_the_container_that_it_names() -> None:
-    assert job_rules.judge(attempt(), failed_pod("sidecar", code=64)) == job_rules.Verdict()
+    assert job_rules.classify(attempt(), failed_pod("sidecar", code=64)) == job_rules.PodFailure()
 
 
 def test_other_exit_codes_can_be_meant() -> None:
     codes = {"operator": "NotIn", "values": [1, 2]}
     rules = [{"action": "FailJob", "onExitCodes": codes}]
     job = attempt(podFailurePolicy={"rules": rules})
-    assert not job_rules.judge(job, failed_pod(code=1)).fails_job
-    assert not job_rules.judge(job, failed_pod(code=0)).fails_job
-    assert job_rules.judge(job, failed_pod(code=3)).fails_job
+    assert not job_rules.classify(job, failed_pod(code=1)).fails_job
+    assert not job_rules.classify(job, failed_pod(code=0)).fails_job
+    assert job_rules.classify(job, failed_pod(code=3)).fails_job
 
 
 @pytest.mark.parametrize(

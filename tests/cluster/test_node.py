@@ -50,7 +50,7 @@ def kubectl(plane: ControlPlane) -> Iterator[Kubectl]:
 
 @pytest.fixture
 def run(kubectl: Kubectl, node: Node) -> Callable[..., None]:
-    """run(program) creates the pod "p", which runs a Python program on the node."""
+    """A function that creates the pod "p" to run a Python program on the node."""
 
     def create(program: str, name: str = "p", **spec: Any) -> None:
         kubectl.create(pod(program, node.name, name, **spec))
@@ -148,10 +148,10 @@ def test_a_pod_runs_to_its_end(kubectl: Kubectl, run: Callable[..., None]) -> No
 def test_the_log_stays_when_the_pod_is_gone(
     kubectl: Kubectl, run: Callable[..., None], node: Node
 ) -> None:
-    run("print('last words')")
+    run("print('last line')")
     end(kubectl)
     kubectl("delete", "pod", "p")
-    assert [log.read_text() for log in node.logs(kubectl.namespace, "p")] == ["last words\n"]
+    assert [log.read_text() for log in node.logs(kubectl.namespace, "p")] == ["last line\n"]
 
 
 def test_variables_and_volumes(kubectl: Kubectl, run: Callable[..., None], node: Node) -> None:
@@ -418,7 +418,7 @@ def test_a_node_without_power_comes_back_without_its_pods(
         (process,) = node.processes(kubectl.namespace)
         node.power_off()
         assert eventually(lambda: not group_exists(process))
-        assert status(kubectl)["phase"] == "Running"  # nobody has said otherwise
+        assert status(kubectl)["phase"] == "Running"  # nothing newer was reported
         node.restart()
         assert wait_phase(kubectl, "Failed")["reason"] == "NodeRestarted"
         assert node.processes(kubectl.namespace) == []

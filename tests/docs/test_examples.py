@@ -49,7 +49,7 @@ def admitted(job: dict[str, Any]) -> list[str]:
 
 
 def check_job(document: dict[str, Any]) -> None:
-    """Both the definition and the models accept it, nobody doubts it, and pods come of it."""
+    """The CRD and the models accept it without warnings, and pods can be rendered from it."""
     assert admitted(document) == []
     job = parse(document)
     assert warnings(job) == []

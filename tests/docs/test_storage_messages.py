@@ -25,7 +25,7 @@ def answer(status: int, code: str, message: str = "no") -> boto.ClientError:
 
 
 FAILURES: dict[str, Exception] = {
-    "nobody is there": boto.EndpointConnectionError(endpoint_url=URL),
+    "connection refused": boto.EndpointConnectionError(endpoint_url=URL),
     "a web page": NotAnS3ServerError(),
     "no such bucket": answer(404, "NoSuchBucket"),
     "no keys": boto.NoCredentialsError(),
@@ -66,12 +66,12 @@ def heedless(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
 def test_failure_is_explained(failure: Exception) -> None:
-    told = str(translate(failure, "s3://my-bucket/mug", "my-bucket", URL, False).error)
-    assert [pattern for pattern in explained() if re.search(pattern, told)], told
+    message = str(translate(failure, "s3://my-bucket/mug", "my-bucket", URL, False).error)
+    assert [pattern for pattern in explained() if re.search(pattern, message)], message
 
 
 def test_every_explained_message_is_one_that_users_see(tmp_path: Path) -> None:
     failures = FAILURES.values()
-    told = [str(translate(f, "s3://b/mug", "b", URL, False).error) for f in failures]
-    told.append(heedless(tmp_path))
-    assert [p for p in explained() if not any(re.search(p, each) for each in told)] == []
+    messages = [str(translate(f, "s3://b/mug", "b", URL, False).error) for f in failures]
+    messages.append(heedless(tmp_path))
+    assert [p for p in explained() if not any(re.search(p, each) for each in messages)] == []

@@ -57,8 +57,8 @@ def test_the_code_has_reasons() -> None:
 
 
 def test_every_reason_is_explained() -> None:
-    told = set(page("docs/troubleshooting.md").codes)
-    assert reasons() - told == set()
+    documented = set(page("docs/troubleshooting.md").codes)
+    assert reasons() - documented == set()
 
 
 def test_every_reason_that_is_explained_exists() -> None:

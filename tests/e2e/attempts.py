@@ -28,7 +28,7 @@ def training_pods(cluster: Cluster, name: str) -> dict[str, str]:
 
 
 def starts(cluster: Cluster, name: str) -> list[tuple[int, int | None]]:
-    """Each start of the trainer, as run.json tells it: (ranks, step that it went on from)."""
+    """Each start of the trainer, as recorded in run.json: (ranks, step it resumed from)."""
     record = cluster.storage.document(cluster.run(name), "run.json")
     return [(start["worldSize"], start["resumedFromStep"]) for start in record["attempts"]]
 

@@ -38,7 +38,7 @@ PLANE_LINES = 4
 
 
 class UnmetError(AssertionError):
-    """A job did not come to be as it was waited for; the message tells how everything is."""
+    """A wait timed out; the message holds the state of every object."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,9 @@ class Cluster:
 
     @contextmanager
     def watching(self, name: str) -> Iterator[list[tuple[str, str]]]:
-        """Phases and stages of a job in the order in which a watch has shown them; known at the
-        end.
+        """Collect the phases and stages of a job, in the order in which a watch reports them.
+
+        The list is complete when the block ends.
         """
         columns = r'--output=jsonpath={.status.phase},{.status.stage}{"\n"}'
         seen: list[tuple[str, str]] = []
@@ -247,7 +248,7 @@ class Cluster:
                     os.killpg(process, signal.SIGKILL)
 
     def story(self, name: str, problem: str) -> str:
-        """Everything that tells why a job is not as it should be."""
+        """Diagnostics for a failed wait."""
         found = self.job(name)
         parts = {
             f"{name}: {problem}": "",

@@ -186,7 +186,7 @@ def _runtime(plane: ControlPlane, process_nodes: bool) -> Object:
 
 @pytest.fixture
 def new_cluster(setup: Setup) -> Iterator[Callable[[], Cluster]]:
-    """new_cluster() is the cluster seen from one more fresh namespace, with the S3 secret."""
+    """A function that creates another namespace with the S3 secret."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(fresh_cluster(setup))
 

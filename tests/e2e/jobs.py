@@ -15,8 +15,9 @@ QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
 def small_job(
     storage: Storage, name: str = "mug", *, steps: int = 6, every: int = 3, nodes: int = 2
 ) -> Object:
-    """A DreamBoothJob that trains tiny-sd within seconds of its start; a test changes what it is
-    about. Its class images are made by the first job of a session, and shared with the others.
+    """A DreamBoothJob that trains tiny-sd within seconds; tests change what they need.
+
+    The first job of a test session makes the class images, and the others share them.
     """
     job: Object = yaml.safe_load(QUICKSTART.read_text())
     job["metadata"] = {"name": name}
@@ -41,7 +42,5 @@ def training_job(storage: Storage, name: str = "mug") -> Object:
 
 
 def endless_job(storage: Storage, name: str = "mug", *, nodes: int = 2) -> Object:
-    """A job that is still training whenever something happens to it, and saves only when it is
-    asked to stop.
-    """
+    """A job that trains until a test ends it, and saves only when it is asked to stop."""
     return small_job(storage, name, steps=100_000, every=100_000, nodes=nodes)

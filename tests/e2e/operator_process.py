@@ -112,7 +112,7 @@ class Operator:
         return tail(self.log, lines)
 
     def metrics(self) -> str:
-        """What it tells Prometheus."""
+        """Its metrics, in the Prometheus text format."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
             text: str = answer.read().decode()
             return text

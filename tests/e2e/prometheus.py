@@ -84,9 +84,9 @@ class Prometheus:
 
 @contextmanager
 def pod_discovery(kubectl: Kubectl) -> Iterator[str]:
-    """The URL at which Prometheus finds all pods of a cluster, as its own discovery tells of them.
+    """Serve the pods of a cluster by Prometheus' HTTP service discovery; yields the URL.
 
-    Debian's Prometheus is built without that for Kubernetes.
+    Debian's Prometheus is built without Kubernetes service discovery.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -129,8 +129,9 @@ def _targets(pod: Object) -> Iterator[Object]:
 
 
 def configuration(found: Rendered, pods: str, operator: str, rules: Path) -> Object:
-    """What the Prometheus operator makes of the chart's objects; `pods` is the URL of their
-    discovery, `operator` is its host:port.
+    """The Prometheus configuration that the Prometheus operator makes of the chart's objects.
+
+    `pods` is the URL of their service discovery, `operator` is host:port of the operator.
 
     The operator of the tests is a process beside the cluster, so no Endpoints lead to it: its
     target is named, with the labels that it would be discovered with.

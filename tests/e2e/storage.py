@@ -119,8 +119,9 @@ def own_storage(server: SeaweedServer) -> Storage:
 
 
 def named_storage() -> Storage | None:
-    """The server of `DREAMBOOTH_E2E_S3_ENDPOINT` with the AWS_* keys of the environment. Its bucket
-    `dreambooth` must exist.
+    """The server of `DREAMBOOTH_E2E_S3_ENDPOINT`, with the AWS_* keys of the environment.
+
+    Its bucket `dreambooth` must exist.
     """
     endpoint = os.environ.get("DREAMBOOTH_E2E_S3_ENDPOINT")
     return Storage(endpoint, dict(os.environ)) if endpoint else None

@@ -22,7 +22,7 @@ CHILDREN = "job,pod,service,configmap"
 def test_a_killed_rank_restarts_the_job_and_changes_nothing(
     cluster: Cluster, operator: Operator, uninterrupted: Finished
 ) -> None:
-    """The weights are those of a job that nobody killed, byte for byte."""
+    """The weights are those of an uninterrupted job, byte for byte."""
     cluster.apply(training_job(cluster.storage))
     victim = cluster.wait_pod("mug", attempt=0, index=1)
     cluster.wait_saved("mug", 10)
@@ -35,8 +35,8 @@ def test_a_killed_rank_restarts_the_job_and_changes_nothing(
     assert (failed["rank"], failed["exitCode"]) == (1, 137)
     assert failed["node"] == victim["spec"]["nodeName"]
     assert failed["reason"] == "rank 1: killed by SIGKILL (out of memory, or killed by hand)"
-    told = [message for reason, message in cluster.events("mug") if reason == "AttemptFailed"]
-    assert told == [f"Attempt 0, rank 1 on {failed['node']}, exit code 137: {failed['reason']}"]
+    messages = [message for reason, message in cluster.events("mug") if reason == "AttemptFailed"]
+    assert messages == [f"Attempt 0, rank 1 on {failed['node']}, exit code 137: {failed['reason']}"]
     (_, first), (_, second) = starts(cluster, "mug")
     assert first is None
     assert second in (10, 20, 30)

@@ -59,9 +59,9 @@ def test_the_description_tells_what_happened(uninterrupted: Finished) -> None:
 
 
 def test_each_event_is_told_once(uninterrupted: Finished) -> None:
-    told = Counter(reason for reason, _ in uninterrupted.cluster.events("mug"))
+    reasons = Counter(reason for reason, _ in uninterrupted.cluster.events("mug"))
     expected = ["PreflightPassed", "AttemptStarted", "Running", "Succeeded"]
-    assert told == Counter(expected)
+    assert reasons == Counter(expected)
 
 
 def test_the_status_is_complete(uninterrupted: Finished) -> None:
@@ -152,8 +152,8 @@ def test_the_operator_has_metrics(uninterrupted: Finished, operator: Operator) -
         lambda: operator.metric("api_requests_total", resource="pods", verb="watch") >= 1
     )
     assert operator.metric("watch_age_seconds", resource="pods") < 120
-    told = [line for line in operator.metrics().splitlines() if not line.startswith("#")]
-    of_jobs = [line for line in told if uninterrupted.cluster.namespace in line]
+    series = [line for line in operator.metrics().splitlines() if not line.startswith("#")]
+    of_jobs = [line for line in series if uninterrupted.cluster.namespace in line]
     assert all(line.startswith("dreambooth_job_") for line in of_jobs)
     assert len(of_jobs) <= 16  # those of the one job; others are bounded by other means
 

@@ -59,9 +59,9 @@ def test_pods_that_find_no_node_end_the_job_at_its_start_deadline(
     )
     assert "Insufficient cpu" in condition(waiting, "PodsReady")["message"]
     failed = cluster.wait_phase("mug", "Failed")
-    told = condition(failed, "Failed")["message"]
-    assert "spec.runtime.startDeadlineSeconds (5 s)" in told
-    assert "Insufficient cpu" in told
+    message = condition(failed, "Failed")["message"]
+    assert "spec.runtime.startDeadlineSeconds (5 s)" in message
+    assert "Insufficient cpu" in message
     assert eventually(lambda: training_pods(cluster, "mug") == {})
 
 

@@ -1,5 +1,6 @@
-"""A real Prometheus finds a real job and its operator as the chart says, and every query of the
-dashboards and alerts that the chart installs is understood by it, and finds something.
+"""A real Prometheus scrapes a job and its operator as the chart configures it.
+
+It evaluates every query of the chart's dashboards and alerts, and each returns data.
 """
 
 from __future__ import annotations

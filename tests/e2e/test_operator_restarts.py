@@ -25,7 +25,7 @@ def test_an_operator_that_dies_in_every_phase_carries_a_job_to_its_end(
         assert training_pods(cluster, "mug") == pods
 
         operator.kill()
-        cluster.evict(*pods)  # nobody is there to see it
+        cluster.evict(*pods)  # while the operator is down
         operator.start()
         die_in(cluster, "Restarting", "Starting")
 
@@ -45,8 +45,10 @@ def test_an_operator_that_dies_in_every_phase_carries_a_job_to_its_end(
     first, *_, (_, resumed) = starts(cluster, "mug")
     assert first == (1, None)
     assert resumed
-    told = [message for reason, message in cluster.events("mug") if reason.startswith("Attempt")]
-    assert len(set(told)) == len(told)
+    messages = [
+        message for reason, message in cluster.events("mug") if reason.startswith("Attempt")
+    ]
+    assert len(set(messages)) == len(messages)
     before = cluster.versions()
     operator.restart()
     assert eventually(lambda: operator.metric("reconcile_seconds_count") >= operator.metric("jobs"))

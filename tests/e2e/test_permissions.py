@@ -63,8 +63,9 @@ def test_an_operator_of_all_namespaces_needs_no_more_than_it_has(
 
 
 def assert_never_refused(operator: Operator) -> None:
-    """In none of its lives: they all write to one log. That nothing new may be made in a namespace
-    that goes is no lack of permissions.
+    """Assert that no request of the operator was forbidden, in all runs that share its log.
+
+    Creating objects in a namespace under deletion is forbidden too, and is no lack of permissions.
     """
     log = operator.log.read_text().lower().splitlines()
     refused = [line for line in log if "forbidden" in line]

@@ -1,6 +1,4 @@
-"""Jobs that wait in a queue. The tests play Kueue, which lets Jobs go and takes their nodes back by
-`spec.suspend`.
-"""
+"""Jobs that wait in a queue. The tests act as Kueue, which admits and preempts by `spec.suspend`."""
 
 from __future__ import annotations
 
@@ -47,8 +45,8 @@ def test_a_job_waits_for_its_queue_and_goes_on_after_a_preemption(
     status = cluster.wait_phase("mug", "Succeeded")["status"]
     assert starts(cluster, "mug") == [(1, None), (1, step)]
     assert status["counters"] == {"failures": 0, "disruptions": 0, "preemptions": 1, "stalls": 0}
-    told = [reason for reason, _ in cluster.events("mug")]
-    assert (told.count("Queued"), told.count("Preempted")) == (2, 1)
+    reasons = [reason for reason, _ in cluster.events("mug")]
+    assert (reasons.count("Queued"), reasons.count("Preempted")) == (2, 1)
 
 
 def test_a_queue_cannot_let_go_what_its_user_has_suspended(

@@ -60,14 +60,14 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("change", "told"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("change", "messages"), REFUSED.values(), ids=REFUSED)
 def test_a_bad_job_is_refused_at_once(
-    cluster: Cluster, job: Object, change: Callable[[Object], None], told: list[str]
+    cluster: Cluster, job: Object, change: Callable[[Object], None], messages: list[str]
 ) -> None:
     change(job["spec"])
     with pytest.raises(KubectlError) as refused:
         cluster.apply(job)
-    for words in told:
+    for words in messages:
         assert words in str(refused.value)
     assert cluster.job("mug") is None
 

@@ -35,7 +35,7 @@ def traces(credentials: Mapping[str, str], contents: Mapping[str, bytes]) -> lis
 
 
 def answers_of_pods(cluster: Cluster, name: str) -> Iterator[tuple[str, bytes]]:
-    """What the ranks of a job that trains tell over HTTP."""
+    """The HTTP responses of a training job's ranks."""
     cluster.wait_step(name, 1)
     for index, paths in enumerate((["/metrics", "/progress"], ["/metrics"])):
         pod = cluster.wait_pod(name, attempt=0, index=index)

@@ -1,4 +1,4 @@
-"""A user takes the nodes of a training away, and later gives it fewer."""
+"""A job is suspended, then resumed with fewer nodes."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_a_suspended_job_goes_on_where_it_was_on_fewer_nodes(
     assert [attempt["outcome"] for attempt in status["attempts"]] == ["Suspended", "Succeeded"]
     assert not any(status["counters"].values())
     assert starts(cluster, "mug") == [(2, None), (1, step)]
-    told = Counter(reason for reason, _ in cluster.events("mug"))
-    assert told["AttemptSuspended"] == told["Suspended"] == told["Resumed"] == 1
+    reasons = Counter(reason for reason, _ in cluster.events("mug"))
+    assert reasons["AttemptSuspended"] == reasons["Suspended"] == reasons["Resumed"] == 1
     assert_alike(exported(cluster, cluster.run("mug")), exported(cluster, uninterrupted.run))
 
 

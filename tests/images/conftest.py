@@ -19,7 +19,7 @@ CRD = ROOT / "crds" / "dreambooth.dev_dreamboothjobs.yaml"
 PROGRAMS = ("buildah", "debootstrap")
 
 
-def _obstacle() -> str:
+def _missing_requirement() -> str:
     """Why this machine cannot build and run images; empty when it can."""
     if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
         return f"install {', '.join(missing)}"
@@ -29,10 +29,10 @@ def _obstacle() -> str:
 @pytest.fixture(scope="session")
 def store(request: pytest.FixtureRequest) -> ImageStore:
     """Images of the tests. Kept between runs: only what has changed is built again."""
-    if obstacle := _obstacle():
+    if reason := _missing_requirement():
         # Continuous integration must not pass without having built anything.
         leave = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        leave(f"images cannot be built here: {obstacle}")
+        leave(f"images cannot be built here: {reason}")
     assert request.config.cache is not None
     return ImageStore(Path(request.config.cache.mkdir("images")))
 

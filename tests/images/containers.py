@@ -1,5 +1,7 @@
-"""Containers as a node under the restricted pod security policy runs them: process 1 of its own,
-any user, no capabilities, and a root that may be read-only. The network is this machine's.
+"""Containers as a node runs them under the restricted Pod Security Standard.
+
+Each has a PID namespace of its own, any user, no capabilities, and a root file system that may be
+read-only. The network is the host's.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ def running(
 
 
 def _mounts(root: Path, container: Tree, volumes: Mapping[str, Path]) -> Iterator[str]:
-    """Shell commands that put the container's files in place, seen by nobody else."""
+    """Shell commands that put the container's files in place, in a mount namespace of its own."""
     binds = [(mount["mountPath"], mount) for mount in container.get("volumeMounts", [])]
     yield f"root={shlex.quote(str(root))}"
     for path, _ in binds:

@@ -50,7 +50,7 @@ Make = Callable[..., tuple[list[Call], subprocess.CompletedProcess[str]]]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """make("docker podman", "TAG=1", PIP_X=...) runs `make images` where only these are there."""
+    """A function that runs `make images` with only the named builders on the path."""
 
     def run(
         builders: str, *variables: str, **environment: str

@@ -69,8 +69,9 @@ Run = Callable[..., AbstractContextManager[Container]]
 def run(
     operator_image: Image, plane: ControlPlane, tmp_path: Path
 ) -> Callable[..., AbstractContextManager[Container]]:
-    """run(chart, user) runs the operator as the chart says; the settings' volume also holds
-    the kubeconfig.
+    """A function that runs the operator as the chart does.
+
+    The volume of its settings also holds the kubeconfig.
     """
 
     @contextmanager

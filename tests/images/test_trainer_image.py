@@ -93,7 +93,7 @@ Start = Callable[[int], AbstractContextManager[Pod]]
 
 @pytest.fixture
 def attempt(trainer_image: Image, storage: Storage, tmp_path: Path) -> Start:
-    """attempt(number) runs the only pod of an attempt."""
+    """A function that runs the only pod of an attempt."""
 
     @contextmanager
     def start(number: int) -> Iterator[Pod]:

@@ -90,8 +90,9 @@ def pruned(schema: Json, value: Any, path: str = "") -> tuple[Any, list[str]]:
 def faults(
     schema: Json, content: Json, old: Json | None, known: Iterable[Cause] = ()
 ) -> list[Cause]:
-    """All that the schema says against a complete object, given its old state in an update, after
-    the faults that are known already.
+    """All violations of the schema by a complete object, appended to those already `known`.
+
+    `old` is its previous state in an update.
     """
     wrong = [*known, *wrong_values(schema, content)]
     if any(cause.reason in BLOCKING for cause in wrong):

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from dreambooth_api.parsing import yamljson
 from tests.cluster.apiserver import discovery
-from tests.cluster.apiserver.calls import TRUE, Call
+from tests.cluster.apiserver.audit import AuditLog
 from tests.cluster.apiserver.decoding import Decoder
 from tests.cluster.apiserver.deletion import Deleter
 from tests.cluster.apiserver.errors import (
@@ -23,11 +23,11 @@ from tests.cluster.apiserver.errors import (
     unsupported_media_type,
 )
 from tests.cluster.apiserver.faults import Faults
-from tests.cluster.apiserver.forms import Form, MetadataOnly, Whole
+from tests.cluster.apiserver.openapi_schemas import published
 from tests.cluster.apiserver.pods import Pods
-from tests.cluster.apiserver.published import published
 from tests.cluster.apiserver.reads import Reader
-from tests.cluster.apiserver.records import Records
+from tests.cluster.apiserver.representations import FullObject, MetadataOnly, Representation
+from tests.cluster.apiserver.requests import TRUE, ApiRequest
 from tests.cluster.apiserver.resources import Json, Registry
 from tests.cluster.apiserver.settings import Settings
 from tests.cluster.apiserver.store import Store, Stored, encode
@@ -50,7 +50,7 @@ class Api:
     def __init__(self, settings: Settings) -> None:
         self.store = Store(settings.history)
         self.registry = Registry()
-        self.records = Records()
+        self.records = AuditLog()
         self.faults = Faults()
         self._version = settings.schema_version
         self._reader = Reader(self.store)
@@ -67,12 +67,12 @@ class Api:
         resource = self.registry.find("", "v1", "namespaces")
         assert resource is not None
         body = {"metadata": {"name": name}}
-        self._writer.create(Call("create", resource, body=body, user_agent="apiserver"))
+        self._writer.create(ApiRequest("create", resource, body=body, user_agent="apiserver"))
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer any request; what goes wrong is answered as a Status."""
         try:
-            await self.faults.strike(request)
+            await self.faults.inject(request)
             return await self._answer(request)
         except NoSuchGroupError:
             return web.Response(status=404, text="404 page not found\n")
@@ -127,7 +127,7 @@ class Api:
             return discovery.resource_list(self.registry, parts[1], parts[2])
         return None
 
-    async def _call(self, request: web.Request) -> Call:
+    async def _call(self, request: web.Request) -> ApiRequest:
         parts = request.path.strip("/").split("/")
         if parts[0] == "api":
             group, version, *rest = "", *parts[1:]
@@ -149,7 +149,7 @@ class Api:
         verb = VERBS.get(request.method) or _reading_verb(query, name)
         if verb == "delete" and not name:
             verb = "deletecollection"
-        return Call(
+        return ApiRequest(
             verb,
             resource,
             namespace,
@@ -161,18 +161,13 @@ class Api:
             request.headers.get("User-Agent", ""),
         )
 
-    async def _perform(self, request: web.Request, call: Call) -> web.StreamResponse:
+    async def _perform(self, request: web.Request, call: ApiRequest) -> web.StreamResponse:
         form = _form(request)
         if call.resource.kind == "SelfSubjectAccessReview":
             return _json(encode(discovery.access_review(call)), 201)
         if call.subresource not in ("", "status", "finalize"):
             return self._subresource(call)
-        if call.subresource == "finalize" and call.resource.qualified != "namespaces":
-            raise not_served()
-        if call.subresource == "status" and not call.resource.status:
-            raise not_served()
-        if call.verb not in call.resource.verbs:
-            raise method_not_allowed()
+        _check_served(call)
         match call.verb:
             case "watch":
                 return await self._watch(request, call, form)
@@ -187,7 +182,7 @@ class Api:
         content, code = self._write(call)
         return _json(form.one(call.resource, Stored(content)), code)
 
-    def _write(self, call: Call) -> tuple[Json, int]:
+    def _write(self, call: ApiRequest) -> tuple[Json, int]:
         if call.verb == "create":
             if call.name:
                 raise method_not_allowed()
@@ -197,17 +192,19 @@ class Api:
         existed = self.store.get(call.resource, call.namespace, call.name) is not None
         return self._writer.patch(call), 200 if existed else 201
 
-    def _delete_all(self, call: Call) -> bytes:
+    def _delete_all(self, call: ApiRequest) -> bytes:
         """Delete what is selected; answers with the list of it."""
         found = self._reader.selected(call)
         for one in found:
             namespace, name = one.key
             self._deleter.delete(
-                Call("delete", call.resource, namespace, name, query=call.query, body=call.body)
+                ApiRequest(
+                    "delete", call.resource, namespace, name, query=call.query, body=call.body
+                )
             )
-        return Whole().many(call.resource, {"resourceVersion": str(self.store.version)}, found)
+        return FullObject().many(call.resource, {"resourceVersion": str(self.store.version)}, found)
 
-    def _subresource(self, call: Call) -> web.Response:
+    def _subresource(self, call: ApiRequest) -> web.Response:
         match call.resource.plural, call.subresource, call.verb:
             case "pods", "binding", "create":
                 return _json(encode(self._pods.bind(call)), 201)
@@ -217,7 +214,9 @@ class Api:
                 return web.Response(text=self._pods.log(call))
         raise not_served()
 
-    async def _watch(self, request: web.Request, call: Call, form: Form) -> web.StreamResponse:
+    async def _watch(
+        self, request: web.Request, call: ApiRequest, form: Representation
+    ) -> web.StreamResponse:
         watch = Watch(self.store, call, form)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         closed = self.faults.opened(watch)
@@ -242,6 +241,15 @@ def _reading_verb(query: dict[str, str], name: str) -> str:
     return "get" if name else "list"
 
 
+def _check_served(call: ApiRequest) -> None:
+    if call.subresource == "finalize" and call.resource.qualified != "namespaces":
+        raise not_served()
+    if call.subresource == "status" and not call.resource.status:
+        raise not_served()
+    if call.verb not in call.resource.verbs:
+        raise method_not_allowed()
+
+
 async def _body(request: web.Request) -> Any:
     """The body from JSON or YAML; None when there is none."""
     if not request.can_read_body:
@@ -263,11 +271,11 @@ async def _body(request: web.Request) -> Any:
     return document
 
 
-def _form(request: web.Request) -> Form:
+def _form(request: web.Request) -> Representation:
     accepted = request.headers.get("Accept", "")
     if "as=Table" in accepted:
         return Tables(request.query.get("includeObject", "Metadata"))
-    return MetadataOnly() if "as=PartialObjectMetadata" in accepted else Whole()
+    return MetadataOnly() if "as=PartialObjectMetadata" in accepted else FullObject()
 
 
 def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

@@ -1,7 +1,8 @@
 """Server-side apply: merge what a manager applies, and remove what it no longer does.
 
-After sigs.k8s.io/structured-merge-diff: live and applied object are merged, what the manager
-applied before and nobody else owns is pruned, and a change of what somebody else owns conflicts.
+After sigs.k8s.io/structured-merge-diff: the live and the applied object are merged. Fields that the
+manager applied before and no other manager owns are pruned. Changing a field of another manager is a
+conflict.
 """
 
 from __future__ import annotations
@@ -10,19 +11,19 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
-from tests.cluster.apiserver import fieldsets, managed, metadata
-from tests.cluster.apiserver.calls import Call
+from tests.cluster.apiserver import fieldsets, managed_fields, metadata
 from tests.cluster.apiserver.errors import ApiError
 from tests.cluster.apiserver.fieldsets import NONE, Fields, Path, Shape
-from tests.cluster.apiserver.managed import Manager
+from tests.cluster.apiserver.managed_fields import Manager
+from tests.cluster.apiserver.requests import ApiRequest
 from tests.cluster.apiserver.resources import Json
 
 
-def merged(call: Call, shape: Shape, old: Json, applied: Json) -> Json:
+def merged(call: ApiRequest, shape: Shape, old: Json, applied: Json) -> Json:
     """The live object with what is applied; raises 409 for what others own, unless forced."""
     mine = applied_fields(call, shape, applied)
     before = _previous(call, old)
-    others = [manager for manager in managed.managers(old) if not _is_applier(call, manager)]
+    others = [manager for manager in managed_fields.managers(old) if not _is_applier(call, manager)]
     result: Json = _merge(shape, old, _endpoint_part(call, applied))
     kept = mine.union(*(manager.fields for manager in others))
     held = fieldsets.with_prefixes(kept)
@@ -34,43 +35,45 @@ def merged(call: Call, shape: Shape, old: Json, applied: Json) -> Json:
     return result
 
 
-def after_apply(call: Call, shape: Shape, old: Json, new: Json, applied: Json) -> Json:
+def after_apply(call: ApiRequest, shape: Shape, old: Json, new: Json, applied: Json) -> Json:
     """The new state with its owners: the applier owns just what it applied."""
-    changed = managed.changes(shape, old, new)
+    changed = managed_fields.changes(shape, old, new)
     taken = changed["modified"] | changed["added"]
     others = [
         replace(manager, fields=manager.fields - taken - changed["removed"])
-        for manager in managed.managers(old)
+        for manager in managed_fields.managers(old)
         if not _is_applier(call, manager)
     ]
     return _with_applier(call, shape, others, new, applied, old)
 
 
-def for_new(call: Call, shape: Shape, new: Json, applied: Json) -> Json:
+def for_new(call: ApiRequest, shape: Shape, new: Json, applied: Json) -> Json:
     """A new object, owned by its applier."""
     return _with_applier(call, shape, [], new, applied, {})
 
 
 def _with_applier(
-    call: Call, shape: Shape, others: list[Manager], new: Json, applied: Json, old: Json
+    call: ApiRequest, shape: Shape, others: list[Manager], new: Json, applied: Json, old: Json
 ) -> Json:
     mine = applied_fields(call, shape, applied)
     version, time = call.resource.api_version, metadata.now()
     if mine == _previous(call, old) and old.get("spec") == new.get("spec"):
-        time = next(found.time for found in managed.managers(old) if _is_applier(call, found))
+        time = next(
+            found.time for found in managed_fields.managers(old) if _is_applier(call, found)
+        )
     applier = Manager(call.manager, "Apply", call.subresource, version, time, mine)
-    return managed.with_managers(new, [applier, *others])
+    return managed_fields.with_managers(new, [applier, *others])
 
 
-def applied_fields(call: Call, shape: Shape, applied: Json) -> Fields:
+def applied_fields(call: ApiRequest, shape: Shape, applied: Json) -> Fields:
     """The fields that an applied object names, on the endpoint that it is applied to."""
     part = _endpoint_part(call, applied)
     return frozenset(
-        path for path in fieldsets.fields_of(shape, part) if path not in managed.IGNORED
+        path for path in fieldsets.fields_of(shape, part) if path not in managed_fields.IGNORED
     )
 
 
-def _endpoint_part(call: Call, applied: Json) -> Json:
+def _endpoint_part(call: ApiRequest, applied: Json) -> Json:
     """What the endpoint writes: the status alone, or all but the status."""
     if call.subresource == "status":
         return {key: applied[key] for key in ("status",) if key in applied}
@@ -79,12 +82,14 @@ def _endpoint_part(call: Call, applied: Json) -> Json:
     return applied
 
 
-def _is_applier(call: Call, manager: Manager) -> bool:
+def _is_applier(call: ApiRequest, manager: Manager) -> bool:
     return manager.identity == (call.manager, "Apply", call.subresource)
 
 
-def _previous(call: Call, old: Json) -> Fields:
-    found = [manager.fields for manager in managed.managers(old) if _is_applier(call, manager)]
+def _previous(call: ApiRequest, old: Json) -> Fields:
+    found = [
+        manager.fields for manager in managed_fields.managers(old) if _is_applier(call, manager)
+    ]
     return found[0] if found else NONE
 
 
@@ -118,7 +123,7 @@ def _merge_items(shape: Shape, live: list[Any], applied: list[Any]) -> list[Any]
 
 
 def _remove(shape: Shape, content: Json, path: Path, held: set[Path]) -> None:
-    """Remove the field at a path, and the empty containers above it that nobody holds."""
+    """Remove the field at a path, and the empty containers above it without an owner."""
     trail: list[tuple[Any, Any]] = []
     node: Any = content
     for element in path:
@@ -147,7 +152,7 @@ def _place(shape: Shape, node: Any, element: str) -> Any:
 
 
 def _check_conflicts(shape: Shape, old: Json, new: Json, others: list[Manager]) -> None:
-    changed = managed.changes(shape, old, new)
+    changed = managed_fields.changes(shape, old, new)
     touched = changed["added"] | changed["modified"]
     found = [
         (manager, path)

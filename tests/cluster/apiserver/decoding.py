@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.cluster.apiserver import admission, defaults, merge, metadata, strategies
-from tests.cluster.apiserver.calls import Call
+from tests.cluster.apiserver.audit import AuditLog
 from tests.cluster.apiserver.errors import Cause, bad_request, invalid, not_typed, required
 from tests.cluster.apiserver.fieldsets import Shape
-from tests.cluster.apiserver.published import Fault, PublishedSchemas
-from tests.cluster.apiserver.records import Records
+from tests.cluster.apiserver.openapi_schemas import Fault, OpenApiSchemas
+from tests.cluster.apiserver.requests import ApiRequest
 from tests.cluster.apiserver.resources import DEFINITION, Json, Resource
 
 
 class Decoder:
     """Decodes and checks objects by the schemas of one version."""
 
-    def __init__(self, schemas: PublishedSchemas, records: Records) -> None:
+    def __init__(self, schemas: OpenApiSchemas, records: AuditLog) -> None:
         self.schemas = schemas
         self._records = records
 
@@ -26,7 +26,7 @@ class Decoder:
         schema = resource.schema or self.schemas.of_resource(resource) or {}
         return Shape(schema, self.schemas.resolve)
 
-    def typed(self, call: Call, content: Json) -> Json:
+    def typed(self, call: ApiRequest, content: Json) -> Json:
         """An applied object, of the right kind and with known fields of the right types alone."""
         resource = call.resource
         if not content.get("kind") or not content.get("apiVersion"):
@@ -47,7 +47,7 @@ class Decoder:
             raise not_typed(resource, content, wrong + undeclared)
         return self.decoded(call, content)
 
-    def decoded(self, call: Call, content: Json) -> Json:
+    def decoded(self, call: ApiRequest, content: Json) -> Json:
         """The object of the right kind, its unknown fields refused, warned of, or dropped."""
         resource = call.resource
         kind, version = content.get("kind"), content.get("apiVersion")
@@ -84,7 +84,7 @@ class Decoder:
             merge.remove_path(content, path)
         return unknown
 
-    def _complain(self, call: Call, unknown: list[str]) -> None:
+    def _complain(self, call: ApiRequest, unknown: list[str]) -> None:
         how = call.query.get("fieldValidation", "Warn")
         words = [f'unknown field "{path}"' for path in unknown]
         if words and how == "Strict":

@@ -6,8 +6,8 @@ import datetime as dt
 from typing import Any
 
 from tests.cluster.apiserver import metadata
-from tests.cluster.apiserver.calls import Call
 from tests.cluster.apiserver.errors import conflict, details_of, not_found, success
+from tests.cluster.apiserver.requests import ApiRequest
 from tests.cluster.apiserver.resources import DEFINITION, Json, Registry, Resource
 from tests.cluster.apiserver.store import Store
 
@@ -26,7 +26,7 @@ class Deleter:
         self._store = store
         self._registry = registry
 
-    def delete(self, call: Call) -> Json:
+    def delete(self, call: ApiRequest) -> Json:
         """Delete one object; answers with a Status, or with the object that goes on for a while."""
         resource, name = call.resource, call.name
         found = self._store.get(resource, call.namespace, name)
@@ -46,7 +46,7 @@ class Deleter:
             return found
         return success(details=details_of(resource, name, found["metadata"]["uid"]))
 
-    def _marked(self, call: Call, found: Json, options: Json) -> Json:
+    def _marked(self, call: ApiRequest, found: Json, options: Json) -> Json:
         """The object with the marks of its deletion."""
         old = found["metadata"]
         grace = _grace(call.resource, found, options.get("gracePeriodSeconds"))
@@ -100,7 +100,7 @@ def is_held(content: Json) -> bool:
     return bool(found.get("finalizers") or inner or graceful)
 
 
-def _options(call: Call) -> Json:
+def _options(call: ApiRequest) -> Json:
     """DeleteOptions: from the body, else from the query."""
     options: dict[str, Any] = dict(call.body or {})
     for name in ("propagationPolicy", "gracePeriodSeconds", "orphanDependents"):
@@ -133,7 +133,7 @@ def _grace(resource: Resource, found: Json, given: int | None) -> int:
     return found["spec"].get("terminationGracePeriodSeconds", 30) if given is None else given
 
 
-def _finalizers(call: Call, options: Json, present: list[str]) -> list[str]:
+def _finalizers(call: ApiRequest, options: Json, present: list[str]) -> list[str]:
     """The finalizers that the propagation policy asks the garbage collector to act on."""
     policy = options.get("propagationPolicy")
     if options.get("orphanDependents") in (True, "true"):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 
-from tests.cluster.apiserver.calls import Call
+from tests.cluster.apiserver.requests import ApiRequest
 from tests.cluster.apiserver.resources import Json, Registry, Resource
 
 
 def core_versions() -> Json:
-    """GET /api"""
+    """GET /api."""
     return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}
 
 
 def group_list(registry: Registry) -> Json:
-    """GET /apis"""
+    """GET /apis."""
     names = dict.fromkeys(one.group for one in registry if one.group)
     return {
         "kind": "APIGroupList",
@@ -136,7 +136,7 @@ def _patch_operation(resource: Resource) -> Json:
     }
 
 
-def access_review(call: Call) -> Json:
+def access_review(call: ApiRequest) -> Json:
     """SelfSubjectAccessReview: all is allowed."""
     head = {"kind": call.resource.kind, "apiVersion": call.resource.api_version, "metadata": {}}
     return {**head, **call.object, "status": {"allowed": True}}

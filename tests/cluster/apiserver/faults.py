@@ -1,4 +1,4 @@
-"""Bad days on request: error answers, delays, watches that close or go silent."""
+"""Fault injection: error responses, delays, watches that close or go silent."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Faults:
         self._faults.clear()
         self._silent_until = 0.0
 
-    async def strike(self, request: web.Request) -> None:
+    async def inject(self, request: web.Request) -> None:
         """Let the first fault that matches a request happen to it."""
         for fault in self._faults:
             if fault.matches(request):
@@ -86,8 +86,9 @@ class Faults:
         return len(self._watches)
 
     def silence_watches(self, seconds: float, agent: str) -> int:
-        """Watches that are open, or are opened in the next seconds, never send anything again: all,
-        or those of clients whose User-Agent begins so.
+        """Silence watches that are open, or are opened within `seconds`.
+
+        An `agent` limits this to clients whose User-Agent starts with it.
         """
         self._silent_until = asyncio.get_running_loop().time() + seconds
         self._silent_agent = agent

@@ -19,7 +19,7 @@ Resolve = Callable[[Json], Json]
 
 NONE: Fields = frozenset()
 KEY_DEFAULTS = {"protocol": "TCP"}
-"""Keys that an applied item may leave out: ports are told apart by port and protocol."""
+"""Keys that an applied item may leave out: ports are identified by port and protocol."""
 
 
 class Shape:

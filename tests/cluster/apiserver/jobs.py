@@ -140,8 +140,9 @@ def _resized_together(before: Json, after: Json) -> bool:
 
 
 def _fixed_template(old: Json, spec: Json, version: str) -> Json:
-    """The template without what may change now: a suspended Job that never started, or whose
-    pods are all gone, may be placed anew, and its resources changed.
+    """The pod template without its mutable fields.
+
+    Scheduling fields and resources may change while a Job is suspended and has no active pods.
     """
     template: Json = spec["template"]
     status = old.get("status") or {}

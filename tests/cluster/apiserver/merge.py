@@ -8,9 +8,9 @@ from typing import Any
 import jsonpatch
 import jsonpointer
 
-from tests.cluster.apiserver.calls import Call
 from tests.cluster.apiserver.errors import ApiError, bad_request
-from tests.cluster.apiserver.published import PublishedSchemas
+from tests.cluster.apiserver.openapi_schemas import OpenApiSchemas
+from tests.cluster.apiserver.requests import ApiRequest
 from tests.cluster.apiserver.resources import Json
 
 JSON = "application/json-patch+json"
@@ -24,7 +24,7 @@ DELETE_ITEMS = "$deleteFromPrimitiveList/"
 ORDER = "$setElementOrder/"
 
 
-def patched(call: Call, schema: Json, schemas: PublishedSchemas, content: Json) -> Json:
+def patched(call: ApiRequest, schema: Json, schemas: OpenApiSchemas, content: Json) -> Json:
     """An object (which may be changed) with the request's patch, of a known type but apply."""
     if call.content_type == JSON:
         return _json_patch(content, call.body)
@@ -59,7 +59,7 @@ def merge_patch(target: Any, patch: Any) -> Any:
 class Strategic:
     """Strategic merge patch, by the published schemas' merge keys."""
 
-    def __init__(self, schemas: PublishedSchemas) -> None:
+    def __init__(self, schemas: OpenApiSchemas) -> None:
         self._schemas = schemas
 
     def merge(self, schema: Json, target: Json, patch: Json) -> Json:
@@ -140,8 +140,10 @@ def _strategies(node: Json) -> list[str]:
 def _ordered(
     items: list[Any], before: list[Any], order: list[Any], merge_key: str | None
 ) -> list[Any]:
-    """Items of a merged list: those that the patch orders in its order, merged with the others in
-    theirs; of two, what the list did not hold before comes first.
+    """Order the items of a merged list.
+
+    Items named in the patch keep its order, the others keep theirs. Between the two, new items come
+    first.
     """
 
     def name(item: Any) -> Any:

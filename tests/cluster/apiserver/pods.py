@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tests.cluster.apiserver import metadata
-from tests.cluster.apiserver.calls import Call
 from tests.cluster.apiserver.deletion import Deleter
 from tests.cluster.apiserver.errors import bad_request, conflict, not_found, success
+from tests.cluster.apiserver.requests import ApiRequest
 from tests.cluster.apiserver.resources import Json
 from tests.cluster.apiserver.store import Store
 
@@ -20,7 +20,7 @@ class Pods:
         self._store = store
         self._deleter = deleter
 
-    def bind(self, call: Call) -> Json:
+    def bind(self, call: ApiRequest) -> Json:
         """Put a pod on a node (what a scheduler does)."""
         pod = self._found(call)
         name = call.object.get("target", {}).get("name", "")
@@ -33,7 +33,7 @@ class Pods:
         self._store.put(call.resource, with_condition(bound, type="PodScheduled", status="True"))
         return success(201)
 
-    def evict(self, call: Call) -> Json:
+    def evict(self, call: ApiRequest) -> Json:
         """Mark a pod as disrupted and delete it. Disruption budgets are not looked at."""
         pod = self._found(call)
         options = call.object.get("deleteOptions") or {}
@@ -47,15 +47,15 @@ class Pods:
             )
             self._store.put(call.resource, marked)
             self._deleter.delete(
-                Call("delete", call.resource, call.namespace, call.name, body=options)
+                ApiRequest("delete", call.resource, call.namespace, call.name, body=options)
             )
         return success(201)
 
-    def log(self, call: Call) -> str:
+    def log(self, call: ApiRequest) -> str:
         annotations = self._found(call)["metadata"].get("annotations") or {}
         return str(annotations.get(LOG_ANNOTATION, ""))
 
-    def _found(self, call: Call) -> Json:
+    def _found(self, call: ApiRequest) -> Json:
         found = self._store.get(call.resource, call.namespace, call.name)
         if found is None:
             raise not_found(call.resource, call.name)

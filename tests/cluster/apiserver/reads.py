@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import json
 
-from tests.cluster.apiserver.calls import Call
 from tests.cluster.apiserver.errors import ApiError, bad_request, expired, not_found, too_new
-from tests.cluster.apiserver.forms import Form
+from tests.cluster.apiserver.representations import Representation
+from tests.cluster.apiserver.requests import ApiRequest
 from tests.cluster.apiserver.resources import Json
 from tests.cluster.apiserver.selectors import selection
 from tests.cluster.apiserver.store import Store, Stored
@@ -19,13 +19,13 @@ class Reader:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def get(self, call: Call, form: Form) -> bytes:
+    def get(self, call: ApiRequest, form: Representation) -> bytes:
         found = self._store.get(call.resource, call.namespace, call.name)
         if found is None:
             raise not_found(call.resource, call.name)
         return form.one(call.resource, Stored(found))
 
-    def page(self, call: Call, form: Form) -> bytes:
+    def page(self, call: ApiRequest, form: Representation) -> bytes:
         """The selected objects, or a page of them."""
         self._check_version(call)
         found = self.selected(call)
@@ -39,7 +39,7 @@ class Reader:
             page = page[:limit]
         return form.many(call.resource, metadata, page)
 
-    def selected(self, call: Call) -> list[Stored]:
+    def selected(self, call: ApiRequest) -> list[Stored]:
         """What a list's or deletecollection's selectors choose."""
         query = call.query
         matches = selection(
@@ -48,7 +48,7 @@ class Reader:
         found = self._store.all(call.resource, call.namespace)
         return found if matches is None else [one for one in found if matches(one.content)]
 
-    def _check_version(self, call: Call) -> None:
+    def _check_version(self, call: ApiRequest) -> None:
         given, match = call.query.get("resourceVersion", ""), call.query.get("resourceVersionMatch")
         if not given.isdigit():
             if given:
@@ -60,7 +60,7 @@ class Reader:
         if match == "Exact" and version != self._store.version:
             raise expired(version, self._store.version)
 
-    def _start(self, call: Call) -> tuple[int, tuple[str, str] | None]:
+    def _start(self, call: ApiRequest) -> tuple[int, tuple[str, str] | None]:
         """The version that a list carries, and the object that its page starts after."""
         token = call.query.get("continue")
         if not token:

@@ -102,8 +102,9 @@ class DoubleClient:
         return int(self._ask("POST", "watches", {"action": "close"})["watches"])
 
     def silence_watches(self, seconds: float = 0, agent: str = "") -> int:
-        """Open watches, and those opened in the next seconds, stay open and send nothing more: all,
-        or those of clients whose User-Agent begins so.
+        """Keep watches open but silent: those open now, and those opened within `seconds`.
+
+        An `agent` limits this to clients whose User-Agent starts with it.
         """
         wanted = {"action": "silence", "seconds": seconds, "agent": agent}
         return int(self._ask("POST", "watches", wanted)["watches"])

@@ -1,4 +1,4 @@
-"""What a double can be told when it starts."""
+"""Start options of the double."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def faults(resource: Resource, content: Json) -> Iterator[Cause]:
 
 
 def port_faults(content: Json) -> Iterator[Cause]:
-    """Ports of a service that cannot be told apart."""
+    """Ports of a service with the same port and protocol."""
     ports = content["spec"].get("ports") or []
     for index, port in enumerate(ports):
         if len(ports) > 1 and not port.get("name"):

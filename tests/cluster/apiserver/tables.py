@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tests.cluster.apiserver.ages import age, since
-from tests.cluster.apiserver.layouts import AGE, LAYOUTS, NAME, Row
+from tests.cluster.apiserver.columns import AGE, COLUMNS, NAME, Row
+from tests.cluster.apiserver.duration import age, since
 from tests.cluster.apiserver.resources import Json, Resource
 from tests.cluster.apiserver.store import Stored, encode
 
@@ -49,7 +49,7 @@ class Tables:
 def _layout(resource: Resource) -> tuple[list[Json], Row]:
     if resource.custom:
         return _custom_layout(resource)
-    columns, row = LAYOUTS.get(resource.qualified, ([AGE], lambda content: [age(content)]))
+    columns, row = COLUMNS.get(resource.qualified, ([AGE], lambda content: [age(content)]))
     if columns and columns[0]["name"] == "Last Seen":
         return columns, row
     return [NAME, *columns], lambda content: [content["metadata"]["name"], *row(content)]

@@ -7,9 +7,9 @@ import json
 import random
 from collections.abc import AsyncIterator
 
-from tests.cluster.apiserver.calls import Call
 from tests.cluster.apiserver.errors import ApiError, bad_request
-from tests.cluster.apiserver.forms import Form
+from tests.cluster.apiserver.representations import Representation
+from tests.cluster.apiserver.requests import ApiRequest
 from tests.cluster.apiserver.resources import Json, Resource
 from tests.cluster.apiserver.selectors import Predicate, selection
 from tests.cluster.apiserver.store import Change, Store, Stored, encode
@@ -21,7 +21,7 @@ INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 class Watch:
     """One client's stream of what happens to the objects that it selected."""
 
-    def __init__(self, store: Store, call: Call, form: Form) -> None:
+    def __init__(self, store: Store, call: ApiRequest, form: Representation) -> None:
         self._store = store
         self._call = call
         self._form = form

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from copy import deepcopy
 
-from tests.cluster.apiserver import apply, managed, merge, metadata, strategies
-from tests.cluster.apiserver.calls import Call
+from tests.cluster.apiserver import apply, managed_fields, merge, metadata, strategies
+from tests.cluster.apiserver.audit import AuditLog
 from tests.cluster.apiserver.decoding import Decoder
 from tests.cluster.apiserver.deletion import Deleter, is_held
 from tests.cluster.apiserver.errors import (
@@ -21,7 +21,7 @@ from tests.cluster.apiserver.errors import (
     unsupported_media_type,
     version_required,
 )
-from tests.cluster.apiserver.records import Records
+from tests.cluster.apiserver.requests import ApiRequest
 from tests.cluster.apiserver.resources import DEFINITION, Json, Registry, Resource
 from tests.cluster.apiserver.settings import Settings
 from tests.cluster.apiserver.store import Store
@@ -36,7 +36,7 @@ class Writer:
         store: Store,
         registry: Registry,
         decoder: Decoder,
-        records: Records,
+        records: AuditLog,
         deleter: Deleter,
     ) -> None:
         self._settings = settings
@@ -46,7 +46,7 @@ class Writer:
         self._records = records
         self._deleter = deleter
 
-    def create(self, call: Call) -> Json:
+    def create(self, call: ApiRequest) -> Json:
         """Store a new object; raises 409 when its name is taken."""
         resource = call.resource
         content = self._decoder.decoded(call, deepcopy(call.object))
@@ -63,11 +63,11 @@ class Writer:
         if call.content_type == merge.APPLY:
             content = apply.for_new(call, shape, content, call.object)
         else:
-            content = managed.after_update(call, shape, {}, content)
+            content = managed_fields.after_update(call, shape, {}, content)
         self._record(call, content)
         return self._put_new(call, content)
 
-    def _put_new(self, call: Call, content: Json) -> Json:
+    def _put_new(self, call: ApiRequest, content: Json) -> Json:
         if call.dry_run:
             return content
         stored = self._store.put(call.resource, content)
@@ -78,7 +78,7 @@ class Writer:
         if resource.kind == DEFINITION:
             self._registry.define(content)
 
-    def update(self, call: Call) -> Json:
+    def update(self, call: ApiRequest) -> Json:
         """Replace an object (PUT)."""
         content = self._decoder.decoded(call, deepcopy(call.object))
         _check_name(call, content)
@@ -87,7 +87,7 @@ class Writer:
             raise version_required(call.resource, call.name)
         return self._replace(call, old, content)
 
-    def patch(self, call: Call) -> Json:
+    def patch(self, call: ApiRequest) -> Json:
         """Change a part of an object, by any of the patch types; applying may create it."""
         if call.content_type not in merge.KNOWN:
             raise unsupported_media_type()
@@ -106,7 +106,7 @@ class Writer:
             raise _wrong_patch(error, patched) from error
         return self._replace(call, old, decoded)
 
-    def _apply(self, call: Call) -> Json:
+    def _apply(self, call: ApiRequest) -> Json:
         """Server-side apply: create the object when there is none, else merge what is applied."""
         if not call.query.get("fieldManager"):
             raise manager_required()
@@ -126,13 +126,15 @@ class Writer:
         merged = apply.merged(call, self._decoder.shape(call.resource), old, body)
         return self._replace(call, old, merged, body)
 
-    def _existing(self, call: Call) -> Json:
+    def _existing(self, call: ApiRequest) -> Json:
         found = self._store.get(call.resource, call.namespace, call.name)
         if found is None:
             raise not_found(call.resource, call.name)
         return found
 
-    def _replace(self, call: Call, old: Json, content: Json, applied: Json | None = None) -> Json:
+    def _replace(
+        self, call: ApiRequest, old: Json, content: Json, applied: Json | None = None
+    ) -> Json:
         """Store a new state of an object: nothing is written when nothing changed."""
         resource = call.resource
         _check_name(call, content)
@@ -141,10 +143,10 @@ class Writer:
         new = strategies.merged_update(resource, old, content, call.subresource)
         shape = self._decoder.shape(resource)
         if applied is None:
-            new = managed.after_update(call, shape, old, new)
+            new = managed_fields.after_update(call, shape, old, new)
         else:
             new = apply.after_apply(call, shape, old, new, applied)
-        if managed.same(old, new):
+        if managed_fields.same(old, new):
             return old
         self._decoder.validate(resource, new, old)
         self._record(call, new)
@@ -157,7 +159,7 @@ class Writer:
         self._define(resource, stored)
         return stored
 
-    def _check_namespace(self, call: Call, content: Json) -> None:
+    def _check_namespace(self, call: ApiRequest, content: Json) -> None:
         given = (content.get("metadata") or {}).get("namespace")
         if given and given != call.namespace:
             if not call.resource.namespaced:
@@ -183,7 +185,7 @@ class Writer:
             name = (content.get("metadata") or {}).get("name", "")
             raise forbidden(call.resource, name, f"{why}terminated", cause)
 
-    def _record(self, call: Call, content: Json) -> None:
+    def _record(self, call: ApiRequest, content: Json) -> None:
         """Note what the published schemas of the supported versions say against an object."""
         if not call.resource.custom and call.subresource != "status":
             self._records.check(call, content)
@@ -195,7 +197,7 @@ def _wrong_patch(error: ApiError, content: Json) -> ApiError:
     return ApiError(422, "Invalid", message, {})
 
 
-def _check_name(call: Call, content: Json) -> None:
+def _check_name(call: ApiRequest, content: Json) -> None:
     name = (content.get("metadata") or {}).get("name")
     if name != call.name:
         message = f"the name of the object ({name}) does not match the name on the URL"

@@ -1,4 +1,4 @@
-"""The controllers that a bare API server lacks: python -m tests.cluster.controllers --help"""
+"""The controllers that a bare API server lacks: python -m tests.cluster.controllers --help."""
 
 import argparse
 import asyncio

@@ -1,4 +1,4 @@
-"""Kubernetes events, as `kubectl describe` shows them. They are told once; none is waited for."""
+"""Kubernetes events, as `kubectl describe` shows them. They are sent once, without retries."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ def timestamp(moment: datetime | None = None) -> str:
 
 
 def parse(text: str) -> datetime:
-    """The moment that a timestamp of Kubernetes tells."""
+    """Parse a Kubernetes timestamp."""
     return datetime.fromisoformat(text)
 
 

@@ -142,7 +142,7 @@ class Informer:
         return METADATA_ONLY.format(kind) if self._metadata_only else "application/json"
 
     def _complete(self, item: Object) -> Object:
-        """With the kind that lists leave out (and that metadata does not tell)."""
+        """Add the kind and apiVersion, which items of a list lack."""
         kind = {"apiVersion": self.resource.api_version, "kind": self.resource.kind}
         return {**item, **kind, **({"spec": {}, "status": {}} if self._metadata_only else {})}
 

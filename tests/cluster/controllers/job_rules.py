@@ -117,7 +117,7 @@ def format_indexes(indexes: Iterable[int]) -> str:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PodFailure:
     """What `spec.podFailurePolicy` says of a failed pod."""
 
     counted: bool = True
@@ -126,7 +126,7 @@ class Verdict:
     """Why the whole Job fails at once, if it does."""
 
 
-def judge(job: Object, pod: Object) -> Verdict:
+def classify(job: Object, pod: Object) -> PodFailure:
     """The first rule of `spec.podFailurePolicy` that matches a failed pod decides."""
     rules = (job["spec"].get("podFailurePolicy") or {}).get("rules", [])
     place = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
@@ -141,9 +141,9 @@ def judge(job: Object, pod: Object) -> Verdict:
         if not reason:
             continue
         if rule["action"] == "FailJob":
-            return Verdict(fails_job=f"{reason} matching FailJob rule at index {number}")
-        return Verdict(counted=rule["action"] != "Ignore")
-    return Verdict()
+            return PodFailure(fails_job=f"{reason} matching FailJob rule at index {number}")
+        return PodFailure(counted=rule["action"] != "Ignore")
+    return PodFailure()
 
 
 def _matching_exit(rule: Object, pod: Object) -> tuple[str, int] | None:
@@ -246,7 +246,7 @@ DEADLINE = Outcome(
 
 
 def decided(status: Object) -> Outcome | None:
-    """The outcome that a Job's status tells already."""
+    """The outcome that is already in a Job's status."""
     found = {c["type"]: c for c in status.get("conditions", []) if c["status"] == "True"}
     for target in ("SuccessCriteriaMet", "FailureTarget"):
         if known := found.get(target):
@@ -257,7 +257,7 @@ def decided(status: Object) -> Outcome | None:
 def failed_by_policy(job: Object, pods: list[Object]) -> Outcome | None:
     """The outcome by the first failed pod for which `spec.podFailurePolicy` says FailJob."""
     for pod in filter(lambda pod: is_failed(job, pod), pods):
-        if message := judge(job, pod).fails_job:
+        if message := classify(job, pod).fails_job:
             return Outcome("FailureTarget", "PodFailurePolicy", message)
     return None
 

@@ -1,4 +1,4 @@
-"""One look at one Job: create or delete pods, count those that ended, write the status."""
+"""Synchronizes one Job: creates or deletes pods, counts those that ended, writes the status."""
 
 import asyncio
 import copy
@@ -12,8 +12,10 @@ from tests.cluster.controllers.writes import Writes
 
 
 class JobSync:
-    """The state of one look. A pod is counted exactly once, though the controller may die between
-    any two writes: its uid stands in `status.uncountedTerminatedPods` until it lost its finalizer.
+    """One synchronization of a Job.
+
+    A pod is counted exactly once even if the controller dies between two writes: its uid stays in
+    `status.uncountedTerminatedPods` until its finalizer is removed.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class JobSync:
                 self._note_suspension()
         await self._track(outcome)
         for reason, message, warning in self._news:
-            self._writes.tell(self._job, reason, message, warning)
+            self._writes.record_event(self._job, reason, message, warning)
         self.backoff = backoff
         return min((at for at in (again, self._deadline()) if at is not None), default=None)
 
@@ -97,7 +99,7 @@ class JobSync:
             return known
         failed = self._status.get("failed", 0)
         failed += len(self._status["uncountedTerminatedPods"].get("failed", []))
-        failed += sum(job_rules.judge(self._job, pod).counted for pod in newly_failed)
+        failed += sum(job_rules.classify(self._job, pod).counted for pod in newly_failed)
         if failed > self._job["spec"]["backoffLimit"]:
             return job_rules.BACKOFF_LIMIT
         remaining = self._deadline()
@@ -168,7 +170,7 @@ class JobSync:
             if not suspended:
                 self._status["startTime"] = timestamp()
 
-    # What the status tells
+    # Reading the status
 
     async def _track(self, outcome: Outcome | None) -> None:
         ended = self._note_ended(outcome)
@@ -206,7 +208,7 @@ class JobSync:
         return ended
 
     def _counts_as_failed(self, pod: Object) -> bool:
-        return self._new(pod, "failed") and job_rules.judge(self._job, pod).counted
+        return self._new(pod, "failed") and job_rules.classify(self._job, pod).counted
 
     def _settle(self) -> None:
         """Count the pods that lost their finalizer since their uids were noted."""

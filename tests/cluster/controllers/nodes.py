@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 from tests.cluster.client import Client, Object
 from tests.cluster.controllers.events import Events, parse, timestamp
+from tests.cluster.controllers.fit import CORDONED, tolerates
 from tests.cluster.controllers.informer import Informers
 from tests.cluster.controllers.job_rules import condition_is
-from tests.cluster.controllers.placement import CORDONED, tolerates
 from tests.cluster.controllers.queue import Queue
 from tests.cluster.controllers.resource import LEASES, MERGE_PATCH, NODES, PODS
 from tests.cluster.controllers.writes import Writes
@@ -36,7 +36,7 @@ class NodeLifecycle:
         self._leases = informers.of(LEASES)
         self._writes = Writes(client, informers, events, "taint-eviction-controller")
         self._grace = grace_seconds
-        self._heard: dict[str, tuple[str, float]] = {}
+        self._renewed: dict[str, tuple[str, float]] = {}
         """The last heartbeat of each node, and when it came here (monotonic seconds)."""
         self.queue: Queue[str] = Queue(self._sync, workers=4)
 
@@ -66,9 +66,9 @@ class NodeLifecycle:
     async def _sync(self, name: str) -> float | None:
         node = self._nodes.get("", name)
         if node is None:
-            self._heard.pop(name, None)
+            self._renewed.pop(name, None)
             return None
-        left = self._hear(node) + self._grace - time.monotonic()
+        left = self._last_heartbeat(node) + self._grace - time.monotonic()
         if left <= 0 and _ready(node) != "Unknown":
             node = await self._mark_unknown(node)
         node = await self._taint(node)
@@ -78,16 +78,16 @@ class NodeLifecycle:
                 waits += await self._evict(node, pod)
         return max(0.05, min(waits)) if waits else None
 
-    def _hear(self, node: Object) -> float:
-        """When the node was last heard."""
+    def _last_heartbeat(self, node: Object) -> float:
+        """When the node last sent a heartbeat, on this process's monotonic clock."""
         name = node["metadata"]["name"]
         lease = self._leases.get(LEASE_NAMESPACE, name)
         renewed = lease["spec"].get("renewTime", "") if lease else ""
         reported = _condition(node, "Ready").get("lastHeartbeatTime", "")
-        beat = f"{renewed} {reported}"
-        if name not in self._heard or self._heard[name][0] != beat:
-            self._heard[name] = (beat, time.monotonic())
-        return self._heard[name][1]
+        heartbeat = f"{renewed} {reported}"
+        if name not in self._renewed or self._renewed[name][0] != heartbeat:
+            self._renewed[name] = (heartbeat, time.monotonic())
+        return self._renewed[name][1]
 
     async def _mark_unknown(self, node: Object) -> Object:
         status = {**node.get("status", {}), "conditions": _unknown(node)}
@@ -98,7 +98,7 @@ class NodeLifecycle:
             if pod["spec"].get("nodeName") == name and condition_is(pod, "Ready", "True"):
                 not_ready = {"type": "Ready", "status": "False"}
                 await self._writes.patch_pod_status(pod, [not_ready])
-                self._writes.tell(pod, "NodeNotReady", "Node is not ready", warning=True)
+                self._writes.record_event(pod, "NodeNotReady", "Node is not ready", warning=True)
         return node
 
     async def _taint(self, node: Object) -> Object:
@@ -133,7 +133,7 @@ class NodeLifecycle:
         if remaining > 0:
             return [remaining]
         place = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-        self._writes.tell(pod, "TaintManagerEviction", f"Marking for deletion Pod {place}")
+        self._writes.record_event(pod, "TaintManagerEviction", f"Marking for deletion Pod {place}")
         disruption = {
             "type": "DisruptionTarget",
             "status": "True",
@@ -153,8 +153,8 @@ def _condition(object_: Object, kind: str) -> Object:
 def _unknown(node: Object) -> list[Object]:
     """A node's conditions, those that it should report itself Unknown."""
     now = timestamp()
-    told = node.get("status", {}).get("conditions", [])
-    conditions = [condition for condition in told if condition["type"] not in REPORTED]
+    reported = node.get("status", {}).get("conditions", [])
+    conditions = [condition for condition in reported if condition["type"] not in REPORTED]
     for kind in REPORTED:
         known = _condition(node, kind)
         state = {"type": kind, "status": "Unknown", "lastTransitionTime": now}
@@ -171,7 +171,7 @@ def _unknown(node: Object) -> list[Object]:
 
 
 def _ready(node: Object) -> str:
-    """Status of the condition Ready; a node that never told is not ready."""
+    """Status of the condition Ready; a node without one is not ready."""
     return str(_condition(node, "Ready").get("status", "False"))
 
 

@@ -1,13 +1,13 @@
-"""The scheduler: pods that wait for a node get one, or are told why there is none."""
+"""The scheduler: assigns a node to pending pods, or reports why none fits."""
 
 import asyncio
 import logging
 
 from tests.cluster.client import TRANSIENT, ApiError, Client, Object, tolerate
 from tests.cluster.controllers.events import Events
+from tests.cluster.controllers.fit import Place, choose
 from tests.cluster.controllers.informer import Informers
 from tests.cluster.controllers.job_rules import has_ended
-from tests.cluster.controllers.placement import Place, choose
 from tests.cluster.controllers.queue import BATCH_SECONDS
 from tests.cluster.controllers.resource import CONFLICT, FORBIDDEN, NODES, NOT_FOUND, PODS
 from tests.cluster.controllers.writes import Writes
@@ -100,7 +100,7 @@ class Scheduler:
             if seen and not seen["spec"].get("nodeName"):
                 self._bound[meta["uid"]] = node
             place = f"{meta['namespace']}/{meta['name']}"
-            self._writes.tell(pod, "Scheduled", f"Successfully assigned {place} to {node}")
+            self._writes.record_event(pod, "Scheduled", f"Successfully assigned {place} to {node}")
             return
         asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._changed.set)
 
@@ -110,7 +110,7 @@ class Scheduler:
             return
         condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
         await self._writes.patch_pod_status(pod, [{**condition, "message": why}])
-        self._writes.tell(pod, "FailedScheduling", why, warning=True)
+        self._writes.record_event(pod, "FailedScheduling", why, warning=True)
 
 
 def _order(pod: Object) -> tuple[int, str, str]:

@@ -19,7 +19,7 @@ class Writes:
         self._events = events
         self._component = component
 
-    def tell(self, about: Object, reason: str, message: str, warning: bool = False) -> None:
+    def record_event(self, about: Object, reason: str, message: str, warning: bool = False) -> None:
         """Record an event."""
         self._events.record(about, self._component, reason, message, warning)
 
@@ -29,10 +29,10 @@ class Writes:
         except ApiError as error:
             if _is_caused_by(error, "NamespaceTerminating"):
                 return
-            self.tell(job, "FailedCreate", f"Error creating: {error}", warning=True)
+            self.record_event(job, "FailedCreate", f"Error creating: {error}", warning=True)
             raise
         self._pods.put(created)
-        self.tell(job, "SuccessfulCreate", f"Created pod: {created['metadata']['name']}")
+        self.record_event(job, "SuccessfulCreate", f"Created pod: {created['metadata']['name']}")
 
     async def untrack(self, pod: Object) -> Object:
         """Take the Job's finalizer off a pod: it is counted, or will never be."""
@@ -65,7 +65,7 @@ class Writes:
         if answer.get("kind") == "Pod":
             self._pods.put(answer)
         if job:
-            self.tell(job, "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}")
+            self.record_event(job, "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}")
 
     async def patch_pod_status(self, pod: Object, conditions: list[Object], **more: object) -> None:
         """Set conditions of a pod, and further fields of its status; nothing if the pod is gone."""

@@ -1,4 +1,4 @@
-"""`python -m tests.cluster.node --kubeconfig FILE --name NODE --folder DIR --image IMAGE`"""
+"""`python -m tests.cluster.node --kubeconfig FILE --name NODE --folder DIR --image IMAGE`."""
 
 from __future__ import annotations
 

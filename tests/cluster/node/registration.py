@@ -77,9 +77,7 @@ class Registration:
 
 
 def node(settings: NodeSettings) -> Object:
-    """The Node. It carries no `kubernetes.io/os` label, so that DaemonSets of a real cluster, which
-    select it, stay away.
-    """
+    """The Node, without the `kubernetes.io/os` label that most DaemonSets select."""
     capacity = {"cpu": settings.cpu, "memory": settings.memory, "pods": str(MOST_PODS)}
     capacity |= {"ephemeral-storage": "100Gi"} | settings.resources
     labels = {"kubernetes.io/hostname": settings.name, PROCESS_NODE_LABEL: "true"}

@@ -18,7 +18,7 @@ RETRY_SECONDS = 0.5
 class Reporter:
     """Reports on one pod. It goes on through outages, and never holds up the pod.
 
-    Only the newest status is written: what changes while the API server is away is not told.
+    Only the newest status is written: changes made while the API server is away are skipped.
     """
 
     def __init__(self, client: Client, pod: Object) -> None:
@@ -58,7 +58,7 @@ class Reporter:
             if status == self._newest:
                 self._told.set()
 
-    async def told(self) -> None:
+    async def flush(self) -> None:
         """Return once the newest status is known to the API server."""
         await self._told.wait()
 

@@ -1,4 +1,4 @@
-"""What a node agent is told about the node that it plays."""
+"""Settings of a node agent."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Worker:
             if self._pod["status"].get("phase") not in ("Succeeded", "Failed"):
                 await self._live_or_fail()
             await self._deleted.wait()
-            await self._reporter.told()
+            await self._reporter.flush()
             await self._reporter.delete()
         finally:
             reporting.cancel()
@@ -172,15 +172,15 @@ class Worker:
     async def _until_found(
         self, look: Callable[[], Awaitable[Found]], missing: Callable[[str], None]
     ) -> Found:
-        """What `look` finds; told once what is missing, and asked again until it is there."""
-        told = ""
+        """Poll `look` until it succeeds; report each new error once."""
+        reported = ""
         while True:
             try:
                 return await look()
             except MissingError as error:
-                if str(error) != told:
-                    told = str(error)
-                    missing(told)
+                if str(error) != reported:
+                    reported = str(error)
+                    missing(reported)
             except ApiError as error:
                 log.warning("%s: %s", self._name, error)
             except TRANSIENT as error:

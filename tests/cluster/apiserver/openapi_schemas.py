@@ -37,7 +37,7 @@ class Fault:
     message: str
 
 
-class PublishedSchemas:
+class OpenApiSchemas:
     """The schemas of one minor version of Kubernetes, for example 1.37."""
 
     def __init__(self, version: str) -> None:
@@ -125,9 +125,9 @@ def _is_base64(value: Any) -> bool:
 
 
 @cache
-def published(version: str) -> PublishedSchemas:
+def published(version: str) -> OpenApiSchemas:
     """The schemas of a minor version, read once."""
-    return PublishedSchemas(version)
+    return OpenApiSchemas(version)
 
 
 def _definitions(version: str) -> Json:

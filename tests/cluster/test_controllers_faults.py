@@ -1,4 +1,4 @@
-"""The controllers die, and the API server goes, refuses and forgets: every Job still ends right."""
+"""Controllers crash and the API server fails or drops history: every Job still ends correctly."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.pretend import JOBS, NAMESPACES, PODS, PretendCluster, pretend_cluster
+from tests.cluster.envtest import READY_SECONDS, answers
+from tests.cluster.fake_cluster import JOBS, NAMESPACES, PODS, FakeCluster, fake_cluster
 from tests.cluster.processes import Daemon
-from tests.cluster.real_plane import READY_SECONDS, answers
 from tests.cluster.test_controllers_jobs import Run, attempt, conditions, counts, preflight
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def module(name: str, folder: Path, *options: str) -> Daemon:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of an API server's double, which has no controllers yet."""
-    folder = tmp_path_factory.mktemp("bad-days")
+    folder = tmp_path_factory.mktemp("faults")
     server = module("apiserver", folder, "--port=0")
     try:
         server.wait_ready(lambda: answers(folder / "kubeconfig"), READY_SECONDS)
@@ -60,15 +60,15 @@ def controllers(folder: Path) -> Iterator[Controllers]:
 
 
 @pytest.fixture(scope="module")
-def plane(folder: Path, controllers: Controllers) -> Iterator[PretendCluster]:
+def plane(folder: Path, controllers: Controllers) -> Iterator[FakeCluster]:
     """The cluster of these tests, with one node."""
-    with pretend_cluster(folder / "kubeconfig") as pretend:
-        pretend.add_node("node-a")
-        yield pretend
+    with fake_cluster(folder / "kubeconfig") as cluster:
+        cluster.add_node("node-a")
+        yield cluster
 
 
 @pytest.fixture
-def space(plane: PretendCluster) -> Iterator[str]:
+def space(plane: FakeCluster) -> Iterator[str]:
     """A namespace of the test's own."""
     name = f"test-{secrets.token_hex(3)}"
     plane.create(NAMESPACES, {"metadata": {"name": name}})
@@ -76,7 +76,7 @@ def space(plane: PretendCluster) -> Iterator[str]:
     plane.delete("_double/faults")
 
 
-def fail(plane: PretendCluster, method: str, path: str, code: int, times: int) -> None:
+def fail(plane: FakeCluster, method: str, path: str, code: int, times: int) -> None:
     """Let the next requests of the controllers that match fail."""
     fault = {"method": method, "path": path, "code": code, "times": times, "agent": AGENT}
     plane.create("_double/faults", fault)
@@ -88,7 +88,7 @@ def end_all(run: Run, code: int) -> None:
 
 
 def test_what_happened_while_they_were_dead_is_found(
-    plane: PretendCluster, space: str, controllers: Controllers
+    plane: FakeCluster, space: str, controllers: Controllers
 ) -> None:
     run = Run(plane, space, attempt())
     run.wait_pods(2)
@@ -100,7 +100,7 @@ def test_what_happened_while_they_were_dead_is_found(
 
 
 def test_a_failure_is_counted_once_though_they_die_while_they_count(
-    plane: PretendCluster, space: str, controllers: Controllers
+    plane: FakeCluster, space: str, controllers: Controllers
 ) -> None:
     run = Run(plane, space, preflight())
     run.wait_pods(1)
@@ -118,7 +118,7 @@ def test_a_failure_is_counted_once_though_they_die_while_they_count(
 
 
 @pytest.mark.parametrize("code", [409, 429, 500])
-def test_writes_that_fail_are_tried_again(plane: PretendCluster, space: str, code: int) -> None:
+def test_writes_that_fail_are_tried_again(plane: FakeCluster, space: str, code: int) -> None:
     for method, path in (
         ("POST", f"/{space}/pods$"),
         ("POST", f"/{space}/pods/.*/binding"),
@@ -135,7 +135,7 @@ def test_writes_that_fail_are_tried_again(plane: PretendCluster, space: str, cod
     assert [pod["metadata"]["uid"] for pod in run.pods] == [first["metadata"]["uid"]]
 
 
-def test_an_api_server_that_was_away_is_followed_again(plane: PretendCluster, space: str) -> None:
+def test_an_api_server_that_was_away_is_followed_again(plane: FakeCluster, space: str) -> None:
     before = Run(plane, space, attempt())
     before.wait_pods(2)
     plane.create("_double/refuse", {"seconds": 2})
@@ -147,7 +147,7 @@ def test_an_api_server_that_was_away_is_followed_again(plane: PretendCluster, sp
     Run(plane, space, after).wait_pods(2)
 
 
-def test_a_history_that_was_forgotten_is_listed_again(plane: PretendCluster, space: str) -> None:
+def test_a_history_that_was_forgotten_is_listed_again(plane: FakeCluster, space: str) -> None:
     run = Run(plane, space, attempt())
     run.wait_pods(2)
     plane.create("_double/history", {})

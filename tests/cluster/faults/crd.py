@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from tests.cluster.client import Object
-from tests.cluster.pretend import PretendCluster
+from tests.cluster.fake_cluster import FakeCluster
 
 DEFINITIONS = "apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 PATH = f"{DEFINITIONS}/dreamboothjobs.dreambooth.dev"
@@ -26,24 +26,24 @@ def schema(definition: Object) -> Object:
     return found
 
 
-def ensure_definition(cluster: PretendCluster) -> None:
+def ensure_definition(cluster: FakeCluster) -> None:
     """Create the definition unless it is there."""
     if cluster.find(PATH) is None:
         cluster.create(DEFINITIONS, definition())
     cluster.wait(lambda: _established(cluster))
 
 
-def replace_definition(cluster: PretendCluster, changed: Object) -> None:
+def replace_definition(cluster: FakeCluster, changed: Object) -> None:
     """Put another definition in the place of the one that is there."""
     cluster.patch(PATH, {"spec": {"versions": changed["spec"]["versions"]}})
 
 
-def delete_definition(cluster: PretendCluster) -> None:
+def delete_definition(cluster: FakeCluster) -> None:
     """Delete the definition and all DreamBoothJobs with it."""
     cluster.delete(PATH)
     cluster.wait(lambda: cluster.find(PATH) is None)
 
 
-def _established(cluster: PretendCluster) -> bool:
+def _established(cluster: FakeCluster) -> bool:
     found = cluster.get(PATH)["status"].get("conditions") or []  # null at first
     return any(each["type"] == "Established" and each["status"] == "True" for each in found)

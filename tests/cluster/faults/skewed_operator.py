@@ -1,5 +1,6 @@
-"""python -m tests.cluster.bad_days.skewed_operator SECONDS ...: the operator on a node whose clock
-is that far ahead.
+"""The operator on a node whose clock is SECONDS ahead.
+
+python -m tests.cluster.faults.skewed_operator SECONDS ...
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from tests.cluster.apiserver.resources import Json, Resource
 from tests.cluster.apiserver.store import Stored, encode
 
 
-class Form(Protocol):
+class Representation(Protocol):
     """How a client wants objects to be shown."""
 
     def one(self, resource: Resource, stored: Stored) -> bytes:
@@ -19,7 +19,7 @@ class Form(Protocol):
         """A list's JSON."""
 
 
-class Whole:
+class FullObject:
     """Objects as they are."""
 
     def one(self, _: Resource, stored: Stored) -> bytes:

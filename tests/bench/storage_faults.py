@@ -1,4 +1,4 @@
-"""What a bad day of the object store costs: the quickstart's job with failing requests and without.
+"""What storage faults cost: the quickstart's job with failing requests and without.
 
 Both go through the same proxy to the same server, so that its own cost drops out.
 """

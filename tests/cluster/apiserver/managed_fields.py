@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tests.cluster.apiserver import fieldsets, metadata
-from tests.cluster.apiserver.calls import Call
 from tests.cluster.apiserver.fieldsets import NONE, Fields, Path, Shape
+from tests.cluster.apiserver.requests import ApiRequest
 from tests.cluster.apiserver.resources import Json
 
 IGNORED = {
@@ -22,12 +22,12 @@ IGNORED = {
         )
     ),
 }
-"""Fields that nobody owns."""
+"""Fields without an owner."""
 
 
 @dataclass(frozen=True)
 class Manager:
-    """One owner of fields, as managedFields tells them apart."""
+    """One owner of fields, as identified in managedFields."""
 
     name: str
     operation: str
@@ -81,7 +81,7 @@ def _entry(manager: Manager) -> Json:
 
 
 def changes(shape: Shape, old: Json, new: Json) -> dict[str, Fields]:
-    """`added`, `modified` and `removed` fields of an object that somebody may own."""
+    """`added`, `modified` and `removed` fields of an object that can have an owner."""
     found: dict[str, set[Path]] = {"added": set(), "modified": set(), "removed": set()}
     for kind, path in fieldsets.differences(shape, _ownable(old), _ownable(new)):
         if path and path not in IGNORED:
@@ -96,10 +96,8 @@ def _ownable(content: Json) -> Json:
     return kept | {"metadata": {key: value for key, value in inner if key not in hidden}}
 
 
-def after_update(call: Call, shape: Shape, old: Json, new: Json) -> Json:
-    """The new state with its owners: the writer owns what it added or changed, and what is gone
-    has no owner.
-    """
+def after_update(call: ApiRequest, shape: Shape, old: Json, new: Json) -> Json:
+    """The new state with managedFields: the writer owns the fields that it added or changed."""
     before = managers(old)
     changed = changes(shape, old, new)
     mine = changed["added"] | changed["modified"]

@@ -1,4 +1,4 @@
-"""A control plane with two pretend nodes for all bad days, and an operator for each of them."""
+"""One control plane with two fake nodes for all tests here, and one operator for each test."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import pytest
 import yaml
 
 from tests.cluster.apiserver.server import DoubleClient
-from tests.cluster.bad_days.day import Day
-from tests.cluster.bad_days.definition import ensure_definition
-from tests.cluster.bad_days.gateway import Gateway
 from tests.cluster.control_plane import ControlPlane, control_plane
-from tests.cluster.pretend import NAMESPACES, NODES, PretendCluster, pretend_cluster
+from tests.cluster.fake_cluster import NAMESPACES, NODES, FakeCluster, fake_cluster
+from tests.cluster.faults.crd import ensure_definition
+from tests.cluster.faults.gateway import Gateway
+from tests.cluster.faults.harness import Harness
 from tests.e2e.operator_process import Operator
 
 RESYNC_SECONDS = 2
 NODE_NAMES = ("node-a", "node-b")
-IMAGE = "dreambooth/trainer:pretended"
+IMAGE = "dreambooth/trainer:fake"
 
 
 @pytest.fixture(scope="session")
@@ -27,26 +27,28 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """The control plane: Kubernetes' own with KUBEBUILDER_ASSETS, else the double."""
     with control_plane(tmp_path_factory.mktemp("plane")) as plane:
         if plane.external:
-            pytest.skip("these days are not for someone's cluster: unset DREAMBOOTH_E2E_KUBECONFIG")
+            pytest.skip(
+                "faults are not injected into an external cluster: unset DREAMBOOTH_E2E_KUBECONFIG"
+            )
         yield plane
 
 
 @pytest.fixture(scope="session")
-def session_cluster(plane: ControlPlane) -> Iterator[PretendCluster]:
-    """The cluster, with two pretend nodes."""
-    with pretend_cluster(plane.kubeconfig) as cluster:
+def session_cluster(plane: ControlPlane) -> Iterator[FakeCluster]:
+    """The cluster with two fake nodes."""
+    with fake_cluster(plane.kubeconfig) as cluster:
         for name in NODE_NAMES:
             cluster.add_node(name)
         yield cluster
 
 
 @pytest.fixture
-def cluster(session_cluster: PretendCluster) -> PretendCluster:
-    """The cluster. Its nodes are well, even if a test before was so busy that they fell silent."""
+def cluster(session_cluster: FakeCluster) -> FakeCluster:
+    """The cluster with both nodes Ready, even if an earlier test starved their heartbeats."""
     for name in NODE_NAMES:
         if session_cluster.get(f"{NODES}/{name}")["spec"].get("taints"):
             session_cluster.lose(name)
-            session_cluster.find_again(name)
+            session_cluster.recover(name)
     session_cluster.wait(
         lambda: not any(node["spec"].get("taints") for node in session_cluster.items(NODES))
     )
@@ -55,18 +57,18 @@ def cluster(session_cluster: PretendCluster) -> PretendCluster:
 
 @pytest.fixture
 def double(plane: ControlPlane) -> Iterator[DoubleClient]:
-    """What only the double can be asked for; every fault ends with the test."""
+    """The double's fault injection. Every fault ends with the test."""
     if plane.real:
-        pytest.skip("needs the double of the API server, which fails on request")
+        pytest.skip("needs the double of the API server, which can inject faults")
     double = DoubleClient(plane.url)
     yield double
     double.heal()
 
 
 @pytest.fixture
-def namespace(plane: ControlPlane, cluster: PretendCluster) -> Iterator[str]:
+def namespace(plane: ControlPlane, cluster: FakeCluster) -> Iterator[str]:
     """A namespace of its own for each test, deleted afterwards."""
-    name = f"bad-day-{secrets.token_hex(3)}"
+    name = f"faults-{secrets.token_hex(3)}"
     cluster.create(NAMESPACES, {"metadata": {"name": name}})
     account = f"{NAMESPACES}/{name}/serviceaccounts/default"
     if plane.real:  # it refuses pods before their service account is there
@@ -84,7 +86,7 @@ def gateway(plane: ControlPlane) -> Iterator[Gateway]:
 
 @pytest.fixture
 def kubeconfig(plane: ControlPlane, gateway: Gateway, tmp_path: Path) -> Path:
-    """Of the operator: it goes through the gateway."""
+    """The operator's kubeconfig, which goes through the gateway."""
     return kubeconfig_through(gateway, plane, tmp_path / "kubeconfig")
 
 
@@ -95,15 +97,15 @@ def program() -> Sequence[str]:
 
 
 @pytest.fixture
-def stopped_day(
-    cluster: PretendCluster,
+def stopped_harness(
+    cluster: FakeCluster,
     namespace: str,
     kubeconfig: Path,
     gateway: Gateway,
     program: Sequence[str],
     tmp_path: Path,
-) -> Iterator[Day]:
-    """A day whose operator has not been started."""
+) -> Iterator[Harness]:
+    """A harness whose operator is not running yet."""
     ensure_definition(cluster)
     operator = Operator(kubeconfig, tmp_path, IMAGE, program)
     operator.configure(
@@ -112,22 +114,22 @@ def stopped_day(
         progressSeconds=1,
         resyncSeconds=RESYNC_SECONDS,
     )
-    day = Day(cluster, namespace, operator, gateway)
-    yield day
+    harness = Harness(cluster, namespace, operator, gateway)
+    yield harness
     gateway.heal()
     operator.stop()
-    day.close()
+    harness.close()
 
 
 @pytest.fixture
-def day(stopped_day: Day) -> Day:
-    """A day whose operator runs."""
-    stopped_day.start()
-    return stopped_day
+def harness(stopped_harness: Harness) -> Harness:
+    """A harness with a running operator."""
+    stopped_harness.start()
+    return stopped_harness
 
 
 def kubeconfig_through(gateway: Gateway, plane: ControlPlane, path: Path) -> Path:
-    """A kubeconfig that leads through a gateway."""
+    """Write a kubeconfig whose server is the gateway."""
     config = yaml.safe_load(plane.kubeconfig.read_text())
     config["clusters"][0]["cluster"]["server"] = gateway.url
     path.touch(mode=0o600)

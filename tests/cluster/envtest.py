@@ -34,9 +34,10 @@ CONTROLLERS = (
 """What a DreamBoothJob can meet. Fewer controllers start faster and take less memory."""
 
 
-class RealPlane:
-    """A control plane from the binaries in a folder, with RBAC. Its data and logs are in `folder`,
-    and so is `kubeconfig`, which grants everything.
+class EnvtestPlane:
+    """A control plane from the binaries in a folder, with RBAC.
+
+    `folder` holds its data, its logs and an admin `kubeconfig`.
     """
 
     def __init__(self, binaries: Path, folder: Path) -> None:

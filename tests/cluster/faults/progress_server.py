@@ -1,4 +1,4 @@
-"""What answers for a pretend pod's trainer: rank 0's progress over HTTP."""
+"""Serves rank 0's /progress for a fake pod."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT
 from tests.cluster.client import Object
 
 
-class RankZero:
+class ProgressServer:
     """Serves /progress on a pod's own loopback address; a context manager."""
 
     def __init__(self, address: str, attempt: int) -> None:
@@ -23,19 +23,19 @@ class RankZero:
             "totalSteps": 10,
             "loss": 0.25,
         }
-        """The next answers."""
-        told = self
+        """The body of the next responses."""
+        server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                body = json.dumps(told.progress).encode()
+                body = json.dumps(server.progress).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
 
             def log_message(self, format: str, *arguments: object) -> None:
-                """Nobody reads it."""
+                """Keep the test output clean."""
 
         self._server = ThreadingHTTPServer((address, DEFAULT_METRICS_PORT), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="rank 0")

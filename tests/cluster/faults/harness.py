@@ -1,4 +1,4 @@
-"""A job that trains, or pretends to, and everything that may befall it and its operator."""
+"""A simulated training job and its operator, with the faults that can be injected into both."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.cluster.bad_days.gateway import Gateway
-from tests.cluster.bad_days.rank_zero import RankZero
 from tests.cluster.client import Object
+from tests.cluster.fake_cluster import JOBS, PODS, FakeCluster
+from tests.cluster.faults.gateway import Gateway
+from tests.cluster.faults.progress_server import ProgressServer
 from tests.cluster.node.addresses import pod_address
-from tests.cluster.pretend import JOBS, PODS, PretendCluster
 from tests.e2e.operator_process import Operator, answers
 
 DREAMBOOTH_JOBS = "apis/dreambooth.dev/v1alpha1/namespaces/{}/dreamboothjobs"
@@ -39,22 +39,22 @@ class Training:
     """What the status counts."""
 
 
-class Day:
-    """One namespace, and the operator that looks after it."""
+class Harness:
+    """One namespace with the operator that watches it."""
 
     def __init__(
-        self, cluster: PretendCluster, namespace: str, operator: Operator, gateway: Gateway
+        self, cluster: FakeCluster, namespace: str, operator: Operator, gateway: Gateway
     ) -> None:
         self.cluster = cluster
         self.namespace = namespace
         self.operator = operator
         self.gateway = gateway
-        self.ranks: dict[str, RankZero] = {}
-        """Rank 0 of each job that trains."""
+        self.progress_servers: dict[str, ProgressServer] = {}
+        """The progress server of each training job."""
         self._stack = ExitStack()
 
     def close(self) -> None:
-        """End what answers for pods."""
+        """Stop the progress servers."""
         self._stack.close()
 
     # Jobs
@@ -64,29 +64,29 @@ class Day:
         return self.cluster.create(DREAMBOOTH_JOBS.format(self.namespace), job(name, **runtime))
 
     def train(self, name: str = "mug", **runtime: Any) -> Training:
-        """A new job that trains: it runs, all its ranks have joined, and rank 0 has answered."""
+        """Create a job and bring it to the point where it trains and rank 0 reports progress."""
         self.create(name, **runtime)
-        return self.trained(name)
+        return self.start_training(name)
 
-    def trained(self, name: str = "mug") -> Training:
-        """A job that was created, brought to where it trains."""
+    def start_training(self, name: str = "mug") -> Training:
+        """Bring an existing job to the point where it trains."""
         self.pass_preflight(name)
         self.wait_attempt(name, 0)
         return self.training(name)
 
     def pass_preflight(self, name: str = "mug") -> None:
-        """Let the preflight find nothing."""
+        """Let the preflight succeed."""
         self.cluster.end(self.running_pods(f"{name}-preflight", 1)[0], 0)
 
     def wait_attempt(self, name: str, number: int) -> None:
-        """Let an attempt run, with a rank 0 that answers, until its job's status says so."""
+        """Run an attempt with a responding rank 0 until the job's status reports it."""
         pods = self.running_pods(f"{name}-{number}", 2)
-        if name in self.ranks:
-            self.ranks.pop(name).__exit__(None, None, None)
+        if name in self.progress_servers:
+            self.progress_servers.pop(name).__exit__(None, None, None)
         address = pod_address(self.namespace, pods[0]["metadata"]["name"])
-        rank_zero = RankZero(address, number)
-        rank_zero.progress["step"] = 7 + number
-        self.ranks[name] = self._stack.enter_context(rank_zero)
+        server = ProgressServer(address, number)
+        server.progress["step"] = 7 + number
+        self.progress_servers[name] = self._stack.enter_context(server)
         self.cluster.patch(
             f"{self.path('pods', pods[0]['metadata']['name'])}/status",
             {"status": {"podIP": address, "podIPs": [{"ip": address}]}},
@@ -94,12 +94,13 @@ class Day:
         self.wait(lambda: self.reports(name, number))
 
     def reports(self, name: str = "mug", number: int = 0) -> bool:
-        """Whether the status tells that an attempt runs, and how far rank 0 is."""
+        """Whether the status reports the attempt as running, with rank 0's current step."""
         status = self.status(name)
         attempts = status.get("attempts", [])
         return bool(
             status.get("phase") == "Running"
-            and status.get("progress", {}).get("step") == self.ranks[name].progress["step"]
+            and status.get("progress", {}).get("step")
+            == self.progress_servers[name].progress["step"]
             and attempts
             and attempts[-1]["number"] == number
             and "running" in attempts[-1]
@@ -116,7 +117,7 @@ class Day:
         found: list[Object] = self.wait(running)
         return found
 
-    # What is seen
+    # Reading
 
     def path(self, plural: str, name: str) -> str:
         """Path of an object of the core group."""
@@ -173,14 +174,14 @@ class Day:
     # Time
 
     def wait(self, look: Callable[[], Any], timeout: float = WAIT_SECONDS) -> Any:
-        """What `look` finds, as soon as it finds something; a failure shows the operator's log."""
+        """As `FakeCluster.wait`; a failure shows the operator's log."""
         try:
             return self.cluster.wait(look, timeout)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.story()}") from None
+            raise AssertionError(f"{error}\n{self.diagnostics()}") from None
 
     def settles(self, name: str = "mug") -> bool:
-        """Whether a job comes to where nobody writes to it any more, and no event is posted."""
+        """Whether writes to a job and events about it come to a stop."""
         for _ in range(SETTLING_ROUNDS):
             before = self._traces(name)
             self.cluster.sleep(SETTLED_SECONDS)
@@ -191,12 +192,12 @@ class Day:
     def _traces(self, name: str) -> tuple[str, int]:
         return self.job(name)["metadata"]["resourceVersion"], len(self.events(name))
 
-    def story(self) -> str:
-        """Everything that tells why something did not happen."""
+    def diagnostics(self) -> str:
+        """Diagnostics for a failed wait: the status of every object, and the end of the log."""
         jobs = self.cluster.items(DREAMBOOTH_JOBS.format(self.namespace))
         shown = jobs + [child for job in jobs for child in self.children(job["metadata"]["name"])]
-        told = [f"{each['metadata']['name']}: {json.dumps(each.get('status'))}" for each in shown]
-        return "\n".join([*told, self.operator.tail(30)])
+        lines = [f"{each['metadata']['name']}: {json.dumps(each.get('status'))}" for each in shown]
+        return "\n".join([*lines, self.operator.tail(30)])
 
     # The operator
 
@@ -215,10 +216,10 @@ class Day:
         self.start()
 
     def probe(self, path: str) -> str:
-        """What is wrong, as /healthz or /readyz tells; empty: nothing."""
+        """The problem that /healthz or /readyz reports, or an empty string."""
         try:
             with urllib.request.urlopen(f"{self.operator.url}{path}", timeout=10) as answer:
-                return "" if answer.read() == b"ok" else f"{path} says more than ok"
+                return "" if answer.read() == b"ok" else f"{path} returns more than ok"
         except urllib.error.HTTPError as error:
             with error:
                 return error.read().decode() or f"{path} answers {error.code}"
@@ -233,7 +234,7 @@ class Day:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Within this the operator stands still."""
+        """Stop the operator's process (SIGSTOP) within the block."""
         self.operator.freeze()
         try:
             yield
@@ -247,7 +248,7 @@ def counters(**known: int) -> dict[str, int]:
 
 
 def job(name: str, **runtime: Any) -> Object:
-    """A DreamBoothJob with two pods that is tried again soon; `runtime` is of its spec."""
+    """A DreamBoothJob with two pods and short back-offs; `runtime` is merged into its spec."""
     return {
         "apiVersion": "dreambooth.dev/v1alpha1",
         "kind": "DreamBoothJob",

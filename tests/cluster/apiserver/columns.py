@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
-from tests.cluster.apiserver.ages import age, duration, since
+from tests.cluster.apiserver.duration import age, duration, since
 from tests.cluster.apiserver.resources import Json
 
 Row = Callable[[Json], list[Any]]
@@ -130,7 +130,7 @@ def _node(content: Json) -> list[Any]:
 
 
 EVENT_COLUMNS = [column(one) for one in ("Last Seen", "Type", "Reason", "Object", "Message")]
-LAYOUTS: dict[str, tuple[list[Json], Row]] = {
+COLUMNS: dict[str, tuple[list[Json], Row]] = {
     "pods": (
         [
             column("Ready"),

@@ -1,4 +1,4 @@
-"""Two jobs of the same name at once, in two namespaces."""
+"""Two jobs of the same name at the same time, in two namespaces."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = (6, 9)
 
 @pytest.fixture(scope="module")
 def cache() -> str:
-    """A folder for class images that nobody has made yet."""
+    """A folder for class images that is still empty."""
     return f"s3://{BUCKET}/class-images/{uuid.uuid4()}"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tests.cluster.apiserver.calls import Call
-from tests.cluster.apiserver.published import Fault, published
+from tests.cluster.apiserver.openapi_schemas import Fault, published
+from tests.cluster.apiserver.requests import ApiRequest
 from tests.cluster.apiserver.resources import Json
 
 SUPPORTED = ("1.33", "1.37")
@@ -26,7 +26,7 @@ class Violation:
 
 
 @dataclass
-class Records:
+class AuditLog:
     """Counts of requests, and the violations found in what was written."""
 
     requests: Counter[tuple[str, str, str, int]] = field(default_factory=Counter)
@@ -35,18 +35,18 @@ class Records:
     checked: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How many objects of (resource, user agent) were checked against the schemas."""
 
-    def count(self, call: Call, code: int) -> None:
+    def count(self, call: ApiRequest, code: int) -> None:
         name = call.resource.qualified + (f"/{call.subresource}" if call.subresource else "")
         self.requests[call.verb, name, call.user_agent, code] += 1
 
-    def check(self, call: Call, content: Json) -> None:
+    def check(self, call: ApiRequest, content: Json) -> None:
         """Check an object against every supported version's schema."""
         self.checked[call.resource.qualified, call.user_agent] += 1
         for version in SUPPORTED:
             for fault in published(version).faults(content):
                 self.refuse(call, version, fault)
 
-    def refuse(self, call: Call, version: str, fault: Fault) -> None:
+    def refuse(self, call: ApiRequest, version: str, fault: Fault) -> None:
         name = call.name or call.object.get("metadata", {}).get("name", "")
         self.violations.append(
             Violation(

@@ -12,7 +12,7 @@ TRUE = {"true", "1", "t", "T", "TRUE", "True"}
 
 
 @dataclass
-class Call:
+class ApiRequest:
     """One request for a resource."""
 
     verb: str

@@ -1,7 +1,7 @@
-"""A pretend cluster for tests of controllers: an API server, and nodes that run nothing.
+"""A fake cluster for controller tests: a real or double API server with nodes that run nothing.
 
-A pretend node sends heartbeats and reports what a kubelet would: pods that it gets are running and
-ready at once, and a deleted one ends with exit code 143. What else happens to a pod, tests tell.
+A fake node sends heartbeats and reports what a kubelet would. Its pods are running and ready once
+they are scheduled, and a deleted pod exits with code 143. Tests report every other pod status.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ POLL_SECONDS = 0.05
 STOPPED = 143
 
 
-class PretendCluster:
-    """Blocking calls to an API server. Pretend nodes live while a call or a wait is under way."""
+class FakeCluster:
+    """Blocking calls to an API server. Fake nodes run while a call or a wait is in progress."""
 
     def __init__(self, client: Client, runner: asyncio.Runner) -> None:
         self._client = client
         self._runner = runner
-        self._nodes: dict[str, PretendNode] = {}
+        self._nodes: dict[str, FakeNode] = {}
 
     def get(self, path: str, **parameters: str) -> Object:
         return self._runner.run(self._client.get(path, **parameters))
@@ -53,10 +53,10 @@ class PretendCluster:
         self._runner.run(self._client.delete(path, options))
 
     def wait(self, look: Callable[[], Any], timeout: float = WAIT_SECONDS) -> Any:
-        """What `look` finds, as soon as it finds something; fails when time runs out."""
+        """Poll `look` until it returns something truthy, and return that; fail after `timeout`."""
         until = self._time() + timeout
         while not (found := look()):
-            assert self._time() < until, f"in vain for {timeout} s: {look()!r}"
+            assert self._time() < until, f"timed out after {timeout} s: {look()!r}"
             self.sleep(POLL_SECONDS)
         return found
 
@@ -69,15 +69,15 @@ class PretendCluster:
 
     # Nodes
 
-    def add_node(self, name: str, **more: str) -> PretendNode:
+    def add_node(self, name: str, **more: str) -> FakeNode:
         """A node with 4 cores, 8Gi of memory, 50 pods, and `more` extended resources."""
-        node = PretendNode(self._client, name, more)
+        node = FakeNode(self._client, name, more)
         self._nodes[name] = node
         self._runner.run(node.register())
         self.wait(lambda: not self.get(f"{NODES}/{name}")["spec"].get("taints"))
         return node
 
-    def remove_node(self, node: PretendNode) -> None:
+    def remove_node(self, node: FakeNode) -> None:
         del self._nodes[node.name]
         self._runner.run(node.stop())
         with tolerate(404):
@@ -91,11 +91,11 @@ class PretendCluster:
         return str(pod["spec"]["nodeName"])
 
     def lose(self, node: str) -> None:
-        """Let a node fall silent; its pods stay what they are."""
+        """Stop a node's heartbeats. The status of its pods stays as it is."""
         self._runner.run(self._nodes[node].stop())
 
-    def find_again(self, node: str) -> None:
-        """Let it be heard again."""
+    def recover(self, node: str) -> None:
+        """Resume its heartbeats."""
         self._runner.run(self._nodes[node].resume())
 
     # Jobs and their pods
@@ -109,7 +109,7 @@ class PretendCluster:
         )
 
     def end(self, pod: Object, code: int) -> None:
-        """The pod's only container exits."""
+        """Report that the pod's only container has exited."""
         self._runner.run(report_end(self._client, pod, code))
 
     def events(self, namespace: str, name: str) -> set[str]:
@@ -124,8 +124,8 @@ class PretendCluster:
         return datetime.now(UTC).timestamp()
 
 
-class PretendNode:
-    """A node whose kubelet only tells stories."""
+class FakeNode:
+    """A node whose kubelet reports statuses but runs nothing."""
 
     def __init__(self, client: Client, name: str, resources: dict[str, str]) -> None:
         self.name = name
@@ -143,7 +143,7 @@ class PretendNode:
         await self.resume()
 
     async def stop(self) -> None:
-        """Be lost: no heartbeats, and nobody who would end pods."""
+        """Stop heartbeats and pod handling, as a lost node does."""
         while self._tasks:  # aiohttp can turn a cancellation into its own TimeoutError
             for task in self._tasks:
                 task.cancel()
@@ -154,9 +154,12 @@ class PretendNode:
         ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "ready"}
         ready |= {"lastHeartbeatTime": _now(), "lastTransitionTime": _now()}
         await self._client.patch(f"{NODES}/{self.name}/status", {"status": {"conditions": [ready]}})
-        self._tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._run_pods())]
+        self._tasks = [
+            asyncio.create_task(self._send_heartbeats()),
+            asyncio.create_task(self._run_pods()),
+        ]
 
-    async def _beat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         while True:
             spec = {"holderIdentity": self.name, "renewTime": _now(".%f")}
             with suppress(*TRANSIENT):
@@ -175,10 +178,10 @@ class PretendNode:
             with tolerate(404, 409), suppress(*TRANSIENT):
                 query = {"fieldSelector": f"spec.nodeName={self.name}"}
                 for pod in (await self._client.get("api/v1/pods", **query))["items"]:
-                    await self._look_after(pod)
+                    await self._sync_pod(pod)
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _look_after(self, pod: Object) -> None:
+    async def _sync_pod(self, pod: Object) -> None:
         meta, phase = pod["metadata"], pod["status"].get("phase", "Pending")
         if "deletionTimestamp" in meta:
             if phase in ("Pending", "Running"):
@@ -215,12 +218,12 @@ async def _report(client: Client, pod: Object, phase: str, ready: str, state: Ob
 
 
 @contextmanager
-def pretend_cluster(kubeconfig: Path) -> Iterator[PretendCluster]:
+def fake_cluster(kubeconfig: Path) -> Iterator[FakeCluster]:
     """Calls to the API server that a kubeconfig names."""
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
-        client = runner.run(stack.enter_async_context(connect(kubeconfig, "pretend-kubelet")))
-        cluster = PretendCluster(client, runner)
+        client = runner.run(stack.enter_async_context(connect(kubeconfig, "fake-kubelet")))
+        cluster = FakeCluster(client, runner)
         try:
             yield cluster
         finally:

@@ -37,10 +37,9 @@ class Place:
 
 
 def choose(pod: Object, places: Iterable[Place]) -> tuple[Place | None, str]:
-    """The place for a pod: on a node that it prefers, where fewest of its Job are, then fewest at
-    all. Else why there is none.
+    """Choose a node for a pod, or say in the scheduler's words why none fits.
 
-    The message is the scheduler's: the reasons, each with the number of nodes that it holds for.
+    Preferred nodes come first, then those with the fewest pods of the same Job, then the fewest pods.
     """
     fitting, reasons, full, total = [], Counter[str](), 0, 0
     for place in places:

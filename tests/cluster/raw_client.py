@@ -1,4 +1,4 @@
-"""Plain requests to an API server, one at a time, with the whole answer."""
+"""A minimal HTTP client for an API server: one request, one complete response."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tests.cluster.scenarios import Step
+from tests.cluster.api_requests import Step
 
 
-class Answer(NamedTuple):
-    """What a server answered: the body is parsed where it is JSON."""
+class Response(NamedTuple):
+    """A response; the body is parsed if it is JSON."""
 
     code: int
     body: Any
@@ -23,22 +23,22 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Server:
-    """An API server, and how to ask it."""
+class RawClient:
+    """Sends single requests to an API server."""
 
     url: str
     token: str = "any"
     trust: ssl.SSLContext | None = None
     user_agent: str = "tests/1"
 
-    def ask(self, step: Step) -> Answer:
-        """The answer to one request, be it a refusal."""
+    def send(self, step: Step) -> Response:
+        """Send one request and return the response, whatever its status code."""
         try:
             with self._open(step, timeout=20) as answer:
-                return _answer(answer.status, answer.read(), answer.headers)
+                return _response(answer.status, answer.read(), answer.headers)
         except urllib.error.HTTPError as error:
             with error:
-                return _answer(error.code, error.read(), error.headers)
+                return _response(error.code, error.read(), error.headers)
 
     @contextmanager
     def watch(self, path: str, timeout: float = 5.0) -> Iterator[Iterator[dict[str, Any]]]:
@@ -59,9 +59,9 @@ class Server:
         return urllib.request.urlopen(request, timeout=timeout, context=self.trust)
 
 
-def _answer(code: int, body: bytes, headers: Any) -> Answer:
+def _response(code: int, body: bytes, headers: Any) -> Response:
     try:
         content = json.loads(body)
     except ValueError:
         content = body.decode()
-    return Answer(code, content, headers.get_all("Warning") or [])
+    return Response(code, content, headers.get_all("Warning") or [])

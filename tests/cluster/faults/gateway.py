@@ -16,7 +16,7 @@ WRITE = re.compile(rb"(?:POST|PUT|PATCH|DELETE) [^\r\n]*")
 
 
 class Gateway:
-    """Passes TCP connections on to a server, from a port of its own, until it is told not to.
+    """Passes TCP connections on to a server, from a port of its own, until a fault is injected.
 
     A context manager; it runs in a thread of its own.
     """

@@ -1,4 +1,4 @@
-"""A status that somebody edits by hand: training goes on, and the status comes right again."""
+"""A status edited by hand: training continues, and the operator restores the status."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.bad_days.day import Day, counters
-from tests.cluster.bad_days.definition import definition, replace_definition, schema
 from tests.cluster.client import ApiError
+from tests.cluster.faults.crd import definition, replace_definition, schema
+from tests.cluster.faults.harness import Harness, counters
 
 LONG_AGO = "2001-01-01T00:00:00Z"
 FAR_AHEAD = "2101-01-01T00:00:00Z"
 MOST_WRITES = 6
-"""The status, and an event for each thing in it that had to be said again."""
+"""The status, and an event for each thing in it that is reported again."""
 
 
 def failed_record() -> dict[str, Any]:
@@ -27,7 +27,7 @@ def failed_record() -> dict[str, Any]:
     }
 
 
-NONSENSE: dict[str, dict[str, Any]] = {
+BROKEN_STATUSES: dict[str, dict[str, Any]] = {
     "succeeded": {"phase": "Succeeded", "stage": None, "completionTime": LONG_AGO},
     "failed": {"phase": "Failed", "attempts": [failed_record()], "completionTime": LONG_AGO},
     "waiting": {"phase": "Pending", "attempts": None, "startTime": None},
@@ -59,20 +59,20 @@ NONSENSE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("nonsense", NONSENSE)
-def test_nonsense_in_a_status_is_put_right(day: Day, nonsense: str) -> None:
-    day.train(activeDeadlineSeconds=3600, ttlSecondsAfterFinished=1)
+@pytest.mark.parametrize("broken", BROKEN_STATUSES)
+def test_a_broken_status_is_restored(harness: Harness, broken: str) -> None:
+    harness.train(activeDeadlineSeconds=3600, ttlSecondsAfterFinished=1)
     # A failure that the budget knows of, and that may be forgotten.
-    day.cluster.end(day.running_pods("mug-0", 2)[1], 1)
-    day.wait_attempt("mug", 1)
-    before, said = day.training(), truths(day)
-    written = len(day.gateway.writes)
-    edit(day, NONSENSE[nonsense])
-    day.wait(lambda: truths(day) == said)
-    assert day.settles()
-    assert len(day.gateway.writes) - written <= MOST_WRITES
-    assert day.training().children == before.children
-    assert truths(day) == said
+    harness.cluster.end(harness.running_pods("mug-0", 2)[1], 1)
+    harness.wait_attempt("mug", 1)
+    before, expected = harness.training(), status_summary(harness)
+    written = len(harness.gateway.writes)
+    edit(harness, BROKEN_STATUSES[broken])
+    harness.wait(lambda: status_summary(harness) == expected)
+    assert harness.settles()
+    assert len(harness.gateway.writes) - written <= MOST_WRITES
+    assert harness.training().children == before.children
+    assert status_summary(harness) == expected
 
 
 @pytest.mark.parametrize(
@@ -80,47 +80,47 @@ def test_nonsense_in_a_status_is_put_right(day: Day, nonsense: str) -> None:
     [{"phase": "Nonsense"}, {"attempts": [{"number": -1}]}, {"counters": {"failures": "many"}}],
     ids=["phase", "attempts", "counters"],
 )
-def test_what_is_no_status_is_refused(day: Day, status: dict[str, Any]) -> None:
-    before = day.train()
-    written = day.job()["metadata"]["resourceVersion"]
+def test_what_is_no_status_is_refused(harness: Harness, status: dict[str, Any]) -> None:
+    before = harness.train()
+    written = harness.job()["metadata"]["resourceVersion"]
     with pytest.raises(ApiError, match="422"):
-        edit(day, status)
-    assert day.job()["metadata"]["resourceVersion"] == written
-    assert day.training() == before
+        edit(harness, status)
+    assert harness.job()["metadata"]["resourceVersion"] == written
+    assert harness.training() == before
 
 
-def test_a_status_that_cannot_be_read_is_written_anew(day: Day) -> None:
-    before = day.train()
+def test_a_status_that_cannot_be_read_is_written_anew(harness: Harness) -> None:
+    before = harness.train()
     lax = definition()
     schema(lax)["status"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    replace_definition(day.cluster, lax)
+    replace_definition(harness.cluster, lax)
     try:
         unreadable = {"phase": 7, "attempts": "none", "counters": [], "conditions": {"a": "b"}}
-        day.wait(lambda: edited(day, unreadable))
-        day.wait(day.reports)
-        assert day.settles()
-        assert day.training() == before
+        harness.wait(lambda: edited(harness, unreadable))
+        harness.wait(harness.reports)
+        assert harness.settles()
+        assert harness.training() == before
     finally:
-        replace_definition(day.cluster, definition())
+        replace_definition(harness.cluster, definition())
 
 
-def edited(day: Day, status: dict[str, Any]) -> bool:
+def edited(harness: Harness, status: dict[str, Any]) -> bool:
     """Edit the status, unless the API server still goes by the old definition."""
     try:
-        edit(day, status)
+        edit(harness, status)
     except ApiError:
         return False
     return True
 
 
-def edit(day: Day, status: dict[str, Any]) -> None:
+def edit(harness: Harness, status: dict[str, Any]) -> None:
     """`kubectl patch --subresource=status`."""
-    day.cluster.patch(f"{day.job_path()}/status", {"status": status})
+    harness.cluster.patch(f"{harness.job_path()}/status", {"status": status})
 
 
-def truths(day: Day) -> dict[str, Any]:
-    """What a status says, without the past and when it was said."""
-    status = day.status()
+def status_summary(harness: Harness) -> dict[str, Any]:
+    """The status without history and timestamps."""
+    status = harness.status()
     last = (status.get("attempts") or [{}])[-1]
     return {
         "conditions": {each["type"]: each["status"] for each in status.get("conditions", [])},
