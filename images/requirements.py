@@ -13,7 +13,7 @@ OWN = "dreambooth-"
 
 
 def requirements(package: str) -> Iterator[str]:
-    """The requirements of a package, named by its folder, optionally with extras: FOLDER[EXTRA,...]."""
+    """The requirements of a package, given as FOLDER or FOLDER[EXTRA,...]."""
     folder, _, extras = package.removesuffix("]").partition("[")
     project = tomllib.loads((Path(folder) / "pyproject.toml").read_text())["project"]
     yield from (each for each in project["dependencies"] if not each.startswith(OWN))

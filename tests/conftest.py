@@ -48,8 +48,9 @@ def bucket(s3_server: SeaweedServer, s3_env: dict[str, str]) -> str:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[type[BaseHTTPRequestHandler]], str]]:
-    """serve(Handler) starts an HTTP server on the loopback interface and returns its URL; it is
-    stopped when the test ends, however it ends.
+    """A function that starts an HTTP server on loopback and returns its URL.
+
+    The server stops when the test ends.
     """
     with ExitStack() as stack:
 

@@ -173,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.ended.wait(self.server.seconds)
             self._pass_on(_flipped(body) if fault == "corrupt-request" else body, fault)
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815 - names of http.server
 
     def _pass_on(self, body: bytes, fault: Fault | None) -> None:
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)

@@ -1,4 +1,4 @@
-"""Jobs that wait in a queue. The tests act as Kueue, which admits and preempts by `spec.suspend`."""
+"""Jobs that wait in a queue. The tests play Kueue, and admit or preempt by `spec.suspend`."""
 
 from __future__ import annotations
 

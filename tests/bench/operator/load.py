@@ -30,7 +30,7 @@ def manifest(namespace: str, name: str) -> Object:
 
 
 def bare_loop(kubeconfig: Path, jobs: int, namespaces: int, image: str) -> float:
-    """DreamBoothJobs per second of a loop that applies each job's ConfigMap and Job, as the operator."""
+    """DreamBoothJobs per second of a bare loop that applies the ConfigMap and Job of each."""
     return asyncio.run(_bare_loop(kubeconfig, jobs, namespaces, image))
 
 

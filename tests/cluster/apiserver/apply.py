@@ -1,8 +1,8 @@
 """Server-side apply: merge what a manager applies, and remove what it no longer does.
 
 After sigs.k8s.io/structured-merge-diff: the live and the applied object are merged. Fields that the
-manager applied before and no other manager owns are pruned. Changing a field of another manager is a
-conflict.
+manager applied before and no other manager owns are pruned. A change to a field of another manager
+is a conflict.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Place:
 def choose(pod: Object, places: Iterable[Place]) -> tuple[Place | None, str]:
     """Choose a node for a pod, or say in the scheduler's words why none fits.
 
-    Preferred nodes come first, then those with the fewest pods of the same Job, then the fewest pods.
+    Preferred nodes come first, then those with the fewest pods of the same Job, then of any.
     """
     fitting, reasons, full, total = [], Counter[str](), 0, 0
     for place in places:
