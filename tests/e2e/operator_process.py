@@ -44,8 +44,8 @@ class Operator:
             namespaces=[],
             progressSeconds=1,
             resyncSeconds=60,
-            imagePatienceSeconds=5,
-            configPatienceSeconds=5,
+            imagePullGraceSeconds=5,
+            configGraceSeconds=5,
         )
 
     def configure(self, **settings: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +11,12 @@ from dreambooth_operator.controller.decide.defaults import JobDefaults
 from dreambooth_operator.controller.decide.observed import Observed
 from dreambooth_operator.controller.kube.client import Api
 from dreambooth_operator.controller.kube.clock import ServerClock
-from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB
+from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, Kind
 from dreambooth_operator.controller.kube.session import Session
 from dreambooth_operator.controller.kube.snapshots import Key
 from dreambooth_operator.controller.reconciler.executor import NO_DEFAULTS, Cluster
-from dreambooth_operator.controller.watch.cache import Store
-from dreambooth_operator.controller.watch.intake import Intake
+from dreambooth_operator.controller.watch.cache import Cache
+from dreambooth_operator.controller.watch.informer import Informer
 from dreambooth_operator.controller.watch.poller import Poller
 from dreambooth_operator.controller.watch.queue import Queue
 
@@ -28,21 +28,29 @@ class Parts:
     session: Session
     api: Api
     clock: ServerClock
-    store: Store = field(default_factory=Store)
+    cache: Cache = field(default_factory=Cache)
     queue: Queue[Key] = field(default_factory=Queue)
     defaults: JobDefaults = NO_DEFAULTS
 
     def __post_init__(self) -> None:
-        self.intake = Intake(self.store, self.queue)
         self.poller = Poller(15, self.clock.now, lambda key, _: self.queue.add(key))
         self.cluster = Cluster(
-            self.api, self.store, self.poller, self.clock.now, defaults=self.defaults
+            self.api, self.cache, self.poller, self.clock.now, defaults=self.defaults
         )
+
+    def informer(
+        self,
+        *namespaces: str,
+        on_repair: Callable[[Kind, int], None] = lambda *_: None,
+        lag_seconds: float = 0.0,
+    ) -> Informer:
+        """What keeps the cache up to date with these namespaces."""
+        return Informer(self.api, self.cache, self.queue, namespaces, on_repair, lag_seconds)
 
     async def created(self, namespace: str, name: str, **spec: Any) -> Observed:
         """A new DreamBoothJob, as the operator sees it."""
         body = await self.api.create(DREAMBOOTH_JOB, job_body(namespace, name, **spec))
-        self.store.put(DREAMBOOTH_JOB, body)
+        self.cache.update(DREAMBOOTH_JOB, body)
         return await self.observed(namespace, name)
 
     async def observed(self, namespace: str, name: str) -> Observed:

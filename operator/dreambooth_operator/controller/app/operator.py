@@ -28,11 +28,10 @@ from dreambooth_operator.controller.observability.metrics import Measurements, M
 from dreambooth_operator.controller.reconciler.executor import Cluster
 from dreambooth_operator.controller.reconciler.worker import Worker
 from dreambooth_operator.controller.watch import handlers
-from dreambooth_operator.controller.watch.cache import Record, Store
-from dreambooth_operator.controller.watch.intake import Intake
+from dreambooth_operator.controller.watch.cache import Cache, DreamBoothJobSnapshot
+from dreambooth_operator.controller.watch.informer import Informer
 from dreambooth_operator.controller.watch.poller import Poller
 from dreambooth_operator.controller.watch.queue import Queue
-from dreambooth_operator.controller.watch.resync import Resync
 
 logger = logging.getLogger(__name__)
 
@@ -51,19 +50,18 @@ class Operator:
         clock = ServerClock()
         self._session = Session(clock, self._metrics.answered)
         self._api = Api(self._session)
-        self._store = Store(clock.now)
+        self._cache = Cache(clock.now)
         self._queue: Queue[Key] = Queue()
-        self._intake = Intake(self._store, self._queue)
         self._poller = Poller(settings.progress_seconds, clock.now, self._heard)
-        self._resync = Resync(
-            self._api, self._store, self._intake, settings.namespaces, self._metrics.repaired
+        self._informer = Informer(
+            self._api, self._cache, self._queue, settings.namespaces, self._metrics.repaired
         )
         identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         self._leader = Leader(self._api, settings.leader_election, identity, clock.now)
-        self._vitals = Vitals(self._session, self._resync, settings.resync_seconds)
+        self._vitals = Vitals(self._session, self._informer.watches, settings.resync_seconds)
         cluster = Cluster(
             self._api,
-            self._store,
+            self._cache,
             self._poller,
             clock.now,
             self._leader.ensure,
@@ -98,7 +96,7 @@ class Operator:
                     await self._until(stop, self._acquire())
                 if self._leader.leads:
                     tasks.append(group.create_task(self._leader.hold(self._lost_lease)))
-                await self._until(stop, self._resync.fill())
+                await self._until(stop, self._informer.list_all())
                 if not stop.is_set():
                     self._metrics.leads(True)
                     tasks += [group.create_task(part) for part in self._acting()]
@@ -119,7 +117,7 @@ class Operator:
     def _acting(self) -> list[Coroutine[Any, Any, None]]:
         """What runs once this process leads and everything is known."""
         workers = [self._worker.run() for _ in range(self._settings.workers)]
-        return [*workers, self._resync.run(self._settings.resync_seconds)]
+        return [*workers, self._informer.run(self._settings.resync_seconds)]
 
     async def _watch(self, stop: asyncio.Event) -> None:
         """Have kopf watch until `stop`, or until it gives up; then everything is listed anew."""
@@ -138,7 +136,7 @@ class Operator:
         """Run kopf until `stop`; raises what it gives up for, such as a CRD that was deleted."""
         ours = asyncio.all_tasks()  # kopf cancels all others when it ends
         tasks = await kopf.spawn_tasks(
-            registry=handlers.registry(self._intake, self._session.server, client),
+            registry=handlers.registry(self._informer, self._session.server, client),
             settings=handlers.settings(),
             namespaces=self._settings.namespaces,
             clusterwide=not self._settings.namespaces,
@@ -154,7 +152,7 @@ class Operator:
 
     async def _list_again(self) -> None:
         await asyncio.sleep(RESTART_SECONDS)
-        await self._resync.fill()
+        await self._informer.list_all()
 
     @staticmethod
     async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
@@ -183,16 +181,18 @@ class Operator:
     async def _measure(self) -> Measurements:
         now = time.monotonic()
         return Measurements(
-            jobs=[self._job(record) for record in self._store.records()],
+            jobs=[self._job(record) for record in self._cache.dreambooth_jobs()],
             queue_depth=self._queue.depth,
             queue_oldest_seconds=self._queue.oldest_age,
-            watch_seconds={kind.plural: now - at for kind, at in self._intake.heard.items()},
+            watch_seconds={
+                kind.plural: now - watch.confirmed for kind, watch in self._informer.watches.items()
+            },
             answer_seconds=self._vitals.silence,
         )
 
-    def _job(self, record: Record) -> MeasuredJob:
-        pods = self._store.pods(record.key, record.uid)
-        return MeasuredJob(record.key, record.facts, training(pods))
+    def _job(self, record: DreamBoothJobSnapshot) -> MeasuredJob:
+        pods = self._cache.pods(record.key, record.uid)
+        return MeasuredJob(record.key, record.summary, training(pods))
 
 
 def handle_signals(stop: asyncio.Event) -> None:

@@ -99,10 +99,10 @@ class Settings(_Part):
     resync_seconds: Annotated[float, Field(ge=1, le=86400)] = 300
     """How often everything is listed, to find what a watch has missed."""
 
-    image_patience_seconds: Seconds = 60
+    image_pull_grace_seconds: Seconds = 60
     """How long an image may fail to be pulled before the attempt does: registries have hiccups."""
 
-    config_patience_seconds: Seconds = 60
+    config_grace_seconds: Seconds = 60
     """How long a Secret or ConfigMap that a pod names may be missing before the attempt fails."""
 
     workers: Annotated[int, Field(ge=1, le=64)] = 8
@@ -119,8 +119,8 @@ class Settings(_Part):
         return Policy(
             default_image=self.trainer_image,
             progress_seconds=self.progress_seconds,
-            image_patience_seconds=self.image_patience_seconds,
-            config_patience_seconds=self.config_patience_seconds,
+            image_pull_grace_seconds=self.image_pull_grace_seconds,
+            config_grace_seconds=self.config_grace_seconds,
         )
 
 

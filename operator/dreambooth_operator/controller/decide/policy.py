@@ -11,7 +11,7 @@ class Policy:
     """Trainer image of jobs that name none."""
     progress_seconds: float = 15
     """Progress is written at most this often."""
-    image_patience_seconds: float = 60
+    image_pull_grace_seconds: float = 60
     """How long an image may fail to be pulled: registries have hiccups."""
-    config_patience_seconds: float = 60
+    config_grace_seconds: float = 60
     """How long a secret or ConfigMap that a pod names may be missing."""

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dreambooth_operator.controller.decide.policy import Policy
-from dreambooth_operator.controller.kube.snapshots import PodSnapshot
-
-# A pod changes between the reasons of one set while the same thing is tried again.
-HOPELESS = {"InvalidImageName", "ErrImageNeverPull"}
-IMAGE = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"}
-CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+from dreambooth_operator.controller.kube.snapshots import (
+    CONFIG_FAILS,
+    IMAGE_PULL_FAILS,
+    NEVER_STARTS,
+    PodSnapshot,
+)
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ def start_problem(pods: Iterable[PodSnapshot], now: datetime, policy: Policy) ->
 
 
 def _problem(pod: PodSnapshot, now: datetime, policy: Policy) -> Problem | None:
-    if pod.waiting in HOPELESS:
+    if pod.waiting in NEVER_STARTS:
         patience = 0.0
-    elif pod.waiting in IMAGE:
-        patience = policy.image_patience_seconds
-    elif pod.waiting in CONFIG:
-        patience = policy.config_patience_seconds
+    elif pod.waiting in IMAGE_PULL_FAILS:
+        patience = policy.image_pull_grace_seconds
+    elif pod.waiting in CONFIG_FAILS:
+        patience = policy.config_grace_seconds
     else:
         return None
     waited = (now - (pod.waiting_since or now)).total_seconds()
@@ -54,8 +54,3 @@ def why_not_ready(pods: Iterable[PodSnapshot], nodes: int) -> tuple[str, str]:
             return "Unschedulable", f"pod {pod.name}: {pod.unschedulable}"
     # No counts: a status for each pod that joins would be many writes for little news.
     return "Starting", f"waits for {nodes} {'pod' if nodes == 1 else 'pods'} to join"
-
-
-def waits_in_vain(reason: str | None) -> bool:
-    """Whether a container that waits for this reason will not start by itself."""
-    return reason in HOPELESS | IMAGE | CONFIG

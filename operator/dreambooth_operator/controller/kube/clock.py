@@ -35,7 +35,7 @@ class ServerClock:
         """The time in UTC."""
         return self._origin + timedelta(seconds=self._monotonic())
 
-    def hear(self, date: str | None) -> None:
+    def synchronize(self, date: str | None) -> None:
         """Take an answer's `Date` header into account; a missing or unreadable one is ignored."""
         try:
             said = parsedate_to_datetime(date or "")

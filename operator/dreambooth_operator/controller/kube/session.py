@@ -82,7 +82,7 @@ class Session:
             await self._authorize(request)
             response = await handler(request)
         self.last_answer = time.monotonic()
-        self._clock.hear(response.headers.get(hdrs.DATE))
+        self._clock.synchronize(response.headers.get(hdrs.DATE))
         self._answered(*_told(request), response.status)
         return response
 

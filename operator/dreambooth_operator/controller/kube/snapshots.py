@@ -21,6 +21,17 @@ COUNTERS_ANNOTATION = f"{names.ATTEMPT_LABEL}-counters"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
 
+# Waiting reasons of containers (core/v1 ContainerStateWaiting.reason) that may not go away by
+# themselves. A pod changes between the reasons of one set while kubelet retries the same thing.
+NEVER_STARTS = frozenset({"InvalidImageName", "ErrImageNeverPull"})
+IMAGE_PULL_FAILS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"}
+)
+CONFIG_FAILS = frozenset(
+    {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """A DreamBoothJob's namespace and name."""
@@ -84,6 +95,11 @@ class PodSnapshot:
     def ended(self) -> bool:
         """Its container has ended, or the pod is gone."""
         return self.gone or self.phase in ("Succeeded", "Failed")
+
+    @property
+    def cannot_start(self) -> bool:
+        """Its container waits for a reason that may never go away."""
+        return self.waiting in NEVER_STARTS | IMAGE_PULL_FAILS | CONFIG_FAILS
 
     @property
     def failed(self) -> bool:

@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from dreambooth_api.contract.metrics import Definition
 from dreambooth_operator.controller.kube.snapshots import Key, PodSnapshot
-from dreambooth_operator.controller.watch.job_summary import Facts
+from dreambooth_operator.controller.watch.job_summary import JobSummary
 from dreambooth_operator.manifests.names import TRAINER
 
 PREFIX = "dreambooth_job"
@@ -25,7 +25,7 @@ class MeasuredJob:
     """A job at the moment of a scrape."""
 
     key: Key
-    facts: Facts
+    summary: JobSummary
     pods: int
     """Pods that train or are about to: they have a node, and have not ended."""
 
@@ -83,23 +83,23 @@ def _family(definition: Definition) -> CounterMetricFamily | GaugeMetricFamily:
 
 
 def _rows(job: MeasuredJob) -> Iterator[tuple[Definition, Row]]:
-    facts = job.facts
-    yield INFO, ([facts.queue, facts.output], 1)
-    yield PHASE, ([facts.phase, facts.stage], 1)
-    yield SINCE, ([], facts.since.timestamp())
-    yield REQUESTED, ([], facts.nodes * facts.gpus_per_node)
-    yield IN_USE, ([], job.pods * facts.gpus_per_node)
-    yield STEP, ([], facts.step)
-    yield TARGET, ([], facts.target_steps)
-    for outcome, count in facts.interruptions.items():
+    summary = job.summary
+    yield INFO, ([summary.queue, summary.output], 1)
+    yield PHASE, ([summary.phase, summary.stage], 1)
+    yield SINCE, ([], summary.since.timestamp())
+    yield REQUESTED, ([], summary.nodes * summary.gpus_per_node)
+    yield IN_USE, ([], job.pods * summary.gpus_per_node)
+    yield STEP, ([], summary.step)
+    yield TARGET, ([], summary.target_steps)
+    for outcome, count in summary.interruptions.items():
         yield INTERRUPTIONS, ([outcome], count)
-    if facts.checkpoint:
-        step, time = facts.checkpoint
+    if summary.checkpoint:
+        step, time = summary.checkpoint
         yield SAVED_STEP, ([], step)
         yield SAVED_TIME, ([], time.timestamp())
-    if facts.attempt:
-        yield STARTED, ([str(facts.attempt.number)], facts.attempt.started.timestamp())
-    if facts.ended and facts.ended.ended:
-        code = "" if facts.ended.exit_code is None else str(facts.ended.exit_code)
-        labels = [str(facts.ended.number), facts.ended.outcome or "", code]
-        yield ENDED, (labels, facts.ended.ended.timestamp())
+    if summary.attempt:
+        yield STARTED, ([str(summary.attempt.number)], summary.attempt.started.timestamp())
+    if summary.ended and summary.ended.ended:
+        code = "" if summary.ended.exit_code is None else str(summary.ended.exit_code)
+        labels = [str(summary.ended.number), summary.ended.outcome or "", code]
+        yield ENDED, (labels, summary.ended.ended.timestamp())

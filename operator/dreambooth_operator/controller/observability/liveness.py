@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import Api
+from dreambooth_operator.controller.kube.kinds import Kind
 from dreambooth_operator.controller.kube.session import Session
-from dreambooth_operator.controller.watch.resync import Resync
+from dreambooth_operator.controller.watch.informer import WatchHealth
 
 PULSE_SECONDS = 10.0
 ANSWER_SECONDS = 5.0
@@ -24,9 +26,11 @@ UNLISTED_RESYNCS = 3
 class Vitals:
     """Feels the pulse. Its answers may be asked for from any thread."""
 
-    def __init__(self, session: Session, resync: Resync, resync_seconds: float) -> None:
+    def __init__(
+        self, session: Session, watches: Mapping[Kind, WatchHealth], resync_seconds: float
+    ) -> None:
         self._session = session
-        self._resync = resync
+        self._watches = watches
         self._patience = UNLISTED_RESYNCS * resync_seconds + STUCK_SECONDS
         self._beat = time.monotonic()
         self.watching = False
@@ -59,7 +63,7 @@ class Vitals:
             return "the event loop is stuck"
         if not self.watching or self.silence > SILENT_SECONDS:
             return ""
-        for kind, watch in self._resync.watches.items():
+        for kind, watch in self._watches.items():
             if watch.misses >= MISSES:
                 return f"the watch of {kind.plural} misses changes"
             if now - watch.listed > self._patience:

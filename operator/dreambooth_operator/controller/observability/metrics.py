@@ -153,7 +153,7 @@ class _Gauges(Collector):
         snapshot = self._snapshot()
         if snapshot is None:
             return
-        phases = Tally(job.facts.phase for job in snapshot.jobs)
+        phases = Tally(job.summary.phase for job in snapshot.jobs)
         yield _family(JOBS, {phase: phases[phase] for phase in get_args(Phase)})
         yield _family(DEPTH, {"": snapshot.queue_depth})
         yield _family(OLDEST, {"": snapshot.queue_oldest_seconds})

@@ -10,13 +10,13 @@ from dreambooth_api.models.status import Status
 from dreambooth_api.parsing.load import InvalidJobError, parse
 from dreambooth_operator.controller.decide import conditions
 from dreambooth_operator.controller.reconciler.events import timestamp
-from dreambooth_operator.controller.watch.cache import Record
+from dreambooth_operator.controller.watch.cache import DreamBoothJobSnapshot
 from dreambooth_operator.manifests.names import Manifest
 
 logger = logging.getLogger(__name__)
 
 
-def read_job(record: Record) -> DreamBoothJob:
+def read_job(record: DreamBoothJobSnapshot) -> DreamBoothJob:
     """The job; a status that cannot be read counts as empty, as the children know better.
 
     Raises `InvalidJobError` when the spec is not one that this operator understands: the CRD is
@@ -40,7 +40,7 @@ def status_body(status: Status) -> Manifest:
     return body
 
 
-def refused_status(record: Record, problem: str, now: datetime) -> Manifest | None:
+def refused_status(record: DreamBoothJobSnapshot, problem: str, now: datetime) -> Manifest | None:
     """The status that says that a spec is not understood; None when it says so already.
 
     Nothing else in it is touched, so whatever runs is still reported as it was.

@@ -26,7 +26,7 @@ from dreambooth_operator.controller.kube.kinds import APPLIED, DREAMBOOTH_JOB, E
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, Key, controls, required_time
 from dreambooth_operator.controller.reconciler.codec import read_job, refused_status, status_body
 from dreambooth_operator.controller.reconciler.events import event_body
-from dreambooth_operator.controller.watch.cache import Record, Store
+from dreambooth_operator.controller.watch.cache import Cache, DreamBoothJobSnapshot
 from dreambooth_operator.controller.watch.poller import Poller
 from dreambooth_operator.manifests import names
 from dreambooth_operator.manifests.names import Manifest
@@ -39,7 +39,7 @@ NO_DEFAULTS = JobDefaults()
 class InvalidSpecError(Exception):
     """A DreamBoothJob whose spec this operator does not understand."""
 
-    def __init__(self, record: Record, problem: str) -> None:
+    def __init__(self, record: DreamBoothJobSnapshot, problem: str) -> None:
         super().__init__(problem)
         self.record = record
 
@@ -53,7 +53,7 @@ class Cluster:
     def __init__(
         self,
         api: Api,
-        store: Store,
+        cache: Cache,
         poller: Poller,
         now: Now,
         ensure_leads: Callable[[], None] = lambda: None,
@@ -63,7 +63,7 @@ class Cluster:
         self._defaults = defaults
         self._ensure_leads = ensure_leads
         self._api = api
-        self._store = store
+        self._cache = cache
         self._poller = poller
         self._now = now
 
@@ -73,7 +73,7 @@ class Cluster:
         Raises `InvalidSpecError`, or an `ApiError` when the API server has to be asked and does
         not answer.
         """
-        record = self._store.record(key)
+        record = self._cache.dreambooth_job(key)
         if record is None:
             return None
         try:
@@ -119,15 +119,15 @@ class Cluster:
 
     async def refresh(self, key: Key) -> bool:
         """Ask for the job itself, as what is known of it may be out of date; whether it was."""
-        record = self._store.record(key)
+        record = self._cache.dreambooth_job(key)
         try:
             found = await self._api.get(DREAMBOOTH_JOB, key.namespace, key.name)
         except errors.NotFoundError:
             if record is not None:
-                self._store.remove(DREAMBOOTH_JOB, key.namespace, key.name, record.uid)
+                self._cache.remove(DREAMBOOTH_JOB, key.namespace, key.name, record.uid)
             return record is not None
-        self._store.put(DREAMBOOTH_JOB, found)
-        return self._store.record(key) is not record
+        self._cache.update(DREAMBOOTH_JOB, found)
+        return self._cache.dreambooth_job(key) is not record
 
     async def post(self, job: DreamBoothJob, event: Event) -> None:
         """Post an event. One that is lost does no harm."""
@@ -137,9 +137,11 @@ class Cluster:
         except errors.ApiError as error:
             logger.warning("an event was not posted: %s", error)
 
-    def _observed(self, key: Key, written: DreamBoothJob, record: Record) -> Observed:
+    def _observed(
+        self, key: Key, written: DreamBoothJob, record: DreamBoothJobSnapshot
+    ) -> Observed:
         job, filled = with_defaults(written, self._defaults)
-        jobs = self._store.jobs(key, record.uid)
+        jobs = self._cache.jobs(key, record.uid)
         attempts = [view for view in jobs if view.component == names.TRAINER]
         preflight = [view for view in jobs if view.name == names.preflight_name(job)]
         meta = job.metadata.model_extra or {}
@@ -152,12 +154,12 @@ class Cluster:
             deleting="deletionTimestamp" in meta,
             attempts=tuple(sorted(attempts, key=_number)),
             preflight=next(iter(preflight), None),
-            pods=tuple(self._store.pods(key, record.uid)),
+            pods=tuple(self._cache.pods(key, record.uid)),
             reading=self._poller.reading(key),
             missing=frozenset(
                 kind
                 for kind, name in shared.items()
-                if not self._store.owns(key, record.uid, kind, name)
+                if not self._cache.owns(key, record.uid, kind, name)
             ),
         )
 
@@ -169,9 +171,9 @@ class Cluster:
         if record is None or record.ended is not None:
             return
         name = names.attempt_name(job, record.number)
-        if not self._store.owns(key, job.metadata.uid or "", JOB.name, name):
+        if not self._cache.owns(key, job.metadata.uid or "", JOB.name, name):
             try:
-                self._store.put(JOB, await self._api.get(JOB, key.namespace, name))
+                self._cache.update(JOB, await self._api.get(JOB, key.namespace, name))
             except errors.NotFoundError:
                 logger.info("%s: Job %s is gone", key, name)
 
@@ -179,14 +181,14 @@ class Cluster:
         """Raise `NameTakenError` when something that is not the job's has the name of its child."""
         kind, meta = APPLIED[manifest["kind"]], manifest["metadata"]
         namespace, name, uid = meta["namespace"], meta["name"], seen.job.metadata.uid or ""
-        if self._store.owns(Key(namespace, seen.job.metadata.name), uid, kind.name, name):
+        if self._cache.owns(Key(namespace, seen.job.metadata.name), uid, kind.name, name):
             return
         try:
             found = await self._api.get(kind, namespace, name)
         except errors.NotFoundError:
             return
         if controls(uid, found["metadata"]):
-            self._store.put(kind, found)
+            self._cache.update(kind, found)
         elif _is_on_its_way_out(seen.job, found["metadata"]):
             told = f"{kind.name} {name} of an earlier job of this name is not gone yet"
             raise errors.UnavailableError(told)
@@ -199,7 +201,7 @@ class Cluster:
         if isinstance(action, Apply):
             kind, child = APPLIED[action.manifest["kind"]], action.manifest["metadata"]["name"]
             key = Key(meta.namespace, meta.name)
-            if kind is JOB and self._store.owns(key, meta.uid or "", kind.name, child):
+            if kind is JOB and self._cache.owns(key, meta.uid or "", kind.name, child):
                 return False  # a Job is made once: its queue may have let it go meanwhile
             return self._took(kind, await self._api.apply(kind, action.manifest))
         if isinstance(action, DeleteJob):
@@ -214,7 +216,7 @@ class Cluster:
         try:
             left = await self._api.delete(kind, namespace, name, uid, propagation=propagation)
         except (errors.NotFoundError, errors.ConflictError):
-            return self._store.remove(kind, namespace, name, uid) is not None
+            return self._cache.remove(kind, namespace, name, uid) is not None
         # It is there until its children are gone; else a Status is all that is left.
         return left["kind"] != kind.name or self._took(kind, left)
 
@@ -233,7 +235,7 @@ class Cluster:
 
     def _took(self, kind: Kind, answer: Manifest) -> bool:
         """Take an answer over; whether it was news. What changes nothing keeps its version."""
-        return self._store.put(kind, answer) is not None
+        return self._cache.update(kind, answer) is not None
 
 
 def _is_on_its_way_out(job: DreamBoothJob, meta: Manifest) -> bool:

@@ -75,7 +75,7 @@ class Worker:
         try:
             seen = await self._cluster.observe(key)
             if seen is None:
-                self._poller.follow(key, None)
+                self._poller.set_address(key, None)
                 self._told.pop(key, None)
                 return
             await self._bring_about(key, seen)
@@ -103,7 +103,7 @@ class Worker:
             decision = self._decide(seen, self._now(), self._policy)
             changed = await self._say(key, seen, decision)
         self._told.pop(key, None)
-        self._poller.follow(key, decision.poll)
+        self._poller.set_address(key, decision.poll)
         if decision.wake_seconds is not None:
             self._queue.add(key, after=decision.wake_seconds)
         if changed:

@@ -1,7 +1,7 @@
-"""What the watches said, kept small: a thousand jobs have thousands of pods.
+"""The objects that the operator watches, kept small: a thousand jobs have thousands of pods.
 
-A DreamBoothJob is kept as compact JSON, its children as views. What an answer or a watch says is
-taken over when it is newer than what is known, so that neither undoes the other.
+A DreamBoothJob is kept as compact JSON, its children as snapshots. Watch events and the answers to
+the operator's own writes both update the cache, in any order: the newest version wins.
 """
 
 import json
@@ -11,16 +11,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from dreambooth_operator.controller.decide.start_problems import waits_in_vain
 from dreambooth_operator.controller.kube.clock import Now
-from dreambooth_operator.controller.kube.kinds import (
-    CONFIG_MAP,
-    DREAMBOOTH_JOB,
-    JOB,
-    POD,
-    SERVICE,
-    Kind,
-)
+from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, JOB, POD, WATCHED, Kind
 from dreambooth_operator.controller.kube.snapshots import (
     Body,
     JobSnapshot,
@@ -30,10 +22,11 @@ from dreambooth_operator.controller.kube.snapshots import (
     job_snapshot,
     pod_snapshot,
 )
-from dreambooth_operator.controller.watch.job_summary import Facts, facts_of
+from dreambooth_operator.controller.watch.job_summary import JobSummary, summarize
 from dreambooth_operator.manifests import names
 
 REMEMBERED_REMOVALS = 10_000
+"""uids of deleted objects: enough for every answer that can be under way."""
 KEPT_METADATA = (
     "name",
     "namespace",
@@ -47,14 +40,14 @@ KEPT_METADATA = (
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """A DreamBoothJob as the API server sent it, without what nobody reads."""
+class DreamBoothJobSnapshot:
+    """A DreamBoothJob as the API server sent it, without the metadata that the operator ignores."""
 
     key: Key
     name: str
     uid: str
     version: int
-    facts: Facts
+    summary: JobSummary
     body: bytes
     """JSON."""
 
@@ -72,167 +65,175 @@ class ChildSnapshot:
     """uid of the DreamBoothJob that controls it."""
 
 
-Snapshot = Record | JobSnapshot | PodSnapshot | ChildSnapshot
+Snapshot = DreamBoothJobSnapshot | JobSnapshot | PodSnapshot | ChildSnapshot
 
 
 @dataclass(slots=True)
 class _Family:
-    """All that is known of one key. Children by name."""
+    """A DreamBoothJob and its children, by name; pods by uid."""
 
-    record: Record | None = None
+    dreambooth_job: DreamBoothJobSnapshot | None = None
     jobs: dict[str, JobSnapshot] = field(default_factory=dict)
     pods: dict[str, PodSnapshot] = field(default_factory=dict)
     shared: dict[tuple[str, str], ChildSnapshot] = field(default_factory=dict)
     """Services and ConfigMaps by kind and name."""
-    ended: JobSnapshot | None = None
-    """The Job that went last. What its pods said is kept until another one comes."""
+    deleted_job: JobSnapshot | None = None
+    """The Job that was deleted last. Its pods are kept until another Job is created."""
 
     def __bool__(self) -> bool:
-        return bool(self.record or self.jobs or self.pods or self.shared)
+        return bool(self.dreambooth_job or self.jobs or self.pods or self.shared)
+
+    def forget_deleted_job(self) -> None:
+        """Forget the Job that was deleted last, and those of its pods that are gone."""
+        if self.deleted_job:
+            uid, self.deleted_job = self.deleted_job.uid, None
+            gone = [pod.uid for pod in self.pods.values() if pod.gone and pod.job_uid == uid]
+            for pod_uid in gone:
+                del self.pods[pod_uid]
 
 
-class Store:
-    """The objects that the operator knows, by DreamBoothJob."""
+class Cache:
+    """The objects that the operator watches, by DreamBoothJob."""
 
     def __init__(self, now: Now = lambda: datetime.now(UTC)) -> None:
         self._now = now
         self._families: dict[Key, _Family] = {}
-        self._index: dict[Kind, dict[tuple[str, str], Snapshot]] = {
-            kind: {} for kind in (DREAMBOOTH_JOB, JOB, POD, SERVICE, CONFIG_MAP)
-        }
+        self._index: dict[Kind, dict[tuple[str, str], Snapshot]] = {kind: {} for kind in WATCHED}
         """The same objects by kind, namespace and name."""
         self._removed: OrderedDict[str, None] = OrderedDict()
-        """uids of objects that are gone: a late answer does not bring them back."""
+        """uids of deleted objects: an answer that comes late does not bring them back."""
 
-    def put(self, kind: Kind, body: Body) -> Key | None:
-        """Take an object over. Returns the job that it concerns; None: nothing new."""
-        view = view_of(kind, body)
-        if view is None or view.uid in self._removed:
+    def update(self, kind: Kind, body: Body) -> Key | None:
+        """Add or replace an object unless the cache holds this or a newer version.
+
+        Returns:
+            The job that the object belongs to; None where nothing changed.
+        """
+        snapshot = snapshot_of(kind, body)
+        if snapshot is None or snapshot.uid in self._removed:
             return None
-        place = (view.key.namespace, view.name)
-        known = self._index[kind].get(place)
-        if known is not None and known.version >= view.version:
+        name = (snapshot.key.namespace, snapshot.name)
+        cached = self._index[kind].get(name)
+        if cached is not None and cached.version >= snapshot.version:
             return None
-        if known is not None and (known.uid, known.key) != (view.uid, view.key):
-            self._drop(kind, known)
-        self._index[kind][place] = view
-        self._enter(view)
-        return view.key
+        if cached is not None and (cached.uid, cached.key) != (snapshot.uid, snapshot.key):
+            self._drop(cached)
+        self._index[kind][name] = snapshot
+        self._add(snapshot)
+        return snapshot.key
 
     def remove(self, kind: Kind, namespace: str, name: str, uid: str) -> Key | None:
-        """An object is gone. Returns the job that it concerned; None: it was not known.
+        """Remove an object that was deleted.
 
-        A pod's last view is kept until the next Job comes: how it ended has to be judged, and pods
-        and their Job go at about the same time.
+        A pod's last snapshot is kept until the next Job is created: `decide` needs to know how the
+        pod ended, and a Job and its pods are deleted at about the same time.
+
+        Returns:
+            The job that the object belonged to; None if the cache did not hold it.
         """
         self._removed[uid] = None
         while len(self._removed) > REMEMBERED_REMOVALS:
             self._removed.popitem(last=False)
-        view = self._index[kind].get((namespace, name))
-        if view is None or view.uid != uid:
+        snapshot = self._index[kind].get((namespace, name))
+        if snapshot is None or snapshot.uid != uid:
             return None
         del self._index[kind][namespace, name]
-        self._drop(kind, view)
-        return view.key
+        self._drop(snapshot)
+        return snapshot.key
 
-    def record(self, key: Key) -> Record | None:
+    def dreambooth_job(self, key: Key) -> DreamBoothJobSnapshot | None:
         """The DreamBoothJob itself."""
         family = self._families.get(key)
-        return family.record if family else None
+        return family.dreambooth_job if family else None
+
+    def dreambooth_jobs(self) -> Iterator[DreamBoothJobSnapshot]:
+        """All DreamBoothJobs."""
+        return (
+            family.dreambooth_job for family in self._families.values() if family.dreambooth_job
+        )
 
     def jobs(self, key: Key, owner: str) -> list[JobSnapshot]:
-        """Jobs that the DreamBoothJob with that uid controls."""
+        """The batch/v1 Jobs that the DreamBoothJob with the uid `owner` controls."""
         family = self._families.get(key, _Family())
         return [job for job in family.jobs.values() if job.owner == owner]
 
     def pods(self, key: Key, owner: str) -> list[PodSnapshot]:
-        """Pods of its Jobs and of the one that went last, also those that are gone, and whatever
-        pods still run without a Job.
+        """Pods of its Jobs and of the Job that was deleted last, and pods that outlive their Job.
+
+        Deleted pods are among them, with `gone` set.
         """
         family = self._families.get(key, _Family())
         uids = {job.uid for job in self.jobs(key, owner)}
-        if family.ended and family.ended.owner == owner:
-            uids.add(family.ended.uid)
+        if family.deleted_job and family.deleted_job.owner == owner:
+            uids.add(family.deleted_job.uid)
         return [pod for pod in family.pods.values() if pod.job_uid in uids or not pod.ended]
 
     def owns(self, key: Key, owner: str, kind: str, name: str) -> bool:
-        """Whether a child is known, and controlled by the DreamBoothJob with that uid."""
+        """Whether a child exists that the DreamBoothJob with the uid `owner` controls."""
         family = self._families.get(key, _Family())
         child = family.jobs.get(name) if kind == JOB.name else family.shared.get((kind, name))
         return child is not None and child.owner == owner
 
-    def known(self, kind: Kind) -> Mapping[tuple[str, str], Snapshot]:
+    def objects(self, kind: Kind) -> Mapping[tuple[str, str], Snapshot]:
         """The objects of a kind that exist, by namespace and name."""
         return self._index[kind]
 
-    def records(self) -> Iterator[Record]:
-        """All DreamBoothJobs."""
-        return (family.record for family in self._families.values() if family.record)
-
-    def _enter(self, view: Snapshot) -> None:
-        family = self._families.setdefault(view.key, _Family())
-        if isinstance(view, Record):
-            family.record = view
-        elif isinstance(view, JobSnapshot):
-            if view.name not in family.jobs:
-                self._forget_ended(family)
-            family.jobs[view.name] = view
-        elif isinstance(view, PodSnapshot):
-            family.pods[view.uid] = self._dated(view, family.pods.get(view.uid))
+    def _add(self, snapshot: Snapshot) -> None:
+        family = self._families.setdefault(snapshot.key, _Family())
+        if isinstance(snapshot, DreamBoothJobSnapshot):
+            family.dreambooth_job = snapshot
+        elif isinstance(snapshot, JobSnapshot):
+            if snapshot.name not in family.jobs:
+                family.forget_deleted_job()
+            family.jobs[snapshot.name] = snapshot
+        elif isinstance(snapshot, PodSnapshot):
+            before = family.pods.get(snapshot.uid)
+            family.pods[snapshot.uid] = self._with_waiting_since(snapshot, before)
         else:
-            family.shared[view.kind, view.name] = view
+            family.shared[snapshot.kind, snapshot.name] = snapshot
 
-    def _dated(self, view: PodSnapshot, before: PodSnapshot | None) -> PodSnapshot:
-        """The view with the time since when its container cannot start, which no pod tells."""
-        if not waits_in_vain(view.waiting):
-            return view
+    def _with_waiting_since(self, pod: PodSnapshot, before: PodSnapshot | None) -> PodSnapshot:
+        """Add the time since when the container cannot start, which no field of a pod holds."""
+        if not pod.cannot_start:
+            return pod
         since = before.waiting_since if before else None
-        return replace(view, waiting_since=since or self._now())
+        return replace(pod, waiting_since=since or self._now())
 
-    def _drop(self, kind: Kind, view: Snapshot) -> None:
-        family = self._families[view.key]
-        if isinstance(view, Record):
-            family.record = None
-            self._forget_ended(family)
-        elif isinstance(view, JobSnapshot):
-            del family.jobs[view.name]
-            self._forget_ended(family)
-            family.ended = view
-            if family.record is None:
-                self._forget_ended(family)
-        elif isinstance(view, PodSnapshot):
-            jobs = [*family.jobs.values(), *([family.ended] if family.ended else [])]
-            if any(job.uid == view.job_uid for job in jobs):
-                family.pods[view.uid] = replace(view, gone=True)
+    def _drop(self, snapshot: Snapshot) -> None:
+        family = self._families[snapshot.key]
+        if isinstance(snapshot, DreamBoothJobSnapshot):
+            family.dreambooth_job = None
+            family.forget_deleted_job()
+        elif isinstance(snapshot, JobSnapshot):
+            del family.jobs[snapshot.name]
+            family.forget_deleted_job()
+            family.deleted_job = snapshot
+            if family.dreambooth_job is None:
+                family.forget_deleted_job()
+        elif isinstance(snapshot, PodSnapshot):
+            jobs = [*family.jobs.values(), *([family.deleted_job] if family.deleted_job else [])]
+            if any(job.uid == snapshot.job_uid for job in jobs):
+                family.pods[snapshot.uid] = replace(snapshot, gone=True)
             else:
-                del family.pods[view.uid]
+                del family.pods[snapshot.uid]
         else:
-            del family.shared[view.kind, view.name]
+            del family.shared[snapshot.kind, snapshot.name]
         if not family:
-            del self._families[view.key]
-
-    @staticmethod
-    def _forget_ended(family: _Family) -> None:
-        """Forget the Job that went last, and its pods that are gone."""
-        if family.ended:
-            uid, family.ended = family.ended.uid, None
-            gone = [pod.uid for pod in family.pods.values() if pod.gone and pod.job_uid == uid]
-            for each in gone:
-                del family.pods[each]
+            del self._families[snapshot.key]
 
 
-def view_of(kind: Kind, body: Body) -> Snapshot | None:
-    """What of an object is kept; None when it is none of the operator's."""
+def snapshot_of(kind: Kind, body: Body) -> Snapshot | None:
+    """The snapshot of an object; None for an object without the operator's labels."""
     if kind is DREAMBOOTH_JOB:
-        return _record(body)
+        return _dreambooth_job_snapshot(body)
     if kind is JOB:
         return job_snapshot(body)
     if kind is POD:
         return pod_snapshot(body)
-    return _child(kind, body)
+    return _child_snapshot(kind, body)
 
 
-def _record(body: Body) -> Record:
+def _dreambooth_job_snapshot(body: Body) -> DreamBoothJobSnapshot:
     meta = body["metadata"]
     kept: dict[str, Any] = {
         "apiVersion": DREAMBOOTH_JOB.api_version,
@@ -241,17 +242,17 @@ def _record(body: Body) -> Record:
         "spec": body.get("spec", {}),
         "status": body.get("status") or {},
     }
-    return Record(
+    return DreamBoothJobSnapshot(
         key=Key(meta["namespace"], meta["name"]),
         name=meta["name"],
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
-        facts=facts_of(kept),
+        summary=summarize(kept),
         body=json.dumps(kept, separators=(",", ":"), ensure_ascii=False).encode(),
     )
 
 
-def _child(kind: Kind, body: Body) -> ChildSnapshot | None:
+def _child_snapshot(kind: Kind, body: Body) -> ChildSnapshot | None:
     meta = body["metadata"]
     job = meta.get("labels", {}).get(names.JOB_LABEL)
     if job is None:

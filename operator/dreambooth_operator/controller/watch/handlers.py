@@ -10,7 +10,7 @@ import aiohttp
 import kopf
 
 from dreambooth_operator.controller.kube.kinds import WATCHED, Kind
-from dreambooth_operator.controller.watch.intake import Intake
+from dreambooth_operator.controller.watch.informer import Informer
 
 SILENCE_SECONDS = 90.0
 """The API server sends a bookmark every minute; a watch that is silent for longer is dead."""
@@ -22,7 +22,9 @@ IDLE_SECONDS = 0.2
 MAX_BACKOFF_SECONDS = 10.0
 
 
-def registry(intake: Intake, server: str, client: aiohttp.ClientSession) -> kopf.OperatorRegistry:
+def registry(
+    informer: Informer, server: str, client: aiohttp.ClientSession
+) -> kopf.OperatorRegistry:
     """What kopf is to do: use this session, and tell of every change."""
     made = kopf.OperatorRegistry()
 
@@ -31,7 +33,7 @@ def registry(intake: Intake, server: str, client: aiohttp.ClientSession) -> kopf
         return kopf.AiohttpSession(server=server, aiohttp_session=client)
 
     for kind in WATCHED:
-        kopf.on.event(*_selector(kind), registry=made)(functools.partial(_hear, intake, kind))
+        kopf.on.event(*_selector(kind), registry=made)(functools.partial(_on_event, informer, kind))
     return made
 
 
@@ -91,8 +93,8 @@ class _Nothing(kopf.DiffBaseStorage):
 
 
 # kopf would run a plain function in a thread.
-async def _hear(intake: Intake, kind: Kind, /, event: kopf.RawEvent, **_: Any) -> None:
-    intake.hear(kind, event["type"], event["object"])
+async def _on_event(informer: Informer, kind: Kind, /, event: kopf.RawEvent, **_: Any) -> None:
+    informer.on_event(kind, event["type"], event["object"])
 
 
 def _selector(kind: Kind) -> tuple[str, str, str]:

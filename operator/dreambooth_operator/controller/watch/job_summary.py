@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class JobSummary:
     """A job as it is measured."""
 
     phase: str
@@ -45,12 +45,12 @@ class Facts:
     """The newest of those that have ended."""
 
 
-def facts_of(body: Body) -> Facts:
-    """The facts of a DreamBoothJob. What is not understood of it counts as not there."""
+def summarize(body: Body) -> JobSummary:
+    """The summary of a DreamBoothJob. What is not understood of it counts as not there."""
     status = _read(Status, body.get("status"))
     runtime = _read(Runtime, (body.get("spec") or {}).get("runtime"))
     progress, last, made = status.progress, status.last_checkpoint, status.artifacts
-    return Facts(
+    return JobSummary(
         phase=status.phase or "Pending",
         since=_since(status, required_time(body["metadata"]["creationTimestamp"])),
         stage=status.stage or "",

@@ -52,7 +52,7 @@ class Poller:
         finally:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def follow(self, key: Key, address: str | None) -> None:
+    def set_address(self, key: Key, address: str | None) -> None:
         """Ask the pod at this address, at once and then regularly; None: ask no more."""
         if self._addresses.get(key) == address:
             return

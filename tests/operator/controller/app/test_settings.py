@@ -33,7 +33,7 @@ def test_names_are_camel_case(tmp_path: Path) -> None:
         trainerImage: example.com/trainer:1
         namespaces: [team-a, team-b]
         progressSeconds: 5
-        imagePatienceSeconds: 7.5
+        imagePullGraceSeconds: 7.5
         leaderElection: {enabled: true, namespace: ops, leaseSeconds: 20}
         jobDefaults: {storage: {endpointURL: "http://minio:9000"}, queue: gpus}
         log: {level: debug, json: true}
@@ -46,7 +46,7 @@ def test_names_are_camel_case(tmp_path: Path) -> None:
     assert settings.job_defaults.queue == "gpus"
     policy = settings.policy()
     assert policy.default_image == "example.com/trainer:1"
-    assert (policy.progress_seconds, policy.image_patience_seconds) == (5, 7.5)
+    assert (policy.progress_seconds, policy.image_pull_grace_seconds) == (5, 7.5)
 
 
 @pytest.mark.parametrize(

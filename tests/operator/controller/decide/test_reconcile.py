@@ -75,7 +75,7 @@ def test_a_preflight_whose_image_cannot_be_pulled_fails_the_job() -> None:
     world.settle()
     assert world.status.phase == "Preflight"
     assert world.condition("PreflightPassed")[1] == "ImagePullBackOff"
-    world.tick(POLICY.image_patience_seconds)
+    world.tick(POLICY.image_pull_grace_seconds)
     world.settle()
     assert world.status.phase == "Failed"
     assert "nothing:1" in world.condition("Failed")[2]
@@ -329,7 +329,7 @@ def test_an_image_that_cannot_be_pulled_fails_fast() -> None:
     world.settle()
     assert world.status.phase == "Starting"
     assert world.condition("PodsReady")[1] == "ImagePullBackOff"
-    world.tick(POLICY.image_patience_seconds)
+    world.tick(POLICY.image_pull_grace_seconds)
     world.finish_stopping()
     assert world.status.phase == "Failed"
     assert "nothing:1" in world.condition("Failed")[2]

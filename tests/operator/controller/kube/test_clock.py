@@ -28,7 +28,7 @@ def test_clock_of_the_node_is_taken_until_something_is_heard() -> None:
 @pytest.mark.parametrize("minutes", [-10, 10])
 def test_server_is_followed_when_the_node_is_wrong_by_minutes(minutes: int) -> None:
     node = Node(NOON + timedelta(minutes=minutes))
-    node.clock.hear("Sun, 01 Mar 2026 12:00:00 GMT")
+    node.clock.synchronize("Sun, 01 Mar 2026 12:00:00 GMT")
     node.seconds += 30
     assert abs(node.clock.now() - NOON - timedelta(seconds=30)) <= timedelta(seconds=1)
 
@@ -36,12 +36,12 @@ def test_server_is_followed_when_the_node_is_wrong_by_minutes(minutes: int) -> N
 def test_time_does_not_jump_for_what_rounding_explains() -> None:
     node = Node(NOON + timedelta(seconds=1.4))
     before = node.clock.now()
-    node.clock.hear("Sun, 01 Mar 2026 12:00:00 GMT")
+    node.clock.synchronize("Sun, 01 Mar 2026 12:00:00 GMT")
     assert node.clock.now() == before
 
 
 @pytest.mark.parametrize("date", [None, "", "yesterday"])
 def test_unreadable_date_changes_nothing(date: str | None) -> None:
     node = Node(NOON)
-    node.clock.hear(date)
+    node.clock.synchronize(date)
     assert node.clock.now() == NOON

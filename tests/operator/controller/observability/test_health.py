@@ -25,8 +25,8 @@ from dreambooth_operator.controller.observability.health import HealthServer
 from dreambooth_operator.controller.observability.job_metrics import MeasuredJob
 from dreambooth_operator.controller.observability.liveness import Vitals
 from dreambooth_operator.controller.observability.metrics import Measurements, Metrics
-from dreambooth_operator.controller.watch.job_summary import facts_of
-from dreambooth_operator.controller.watch.resync import Resync, Watch
+from dreambooth_operator.controller.watch.informer import WatchHealth
+from dreambooth_operator.controller.watch.job_summary import summarize
 from tests.operator.controller.world import dreambooth_job
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -101,9 +101,9 @@ def test_what_is_reported_is_counted() -> None:
 
 def test_gauges_are_read_when_somebody_asks() -> None:
     metrics = Metrics()
-    facts = facts_of({"metadata": {"creationTimestamp": "2026-03-01T12:00:00Z"}})
-    facts = replace(facts, phase="Running")
-    jobs = [MeasuredJob(Key("team-a", name), facts, 0) for name in ("mug", "cup")]
+    summary = summarize({"metadata": {"creationTimestamp": "2026-03-01T12:00:00Z"}})
+    summary = replace(summary, phase="Running")
+    jobs = [MeasuredJob(Key("team-a", name), summary, 0) for name in ("mug", "cup")]
     found: list[Measurements | None] = [Measurements(jobs, 4, 1.5, {"pods": 7}, 0.5), None]
     metrics.show(lambda: found[0])
     samples = _samples(metrics)
@@ -122,7 +122,9 @@ class Parts:
     """What vitals look at."""
 
     last_answer: float | None = field(default_factory=time.monotonic)
-    watches: dict[Kind, Watch] = field(default_factory=lambda: {JOB: Watch(), POD: Watch()})
+    watches: dict[Kind, WatchHealth] = field(
+        default_factory=lambda: {JOB: WatchHealth(), POD: WatchHealth()}
+    )
 
 
 @pytest.fixture
@@ -132,7 +134,7 @@ def parts() -> Parts:
 
 @pytest.fixture
 def well(parts: Parts) -> Vitals:
-    made = Vitals(cast(Session, parts), cast(Resync, parts), resync_seconds=100)
+    made = Vitals(cast(Session, parts), parts.watches, resync_seconds=100)
     made.watching = True
     return made
 
@@ -151,7 +153,7 @@ def test_not_ready_before_everything_is_listed(well: Vitals) -> None:
 
 def test_server_that_is_away_makes_unready_and_nothing_else(well: Vitals, parts: Parts) -> None:
     parts.last_answer = time.monotonic() - liveness.SILENT_SECONDS - 1
-    parts.watches[POD] = Watch(listed=0, misses=9)
+    parts.watches[POD] = WatchHealth(listed=0, misses=9)
     assert well.ready() == "the API server does not answer"
     assert well.alive() == ""
 

@@ -19,7 +19,7 @@ from dreambooth_operator.controller.observability.job_metrics import (
     families,
     training,
 )
-from dreambooth_operator.controller.watch.job_summary import facts_of
+from dreambooth_operator.controller.watch.job_summary import summarize
 from tests.operator.controller.parts import job_body
 
 LIMIT = 16
@@ -38,7 +38,7 @@ def snapshot(status: dict[str, Any], name: str = "mug", pods: int = 0, **runtime
     body = job_body("art", name)
     body["metadata"]["creationTimestamp"] = minute(0)
     body["spec"]["runtime"] = runtime
-    return MeasuredJob(Key("art", name), facts_of(body | {"status": status}), pods)
+    return MeasuredJob(Key("art", name), summarize(body | {"status": status}), pods)
 
 
 class Jobs(Collector):

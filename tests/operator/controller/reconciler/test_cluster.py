@@ -137,7 +137,7 @@ def test_child_that_only_the_api_server_knows_is_recognised(namespace: str) -> N
             seen = await own.created(namespace, "mug")
             await _act(own, seen, _first_attempt(seen))
         async with parts() as own:  # another process, which has heard of the job only
-            own.store.put(DREAMBOOTH_JOB, await own.api.get(DREAMBOOTH_JOB, namespace, "mug"))
+            own.cache.update(DREAMBOOTH_JOB, await own.api.get(DREAMBOOTH_JOB, namespace, "mug"))
             seen = await own.observed(namespace, "mug")
             # Its record is open, so it is looked for before anybody believes that it is gone.
             assert [job.name for job in seen.attempts] == ["mug-0"]
@@ -220,7 +220,7 @@ def test_status_that_cannot_be_read_counts_as_empty(namespace: str) -> None:
             body = await own.api.get(DREAMBOOTH_JOB, namespace, "mug")
             body["metadata"]["resourceVersion"] = str(int(body["metadata"]["resourceVersion"]) + 1)
             body["status"] = {"phase": "Dancing", "attempts": "many"}
-            own.store.put(DREAMBOOTH_JOB, body)
+            own.cache.update(DREAMBOOTH_JOB, body)
             seen = await own.observed(namespace, "mug")
             assert seen.job.status is None
 
@@ -232,7 +232,7 @@ def test_spec_of_another_version_is_refused_in_the_status(kubectl: Kubectl, name
         async with parts() as own:
             body = await own.api.create(DREAMBOOTH_JOB, job_body(namespace, "mug"))
             body["spec"]["inventedLater"] = True
-            own.store.put(DREAMBOOTH_JOB, body)
+            own.cache.update(DREAMBOOTH_JOB, body)
             with pytest.raises(InvalidSpecError) as refused:
                 await own.cluster.observe(Key(namespace, "mug"))
             await own.cluster.refuse(refused.value)
@@ -264,7 +264,7 @@ def test_service_that_was_deleted_by_hand_is_missing(kubectl: Kubectl, namespace
             await _act(own, seen, _first_attempt(seen))
             body = await own.api.get(SERVICE, namespace, "mug-ranks")
             await asyncio.to_thread(kubectl, "delete", "service", "mug-ranks")
-            own.intake.hear(SERVICE, "DELETED", body)
+            own.informer(namespace).on_event(SERVICE, "DELETED", body)
             assert (await own.observed(namespace, "mug")).missing == {"Service"}
 
     asyncio.run(work())

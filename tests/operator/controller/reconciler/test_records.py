@@ -11,19 +11,19 @@ from dreambooth_api.models.status import AttemptStatus, Status
 from dreambooth_api.parsing.load import InvalidJobError
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB
 from dreambooth_operator.controller.reconciler.codec import read_job, refused_status, status_body
-from dreambooth_operator.controller.watch.cache import Record, view_of
+from dreambooth_operator.controller.watch.cache import DreamBoothJobSnapshot, snapshot_of
 from tests.operator.controller.parts import job_body
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
 
 
-def _record(status: Any = None, **spec: Any) -> Record:
+def _record(status: Any = None, **spec: Any) -> DreamBoothJobSnapshot:
     body = job_body("team", "mug", **spec)
     body["metadata"] |= {"uid": "u", "resourceVersion": "5", "generation": 3}
     body["metadata"]["creationTimestamp"] = "2026-03-01T12:00:00Z"
-    record = view_of(DREAMBOOTH_JOB, body | {"status": status})
-    assert isinstance(record, Record)
+    record = snapshot_of(DREAMBOOTH_JOB, body | {"status": status})
+    assert isinstance(record, DreamBoothJobSnapshot)
     return record
 
 

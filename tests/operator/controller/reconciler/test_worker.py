@@ -227,7 +227,7 @@ def test_job_that_is_gone_is_not_polled_any_more(namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
             key = Key(namespace, "gone")
-            own.poller.follow(key, "10.0.0.1")
+            own.poller.set_address(key, "10.0.0.1")
             reports = await _work(own, key, lambda _: NOTHING, lambda told: told.looks >= 1)
             assert reports.errors == []
             assert own.poller._addresses == {}

@@ -67,7 +67,7 @@ def test_job_is_asked_at_once_and_again() -> None:
     pods = Pods(one=3)
 
     async def work(poller: Poller) -> None:
-        poller.follow(MUG, "one")
+        poller.set_address(MUG, "one")
         reading = await _reading(poller, MUG)
         assert reading.progress is not None
         assert (reading.progress.step, reading.time, reading.address) == (3, NOW, "one")
@@ -88,7 +88,7 @@ def test_following_the_same_address_again_does_not_ask_more_often() -> None:
 
     async def work(poller: Poller) -> None:
         for _ in range(50):
-            poller.follow(MUG, "one")
+            poller.set_address(MUG, "one")
         await _reading(poller, MUG)
 
     _run(pods, work)
@@ -97,7 +97,7 @@ def test_following_the_same_address_again_does_not_ask_more_often() -> None:
 
 def test_no_answer_is_a_reading_that_says_why() -> None:
     async def work(poller: Poller) -> None:
-        poller.follow(MUG, "nowhere")
+        poller.set_address(MUG, "nowhere")
         reading = await _reading(poller, MUG)
         assert reading.progress is None
         assert "no route" in reading.problem
@@ -107,8 +107,8 @@ def test_no_answer_is_a_reading_that_says_why() -> None:
 
 def test_dead_pod_holds_up_nobody() -> None:
     async def work(poller: Poller) -> None:
-        poller.follow(DOG, "dead")
-        poller.follow(MUG, "one")
+        poller.set_address(DOG, "dead")
+        poller.set_address(MUG, "one")
         await _reading(poller, MUG)
         assert poller.reading(DOG) is None
 
@@ -119,10 +119,10 @@ def test_answer_of_a_former_pod_is_dropped() -> None:
     pods = Pods(dead=9, one=3)
 
     async def work(poller: Poller) -> None:
-        poller.follow(MUG, "dead")
+        poller.set_address(MUG, "dead")
         while not pods.asked:
             await asyncio.sleep(0.01)
-        poller.follow(MUG, "one")
+        poller.set_address(MUG, "one")
         assert poller.reading(MUG) is None
         pods.dead.set()
         reading = await _reading(poller, MUG)
@@ -135,9 +135,9 @@ def test_job_that_is_not_followed_any_more_is_not_asked() -> None:
     pods = Pods(one=3)
 
     async def work(poller: Poller) -> None:
-        poller.follow(MUG, "one")
+        poller.set_address(MUG, "one")
         await _reading(poller, MUG)
-        poller.follow(MUG, None)
+        poller.set_address(MUG, None)
         assert poller.reading(MUG) is None
         asked = len(pods.asked)
         await asyncio.sleep(EVERY * 3)

@@ -1,0 +1,170 @@
+"""What is known: the newest of what was heard, small, and a pod's end until it was judged."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, JOB, POD, SERVICE, Kind
+from dreambooth_operator.controller.kube.snapshots import Key
+from dreambooth_operator.controller.watch.cache import Cache
+from tests.operator.controller.parts import job_body
+
+KEY = Key("team", "mug")
+OWNER = "uid-of-mug"
+
+
+def _child(name: str, version: int, **meta: Any) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "namespace": "team",
+            "name": name,
+            "uid": f"uid-of-{name}",
+            "resourceVersion": str(version),
+            "creationTimestamp": "2026-03-01T12:00:00Z",
+            "labels": {"dreambooth.dev/job": "mug", "dreambooth.dev/attempt": "0"},
+            "ownerReferences": [
+                {"kind": "DreamBoothJob", "uid": OWNER, "controller": True, "name": "mug"}
+            ],
+            **meta,
+        },
+        "status": {},
+    }
+
+
+def _pod(name: str, version: int, job: str) -> dict[str, Any]:
+    return _child(name, version, ownerReferences=[{"uid": f"uid-of-{job}", "controller": True}])
+
+
+def _record(version: int, uid: str = OWNER, **status: Any) -> dict[str, Any]:
+    body = job_body("team", "mug")
+    body["metadata"] |= {
+        "uid": uid,
+        "resourceVersion": str(version),
+        "creationTimestamp": "2026-03-01T12:00:00Z",
+        "managedFields": [{"manager": "kubectl"}] * 50,
+        "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "x" * 5000},
+    }
+    return body | {"status": status}
+
+
+def _remove(cache: Cache, kind: Kind, body: dict[str, Any]) -> Key | None:
+    meta = body["metadata"]
+    return cache.remove(kind, meta["namespace"], meta["name"], meta["uid"])
+
+
+def test_news_tell_which_job_they_concern() -> None:
+    cache = Cache()
+    assert cache.update(DREAMBOOTH_JOB, _record(5)) == KEY
+    assert cache.update(JOB, _child("mug-0", 6)) == KEY
+    assert cache.update(POD, _pod("mug-0-0-x", 7, "mug-0")) == KEY
+    assert cache.update(SERVICE, _child("mug-ranks", 8)) == KEY
+    assert [job.name for job in cache.jobs(KEY, OWNER)] == ["mug-0"]
+    assert [pod.name for pod in cache.pods(KEY, OWNER)] == ["mug-0-0-x"]
+    assert cache.owns(KEY, OWNER, "Service", "mug-ranks")
+
+
+@pytest.mark.parametrize("version", [9, 10])
+def test_what_is_not_newer_is_no_news(version: int) -> None:
+    cache = Cache()
+    cache.update(DREAMBOOTH_JOB, _record(10, phase="Running"))
+    assert cache.update(DREAMBOOTH_JOB, _record(version, phase="Starting")) is None
+    assert [record.summary.phase for record in cache.dreambooth_jobs()] == ["Running"]
+
+
+def test_versions_are_numbers() -> None:
+    cache = Cache()
+    cache.update(DREAMBOOTH_JOB, _record(9))
+    assert cache.update(DREAMBOOTH_JOB, _record(10)) == KEY
+
+
+def test_record_is_small_and_whole() -> None:
+    cache = Cache()
+    cache.update(DREAMBOOTH_JOB, _record(5, phase="Running"))
+    record = cache.dreambooth_job(KEY)
+    assert record is not None
+    assert len(record.body) < 1000
+    body = json.loads(record.body)
+    assert body["spec"] == job_body("team", "mug")["spec"]
+    assert body["status"] == {"phase": "Running"}
+
+
+def test_late_answer_does_not_bring_back_what_is_gone() -> None:
+    cache = Cache()
+    cache.update(JOB, _child("mug-0", 6))
+    assert _remove(cache, JOB, _child("mug-0", 8)) == KEY
+    assert cache.update(JOB, _child("mug-0", 7)) is None
+    assert cache.jobs(KEY, OWNER) == []
+
+
+def test_job_made_anew_under_the_same_name_stays() -> None:
+    cache = Cache()
+    cache.update(DREAMBOOTH_JOB, _record(5))
+    cache.update(DREAMBOOTH_JOB, _record(9, uid="uid-of-another"))
+    assert _remove(cache, DREAMBOOTH_JOB, _record(5)) is None
+    record = cache.dreambooth_job(KEY)
+    assert record is not None
+    assert record.uid == "uid-of-another"
+
+
+def test_child_of_somebody_else_is_not_owned() -> None:
+    cache = Cache()
+    cache.update(SERVICE, _child("mug-ranks", 6, ownerReferences=[]))
+    cache.update(JOB, _child("mug-0", 6, ownerReferences=[{"uid": "other", "controller": True}]))
+    assert not cache.owns(KEY, OWNER, "Service", "mug-ranks")
+    assert not cache.owns(KEY, OWNER, "Job", "mug-0")
+    assert cache.jobs(KEY, OWNER) == []
+
+
+def test_unlabelled_objects_are_not_kept() -> None:
+    cache = Cache()
+    assert cache.update(POD, _child("other", 6, labels={})) is None
+    assert cache.objects(POD) == {}
+
+
+def test_pod_is_remembered_until_the_next_job_comes() -> None:
+    cache = Cache()
+    cache.update(DREAMBOOTH_JOB, _record(5))
+    cache.update(JOB, _child("mug-0", 6))
+    pod = _pod("mug-0-0-x", 7, "mug-0")
+    cache.update(POD, pod)
+    assert _remove(cache, POD, pod) == KEY
+    _remove(cache, JOB, _child("mug-0", 8))
+    assert [(pod.name, pod.gone) for pod in cache.pods(KEY, OWNER)] == [("mug-0-0-x", True)]
+    assert ("team", "mug-0-0-x") not in cache.objects(POD)
+    cache.update(JOB, _child("mug-1", 9))
+    assert cache.pods(KEY, OWNER) == []
+
+
+def test_pod_that_outlives_its_job_is_remembered_as_long() -> None:
+    cache = Cache()
+    cache.update(DREAMBOOTH_JOB, _record(5))
+    cache.update(JOB, _child("mug-0", 6))
+    pod = _pod("mug-0-0-x", 7, "mug-0")
+    cache.update(POD, pod)
+    _remove(cache, JOB, _child("mug-0", 8))
+    _remove(cache, POD, pod)
+    assert [pod.gone for pod in cache.pods(KEY, OWNER)] == [True]
+    cache.update(JOB, _child("mug-1", 9))
+    assert cache.pods(KEY, OWNER) == []
+
+
+def test_nothing_is_remembered_of_a_job_that_was_deleted() -> None:
+    cache = Cache()
+    cache.update(DREAMBOOTH_JOB, _record(5))
+    cache.update(JOB, _child("mug-0", 6))
+    pod = _pod("mug-0-0-x", 7, "mug-0")
+    cache.update(POD, pod)
+    _remove(cache, DREAMBOOTH_JOB, _record(5))
+    _remove(cache, POD, pod)
+    _remove(cache, JOB, _child("mug-0", 8))
+    assert cache.pods(KEY, OWNER) == []
+
+
+def test_child_that_was_replaced_unnoticed_takes_the_place() -> None:
+    cache = Cache()
+    cache.update(JOB, _child("mug-0", 6))
+    cache.update(JOB, _child("mug-0", 9, uid="uid-of-the-next"))
+    assert [job.uid for job in cache.jobs(KEY, OWNER)] == ["uid-of-the-next"]
