@@ -11,13 +11,18 @@ import pytest
 
 from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
 from dreambooth_api.contract.stages import Phase, Stage
-from dreambooth_operator.controller.decide import conditions, failures, start_problems
+from dreambooth_operator.controller.decide import conditions, failures
+from dreambooth_operator.controller.kube.snapshots import (
+    CONFIG_FAILS,
+    IMAGE_PULL_FAILS,
+    NEVER_STARTS,
+)
 from tests.docs.pages import ROOT, page
 
 CONTROLLER = ROOT / "operator" / "dreambooth_operator" / "controller"
 DECIDE = (
-    *("decide/open_attempt", "decide/preflight", "decide/decide", "decide/events"),
-    *("decide/start_problems", "reconciler/codec", "reconciler/worker"),
+    *("decide/attempt", "decide/preflight", "decide/decide", "decide/events"),
+    *("decide/pod_start", "reconciler/codec", "reconciler/worker"),
 )
 """Modules that give reasons to conditions and events."""
 WORD = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)*")
@@ -47,13 +52,13 @@ def words(module: str) -> Iterator[str]:
 def reasons() -> set[str]:
     """Reasons of conditions and events, from the code."""
     found = {word for module in DECIDE for word in words(module)} - NO_REASONS
+    found |= NEVER_STARTS | IMAGE_PULL_FAILS | CONFIG_FAILS
     ends = {f"Attempt{outcome}" for outcome in OUTCOMES - {"Succeeded"}}
     return found - {"Disrupted"} | ends | {"Stalled"}  # a job that stalls too often has failed
 
 
 def test_the_code_has_reasons() -> None:
     assert reasons() >= {"NameTaken", "Refused", "NoAnswer", "ErrImagePull", "AttemptDisrupted"}
-    assert reasons() >= start_problems.HOPELESS | start_problems.IMAGE | start_problems.CONFIG
 
 
 def test_every_reason_is_explained() -> None:

@@ -2,13 +2,9 @@
 
 import http.client
 import threading
-from datetime import datetime
 from types import TracebackType
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic.alias_generators import to_camel
-
-from dreambooth_api.contract.stages import Stage
+from dreambooth_api.contract.progress import Progress, UnreadableProgressError
 
 ANSWER_LIMIT = 1 << 20
 
@@ -17,49 +13,7 @@ class ProgressUnavailableError(Exception):
     """Nobody answers, or not with progress. Usual while a job starts and while it ends."""
 
 
-class _Part(BaseModel):
-    # A newer trainer may say more than this knows.
-    model_config = ConfigDict(alias_generator=to_camel, validate_by_alias=True, extra="ignore")
-
-
-class PriorProgress(_Part):
-    """Class images that are there."""
-
-    done: int
-    total: int
-
-
-class LastCheckpoint(_Part):
-    """The newest durable checkpoint."""
-
-    step: int
-    uri: str
-    time: datetime
-
-
-class TrainerProgress(_Part):
-    """The answer of `/progress`."""
-
-    stage: Stage
-    step: int
-    total_steps: int
-    attempt: int = 0
-    world_size: int = 1
-    loss: float | None = None
-    subject_loss: float | None = None
-    prior_loss: float | None = None
-    learning_rate: float | None = None
-    images_per_second: float | None = None
-    eta_seconds: float | None = None
-    last_checkpoint: LastCheckpoint | None = None
-    prior: PriorProgress | None = None
-    samples: list[str] = []
-    """Sample grids of this attempt, the newest last."""
-    output: str | None = None
-    """Folder of the run."""
-    export: str | None = None
-    """The model to take home, once it is complete."""
-    updated_at: datetime | None = None
+TrainerProgress = Progress
 
 
 def read_progress(address: str, port: int, timeout: float = 2.0) -> TrainerProgress:
@@ -71,8 +25,8 @@ def read_progress(address: str, port: int, timeout: float = 2.0) -> TrainerProgr
         body = answer.read(ANSWER_LIMIT)
         if answer.status != 200:
             raise ProgressUnavailableError(f"{address}:{port} answers {answer.status}")
-        return TrainerProgress.model_validate_json(body)
-    except (OSError, http.client.HTTPException, ValidationError) as error:
+        return Progress.decode(body)
+    except (OSError, http.client.HTTPException, UnreadableProgressError) as error:
         raise ProgressUnavailableError(f"{address}:{port}: {error}") from error
     finally:
         connection.close()

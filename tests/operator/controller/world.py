@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
+from dreambooth_api.contract.message import Checkpoint
+from dreambooth_api.contract.progress import Progress
 from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.status import AttemptStatus, Status
@@ -24,15 +26,13 @@ from dreambooth_operator.controller.decide.decision import (
     DeleteJob,
     Event,
 )
-from dreambooth_operator.controller.decide.observed import Observed, Obstacle, Reading
-from dreambooth_operator.controller.decide.policy import Policy
+from dreambooth_operator.controller.decide.observed import Blocked, Observed, Policy, Reading
 from dreambooth_operator.controller.kube.snapshots import (
     COUNTERS_ANNOTATION,
     JobSnapshot,
     Key,
     PodSnapshot,
 )
-from dreambooth_operator.local.progress import LastCheckpoint, TrainerProgress
 from dreambooth_operator.manifests import names
 
 START = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -77,7 +77,7 @@ class World:
     """Pods that are gone: a restart of the operator forgets them."""
     defaulted: tuple[str, ...] = ()
     reading: Reading | None = None
-    obstacle: Obstacle | None = None
+    blocked: Blocked | None = None
     missing: frozenset[str] = frozenset()
     events: list[Event] = field(default_factory=list)
     writes: int = 0
@@ -101,7 +101,7 @@ class World:
             preflight=next((job for job in jobs if job.component == names.PREFLIGHT), None),
             pods=tuple(pods),
             reading=self.reading,
-            obstacle=self.obstacle,
+            blocked=self.blocked,
             missing=self.missing,
         )
 
@@ -143,7 +143,7 @@ class World:
             if action.manifest["kind"] == "Job":
                 self._make_job(action.manifest)
         elif isinstance(action, DeleteJob):
-            self.delete_job(action.name, background=action.abandoned)
+            self.delete_job(action.name, background=action.background)
         elif isinstance(action, DeleteDreamBoothJob):
             self.deleted = True
 
@@ -358,11 +358,11 @@ class World:
         """Rank 0 is asked for its progress, and answers."""
         told: dict[str, Any] = {"stage": "Training", "step": step, "totalSteps": 800} | values
         attempt = self.record.number if self.job.status and self.job.status.attempts else 0
-        progress = TrainerProgress(**({"attempt": attempt} | told))
+        progress = Progress(**({"attempt": attempt} | told))
         self.reading = Reading(self.now, "10.0.0.0", progress)
 
     def saves(self, step: int) -> None:
-        last = LastCheckpoint(step=step, uri=f"s3://results/{step}", time=self.now)
+        last = Checkpoint(step=step, uri=f"s3://results/{step}", time=self.now)
         self.tells(step, lastCheckpoint=last)
 
     # What a test asks.

@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from dreambooth_operator.controller.decide.defaults import JobDefaults
-from dreambooth_operator.controller.decide.policy import Policy
+from dreambooth_operator.controller.decide.observed import Policy
 from dreambooth_operator.errors import UserError
 
 Namespace = Annotated[

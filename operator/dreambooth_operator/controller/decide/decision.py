@@ -20,7 +20,7 @@ class DeleteJob:
 
     name: str
     uid: str
-    abandoned: bool = False
+    background: bool = False
     """Its pods never end: in the background, its name is free at once."""
 
 
@@ -51,9 +51,9 @@ class Decision:
     status: Status | None = None
     """The whole new status; None: unchanged, nothing is written."""
     events: tuple[Event, ...] = ()
-    wake_seconds: float | None = None
+    requeue_seconds: float | None = None
     """Look again after this time, even if nothing happens."""
-    poll: str | None = None
+    poll_address: str | None = None
     """Address of the pod that is to be asked for its progress."""
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from dreambooth_api.models.status import AttemptStatus, Status
 from dreambooth_operator.controller.decide import conditions
-from dreambooth_operator.controller.decide.attempts import newest
 from dreambooth_operator.controller.decide.conditions import find, truth
 from dreambooth_operator.controller.decide.decision import Event
+from dreambooth_operator.controller.decide.history import newest
 
 MESSAGE_LIMIT = 1024
 """core/v1 Event.message."""

@@ -1,26 +1,43 @@
-"""Everything that is known about one DreamBoothJob at one moment: the input of `decide`."""
+"""What `decide` decides by: a job and its children as they were observed, and the policy."""
 
 from dataclasses import dataclass
 from datetime import datetime
 
+from dreambooth_api.contract.progress import Progress
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
-from dreambooth_operator.local.progress import TrainerProgress
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The operator's settings that bear on decisions."""
+
+    default_image: str
+    """Trainer image of jobs that name none."""
+    progress_seconds: float = 15
+    """Least time between two writes of a status whose progress alone has changed."""
+    image_pull_grace_seconds: float = 60
+    """How long pulling an image may fail before its attempt does: registries have outages."""
+    config_grace_seconds: float = 60
+    """How long a Secret or ConfigMap that a pod refers to may be missing."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What rank 0 answered when it was asked for its progress, or why there is no answer."""
+    """An answer of rank 0 to GET /progress, or why there is none."""
 
     time: datetime
     address: str
-    progress: TrainerProgress | None = None
+    progress: Progress | None = None
     problem: str = ""
+    """Why there is no progress."""
+    unreadable: bool = False
+    """There was an answer, but it is not a `Progress`, or of an unknown version."""
 
 
 @dataclass(frozen=True)
-class Obstacle:
-    """Why the API server does not let children be made: reason and message of a condition."""
+class Blocked:
+    """Why the API server refuses a child of the job: reason and message of a condition."""
 
     reason: str
     message: str
@@ -28,7 +45,7 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class Observed:
-    """A job and its children, as the watches and the last reading showed them."""
+    """A DreamBoothJob and its children, from the watches and the newest reading."""
 
     job: DreamBoothJob
     """With the operator's defaults, and the status that was written last."""
@@ -41,9 +58,9 @@ class Observed:
     """Jobs of attempts that this DreamBoothJob controls, by number."""
     preflight: JobSnapshot | None = None
     pods: tuple[PodSnapshot, ...] = ()
-    """Pods of those Jobs, also the last view of those that are gone."""
+    """Pods of those Jobs; of those that are gone, the last snapshot."""
     reading: Reading | None = None
-    obstacle: Obstacle | None = None
-    """Why children could not be made just now."""
+    blocked: Blocked | None = None
+    """Why children could not be applied just now."""
     missing: frozenset[str] = frozenset()
-    """Kinds of shared children that are gone: "Service", "ConfigMap"."""
+    """Kinds of shared children that do not exist: "Service", "ConfigMap"."""

@@ -4,15 +4,13 @@ import math
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
+from dreambooth_api.contract.progress import Progress
 from dreambooth_api.models.job import DreamBoothJob, output_prefix
 from dreambooth_api.models.status import Artifacts, CheckpointStatus, ProgressStatus, Status
 from dreambooth_operator.controller.kube.snapshots import PodSnapshot
-from dreambooth_operator.local.progress import TrainerProgress
 
 
-def reported(
-    status: Status, told: TrainerProgress, now: datetime, every: float
-) -> tuple[Status, float]:
+def reported(status: Status, told: Progress, now: datetime, every: float) -> tuple[Status, float]:
     """The status with what rank 0 told, at most every so many seconds, and the seconds until what
     is held back may be written.
 
@@ -70,7 +68,7 @@ def started(status: Status, job: DreamBoothJob) -> Status:
     return status.model_copy(update={"artifacts": Artifacts(output=output_prefix(job))})
 
 
-def _progress(told: TrainerProgress, old: ProgressStatus | None, now: datetime) -> ProgressStatus:
+def _progress(told: Progress, old: ProgressStatus | None, now: datetime) -> ProgressStatus:
     """What was told; its time is the one at which it changed."""
     new = ProgressStatus(
         step=max(told.step, 0),
@@ -83,14 +81,14 @@ def _progress(told: TrainerProgress, old: ProgressStatus | None, now: datetime) 
     return new if new == old else new.model_copy(update={"updated_at": now})
 
 
-def _checkpoint(told: TrainerProgress) -> CheckpointStatus | None:
+def _checkpoint(told: Progress) -> CheckpointStatus | None:
     last = told.last_checkpoint
     if last is None:
         return None
     return CheckpointStatus(step=last.step, uri=last.uri, time=last.time.replace(microsecond=0))
 
 
-def _with_samples(artifacts: Artifacts | None, told: TrainerProgress) -> Artifacts | None:
+def _with_samples(artifacts: Artifacts | None, told: Progress) -> Artifacts | None:
     if not told.samples:
         return artifacts
     return (artifacts or Artifacts()).model_copy(update={"samples": told.samples[-1]})

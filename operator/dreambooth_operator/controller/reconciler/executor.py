@@ -9,7 +9,6 @@ from datetime import datetime
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.status import Status
 from dreambooth_api.parsing.load import InvalidJobError
-from dreambooth_operator.controller.decide.attempts import newest
 from dreambooth_operator.controller.decide.decision import (
     Action,
     Apply,
@@ -18,6 +17,7 @@ from dreambooth_operator.controller.decide.decision import (
     Event,
 )
 from dreambooth_operator.controller.decide.defaults import JobDefaults, with_defaults
+from dreambooth_operator.controller.decide.history import newest
 from dreambooth_operator.controller.decide.observed import Observed
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import Api
@@ -205,7 +205,7 @@ class Cluster:
                 return False  # a Job is made once: its queue may have let it go meanwhile
             return self._took(kind, await self._api.apply(kind, action.manifest))
         if isinstance(action, DeleteJob):
-            how = "Background" if action.abandoned else "Foreground"
+            how = "Background" if action.background else "Foreground"
             return await self._delete(JOB, meta.namespace, action.name, action.uid, how)
         uid = meta.uid or ""
         return await self._delete(DREAMBOOTH_JOB, meta.namespace, meta.name, uid, "Background")

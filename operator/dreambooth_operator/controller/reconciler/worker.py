@@ -8,8 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from dreambooth_operator.controller.decide.decision import Decision, Event
-from dreambooth_operator.controller.decide.observed import Observed, Obstacle
-from dreambooth_operator.controller.decide.policy import Policy
+from dreambooth_operator.controller.decide.observed import Blocked, Observed, Policy
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.clock import Now
 from dreambooth_operator.controller.kube.snapshots import Key
@@ -99,13 +98,13 @@ class Worker:
             # Only said: children cannot be made as things are.
             if isinstance(error, errors.ApiError):
                 self._reports.failed(error.kind)
-            seen = replace(seen, obstacle=_obstacle(error))
+            seen = replace(seen, blocked=_blocked(error))
             decision = self._decide(seen, self._now(), self._policy)
             changed = await self._say(key, seen, decision)
         self._told.pop(key, None)
-        self._poller.set_address(key, decision.poll)
-        if decision.wake_seconds is not None:
-            self._queue.add(key, after=decision.wake_seconds)
+        self._poller.set_address(key, decision.poll_address)
+        if decision.requeue_seconds is not None:
+            self._queue.add(key, after=decision.requeue_seconds)
         if changed:
             # It may call for more, and no watch tells of what is known already.
             self._queue.add(key)
@@ -137,8 +136,8 @@ class Worker:
             logger.exception("%s: trying again in %.1f s", key, delay, exc_info=error)
 
 
-def _obstacle(error: Exception) -> Obstacle:
+def _blocked(error: Exception) -> Blocked:
     if isinstance(error, errors.NameTakenError):
         told = f"{error} exists and is not this job's; delete it, or rename the DreamBoothJob"
-        return Obstacle("NameTaken", told)
-    return Obstacle("NotAllowed", f"the API server refuses what the job needs: {error}")
+        return Blocked("NameTaken", told)
+    return Blocked("NotAllowed", f"the API server refuses what the job needs: {error}")

@@ -12,7 +12,7 @@ from dreambooth_api.contract.message import Checkpoint
 from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.status import AttemptStatus, CheckpointStatus, Counters, Status
 from dreambooth_operator.controller.decide.decision import DeleteDreamBoothJob
-from dreambooth_operator.controller.decide.observed import Obstacle
+from dreambooth_operator.controller.decide.observed import Blocked
 from dreambooth_operator.controller.kube.snapshots import COUNTERS_ANNOTATION
 from tests.operator.controller.world import POLICY, START, World, dreambooth_job, running
 
@@ -93,7 +93,7 @@ def test_running_means_that_all_pods_have_joined() -> None:
     world.settle()
     assert world.status.phase == "Running"
     assert world.condition("PodsReady")[0] == "True"
-    assert world.decide().poll == "10.0.0.0"
+    assert world.decide().poll_address == "10.0.0.0"
 
 
 def test_progress_is_reported_and_written_at_most_every_fifteen_seconds() -> None:
@@ -191,7 +191,7 @@ def test_a_failed_rank_is_named_and_restarted_with_growing_waits() -> None:
             1,
         )
         assert record.reason == "ValueError: x"
-        assert world.decide().wake_seconds == wait
+        assert world.decide().requeue_seconds == wait
         world.tick(wait)
         world.settle()
         world.run_attempt()
@@ -535,7 +535,7 @@ def test_the_time_to_live_deletes_the_job_once_it_is_over() -> None:
         world.exit(pod, 0)
     world.control_jobs()
     world.settle()
-    assert world.decide().wake_seconds == 60
+    assert world.decide().requeue_seconds == 60
     world.tick(60)
     assert world.decide().actions == (DeleteDreamBoothJob(),)
 
@@ -549,7 +549,7 @@ def test_nothing_is_done_for_a_job_that_is_being_deleted() -> None:
 
 def test_a_name_that_is_taken_is_told_and_training_goes_on() -> None:
     world = running()
-    world.obstacle = Obstacle("NameTaken", "Service mug-ranks exists and is not this job's")
+    world.blocked = Blocked("NameTaken", "Service mug-ranks exists and is not this job's")
     world.settle()
     assert world.condition("Accepted")[:2] == ("False", "NameTaken")
     assert "Service mug-ranks" in world.condition("Accepted")[2]
@@ -559,7 +559,7 @@ def test_a_name_that_is_taken_is_told_and_training_goes_on() -> None:
     assert world.status.progress.step == 5
     assert world.status.phase == "Running"
     assert [job.name for job in world.live] == ["mug-0"]
-    world.obstacle = None
+    world.blocked = None
     world.settle()
     assert world.condition("Accepted")[0] == "True"
 
@@ -835,8 +835,8 @@ def test_the_event_of_an_end_names_the_attempt_that_ended() -> None:
 
 def test_what_the_api_server_refuses_is_told() -> None:
     world = World()
-    world.obstacle = Obstacle("NotAllowed", "exceeded quota: team-a")
+    world.blocked = Blocked("NotAllowed", "exceeded quota: team-a")
     world.settle()
     assert world.condition("Accepted") == ("False", "NotAllowed", "exceeded quota: team-a")
     assert world.status.phase == "Pending"
-    assert world.decide().wake_seconds == 60
+    assert world.decide().requeue_seconds == 60

@@ -50,7 +50,7 @@ class Walk(RuleBasedStateMachine):
         decision = self.world.reconcile()
         assert (decision.status, decision.actions, decision.events) == (None, (), ())
         assert self.world.writes == writes
-        if decision.wake_seconds is None or decision.wake_seconds > 20:
+        if decision.requeue_seconds is None or decision.requeue_seconds > 20:
             self.world.tick(20)
             assert self.world.decide().status is None, "time alone wrote a status"
 

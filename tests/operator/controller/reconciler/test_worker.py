@@ -9,8 +9,7 @@ from typing import Any
 
 from dreambooth_api.models.status import Status
 from dreambooth_operator.controller.decide.decision import NOTHING, Apply, Decision, Event
-from dreambooth_operator.controller.decide.observed import Observed
-from dreambooth_operator.controller.decide.policy import Policy
+from dreambooth_operator.controller.decide.observed import Observed, Policy
 from dreambooth_operator.controller.kube.snapshots import Key
 from dreambooth_operator.controller.reconciler.worker import Worker
 from dreambooth_operator.manifests.resources import service
@@ -118,7 +117,7 @@ def test_wake_brings_the_job_back(namespace: str) -> None:
     async def work() -> Reports:
         async with parts() as own:
             await own.created(namespace, "mug")
-            decide = lambda _: Decision(wake_seconds=0.1)  # noqa: E731
+            decide = lambda _: Decision(requeue_seconds=0.1)  # noqa: E731
             return await _work(own, Key(namespace, "mug"), decide, lambda told: told.looks >= 3)
 
     assert asyncio.run(work()).looks >= 3
@@ -135,14 +134,14 @@ def test_taken_name_is_told_and_nothing_is_made(kubectl: Kubectl, namespace: str
     )
 
     def decide(seen: Observed) -> Decision:
-        if seen.obstacle:
+        if seen.blocked:
             return Decision(
                 actions=(Apply(service(seen.job)),),
                 status=None if _phase(seen) else Status(phase="Pending"),
                 events=()
                 if _phase(seen)
-                else (Event("Warning", "NameTaken", seen.obstacle.message),),
-                wake_seconds=60,
+                else (Event("Warning", "NameTaken", seen.blocked.message),),
+                requeue_seconds=60,
             )
         return Decision(actions=(Apply(service(seen.job)),))
 
@@ -187,13 +186,13 @@ def test_what_the_api_server_refuses_is_told_once(kubectl: Kubectl, namespace: s
     def decide(seen: Observed) -> Decision:
         manifest = service(seen.job)
         manifest["metadata"]["labels"]["owner"] = "not a label's value"
-        if seen.obstacle is None:
+        if seen.blocked is None:
             return Decision(actions=(Apply(manifest),))
-        event = Event("Warning", seen.obstacle.reason, seen.obstacle.message)
+        event = Event("Warning", seen.blocked.reason, seen.blocked.message)
         return Decision(
             status=None if _phase(seen) else Status(phase="Pending"),
             events=() if _phase(seen) else (event,),
-            wake_seconds=1,
+            requeue_seconds=1,
         )
 
     async def work() -> Reports:

@@ -10,14 +10,13 @@ from dreambooth_operator.controller.decide import conditions
 from dreambooth_operator.controller.decide.conditions import Truth
 from dreambooth_operator.controller.decide.decision import Action, Apply, Decision, DeleteJob
 from dreambooth_operator.controller.decide.events import events_between
-from dreambooth_operator.controller.decide.observed import Observed
-from dreambooth_operator.controller.decide.policy import Policy
+from dreambooth_operator.controller.decide.observed import Observed, Policy
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
 from dreambooth_operator.manifests.names import Manifest
 
 
 @dataclass
-class Draft:
+class DecisionBuilder:
     """What is seen, and what is to be done about it."""
 
     seen: Observed
@@ -27,7 +26,7 @@ class Draft:
     """The status as it is to be."""
     actions: list[Action] = field(default_factory=list)
     wakes: list[float] = field(default_factory=list)
-    poll: str | None = None
+    poll_address: str | None = None
 
     @property
     def job(self) -> DreamBoothJob:
@@ -45,7 +44,7 @@ class Draft:
 
     def abandon(self, job: JobSnapshot) -> None:
         """Delete a Job whose pods do not stop."""
-        self.actions.append(DeleteJob(job.name, job.uid, abandoned=True))
+        self.actions.append(DeleteJob(job.name, job.uid, background=True))
 
     def wake(self, seconds: float) -> None:
         """Look again after this time at the latest."""
@@ -86,6 +85,6 @@ class Draft:
             actions=tuple(self.actions),
             status=None if new == old else new,
             events=tuple(events_between(old, new)),
-            wake_seconds=min(self.wakes, default=None),
-            poll=self.poll,
+            requeue_seconds=min(self.wakes, default=None),
+            poll_address=self.poll_address,
         )

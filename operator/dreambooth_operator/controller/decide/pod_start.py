@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from dreambooth_operator.controller.decide.policy import Policy
+from dreambooth_operator.controller.decide.observed import Policy
 from dreambooth_operator.controller.kube.snapshots import (
     CONFIG_FAILS,
     IMAGE_PULL_FAILS,
