@@ -514,7 +514,7 @@ SCENARIOS: dict[str, list[Step]] = {
         patch(f"{DREAM_BOOTH_JOBS}/d/status", {"status": {"phase": "Nope", "foo": 1}}),
         patch(f"{DREAM_BOOTH_JOBS}/d/status", {"status": {"phase": "Running"}}),
         put(f"{DREAM_BOOTH_JOBS}/d", DREAM_BOOTH_JOB),
-        patch(f"{DREAM_BOOTH_JOBS}/d", {"spec": {"runtime": {"suspend": True}}}),
+        patch(f"{DREAM_BOOTH_JOBS}/d", {"spec": {"suspend": True}}),
         patch(f"{DREAM_BOOTH_JOBS}/d", {"spec": {"training": {"steps": 3}}}),
         patch(f"{DREAM_BOOTH_JOBS}/d", {"spec": {"runtime": {"nodes": 2}}}),
         patch(f"{DREAM_BOOTH_JOBS}/d", {"spec": {}}, STRATEGIC),
@@ -605,7 +605,7 @@ SCENARIOS: dict[str, list[Step]] = {
             partial(status={"phase": "Running", "conditions": [condition("B", "False")]}),
         ),
         apply(f"{DREAM_BOOTH_JOBS}/d", "kubectl", dream_booth_job(zz=1)),
-        apply(f"{DREAM_BOOTH_JOBS}/d", "other", partial(spec={"runtime": {"suspend": True}})),
+        apply(f"{DREAM_BOOTH_JOBS}/d", "other", partial(spec={"suspend": True})),
         apply(
             f"{DREAM_BOOTH_JOBS}/d",
             "other",

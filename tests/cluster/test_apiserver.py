@@ -88,7 +88,7 @@ def test_kubectl_carries_a_job_through_its_life(kubectl: Kubectl) -> None:
     assert header.split() == COLUMNS
     assert row.split()[0] == "d"
     assert "Class Noun:" in kubectl("describe", "dreamboothjob", "d")
-    kubectl("patch", "dbj", "d", "--type=merge", "-p", '{"spec":{"runtime":{"suspend":true}}}')
+    kubectl("patch", "dbj", "d", "--type=merge", "-p", '{"spec":{"suspend":true}}')
     assert kubectl("get", "dbj/d", "-o", "jsonpath={.metadata.generation}") == "2"
     kubectl("delete", "dbj", "d")
     assert "NotFound" in kubectl("get", "dbj/d", check=False)

@@ -82,7 +82,7 @@ class Cluster:
 
     def suspend(self, name: str, suspend: bool = True) -> None:
         """Suspend a job, or let it go on."""
-        self.patch(name, {"runtime": {"suspend": suspend}})
+        self.patch(name, {"suspend": suspend})
 
     def delete(self, name: str) -> None:
         """Delete a job, without waiting for its pods."""

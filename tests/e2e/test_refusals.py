@@ -82,7 +82,7 @@ CHANGES: dict[str, Object] = {
 
 
 def test_what_is_trained_cannot_be_changed(cluster: Cluster, job: Object) -> None:
-    job["spec"]["runtime"]["suspend"] = True  # so it does nothing meanwhile
+    job["spec"]["suspend"] = True  # so it does nothing meanwhile
     cluster.apply(job)
     for field, spec in CHANGES.items():
         with pytest.raises(KubectlError, match="create a new DreamBoothJob") as refused:

@@ -18,7 +18,7 @@ from tests.e2e.jobs import training_job
 from tests.e2e.operator_process import Operator
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
-SUSPEND_FIRST = r"only while the job is suspended; set runtime\.suspend to true first"
+SUSPEND_FIRST = r"only while the job is suspended; set spec\.suspend to true first"
 
 
 def test_a_suspended_job_goes_on_where_it_was_on_fewer_nodes(
@@ -38,7 +38,7 @@ def test_a_suspended_job_goes_on_where_it_was_on_fewer_nodes(
     assert running["status"]["progress"]["step"] <= step < 40
     assert cluster.storage.checkpoints(cluster.run("mug")) == [step]
 
-    cluster.patch("mug", {"runtime": {"nodes": 1, "suspend": False}})
+    cluster.patch("mug", {"runtime": {"nodes": 1}, "suspend": False})
     status = cluster.wait_phase("mug", "Succeeded")["status"]
     assert [attempt["outcome"] for attempt in status["attempts"]] == ["Suspended", "Succeeded"]
     assert not any(status["counters"].values())

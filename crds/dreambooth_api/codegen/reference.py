@@ -104,7 +104,7 @@ def _rules(spec: Schema) -> Iterator[str]:
     yield ""
     yield "# Updates"
     yield ""
-    yield "`spec` is fixed, with the exceptions below and `runtime.suspend` and"
+    yield "`spec` is fixed, with the exceptions below and `suspend` and"
     yield "`runtime.ttlSecondsAfterFinished`, which can be changed at any time."
     yield ""
     yield from (f"- `{path}`: {text}." for path, text, is_update in found if "suspended" in text)

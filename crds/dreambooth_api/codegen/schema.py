@@ -8,9 +8,8 @@ API server fills in a nested default when its parent is absent.
 from copy import deepcopy
 from typing import Any
 
-from dreambooth_api.models.base import GROUP, KIND, VERSION, ApiModel
-from dreambooth_api.models.job import DreamBoothJob, Spec
-from dreambooth_api.models.runtime import Runtime
+from dreambooth_api.models.base import GROUP, KIND, VERSION
+from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.update import transitions
 
 Schema = dict[str, Any]
@@ -99,19 +98,13 @@ def job_schema() -> Schema:
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],
     }
-    _add_transitions(parts["spec"], Spec)
-    _add_transitions(parts["spec"]["properties"]["runtime"], Runtime)
+    parts["spec"]["x-kubernetes-validations"] += [t.as_validation() for t in transitions()]
     return {
         "type": "object",
         "description": whole["description"],
         "required": ["spec"],
         "properties": OBJECT_META | {key: parts[key] for key in ("metadata", "spec", "status")},
     }
-
-
-def _add_transitions(schema: Schema, model: type[ApiModel]) -> None:
-    rules = schema.get("x-kubernetes-validations", [])
-    schema["x-kubernetes-validations"] = [*rules, *(t.as_validation() for t in transitions(model))]
 
 
 def structural(node: Schema, definitions: dict[str, Schema]) -> Schema:

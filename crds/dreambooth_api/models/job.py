@@ -52,6 +52,9 @@ class Spec(ApiModel):
     runtime: Runtime = Field(default_factory=Runtime)
     """Where and how the pods run."""
 
+    suspend: bool = False
+    """Save a checkpoint, stop the pods and give their nodes back; set it to false to go on."""
+
     @rule(
         "training.globalBatch",
         "!has(self.training.globalBatch) || self.training.globalBatch %"

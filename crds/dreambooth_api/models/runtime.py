@@ -156,9 +156,6 @@ class Runtime(ApiModel):
     service_account: ObjectName | None = None
     """ServiceAccount of the pods, for a cloud identity."""
 
-    suspend: bool = False
-    """Stop after a checkpoint and give the GPUs back; set to false to go on."""
-
     restart: Restart = Field(default_factory=Restart)
     """Restart budget."""
 

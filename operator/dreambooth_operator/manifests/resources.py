@@ -62,8 +62,8 @@ def _trainer_config(job: DreamBoothJob) -> Manifest:
     """The job with all defaults, without what may change while it runs."""
     meta = job.metadata
     spec = resolved(job)["spec"]
-    for field in ("suspend", "ttlSecondsAfterFinished"):
-        spec["runtime"].pop(field, None)
+    spec.pop("suspend")
+    spec["runtime"].pop("ttlSecondsAfterFinished", None)
     known = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
     return {
         "apiVersion": API_VERSION,

@@ -44,7 +44,7 @@ class CrashError(Exception):
     """The operator dies, or an API call fails, in the middle of carrying out a decision."""
 
 
-def dreambooth_job(**runtime: Any) -> DreamBoothJob:
+def dreambooth_job(*, suspend: bool = False, **runtime: Any) -> DreamBoothJob:
     return DreamBoothJob.model_validate(
         {
             "apiVersion": "dreambooth.dev/v1alpha1",
@@ -55,6 +55,7 @@ def dreambooth_job(**runtime: Any) -> DreamBoothJob:
                 "subjects": [{"images": "s3://data/mug", "identifier": "zwx", "classNoun": "mug"}],
                 "output": "s3://results/runs",
                 "runtime": {"nodes": 2, "gpusPerNode": 1} | runtime,
+                "suspend": suspend,
             },
         }
     )
@@ -152,9 +153,12 @@ class World:
 
     # What the user does.
 
-    def change(self, **runtime: Any) -> None:
-        new = self.job.spec.runtime.model_copy(update=runtime)
-        spec = self.job.spec.model_copy(update={"runtime": new})
+    def change(self, *, suspend: bool | None = None, **runtime: Any) -> None:
+        spec = self.job.spec
+        update = {"runtime": spec.runtime.model_copy(update=runtime)}
+        if suspend is not None:
+            update["suspend"] = suspend
+        spec = spec.model_copy(update=update)
         self.job = self.job.model_copy(update={"spec": spec})
         self.generation += 1
 

@@ -77,7 +77,8 @@ def test_config_is_the_complete_job_without_what_changes_while_it_runs() -> None
         "name": "everything", "namespace": "team-a", "uid": job.metadata.uid,
     }  # fmt: skip
     assert config["spec"]["training"]["steps"] == 800
-    assert "suspend" not in config["spec"]["runtime"]
+    assert "suspend" not in config["spec"]
+    assert "ttlSecondsAfterFinished" not in config["spec"]["runtime"]
     read_back = DreamBoothJob.model_validate(config)
     assert read_back.spec.training == job.spec.training
     assert config_map(read_back) == config_map(job)

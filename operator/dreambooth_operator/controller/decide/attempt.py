@@ -111,8 +111,8 @@ def _judged(builder: DecisionBuilder, job: JobSnapshot) -> Verdict:
 
 
 def _gone(builder: DecisionBuilder, reason: str) -> Verdict:
-    if builder.job.spec.runtime.suspend:
-        return Verdict("Suspended", "spec.runtime.suspend is true")
+    if builder.job.spec.suspend:
+        return Verdict("Suspended", "spec.suspend is true")
     return Verdict("Disrupted", f"{reason}: it was deleted by hand")
 
 
@@ -123,8 +123,8 @@ def _reason_to_stop(
     runtime = builder.job.spec.runtime
     if job.deleting:
         return _gone(builder, f"Job {job.name} is being deleted")
-    if runtime.suspend:
-        return Verdict("Suspended", "spec.runtime.suspend is true")
+    if builder.job.spec.suspend:
+        return Verdict("Suspended", "spec.suspend is true")
     if job.completions not in (None, runtime.nodes):
         return Verdict("Suspended", "spec.runtime.nodes was changed while the job was suspended")
     pods = current_pods(builder, job)

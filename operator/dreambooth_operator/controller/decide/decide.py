@@ -100,7 +100,7 @@ def _between_attempts(builder: DecisionBuilder) -> None:
         _fail(builder, record.outcome or "Failed", record.reason)
     elif not _passed_preflight(builder):
         return
-    elif builder.job.spec.runtime.suspend:
+    elif builder.job.spec.suspend:
         builder.phase("Suspended")
     else:
         _start_next(builder)

@@ -72,7 +72,7 @@ def _phase(old: Status, new: Status) -> Iterator[Event]:
     elif new.phase == "Queued":
         yield _event("Normal", "Queued", "Waiting in the queue")
     elif new.phase == "Suspended":
-        yield _event("Normal", "Suspended", "Stopped, as spec.runtime.suspend is true")
+        yield _event("Normal", "Suspended", "Stopped, as spec.suspend is true")
     elif new.phase == "Succeeded":
         export = new.artifacts.export if new.artifacts else None
         yield _event("Normal", "Succeeded", f"The model is in {export}")
@@ -80,7 +80,7 @@ def _phase(old: Status, new: Status) -> Iterator[Event]:
         failed = find(new.conditions, conditions.FAILED)
         yield _event("Warning", "Failed", failed.message if failed else "")
     if old.phase == "Suspended" and new.phase not in ("Succeeded", "Failed"):
-        yield _event("Normal", "Resumed", "Going on, as spec.runtime.suspend is false")
+        yield _event("Normal", "Resumed", "Going on, as spec.suspend is false")
 
 
 def _event(kind: str, reason: str, message: str) -> Event:

@@ -17,7 +17,7 @@ def follow_preflight(builder: DecisionBuilder) -> None:
     False is the end of the job: the report holds the whole list of what to mend.
     """
     job = builder.seen.preflight
-    if builder.job.spec.runtime.suspend and (job is None or not job.live):
+    if builder.job.spec.suspend and (job is None or not job.live):
         builder.phase("Suspended")
     elif job is None:
         builder.apply(preflight_children(builder.job, builder.policy.default_image))

@@ -114,7 +114,7 @@ class Walk(RuleBasedStateMachine):
     def suspend(self, suspend: bool) -> None:
         self.world.change(suspend=suspend)
 
-    @precondition(lambda self: self.world.job.spec.runtime.suspend)
+    @precondition(lambda self: self.world.job.spec.suspend)
     @rule(nodes=st.integers(1, 3))
     def change_nodes(self, nodes: int) -> None:
         self.world.change(nodes=nodes)
