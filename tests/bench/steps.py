@@ -16,12 +16,13 @@ from dreambooth_api.parsing.load import parse
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import CheckpointStore
-from dreambooth_trainer.data.cache import Group, build
+from dreambooth_trainer.data.cache import ImageGroup, build_cache
 from dreambooth_trainer.data.dataset import Dataset
 from dreambooth_trainer.data.images import SourceImage, variants
-from dreambooth_trainer.evaluation.samples import Painter, SampleWriter
+from dreambooth_trainer.evaluation.image_generator import ImageGenerator
+from dreambooth_trainer.evaluation.samples import SampleWriter
 from dreambooth_trainer.models import load_family
-from dreambooth_trainer.models.adapters import attach
+from dreambooth_trainer.models.adapters import make_trainable
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology
@@ -68,10 +69,10 @@ class StepBench:
         self._family = load_family(
             self._job.spec.model, attempt.storage, attempt.ranks, attempt.device
         )
-        self._trained = attach(self._family, self._job.spec.training)
+        self._trained = make_trainable(self._family, self._job.spec.training)
         mugs = _group(40, "a photo of a mug")
         self._dataset = Dataset(self._job, [_group(5, "a photo of sks mug")], {"mug": mugs})
-        self._cache = build(
+        self._cache = build_cache(
             self._family,
             self._dataset.groups,
             64,
@@ -95,7 +96,7 @@ class StepBench:
             self._family, self._trained, job.spec.training, self._cache, job.spec.prior.weight
         )
         self._clock.times.clear()
-        writer = SampleWriter(Painter(attempt, self._family), attempt, lambda: None)
+        writer = SampleWriter(ImageGenerator(attempt, self._family), attempt, lambda: None)
         fit(attempt, module, self._dataset, self._store, writer)
         # Reports lag two steps behind, and the last two come with the final checkpoint.
         times = self._clock.times[WARM_UP:-2]
@@ -171,12 +172,12 @@ class StepBench:
         self._family.denoiser.zero_grad()
 
 
-def _group(count: int, caption: str) -> Group:
+def _group(count: int, caption: str) -> ImageGroup:
     images = [
         SourceImage(f"{i}.png", Image.new("RGB", (64, 64), (6 * i, 90, 40)), str(i), "")
         for i in range(count)
     ]
-    return Group(images, [caption] * count, variants("center", flip=True))
+    return ImageGroup(images, [caption] * count, variants("center", flip=True))
 
 
 def _job(folder: Path) -> DreamBoothJob:

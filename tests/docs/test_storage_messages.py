@@ -11,7 +11,7 @@ import pytest
 from dreambooth_api.parsing.load import load
 from dreambooth_storage import Storage, StorageSettings, Written
 from dreambooth_storage.s3.errors import NotAnS3ServerError, translate
-from dreambooth_trainer.preflight.check import check
+from dreambooth_trainer.preflight.check import check_job
 from tests.docs.pages import ROOT, page
 
 URL = "http://s3.example.com:9000"
@@ -60,7 +60,7 @@ def heedless(tmp_path: Path) -> str:
 
     job = load(ROOT / "tests" / "crds" / "jobs" / "valid" / "local-files.yaml")
     spec = job.spec.model_copy(update={"output": f"file://{tmp_path}"})
-    report = check(job.model_copy(update={"spec": spec}), Heedless(StorageSettings()))
+    report = check_job(job.model_copy(update={"spec": spec}), Heedless(StorageSettings()))
     return str(report.errors[0])
 
 

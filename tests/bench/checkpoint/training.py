@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from dreambooth_trainer.checkpoint import CheckpointStore, Saves
-from dreambooth_trainer.training.ema import WeightAverage
+from dreambooth_trainer.training.ema import ExponentialMovingAverage
 
 WIDTHS = (96, 192)
 STEPS_BETWEEN = 6
@@ -32,7 +32,7 @@ class Training:
         ).to(device)  # fmt: skip
         self._parameters = dict(self._unet.named_parameters())
         self._optimizer = AdamW(self._unet.parameters(), lr=1e-6, fused=True)
-        self._average = WeightAverage(self._parameters, 0.999)
+        self._average = ExponentialMovingAverage(self._parameters, 0.999)
         self.steps = 0
 
     def step(self) -> float:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from dreambooth_api.models.subject import Subject
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.data.captions import Captions, captions, has_identifier
+from dreambooth_trainer.data.captions import Captions, has_identifier, load_captions
 from dreambooth_trainer.data.images import SourceImage
 from dreambooth_trainer.process.errors import BadDataError
 
@@ -20,7 +20,7 @@ def read(folder: Path | None, *names: str) -> Captions:
         captions=f"file://{folder}" if folder else None,
     )
     images = [SourceImage(name, Image.new("RGB", (8, 8)), "", f"s3://b/{name}") for name in names]
-    return captions(Storage(StorageSettings()), subject, images, index=1)
+    return load_captions(Storage(StorageSettings()), subject, images, index=1)
 
 
 def test_the_default_names_identifier_and_class() -> None:

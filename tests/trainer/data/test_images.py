@@ -16,8 +16,8 @@ from dreambooth_storage import (
     join,
 )
 from dreambooth_trainer.data.images import (
+    FolderLimits,
     ImageSet,
-    Limits,
     Variant,
     crop_to_square,
     load_images,
@@ -85,9 +85,9 @@ def test_one_report_names_every_refused_file_with_its_reason(
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     noise(0).save(tmp_path / "3-same-pixels.bmp")
-    found = load(storage, tmp_path, limits=Limits(max_pixels=100 * 100))
+    found = load(storage, tmp_path, limits=FolderLimits(max_pixels=100 * 100))
     assert [image.name for image in found.images] == ["1-good.png", "good-too.png"]
-    reasons = {refused.name: refused.reason for refused in found.refused}
+    reasons = {refused.name: refused.reason for refused in found.rejected}
     assert reasons.keys() == files.keys() - {"1-good.png", "good-too.png"}
     assert reasons["2-copy.png"] == "the same picture as 1-good.png"
     assert reasons["3-same-pixels.bmp"] == "the same picture as 1-good.png"
@@ -108,7 +108,7 @@ def test_files_over_the_size_limit_are_refused_unread(storage: Storage, tmp_path
         file.truncate(10**12)  # sparse: reading it would fill the memory
     found = load(storage, tmp_path)
     assert [image.name for image in found.images] == ["a.png"]
-    assert "over the limit" in found.refused[0].reason
+    assert "over the limit" in found.rejected[0].reason
 
 
 def test_captions_hidden_files_and_sub_folders_are_passed_over(
@@ -121,7 +121,7 @@ def test_captions_hidden_files_and_sub_folders_are_passed_over(
         (tmp_path / name).write_text("beside")
     found = load(storage, tmp_path)
     assert [image.name for image in found.images] == ["a.png"]
-    assert found.refused == []
+    assert found.rejected == []
 
 
 def test_the_first_count_good_images_are_taken(storage: Storage, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_too_many_files_are_refused_before_any_is_read(storage: Storage, tmp_pat
     for i in range(4):
         (tmp_path / f"{i}.png").write_bytes(b"")
     with pytest.raises(BadDataError, match="holds 4 files, over the limit of 3"):
-        load(storage, tmp_path, limits=Limits(max_files=3))
+        load(storage, tmp_path, limits=FolderLimits(max_files=3))
 
 
 def test_images_stream_from_s3(s3_endpoint: str, bucket: str) -> None:
@@ -174,7 +174,7 @@ def test_images_stream_from_s3(s3_endpoint: str, bucket: str) -> None:
     assert all(
         image.pixels.tobytes() == noise(seed).tobytes() for seed, image in enumerate(found.images)
     )
-    assert [refused.name for refused in found.refused] == ["bad.png"]
+    assert [refused.name for refused in found.rejected] == ["bad.png"]
     with pytest.raises(
         (NoSuchBucketError, ObjectNotFoundError), match=r"spec.subjects\[0\].images"
     ):
@@ -185,7 +185,7 @@ def test_images_stream_from_s3(s3_endpoint: str, bucket: str) -> None:
 def test_the_examples_subjects_have_no_fault(storage: Storage, subject: str) -> None:
     found = load(storage, EXAMPLES / subject)
     assert len(found.images) == 5
-    assert found.refused == []
+    assert found.rejected == []
 
 
 def test_large_images_are_reduced_in_proportion() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.data.decode import UnreadableImageError, decode
-from dreambooth_trainer.data.images import Refused, load_images
+from dreambooth_trainer.data.images import RejectedImage, load_images
 from tests.trainer.data.nasty_images import EITHER, SIGNATURE, chunk, corpus, encoded, picture
 
 ROOT = Path(__file__).parents[3]
@@ -67,7 +67,7 @@ def test_a_folder_of_them_is_reported_by_name_and_its_good_images_are_trained_on
         found = load_images(storage, f"file://{tmp_path}", field="spec.x", resolution=94)
     taken = {image.name for image in found.images}
     assert {"good-100.png", "good-101.png", "good-102.png"} <= taken
-    refused = {each.name for each in found.refused}
+    refused = {each.name for each in found.rejected}
     assert taken.isdisjoint(refused)
     assert taken | refused == {path.name for path in tmp_path.iterdir()}
     doomed = {name for name, nasty in small.items() if nasty.fate == "refused"}
@@ -77,7 +77,9 @@ def test_a_folder_of_them_is_reported_by_name_and_its_good_images_are_trained_on
 
 
 def test_a_name_cannot_break_the_report() -> None:
-    assert str(Refused("a\nspec: fine\x1b[2J.png", "why")) == "a\\nspec: fine\\x1b[2J.png: why"
+    assert (
+        str(RejectedImage("a\nspec: fine\x1b[2J.png", "why")) == "a\\nspec: fine\\x1b[2J.png: why"
+    )
 
 
 SEEDS = [

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.data.class_images import CHUNK, PriorSet, class_images, recipe
+from dreambooth_trainer.data.class_images import CHUNK, ClassImageSet, load_class_images, recipe
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadDataError
 from dreambooth_trainer.process.signals import StoppedError
@@ -40,7 +40,7 @@ def a_job(output: str, count: int = 12, resolution: int = 64, **prior: Any) -> D
     )
 
 
-Make = Callable[..., PriorSet]
+Make = Callable[..., ClassImageSet]
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def make(random_pipeline: Any, tmp_path: Path) -> Make:
     def _make(
         count: int = 12, noun: str = "mug", model_hash: str = MODEL_HASH, resolution: int = 64,
         watch: dict[str, Any] | None = None, **prior: Any,
-    ) -> PriorSet:  # fmt: skip
-        return class_images(
+    ) -> ClassImageSet:  # fmt: skip
+        return load_class_images(
             a_job(f"file://{tmp_path}", count, resolution, **prior),
             noun,
             storage=Storage(StorageSettings()),
@@ -67,7 +67,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.png"))
 
 
-def contents(found: PriorSet) -> list[bytes]:
+def contents(found: ClassImageSet) -> list[bytes]:
     return [image.pixels.tobytes() for image in found.images]
 
 
@@ -210,7 +210,7 @@ def test_the_users_own_images_come_first(make: Make, tmp_path: Path) -> None:
         "0.png", "1.png", "2.png", "00000.png", "00001.png",
     ]  # fmt: skip
     assert found.generated == 2
-    assert [refused.name for refused in found.supplied.refused] == ["bad.jpg"]
+    assert [refused.name for refused in found.supplied.rejected] == ["bad.jpg"]
     enough = make(count=2, images=f"file://{folder}")
     assert [image.name for image in enough.images] == ["0.png", "1.png"]
     assert (enough.reused, enough.generated) == (0, 0)
@@ -228,7 +228,7 @@ from diffusers import StableDiffusionPipeline
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.process.distributed import joined
-from dreambooth_trainer.data.class_images import class_images
+from dreambooth_trainer.data.class_images import load_class_images
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_storage import Storage, StorageSettings
 
@@ -236,7 +236,7 @@ model, job, endpoint = sys.argv[1:]
 pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
 with joined(Topology.from_environment(), StopSignal()) as ranks:
     made = []
-    found = class_images(
+    found = load_class_images(
         DreamBoothJob.model_validate_json(job), "mug", model_hash="ab" * 32, ranks=ranks,
         storage=Storage(StorageSettings(endpoint, "us-east-1", "path")),
         pipeline=lambda: made.append(1) or pipeline,
@@ -271,5 +271,5 @@ def test_three_ranks_make_the_same_set_as_one(
     assert chunks == (2, 1, 1)
 
 
-def hash_of(found: PriorSet) -> str:
+def hash_of(found: ClassImageSet) -> str:
     return hashlib.sha256(b"".join(contents(found))).hexdigest()

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dreambooth_trainer.data.batches import BatchStream, Plan, make_batch
-from dreambooth_trainer.data.sampler import Pool, Sampler
+from dreambooth_trainer.data.batches import BatchPlan, BatchStream, make_batch
+from dreambooth_trainer.data.sampler import ImagePool, TrainingSampler
 
 SHAPE = (4, 8, 8)
 
@@ -12,14 +12,14 @@ SHAPE = (4, 8, 8)
 def sampler(**changes):
     settings = {
         "seed": 7,
-        "subjects": [Pool(0, 5, 2)],
-        "priors": [Pool(10, 20, 2)],
+        "subjects": [ImagePool(0, 5, 2)],
+        "priors": [ImagePool(10, 20, 2)],
         "weights": [1.0],
         "timesteps": 1000,
         "latent_shape": SHAPE,
         "global_batch": 4,
     }
-    return Sampler(**settings | changes)
+    return TrainingSampler(**settings | changes)
 
 
 def equal(left, right):
@@ -75,7 +75,9 @@ def test_variants_and_timesteps_cover_their_whole_range():
 
 def test_subjects_are_drawn_by_weight_with_their_own_class():
     both = sampler(
-        subjects=[Pool(0, 3), Pool(3, 3)], priors=[Pool(6, 2), Pool(8, 2)], weights=[3.0, 1.0]
+        subjects=[ImagePool(0, 3), ImagePool(3, 3)],
+        priors=[ImagePool(6, 2), ImagePool(8, 2)],
+        weights=[3.0, 1.0],
     )
     pairs = [both.draw(step, 0) for step in range(2000)]
     second = [(s, p) for s, p in pairs if s.row >= 3]
@@ -96,7 +98,7 @@ def test_any_split_of_the_global_batch_holds_the_same_samples(ranks, accumulatio
         local = 8 // ranks // accumulation
         parts = []
         for rank in range(ranks):
-            plan = Plan(2, 3, accumulation, local, rank, ranks)
+            plan = BatchPlan(2, 3, accumulation, local, rank, ranks)
             assert plan.global_batch == 8
             for batch in BatchStream(sampler(global_batch=8), plan):
                 parts += [
@@ -129,6 +131,6 @@ def test_noise_offset_shifts_whole_channels():
 
 
 def test_an_error_while_making_batches_reaches_the_loop():
-    broken = sampler(subjects=[Pool(0, 0)])
+    broken = sampler(subjects=[ImagePool(0, 0)])
     with pytest.raises(ZeroDivisionError):
-        list(BatchStream(broken, Plan(0, 2, 1, 1, 0, 1)))
+        list(BatchStream(broken, BatchPlan(0, 2, 1, 1, 0, 1)))

@@ -10,8 +10,9 @@ import torch
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
-from dreambooth_trainer.evaluation.samples import CHUNK, Painter, SampleWriter
-from dreambooth_trainer.models.generate import Request
+from dreambooth_trainer.evaluation.image_generator import CHUNK, ImageGenerator
+from dreambooth_trainer.evaluation.samples import SampleWriter
+from dreambooth_trainer.models.generate import ImageRequest
 from dreambooth_trainer.models.stable_diffusion import StableDiffusion
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import FencedError
@@ -56,9 +57,11 @@ def test_who_is_asked_to_stop_paints_no_further_chunk(random_pipeline: Any, tmp_
     made = []
     decode = random_pipeline.vae.decode
     random_pipeline.vae.decode = lambda *a, **k: made.append(1) or decode(*a, **k)
-    painter = Painter(attempt(tmp_path, StopAfter(looks=1)), StableDiffusion(random_pipeline, ""))
+    generator = ImageGenerator(
+        attempt(tmp_path, StopAfter(looks=1)), StableDiffusion(random_pipeline, "")
+    )
     with pytest.raises(StoppedError):
-        painter.paint([Request("a photo of a mug", seed) for seed in range(3 * CHUNK)])
+        generator.generate([ImageRequest("a photo of a mug", seed) for seed in range(3 * CHUNK)])
     assert len(made) == CHUNK
 
 
@@ -67,9 +70,9 @@ def test_a_lost_attempt_writes_no_samples(random_pipeline: Any, tmp_path: Path) 
         raise FencedError("a newer attempt owns it")
 
     one = attempt(tmp_path, StopSignal())
-    painter = Painter(one, StableDiffusion(random_pipeline, ""))
+    generator = ImageGenerator(one, StableDiffusion(random_pipeline, ""))
     with pytest.raises(FencedError):
-        SampleWriter(painter, one, lost).write(0)
+        SampleWriter(generator, one, lost).write(0)
     assert list(tmp_path.rglob("*.png")) == []
-    SampleWriter(painter, one, lambda: None).write(0)
+    SampleWriter(generator, one, lambda: None).write(0)
     assert len(list(tmp_path.rglob("*.png"))) == 2  # the image, and the grid

@@ -12,13 +12,10 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dreambooth_trainer.export.export import (
-    LORA_FILE,
-    Provenance,
-    export_lora,
-    export_pipeline,
-    model_card,
-)
+from dreambooth_trainer.export.lora import LORA_FILE, export_lora
+from dreambooth_trainer.export.model_card import model_card
+from dreambooth_trainer.export.pipeline import export_pipeline
+from dreambooth_trainer.export.provenance import Provenance
 
 ABOUT = Provenance(
     base_model="s3://models/tiny",
@@ -190,7 +187,7 @@ def test_an_export_says_where_it_comes_from(pipeline: Any, tmp_path: Path, kind:
         assert metadata["dreambooth.base_model_sha256"] == "ab" * 32
         assert json.loads(metadata["dreambooth.identifiers"]) == ["sks"]
         assert json.loads(metadata["dreambooth.class_nouns"]) == ["coffee mug"]
-        assert metadata["license"] == "inherits the base model's licence"
+        assert metadata["license"] == "inherits the base model's license"
         assert metadata["dreambooth.step"] == "120"
         assert metadata["dreambooth.version"]
 

@@ -23,7 +23,7 @@ from dreambooth_storage import (
 )
 from dreambooth_trainer.models.fetch import fetch, fetched
 from dreambooth_trainer.models.load import load_family
-from dreambooth_trainer.models.local_files import free_memory, place
+from dreambooth_trainer.models.local_files import choose_folder, free_memory
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.topology import Topology
 from tests.trainer.gathering import on_ranks
@@ -191,10 +191,10 @@ def test_a_model_that_does_not_fit_into_memory_goes_to_the_cache(memory: Path, c
     def of(size: int) -> list[StoredObject]:
         return [StoredObject("s3://b/w", "w", size, datetime.now(UTC), "1")]
 
-    assert place("name", of(1000), ranks_here=1) == memory / "name"
-    assert place("name", of(2**50), ranks_here=1) == cache / "models" / "name"
+    assert choose_folder("name", of(1000), ranks_here=1) == memory / "name"
+    assert choose_folder("name", of(2**50), ranks_here=1) == cache / "models" / "name"
     fair = free_memory() // 8  # with one copy for each rank, it does for one and not for eight
-    assert place("name", of(fair), ranks_here=8) == cache / "models" / "name"
+    assert choose_folder("name", of(fair), ranks_here=8) == cache / "models" / "name"
 
 
 def test_a_model_that_the_node_has_is_taken_from_there(

@@ -10,15 +10,15 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from dreambooth_api.models.prior import Sampler
-from dreambooth_trainer.models.generate import Request, generate
+from dreambooth_trainer.models.generate import ImageRequest, generate_images
 
 PROMPT = "a photo of a mug"
 
 
-def paint(pipeline: Any, *requests: Request, **settings: Any) -> list[np.ndarray]:
+def paint(pipeline: Any, *requests: ImageRequest, **settings: Any) -> list[np.ndarray]:
     """Images as integers [64, 64, 3]."""
     defaults = {"sampler": "ddim", "steps": 3, "guidance_scale": 5.0, "size": 64}
-    images = generate(pipeline, requests, **{**defaults, **settings})
+    images = generate_images(pipeline, requests, **{**defaults, **settings})
     assert all(isinstance(image, Image.Image) and image.mode == "RGB" for image in images)
     return [np.asarray(image).astype(int) for image in images]
 
@@ -30,10 +30,10 @@ def differ(left: np.ndarray, right: np.ndarray) -> int:
 
 def test_seed_and_prompt_alone_decide(random_pipeline: Any) -> None:
     requests = [
-        Request(PROMPT, 1),
-        Request("a red fish", 1),
-        Request(PROMPT, 2),
-        Request(PROMPT, 3),
+        ImageRequest(PROMPT, 1),
+        ImageRequest("a red fish", 1),
+        ImageRequest(PROMPT, 2),
+        ImageRequest(PROMPT, 3),
     ]
     together = paint(random_pipeline, *requests)
     torch.manual_seed(123)
@@ -45,7 +45,7 @@ def test_seed_and_prompt_alone_decide(random_pipeline: Any) -> None:
 
 
 def test_batches_do_not_change_order_or_number(random_pipeline: Any) -> None:
-    requests = [Request(PROMPT, seed) for seed in range(5)]
+    requests = [ImageRequest(PROMPT, seed) for seed in range(5)]
     assert paint(random_pipeline) == []
     for batch in (1, 2, 5):
         found = paint(random_pipeline, *requests, batch=batch)
@@ -57,7 +57,7 @@ def test_batches_do_not_change_order_or_number(random_pipeline: Any) -> None:
 def test_every_sampler_works_at_any_number_of_steps(
     random_pipeline: Any, sampler: Sampler, steps: int
 ) -> None:
-    [image] = paint(random_pipeline, Request(PROMPT, 0), sampler=sampler, steps=steps)
+    [image] = paint(random_pipeline, ImageRequest(PROMPT, 0), sampler=sampler, steps=steps)
     assert image.shape == (64, 64, 3)
     assert image.std() > 1
 
@@ -65,7 +65,9 @@ def test_every_sampler_works_at_any_number_of_steps(
 def test_samplers_differ_and_agree_on_the_same_image(random_pipeline: Any) -> None:
     """All of them solve the same differential equation, each with its own error."""
     images = [
-        paint(random_pipeline, Request(PROMPT, 0), sampler=sampler, steps=60, guidance_scale=1)[0]
+        paint(
+            random_pipeline, ImageRequest(PROMPT, 0), sampler=sampler, steps=60, guidance_scale=1
+        )[0]
         for sampler in get_args(Sampler)
     ]
     for image in images[1:]:
@@ -79,7 +81,7 @@ def test_guidance_is_that_of_the_formula(
 ) -> None:
     expected = by_hand(random_pipeline, guidance if guidance > 1 else 1, negative, seed=7, steps=4)
     [found] = paint(
-        random_pipeline, Request(PROMPT, 7), steps=4, guidance_scale=guidance,
+        random_pipeline, ImageRequest(PROMPT, 7), steps=4, guidance_scale=guidance,
         negative_prompt=negative,
     )  # fmt: skip
     assert differ(found, expected) <= 1
@@ -122,24 +124,24 @@ def test_everything_is_left_as_it_was(random_pipeline: Any, capfd: Any) -> None:
     random_pipeline.unet.mid_block.eval()
     modes = [module.training for module in random_pipeline.unet.modules()]
     scheduler, state = random_pipeline.scheduler, torch.get_rng_state()
-    paint(random_pipeline, Request(PROMPT, 0))
+    paint(random_pipeline, ImageRequest(PROMPT, 0))
     assert [module.training for module in random_pipeline.unet.modules()] == modes
     assert random_pipeline.scheduler is scheduler
     assert torch.get_rng_state().equal(state)
     assert capfd.readouterr() == ("", "")
     with pytest.raises(ValueError, match="divisible by 8"):
-        paint(random_pipeline, Request(PROMPT, 0), size=63)
+        paint(random_pipeline, ImageRequest(PROMPT, 0), size=63)
     assert [module.training for module in random_pipeline.unet.modules()] == modes
     assert random_pipeline.scheduler is scheduler
 
 
 def test_dropout_is_off_while_images_are_made(random_pipeline: Any) -> None:
-    [before] = paint(random_pipeline, Request(PROMPT, 0))
+    [before] = paint(random_pipeline, ImageRequest(PROMPT, 0))
     for module in random_pipeline.unet.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.9
     random_pipeline.unet.train()
-    [after] = paint(random_pipeline, Request(PROMPT, 0))
+    [after] = paint(random_pipeline, ImageRequest(PROMPT, 0))
     assert (before == after).all()
 
 
@@ -147,7 +149,7 @@ def test_training_goes_on_after_images_were_made_under_autocast(random_pipeline:
     """Weights cast while gradients were off must not be reused by the next training step."""
     unet = random_pipeline.unet.requires_grad_(True)
     with torch.autocast("cpu", torch.bfloat16):
-        [image] = paint(random_pipeline, Request(PROMPT, 0))
+        [image] = paint(random_pipeline, ImageRequest(PROMPT, 0))
         loss = unet(torch.zeros(1, 4, 16, 16), 1, torch.zeros(1, 77, 16)).sample.square().mean()
     loss.backward()
     assert image.std() > 1
@@ -156,9 +158,9 @@ def test_training_goes_on_after_images_were_made_under_autocast(random_pipeline:
 
 
 def test_half_precision_stays_close_to_full(random_pipeline: Any) -> None:
-    [full] = paint(random_pipeline, Request(PROMPT, 0))
+    [full] = paint(random_pipeline, ImageRequest(PROMPT, 0))
     with torch.autocast("cpu", torch.bfloat16):
-        [half] = paint(random_pipeline, Request(PROMPT, 0))
+        [half] = paint(random_pipeline, ImageRequest(PROMPT, 0))
     assert 0 < np.abs(full - half).mean() < 0.1 * full.std()
 
 
@@ -173,8 +175,8 @@ def tiny_sd() -> Any:
 def test_a_real_model_draws_what_the_prompt_says(tiny_sd: Any, sampler: Sampler) -> None:
     red, blue = paint(
         tiny_sd,
-        Request("a photo of a red mug", 0),
-        Request("a photo of a blue mug", 0),
+        ImageRequest("a photo of a red mug", 0),
+        ImageRequest("a photo of a blue mug", 0),
         sampler=sampler,
         steps=12,
     )

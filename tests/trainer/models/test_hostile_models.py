@@ -15,9 +15,9 @@ import torch
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.evaluation.evaluator import Clip
+from dreambooth_trainer.evaluation.clip_encoder import ClipEncoder
 from dreambooth_trainer.models import load_family
-from dreambooth_trainer.models.model_config import read_facts
+from dreambooth_trainer.models.model_config import read_model_config
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.topology import Topology
@@ -170,7 +170,7 @@ def test_code_that_comes_with_a_model_is_not_run(
     index.write_text(json.dumps({**json.loads(index.read_text()), part: value}))
     refused(storage, model)
     with pytest.raises(BadModelError):
-        read_facts(Model(source=str(model)), storage)
+        read_model_config(Model(source=str(model)), storage)
     assert not marker.exists()
 
 
@@ -189,7 +189,7 @@ def test_stray_code_in_a_good_models_folder_is_not_run(
     )
     source = Model(source=str(model))
     load_family(source, storage, Ranks(Topology()), torch.device("cpu"))
-    read_facts(source, storage)
+    read_model_config(source, storage)
     assert not marker.exists()
 
 
@@ -216,7 +216,7 @@ def test_a_configuration_that_describes_no_model(storage: Storage, model: Path, 
     good = json.loads(path.read_text())
     path.write_text(json.dumps({**good, **changes} if isinstance(changes, dict) else changes))
     with pytest.raises(BadModelError, match=r"^spec\.model\.source: ") as raised:
-        read_facts(Model(source=str(model)), storage)
+        read_model_config(Model(source=str(model)), storage)
     assert len(str(raised.value)) < 1000
 
 
@@ -230,7 +230,7 @@ def test_json_that_is_none(storage: Storage, model: Path, name: str, content: by
             old.unlink()
     (model / name).write_bytes(content)
     with pytest.raises(BadModelError, match=r"^spec\.model\.source: "):
-        read_facts(Model(source=str(model)), storage)
+        read_model_config(Model(source=str(model)), storage)
     refused(storage, model)
 
 
@@ -243,4 +243,4 @@ def test_a_model_that_scores_and_is_none(tmp_path: Path, name: str, content: byt
     shutil.copytree(CLIP, folder)
     (folder / name).write_bytes(content)
     with pytest.raises(BadModelError, match=r"^spec\.evaluation\.model: "):
-        Clip(folder, torch.device("cpu"))
+        ClipEncoder(folder, torch.device("cpu"))

@@ -17,8 +17,8 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings, TransferPolicy, Written
-from dreambooth_trainer.preflight.check import check, main
-from dreambooth_trainer.preflight.report import Report
+from dreambooth_trainer.preflight.check import check_job, main
+from dreambooth_trainer.preflight.report import PreflightReport
 from dreambooth_trainer.process.errors import BadConfigError
 
 Job = dict[str, Any]
@@ -44,8 +44,8 @@ def job(tmp_path: Path, random_model: Path) -> Job:
     }
 
 
-def examine(job: Job, storage: Storage | None = None) -> Report:
-    return check(DreamBoothJob.model_validate(job), storage or Storage(StorageSettings()))
+def examine(job: Job, storage: Storage | None = None) -> PreflightReport:
+    return check_job(DreamBoothJob.model_validate(job), storage or Storage(StorageSettings()))
 
 
 def errors(job: Job) -> list[str]:
@@ -482,7 +482,7 @@ def test_a_long_message_is_cut_at_a_line_and_keeps_the_errors() -> None:
     errors = [
         BadConfigError(f"spec.subjects[{n}].images: {'ä' * 100}:\n  a\n  b") for n in range(30)
     ]
-    report = Report(list[Exception](errors), warnings=["odd"] * 30)
+    report = PreflightReport(list[Exception](errors), warnings=["odd"] * 30)
     message = report.message()
     assert len(message.encode()) <= 4000
     *shown, more, summary = message.splitlines()

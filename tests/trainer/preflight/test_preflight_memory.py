@@ -8,21 +8,21 @@ from torch import nn
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.training import Training
-from dreambooth_trainer.models.model_config import ModelFacts
-from dreambooth_trainer.preflight.check import short_grace
+from dreambooth_trainer.models.model_config import ModelConfig
+from dreambooth_trainer.preflight.check import check_grace_period
 from dreambooth_trainer.preflight.memory import (
     GIB,
-    Estimate,
+    MemoryEstimate,
     checkpoint_bytes,
-    estimate,
+    estimate_memory,
     parameters,
 )
 
 
 @pytest.fixture(scope="module")
-def sd15() -> ModelFacts:
+def sd15() -> ModelConfig:
     """Stable Diffusion 1.5 without weights."""
-    return ModelFacts(
+    return ModelConfig(
         unet={
             "sample_size": 64, "in_channels": 4, "out_channels": 4, "layers_per_block": 2,
             "block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 768,
@@ -43,11 +43,11 @@ def sd15() -> ModelFacts:
     )  # fmt: skip
 
 
-def needed(facts: ModelFacts, images: int = 2, ranks: int = 1, **training: Any) -> Estimate:
-    return estimate(facts, Training(**training), images, ranks)
+def needed(config: ModelConfig, images: int = 2, ranks: int = 1, **training: Any) -> MemoryEstimate:
+    return estimate_memory(config, Training(**training), images, ranks)
 
 
-def test_the_skeleton_has_the_published_sizes_and_no_memory(sd15: ModelFacts) -> None:
+def test_the_skeleton_has_the_published_sizes_and_no_memory(sd15: ModelConfig) -> None:
     sizes = {name: parameters(part) / 1e6 for name, part in sd15.skeleton.items()}
     assert sizes == pytest.approx({"unet": 859.5, "vae": 83.7, "text_encoder": 123.1}, abs=0.1)
     assert all(weight.is_meta for weight in sd15.skeleton["unet"].parameters())
@@ -55,19 +55,19 @@ def test_the_skeleton_has_the_published_sizes_and_no_memory(sd15: ModelFacts) ->
     assert (sd15.vae_factor, sd15.unet_factor, sd15.native_resolution) == (8, 8, 512)
 
 
-def test_full_training_needs_what_its_optimizer_holds(sd15: ModelFacts) -> None:
+def test_full_training_needs_what_its_optimizer_holds(sd15: ModelConfig) -> None:
     full = needed(sd15, method="full", precision="fp32", learning_rate=1e-6)
     assert full.weights == pytest.approx(859.5e6 * 16 + (83.7e6 + 123.1e6) * 4, rel=1e-3)
     more = needed(sd15, ranks=8, method="full", precision="fp32", learning_rate=1e-6)
     assert more.weights - full.weights == pytest.approx(859.5e6 * 4, rel=1e-3)
 
 
-def test_adapters_need_a_fraction(sd15: ModelFacts) -> None:
+def test_adapters_need_a_fraction(sd15: ModelConfig) -> None:
     assert needed(sd15, method="lora").total < 6 * GIB
     assert 16 * GIB < needed(sd15, method="full").total < 22 * GIB
 
 
-def test_activations_grow_with_the_images_and_shrink_with_checkpointing(sd15: ModelFacts) -> None:
+def test_activations_grow_with_the_images_and_shrink_with_checkpointing(sd15: ModelConfig) -> None:
     two = needed(sd15).activations
     assert needed(sd15, images=8).activations == pytest.approx(4 * two)
     assert needed(sd15, resolution=1024).activations == pytest.approx(4 * two)
@@ -75,18 +75,18 @@ def test_activations_grow_with_the_images_and_shrink_with_checkpointing(sd15: Mo
     assert needed(sd15, gradient_checkpointing=True).activations == pytest.approx(two / 6)
 
 
-def test_a_checkpoint_holds_weights_and_moments(sd15: ModelFacts) -> None:
+def test_a_checkpoint_holds_weights_and_moments(sd15: ModelConfig) -> None:
     full = checkpoint_bytes(sd15, Training(method="full", learning_rate=1e-6))
     assert full == pytest.approx(10.3e9, rel=0.01)
     assert checkpoint_bytes(sd15, Training(method="lora")) < 0.1e9
 
 
-def test_a_grace_period_that_is_too_short_for_a_checkpoint_is_warned_of(sd15: ModelFacts) -> None:
-    (warning,) = short_grace(job_with(grace=60, nodes=1), sd15)
+def test_a_grace_period_that_is_too_short_for_a_checkpoint_is_warned_of(sd15: ModelConfig) -> None:
+    (warning,) = check_grace_period(job_with(grace=60, nodes=1), sd15)
     assert "spec.runtime.terminationGracePeriodSeconds" in warning
     assert "10.3 GB and may take 119 s, but 60 s are given; raise it" in warning
-    assert not list(short_grace(job_with(grace=60, nodes=4), sd15))
-    assert not list(short_grace(job_with(grace=300, nodes=1), sd15))
+    assert not list(check_grace_period(job_with(grace=60, nodes=4), sd15))
+    assert not list(check_grace_period(job_with(grace=300, nodes=1), sd15))
 
 
 def job_with(grace: int, nodes: int) -> DreamBoothJob:

@@ -21,9 +21,9 @@ MOMENTS = {
     "a step": ("dreambooth_trainer.training.module:DreamBooth.training_step", 2),
     "about to save": ("dreambooth_trainer.training.module:DreamBooth.state", 2),
     "about to delete": ("dreambooth_storage:Storage.delete", 3),
-    "samples on the way": ("dreambooth_trainer.evaluation.samples:generate", 2),
-    "looking at the result": ("dreambooth_trainer.evaluation.samples:generate", 3),
-    "the export": ("dreambooth_trainer.export.export:export_lora", 1),
+    "samples on the way": ("dreambooth_trainer.evaluation.image_generator:generate_images", 2),
+    "looking at the result": ("dreambooth_trainer.evaluation.image_generator:generate_images", 3),
+    "the export": ("dreambooth_trainer.run.train:export_lora", 1),
 }
 
 

@@ -28,15 +28,15 @@ CHECKPOINTS = {"every": 2}
 
 MOMENTS = {
     "loading the model": ("dreambooth_trainer.run.train:load_family", 1),
-    "making class images": ("dreambooth_trainer.data.class_images:generate", 1),
-    "looking at the base model": ("dreambooth_trainer.evaluation.samples:generate", 1),
-    "encoding the images": ("dreambooth_trainer.run.train:build", 1),
+    "making class images": ("dreambooth_trainer.data.class_images:generate_images", 1),
+    "looking at the base model": ("dreambooth_trainer.evaluation.image_generator:generate_images", 1),
+    "encoding the images": ("dreambooth_trainer.run.train:build_cache", 1),
     "the first step": ("dreambooth_trainer.training.module:DreamBooth.training_step", 1),
     "the middle of a save": ("dreambooth_trainer.training.module:DreamBooth.state", 1),
-    "samples on the way": ("dreambooth_trainer.evaluation.samples:generate", 2),
+    "samples on the way": ("dreambooth_trainer.evaluation.image_generator:generate_images", 2),
     "the last step": ("dreambooth_trainer.training.module:DreamBooth.training_step", 4),
     "looking at the result": ("dreambooth_trainer.evaluation.samples:SampleWriter.write", 3),
-    "the export": ("dreambooth_trainer.export.export:export_lora", 1),
+    "the export": ("dreambooth_trainer.run.train:export_lora", 1),
 }
 SLOW = {"looking at the base model", "encoding the images", "the last step"}
 Job = Callable[..., dict[str, Any]]

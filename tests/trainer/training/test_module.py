@@ -7,9 +7,9 @@ from torch.nn.functional import mse_loss
 
 from dreambooth_api.models.training import Training
 from dreambooth_trainer.data.batches import make_batch
-from dreambooth_trainer.data.cache import Cache
-from dreambooth_trainer.data.sampler import Pool, Sampler
-from dreambooth_trainer.models.adapters import attach
+from dreambooth_trainer.data.cache import TrainingCache
+from dreambooth_trainer.data.sampler import ImagePool, TrainingSampler
+from dreambooth_trainer.models.adapters import make_trainable
 from dreambooth_trainer.models.stable_diffusion import StableDiffusion
 from dreambooth_trainer.training.module import DreamBooth
 
@@ -30,13 +30,13 @@ def cache(family):
     with torch.no_grad():
         conditioning = family.encode_tokens(tokens)
     moments = torch.cat([torch.randn(10, 4, 16, 16), torch.full((10, 4, 16, 16), -2.0)], dim=1)
-    return Cache(moments, torch.tensor([1] * 4 + [2] * 6), CAPTIONS, tokens, conditioning)
+    return TrainingCache(moments, torch.tensor([1] * 4 + [2] * 6), CAPTIONS, tokens, conditioning)
 
 
 @pytest.fixture
 def batch():
-    sampler = Sampler(
-        seed=3, subjects=[Pool(0, 4)], priors=[Pool(4, 6)], weights=[1.0], timesteps=1000,
+    sampler = TrainingSampler(
+        seed=3, subjects=[ImagePool(0, 4)], priors=[ImagePool(4, 6)], weights=[1.0], timesteps=1000,
         latent_shape=(4, 16, 16), global_batch=3,
     )  # fmt: skip
     return make_batch(sampler, 0.0, 0, range(3))
@@ -77,7 +77,7 @@ def test_loss_and_gradient_equal_the_reference(family, cache, batch, gamma):
     training = Training.model_validate(
         {"method": "full", "precision": "fp32", "minSnrGamma": gamma}
     )
-    module = DreamBooth(family, attach(family, training), training, cache, PRIOR_WEIGHT)
+    module = DreamBooth(family, make_trainable(family, training), training, cache, PRIOR_WEIGHT)
 
     module.training_step(batch, 0).backward()
     gradient = family.denoiser.conv_in.weight.grad.clone()
@@ -93,7 +93,7 @@ def test_loss_and_gradient_equal_the_reference(family, cache, batch, gamma):
 
 def test_subject_and_class_go_through_one_forward_pass(family, cache, batch):
     training = Training.model_validate({"method": "full", "precision": "fp32"})
-    module = DreamBooth(family, attach(family, training), training, cache, PRIOR_WEIGHT)
+    module = DreamBooth(family, make_trainable(family, training), training, cache, PRIOR_WEIGHT)
     sizes = []
     family.denoiser.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     module.training_step(batch, 0)
@@ -102,7 +102,7 @@ def test_subject_and_class_go_through_one_forward_pass(family, cache, batch):
 
 def test_a_dropped_caption_is_the_empty_one(family, cache, batch):
     training = Training.model_validate({"method": "full", "precision": "fp32"})
-    module = DreamBooth(family, attach(family, training), training, cache, PRIOR_WEIGHT)
+    module = DreamBooth(family, make_trainable(family, training), training, cache, PRIOR_WEIGHT)
     batch["drop_caption"][:] = True
     conditioning = module._conditioning(batch)["hidden_states"]
     assert torch.equal(conditioning, cache.conditioning["hidden_states"][[0] * 6])
@@ -112,8 +112,8 @@ def test_a_trained_text_encoder_gets_gradients(family, cache, batch):
     training = Training.model_validate(
         {"method": "lora", "precision": "fp32", "textEncoder": {"method": "full"}}
     )
-    live = Cache(cache.moments, cache.caption_of_row, cache.captions, cache.tokens, None)
-    trained = attach(family, training)
+    live = TrainingCache(cache.moments, cache.caption_of_row, cache.captions, cache.tokens, None)
+    trained = make_trainable(family, training)
     module = DreamBooth(family, trained, training, live, PRIOR_WEIGHT)
     module.training_step(batch, 0).backward()
     assert all(parameter.grad is not None for parameter in trained.text.values())
@@ -122,7 +122,7 @@ def test_a_trained_text_encoder_gets_gradients(family, cache, batch):
 
 def test_lora_leaves_the_base_weights_alone_and_in_the_precision_of_the_forward_pass(family):
     training = Training.model_validate({"method": "lora", "precision": "bf16", "lora": {"rank": 2}})
-    trained = attach(family, training)
+    trained = make_trainable(family, training)
     frozen = [p for p in family.denoiser.parameters() if not p.requires_grad]
     assert {p.dtype for p in frozen} == {torch.bfloat16}
     assert {p.dtype for p in trained.denoiser.values()} == {torch.float32}

@@ -8,8 +8,8 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from dreambooth_api.models.training import Training
-from dreambooth_trainer.models.adapters import Trained
-from dreambooth_trainer.training.ema import WeightAverage
+from dreambooth_trainer.models.adapters import TrainableParameters
+from dreambooth_trainer.training.ema import ExponentialMovingAverage
 from dreambooth_trainer.training.optimizer import (
     COUNT,
     make_optimizer,
@@ -23,7 +23,7 @@ from dreambooth_trainer.training.optimizer import (
 
 def parameters(seed=0):
     torch.manual_seed(seed)
-    return Trained(
+    return TrainableParameters(
         {"denoiser.w": nn.Parameter(torch.randn(4, 3))}, {"text.w": nn.Parameter(torch.randn(5))}
     )
 
@@ -143,7 +143,7 @@ def test_without_fp16_there_is_no_scale_to_keep():
 
 def test_the_average_follows_the_weights_and_gives_them_back():
     weight = nn.Parameter(torch.zeros(2))
-    average = WeightAverage({"w": weight}, decay=0.9)
+    average = ExponentialMovingAverage({"w": weight}, decay=0.9)
     with torch.no_grad():
         weight.fill_(1.0)
     average.update(step=1000)
@@ -155,7 +155,7 @@ def test_the_average_follows_the_weights_and_gives_them_back():
 
 def test_early_averages_forget_the_start():
     weight = nn.Parameter(torch.ones(1))
-    average = WeightAverage({"w": weight}, decay=0.9999)
+    average = ExponentialMovingAverage({"w": weight}, decay=0.9999)
     with torch.no_grad():
         weight.fill_(2.0)
     average.update(step=1)

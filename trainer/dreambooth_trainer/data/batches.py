@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreambooth_trainer.data.sampler import Sampler
+from dreambooth_trainer.data.sampler import TrainingSampler
 
 Batch = dict[str, Tensor]
 """row [N], timestep [N], drop_caption [N]; latent_noise and noise [N, C, h, w].
@@ -21,7 +21,7 @@ AHEAD = 3
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """Which steps to train, and this rank's share of each."""
 
     start: int
@@ -46,7 +46,7 @@ class Plan:
         return (self.stop - self.start) * self.accumulation
 
 
-def make_batch(sampler: Sampler, noise_offset: float, step: int, positions: range) -> Batch:
+def make_batch(sampler: TrainingSampler, noise_offset: float, step: int, positions: range) -> Batch:
     """One micro-batch."""
     pairs = [sampler.draw(step, position) for position in positions]
     draws = [subject for subject, _ in pairs] + [prior for _, prior in pairs if prior is not None]
@@ -67,8 +67,8 @@ class BatchStream:
     the last.
     """
 
-    sampler: Sampler
-    plan: Plan
+    sampler: TrainingSampler
+    plan: BatchPlan
     noise_offset: float = 0.0
     pin_memory: bool = False
     wait_seconds: float = field(default=0.0, init=False)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_trainer.data.images import SourceImage, Variant, crop_to_square
-from dreambooth_trainer.data.sampler import Pool
+from dreambooth_trainer.data.sampler import ImagePool
 from dreambooth_trainer.models import Conditioning, Family
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.distributed import Ranks
@@ -22,7 +22,7 @@ NO_CAPTION = 0
 
 
 @dataclass(frozen=True)
-class Group:
+class ImageGroup:
     """Images that are drawn from together: one subject's, or one class's."""
 
     images: Sequence[SourceImage]
@@ -31,7 +31,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Cache:
+class TrainingCache:
     """What the training step looks up instead of computing.
 
     moments: [rows, 2C, h, w], the latents' posterior of each variant of each image.
@@ -47,28 +47,28 @@ class Cache:
     conditioning: Conditioning | None
 
 
-def pools(groups: Sequence[Group]) -> list[Pool]:
+def pools(groups: Sequence[ImageGroup]) -> list[ImagePool]:
     """Where each group's rows lie in the cache."""
     found, first = [], 0
     for group in groups:
-        found.append(Pool(first, len(group.images), len(group.variants)))
+        found.append(ImagePool(first, len(group.images), len(group.variants)))
         first += len(group.images) * len(group.variants)
     return found
 
 
-def build(
+def build_cache(
     family: Family,
-    groups: Sequence[Group],
+    groups: Sequence[ImageGroup],
     resolution: int,
     *,
     text_is_trained: bool,
     ranks: Ranks,
     device: torch.device,
-) -> Cache:
+) -> TrainingCache:
     """Encode every variant of every image once, the work split over the ranks."""
     captions = ["", *dict.fromkeys(caption for group in groups for caption in group.captions)]
     tokens = family.tokenize(captions).to(device)
-    return Cache(
+    return TrainingCache(
         moments=_encode_all(family, groups, resolution, ranks, device),
         caption_of_row=torch.tensor(list(_captions_of_rows(groups, captions)), device=device),
         captions=captions,
@@ -77,7 +77,7 @@ def build(
     )
 
 
-def _captions_of_rows(groups: Sequence[Group], captions: Sequence[str]) -> Iterator[int]:
+def _captions_of_rows(groups: Sequence[ImageGroup], captions: Sequence[str]) -> Iterator[int]:
     for group in groups:
         for caption in group.captions:
             yield from [captions.index(caption, 1)] * len(group.variants)
@@ -90,7 +90,11 @@ def _encode_captions(family: Family, tokens: Tensor) -> Conditioning:
 
 
 def _encode_all(
-    family: Family, groups: Sequence[Group], resolution: int, ranks: Ranks, device: torch.device
+    family: Family,
+    groups: Sequence[ImageGroup],
+    resolution: int,
+    ranks: Ranks,
+    device: torch.device,
 ) -> Tensor:
     work = [
         (image, variant) for group in groups for image in group.images for variant in group.variants

@@ -21,7 +21,7 @@ class Captions:
     warnings: list[str]
 
 
-def captions(
+def load_captions(
     storage: Storage, subject: Subject, images: Sequence[SourceImage], index: int
 ) -> Captions:
     """Captions of the images of `spec.subjects[index]`.

@@ -6,7 +6,6 @@ ranks there are.
 """
 
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 
 from dreambooth_api.models.job import DreamBoothJob, prior_cache
 from dreambooth_api.models.prior import Prior, Sampler
@@ -23,9 +21,10 @@ from dreambooth_storage import AlreadyExistsError, Storage, join
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.decode import UnreadableImageError, decode
 from dreambooth_trainer.data.images import ImageSet, SourceImage, load_images
+from dreambooth_trainer.data.png import encode_png
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters import PRECISIONS
-from dreambooth_trainer.models.generate import Request, generate
+from dreambooth_trainer.models.generate import ImageRequest, generate_images
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadDataError
 from dreambooth_trainer.process.signals import StoppedError
@@ -39,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ClassImageRecipe:
     """All that class images depend on beside their index."""
 
     model: str
@@ -54,13 +53,13 @@ class Recipe:
         """Name of the cache's folder for this recipe: 32 hexadecimal digits."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
 
-    def request(self, index: int) -> Request:
+    def request(self, index: int) -> ImageRequest:
         """What image `index` is made from."""
-        return Request(self.prompt, self.seed + index)
+        return ImageRequest(self.prompt, self.seed + index)
 
 
 @dataclass(frozen=True)
-class PriorSet:
+class ClassImageSet:
     """The class images, the same on every rank, and where they came from.
 
     supplied: of `spec.prior.images`, with what was refused there.
@@ -73,10 +72,10 @@ class PriorSet:
     generated: int
 
 
-def recipe(job: DreamBoothJob, class_noun: str, model_hash: str) -> Recipe:
+def recipe(job: DreamBoothJob, class_noun: str, model_hash: str) -> ClassImageRecipe:
     """How the class's images are made."""
     prior = job.spec.prior
-    return Recipe(
+    return ClassImageRecipe(
         model=model_hash,
         prompt=class_prompt(prior, class_noun),
         sampler=prior.sampler,
@@ -92,12 +91,12 @@ def class_prompt(prior: Prior, class_noun: str) -> str:
     return prior.prompt.replace("{class}", class_noun)
 
 
-def ensure(attempt: Attempt, family: Family, class_noun: str) -> list[SourceImage]:
+def prepare_class_images(attempt: Attempt, family: Family, class_noun: str) -> list[SourceImage]:
     """`class_images` for a job under way, generated in its precision. Collective."""
     precision = PRECISIONS[attempt.job.spec.training.precision]
     mixed = precision is not torch.float32
     with torch.autocast(attempt.device.type, precision, enabled=mixed):
-        found = class_images(
+        found = load_class_images(
             attempt.job,
             class_noun,
             storage=attempt.storage,
@@ -108,7 +107,7 @@ def ensure(attempt: Attempt, family: Family, class_noun: str) -> list[SourceImag
             should_stop=lambda: attempt.stop.requested,
         )
     if attempt.topology.rank == 0:
-        if found.supplied.refused:
+        if found.supplied.rejected:
             log.warning(found.supplied.report(IMAGES))
         log.info(
             "class images of %r: %d supplied, %d reused, %d generated",
@@ -117,7 +116,7 @@ def ensure(attempt: Attempt, family: Family, class_noun: str) -> list[SourceImag
     return found.images
 
 
-def class_images(
+def load_class_images(
     job: DreamBoothJob,
     class_noun: str,
     *,
@@ -127,7 +126,7 @@ def class_images(
     pipeline: Callable[[], Any],
     progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> PriorSet:
+) -> ClassImageSet:
     """The `spec.prior.count` images of a class. Collective.
 
     pipeline: called only where something is to be generated; it runs in the surrounding autocast.
@@ -151,7 +150,7 @@ def class_images(
         raise StoppedError(
             "asked to stop while class images were made; those that are done are kept"
         )
-    return PriorSet(
+    return ClassImageSet(
         images=[*supplied.images, *cache.read()],
         supplied=supplied,
         reused=sum(count for count, _, _ in shares),
@@ -199,7 +198,7 @@ def _share(wanted: int, ranks: Ranks) -> list[range]:
 class _Cache:
     """The folder of one recipe's images."""
 
-    def __init__(self, storage: Storage, root: str, recipe: Recipe, wanted: int) -> None:
+    def __init__(self, storage: Storage, root: str, recipe: ClassImageRecipe, wanted: int) -> None:
         self._storage = storage
         self._recipe = recipe
         self._folder = join(root, recipe.key())
@@ -225,7 +224,7 @@ class _Cache:
     def fill(self, pipeline: Any, missing: Sequence[int], damaged: set[int]) -> int:
         """Generate the missing images of one chunk; returns how many."""
         recipe = self._recipe
-        images = generate(
+        images = generate_images(
             pipeline,
             [recipe.request(i) for i in missing],
             sampler=recipe.sampler,
@@ -235,7 +234,7 @@ class _Cache:
             batch=CHUNK,
         )
         for i, image in zip(missing, images, strict=True):
-            self._write(self._uri(i), _png(image), replace=i in damaged)
+            self._write(self._uri(i), encode_png(image), replace=i in damaged)
         return len(images)
 
     def read(self) -> Iterator[SourceImage]:
@@ -270,9 +269,3 @@ class _Cache:
 
 def _name(index: int) -> str:
     return f"{index:05d}.png"
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()

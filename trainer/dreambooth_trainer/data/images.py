@@ -25,7 +25,7 @@ POSITIONS = 8
 
 
 @dataclass(frozen=True)
-class Limits:
+class FolderLimits:
     """What is taken from one folder at most, so that a wrong URI cannot fill the memory."""
 
     max_pixels: int = MAX_PIXELS
@@ -33,7 +33,7 @@ class Limits:
     max_files: int = 10_000
 
 
-LIMITS = Limits()
+LIMITS = FolderLimits()
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SourceImage:
 
 
 @dataclass(frozen=True)
-class Refused:
+class RejectedImage:
     """A file that is not trained on, and why."""
 
     name: str
@@ -66,14 +66,14 @@ class ImageSet:
     """A folder's images by name, and what was refused."""
 
     images: list[SourceImage]
-    refused: list[Refused]
+    rejected: list[RejectedImage]
 
     def report(self, field: str) -> str:
         """One line per refused file under a line with the field; empty when there is none."""
-        if not self.refused:
+        if not self.rejected:
             return ""
-        head = f"{field}: {len(self.refused)} file(s) are not trained on, {len(self.images)} are:"
-        return "\n".join([head, *(f"  {refused}" for refused in self.refused)])
+        head = f"{field}: {len(self.rejected)} file(s) are not trained on, {len(self.images)} are:"
+        return "\n".join([head, *(f"  {refused}" for refused in self.rejected)])
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def load_images(
     *,
     field: str,
     resolution: int,
-    limits: Limits = LIMITS,
+    limits: FolderLimits = LIMITS,
     count: int | None = None,
 ) -> ImageSet:
     """The images right below `uri` by name, the first `count` that can be used.
@@ -109,8 +109,8 @@ def load_images(
     found = ImageSet([], [])
     objects = _candidates(storage, uri, field, limits)
     for item in _stream(storage, objects, field, resolution, limits):
-        if isinstance(item, Refused):
-            found.refused.append(item)
+        if isinstance(item, RejectedImage):
+            found.rejected.append(item)
         else:
             found.images.append(item)
         if len(found.images) == count:
@@ -118,12 +118,12 @@ def load_images(
     if not found.images:
         raise BadDataError(
             f"{field}: no image in {uri} can be trained on; put {READABLE} files there"
-            + "".join(f"\n  {refused}" for refused in found.refused)
+            + "".join(f"\n  {refused}" for refused in found.rejected)
         )
     return found
 
 
-def _candidates(storage: Storage, uri: str, field: str, limits: Limits) -> list[StoredObject]:
+def _candidates(storage: Storage, uri: str, field: str, limits: FolderLimits) -> list[StoredObject]:
     try:
         listed = storage.list_nonempty(uri, field=field)
     except EmptyPrefixError as error:
@@ -150,29 +150,33 @@ def _may_be_image(relative: str) -> bool:
 
 
 def _stream(
-    storage: Storage, objects: Sequence[StoredObject], field: str, resolution: int, limits: Limits
-) -> Iterator[SourceImage | Refused]:
+    storage: Storage,
+    objects: Sequence[StoredObject],
+    field: str,
+    resolution: int,
+    limits: FolderLimits,
+) -> Iterator[SourceImage | RejectedImage]:
     """Every object in order, decoded one by one while storage reads ahead."""
     seen: dict[str, str] = {}
     names = {item.uri: item.relative for item in objects if item.size <= limits.max_bytes}
     for item in objects:
         if item.uri not in names:
             reason = f"{item.size} bytes are over the limit of {limits.max_bytes}"
-            yield Refused(item.relative, reason)
+            yield RejectedImage(item.relative, reason)
     for uri, data in storage.read_many(list(names), field=field):
         yield _examine(uri, names[uri], data, resolution, limits, seen)
 
 
 def _examine(
-    uri: str, name: str, data: bytes, resolution: int, limits: Limits, seen: dict[str, str]
-) -> SourceImage | Refused:
+    uri: str, name: str, data: bytes, resolution: int, limits: FolderLimits, seen: dict[str, str]
+) -> SourceImage | RejectedImage:
     try:
         pixels = decode(data, smallest=-(-resolution // 2), max_pixels=limits.max_pixels)
     except UnreadableImageError as error:
-        return Refused(name, str(error))
+        return RejectedImage(name, str(error))
     first = seen.setdefault(_fingerprint(pixels), name)
     if first != name:
-        return Refused(name, f"the same picture as {first}")
+        return RejectedImage(name, f"the same picture as {first}")
     return SourceImage(name, reduced(pixels, resolution), hashlib.sha256(data).hexdigest(), uri)
 
 

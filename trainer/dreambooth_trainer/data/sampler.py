@@ -18,7 +18,7 @@ SUBJECT, PRIOR, ORDER = 0, 1, 2
 
 
 @dataclass(frozen=True)
-class Pool:
+class ImagePool:
     """Images of one subject or class to draw from.
 
     Their rows in the cache start at `first`: `variants` (crops, mirrorings) of each of `size`
@@ -31,7 +31,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Draw:
+class TrainingSample:
     """What one position of one step trains on.
 
     `row` is the image's variant in the cache. `latent_noise` resamples the VAE's posterior,
@@ -48,7 +48,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Sampler:
+class TrainingSampler:
     """Draws for one run.
 
     `subjects` and `priors` are parallel: the prior pool of each subject's class (empty without
@@ -56,15 +56,15 @@ class Sampler:
     """
 
     seed: int
-    subjects: Sequence[Pool]
-    priors: Sequence[Pool]
+    subjects: Sequence[ImagePool]
+    priors: Sequence[ImagePool]
     weights: Sequence[float]
     timesteps: int
     latent_shape: tuple[int, int, int]
     global_batch: int
     caption_dropout: float = 0.0
 
-    def draw(self, step: int, position: int) -> tuple[Draw, Draw | None]:
+    def draw(self, step: int, position: int) -> tuple[TrainingSample, TrainingSample | None]:
         """The subject's sample and, with prior preservation, the class sample beside it."""
         stream = self._stream(SUBJECT, step, position)
         index = self._subject(stream.random())
@@ -79,12 +79,14 @@ class Sampler:
         shares = np.cumsum(self.weights) / np.sum(self.weights)
         return int(np.searchsorted(shares, uniform, side="right").clip(0, len(self.weights) - 1))
 
-    def _one(self, stream: np.random.Generator, kind: int, pool: Pool, place: int) -> Draw:
+    def _one(
+        self, stream: np.random.Generator, kind: int, pool: ImagePool, place: int
+    ) -> TrainingSample:
         """Every image of a pool comes once before any comes again."""
         epoch, index = divmod(place, pool.size)
         image = int(_permutation(self.seed, kind, pool, epoch)[index])
         channels = self.latent_shape[0]
-        return Draw(
+        return TrainingSample(
             row=pool.first + image * pool.variants + int(stream.integers(pool.variants)),
             timestep=int(stream.integers(self.timesteps)),
             drop_caption=bool(stream.random() < self.caption_dropout),
@@ -103,6 +105,6 @@ def _generator(seed: int, kind: int, major: int, minor: int) -> np.random.Genera
 
 
 @lru_cache(maxsize=64)
-def _permutation(seed: int, kind: int, pool: Pool, epoch: int) -> NDArray[np.int64]:
+def _permutation(seed: int, kind: int, pool: ImagePool, epoch: int) -> NDArray[np.int64]:
     stream = _generator(seed, ORDER + kind, epoch, pool.first)
     return stream.permutation(pool.size)

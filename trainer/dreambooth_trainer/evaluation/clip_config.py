@@ -11,7 +11,7 @@ from dreambooth_trainer.process.errors import BadModelError
 FIELD = "spec.evaluation.model"
 
 
-def check_clip(source: str, storage: Storage) -> None:
+def check_clip_config(source: str, storage: Storage) -> None:
     """Raise `BadModelError` with all that is wrong with it, and `StorageError` when it cannot be
     reached.
     """

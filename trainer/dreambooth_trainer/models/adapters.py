@@ -15,7 +15,7 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainableParameters:
     """Parameters that are trained, by names that do not depend on ranks or wrappers."""
 
     denoiser: dict[str, nn.Parameter]
@@ -27,7 +27,7 @@ class Trained:
         return {**self.denoiser, **self.text}
 
 
-def attach(family: Family, training: Training) -> Trained:
+def make_trainable(family: Family, training: Training) -> TrainableParameters:
     """Make the family's modules trainable as `spec.training` says.
 
     Trained weights are fp32. A frozen denoiser is kept in the precision of the forward pass, which
@@ -46,7 +46,7 @@ def attach(family: Family, training: Training) -> Trained:
         for name, encoder in family.text_encoders.items():
             targets = family.lora_text_targets
             text |= _train(encoder, training.text_encoder.method, training.lora, targets, name)
-    return Trained(denoiser, text)
+    return TrainableParameters(denoiser, text)
 
 
 def _train(

@@ -42,7 +42,7 @@ def fetched(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) ->
     yield path
     ranks.barrier()  # all ranks of the node have loaded it
     if ranks.topology.local_rank == 0 and not _is_local(model):
-        local_files.leave(path)
+        local_files.delete_from_memory(path)
 
 
 def fetch(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) -> Path:
@@ -99,7 +99,7 @@ def _placed(files: list[StoredObject], ranks_here: int, download: Callable[[Path
     """The folder of these files, which appears when it is complete."""
     names = "\n".join(f"{each.relative} {each.size} {each.version}" for each in files)
     key = hashlib.sha256(names.encode()).hexdigest()[:16]
-    target = local_files.place(key, files, ranks_here)
+    target = local_files.choose_folder(key, files, ranks_here)
     with _alone(target.with_suffix(".lock")):
         if not target.exists():
             partial = target.with_suffix(".partial")

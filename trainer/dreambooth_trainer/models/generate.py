@@ -29,16 +29,16 @@ SCHEDULERS: dict[Sampler, tuple[Any, dict[str, Any]]] = {
 
 
 @dataclass(frozen=True)
-class Request:
+class ImageRequest:
     """One image. The seed fixes its initial noise, whatever the device, the batch and the rank."""
 
     prompt: str
     seed: int
 
 
-def generate(
+def generate_images(
     pipeline: Any,
-    requests: Sequence[Request],
+    requests: Sequence[ImageRequest],
     *,
     sampler: Sampler,
     steps: int,

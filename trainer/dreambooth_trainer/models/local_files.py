@@ -19,7 +19,7 @@ COPIES = 2
 """Of a model, in each rank, while it is loaded: half precision grows to full."""
 
 
-def place(name: str, files: Sequence[StoredObject], ranks_here: int) -> Path:
+def choose_folder(name: str, files: Sequence[StoredObject], ranks_here: int) -> Path:
     """The folder for these files, `name` being its name; `ranks_here`: ranks that load them."""
     kept, memory = cache_folder() / "models" / name, models_folder()
     if memory is None or kept.exists() or not _fits(files, memory, ranks_here):
@@ -27,7 +27,7 @@ def place(name: str, files: Sequence[StoredObject], ranks_here: int) -> Path:
     return memory / name
 
 
-def leave(path: Path) -> None:
+def delete_from_memory(path: Path) -> None:
     """The model at `path` is loaded: forget its files, if they are in memory."""
     memory = models_folder()
     if memory is not None and path.is_relative_to(memory):

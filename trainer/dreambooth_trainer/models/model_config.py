@@ -57,7 +57,7 @@ class ModelFiles:
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelConfig:
     """The configuration of a Stable Diffusion model in the diffusers layout."""
 
     unet: Config
@@ -95,8 +95,8 @@ class ModelFacts:
         return len(self.tokenizer(text, truncation=False, verbose=False).input_ids)
 
 
-def read_facts(model: Model, storage: Storage) -> ModelFacts:
-    """The facts of a model in the diffusers layout.
+def read_model_config(model: Model, storage: Storage) -> ModelConfig:
+    """The config of a model in the diffusers layout.
 
     Raises `BadModelError` with all that is wrong with it, and `StorageError` when it cannot be
     reached.
@@ -109,14 +109,14 @@ def read_facts(model: Model, storage: Storage) -> ModelFacts:
         problems += [*_unbelievable(configs), *_unfit(configs)]
     if problems:
         raise BadModelError("\n  ".join([f"{FIELD}: {model.source} cannot be trained:", *problems]))
-    facts = ModelFacts(**configs, tokenizer=_tokenizer(model, files))
-    _check_skeleton(model, facts)
-    return facts
+    config = ModelConfig(**configs, tokenizer=_tokenizer(model, files))
+    _check_skeleton(model, config)
+    return config
 
 
-def _check_skeleton(model: Model, facts: ModelFacts) -> None:
+def _check_skeleton(model: Model, config: ModelConfig) -> None:
     try:
-        assert facts.skeleton
+        assert config.skeleton
     except Exception as error:  # configurations are wrong in every way
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadModelError(

@@ -15,14 +15,14 @@ from dreambooth_api.models.job import DreamBoothJob, output_prefix, prior_cache
 from dreambooth_api.models.runtime import world_size
 from dreambooth_api.parsing.advice import warnings as advice
 from dreambooth_storage import AlreadyExistsError, Storage, StorageSettings, join
-from dreambooth_trainer.data.captions import captions
+from dreambooth_trainer.data.captions import load_captions
 from dreambooth_trainer.data.class_images import class_prompt
 from dreambooth_trainer.data.images import load_images
-from dreambooth_trainer.evaluation.clip_config import check_clip
+from dreambooth_trainer.evaluation.clip_config import check_clip_config
 from dreambooth_trainer.models.fetch import FIELD as MODEL
-from dreambooth_trainer.models.model_config import ModelFacts, read_facts
-from dreambooth_trainer.preflight.memory import GIB, adapted, checkpoint_bytes, estimate
-from dreambooth_trainer.preflight.report import Report
+from dreambooth_trainer.models.model_config import ModelConfig, read_model_config
+from dreambooth_trainer.preflight.memory import GIB, adapted, checkpoint_bytes, estimate_memory
+from dreambooth_trainer.preflight.report import PreflightReport
 from dreambooth_trainer.process.errors import BadConfigError, BadModelError, StorageDeniedError
 from dreambooth_trainer.process.exit_status import exit_code_of, sentence
 from dreambooth_trainer.process.termination_message import leave
@@ -43,9 +43,9 @@ Prompts = list[tuple[str, str]]
 """Texts that the model will read, with their fields."""
 
 
-def check(job: DreamBoothJob, storage: Storage) -> Report:
+def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
     """Look at everything the job names, but no weights. Writes and deletes a probe or two."""
-    report = Report(warnings=advice(job))
+    report = PreflightReport(warnings=advice(job))
     _check_writing(job, storage, report)
     if report.unreachable:
         report.warnings.append("images and model were not checked, as storage does not answer")
@@ -54,15 +54,15 @@ def check(job: DreamBoothJob, storage: Storage) -> Report:
     _check_other_images(job, storage, report)
     if job.spec.evaluation:
         with report.collecting():
-            check_clip(job.spec.evaluation.model, storage)
+            check_clip_config(job.spec.evaluation.model, storage)
     with report.collecting():
-        facts = _facts(job, storage)
-        if facts is not None:
-            _check_facts(job, facts, prompts, report)
+        config = _model_config(job, storage)
+        if config is not None:
+            _check_model(job, config, prompts, report)
     return report
 
 
-def _check_writing(job: DreamBoothJob, storage: Storage, report: Report) -> None:
+def _check_writing(job: DreamBoothJob, storage: Storage, report: PreflightReport) -> None:
     """A small object can be written, is not replaced, and can be deleted wherever the job will
     write.
     """
@@ -92,7 +92,7 @@ def _stays(storage: Storage, uri: str, name: str) -> bool:
     return False
 
 
-def _check_subjects(job: DreamBoothJob, storage: Storage, report: Report) -> Prompts:
+def _check_subjects(job: DreamBoothJob, storage: Storage, report: PreflightReport) -> Prompts:
     """The subjects' images and captions are what can be trained on; returns the captions."""
     prompts: Prompts = []
     for index, subject in enumerate(job.spec.subjects):
@@ -101,15 +101,15 @@ def _check_subjects(job: DreamBoothJob, storage: Storage, report: Report) -> Pro
             found = load_images(
                 storage, subject.images, field=name, resolution=job.spec.training.resolution
             )
-            report.warnings += [found.report(name)] if found.refused else []
-            described = captions(storage, subject, found.images, index)
+            report.warnings += [found.report(name)] if found.rejected else []
+            described = load_captions(storage, subject, found.images, index)
             report.warnings += described.warnings
             captions_field = f"spec.subjects[{index}].captions"
             prompts += [(captions_field, text) for text in dict.fromkeys(described.texts)]
     return prompts
 
 
-def _check_other_images(job: DreamBoothJob, storage: Storage, report: Report) -> None:
+def _check_other_images(job: DreamBoothJob, storage: Storage, report: PreflightReport) -> None:
     prior, evaluation = job.spec.prior, job.spec.evaluation
     folders = {}
     if prior.enabled and prior.images:
@@ -120,7 +120,7 @@ def _check_other_images(job: DreamBoothJob, storage: Storage, report: Report) ->
         count = min(most, LOOKED_AT)
         with report.collecting():
             found = load_images(storage, uri, field=name, resolution=resolution, count=count)
-            report.warnings += [found.report(name)] if found.refused else []
+            report.warnings += [found.report(name)] if found.rejected else []
 
 
 def _prompts(job: DreamBoothJob) -> Prompts:
@@ -132,11 +132,11 @@ def _prompts(job: DreamBoothJob) -> Prompts:
     return samples + classes
 
 
-def _facts(job: DreamBoothJob, storage: Storage) -> ModelFacts | None:
+def _model_config(job: DreamBoothJob, storage: Storage) -> ModelConfig | None:
     """What is known of the model; nothing of a single file but that it is there."""
     model = job.spec.model
     if model.layout == "diffusers":
-        return read_facts(model, storage)
+        return read_model_config(model, storage)
     uri = f"file://{model.source}" if model.source.startswith("/") else model.source
     if not uri.startswith("hf://") and not storage.exists(uri, field=MODEL):
         raise BadModelError(
@@ -145,37 +145,39 @@ def _facts(job: DreamBoothJob, storage: Storage) -> ModelFacts | None:
     return None
 
 
-def _check_facts(job: DreamBoothJob, facts: ModelFacts, prompts: Prompts, report: Report) -> None:
-    report.warnings += _long_prompts(facts, prompts)
-    report.warnings += _odd_resolution(facts, job.spec.training.resolution)
-    report.warnings += short_grace(job, facts)
+def _check_model(
+    job: DreamBoothJob, config: ModelConfig, prompts: Prompts, report: PreflightReport
+) -> None:
+    report.warnings += _long_prompts(config, prompts)
+    report.warnings += _odd_resolution(config, job.spec.training.resolution)
+    report.warnings += check_grace_period(job, config)
     for checked in (_check_resolution, _check_targets, _check_memory):
         with report.collecting():
-            checked(job, facts)
+            checked(job, config)
 
 
-def _long_prompts(facts: ModelFacts, prompts: Sequence[tuple[str, str]]) -> Iterator[str]:
-    limit = facts.tokenizer.model_max_length
+def _long_prompts(config: ModelConfig, prompts: Sequence[tuple[str, str]]) -> Iterator[str]:
+    limit = config.tokenizer.model_max_length
     for name, text in prompts:
-        if (count := facts.tokens(text)) > limit:
+        if (count := config.tokens(text)) > limit:
             start = text if len(text) <= 40 else f"{text[:40]}..."
             yield f"{name}: {start!r} has {count} tokens; the model reads {limit}, so shorten it"
 
 
-def _odd_resolution(facts: ModelFacts, resolution: int) -> Iterator[str]:
-    name, native = "spec.training.resolution", facts.native_resolution
+def _odd_resolution(config: ModelConfig, resolution: int) -> Iterator[str]:
+    name, native = "spec.training.resolution", config.native_resolution
     if resolution >= 2 * native or 2 * resolution <= native:
         yield f"{name}: {resolution} is far from the {native} that the model was made for; use that"
-    if resolution % (whole := facts.vae_factor * facts.unet_factor):
+    if resolution % (whole := config.vae_factor * config.unet_factor):
         better = _near(resolution, whole)
         yield f"{name}: {resolution} is no multiple of {whole}, which costs quality; use {better}"
 
 
-def short_grace(job: DreamBoothJob, facts: ModelFacts) -> Iterator[str]:
+def check_grace_period(job: DreamBoothJob, config: ModelConfig) -> Iterator[str]:
     """A pod that is killed while it saves loses what was trained since the checkpoint before."""
     runtime = job.spec.runtime
     size, grace = (
-        checkpoint_bytes(facts, job.spec.training),
+        checkpoint_bytes(config, job.spec.training),
         runtime.termination_grace_period_seconds,
     )
     needed = math.ceil(size / (runtime.nodes * UPLOAD_BYTES_PER_SECOND)) + LAST_STEP_SECONDS
@@ -186,9 +188,9 @@ def short_grace(job: DreamBoothJob, facts: ModelFacts) -> Iterator[str]:
         )
 
 
-def _check_resolution(job: DreamBoothJob, facts: ModelFacts) -> None:
-    resolution, least = job.spec.training.resolution, facts.vae_factor * facts.unet_factor
-    if resolution % facts.vae_factor or resolution < least:
+def _check_resolution(job: DreamBoothJob, config: ModelConfig) -> None:
+    resolution, least = job.spec.training.resolution, config.vae_factor * config.unet_factor
+    if resolution % config.vae_factor or resolution < least:
         raise BadConfigError(
             f"spec.training.resolution: the model cannot take {resolution};"
             f" use a multiple of {least}, as {_near(resolution, least)}"
@@ -199,10 +201,10 @@ def _near(resolution: int, multiple: int) -> int:
     return max(1, round(resolution / multiple)) * multiple
 
 
-def _check_targets(job: DreamBoothJob, facts: ModelFacts) -> None:
+def _check_targets(job: DreamBoothJob, config: ModelConfig) -> None:
     if job.spec.training.method != "lora":
         return
-    unet = facts.skeleton["unet"]
+    unet = config.skeleton["unet"]
     targets = job.spec.training.lora.targets
     unknown = [target for target in targets if not adapted(unet, (target,))]
     if unknown:
@@ -212,14 +214,14 @@ def _check_targets(job: DreamBoothJob, facts: ModelFacts) -> None:
         )
 
 
-def _check_memory(job: DreamBoothJob, facts: ModelFacts) -> None:
+def _check_memory(job: DreamBoothJob, config: ModelConfig) -> None:
     runtime, training = job.spec.runtime, job.spec.training
     if runtime.gpu_memory is None or runtime.gpus_per_node == 0:
         return
     halves = 2 if job.spec.prior.enabled and job.spec.prior.weight else 1
     ranks = world_size(runtime)
     images = local_batch(job, ranks) * halves
-    needed, there = estimate(facts, training, images, ranks), _bytes(runtime.gpu_memory)
+    needed, there = estimate_memory(config, training, images, ranks), _bytes(runtime.gpu_memory)
     if needed.certain > there:
         raise BadConfigError(
             f"spec.runtime.gpuMemory: about {needed.total / GIB:.1f} GiB are needed"
@@ -255,12 +257,12 @@ def main() -> int:
     return report.exit_code
 
 
-def _examine(config: Path) -> Report:
-    report = Report()
+def _examine(config: Path) -> PreflightReport:
+    report = PreflightReport()
     with report.collecting():
         job = load_job(config)
         spec = job.spec.storage
         settings = StorageSettings(spec.endpoint_url, spec.region, spec.addressing_style)
         with Storage(settings) as storage:
-            report = check(job, storage)
+            report = check_job(job, storage)
     return report

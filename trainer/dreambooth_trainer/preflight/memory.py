@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from dreambooth_api.models.training import Lora, Training
-from dreambooth_trainer.models.model_config import ModelFacts
+from dreambooth_trainer.models.model_config import ModelConfig
 
 GIB = 1024**3
 TRAINED, SAVED, BUCKET, AVERAGE, FULL, HALF = 16, 12, 4, 4, 4, 2
@@ -27,7 +27,7 @@ TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MemoryEstimate:
     """Bytes of GPU memory of one rank."""
 
     weights: float
@@ -44,28 +44,30 @@ class Estimate:
         return self.weights + self.activations / 1.5
 
 
-def estimate(facts: ModelFacts, training: Training, images: int, ranks: int) -> Estimate:
+def estimate_memory(
+    config: ModelConfig, training: Training, images: int, ranks: int
+) -> MemoryEstimate:
     """Memory to train on `images` images per forward pass (subject and prior together)."""
     half = training.precision != "fp32"
-    unet, text = facts.skeleton["unet"], facts.skeleton["text_encoder"]
+    unet, text = config.skeleton["unet"], config.skeleton["text_encoder"]
     frozen_unet = 0 if training.method == "full" else parameters(unet)
-    frozen = parameters(facts.skeleton["vae"])
+    frozen = parameters(config.skeleton["vae"])
     frozen += 0 if training.text_encoder.method == "full" else parameters(text)
     per_trained = TRAINED + (BUCKET if ranks > 1 else 0) + (AVERAGE if training.ema.enabled else 0)
-    weights = trained_parameters(facts, training) * (per_trained + (HALF if half else 0))
+    weights = trained_parameters(config, training) * (per_trained + (HALF if half else 0))
     weights += frozen * FULL + frozen_unet * (HALF if half else FULL)
-    return Estimate(weights, images * _activations(facts, training, half))
+    return MemoryEstimate(weights, images * _activations(config, training, half))
 
 
-def checkpoint_bytes(facts: ModelFacts, training: Training) -> int:
+def checkpoint_bytes(config: ModelConfig, training: Training) -> int:
     """Size of a checkpoint: weights that train and AdamW's two moments, and their average."""
     per_trained = SAVED + (AVERAGE if training.ema.enabled else 0)
-    return trained_parameters(facts, training) * per_trained
+    return trained_parameters(config, training) * per_trained
 
 
-def trained_parameters(facts: ModelFacts, training: Training) -> int:
+def trained_parameters(config: ModelConfig, training: Training) -> int:
     """Number of weights that train, of denoiser and text encoder."""
-    unet, text = facts.skeleton["unet"], facts.skeleton["text_encoder"]
+    unet, text = config.skeleton["unet"], config.skeleton["text_encoder"]
     lora = training.lora
     return _trained(unet, training.method, lora, tuple(lora.targets)) + _trained(
         text, training.text_encoder.method, lora, TEXT_TARGETS
@@ -96,10 +98,10 @@ def _trained(module: nn.Module, method: str, lora: Lora, targets: tuple[str, ...
     return sum(lora.rank * (shape[0] + shape[1:].numel()) for shape in weights)
 
 
-def _activations(facts: ModelFacts, training: Training, half: bool) -> float:
+def _activations(config: ModelConfig, training: Training, half: bool) -> float:
     """Bytes saved for the backward pass of one image."""
-    unet = facts.unet
-    side = training.resolution // facts.vae_factor
+    unet = config.unet
+    side = training.resolution // config.vae_factor
     layers: int | list[int] = unet["layers_per_block"]
     deepest = max(layers) if isinstance(layers, list) else layers
     widths: list[int] = list(unet["block_out_channels"])

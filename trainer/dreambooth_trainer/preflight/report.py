@@ -15,7 +15,7 @@ LONGEST_LINE = 600
 
 
 @dataclass
-class Report:
+class PreflightReport:
     """Everything that was found; `errors` hinder the job, `warnings` do not."""
 
     errors: list[Exception] = field(default_factory=list)

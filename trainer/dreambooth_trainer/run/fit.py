@@ -11,23 +11,23 @@ from dreambooth_api.models.training import Training
 from dreambooth_storage.upload.process import UploadProcess
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import CheckpointStore, Saves
-from dreambooth_trainer.data.batches import BatchStream, Plan
+from dreambooth_trainer.data.batches import BatchPlan, BatchStream
 from dreambooth_trainer.data.dataset import Dataset
 from dreambooth_trainer.evaluation.samples import SampleWriter
 from dreambooth_trainer.process.distributed import PATIENCE
 from dreambooth_trainer.process.topology import local_batch
 from dreambooth_trainer.telemetry.transfers import TransferTelemetry
 from dreambooth_trainer.training.callbacks import (
-    AverageWeights,
-    Beat,
-    KeepSignals,
-    RepeatableDropout,
-    Sample,
-    Save,
-    Timed,
+    HeartbeatCallback,
+    RestoreSignalHandler,
+    SaveCheckpoints,
+    SeedDropout,
+    TimedCallback,
+    UpdateEma,
+    WriteSamples,
 )
 from dreambooth_trainer.training.module import DreamBooth
-from dreambooth_trainer.training.reporter import MeanLoss, Reporter
+from dreambooth_trainer.training.reporter import MeanLoss, StepReporter
 
 PRECISIONS = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
@@ -51,7 +51,7 @@ def fit(
     attempt.telemetry.begin(module.start, training.steps, stream.plan.global_batch * images)
     with _saves(attempt, store) as saves, warnings.catch_warnings():
         losses = MeanLoss()
-        reporter = Reporter(
+        reporter = StepReporter(
             attempt.ranks,
             attempt.stop,
             stream,
@@ -59,7 +59,7 @@ def fit(
             ended=lambda: saves.ended,
             images=lambda step, rank: dataset.uris(stream.rows(step - 1, rank)),
         )
-        save = Save(
+        save = SaveCheckpoints(
             saves,
             reporter,
             losses,
@@ -89,7 +89,7 @@ def _saves(attempt: Attempt, store: CheckpointStore) -> Saves:
 
 def _stream(attempt: Attempt, module: DreamBooth, dataset: Dataset) -> BatchStream:
     training, topology = attempt.job.spec.training, attempt.topology
-    plan = Plan(
+    plan = BatchPlan(
         start=module.start,
         stop=training.steps,
         accumulation=training.accumulation,
@@ -106,18 +106,18 @@ def _stream(attempt: Attempt, module: DreamBooth, dataset: Dataset) -> BatchStre
 
 
 def _callbacks(
-    attempt: Attempt, writer: SampleWriter, reporter: Reporter, save: Save
+    attempt: Attempt, writer: SampleWriter, reporter: StepReporter, save: SaveCheckpoints
 ) -> list[pl.Callback]:
     """In the order in which they act on a step that has ended."""
     spec = attempt.job.spec
     return [
-        KeepSignals(attempt.stop),
-        Beat(),
-        RepeatableDropout(spec.training.seed, attempt.topology.rank),
-        AverageWeights(),
+        RestoreSignalHandler(attempt.stop),
+        HeartbeatCallback(),
+        SeedDropout(spec.training.seed, attempt.topology.rank),
+        UpdateEma(),
         reporter,
-        Timed(save, attempt.telemetry.metrics.checkpoint_waited),
-        Sample(spec.samples.every, spec.training.steps, lambda step: writer.write(step)),
+        TimedCallback(save, attempt.telemetry.metrics.checkpoint_waited),
+        WriteSamples(spec.samples.every, spec.training.steps, lambda step: writer.write(step)),
     ]
 
 

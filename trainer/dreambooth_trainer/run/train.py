@@ -14,14 +14,17 @@ from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import CheckpointStore
-from dreambooth_trainer.data.cache import build
+from dreambooth_trainer.data.cache import build_cache
 from dreambooth_trainer.data.dataset import Dataset, class_groups, subject_groups
-from dreambooth_trainer.evaluation.evaluator import Judge
-from dreambooth_trainer.evaluation.samples import Painter, SampleWriter
-from dreambooth_trainer.export import export
+from dreambooth_trainer.evaluation.evaluator import Evaluator, load_evaluator
+from dreambooth_trainer.evaluation.image_generator import ImageGenerator
+from dreambooth_trainer.evaluation.samples import SampleWriter
+from dreambooth_trainer.export.lora import export_lora
+from dreambooth_trainer.export.pipeline import export_pipeline
+from dreambooth_trainer.export.provenance import Provenance
 from dreambooth_trainer.models import Family, load_family
-from dreambooth_trainer.models.adapters import attach
-from dreambooth_trainer.preflight.check import check
+from dreambooth_trainer.models.adapters import make_trainable
+from dreambooth_trainer.preflight.check import check_job
 from dreambooth_trainer.process.distributed import joined
 from dreambooth_trainer.process.errors import RefusedJobError, TrainerError
 from dreambooth_trainer.process.signals import StopSignal
@@ -32,7 +35,7 @@ from dreambooth_trainer.run.run_record import public_config, write_run_record
 from dreambooth_trainer.telemetry.telemetry import Telemetry
 from dreambooth_trainer.telemetry.trackers import open_trackers
 from dreambooth_trainer.telemetry.transfers import TransferTelemetry
-from dreambooth_trainer.training.module import DreamBooth, Resume
+from dreambooth_trainer.training.module import DreamBooth, ResumeState
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +64,11 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal) -> str:
         dataset = Dataset(job, subjects, class_groups(attempt, family))
         _record(attempt, store, family, dataset, resume)
 
-        writer = SampleWriter(Painter(attempt, family), attempt, store.check_owner)
-        judge = Judge.of(attempt, Painter(attempt, family))
+        generator = ImageGenerator(attempt, family)
+        writer = SampleWriter(generator, attempt, store.check_owner)
+        evaluator = load_evaluator(attempt, generator)
         if baseline.is_due(attempt):
-            _look(attempt, writer, judge, step=0)
+            _look(attempt, writer, evaluator, step=0)
             baseline.note(attempt)
 
         attempt.stage("Training")
@@ -73,7 +77,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal) -> str:
 
         with module.averaged():
             attempt.stage("Evaluating")
-            _look(attempt, writer, judge, step=job.spec.training.steps)
+            _look(attempt, writer, evaluator, step=job.spec.training.steps)
             writer.compare(0, job.spec.training.steps)
             attempt.stage("Exporting")
             _export(attempt, store, family)
@@ -110,7 +114,7 @@ def _preflight(attempt: Attempt) -> None:
     """Refuse a job that cannot work, with the whole list of what is wrong. Collective."""
     found = None
     if attempt.topology.rank == 0:
-        report = check(attempt.job, attempt.storage)
+        report = check_job(attempt.job, attempt.storage)
         found = report.exit_code, report.message()
         for warning in report.warnings:
             log.warning(warning)
@@ -134,14 +138,14 @@ def _checkpoints(attempt: Attempt) -> CheckpointStore:
     return store
 
 
-def _resume(attempt: Attempt, store: CheckpointStore) -> Resume | None:
+def _resume(attempt: Attempt, store: CheckpointStore) -> ResumeState | None:
     restored = store.restore()
     store.check_owner()  # what a lost attempt has found is perhaps a newer one's
     if restored is None:
         return None
     tensors, manifest = restored
     fingerprint.check_config(attempt, manifest)
-    return Resume(manifest.step, tensors)
+    return ResumeState(manifest.step, tensors)
 
 
 def _record(
@@ -149,7 +153,7 @@ def _record(
     store: CheckpointStore,
     family: Family,
     dataset: Dataset,
-    resume: Resume | None,
+    resume: ResumeState | None,
 ) -> None:
     """Write run.json, and open the trackers under the run's name."""
     job, topology = attempt.job, attempt.topology
@@ -187,11 +191,11 @@ def _record(
 
 
 def _module(
-    attempt: Attempt, family: Family, dataset: Dataset, resume: Resume | None
+    attempt: Attempt, family: Family, dataset: Dataset, resume: ResumeState | None
 ) -> DreamBooth:
     job = attempt.job
     text_is_trained = job.spec.training.text_encoder.method != "frozen"
-    cache = build(
+    cache = build_cache(
         family,
         dataset.groups,
         job.spec.training.resolution,
@@ -199,16 +203,16 @@ def _module(
         ranks=attempt.ranks,
         device=attempt.device,
     )
-    trained = attach(family, job.spec.training)
+    trained = make_trainable(family, job.spec.training)
     prior_weight = job.spec.prior.weight if dataset.has_prior else None
     return DreamBooth(family, trained, job.spec.training, cache, prior_weight, resume)
 
 
-def _look(attempt: Attempt, writer: SampleWriter, judge: Judge | None, step: int) -> None:
+def _look(attempt: Attempt, writer: SampleWriter, evaluator: Evaluator | None, step: int) -> None:
     """Sample and score the model as it is now."""
     writer.write(step)
-    if judge is not None:
-        judge.score(step)
+    if evaluator is not None:
+        evaluator.score(step)
     attempt.check_stop()
 
 
@@ -218,7 +222,7 @@ def _export(attempt: Attempt, store: CheckpointStore, family: Family) -> None:
     only_adapters = (
         job.spec.training.method == "lora" and job.spec.training.text_encoder.method != "full"
     )
-    write = export.export_lora if only_adapters else export.export_pipeline
+    write = export_lora if only_adapters else export_pipeline
     with tempfile.TemporaryDirectory(prefix="export-") as folder:
         if attempt.topology.rank == 0:
             write(family.pipeline(), Path(folder), _provenance(job, family))
@@ -228,13 +232,12 @@ def _export(attempt: Attempt, store: CheckpointStore, family: Family) -> None:
     attempt.telemetry.exported(target)
 
 
-def _provenance(job: DreamBoothJob, family: Family) -> export.Provenance:
-    first = job.spec.subjects[0]
-    return export.Provenance(
+def _provenance(job: DreamBoothJob, family: Family) -> Provenance:
+    return Provenance(
         base_model=job.spec.model.source,
         base_model_sha256=family.model_hash,
         identifiers=tuple(s.identifier for s in job.spec.subjects),
         class_nouns=tuple(s.class_noun for s in job.spec.subjects),
-        prompt=f"a photo of {first.identifier} {first.class_noun}",
+        prompt=job.spec.subjects[0].prompt,
         step=job.spec.training.steps,
     )

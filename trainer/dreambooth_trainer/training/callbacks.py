@@ -15,10 +15,10 @@ from dreambooth_trainer.data.batches import Batch
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.signals import StoppedError, StopSignal
 from dreambooth_trainer.training.module import DreamBooth
-from dreambooth_trainer.training.reporter import MeanLoss, Reporter
+from dreambooth_trainer.training.reporter import MeanLoss, StepReporter
 
 
-class AfterStep(pl.Callback):
+class StepCallback(pl.Callback):
     """Acts once an optimizer step has ended, however many micro-batches it had."""
 
     def on_train_batch_end(
@@ -39,10 +39,10 @@ class AfterStep(pl.Callback):
         raise NotImplementedError
 
 
-class Timed(AfterStep):
+class TimedCallback(StepCallback):
     """Another callback, and how long it takes after each step."""
 
-    def __init__(self, inner: AfterStep, took: Callable[[float], None]) -> None:
+    def __init__(self, inner: StepCallback, took: Callable[[float], None]) -> None:
         self._inner = inner
         self._took = took
 
@@ -53,7 +53,7 @@ class Timed(AfterStep):
         self._took(time.perf_counter() - began)
 
 
-class KeepSignals(pl.Callback):
+class RestoreSignalHandler(pl.Callback):
     """Takes SIGTERM back from Lightning, whose handler starts a collective in the middle of
     others.
     """
@@ -66,7 +66,7 @@ class KeepSignals(pl.Callback):
         self._stop.install()
 
 
-class Beat(pl.Callback):
+class HeartbeatCallback(pl.Callback):
     """A heartbeat for each micro-batch: steps alone may be minutes apart."""
 
     def on_train_batch_end(
@@ -82,7 +82,7 @@ class Beat(pl.Callback):
         heartbeat.finish_step(module.steps_done)
 
 
-class RepeatableDropout(pl.Callback):
+class SeedDropout(pl.Callback):
     """Seeds torch's generator from (seed, step, micro-batch, rank), so that a resumed run drops
     the same.
 
@@ -103,7 +103,7 @@ class RepeatableDropout(pl.Callback):
         torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]))
 
 
-class AverageWeights(AfterStep):
+class UpdateEma(StepCallback):
     """Updates the module's weight average after each optimizer step."""
 
     def after_step(self, module: DreamBooth, step: int) -> None:
@@ -112,13 +112,19 @@ class AverageWeights(AfterStep):
             module.average.update(step)
 
 
-class Save(AfterStep):
+class SaveCheckpoints(StepCallback):
     """Saves every so many steps in the background; at the end, and when the ranks have agreed to
     stop, waits for it.
     """
 
     def __init__(
-        self, saves: Saves, reporter: Reporter, losses: MeanLoss, *, every: int, total_steps: int
+        self,
+        saves: Saves,
+        reporter: StepReporter,
+        losses: MeanLoss,
+        *,
+        every: int,
+        total_steps: int,
     ) -> None:
         self._saves = saves
         self._reporter = reporter
@@ -147,7 +153,7 @@ class Save(AfterStep):
             raise StoppedError(f"asked to stop; saved at step {step} in {reference.uri}")
 
 
-class Sample(AfterStep):
+class WriteSamples(StepCallback):
     """Makes sample images every so many steps; those before and after training are made outside
     the loop.
     """

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 
-class WeightAverage:
+class ExponentialMovingAverage:
     """Keeps an fp32 average of named parameters."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:

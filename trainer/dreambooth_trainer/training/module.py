@@ -16,16 +16,16 @@ from torch.optim import AdamW
 
 from dreambooth_api.models.training import Training
 from dreambooth_trainer.data.batches import Batch
-from dreambooth_trainer.data.cache import NO_CAPTION, Cache
+from dreambooth_trainer.data.cache import NO_CAPTION, TrainingCache
 from dreambooth_trainer.models import Conditioning, Family
-from dreambooth_trainer.models.adapters import Trained
+from dreambooth_trainer.models.adapters import TrainableParameters
 from dreambooth_trainer.objectives.ddpm import (
     Losses,
     dreambooth_loss,
     min_snr_weights,
     signal_to_noise,
 )
-from dreambooth_trainer.training.ema import WeightAverage
+from dreambooth_trainer.training.ema import ExponentialMovingAverage
 from dreambooth_trainer.training.optimizer import (
     make_optimizer,
     make_schedule,
@@ -37,7 +37,7 @@ from dreambooth_trainer.training.optimizer import (
 
 
 @dataclass(frozen=True)
-class Resume:
+class ResumeState:
     """A state to go on from: the optimizer steps done, and the tensors of `DreamBooth.state`."""
 
     step: int
@@ -54,11 +54,11 @@ class DreamBooth(pl.LightningModule):
     def __init__(
         self,
         family: Family,
-        trained: Trained,
+        trained: TrainableParameters,
         training: Training,
-        cache: Cache,
+        cache: TrainingCache,
         prior_weight: float | None,
-        resume: Resume | None = None,
+        resume: ResumeState | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = family.denoiser
@@ -76,12 +76,14 @@ class DreamBooth(pl.LightningModule):
         self._optimizer: AdamW | None = None
         self._prepare_tables(family, cache)
         self.average = (
-            WeightAverage(trained.all, training.ema.decay) if training.ema.enabled else None
+            ExponentialMovingAverage(trained.all, training.ema.decay)
+            if training.ema.enabled
+            else None
         )
         if resume:
             self._restore_weights(resume.tensors)
 
-    def _prepare_tables(self, family: Family, cache: Cache) -> None:
+    def _prepare_tables(self, family: Family, cache: TrainingCache) -> None:
         device = cache.moments.device
         alphas = family.alphas_cumprod.to(device)
         self._signal = alphas.sqrt()

@@ -10,7 +10,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from dreambooth_api.models.training import Schedule, Training
-from dreambooth_trainer.models.adapters import Trained
+from dreambooth_trainer.models.adapters import TrainableParameters
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 COUNT = "optimizer/step"
@@ -19,7 +19,7 @@ SCALER = ("scale", "_growth_tracker")
 """What changes in a gradient scaler's state."""
 
 
-def make_optimizer(trained: Trained, training: Training) -> AdamW:
+def make_optimizer(trained: TrainableParameters, training: Training) -> AdamW:
     """AdamW over the denoiser's and the text encoders' parameters, each with its own learning
     rate.
     """
@@ -68,7 +68,7 @@ def _shape(schedule: Schedule, steps: int) -> Callable[[int], float]:
     return shape
 
 
-def optimizer_tensors(optimizer: AdamW, trained: Trained) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: AdamW, trained: TrainableParameters) -> dict[str, Tensor]:
     """The optimizer's moments by parameter name, `exp_avg/<name>` and `exp_avg_sq/<name>`, and
     the count of its updates.
     """
@@ -82,7 +82,9 @@ def optimizer_tensors(optimizer: AdamW, trained: Trained) -> dict[str, Tensor]:
     return {**moments, COUNT: counts[0].detach()} if counts else {}
 
 
-def restore_optimizer(optimizer: AdamW, trained: Trained, tensors: Mapping[str, Tensor]) -> None:
+def restore_optimizer(
+    optimizer: AdamW, trained: TrainableParameters, tensors: Mapping[str, Tensor]
+) -> None:
     """Continue from the saved moments and count."""
     count = tensors[COUNT]
     for name, parameter in trained.all.items():

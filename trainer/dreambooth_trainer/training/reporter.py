@@ -51,7 +51,7 @@ class _Copying:
     arrived: torch.cuda.Event | None
 
 
-class Reporter(pl.Callback):
+class StepReporter(pl.Callback):
     """Delivers a StepReport per optimizer step, in order, on every rank; raises `NotFiniteError`.
 
     `step` is the newest step that was delivered. `ended()` is this rank's number of ended turns of

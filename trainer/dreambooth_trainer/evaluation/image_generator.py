@@ -1,0 +1,64 @@
+"""Images of the model as it is now, made by all ranks together."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from PIL import Image
+
+from dreambooth_trainer.attempt import Attempt
+from dreambooth_trainer.data.png import decode_png, encode_png
+from dreambooth_trainer.models import Family
+from dreambooth_trainer.models.adapters import PRECISIONS
+from dreambooth_trainer.models.generate import ImageRequest, generate_images
+from dreambooth_trainer.process.signals import StoppedError
+
+CHUNK = 8
+"""Images generated together. Fixed, so that an image never depends on the number of ranks."""
+
+
+class ImageGenerator:
+    """Generates images with the settings of `spec.samples`, split over the ranks."""
+
+    def __init__(self, attempt: Attempt, family: Family) -> None:
+        self._family = family
+        self._ranks = attempt.ranks
+        self._samples = attempt.job.spec.samples
+        self._resolution = attempt.job.spec.training.resolution
+        self._precision = PRECISIONS[attempt.job.spec.training.precision]
+        self._device = attempt.device
+        self._stop = attempt.stop
+
+    def generate(self, requests: Sequence[ImageRequest]) -> list[Image.Image]:
+        """One image per request, in their order, on every rank. Collective.
+
+        Raises:
+            StoppedError: On every rank, when one of them was asked to stop meanwhile.
+        """
+        chunks = [list(requests[i : i + CHUNK]) for i in range(0, len(requests), CHUNK)]
+        topology = self._ranks.topology
+        mine: dict[int, list[bytes]] = {}
+        for index in range(topology.rank, len(chunks), topology.world_size):
+            if self._stop.requested:
+                break
+            mine[index] = [encode_png(image) for image in self._generate(chunks[index])]
+        shares = self._ranks.gather((mine, self._stop.requested))
+        if any(stopped for _, stopped in shares):
+            raise StoppedError("asked to stop while images were made; every checkpoint is kept")
+        pngs = {index: part for parts, _ in shares for index, part in parts.items()}
+        return [decode_png(png) for index in range(len(chunks)) for png in pngs[index]]
+
+    def _generate(self, chunk: list[ImageRequest]) -> list[Image.Image]:
+        settings = self._samples
+        mixed = self._precision is not torch.float32
+        with torch.autocast(self._device.type, self._precision) if mixed else nullcontext():
+            return generate_images(
+                self._family.pipeline(),
+                chunk,
+                sampler=settings.sampler,
+                steps=settings.steps,
+                guidance_scale=settings.guidance_scale,
+                negative_prompt=settings.negative_prompt,
+                size=self._resolution,
+                batch=CHUNK,
+            )

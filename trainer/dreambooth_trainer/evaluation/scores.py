@@ -1,0 +1,60 @@
+"""Scores of Ruiz et al. 2022, section 4.2, with CLIP as the encoder.
+
+Subject similarity is the paper's CLIP-I: the mean cosine between generated and real images of the
+subject. Prompt similarity is CLIP-T: between generated images and their prompt. Similarity and
+diversity of class images show what the prior loss has preserved.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dreambooth_api.models.subject import Subject
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One subject's scores at one step; similarities are cosines, -1 to 1."""
+
+    subject_similarity: float
+    prompt_similarity: float
+    class_similarity: float
+    """Between generated class images and real images of the subject: it rises when the class
+    collapses into the subject."""
+    subject_diversity: float
+    class_diversity: float
+
+
+def mean_similarity(left: Tensor, right: Tensor) -> float:
+    """Mean cosine over all pairs of unit vectors [N, D] and [M, D]."""
+    return float((left @ right.T).mean())
+
+
+def diversity(vectors: Tensor) -> float:
+    """1 - mean cosine over the pairs of different unit vectors of [N, D]; 0 for one vector."""
+    count = len(vectors)
+    if count < 2:
+        return 0.0
+    total = float((vectors @ vectors.T).sum()) - count
+    return 1 - total / (count * (count - 1))
+
+
+def score_entry(subject: Subject, before: Scores, after: Scores, real: float) -> dict[str, Any]:
+    """One subject's entry in scores.json.
+
+    real: mean cosine among the subject's real images, what a perfect model would reach.
+    """
+    return {
+        "identifier": subject.identifier,
+        "classNoun": subject.class_noun,
+        "subjectSimilarity": {
+            "before": before.subject_similarity,
+            "after": after.subject_similarity,
+            "real": real,
+        },
+        "promptSimilarity": {"before": before.prompt_similarity, "after": after.prompt_similarity},
+        "classSimilarity": {"before": before.class_similarity, "after": after.class_similarity},
+        "classDiversity": {"before": before.class_diversity, "after": after.class_diversity},
+        "subjectDiversity": {"before": before.subject_diversity, "after": after.subject_diversity},
+    }

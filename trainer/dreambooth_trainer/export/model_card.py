@@ -1,0 +1,63 @@
+"""README.md of an exported model."""
+
+import json
+
+from dreambooth_trainer.export.provenance import LICENSE, VERSION, Provenance
+
+TEMPLATE = """---
+base_model: {base}
+library_name: diffusers
+license: other
+license_name: {license}
+instance_prompt: {prompt}
+tags:
+- text-to-image
+- stable-diffusion
+- dreambooth{lora_tag}
+---
+
+# {title}
+
+{kind} that knows {subjects}, made with DreamBooth {version} in {step} steps.
+
+```python
+from diffusers import StableDiffusionPipeline
+
+{code}
+image = pipe({prompt}).images[0]
+```
+
+- Base model: {base}, sha256 `{sha256}`
+- License: {license}
+"""
+
+
+def model_card(provenance: Provenance, *, lora: bool) -> str:
+    """Say what the model is and how it is used, with the front matter that model hubs read."""
+    code = 'pipe = StableDiffusionPipeline.from_pretrained(".")'
+    if lora:
+        source = json.dumps(_loadable(provenance.base_model))
+        code = f"pipe = StableDiffusionPipeline.from_pretrained({source})"
+        code += '\npipe.load_lora_weights(".")'
+    subjects = zip(provenance.identifiers, provenance.class_nouns, strict=True)
+    # Values are JSON strings, which YAML reads too: text of a job cannot add front matter.
+    return TEMPLATE.format(
+        base=json.dumps(provenance.base_model.removeprefix("hf://")),
+        license=json.dumps(LICENSE),
+        prompt=json.dumps(provenance.prompt),
+        lora_tag="\n- lora" if lora else "",
+        title=", ".join(provenance.identifiers),
+        kind="A LoRA" if lora else "A Stable Diffusion pipeline",
+        subjects=" and ".join(f'"{identifier} {noun}"' for identifier, noun in subjects),
+        version=VERSION,
+        step=provenance.step,
+        code=code,
+        sha256=provenance.base_model_sha256,
+    )
+
+
+def _loadable(base_model: str) -> str:
+    """What `from_pretrained` takes: the name on the hub, or a path, which is the reader's own."""
+    if base_model.startswith("hf://"):
+        return base_model.removeprefix("hf://")
+    return "path/to/the/base/model"

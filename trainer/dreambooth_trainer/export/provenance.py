@@ -1,0 +1,39 @@
+"""Where an exported model comes from."""
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+
+VERSION = version("dreambooth-trainer")
+
+LICENSE = "inherits the base model's license"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The base model, subjects and steps behind a result.
+
+    Written to the metadata of every exported file and to the model card.
+    """
+
+    base_model: str
+    base_model_sha256: str
+    identifiers: tuple[str, ...]
+    class_nouns: tuple[str, ...]
+    prompt: str
+    """Instance prompt of the first subject."""
+    step: int
+
+    def metadata(self) -> dict[str, str]:
+        """As safetensors metadata, which holds strings only."""
+        return {
+            "format": "pt",
+            "dreambooth.version": VERSION,
+            "dreambooth.base_model": self.base_model,
+            "dreambooth.base_model_sha256": self.base_model_sha256,
+            "dreambooth.identifiers": json.dumps(self.identifiers),
+            "dreambooth.class_nouns": json.dumps(self.class_nouns),
+            "dreambooth.prompt": self.prompt,
+            "dreambooth.step": str(self.step),
+            "license": LICENSE,
+        }

@@ -1,0 +1,13 @@
+"""Writing safetensors files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write tensors, from any device and of any memory layout, with their metadata."""
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    safetensors.torch.save_file(contiguous, path, metadata=dict(metadata))
