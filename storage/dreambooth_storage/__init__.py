@@ -14,6 +14,7 @@ from dreambooth_storage.errors import (
     printable,
 )
 from dreambooth_storage.interface import (
+    Credentials,
     NullObserver,
     StorageSettings,
     StoredObject,
@@ -28,6 +29,7 @@ __all__ = [
     "AccessDeniedError",
     "AlreadyExistsError",
     "ChecksumMismatchError",
+    "Credentials",
     "EmptyPrefixError",
     "NoSuchBucketError",
     "NullObserver",

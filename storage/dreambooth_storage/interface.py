@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
@@ -22,6 +22,24 @@ class StorageSettings:
     endpoint_url: str | None = None
     region: str | None = None
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Keys of an S3 server, for a process whose own environment must not decide them."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Credentials | None:
+        """The keys in the AWS_* variables of `environment`; None unless both are set."""
+        key = environment.get("AWS_ACCESS_KEY_ID")
+        secret = environment.get("AWS_SECRET_ACCESS_KEY")
+        if not key or not secret:
+            return None
+        return cls(key, secret, environment.get("AWS_SESSION_TOKEN"))
 
 
 @dataclass(frozen=True)

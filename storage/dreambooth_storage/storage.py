@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 
 from dreambooth_storage.errors import EmptyPrefixError, StorageError
 from dreambooth_storage.file_store import FileStore
+from dreambooth_storage.folders import files_below, path_below
 from dreambooth_storage.interface import (
     Backend,
+    Credentials,
     Listing,
     NullObserver,
     StorageSettings,
-    StoredObject,
     TransferObserver,
     TransferPolicy,
     Written,
 )
 from dreambooth_storage.parallel import prefetch, run_all
-from dreambooth_storage.s3.store import S3Store
 from dreambooth_storage.uri import Location, join, parse
 
 _WRITE_FIELD = "spec.output"
-_NAME = 255
-"""Bytes of a file's name, at most, on Linux."""
 
 
 class Storage:
@@ -44,11 +41,16 @@ class Storage:
         settings: StorageSettings,
         observer: TransferObserver | None = None,
         policy: TransferPolicy | None = None,
+        *,
+        credentials: Credentials | None = None,
     ) -> None:
+        # Here, as boto3 takes 0.2 s to load: who wants the errors alone does not wait for it.
+        from dreambooth_storage.s3.store import S3Store
+
         policy = policy or TransferPolicy()
         self.settings = settings
         self._observer: TransferObserver = observer or NullObserver()
-        self._s3 = S3Store(settings, policy, self._observer)
+        self._s3 = S3Store(settings, policy, self._observer, credentials)
         self._files = FileStore()
         self._ahead = policy.objects_at_once
         # Not the pool of the parts: an object waits for its parts, and must not take their place.
@@ -134,32 +136,51 @@ class Storage:
     def upload_tree(
         self, folder: str | Path, prefix_uri: str, *, field: str = _WRITE_FIELD
     ) -> Sequence[Written]:
-        """Store every file below `folder` at its relative path below the prefix, sorted."""
-        root = Path(folder)
-        files = sorted(path for path in root.rglob("*") if path.is_file())
+        """Store every file below `folder` at its relative path below the prefix.
+
+        Hidden files and folders stay behind. A single file in place of a folder is stored at the
+        prefix itself. Returns what was written, sorted by path.
+        """
         return run_all(
             self._pool,
             [
-                partial(
-                    self.upload, path, join(prefix_uri, path.relative_to(root).as_posix()),
-                    field=field,
-                )
-                for path in files
+                partial(self.upload, path, join(prefix_uri, relative), field=field)
+                for path, relative in files_below(Path(folder))
             ],
-        )  # fmt: skip
+        )
 
-    def download_tree(self, prefix_uri: str, folder: str | Path, *, field: str = "") -> Listing:
-        """Write all below the prefix to `folder`. Raises EmptyPrefixError when there is nothing."""
+    def download_tree(
+        self,
+        prefix_uri: str,
+        folder: str | Path,
+        *,
+        select: Callable[[str], bool] = lambda relative: True,
+        field: str = "",
+    ) -> Sequence[Path]:
+        """Write the objects below the prefix whose relative path is selected to `folder`.
+
+        Returns the files, sorted by path; each appears complete or not at all.
+
+        Raises:
+            EmptyPrefixError: there is nothing below the prefix.
+            StorageError: an object's name would put a file outside of `folder`, or is no file name.
+                Nothing has been written then.
+        """
         found = self.list_nonempty(prefix_uri, field=field)
-        targets = [Path(folder, _safe(each, field)) for each in found]
+        selected = [each for each in found if select(each.relative)]
+        try:
+            targets = [path_below(Path(folder), each) for each in selected]
+        except StorageError as error:
+            error.field = field
+            raise
         run_all(
             self._pool,
             [
                 partial(self.download, each.uri, target, field=field)
-                for each, target in zip(found, targets, strict=True)
+                for each, target in zip(selected, targets, strict=True)
             ],
         )
-        return found
+        return targets
 
     def delete(self, uris: Iterable[str], *, field: str = _WRITE_FIELD) -> None:
         """Remove objects; those that are not there are no error."""
@@ -211,16 +232,3 @@ class Storage:
             raise
         self._observer.progressed()
         self._observer.transferred(name, sum(sizes), time.perf_counter() - start)
-
-
-def _safe(found: StoredObject, field: str) -> PurePosixPath:
-    """The relative path of an object, which must stay below the folder that it is written to."""
-    path = PurePosixPath(found.relative)
-    if path.is_absolute() or ".." in path.parts:
-        raise StorageError(
-            found.uri, "would be written outside of its folder", "rename the object", field
-        )
-    if not found.relative.isprintable() or any(len(os.fsencode(p)) > _NAME for p in path.parts):
-        problem = f"has a name that no file can have here (over {_NAME} bytes, or not printable)"
-        raise StorageError(found.uri, problem, "rename the object", field)
-    return path

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from dreambooth_api.models.storage import Storage as StorageSpec
-from dreambooth_operator.local.objects import Found, ObjectStorage
 from dreambooth_operator.local.seaweed import REGION, SeaweedServer
+from dreambooth_storage import Credentials, EmptyPrefixError, StorageSettings, StoredObject, join
+from dreambooth_storage import Storage as Client
 from tests.cluster.client import Object
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -57,13 +57,15 @@ class Storage:
         }
 
     @cached_property
-    def objects(self) -> ObjectStorage:
+    def client(self) -> Client:
         """A client."""
-        return ObjectStorage(StorageSpec.model_validate(self.spec), self.environment)
+        region = self.environment.get("AWS_DEFAULT_REGION", REGION)
+        settings = StorageSettings(self.endpoint_url, region, "path")
+        return Client(settings, credentials=Credentials.from_environment(self.environment))
 
-    def below(self, uri: str) -> list[Found]:
+    def below(self, uri: str) -> list[StoredObject]:
         """All objects below a folder."""
-        return self.objects.listing(uri)
+        return self.client.list(uri)
 
     def digests(self, folder: str) -> dict[str, str]:
         """sha256 of all objects below a folder, by their relative names."""
@@ -75,7 +77,12 @@ class Storage:
 
     def _digests(self, uri: str, ending: str, normal: Callable[[bytes], bytes]) -> dict[str, str]:
         with tempfile.TemporaryDirectory() as folder:
-            files = self.objects.download(uri, Path(folder), lambda name: name.endswith(ending))
+            try:
+                files = self.client.download_tree(
+                    uri, folder, select=lambda name: name.endswith(ending)
+                )
+            except EmptyPrefixError:
+                return {}
             return {
                 str(file.relative_to(folder)): hashlib.sha256(normal(file.read_bytes())).hexdigest()
                 for file in files
@@ -83,10 +90,8 @@ class Storage:
 
     def document(self, folder: str, name: str) -> Object:
         """A JSON document in a folder."""
-        with tempfile.TemporaryDirectory() as local:
-            (file,) = self.objects.download(folder, Path(local), lambda found: found == name)
-            found: Object = json.loads(file.read_text())
-            return found
+        found: Object = json.loads(self.client.read(join(folder, name)))
+        return found
 
     def commits(self, run: str) -> list[tuple[int, int]]:
         """(step, attempt that wrote it) of the complete checkpoints of a run, the oldest first."""
@@ -102,7 +107,7 @@ class Storage:
     def upload_examples(self) -> None:
         """Put the model and the subjects where the quickstart looks for them."""
         for folder, key in UPLOADS.items():
-            self.objects.upload(EXAMPLES / folder, f"s3://{BUCKET}/{key}")
+            self.client.upload_tree(EXAMPLES / folder, f"s3://{BUCKET}/{key}")
 
 
 def _ordered(content: bytes) -> bytes:

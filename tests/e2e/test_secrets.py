@@ -63,7 +63,7 @@ def logs(cluster: Cluster) -> Iterator[tuple[str, bytes]]:
 
 def results(cluster: Cluster, name: str, folder: Path) -> Iterator[tuple[str, bytes]]:
     """All that a job has left in storage."""
-    for file in cluster.storage.objects.download(cluster.run(name), folder, lambda _: True):
+    for file in cluster.storage.client.download_tree(cluster.run(name), folder):
         yield str(file.relative_to(folder)), file.read_bytes()
 
 

@@ -213,8 +213,10 @@ def test_trees_go_up_and_come_down(storage: Storage, base: str, tmp_path: Path) 
         path.write_bytes(noise(number * 100_000, number))
     written = storage.upload_tree(source, base)
     assert len(written) == 20
-    found = storage.download_tree(base, target)
-    assert [each.uri for each in found] == sorted(each.uri for each in written)
+    files = storage.download_tree(base, target)
+    assert [join(base, file.relative_to(target).as_posix()) for file in files] == [
+        each.uri for each in written
+    ]
     assert {p.relative_to(target): p.read_bytes() for p in target.rglob("*.bin")} == {
         p.relative_to(source): p.read_bytes() for p in source.rglob("*.bin")
     }
@@ -233,7 +235,7 @@ def test_an_empty_prefix_is_named_with_its_field(
     assert str(raised.value).startswith(f"{field}: {base} ")
 
 
-@pytest.mark.parametrize("key", ["tree/../../escaped", "tree//escaped"])
+@pytest.mark.parametrize("key", ["tree/../../escaped", "tree//tmp/escaped"])
 def test_no_object_is_written_outside_of_the_folder(
     s3_env: dict[str, str], serve: Serve, tmp_path: Path, key: str
 ) -> None:

@@ -57,8 +57,8 @@ def samples(name_or_file: str, to: Path | None, state_folder: Path) -> None:
     job, embedded = _job_and_place(name_or_file, state)
     lock = state.locked() if embedded else nullcontext()
     with lock, storage_for(job, state, embedded) as storage:
-        job.metadata.uid = job.metadata.uid or newest_run(storage.objects, job)
-        found = fetch(storage.objects, output_prefix(job), _folder(job, to), is_grid)
+        job.metadata.uid = job.metadata.uid or newest_run(storage.client, job)
+        found = fetch(storage.client, output_prefix(job), _folder(job, to), is_grid)
     if not found.files:
         raise UserError(f"{name_or_file}: there are no samples below {output_prefix(job)} yet")
     for path in found.files:

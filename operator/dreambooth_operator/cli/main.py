@@ -8,6 +8,7 @@ import typer
 
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.seaweed import SeaweedError
+from dreambooth_storage import StorageError
 
 USAGE_EXIT_CODE = 2
 STATE = Path(".dreambooth")
@@ -104,6 +105,6 @@ def main() -> None:
     """Run the command line; what the user can put right is one message and exit code 2."""
     try:
         app()
-    except (UserError, SeaweedError, OSError) as error:
+    except (UserError, StorageError, SeaweedError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(USAGE_EXIT_CODE)

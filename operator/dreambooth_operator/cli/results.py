@@ -1,14 +1,14 @@
 """What a finished run is looked at by: its sample grids and its scores."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dreambooth_api.models.job import DreamBoothJob, output_prefix
 from dreambooth_operator.errors import UserError
-from dreambooth_operator.local.objects import ObjectStorage
+from dreambooth_storage import EmptyPrefixError, Storage
 
 BEFORE_AFTER = "samples/before-after.png"
 SCORES = "scores.json"
@@ -19,7 +19,7 @@ class Results:
     """Results on this machine."""
 
     folder: Path
-    files: list[Path]
+    files: Sequence[Path]
 
     @property
     def before_after(self) -> Path | None:
@@ -65,17 +65,18 @@ def is_result(relative: str) -> bool:
     return not relative.startswith("checkpoints/")
 
 
-def newest_run(objects: ObjectStorage, job: DreamBoothJob) -> str:
+def newest_run(storage: Storage, job: DreamBoothJob) -> str:
     """The uid of the job's newest run, by what is in storage; raises `UserError` without one."""
     prefix = output_prefix(job).rpartition("/")[0]
-    found = [item for item in objects.listing(prefix) if "/" in item.relative]
+    found = [item for item in storage.list(prefix) if "/" in item.relative]
     if not found:
         raise UserError(f"{prefix}: no run of {job.metadata.name} is there; check spec.output")
     return max(found, key=lambda item: item.modified).relative.partition("/")[0]
 
 
-def fetch(
-    objects: ObjectStorage, output: str, folder: Path, wanted: Callable[[str], bool]
-) -> Results:
-    """Fetch what is wanted of a run's output folder."""
-    return Results(folder, objects.download(output, folder, wanted))
+def fetch(storage: Storage, output: str, folder: Path, wanted: Callable[[str], bool]) -> Results:
+    """Fetch what is wanted of a run's output folder. Raises StorageError."""
+    try:
+        return Results(folder, storage.download_tree(output, folder, select=wanted))
+    except EmptyPrefixError:
+        return Results(folder, [])

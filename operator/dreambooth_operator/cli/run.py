@@ -14,11 +14,12 @@ from dreambooth_operator.cli.results import Results, fetch, is_result, is_small
 from dreambooth_operator.cli.screen import duration, score_table, screen_for
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.machine import check_fits
-from dreambooth_operator.local.objects import split
 from dreambooth_operator.local.run import FAILURE_LOG_LINES, RunEnd, run_job
 from dreambooth_operator.local.runner import stop_on_signals
 from dreambooth_operator.local.state import DEFAULT_STATE, Run, State
 from dreambooth_operator.local.storage import LocalStorage, needs_embedded, storage_for
+from dreambooth_storage import StorageError
+from dreambooth_storage.uri import parse
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def run_file(options: RunOptions) -> int:
         run = _run_of(job, state, options)
         with storage_for(run.job, state, run.record.embedded) as storage:
             for source, uri in uploads:
-                count = storage.objects.upload(source, uri)
+                count = len(storage.client.upload_tree(source, uri, field="--upload"))
                 _print(console, f"uploaded {count} files from {source} to {uri}")
             return _run(run, storage, options, console)
 
@@ -69,7 +70,9 @@ def _upload(text: str) -> tuple[Path, str]:
     source, _, uri = text.partition("=")
     if not source or not uri:
         raise UserError(f"--upload {text}: use LOCAL=URI, as in photos=s3://bucket/subjects/me")
-    split(uri)
+    parse(uri)  # raises StorageError
+    if not Path(source).exists():
+        raise UserError(f"--upload {source}: no such file or folder")
     return Path(source), uri
 
 
@@ -113,8 +116,8 @@ def _report_results(run: Run, storage: LocalStorage, console: Console) -> None:
     output = output_prefix(run.job)
     wanted = is_result if storage.embedded else is_small
     try:
-        results = fetch(storage.objects, output, run.results, wanted)
-    except UserError as error:  # the job succeeded all the same
+        results = fetch(storage.client, output, run.results, wanted)
+    except StorageError as error:  # the job succeeded all the same
         _print(console, f"{'result':<13}{output}/ (cannot be fetched: {error})")
         return
     for what, where in _places(output, results):

@@ -1,14 +1,18 @@
 """The storage of a local run: the job's own server, or an embedded SeaweedFS when it names none."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from dreambooth_api.models.job import DreamBoothJob, resolved
-from dreambooth_operator.local.objects import ObjectStorage, split
 from dreambooth_operator.local.state import State
+from dreambooth_storage import Credentials, Storage, StorageSettings, TransferPolicy
+from dreambooth_storage.uri import parse
+
+TRANSFER_POLICY = TransferPolicy(attempts=4, max_delay=2.0)
+"""A user waits for the answer: give up after seconds, not after half a minute as in a cluster."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +24,8 @@ class LocalStorage:
     environment: dict[str, str]
     """This process's environment, with the credentials to use."""
     embedded: bool
-
-    @property
-    def objects(self) -> ObjectStorage:
-        """A client with these settings."""
-        return ObjectStorage(self.job.spec.storage, self.environment)
+    client: Storage
+    """Open for as long as the storage is."""
 
 
 def needs_embedded(job: DreamBoothJob) -> bool:
@@ -34,7 +35,7 @@ def needs_embedded(job: DreamBoothJob) -> bool:
 
 def buckets(job: DreamBoothJob) -> set[str]:
     """Every bucket that the job names."""
-    return {split(uri)[1] for uri in _strings(resolved(job)["spec"]) if uri.startswith("s3://")}
+    return {parse(uri).bucket for uri in _strings(resolved(job)["spec"]) if uri.startswith("s3://")}
 
 
 @contextmanager
@@ -44,7 +45,8 @@ def storage_for(job: DreamBoothJob, state: State, embedded: bool) -> Iterator[Lo
     Hold the state's lock: two servers must not write to one folder.
     """
     if not embedded:
-        yield LocalStorage(job, dict(os.environ), embedded=False)
+        with _client(job, os.environ) as client:
+            yield LocalStorage(job, dict(os.environ), embedded=False, client=client)
         return
     from dreambooth_operator.local.seaweed import REGION, SeaweedServer
 
@@ -56,7 +58,16 @@ def storage_for(job: DreamBoothJob, state: State, embedded: bool) -> Iterator[Lo
         job.spec.storage.region = REGION
         job.spec.storage.addressing_style = "path"
         kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-        yield LocalStorage(job, kept | server.environment, embedded=True)
+        with _client(job, server.environment) as client:
+            yield LocalStorage(job, kept | server.environment, embedded=True, client=client)
+
+
+def _client(job: DreamBoothJob, environment: Mapping[str, str]) -> Storage:
+    spec = job.spec.storage
+    settings = StorageSettings(spec.endpoint_url, spec.region, spec.addressing_style)
+    return Storage(
+        settings, policy=TRANSFER_POLICY, credentials=Credentials.from_environment(environment)
+    )
 
 
 def _strings(tree: Any) -> Iterator[str]:

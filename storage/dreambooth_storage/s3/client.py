@@ -17,7 +17,12 @@ import boto3
 from botocore.config import Config
 
 from dreambooth_storage.errors import WrongEndpointError
-from dreambooth_storage.interface import StorageSettings, TransferObserver, TransferPolicy
+from dreambooth_storage.interface import (
+    Credentials,
+    StorageSettings,
+    TransferObserver,
+    TransferPolicy,
+)
 from dreambooth_storage.s3.errors import FAILURES, translate
 from dreambooth_storage.uri import Location
 
@@ -28,9 +33,14 @@ class S3Client:
     """boto3's client for S3, made on first use, with retries and errors in the user's words."""
 
     def __init__(
-        self, settings: StorageSettings, policy: TransferPolicy, observer: TransferObserver
+        self,
+        settings: StorageSettings,
+        policy: TransferPolicy,
+        observer: TransferObserver,
+        credentials: Credentials | None = None,
     ) -> None:
         self.policy = policy
+        self._credentials = credentials
         self._settings = settings
         self._observer = observer
         self._endpoint = _without_user(settings.endpoint_url) or "AWS"
@@ -85,7 +95,7 @@ class S3Client:
             return self._made
 
     def _make(self, location: Location) -> Any:
-        settings, policy = self._settings, self.policy
+        settings, policy, given = self._settings, self.policy, self._credentials
         config = Config(
             connect_timeout=policy.connect_timeout,
             read_timeout=policy.read_timeout,
@@ -104,7 +114,13 @@ class S3Client:
             response_checksum_validation="when_required",
         )
         try:
-            session = boto3.session.Session()  # our own: boto3's default one is not thread-safe
+            # A session of its own: boto3's default one is not thread-safe. It finds credentials in
+            # the environment, in files or through the pod's identity, unless they are given.
+            session = boto3.session.Session(
+                aws_access_key_id=given.access_key_id if given else None,
+                aws_secret_access_key=given.secret_access_key if given else None,
+                aws_session_token=given.session_token if given else None,
+            )
             # Signatures need a region, also for servers that have none. AWS's own must be right.
             fallback = "us-east-1" if settings.endpoint_url else None
             return session.client(

@@ -11,6 +11,7 @@ from typing import Any
 from dreambooth_storage.errors import StorageUnavailableError
 from dreambooth_storage.file_store import errors_of_target
 from dreambooth_storage.interface import (
+    Credentials,
     Listing,
     StorageSettings,
     StoredObject,
@@ -29,9 +30,13 @@ class S3Store:
     """A Backend on S3."""
 
     def __init__(
-        self, settings: StorageSettings, policy: TransferPolicy, observer: TransferObserver
+        self,
+        settings: StorageSettings,
+        policy: TransferPolicy,
+        observer: TransferObserver,
+        credentials: Credentials | None = None,
     ) -> None:
-        self._client = S3Client(settings, policy, observer)
+        self._client = S3Client(settings, policy, observer, credentials)
         self._pool = ThreadPoolExecutor(policy.parts_at_once, thread_name_prefix="s3-part")
         self._reader = Reader(self._client, self._pool)
         self._writer = Writer(self._client, self._pool)

@@ -380,11 +380,13 @@ if pod == 0:
     assert (bench.folder / "mug-samples" / "samples" / "before-after.png").read_bytes() == b"png"
 
 
-@pytest.mark.parametrize("upload", ["photos", "=s3://b/c", "photos=", "photos=http://b/c"])
+@pytest.mark.parametrize(
+    "upload", ["photos", "=s3://b/c", "photos=", "photos=http://b/c", "nowhere=s3://b/c"]
+)
 def test_odd_uploads_are_refused_before_anything_runs(bench: Bench, upload: str) -> None:
     code, output = bench.run_job("--upload", upload)
     assert code == 2
-    assert "use " in output
+    assert re.search("use LOCAL=URI|write s3://bucket/key|no such file or folder", output)
     assert bench.records() == []
 
 

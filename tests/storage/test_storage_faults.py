@@ -1,4 +1,4 @@
-"""Storage on a bad day: answers that are damaged, refused, late or lies, from a real S3 server."""
+"""Answers that are damaged, refused, late or wrong, from a real S3 server behind a faulty proxy."""
 
 from __future__ import annotations
 
