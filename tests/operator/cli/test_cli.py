@@ -84,7 +84,8 @@ class Bench:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         self.file.write_text(yaml.safe_dump(self.job))
-        environment = {**os.environ, "PYTHONPATH": str(self.folder / "stand-in"), "COLUMNS": "200"}
+        path = f"{self.folder / 'stand-in'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200"}
         process = subprocess.Popen(
             [
                 sys.executable,
