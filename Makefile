@@ -3,7 +3,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+# Which PyTorch: `pinned` by constraints.txt, or the `oldest` or `newest` that the trainer allows.
+TORCH ?= pinned
+CONSTRAINTS := $(if $(filter pinned,$(TORCH)),constraints.txt,$(VENV)/constraints-$(TORCH).txt)
+READY := $(VENV)/.ready$(if $(filter-out pinned,$(TORCH)),-$(TORCH))
 PACKAGES := crds storage operator trainer charts
 TESTS ?= tests
 # For `make images`; empty: see `images/build.py --help`.
@@ -17,18 +20,22 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help init demo test test-slow e2e generate verify images lint type format bench bench-operator bench-checkpoint clean
+.PHONY: help init demo test test-slow e2e coverage generate verify docs images kind release lint type format \
+	bench bench-operator bench-checkpoint clean
 
 help: ## list the targets
-	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-init: $(READY) ## build the virtual environment, pinned by constraints.txt
+init: $(READY) ## build the virtual environment; TORCH=oldest|pinned|newest
 
 $(READY): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml)
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade -c constraints.txt pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+ifneq ($(TORCH),pinned)
+	$(PYTHON) .ci/constraints.py $(TORCH) > $(CONSTRAINTS)
+endif
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade -c $(CONSTRAINTS) pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) \
 		-e crds -e storage -e 'operator[cli,controller,local]' -e 'trainer[wandb]' -e charts --group dev
 	@touch $@
 
@@ -38,16 +45,20 @@ demo: $(READY) ## fine-tune tiny-sd on a subject: 2 pods on this machine, real S
 		--upload examples/tiny-sd/clip=s3://dreambooth/models/tiny-clip \
 		--upload examples/subjects=s3://dreambooth/subjects
 
-test: $(READY) ## run the tests, but for whole jobs on a cluster
+test: $(READY) ## run all tests but the slow ones and e2e: about 12 minutes on two cores
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' --ignore=tests/e2e $(TESTS)
 
-test-slow: $(READY) ## run the tests that take long
+test-slow: $(READY) ## run the slow tests
 	$(BIN)/python -m pytest -m slow $(TESTS)
 
-e2e: $(READY) ## run whole jobs on a control plane: a double, KUBEBUILDER_ASSETS or DREAMBOOTH_E2E_KUBECONFIG
+e2e: $(READY) ## run whole jobs: on the API server double, KUBEBUILDER_ASSETS or DREAMBOOTH_E2E_KUBECONFIG
 	$(BIN)/python -m pytest -m 'not slow' $(OPTIONS) tests/e2e
 
-generate: $(READY) ## write the CRD, docs/reference.md, docs/metrics.md, and the chart's schema, README and dashboards
+coverage: $(READY) ## run the tests and report which lines they reach, in htmlcov/
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' --ignore=tests/e2e \
+		--cov --cov-report=term:skip-covered --cov-report=html $(TESTS)
+
+generate: $(READY) ## write the CRD, the reference, the metrics page, the chart's files and every copy of VERSION
 	$(BIN)/python -m dreambooth_api.codegen.generate
 	$(BIN)/python -m dreambooth_charts.generate
 
@@ -55,10 +66,19 @@ verify: $(READY) ## fail when what `make generate` writes differs from what is c
 	$(BIN)/python -m dreambooth_api.codegen.generate --check
 	$(BIN)/python -m dreambooth_charts.generate --check
 
+docs: generate ## write the generated pages, then check links, examples and commands of all pages
+	$(BIN)/python -m pytest tests/docs
+
 images: ## build both images; variables: BUILDER REGISTRY TAG BASE_IMAGE TORCH_VARIANT=cuda|cpu
 	$(PYTHON) images/build.py $(if $(BUILDER),--builder=$(BUILDER)) $(if $(REGISTRY),--registry=$(REGISTRY)) \
 		$(if $(TAG),--tag=$(TAG)) $(if $(BASE_IMAGE),--base-image=$(BASE_IMAGE)) \
 		$(if $(TORCH_VARIANT),--torch-variant=$(TORCH_VARIANT))
+
+kind: ## create a kind cluster, load both images into it and install the chart; needs docker, kind, kubectl, helm
+	PYTHON=$(PYTHON) TORCH_VARIANT=$(TORCH_VARIANT) .ci/kind
+
+release: $(READY) ## check version and changelog, then build all packages and the chart into dist/
+	$(BIN)/python .ci/release.py
 
 lint: $(READY) ## ruff, and the import rules
 	$(BIN)/ruff check .
@@ -81,6 +101,6 @@ bench-operator: $(READY) ## measure the operator at 1,000 jobs, against a bare l
 bench-checkpoint: $(READY) ## measure what saving costs the training, against waiting for it and against boto3
 	$(BIN)/python -m tests.bench.checkpoint
 
-clean: ## remove the virtual environment and all caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .dreambooth
+clean: ## remove the virtual environment, build outputs and all caches
+	rm -rf $(VENV) dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .dreambooth
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,7 +46,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--builder", choices=BUILDERS, help="default: the first that works here")
     parser.add_argument("--registry", default="", help="such as registry.example.com/team")
-    parser.add_argument("--tag", help="default: the package's version")
+    parser.add_argument("--tag", help="default: the project's version")
     parser.add_argument("--base-image", help="Debian with Python 3.11 or newer")
     parser.add_argument("--torch-variant", help="cuda, the default, or a label such as cpu")
     options = parser.parse_args()
@@ -60,7 +59,7 @@ def _build(
     builder: str, image: str, options: argparse.Namespace, pip_options: Sequence[str]
 ) -> str:
     """Build one image; returns its tag. Ends the process when the builder fails."""
-    name = f"dreambooth-{image}:{options.tag or _version(image)}"
+    name = f"dreambooth-{image}:{options.tag or _version()}"
     tag = f"{options.registry.rstrip('/')}/{name}" if options.registry else name
     command = [builder, "build", "--file", str(ROOT / "images" / f"{image}.Dockerfile")]
     if builder != "docker":
@@ -76,7 +75,7 @@ def _build(
 def _arguments(image: str, options: argparse.Namespace) -> list[str]:
     """Build arguments; a Dockerfile has a default for those that are not given."""
     arguments = {
-        "VERSION": _version(image),
+        "VERSION": _version(),
         "REVISION": _revision(),
         "BASE_IMAGE": options.base_image,
         "TORCH_VARIANT": options.torch_variant if image == "trainer" else None,
@@ -106,9 +105,8 @@ def _folder_options(builder: str, folders: Sequence[Path]) -> list[str]:
     return []
 
 
-def _version(image: str) -> str:
-    text = (ROOT / image / "pyproject.toml").read_text()
-    return str(tomllib.loads(text)["project"]["version"])
+def _version() -> str:
+    return (ROOT / "VERSION").read_text(encoding="utf-8").strip()
 
 
 def _revision() -> str:

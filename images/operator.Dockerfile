@@ -38,6 +38,8 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     && /opt/venv/bin/python -m compileall -q -x '/kubernetes/.*/models/' /opt/venv/lib
 
 FROM dependencies AS packages
+# Each package's LICENSE is a link to this one.
+COPY LICENSE ./
 COPY crds crds
 COPY storage storage
 COPY operator operator
@@ -63,7 +65,8 @@ ENTRYPOINT ["/usr/bin/tini", "--"]
 CMD ["dreambooth-operator", "--settings", "/etc/dreambooth-operator/settings.yaml"]
 ARG VERSION=unknown
 ARG REVISION=unknown
-LABEL org.opencontainers.image.title="DreamBooth operator" \
+LABEL org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.title="DreamBooth operator" \
       org.opencontainers.image.description="Carries DreamBoothJobs out on Kubernetes" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

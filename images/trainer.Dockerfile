@@ -41,6 +41,8 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
         --only-binary :all: --constraint variant.txt --requirement requirements.txt
 
 FROM dependencies AS packages
+# Each package's LICENSE is a link to this one.
+COPY LICENSE ./
 COPY crds crds
 COPY storage storage
 COPY trainer trainer
@@ -67,7 +69,8 @@ ENTRYPOINT ["/usr/bin/tini", "--"]
 CMD ["python", "-m", "dreambooth_trainer.launcher", "--config", "/etc/dreambooth/job.yaml"]
 ARG VERSION=unknown
 ARG REVISION=unknown
-LABEL org.opencontainers.image.title="DreamBooth trainer" \
+LABEL org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.title="DreamBooth trainer" \
       org.opencontainers.image.description="Trains one DreamBoothJob" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

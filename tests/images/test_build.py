@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+VERSION = (ROOT / "VERSION").read_text().strip()
 BUILDER = f"""#!{sys.executable} -S
 import json, os, pathlib, sys
 if sys.argv[1] == "info":
@@ -86,14 +87,15 @@ def test_both_images_are_built_with_what_is_there(make: Make, builder: str) -> N
     (operator, trainer), done = make(builder)
     assert done.returncode == 0, done.stderr
     assert operator.command[:2] == trainer.command[:2] == [builder, "build"]
-    assert operator.tag == "dreambooth-operator:0.1.0"
-    assert trainer.tag == "dreambooth-trainer:0.1.0"
+    assert operator.tag == f"dreambooth-operator:{VERSION}"
+    assert trainer.tag == f"dreambooth-trainer:{VERSION}"
     assert f"{ROOT}/images/trainer.Dockerfile" in trainer.command
     assert trainer.command[-1] == str(ROOT)
     (version, revision) = operator.options("build-arg")
-    assert version == "VERSION=0.1.0"
+    assert version == f"VERSION={VERSION}"
     assert len(revision.removesuffix("-dirty")) == len("REVISION=") + 40
-    assert done.stdout.endswith("\ndreambooth-operator:0.1.0\ndreambooth-trainer:0.1.0\n")
+    built = f"dreambooth-operator:{VERSION}\ndreambooth-trainer:{VERSION}"
+    assert done.stdout.endswith(f"\n{built}\n")
 
 
 def test_without_a_builder_it_says_what_is_missing(make: Make) -> None:

@@ -13,9 +13,11 @@ Files = dict[Path, str]
 
 
 def write(root: Path, files: Files) -> None:
-    """Write every file below `root`."""
+    """Write every file below `root`; one that is up to date keeps its modification time."""
     for path, text in files.items():
         target = root / path
+        if target.exists() and target.read_text(encoding="utf-8") == text:
+            continue
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
 

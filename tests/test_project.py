@@ -1,0 +1,123 @@
+"""The project around the code: one version, licenses, make targets, and what a release checks."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version as installed
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from dreambooth_charts.version import CHART_FILE, PACKAGES, version
+from dreambooth_operator.cli.main import app
+
+ROOT = Path(__file__).parents[1]
+PYPROJECTS = [ROOT / package / "pyproject.toml" for package in PACKAGES]
+
+
+@pytest.fixture(scope="module")
+def release() -> ModuleType:
+    spec = spec_from_file_location("release", ROOT / ".ci" / "release.py")
+    assert spec
+    assert spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_packages_and_chart_have_the_projects_version() -> None:
+    for path in PYPROJECTS:
+        assert tomllib.loads(path.read_text())["project"]["version"] == version(), path
+    chart = yaml.safe_load((ROOT / CHART_FILE).read_text())
+    assert (chart["version"], chart["appVersion"]) == (version(), version())
+
+
+def test_the_command_line_prints_the_version_of_its_package() -> None:
+    result = CliRunner().invoke(app, ["version"])
+    assert result.output.strip() == installed("dreambooth-operator")
+
+
+def test_every_package_and_the_chart_are_under_the_license() -> None:
+    license_text = (ROOT / "LICENSE").read_text()
+    assert "Apache License\n                           Version 2.0" in license_text
+    for path in PYPROJECTS:
+        project = tomllib.loads(path.read_text())["project"]
+        assert project["license"] == "Apache-2.0"
+        assert project["license-files"] == ["LICENSE"]
+        assert (path.parent / "LICENSE").read_text() == license_text
+    chart = yaml.safe_load((ROOT / CHART_FILE).read_text())
+    assert chart["annotations"]["artifacthub.io/license"] == "Apache-2.0"
+
+
+def test_help_lists_every_target() -> None:
+    (phony,) = re.findall(
+        r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text().replace("\\\n", ""), re.M
+    )
+    shown = subprocess.run(
+        ["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    assert {line.split()[0] for line in shown.splitlines()} == set(phony.split())
+
+
+@pytest.mark.parametrize(
+    ("changelog", "problem"),
+    [
+        ("## [Unreleased]\n\n- all\n", "no section '## [1.2.3] - YYYY-MM-DD'"),
+        ("## [1.2.3]\n\n- all\n", "no section '## [1.2.3] - YYYY-MM-DD'"),
+        ("## [1.2.3] - 2026-01-31\n\n## [1.2.2] - 2026-01-30\n- all", "nothing under [1.2.3]"),
+    ],
+    ids=["unreleased", "no date", "empty"],
+)
+def test_a_release_needs_a_changelog(release: ModuleType, changelog: str, problem: str) -> None:
+    (found,) = release.changelog_problems(changelog, "1.2.3")
+    assert problem in found
+
+
+def test_a_described_version_can_be_released(release: ModuleType) -> None:
+    changelog = "## [Unreleased]\n\n## [1.2.3] - 2026-01-31\n\n- all\n\n## [1.2.2] - 2026-01-30\n"
+    assert release.changelog_problems(changelog, "1.2.3") == []
+
+
+@pytest.mark.parametrize("torch", ["oldest", "newest"])
+def test_constraints_for_another_torch_keep_everything_else(torch: str) -> None:
+    command = [sys.executable, ".ci/constraints.py", torch]
+    lines = subprocess.run(
+        command, cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    named = [line for line in lines if line.startswith("torch==")]
+    assert len(named) == (torch == "oldest")
+    pinned = (ROOT / "constraints.txt").read_text().splitlines()
+    left_out = {line.partition("==")[0] for line in set(pinned) - set(lines)}
+    assert {"torch", "triton", "nvidia-cublas"} <= left_out
+    assert all(re.match("torch$|triton|nvidia-|cuda-", name) for name in left_out)
+
+
+def test_kind_names_the_programs_that_are_missing(tmp_path: Path) -> None:
+    for program in ("bash", "dirname"):
+        (tmp_path / program).symlink_to(f"/usr/bin/{program}")
+    result = subprocess.run(
+        [ROOT / ".ci" / "kind"],
+        env={**os.environ, "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "not installed: docker kind kubectl helm" in result.stderr
+
+
+def test_the_workflow_covers_the_supported_versions() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yaml").read_text())
+    matrix = workflow["jobs"]["test"]["strategy"]["matrix"]
+    assert matrix["python"][0] == "3.11"
+    tested = {"pinned", *(each["torch"] for each in matrix["include"])}
+    assert tested == {"oldest", "pinned", "newest"}
+    assert workflow["jobs"]["test"]["steps"][-1]["run"] == ".ci/run"
