@@ -1,5 +1,8 @@
-"""Errors that the user of the command line can do something about."""
+"""Errors that the user of the command line, or of the operator's settings, can correct."""
+
+USAGE_EXIT_CODE = 2
+"""Exit code of a command that was given wrong input."""
 
 
 class UserError(Exception):
-    """Something that the user can put right. The message says what is wrong and what to do."""
+    """An error that the user can correct. The message says what is wrong and what to do."""

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from dreambooth_api import InvalidJobError, load
-from dreambooth_operator.cli.commands import validate
+from dreambooth_operator.cli.validate import validate
 from tests.crds.mutations import CORPUS, mutated
 
 JOB = (Path(__file__).parents[2] / "examples" / "quickstart.yaml").read_text()

@@ -1,4 +1,4 @@
-"""Job files, with errors for the terminal."""
+"""Reads job files, with errors for the terminal."""
 
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,23 @@ from dreambooth_operator.errors import UserError
 
 
 def read_job(path: Path) -> DreamBoothJob:
-    """The job in a file; raises `UserError` that lists every problem."""
+    """Read the job in a file.
+
+    Raises:
+        UserError: It is not a valid job; the message lists every problem.
+    """
     try:
         return load(path)
     except InvalidJobError as error:
         raise _listed(str(path), error) from error
 
 
-def checked(document: Any, what: str) -> DreamBoothJob:
-    """The job in a document that is called `what`; raises `UserError` that lists every problem."""
+def check_job(document: Any, what: str) -> DreamBoothJob:
+    """Validate a job document; `what` is its name in the message.
+
+    Raises:
+        UserError: It is not a valid job; the message lists every problem.
+    """
     try:
         return parse(document)
     except InvalidJobError as error:

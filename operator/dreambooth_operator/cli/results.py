@@ -1,4 +1,4 @@
-"""What a finished run is looked at by: its sample grids and its scores."""
+"""The results of a run that people look at: sample grids, scores and the exported model."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -6,42 +6,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreambooth_api.models.job import DreamBoothJob, output_prefix
+from dreambooth_api.contract.layout import OutputLayout
+from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_operator.errors import UserError
 from dreambooth_storage import EmptyPrefixError, Storage
 
-BEFORE_AFTER = "samples/before-after.png"
-SCORES = "scores.json"
-
 
 @dataclass(frozen=True)
-class Results:
-    """Results on this machine."""
+class LocalResults:
+    """Results that were fetched to this machine."""
 
     folder: Path
+    """As `OutputLayout.root`: the files have the same relative paths below it."""
     files: Sequence[Path]
 
     @property
     def before_after(self) -> Path | None:
         """Samples before and after training, side by side."""
-        return self._file(BEFORE_AFTER)
+        return self._file(OutputLayout.BEFORE_AFTER)
 
     @property
     def newest_grid(self) -> Path | None:
         """The sample grid of the highest step."""
-        grids = [path for path in self.files if path.name == "grid.png"]
-        return max(grids, default=None)
+        return max((path for path in self.files if path.name == OutputLayout.GRID), default=None)
 
     @property
     def export(self) -> Path | None:
         """Folder of the exported model."""
-        folder = self.folder / "export"
+        folder = self.folder / OutputLayout.EXPORT
         return folder if folder.is_dir() else None
 
     @property
     def scores(self) -> list[dict[str, Any]]:
         """One entry per subject of scores.json; empty when the job has no evaluation."""
-        path = self._file(SCORES)
+        path = self._file(OutputLayout.SCORES)
         entries: list[dict[str, Any]] = json.loads(path.read_text())["subjects"] if path else []
         return entries
 
@@ -51,32 +49,43 @@ class Results:
 
 
 def is_grid(relative: str) -> bool:
-    """A sample grid, or the one that compares before and after."""
-    return relative == BEFORE_AFTER or relative.endswith("/grid.png")
+    """Whether a path below the run's folder is a sample grid, or compares before and after."""
+    return relative == OutputLayout.BEFORE_AFTER or relative.endswith(f"/{OutputLayout.GRID}")
 
 
-def is_small(relative: str) -> bool:
-    """Worth fetching from anywhere."""
-    return is_grid(relative) or relative == SCORES
+def is_summary(relative: str) -> bool:
+    """Whether a path is one of the small files that are fetched from any storage."""
+    return is_grid(relative) or relative == OutputLayout.SCORES
 
 
 def is_result(relative: str) -> bool:
-    """Everything but the states to resume from."""
-    return not relative.startswith("checkpoints/")
+    """Whether a path is anything but a checkpoint."""
+    return not relative.startswith(f"{OutputLayout.CHECKPOINTS}/")
 
 
-def newest_run(storage: Storage, job: DreamBoothJob) -> str:
-    """The uid of the job's newest run, by what is in storage; raises `UserError` without one."""
-    prefix = output_prefix(job).rpartition("/")[0]
-    found = [item for item in storage.list(prefix) if "/" in item.relative]
-    if not found:
-        raise UserError(f"{prefix}: no run of {job.metadata.name} is there; check spec.output")
-    return max(found, key=lambda item: item.modified).relative.partition("/")[0]
+def newest_run_uid(storage: Storage, job: DreamBoothJob) -> str:
+    """The uid of the job's newest run: the one with the newest object in storage.
+
+    Raises:
+        UserError: Storage holds no run of the job.
+        StorageError: The storage cannot be read.
+    """
+    parent = output_layout(job).root.rpartition("/")[0]
+    stored = [item for item in storage.list(parent) if "/" in item.relative]
+    if not stored:
+        raise UserError(f"{parent}: no run of {job.metadata.name} there; check spec.output")
+    return max(stored, key=lambda item: item.modified).relative.partition("/")[0]
 
 
-def fetch(storage: Storage, output: str, folder: Path, wanted: Callable[[str], bool]) -> Results:
-    """Fetch what is wanted of a run's output folder. Raises StorageError."""
+def fetch(
+    storage: Storage, layout: OutputLayout, folder: Path, select: Callable[[str], bool]
+) -> LocalResults:
+    """Download the objects of a run whose relative paths are selected; there may be none.
+
+    Raises:
+        StorageError: The storage cannot be read.
+    """
     try:
-        return Results(folder, storage.download_tree(output, folder, select=wanted))
+        return LocalResults(folder, storage.download_tree(layout.root, folder, select=select))
     except EmptyPrefixError:
-        return Results(folder, [])
+        return LocalResults(folder, [])

@@ -1,15 +1,15 @@
-"""What the terminal shows while a job runs, and of its scores."""
+"""What the terminal shows while a job runs."""
 
 import time
-from typing import Any, Protocol
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
-from dreambooth_operator.local.progress import TrainerProgress
+from dreambooth_api.contract.progress import Progress
+from dreambooth_api.contract.times import human_duration
+from dreambooth_operator.local.screen import Screen
 
 PLAIN_SECONDS = 5.0
 """Shortest time between two lines about the same stage."""
@@ -17,62 +17,51 @@ REDRAW_SECONDS = 0.2
 BAR_WIDTH = 40
 
 
-class Screen(Protocol):
-    """Where a run reports to."""
-
-    def say(self, text: str) -> None:
-        """A line that stays."""
-
-    def attempt_started(self, attempt: int) -> None:
-        """A new attempt's pods are about to start."""
-
-    def update(self, progress: TrainerProgress | None, stopping: bool) -> None:
-        """Called often with the newest progress, None before the first."""
-
-    def close(self) -> None:
-        """Nothing more will change."""
-
-
 def screen_for(console: Console) -> Screen:
-    """A live view on a terminal, lines elsewhere."""
+    """A view that is redrawn in place on a terminal; lines anywhere else, such as in a log."""
     return LiveScreen(console) if console.is_terminal else PlainScreen(console)
 
 
 class PlainScreen:
-    """A line per change of stage, and one per some seconds of progress."""
+    """Prints a line at each change of stage, and one every few seconds of progress."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._stage = ""
-        self._shown: tuple[str, str] = ("", "")
+        self._last_line = ""
+        self._save_problem: str | None = None
         self._next = 0.0
 
-    def say(self, text: str) -> None:
-        """A line that stays."""
+    def print_line(self, text: str) -> None:
+        """Print a line."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def attempt_started(self, attempt: int) -> None:
-        """A new attempt's pods are about to start."""
+        """Print the attempt's number."""
         self._stage = ""
-        self.say(f"attempt {attempt}: starting")
+        self.print_line(f"attempt {attempt}: starting")
 
-    def update(self, progress: TrainerProgress | None, stopping: bool) -> None:
-        """Print what changed, but not too often."""
+    def update(self, progress: Progress | None, stopping: bool) -> None:
+        """Print what has changed, but at most every `PLAIN_SECONDS` within a stage."""
+        problem = save_problem(progress)
+        if problem and problem != self._save_problem:
+            self.print_line(problem)
+        self._save_problem = problem
         stage = stage_name(progress, stopping)
-        line = (stage, "  ".join(figures(progress)))
+        line = "  ".join([stage, *figures(progress)])
         due = stage != self._stage or time.monotonic() >= self._next
-        if line == self._shown or not due:
+        if line == self._last_line or not due:
             return
-        self._stage, self._shown = stage, line
+        self._stage, self._last_line = stage, line
         self._next = time.monotonic() + PLAIN_SECONDS
-        self.say(f"{line[0]}  {line[1]}".rstrip())
+        self.print_line(line)
 
     def close(self) -> None:
-        """Nothing more will change."""
+        """Do nothing: lines need no cleaning up."""
 
 
 class LiveScreen:
-    """Stage, bar and figures, redrawn in place."""
+    """Redraws stage, progress bar and figures in place."""
 
     def __init__(self, console: Console) -> None:
         self._live = Live(console=console, auto_refresh=False, transient=True)
@@ -80,43 +69,46 @@ class LiveScreen:
         self._attempt = 0
         self._next = 0.0
 
-    def say(self, text: str) -> None:
-        """A line that stays, above the view."""
+    def print_line(self, text: str) -> None:
+        """Print a line above the view."""
         self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def attempt_started(self, attempt: int) -> None:
-        """A new attempt's pods are about to start."""
+        """Show the attempt's number from now on."""
         self._attempt = attempt
 
-    def update(self, progress: TrainerProgress | None, stopping: bool) -> None:
-        """Redraw, but not too often."""
+    def update(self, progress: Progress | None, stopping: bool) -> None:
+        """Redraw, but at most every `REDRAW_SECONDS`."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + REDRAW_SECONDS
-        self._live.update(self._drawn(progress, stopping), refresh=True)
+        self._live.update(self._view(progress, stopping), refresh=True)
 
     def close(self) -> None:
-        """Take the view away."""
+        """Remove the view."""
         self._live.stop()
 
-    def _drawn(self, progress: TrainerProgress | None, stopping: bool) -> Group:
+    def _view(self, progress: Progress | None, stopping: bool) -> Group:
         title = Text(stage_name(progress, stopping), style="bold")
         if self._attempt:
             title.append(f"  attempt {self._attempt}", style="dim")
-        done, total = steps(progress)
+        done, total = stage_progress(progress)
         bar = ProgressBar(total=total, completed=done, width=BAR_WIDTH, pulse=not total)
-        return Group(title, bar, Text("  ".join(figures(progress)), style="cyan"))
+        parts: list[RenderableType] = [title, bar, Text("  ".join(figures(progress)), style="cyan")]
+        if problem := save_problem(progress):
+            parts.append(Text(problem, style="yellow"))
+        return Group(*parts)
 
 
-def stage_name(progress: TrainerProgress | None, stopping: bool) -> str:
-    """What the job does now."""
+def stage_name(progress: Progress | None, stopping: bool) -> str:
+    """The stage as the user sees it."""
     if stopping:
-        return "Stopping (saving a checkpoint; once more to stop at once)"
+        return "Stopping: saving a checkpoint (Ctrl-C again stops without saving)"
     return progress.stage if progress else "Starting"
 
 
-def steps(progress: TrainerProgress | None) -> tuple[int, int | None]:
-    """Done and total of the stage; a total of None when nobody knows."""
+def stage_progress(progress: Progress | None) -> tuple[int, int | None]:
+    """(done, total) optimizer steps or class images of the stage; the total may be unknown."""
     if progress is None or progress.stage == "Preparing":
         return 0, None
     if progress.stage == "GeneratingPrior":
@@ -124,9 +116,9 @@ def steps(progress: TrainerProgress | None) -> tuple[int, int | None]:
     return progress.step, progress.total_steps
 
 
-def figures(progress: TrainerProgress | None) -> list[str]:
-    """The figures that are known, in words and units."""
-    done, total = steps(progress)
+def figures(progress: Progress | None) -> list[str]:
+    """The figures that are known, with their units."""
+    done, total = stage_progress(progress)
     if progress is None or total is None:
         return []
     if progress.stage == "GeneratingPrior":
@@ -137,42 +129,12 @@ def figures(progress: TrainerProgress | None) -> list[str]:
     if progress.images_per_second is not None:
         known.append(f"{progress.images_per_second:.1f} images/s")
     if progress.stage == "Training" and progress.eta_seconds is not None:
-        known.append(f"{duration(progress.eta_seconds)} left")
+        known.append(f"{human_duration(progress.eta_seconds)} left")
     return known
 
 
-def duration(seconds: float) -> str:
-    """Rounded for people: 45s, 3m20s, 2h05m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
-def score_table(entry: dict[str, Any]) -> Table:
-    """Scores of one subject before and after training, from scores.json."""
-    subject, noun = f"{entry['identifier']} {entry['classNoun']}", entry["classNoun"]
-    rows = [
-        ("subject similarity", f"{subject} ~ real images", "subjectSimilarity"),
-        ("prompt similarity", f"{subject} ~ its prompt", "promptSimilarity"),
-        ("class similarity", f"any {noun} ~ real images", "classSimilarity"),
-        ("class diversity", f"among any {noun}", "classDiversity"),
-        ("subject diversity", f"among {subject}", "subjectDiversity"),
-    ]
-    table = Table("score", "of", *(_right(name) for name in ("before", "after", "real images")))
-    for name, what, key in rows:
-        values = entry.get(key, {})
-        table.add_row(name, what, *(_score(values.get(k)) for k in ("before", "after", "real")))
-    return table
-
-
-def _right(name: str) -> Any:
-    from rich.table import Column
-
-    return Column(name, justify="right")
-
-
-def _score(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def save_problem(progress: Progress | None) -> str | None:
+    """Why the last checkpoint could not be saved; None when it could. Training goes on."""
+    if progress is None or progress.save_problem is None:
+        return None
+    return f"checkpoint not saved ({progress.failed_saves} failed so far): {progress.save_problem}"

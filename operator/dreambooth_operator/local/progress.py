@@ -1,48 +1,35 @@
-"""How far a job is, as rank 0 of its trainer says over HTTP."""
+"""Reads the progress of a local run in the background."""
 
-import http.client
+import socket
 import threading
+import time
 from types import TracebackType
 
-from dreambooth_api.contract.progress import Progress, UnreadableProgressError
+from dreambooth_api.contract.message import Checkpoint
+from dreambooth_api.contract.progress import MAX_BYTES, Progress, UnreadableProgressError
 
-ANSWER_LIMIT = 1 << 20
-
-
-class ProgressUnavailableError(Exception):
-    """Nobody answers, or not with progress. Usual while a job starts and while it ends."""
-
-
-TrainerProgress = Progress
+TIMEOUT_SECONDS = 2.0
+"""For the whole answer, from connecting to the last byte."""
+REQUEST = b"GET /progress HTTP/1.0\r\nConnection: close\r\n\r\n"
 
 
-def read_progress(address: str, port: int, timeout: float = 2.0) -> TrainerProgress:
-    """Ask rank 0's pod at `address`:`port`; raises `ProgressUnavailableError`."""
-    connection = http.client.HTTPConnection(address, port, timeout=timeout)
-    try:
-        connection.request("GET", "/progress")
-        answer = connection.getresponse()
-        body = answer.read(ANSWER_LIMIT)
-        if answer.status != 200:
-            raise ProgressUnavailableError(f"{address}:{port} answers {answer.status}")
-        return Progress.decode(body)
-    except (OSError, http.client.HTTPException, UnreadableProgressError) as error:
-        raise ProgressUnavailableError(f"{address}:{port}: {error}") from error
-    finally:
-        connection.close()
+class ProgressReader:
+    """Polls rank 0 in a thread, so that a slow answer never holds up the run; a context manager.
 
+    No answer is usual while a job starts and ends, so `latest` keeps the last one that was read.
+    """
 
-class ProgressWatch:
-    """Asks in the background, so that a slow answer holds nobody up; a context manager."""
-
-    def __init__(self, address: str, port: int, every_seconds: float = 0.5) -> None:
-        self.latest: TrainerProgress | None = None
-        self._place = (address, port)
-        self._every = every_seconds
+    def __init__(self, address: str, port: int, interval_seconds: float = 0.5) -> None:
+        self.latest: Progress | None = None
+        """The newest answer; None before the first one."""
+        self.problem: str | None = None
+        """Why the last answer could not be read, for example because of its version."""
+        self._address = (address, port)
+        self._interval = interval_seconds
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._ask, name="progress", daemon=True)
+        self._thread = threading.Thread(target=self._poll, name="progress", daemon=True)
 
-    def __enter__(self) -> "ProgressWatch":
+    def __enter__(self) -> "ProgressReader":
         self._thread.start()
         return self
 
@@ -55,9 +42,60 @@ class ProgressWatch:
         self._stop.set()
         self._thread.join()
 
-    def _ask(self) -> None:
-        while not self._stop.wait(self._every):
+    def _poll(self) -> None:
+        while not self._stop.wait(self._interval):
             try:
-                self.latest = read_progress(*self._place)
-            except ProgressUnavailableError:
+                self.latest, self.problem = (
+                    Progress.decode(_get(self._address, TIMEOUT_SECONDS)),
+                    None,
+                )
+            except UnreadableProgressError as error:
+                self.problem = str(error)
+            except OSError:
                 continue
+
+
+def _get(address: tuple[str, int], timeout: float) -> bytes:
+    """The body of the answer to GET /progress, within `timeout` seconds and `MAX_BYTES`.
+
+    The time-out of http.client starts again with each byte that arrives, so that a server that
+    sends one byte at a time would block the thread for ever.
+
+    Raises:
+        OSError: There is no complete answer in time, or its status is an error.
+        UnreadableProgressError: The answer is too long.
+    """
+    deadline = time.monotonic() + timeout
+    received = b""
+    with socket.create_connection(address, timeout) as connection:
+        connection.sendall(REQUEST)
+        while chunk := connection.recv(1 << 16):
+            received += chunk
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise TimeoutError(f"no complete answer in {timeout:g} s")
+            if len(received) > MAX_BYTES:
+                raise UnreadableProgressError(f"the answer is longer than {MAX_BYTES} bytes")
+            connection.settimeout(remaining)
+    head, _, body = received.partition(b"\r\n\r\n")
+    status = head.split(b" ", 2)[1:2]
+    if status != [b"200"]:
+        raise ConnectionError(f"HTTP status {b''.join(status).decode(errors='replace')}")
+    return body
+
+
+# Until the controller's poller has a reader of its own.
+TrainerProgress = Progress
+LastCheckpoint = Checkpoint
+
+
+class ProgressUnavailableError(Exception):
+    """Nothing answers, or not with progress. Usual while a job starts and while it ends."""
+
+
+def read_progress(address: str, port: int, timeout: float = TIMEOUT_SECONDS) -> Progress:
+    """Read the progress once; raises ProgressUnavailableError."""
+    try:
+        return Progress.decode(_get((address, port), timeout))
+    except (OSError, UnreadableProgressError) as error:
+        raise ProgressUnavailableError(f"{address}:{port}: {error}") from error

@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 
-from dreambooth_operator.local.outcome import PodEnd
+from dreambooth_api.contract.restart import PodEnd
 from dreambooth_operator.local.pod import LocalPod
 
 POLL_SECONDS = 0.05
@@ -19,31 +18,31 @@ POLL_SECONDS = 0.05
 
 @dataclass
 class StopRequest:
-    """How often the user asked to stop: once saves first, twice does not wait."""
+    """How many times the user has asked to stop."""
 
-    times: int = 0
+    count: int = 0
 
     @property
     def requested(self) -> bool:
-        """Stop, after saving."""
-        return self.times > 0
+        """Whether to save the state and stop."""
+        return self.count > 0
 
     @property
-    def at_once(self) -> bool:
-        """Stop without waiting."""
-        return self.times > 1
+    def immediate(self) -> bool:
+        """Whether to stop without saving: the user has asked twice."""
+        return self.count > 1
 
-    def ask(self, number: int = 0, frame: FrameType | None = None) -> None:
-        """Ask to stop; a signal handler."""
-        self.times += 1
+    def add(self) -> None:
+        """Ask once more."""
+        self.count += 1
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn Ctrl-C, SIGTERM and a closed terminal into a StopRequest."""
+    """Count Ctrl-C, SIGTERM and a closed terminal (SIGHUP) as requests to stop."""
     stop = StopRequest()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, stop.ask) for number in numbers}
+    before = {number: signal.signal(number, lambda *_: stop.add()) for number in numbers}
     try:
         yield stop
     finally:
@@ -54,9 +53,10 @@ def stop_on_signals() -> Iterator[StopRequest]:
 def run_pods(
     pods: Sequence[LocalPod], stop: StopRequest, on_tick: Callable[[], None] = lambda: None
 ) -> list[PodEnd]:
-    """Run the pods to their end; returns how each ended, in that order.
+    """Run the pods to their end; returns how each ended, in the order in which they did.
 
-    `on_tick` is called while they run, some times a second. Whatever happens, no process is left.
+    `on_tick` is called every `POLL_SECONDS` while they run. No process is left, not even when
+    `on_tick` raises.
     """
     try:
         for pod in pods:
@@ -81,7 +81,7 @@ def _watch(
             deadline = time.monotonic() + max((pod.grace_seconds for pod in running), default=0)
             for pod in running:
                 pod.terminate()
-        if stop.at_once or (deadline is not None and time.monotonic() > deadline):
+        if stop.immediate or (deadline is not None and time.monotonic() > deadline):
             for pod in running:
                 pod.kill()
         on_tick()

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from dreambooth_operator.errors import UserError
+
 REGION = "us-east-1"
 _START_ATTEMPTS = 3
 _PORT_NAMES = ("master", "volume", "filer", "s3")
@@ -34,7 +36,7 @@ wait $server
 """
 
 
-class SeaweedError(RuntimeError):
+class SeaweedError(UserError):
     """SeaweedFS is not installed or did not start; the message says which, and where its log is."""
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from dreambooth_operator.local.pod import to_host_path
+from dreambooth_operator.local.kubelet import to_host_path
 from tests.cluster.client import ApiError, Client, Object
 from tests.cluster.node.addresses import hostname, peer, pod_address, rendezvous_port
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from dreambooth_operator.local.pod import local_command, mount_volumes
+from dreambooth_operator.local.kubelet import local_command, mount_volumes
 from tests.cluster.client import TRANSIENT, ApiError, Client, Object
 from tests.cluster.node.addresses import hostname, pod_address
 from tests.cluster.node.container import Container

@@ -1,7 +1,7 @@
-"""The command line from a job file to its results, with a stand-in for the trainer's program.
+"""The command line from a job file to its results, with a fake trainer.
 
-What is tested is the runner: `launcher.py` below stands in for `dreambooth_trainer.launcher`, as it
-is found first on PYTHONPATH, and does what a test tells it to by attempt and pod.
+What is tested is the runner: `launcher.py` below takes the place of `dreambooth_trainer.launcher`,
+as it comes first on PYTHONPATH. Each test adds what the pods of an attempt do.
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-STAND_IN = """
+FAKE_LAUNCHER = """
 import json, os, signal, sys, time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -61,7 +61,7 @@ if pod == 0:
 
 @dataclass
 class Bench:
-    """A folder with a job, a stand-in trainer, and the command line on them."""
+    """A folder with a job, a fake trainer, and the command line on them."""
 
     folder: Path
     job: dict[str, Any]
@@ -76,15 +76,15 @@ class Bench:
         return self.folder / ".dreambooth"
 
     def trainer(self, program: str) -> None:
-        """Let the pods do this, after the stand-in has started."""
-        package = self.folder / "stand-in" / "dreambooth_trainer"
+        """Let the pods do this, after the fake has started."""
+        package = self.folder / "fake" / "dreambooth_trainer"
         package.mkdir(parents=True, exist_ok=True)
         (package / "__init__.py").touch()
-        (package / "launcher.py").write_text(f"{STAND_IN}\n{program}")
+        (package / "launcher.py").write_text(f"{FAKE_LAUNCHER}\n{program}")
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         self.file.write_text(yaml.safe_dump(self.job))
-        path = f"{self.folder / 'stand-in'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        path = f"{self.folder / 'fake'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200"}
         process = subprocess.Popen(
             [
@@ -224,7 +224,7 @@ def test_samples_of_a_run_elsewhere_are_the_newest_in_storage(bench: Bench) -> N
     assert (bench.folder / "mug-samples" / "samples" / "before-after.png").read_text() == "new"
 
 
-def test_error_that_no_restart_mends_ends_the_run_with_its_code(bench: Bench) -> None:
+def test_error_that_no_restart_helps_ends_the_run_with_its_code(bench: Bench) -> None:
     bench.trainer("""
 print("reading images")
 if pod == 1:
@@ -233,7 +233,7 @@ time.sleep(60)
 """)
     code, output = bench.run_job()
     assert code == 65
-    assert "FAILED: pod 1 of 2 ended with exit code 65" in output
+    assert "FAILED: pod 1 of 2 exited with code 65" in output
     assert "spec.subjects[0].images: no image decodes; upload 3-5 photos" in output
     assert "reading images" in output
     log = Path(re.findall(r"last lines of (\S+):", output)[0])
@@ -250,7 +250,7 @@ end(1) if attempt == 0 and pod == 1 else None
 """)
     code, output = bench.run_job()
     assert code == 0
-    assert "pod 1 ended with exit code 1 (failure 1 of 2 that are forgiven)" in output
+    assert "pod 1 exited with code 1 (failure 1 of 2 allowed)" in output
     assert "attempt 1: starting" in output
     (log,) = bench.state.rglob("pod-1.log")
     assert log.read_text() == "attempt 0\nattempt 1\n"
@@ -262,8 +262,8 @@ def test_restart_budget_is_spent(bench: Bench) -> None:
     assert code == 3
     (record,) = bench.records()
     assert record["attempts"] == 3
-    assert "it was started 3 times; spec.runtime.restart.maxFailures is 2" in output
-    assert "go on from the last checkpoint with: dreambooth run -f job.yaml --resume" in output
+    assert "gave up after 3 attempts: spec.runtime.restart.maxFailures is 2" in output
+    assert "resume from the last checkpoint with: dreambooth run job.yaml --resume" in output
 
 
 def test_disruption_costs_no_failure(bench: Bench) -> None:
@@ -292,7 +292,7 @@ if attempt == 0:
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "stopped (exit code 143): the state is saved" in output
-    assert "go on with: dreambooth run -f job.yaml --resume" in output
+    assert "resume with: dreambooth run job.yaml --resume" in output
     (stopped,) = bench.records()
     assert (stopped["state"], stopped["attempts"]) == ("Stopped", 1)
 
@@ -387,7 +387,7 @@ if pod == 0:
 def test_odd_uploads_are_refused_before_anything_runs(bench: Bench, upload: str) -> None:
     code, output = bench.run_job("--upload", upload)
     assert code == 2
-    assert re.search("use LOCAL=URI|write s3://bucket/key|no such file or folder", output)
+    assert re.search("use LOCAL=URI|no such file or folder", output)
     assert bench.records() == []
 
 

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
+from dreambooth_api.contract.restart import PodEnd, classify
+from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_operator.local.machine import free_port, loopback_addresses
-from dreambooth_operator.local.outcome import PodEnd
-from dreambooth_operator.local.pod import LocalPod, NodeEnvironment, local_pods
+from dreambooth_operator.local.host import free_port, loopback_addresses
+from dreambooth_operator.local.kubelet import NodeEnvironment, local_pods
+from dreambooth_operator.local.pod import LocalPod
 from dreambooth_operator.local.runner import StopRequest, run_pods
 from dreambooth_operator.manifests.resources import attempt_objects
 
@@ -119,6 +121,23 @@ sys.exit(7) if os.environ["JOB_COMPLETION_INDEX"] == "1" else time.sleep(60)
     assert {end.exit_code for end in ends[1:]} <= {143}
 
 
+def test_pod_that_others_stop_is_a_disruption(make_pods: MakePods) -> None:
+    """As when its node is drained: the peer that loses its connection is not to blame."""
+    program = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+if os.environ["JOB_COMPLETION_INDEX"] == "0":
+    os.kill(os.getpid(), signal.SIGTERM)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+time.sleep(60)
+"""
+    ends = run_pods(make_pods(program), StopRequest())
+    assert (ends[0].index, ends[0].exit_code, ends[0].stop_requested) == (0, 143, True)
+    attempt = classify(ends)
+    assert attempt is not None
+    assert (attempt.outcome, attempt.pod) == ("Disrupted", ends[0])
+
+
 def test_pod_killed_by_a_signal_ends_as_in_a_container(make_pods: MakePods) -> None:
     ends = run_pods(make_pods("import os; os.kill(os.getpid(), 9)", nodes=1), StopRequest())
     assert ends[0].exit_code == 137
@@ -131,19 +150,37 @@ open(os.environ["DREAMBOOTH_TERMINATION_LOG"], "w").write("spec.model.source: no
 sys.exit(66)
 """
     assert run_pods(make_pods(program, nodes=1), StopRequest()) == [
-        PodEnd(0, 66, "spec.model.source: no such model")
+        PodEnd(0, 66, Termination(message="spec.model.source: no such model"))
     ]
+
+
+def test_termination_log_is_decoded(make_pods: MakePods) -> None:
+    program = """
+import os, sys
+from datetime import UTC, datetime
+from dreambooth_api.contract.message import Checkpoint
+from dreambooth_api.contract.termination import Termination
+checkpoint = Checkpoint(step=40, uri="s3://bucket/my results/step-40", time=datetime.now(UTC))
+termination = Termination(message="no images\\ncorrect them", rank=3, checkpoint=checkpoint)
+open(os.environ["DREAMBOOTH_TERMINATION_LOG"], "wb").write(termination.encode())
+sys.exit(65)
+"""
+    (end,) = run_pods(make_pods(program, nodes=1), StopRequest())
+    assert end.termination.message == "no images\ncorrect them"
+    assert end.termination.rank == 3
+    assert end.termination.checkpoint is not None
+    assert end.termination.checkpoint.uri == "s3://bucket/my results/step-40"
 
 
 def test_failed_pod_without_a_termination_log_is_explained_by_its_log(make_pods: MakePods) -> None:
     (end,) = run_pods(make_pods("raise RuntimeError('lost')", nodes=1), StopRequest())
-    assert end.message.endswith("RuntimeError: lost")
+    assert end.termination.message.endswith("RuntimeError: lost")
 
 
 def stop_when(path: Path, stop: StopRequest) -> Callable[[], None]:
     def tick() -> None:
         if path.exists() and not stop.requested:
-            stop.ask()
+            stop.add()
 
     return tick
 
@@ -165,7 +202,7 @@ time.sleep(60)
 
     def tick() -> None:
         if all(path.exists() for path in ready) and not stop.requested:
-            stop.ask()
+            stop.add()
 
     ends = run_pods(make_pods(program), stop, tick)
     assert [end.exit_code for end in ends] == [143, 143]
@@ -203,7 +240,7 @@ def test_second_request_to_stop_does_not_wait(make_pods: MakePods, tmp_path: Pat
 
     def tick() -> None:
         if child.exists():
-            stop.ask()
+            stop.add()
 
     started = time.monotonic()
     (end,) = run_pods(make_pods(STUBBORN, nodes=1, CHILD_FILE=str(child)), stop, tick)

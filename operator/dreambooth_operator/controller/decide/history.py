@@ -6,7 +6,6 @@ from datetime import datetime
 from dreambooth_api.models.runtime import Restart
 from dreambooth_api.models.status import AttemptStatus, Counters, Status
 from dreambooth_operator.controller.decide.failures import Verdict
-from dreambooth_operator.local.outcome import backoff_seconds
 
 KEPT = 20
 """Records in a status; the oldest are dropped."""
@@ -95,14 +94,7 @@ def wait_seconds(records: Sequence[AttemptStatus], policy: Restart) -> int:
 
     Grows with each failure in a row; what was not the job's fault waits the shortest time.
     """
-    if records[-1].outcome in ("Suspended", "Preempted"):
-        return 0
-    in_a_row = 0
-    for record in reversed(records):
-        if record.outcome not in ("Failed", "Stalled"):
-            break
-        in_a_row += 1
-    return backoff_seconds(policy, max(in_a_row, 1))
+    return policy.policy().wait_seconds([record.outcome for record in records])
 
 
 def bad_nodes(records: Sequence[AttemptStatus]) -> list[str]:

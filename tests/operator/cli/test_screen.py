@@ -3,22 +3,20 @@
 import io
 from typing import Any
 
-import pytest
 from rich.console import Console
 
+from dreambooth_api.contract.progress import Progress
+from dreambooth_operator.cli.scores import score_table
 from dreambooth_operator.cli.screen import (
     LiveScreen,
     PlainScreen,
-    duration,
     figures,
-    score_table,
     screen_for,
 )
-from dreambooth_operator.local.progress import TrainerProgress
 
 
-def progress(stage: str = "Training", **fields: Any) -> TrainerProgress:
-    return TrainerProgress.model_validate({"stage": stage, "step": 0, "totalSteps": 400, **fields})
+def progress(stage: str = "Training", **fields: Any) -> Progress:
+    return Progress.model_validate({"stage": stage, "step": 0, "totalSteps": 400, **fields})
 
 
 def text_console(**options: Any) -> tuple[Console, io.StringIO]:
@@ -26,16 +24,9 @@ def text_console(**options: Any) -> tuple[Console, io.StringIO]:
     return Console(file=out, width=100, **options), out
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0s"), (59.4, "59s"), (200, "3m20s"), (7500, "2h05m")]
-)
-def test_duration_is_rounded_for_people(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
 def test_figures_have_units() -> None:
-    seen = figures(progress(step=40, loss=0.12345, imagesPerSecond=17.26, etaSeconds=61))
-    assert seen == ["step 40/400", "loss 0.1235", "17.3 images/s", "1m01s left"]
+    seen = figures(progress(step=40, loss=0.12345, imagesPerSecond=17.26, etaSeconds=200))
+    assert seen == ["step 40/400", "loss 0.1235", "17.3 images/s", "3m20s left"]
     assert figures(progress("GeneratingPrior", prior={"done": 3, "total": 12})) == [
         "class image 3/12"
     ]
@@ -53,6 +44,24 @@ def test_plain_screen_prints_changes_of_stage_at_once_and_steps_seldom() -> None
     screen.update(progress("Exporting", step=400), stopping=False)
     lines = out.getvalue().splitlines()
     assert lines == ["Starting", "Training  step 0/400", "Exporting  step 400/400"]
+
+
+def test_failed_save_is_a_line_until_it_is_mended() -> None:
+    console, out = text_console()
+    screen = screen_for(console)
+    failed = progress(failedSaves=2, saveProblem="s3://bucket: access denied [403]")
+    for each in (failed, failed, progress(failedSaves=2), failed):
+        screen.update(each, stopping=False)
+    line = "checkpoint not saved (2 failed so far): s3://bucket: access denied [403]"
+    assert out.getvalue().splitlines() == [line, "Training  step 0/400", line]
+
+
+def test_live_screen_shows_a_failed_save() -> None:
+    console, out = text_console(force_terminal=True)
+    screen = screen_for(console)
+    screen.update(progress(failedSaves=1, saveProblem="access denied [403]"), stopping=False)
+    screen.close()
+    assert "checkpoint not saved (1 failed so far): access denied [403]" in out.getvalue()
 
 
 def test_live_screen_shows_stage_bar_and_figures() -> None:

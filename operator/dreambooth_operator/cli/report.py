@@ -1,0 +1,113 @@
+"""What the terminal shows at the end of a run: the results, or why there are none."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from dreambooth_api.contract.exit_codes import ExitCode
+from dreambooth_api.contract.times import human_duration
+from dreambooth_api.models.job import output_layout
+from dreambooth_operator.cli.results import LocalResults, fetch, is_result, is_summary
+from dreambooth_operator.cli.scores import score_table
+from dreambooth_operator.local.run import RunEnd, RunFailure
+from dreambooth_operator.local.state import Run
+from dreambooth_operator.local.storage import LocalStorage
+from dreambooth_storage import StorageError
+
+FAILURE_LOG_LINES = 15
+
+
+@dataclass(frozen=True)
+class Report:
+    """Prints how a run ended."""
+
+    run: Run
+    storage: LocalStorage
+    resume_command: str
+    """The command line that resumes the run, quoted for a shell."""
+    console: Console
+
+    def print_end(self, end: RunEnd, seconds: float) -> None:
+        """Print the results of a run that took so long, why it failed, or how to resume it."""
+        if end.failure:
+            self._print_failure(end.failure)
+        elif end.exit_code:
+            self._print_stop(end.exit_code)
+        else:
+            print_text(self.console, f"succeeded in {human_duration(seconds)}", style="bold green")
+            self._print_results()
+
+    def _print_results(self) -> None:
+        """Where the result is, and how good it is.
+
+        All but the checkpoints is copied out of the embedded storage, which stops with the run.
+        """
+        layout = output_layout(self.run.job)
+        select = is_result if self.storage.embedded else is_summary
+        try:
+            results = fetch(self.storage.client, layout, self.run.results, select)
+        except StorageError as error:  # the job has succeeded all the same
+            print_entry(self.console, "result", f"{layout.root}/ (cannot be fetched: {error})")
+            return
+        print_entry(self.console, "result", f"{layout.root}/")
+        self._print_files(results)
+
+    def _print_files(self, results: LocalResults) -> None:
+        files = {
+            "model": results.export,
+            "samples": results.newest_grid,
+            "before/after": results.before_after,
+        }
+        for name, path in files.items():
+            if path:
+                print_entry(self.console, name, path)
+        for entry in results.scores:
+            self.console.print(score_table(entry))
+
+    def _print_stop(self, exit_code: int) -> None:
+        saved = exit_code == ExitCode.STOPPED
+        state = "the state is saved" if saved else "progress since the last checkpoint is lost"
+        print_text(self.console, f"stopped (exit code {exit_code}): {state}", style="bold")
+        print_text(self.console, f"resume with: {self.resume_command}")
+
+    def _print_failure(self, failure: RunFailure) -> None:
+        """Which pod failed, why, what to do, and where the logs are."""
+        end, runtime = failure.end, self.run.job.spec.runtime
+        rank = "" if end.termination.rank is None else f" (rank {end.termination.rank})"
+        title = f"FAILED: pod {end.index} of {runtime.nodes}{rank} exited with code {end.exit_code}"
+        print_text(self.console, title, style="bold red")
+        self._print_indented(end.termination.message.splitlines())
+        print_text(self.console, f"last lines of {failure.pod.log}:")
+        self._print_indented(failure.pod.last_lines(FAILURE_LOG_LINES), style="dim")
+        if not failure.final:
+            print_text(
+                self.console,
+                f"gave up after {self.run.record.attempts} attempts:"
+                f" spec.runtime.restart.maxFailures is {runtime.restart.max_failures}",
+            )
+            print_text(self.console, f"resume from the last checkpoint with: {self.resume_command}")
+
+    def _print_indented(self, lines: list[str], style: str = "") -> None:
+        for line in lines:
+            print_text(self.console, f"  {line}", style)
+
+
+def resume_command(file: Path, *, state: Path | None, nodes: int | None, gpus: int | None) -> str:
+    """The command line that resumes a run of a job file with the same options."""
+    words = ["dreambooth", "run", str(file), "--resume"]
+    for option, value in (("--state", state), ("--nodes", nodes), ("--gpus", gpus)):
+        if value is not None:
+            words += [option, str(value)]
+    return shlex.join(words)
+
+
+def print_entry(console: Console, name: str, value: object) -> None:
+    """Print a name and a value, the values below each other."""
+    print_text(console, f"{name:<13}{value}")
+
+
+def print_text(console: Console, text: str, style: str = "") -> None:
+    """Print text in which brackets, paths and numbers have no meaning for rich."""
+    console.print(text, style=style, markup=False, highlight=False)

@@ -1,0 +1,48 @@
+"""`dreambooth samples`: fetches the sample grids of a job's newest run."""
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from dreambooth_api.models.job import DreamBoothJob, output_layout
+from dreambooth_operator.cli.job_file import read_job
+from dreambooth_operator.cli.results import fetch, is_grid, newest_run_uid
+from dreambooth_operator.errors import UserError
+from dreambooth_operator.local.state import State
+from dreambooth_operator.local.storage import storage_for
+
+
+def samples(name_or_file: str, to: Path | None, state_folder: Path) -> None:
+    """Fetch the grids to a folder, `<name>-samples` unless `to` names another; prints their paths.
+
+    Raises:
+        UserError: There is no such job, or it has no samples yet.
+    """
+    state = State(state_folder)
+    job, embedded = _find_job(name_or_file, state)
+    lock = state.locked() if embedded else nullcontext()
+    with lock, storage_for(job, state, embedded) as storage:
+        job.metadata.uid = job.metadata.uid or newest_run_uid(storage.client, job)
+        folder = to or Path(f"{job.metadata.name}-samples")
+        results = fetch(storage.client, output_layout(job), folder, is_grid)
+    if not results.files:
+        raise UserError(f"{name_or_file}: no samples yet below {output_layout(job).root}")
+    for path in results.files:
+        sys.stdout.write(f"{path}\n")
+
+
+def _find_job(name_or_file: str, state: State) -> tuple[DreamBoothJob, bool]:
+    """The job with the uid of its newest run here, and whether that used the embedded storage.
+
+    A file whose job never ran here may have run on a cluster: it has no uid, and its own storage.
+    """
+    job = read_job(Path(name_or_file)) if Path(name_or_file).is_file() else None
+    run = state.latest_run(job.metadata.name if job else name_or_file)
+    if run is not None:
+        return run.job, run.record.embedded
+    if job is not None:
+        return job, False
+    raise UserError(
+        f"{name_or_file}: no such file, and no run of that name in {state.folder};"
+        " name the job's file, or another folder with --state"
+    )

@@ -1,0 +1,97 @@
+"""What this machine offers to the pods that run on it as processes."""
+
+import hashlib
+import os
+import socket
+import sys
+from pathlib import Path
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.runtime import Runtime, world_size
+from dreambooth_operator.errors import UserError
+
+MAX_PODS = 254
+"""Host addresses of one /24 loopback network."""
+
+
+def check_fits(job: DreamBoothJob) -> None:
+    """Check that this machine has the pods and GPUs that the job asks for.
+
+    Raises:
+        UserError: It has fewer; the message names the field and the option to change it.
+    """
+    runtime = job.spec.runtime
+    gpus = visible_gpus()
+    if runtime.nodes > MAX_PODS:
+        raise UserError(
+            f"spec.runtime.nodes: one machine runs at most {MAX_PODS} pods, not {runtime.nodes};"
+            " use --nodes"
+        )
+    if runtime.nodes * runtime.gpus_per_node > len(gpus):
+        raise UserError(
+            f"spec.runtime.gpusPerNode: {runtime.nodes} pods x {runtime.gpus_per_node} GPUs do not"
+            f" fit on this machine, which has {len(gpus)} GPUs;"
+            " change them with --nodes and --gpus (0 trains on the CPU)"
+        )
+
+
+def threads_per_rank(runtime: Runtime) -> int:
+    """CPU cores of each rank; more threads than cores would only wait for each other."""
+    cores = os.cpu_count() or 1
+    if sys.platform == "linux":  # a container or taskset may leave this process fewer
+        cores = len(os.sched_getaffinity(0))
+    return max(1, cores // world_size(runtime))
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """NVIDIA GPUs that a new process would see, found without loading CUDA."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(name for name in visible.split(",") if name.strip() not in ("", "-1"))
+    devices = list(Path("/dev").glob("nvidia[0-9]*"))
+    return tuple(str(index) for index in range(len(devices)))
+
+
+def devices_per_pod(runtime: Runtime) -> tuple[str, ...]:
+    """CUDA_VISIBLE_DEVICES of each pod: GPUs of its own, as a device plugin assigns them."""
+    gpus, count = visible_gpus(), runtime.gpus_per_node
+    return tuple(
+        ",".join(gpus[index * count : (index + 1) * count]) for index in range(runtime.nodes)
+    )
+
+
+def loopback_addresses(count: int, seed: str) -> tuple[str, ...]:
+    """A loopback address for each of `count` pods, in the order of their indices.
+
+    `seed` selects one of the /24 networks in 127.0.0.0/8, so that two runs at a time rarely
+    share addresses.
+
+    Raises:
+        UserError: An address cannot be bound, as on systems that answer on 127.0.0.1 only.
+    """
+    digest = hashlib.sha256(seed.encode()).digest()
+    network = f"127.{1 + digest[0] % 254}.{digest[1]}"
+    addresses = tuple(f"{network}.{index + 1}" for index in range(count))
+    for address in addresses:
+        _check_bindable(address)
+    return addresses
+
+
+def _check_bindable(address: str) -> None:
+    with socket.socket() as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            raise UserError(
+                f"cannot listen on the loopback address {address} ({error.strerror}). Linux answers"
+                " on all of 127.0.0.0/8; other systems need the address added, on macOS with:"
+                f" sudo ifconfig lo0 alias {address}"
+            ) from error
+
+
+def free_port() -> int:
+    """A TCP port on which nothing listens at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,21 @@
+"""What a run reports to while it goes on; the command line implements it."""
+
+from typing import Protocol
+
+from dreambooth_api.contract.progress import Progress
+
+
+class Screen(Protocol):
+    """Shows a run to its user."""
+
+    def print_line(self, text: str) -> None:
+        """Print a line that is never redrawn."""
+
+    def attempt_started(self, attempt: int) -> None:
+        """Announce an attempt; its pods are about to start."""
+
+    def update(self, progress: Progress | None, stopping: bool) -> None:
+        """Show the newest progress, None before the first answer. Called many times a second."""
+
+    def close(self) -> None:
+        """Give the terminal back; no other method is called afterwards."""
