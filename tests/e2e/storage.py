@@ -42,7 +42,7 @@ class Storage:
             "endpointURL": self.endpoint_url,
             "region": self.environment.get("AWS_DEFAULT_REGION", REGION),
             "addressingStyle": "path",
-            "credentialsSecret": SECRET,
+            "credentials": {"secretRef": {"name": SECRET}},
         }
 
     @property

@@ -99,13 +99,13 @@ def test_credentials_leave_no_trace(cluster: Cluster, operator: Operator, tmp_pa
 
     job, refused = training_job(cluster.storage), training_job(cluster.storage, "refused")
     job["spec"]["tracking"] = {"tensorboard": True}
-    refused["spec"]["storage"] = {**refused["spec"]["storage"], "credentialsSecret": "wrong"}
+    refused["spec"]["storage"] = {**refused["spec"]["storage"], "credentials": {"secretRef": {"name": "wrong"}}}
     cluster.apply(job)
     cluster.apply(refused)
     found = dict(answers_of_pods(cluster, "mug"))
     cluster.wait_phase("mug", "Succeeded", timeout=240)
     failed = cluster.wait_phase("refused", "Failed")
-    assert "spec.storage.credentialsSecret" in condition(failed, "Failed")["message"]
+    assert "spec.storage.credentials.secretRef" in condition(failed, "Failed")["message"]
 
     found |= dict(objects(cluster)) | dict(logs(cluster)) | dict(outputs(cluster, job, tmp_path))
     found |= dict(results(cluster, "mug", tmp_path / "results"))

@@ -84,7 +84,7 @@ def test_spot_nodes_are_left_in_time_and_given_up_soon() -> None:
     assert runtime.restart.max_failures > default["restart"]["maxFailures"]
     pod = _attempt("spot-nodes")["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] == runtime.termination_grace_period_seconds
-    assert pod["priorityClassName"] == runtime.priority_class
+    assert pod["priorityClassName"] == runtime.priority_class_name
     tolerated = {each["key"]: each.get("tolerationSeconds") for each in pod["tolerations"]}
     assert tolerated["node.kubernetes.io/unreachable"] == 30
 

@@ -71,7 +71,7 @@ def test_wrong_keys(
 ) -> None:
     monkeypatch.setenv(name, "wrongwrongwrong")
     for message in messages(opened(s3_endpoint), f"s3://{bucket}/cat", AccessDeniedError):
-        assert "spec.storage.credentialsSecret" in message
+        assert "spec.storage.credentials.secretRef" in message
         assert "wrongwrong" not in message
         assert s3_env["AWS_ACCESS_KEY_ID"] not in message
         assert s3_env["AWS_SECRET_ACCESS_KEY"] not in message

@@ -96,6 +96,7 @@ PATTERNS = {
     (_RESOURCE := r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$"): (
         "a resource's name, for example nvidia.com/gpu"
     ),
+    (_SECRET_KEY := r"^[-._a-zA-Z0-9]+$"): "a key of a Secret: letters, digits, -, _ and .",
     (_VARIANT := r"^[a-z0-9_]+$"): "a variant, for example fp16",
 }
 """Every pattern of the API, and what it means in words."""
@@ -122,6 +123,7 @@ Region = Annotated[str, StringConstraints(pattern=_REGION, max_length=64)]
 ModuleName = Annotated[str, StringConstraints(pattern=_MODULE, max_length=128)]
 EnvName = Annotated[str, StringConstraints(pattern=_ENV, max_length=256)]
 ResourceName = Annotated[str, StringConstraints(pattern=_RESOURCE, max_length=253)]
+SecretKey = Annotated[str, StringConstraints(pattern=_SECRET_KEY, max_length=253)]
 ObjectName = Annotated[str, StringConstraints(pattern=_DNS, max_length=253)]
 JobName = Annotated[str, StringConstraints(pattern=_JOB, max_length=40)]
 ObjectUid = Annotated[str, StringConstraints(pattern=_UID, min_length=1, max_length=64)]

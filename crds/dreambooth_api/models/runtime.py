@@ -40,14 +40,21 @@ class Resources(ApiModel):
         return all(0 < len(name) <= 253 for name in [*self.requests, *self.limits])
 
 
+class LocalObjectReference(ApiModel):
+    """A core/v1 LocalObjectReference."""
+
+    name: ObjectName
+    """Name of the object, in the job's namespace."""
+
+
 class Toleration(ApiModel):
     """A core/v1 Toleration."""
 
     key: LabelKey | None = None
     """Taint key; unset with operator Exists: every taint."""
 
-    operator: Literal["Exists", "Equal"] = "Equal"
-    """How key and value are compared."""
+    operator: Literal["Exists", "Equal"] | None = None
+    """`Equal`: the taint has this value. `Exists`: any value. Unset: `Equal`."""
 
     value: LabelValue | None = None
     """Taint value."""
@@ -60,19 +67,19 @@ class Toleration(ApiModel):
 
     @rule(
         "value",
-        "self.operator == 'Equal' || !has(self.value)",
+        "!has(self.value) || !has(self.operator) || self.operator == 'Equal'",
         "means nothing with operator Exists; remove it, or set operator to Equal",
     )
     def _exists_has_no_value(self) -> bool:
-        return self.operator == "Equal" or self.value is None
+        return self.value is None or self.operator != "Exists"
 
     @rule(
         "key",
-        "self.operator == 'Exists' || has(self.key)",
+        "has(self.key) || has(self.operator) && self.operator == 'Exists'",
         "is required with operator Equal; add it, or set operator to Exists for every taint",
     )
     def _equal_has_a_key(self) -> bool:
-        return self.operator == "Exists" or self.key is not None
+        return self.key is not None or self.operator == "Exists"
 
     @rule(
         "tolerationSeconds",
@@ -132,8 +139,8 @@ class Runtime(ApiModel):
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """When the image is pulled."""
 
-    image_pull_secrets: Annotated[list[ObjectName], Field(max_length=8)] = []
-    """Secrets to pull the image with."""
+    image_pull_secrets: Annotated[list[LocalObjectReference], Field(max_length=8)] = []
+    """Secrets of the job's namespace to pull the image with."""
 
     resources: Resources = Field(default_factory=Resources)
     """CPU, memory and other resources of the trainer's container."""
@@ -150,10 +157,10 @@ class Runtime(ApiModel):
     queue: ObjectName | None = None
     """Kueue LocalQueue to wait in."""
 
-    priority_class: ObjectName | None = None
+    priority_class_name: ObjectName | None = None
     """PriorityClass of the pods."""
 
-    service_account: ObjectName | None = None
+    service_account_name: ObjectName | None = None
     """ServiceAccount of the pods, for a cloud identity."""
 
     restart: Restart = Field(default_factory=Restart)

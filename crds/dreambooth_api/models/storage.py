@@ -12,11 +12,42 @@ from dreambooth_api.models.base import (
     ObjectName,
     Prompt,
     Region,
+    SecretKey,
     Seed,
     StorageUri,
 )
 from dreambooth_api.models.prior import Sampler
 from dreambooth_api.models.rules import rule
+
+
+class CredentialKeys(ApiModel):
+    """Names of the keys in a Secret that holds credentials."""
+
+    access_key_id: SecretKey = Field(default="AWS_ACCESS_KEY_ID", alias="accessKeyID")
+    """Key of the access key ID."""
+
+    secret_access_key: SecretKey = "AWS_SECRET_ACCESS_KEY"
+    """Key of the secret access key."""
+
+    session_token: SecretKey = "AWS_SESSION_TOKEN"
+    """Key of the session token; the Secret need not have it."""
+
+
+class CredentialsSecret(ApiModel):
+    """A Secret that holds credentials."""
+
+    name: ObjectName
+    """Name of the Secret, in the job's namespace."""
+
+    keys: CredentialKeys = Field(default_factory=CredentialKeys)
+    """Names of its keys."""
+
+
+class Credentials(ApiModel):
+    """Where the credentials for object storage come from."""
+
+    secret_ref: CredentialsSecret
+    """The Secret that holds them."""
 
 
 class Storage(ApiModel):
@@ -34,9 +65,8 @@ class Storage(ApiModel):
     """`path`: https://host/bucket/key, as most self-hosted servers need. `virtual`:
     https://bucket.host/key."""
 
-    credentials_secret: ObjectName | None = None
-    """Secret of the job's namespace with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
-    (and AWS_SESSION_TOKEN). Unset: the pod's identity."""
+    credentials: Credentials | None = None
+    """Keys for the buckets. Unset: the identity of the pods' ServiceAccount."""
 
 
 class Checkpoints(ApiModel):
@@ -94,6 +124,16 @@ class Evaluation(ApiModel):
     """Images generated per score."""
 
 
+class WandbSecret(ApiModel):
+    """A Secret that holds the key of Weights & Biases' API."""
+
+    name: ObjectName
+    """Name of the Secret, in the job's namespace."""
+
+    key: SecretKey = "WANDB_API_KEY"
+    """Key of the Secret."""
+
+
 class Wandb(ApiModel):
     """Weights & Biases."""
 
@@ -106,17 +146,16 @@ class Wandb(ApiModel):
     mode: Literal["online", "offline"] = "online"
     """`offline` writes the run's files beside the other results, to be synchronised later."""
 
-    secret: ObjectName | None = None
-    """Secret of the job's namespace with the key WANDB_API_KEY. Needed when `mode` is `online`."""
+    secret_ref: WandbSecret | None = None
+    """The API key. Required when `mode` is `online`."""
 
     @rule(
-        "secret",
-        "self.mode != 'online' || has(self.secret)",
-        "is required when mode is online; name a secret with the key WANDB_API_KEY,"
-        " or set mode to offline",
+        "secretRef",
+        "self.mode != 'online' || has(self.secretRef)",
+        "is required when mode is online; name a Secret with the API key, or set mode to offline",
     )
     def _online_has_a_secret(self) -> bool:
-        return self.mode != "online" or self.secret is not None
+        return self.mode != "online" or self.secret_ref is not None
 
 
 class Tracking(ApiModel):

@@ -1,8 +1,10 @@
 """The pod templates: what runs in a pod, with which environment, and what it may do."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT, DEFAULT_RENDEZVOUS_PORT
+from dreambooth_api.models.base import ApiModel
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.runtime import Runtime, ranks_per_node
 from dreambooth_operator.manifests import names
@@ -91,9 +93,9 @@ def _pod_spec(
         "volumes": volumes,
     }
     if runtime.image_pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in runtime.image_pull_secrets]
-    if runtime.service_account:
-        spec["serviceAccountName"] = runtime.service_account
+        spec["imagePullSecrets"] = _plain(runtime.image_pull_secrets)
+    if runtime.service_account_name:
+        spec["serviceAccountName"] = runtime.service_account_name
     return spec
 
 
@@ -169,16 +171,17 @@ def _rendezvous_env(job: DreamBoothJob, attempt: int) -> list[Manifest]:
 def _credentials(job: DreamBoothJob) -> list[Manifest]:
     """Secrets by reference only."""
     env: list[Manifest] = []
-    storage = job.spec.storage.credentials_secret
-    if storage:
+    credentials = job.spec.storage.credentials
+    if credentials:
+        name, keys = credentials.secret_ref.name, credentials.secret_ref.keys
         env += [
-            _secret("AWS_ACCESS_KEY_ID", storage),
-            _secret("AWS_SECRET_ACCESS_KEY", storage),
-            _secret("AWS_SESSION_TOKEN", storage, optional=True),
+            _secret("AWS_ACCESS_KEY_ID", name, keys.access_key_id),
+            _secret("AWS_SECRET_ACCESS_KEY", name, keys.secret_access_key),
+            _secret("AWS_SESSION_TOKEN", name, keys.session_token, optional=True),
         ]
     wandb = job.spec.tracking.wandb
-    if wandb and wandb.secret:
-        env.append(_secret("WANDB_API_KEY", wandb.secret))
+    if wandb and wandb.secret_ref:
+        env.append(_secret("WANDB_API_KEY", wandb.secret_ref.name, wandb.secret_ref.key))
     return env
 
 
@@ -217,19 +220,19 @@ def _placement(runtime: Runtime) -> Manifest:
     if runtime.node_selector:
         placement["nodeSelector"] = dict(runtime.node_selector)
     placement |= _tolerations(runtime)
-    if runtime.priority_class:
-        placement["priorityClassName"] = runtime.priority_class
+    if runtime.priority_class_name:
+        placement["priorityClassName"] = runtime.priority_class_name
     return placement
 
 
 def _tolerations(runtime: Runtime) -> Manifest:
     """Taints that do not keep the pods away."""
-    if not runtime.tolerations:
-        return {}
-    given = [
-        t.model_dump(mode="json", by_alias=True, exclude_none=True) for t in runtime.tolerations
-    ]
-    return {"tolerations": given}
+    return {"tolerations": _plain(runtime.tolerations)} if runtime.tolerations else {}
+
+
+def _plain(models: Sequence[ApiModel]) -> list[Manifest]:
+    """Parts of the job that have core/v1's own shape."""
+    return [model.model_dump(mode="json", exclude_none=True) for model in models]
 
 
 def _value(name: str, value: str | int) -> Manifest:
@@ -240,8 +243,8 @@ def _field(name: str, path: str) -> Manifest:
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
-def _secret(key: str, secret: str, *, optional: bool = False) -> Manifest:
+def _secret(variable: str, secret: str, key: str, *, optional: bool = False) -> Manifest:
     reference: Manifest = {"name": secret, "key": key}
     if optional:
         reference["optional"] = True
-    return {"name": key, "valueFrom": {"secretKeyRef": reference}}
+    return {"name": variable, "valueFrom": {"secretKeyRef": reference}}

@@ -68,7 +68,7 @@ _NOT_REACHED = (
     boto.SSLError,
 )
 _CREDENTIALS_ADVICE = (
-    "check the keys in the secret that spec.storage.credentialsSecret names "
+    "check the keys in the Secret that spec.storage.credentials.secretRef names "
     "(or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the pod's identity)"
 )
 _ENDPOINT_ADVICE = "check spec.storage.endpointURL"

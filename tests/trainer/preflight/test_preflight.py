@@ -360,7 +360,7 @@ def test_missing_credentials_are_an_error_that_names_the_secrets_field(
     [error] = report.errors
     assert str(error).startswith("spec.output: ")
     assert "none were found" in str(error)
-    assert "spec.storage.credentialsSecret" in str(error)
+    assert "spec.storage.credentials.secretRef" in str(error)
     assert report.exit_code == 67
 
 

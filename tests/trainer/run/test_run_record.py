@@ -78,7 +78,7 @@ def test_a_broken_record_does_not_stop_an_attempt(
 
 def test_it_holds_no_secret() -> None:
     secretive = job(
-        storage={"endpointURL": "https://admin:hunter2@minio:9000", "credentialsSecret": "minio"},
+        storage={"endpointURL": "https://admin:hunter2@minio:9000", "credentials": {"secretRef": {"name": "minio"}}},
         runtime={
             "podOverrides": {
                 "spec": {
@@ -91,7 +91,7 @@ def test_it_holds_no_secret() -> None:
     config = public_config(secretive)
     assert "hunter2" not in json.dumps(config)
     assert config["spec"]["storage"]["endpointURL"] == "https://minio:9000"  # type: ignore[index,call-overload]
-    assert config["spec"]["storage"]["credentialsSecret"] == "minio"  # type: ignore[index,call-overload]
+    assert config["spec"]["storage"]["credentials"]["secretRef"]["name"] == "minio"  # type: ignore[index,call-overload]
     assert secretive.spec.runtime.pod_overrides, "the job itself was changed"
 
 

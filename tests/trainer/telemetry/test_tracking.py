@@ -8,7 +8,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dreambooth_api.contract.layout import OutputLayout
-from dreambooth_api.models.storage import Tracking, Wandb
+from dreambooth_api.models.storage import Tracking, Wandb, WandbSecret
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.telemetry.trackers import Trackers, open_trackers
 
@@ -93,11 +93,11 @@ def test_wandb_online_without_a_key_is_a_warning_that_says_what_to_do(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    tracking = Tracking(wandb=Wandb(project="dreams", secret="wandb"))
+    tracking = Tracking(wandb=Wandb(project="dreams", secret_ref=WandbSecret(name="wandb")))
     trackers = open_for(tracking, storage, tmp_path)
     trackers.log(1, {"loss/total": 0.5})
     trackers.close()
-    assert "spec.tracking.wandb.secret" in caplog.text
+    assert "spec.tracking.wandb.secretRef" in caplog.text
 
 
 def test_only_rank_zero_tracks(storage: Storage, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ class WeightsAndBiases:
     ) -> None:
         if settings.mode == "online" and not os.environ.get("WANDB_API_KEY"):
             raise ValueError(
-                "WANDB_API_KEY is not set; name a secret with it in spec.tracking.wandb.secret"
+                "WANDB_API_KEY is not set; name a Secret with it in spec.tracking.wandb.secretRef"
                 " or use spec.tracking.wandb.mode: offline"
             )
         import wandb

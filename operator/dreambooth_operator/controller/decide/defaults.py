@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 
 from dreambooth_api.models.base import ApiModel, LabelKey, LabelValue, ObjectName
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.runtime import Runtime, Toleration
+from dreambooth_api.models.runtime import LocalObjectReference, Runtime, Toleration
 from dreambooth_api.models.storage import Storage
 
 
@@ -22,22 +22,22 @@ class JobDefaults(ApiModel):
     model_config = ConfigDict(frozen=True)
 
     storage: Storage = Storage()
-    """Storage of jobs that name neither an endpoint nor a region. They keep their own
-    `credentialsSecret` and `addressingStyle` where they have any."""
+    """Storage of jobs that name neither an endpoint nor a region. They keep their own `credentials`
+    and `addressingStyle` where they have any."""
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """When the image is pulled, for jobs that name no image."""
 
-    image_pull_secrets: Annotated[list[ObjectName], Field(max_length=8)] = []
-    """Secrets to pull the image with."""
+    image_pull_secrets: Annotated[list[LocalObjectReference], Field(max_length=8)] = []
+    """Secrets of the job's namespace to pull the image with."""
 
     queue: ObjectName | None = None
     """Kueue LocalQueue to wait in."""
 
-    priority_class: ObjectName | None = None
+    priority_class_name: ObjectName | None = None
     """PriorityClass of the pods."""
 
-    service_account: ObjectName | None = None
+    service_account_name: ObjectName | None = None
     """ServiceAccount of the pods, for a cloud identity."""
 
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = {}
@@ -65,7 +65,8 @@ def _storage(own: Storage, default: Storage) -> Storage:
     """
     if own.endpoint_url or own.region:
         return own
-    return default.model_copy(update=own.model_dump(by_alias=False, exclude_defaults=True))
+    fields = own.model_dump(by_alias=False, exclude_defaults=True)
+    return default.model_copy(update={name: getattr(own, name) for name in fields})
 
 
 def _unset(own: Runtime, defaults: JobDefaults) -> dict[str, Any]:

@@ -17,18 +17,24 @@ from tests.operator.controller.parts import job_body
 ROOT = Path(__file__).parents[4]
 VALID = [*sorted((ROOT / "tests/crds/jobs/valid").glob("*.yaml")), *ROOT.glob("examples/*.yaml")]
 
+KEYS = {
+    "accessKeyID": "AWS_ACCESS_KEY_ID",
+    "secretAccessKey": "AWS_SECRET_ACCESS_KEY",
+    "sessionToken": "AWS_SESSION_TOKEN",
+}
 MINIO = {
     "endpointURL": "https://minio.example.com:9000",
     "region": "eu-west-1",
     "addressingStyle": "path",
-    "credentialsSecret": "s3",
+    "credentials": {"secretRef": {"name": "s3", "keys": KEYS}},
 }
+MINE = {"credentials": {"secretRef": {"name": "mine", "keys": KEYS | {"accessKeyID": "id"}}}}
 RUNTIME = {
     "imagePullPolicy": "Always",
-    "imagePullSecrets": ["registry"],
+    "imagePullSecrets": [{"name": "registry"}],
     "queue": "gpus",
-    "priorityClass": "batch",
-    "serviceAccount": "dreambooth",
+    "priorityClassName": "batch",
+    "serviceAccountName": "dreambooth",
     "nodeSelector": {"pool": "gpu"},
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
 }
@@ -50,7 +56,7 @@ def test_nothing_is_filled_in_where_nothing_is_set() -> None:
         ({}, MINIO),
         ({"addressingStyle": "auto"}, MINIO),  # as the API server stores a job without storage
         ({"addressingStyle": "virtual"}, MINIO | {"addressingStyle": "virtual"}),
-        ({"credentialsSecret": "mine"}, MINIO | {"credentialsSecret": "mine"}),
+        (MINE, MINIO | MINE),
         ({"region": "eu-central-1"}, {"region": "eu-central-1", "addressingStyle": "auto"}),
         (
             {"endpointURL": "http://ceph", "addressingStyle": "path"},
@@ -59,7 +65,7 @@ def test_nothing_is_filled_in_where_nothing_is_set() -> None:
     ],
 )
 def test_storage_is_never_mixed_with_that_of_another_place(
-    own: dict[str, str], expected: dict[str, str]
+    own: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     filled, paths = with_defaults(job(storage=own), ALL)
     assert resolved(filled)["spec"]["storage"] == expected
@@ -77,10 +83,10 @@ def test_runtime_is_filled_in_field_by_field(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "own"),
     [
-        ("imagePullSecrets", ["mine"]),
+        ("imagePullSecrets", [{"name": "mine"}]),
         ("queue", "mine"),
-        ("priorityClass", "mine"),
-        ("serviceAccount", "mine"),
+        ("priorityClassName", "mine"),
+        ("serviceAccountName", "mine"),
         ("nodeSelector", {"zone": "a"}),
         ("tolerations", [{"key": "mine", "operator": "Exists"}]),
     ],
