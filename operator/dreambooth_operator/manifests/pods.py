@@ -1,9 +1,10 @@
-"""The pod templates: what runs in a pod, with which environment, and what it may do."""
+"""The pod templates of training and preflight (core/v1 PodTemplateSpec)."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT, DEFAULT_RENDEZVOUS_PORT
+from dreambooth_api.contract import environment
+from dreambooth_api.contract.version import VERSION
 from dreambooth_api.models.base import ApiModel
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.runtime import Runtime, ranks_per_node
@@ -16,7 +17,7 @@ CONFIG_FILE = "job.yaml"
 CACHE = "cache"
 CACHE_FOLDER = "/cache"
 MODELS_FOLDER = "/run/dreambooth/models"
-"""Not where somebody would mount models of his own."""
+"""Where no user is likely to mount models of their own."""
 TERMINATION_LOG = "/dev/termination-log"
 COMPLETION_INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 PREFLIGHT_RESOURCES = {"requests": {"cpu": "500m", "memory": "2Gi"}}
@@ -36,7 +37,7 @@ def trainer_template(job: DreamBoothJob, attempt: int, default_image: str) -> Ma
     )
     volumes = _volumes(job)
     if not _brings_cache(runtime):
-        container["env"].append(_value("DREAMBOOTH_MODELS_DIR", MODELS_FOLDER))
+        container["env"].append(_value(environment.MODELS_DIR, MODELS_FOLDER))
         container["volumeMounts"].append({"name": "models", "mountPath": MODELS_FOLDER})
         volumes.append({"name": "models", "emptyDir": {"medium": "Memory"}})
     container["ports"] = _metrics_ports(runtime)
@@ -140,12 +141,13 @@ def _volumes(job: DreamBoothJob) -> list[Manifest]:
 def _common_env(job: DreamBoothJob) -> list[Manifest]:
     """Who the pod is, where it may write, and its credentials."""
     return [
-        _field("POD_NAME", "metadata.name"),
-        _field("POD_NAMESPACE", "metadata.namespace"),
-        _field("POD_IP", "status.podIP"),
-        _field("NODE_NAME", "spec.nodeName"),
-        _value("DREAMBOOTH_CACHE_DIR", CACHE_FOLDER),
-        _value("DREAMBOOTH_TERMINATION_LOG", TERMINATION_LOG),
+        _field(environment.POD_NAME, "metadata.name"),
+        _field(environment.POD_NAMESPACE, "metadata.namespace"),
+        _field(environment.POD_IP, "status.podIP"),
+        _field(environment.NODE_NAME, "spec.nodeName"),
+        _value(environment.CONTRACT_VERSION, VERSION),
+        _value(environment.CACHE_DIR, CACHE_FOLDER),
+        _value(environment.TERMINATION_LOG, TERMINATION_LOG),
         _value("PYTHONUNBUFFERED", 1),
         *_credentials(job),
     ]
@@ -156,15 +158,15 @@ def _rendezvous_env(job: DreamBoothJob, attempt: int) -> list[Manifest]:
     runtime = job.spec.runtime
     address = names.master_address(job, attempt)
     return [
-        _value("PET_NNODES", runtime.nodes),
-        _value("PET_NPROC_PER_NODE", ranks_per_node(runtime)),
-        _field("PET_NODE_RANK", COMPLETION_INDEX),
-        _value("PET_MASTER_ADDR", address),
-        _value("PET_MASTER_PORT", DEFAULT_RENDEZVOUS_PORT),
-        _value("MASTER_ADDR", address),
-        _value("MASTER_PORT", DEFAULT_RENDEZVOUS_PORT),
-        _value("DREAMBOOTH_ATTEMPT", attempt),
-        _value("DREAMBOOTH_METRICS_PORT", DEFAULT_METRICS_PORT),
+        _value(environment.NODES, runtime.nodes),
+        _value(environment.RANKS_PER_NODE, ranks_per_node(runtime)),
+        _field(environment.NODE_RANK, COMPLETION_INDEX),
+        _value(environment.LAUNCHER_MASTER_ADDR, address),
+        _value(environment.LAUNCHER_MASTER_PORT, environment.DEFAULT_RENDEZVOUS_PORT),
+        _value(environment.MASTER_ADDR, address),
+        _value(environment.MASTER_PORT, environment.DEFAULT_RENDEZVOUS_PORT),
+        _value(environment.ATTEMPT, attempt),
+        _value(environment.METRICS_PORT, environment.DEFAULT_METRICS_PORT),
     ]
 
 
@@ -175,13 +177,13 @@ def _credentials(job: DreamBoothJob) -> list[Manifest]:
     if credentials:
         name, keys = credentials.secret_ref.name, credentials.secret_ref.keys
         env += [
-            _secret("AWS_ACCESS_KEY_ID", name, keys.access_key_id),
-            _secret("AWS_SECRET_ACCESS_KEY", name, keys.secret_access_key),
-            _secret("AWS_SESSION_TOKEN", name, keys.session_token, optional=True),
+            _secret(environment.AWS_ACCESS_KEY_ID, name, keys.access_key_id),
+            _secret(environment.AWS_SECRET_ACCESS_KEY, name, keys.secret_access_key),
+            _secret(environment.AWS_SESSION_TOKEN, name, keys.session_token, optional=True),
         ]
     wandb = job.spec.tracking.wandb
     if wandb and wandb.secret_ref:
-        env.append(_secret("WANDB_API_KEY", wandb.secret_ref.name, wandb.secret_ref.key))
+        env.append(_secret(environment.WANDB_API_KEY, wandb.secret_ref.name, wandb.secret_ref.key))
     return env
 
 
@@ -197,7 +199,7 @@ def _metrics_ports(runtime: Runtime) -> list[Manifest]:
     return [
         {
             "name": f"metrics-{local_rank}" if local_rank else "metrics",
-            "containerPort": DEFAULT_METRICS_PORT + local_rank,
+            "containerPort": environment.DEFAULT_METRICS_PORT + local_rank,
             "protocol": "TCP",
         }
         for local_rank in range(ranks_per_node(runtime))

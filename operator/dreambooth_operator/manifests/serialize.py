@@ -14,7 +14,7 @@ NUMBER = re.compile(r"[-+]?[.0-9][.0-9_]*([eE][-+]?[0-9]+)?|0[box][0-9a-fA-F_]+"
 class _Dumper(yaml.SafeDumper):
     """SafeDumper that writes multi-line strings as literal blocks and never uses anchors."""
 
-    def ignore_aliases(self, data: object) -> bool:
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - PyYAML calls it so
         return True
 
 

@@ -8,6 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from dreambooth_api.contract.version import VERSION
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_operator.manifests.resources import (
     attempt_job,
@@ -150,3 +151,8 @@ def test_models_stay_in_memory_unless_the_job_brings_a_cache() -> None:
     assert environment(of_pods)["DREAMBOOTH_MODELS_DIR"] == mount["mountPath"]
     assert "models" not in kept
     assert "DREAMBOOTH_MODELS_DIR" not in environment(of_cache)
+
+
+def test_both_templates_say_which_contract_the_operator_speaks() -> None:
+    for job in (attempt_job(quickstart(), 0, IMAGE), preflight_job(quickstart(), IMAGE)):
+        assert environment(job)["DREAMBOOTH_CONTRACT_VERSION"] == str(VERSION)
