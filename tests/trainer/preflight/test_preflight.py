@@ -17,7 +17,8 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings, TransferPolicy, Written
-from dreambooth_trainer.preflight.check import check_job, main
+from dreambooth_trainer.preflight.__main__ import main
+from dreambooth_trainer.preflight.check import check_job
 from dreambooth_trainer.preflight.report import PreflightReport
 from dreambooth_trainer.process.errors import BadConfigError
 
@@ -259,8 +260,8 @@ def test_a_resolution_far_from_the_models_own_is_a_warning(job: Job, resolution:
     report = examine(job)
     assert report.errors == []
     assert report.warnings == [
-        f"spec.training.resolution: {resolution} is far from the 64 that the model was made for;"
-        " use that"
+        f"spec.training.resolution: {resolution} is far from 64, which the model was made for;"
+        " use 64"
     ]
 
 

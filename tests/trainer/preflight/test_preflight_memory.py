@@ -9,14 +9,14 @@ from torch import nn
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.training import Training
 from dreambooth_trainer.models.model_config import ModelConfig
-from dreambooth_trainer.preflight.check import check_grace_period
 from dreambooth_trainer.preflight.memory import (
     GIB,
     MemoryEstimate,
     checkpoint_bytes,
+    count_parameters,
     estimate_memory,
-    parameters,
 )
+from dreambooth_trainer.preflight.resources import check_grace_period
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def needed(config: ModelConfig, images: int = 2, ranks: int = 1, **training: Any
 
 
 def test_the_skeleton_has_the_published_sizes_and_no_memory(sd15: ModelConfig) -> None:
-    sizes = {name: parameters(part) / 1e6 for name, part in sd15.skeleton.items()}
+    sizes = {name: count_parameters(part) / 1e6 for name, part in sd15.skeleton.items()}
     assert sizes == pytest.approx({"unet": 859.5, "vae": 83.7, "text_encoder": 123.1}, abs=0.1)
     assert all(weight.is_meta for weight in sd15.skeleton["unet"].parameters())
     assert isinstance(sd15.skeleton["unet"], nn.Module)

@@ -90,7 +90,7 @@ class ModelConfig:
                 "text_encoder": CLIPTextModel(CLIPTextConfig(**self.text_encoder)),
             }
 
-    def tokens(self, text: str) -> int:
+    def count_tokens(self, text: str) -> int:
         """How many tokens the text encoder would have to read, with begin and end."""
         return len(self.tokenizer(text, truncation=False, verbose=False).input_ids)
 

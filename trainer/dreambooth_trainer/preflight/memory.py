@@ -20,6 +20,7 @@ from dreambooth_trainer.models.model_config import ModelConfig
 
 GIB = 1024**3
 TRAINED, SAVED, BUCKET, AVERAGE, FULL, HALF = 16, 12, 4, 4, 4, 2
+"""Bytes per parameter."""
 VALUES_PER_LAYER = 40
 CHECKPOINTED = 1 / 6
 OVERHEAD = 1 * GIB
@@ -28,58 +29,51 @@ TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of GPU memory of one rank."""
+    """GPU memory of one rank in bytes."""
 
     weights: float
+    """Weights, gradients and optimizer."""
     activations: float
+    """Saved for the backward pass."""
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """The best estimate, in bytes."""
         return self.weights + self.activations + OVERHEAD
 
     @property
     def certain(self) -> float:
-        """What is needed even if the activations are overestimated by half."""
+        """Bytes that are needed even if the activations are overestimated by half."""
         return self.weights + self.activations / 1.5
 
 
 def estimate_memory(
     config: ModelConfig, training: Training, images: int, ranks: int
 ) -> MemoryEstimate:
-    """Memory to train on `images` images per forward pass (subject and prior together)."""
+    """Memory to train on `images` images per forward pass (subject and class together)."""
     half = training.precision != "fp32"
     unet, text = config.skeleton["unet"], config.skeleton["text_encoder"]
-    frozen_unet = 0 if training.method == "full" else parameters(unet)
-    frozen = parameters(config.skeleton["vae"])
-    frozen += 0 if training.text_encoder.method == "full" else parameters(text)
+    frozen_unet = 0 if training.method == "full" else count_parameters(unet)
+    frozen = count_parameters(config.skeleton["vae"])
+    frozen += 0 if training.text_encoder.method == "full" else count_parameters(text)
     per_trained = TRAINED + (BUCKET if ranks > 1 else 0) + (AVERAGE if training.ema.enabled else 0)
-    weights = trained_parameters(config, training) * (per_trained + (HALF if half else 0))
+    weights = _count_trained(config, training) * (per_trained + (HALF if half else 0))
     weights += frozen * FULL + frozen_unet * (HALF if half else FULL)
     return MemoryEstimate(weights, images * _activations(config, training, half))
 
 
 def checkpoint_bytes(config: ModelConfig, training: Training) -> int:
-    """Size of a checkpoint: weights that train and AdamW's two moments, and their average."""
+    """Size of a checkpoint: trained weights, AdamW's two moments and, with EMA, the average."""
     per_trained = SAVED + (AVERAGE if training.ema.enabled else 0)
-    return trained_parameters(config, training) * per_trained
+    return _count_trained(config, training) * per_trained
 
 
-def trained_parameters(config: ModelConfig, training: Training) -> int:
-    """Number of weights that train, of denoiser and text encoder."""
-    unet, text = config.skeleton["unet"], config.skeleton["text_encoder"]
-    lora = training.lora
-    return _trained(unet, training.method, lora, tuple(lora.targets)) + _trained(
-        text, training.text_encoder.method, lora, TEXT_TARGETS
-    )
-
-
-def parameters(module: nn.Module) -> int:
+def count_parameters(module: nn.Module) -> int:
     """Number of weights."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def adapted(module: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Module]:
+def adapted_modules(module: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Module]:
     """The modules that adapters go to, as peft finds them: by the end of their names."""
     return {
         name: part
@@ -88,12 +82,21 @@ def adapted(module: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Module]
     }
 
 
-def _trained(module: nn.Module, method: str, lora: Lora, targets: tuple[str, ...]) -> int:
+def _count_trained(config: ModelConfig, training: Training) -> int:
+    """Number of weights that train, of denoiser and text encoder."""
+    unet, text = config.skeleton["unet"], config.skeleton["text_encoder"]
+    lora = training.lora
+    return _count_trained_of(unet, training.method, lora, tuple(lora.targets)) + _count_trained_of(
+        text, training.text_encoder.method, lora, TEXT_TARGETS
+    )
+
+
+def _count_trained_of(module: nn.Module, method: str, lora: Lora, targets: tuple[str, ...]) -> int:
     if method == "full":
-        return parameters(module)
+        return count_parameters(module)
     if method == "frozen":
         return 0
-    parts = adapted(module, targets).values()
+    parts = adapted_modules(module, targets).values()
     weights = [part.weight.shape for part in parts if isinstance(part.weight, Tensor)]
     return sum(lora.rank * (shape[0] + shape[1:].numel()) for shape in weights)
 

@@ -16,14 +16,14 @@ LONGEST_LINE = 600
 
 @dataclass
 class PreflightReport:
-    """Everything that was found; `errors` hinder the job, `warnings` do not."""
+    """The problems that were found: `errors` prevent training, `warnings` do not."""
 
     errors: list[Exception] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Keep an error of the job or of storage, and go on with the next check."""
+        """Record an error of the job or of storage, so that the next check still runs."""
         try:
             yield
         except (TrainerError, StorageError) as error:
@@ -32,7 +32,7 @@ class PreflightReport:
 
     @property
     def unreachable(self) -> bool:
-        """Whether storage does not answer at all, so that asking again would only take time."""
+        """Whether storage does not answer at all, so that every further check would time out."""
         return any(
             isinstance(error, (StorageUnavailableError, WrongEndpointError))
             for error in self.errors
@@ -40,7 +40,7 @@ class PreflightReport:
 
     @property
     def exit_code(self) -> int:
-        """0, or the first error's; that of an error which may pass by itself comes last."""
+        """0, or that of the first error that a retry cannot fix, else of the first error."""
         codes = [exit_code_of(error) for error in self.errors]
         return next((code for code in [*codes, 0] if code in NOT_RETRYABLE), next(iter(codes), 0))
 
@@ -50,7 +50,10 @@ class PreflightReport:
         return f"the job {'cannot' if self.errors else 'can'} be trained: {counts}"
 
     def message(self) -> str:
-        """The report for a status: the errors first, one a line, within `last_words.LIMIT`."""
+        """The report for a status: the errors first, one a line.
+
+        Cut to what fits into a termination message.
+        """
         lines = [line for error in self.errors for line in _lines(str(error))]
         lines += [f"warning: {line}" for warning in self.warnings for line in _lines(warning)]
         room = LIMIT - len(self._summary.encode()) - len("... and 1000000 more\n\n")

@@ -1,0 +1,45 @@
+"""Can the images and captions be trained on?"""
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_storage import Storage
+from dreambooth_trainer.data.captions import load_captions
+from dreambooth_trainer.data.images import load_images
+from dreambooth_trainer.preflight.prompts import Prompts
+from dreambooth_trainer.preflight.report import PreflightReport
+
+SAMPLE_SIZE = 64
+"""How many class images and images for the evaluation are checked, at most."""
+
+
+def check_subjects(job: DreamBoothJob, storage: Storage, report: PreflightReport) -> Prompts:
+    """Check every subject's images and captions; returns the captions."""
+    captions: Prompts = []
+    for index, subject in enumerate(job.spec.subjects):
+        field = f"spec.subjects[{index}].images"
+        with report.collecting():
+            loaded = load_images(
+                storage, subject.images, field=field, resolution=job.spec.training.resolution
+            )
+            report.warnings += [loaded.report(field)] if loaded.rejected else []
+            described = load_captions(storage, subject, loaded.images, index)
+            report.warnings += described.warnings
+            captions += [
+                (f"spec.subjects[{index}].captions", text)
+                for text in dict.fromkeys(described.texts)
+            ]
+    return captions
+
+
+def check_other_images(job: DreamBoothJob, storage: Storage, report: PreflightReport) -> None:
+    """Check the first of the user's class images, and of the images for the evaluation."""
+    prior, evaluation = job.spec.prior, job.spec.evaluation
+    folders = {}
+    if prior.enabled and prior.images:
+        folders["spec.prior.images"] = prior.images, job.spec.training.resolution, prior.count
+    if evaluation and evaluation.images:
+        folders["spec.evaluation.images"] = evaluation.images, 1, SAMPLE_SIZE
+    for field, (uri, resolution, wanted) in folders.items():
+        count = min(wanted, SAMPLE_SIZE)
+        with report.collecting():
+            loaded = load_images(storage, uri, field=field, resolution=resolution, count=count)
+            report.warnings += [loaded.report(field)] if loaded.rejected else []

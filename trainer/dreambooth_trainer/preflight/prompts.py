@@ -1,0 +1,29 @@
+"""Does the text encoder read all prompts and captions to their ends?"""
+
+from collections.abc import Iterator
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_trainer.data.class_images import class_prompt
+from dreambooth_trainer.models.model_config import ModelConfig
+
+Prompts = list[tuple[str, str]]
+"""Texts for the text encoder, each with the field of the job that it comes from."""
+
+
+def sample_and_class_prompts(job: DreamBoothJob) -> Prompts:
+    """The job's sample prompts, and the prompt of each class."""
+    samples = [
+        (f"spec.samples.prompts[{i}]", text) for i, text in enumerate(job.spec.samples.prompts)
+    ]
+    nouns = {subject.class_noun for subject in job.spec.subjects}
+    classes = [("spec.prior.prompt", class_prompt(job.spec.prior, noun)) for noun in sorted(nouns)]
+    return samples + classes
+
+
+def check_lengths(config: ModelConfig, prompts: Prompts) -> Iterator[str]:
+    """Warn of texts with more tokens than the text encoder reads: the rest is cut off."""
+    limit = config.tokenizer.model_max_length
+    for field, text in prompts:
+        if (count := config.count_tokens(text)) > limit:
+            start = text if len(text) <= 40 else f"{text[:40]}..."
+            yield f"{field}: {start!r} has {count} tokens; the model reads {limit}, so shorten it"

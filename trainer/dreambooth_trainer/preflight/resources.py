@@ -1,0 +1,65 @@
+"""Does the job fit into GPU memory, and its last checkpoint into the grace period?"""
+
+import math
+from collections.abc import Iterator
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.runtime import world_size
+from dreambooth_trainer.models.model_config import ModelConfig
+from dreambooth_trainer.preflight.memory import GIB, checkpoint_bytes, estimate_memory
+from dreambooth_trainer.process.errors import BadConfigError
+from dreambooth_trainer.process.topology import local_batch
+
+UPLOAD_BYTES_PER_SECOND = 100e6
+"""What one node writes to a slow object store; every node writes its share of a checkpoint."""
+LAST_STEP_SECONDS = 15
+"""Until all ranks have agreed to stop and have finished their step."""
+
+UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
+         "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}  # fmt: skip
+
+
+def check_grace_period(job: DreamBoothJob, config: ModelConfig) -> Iterator[str]:
+    """Warn when the pods may be killed before their last checkpoint is uploaded."""
+    runtime = job.spec.runtime
+    grace = runtime.termination_grace_period_seconds
+    size = checkpoint_bytes(config, job.spec.training)
+    needed = math.ceil(size / (runtime.nodes * UPLOAD_BYTES_PER_SECOND)) + LAST_STEP_SECONDS
+    if needed > grace:
+        yield (
+            "spec.runtime.terminationGracePeriodSeconds: the last checkpoint has"
+            f" {size / 1e9:.1f} GB, and its upload may take {needed} s; {grace} s are too few,"
+            " so raise it"
+        )
+
+
+def check_memory(job: DreamBoothJob, config: ModelConfig) -> None:
+    """Compare the estimate with `spec.runtime.gpuMemory`, where that is set.
+
+    Raises:
+        BadConfigError: One GPU has too little memory, however the estimate errs.
+    """
+    runtime, training = job.spec.runtime, job.spec.training
+    if runtime.gpu_memory is None or runtime.gpus_per_node == 0:
+        return
+    # With prior preservation, each forward pass takes a class image beside every subject image.
+    per_subject_image = 2 if job.spec.prior.enabled and job.spec.prior.weight else 1
+    ranks = world_size(runtime)
+    images = local_batch(job, ranks) * per_subject_image
+    needed = estimate_memory(config, training, images, ranks)
+    available = _bytes(runtime.gpu_memory)
+    if needed.certain > available:
+        raise BadConfigError(
+            f"spec.runtime.gpuMemory: about {needed.total / GIB:.1f} GiB are needed"
+            f" ({needed.weights / GIB:.1f} for weights and optimizer,"
+            f" {needed.activations / GIB:.1f} for activations of {images} images),"
+            f" and one GPU has {available / GIB:.1f}; use method lora, gradientCheckpointing,"
+            " a smaller batch with accumulation, or larger GPUs"
+        )
+
+
+def _bytes(quantity: str) -> float:
+    """A Kubernetes quantity (apimachinery resource.Quantity) in bytes; `m` is a thousandth."""
+    number = quantity.rstrip("kmMGTi")
+    unit = quantity.removeprefix(number)
+    return float(number) * (0.001 if unit == "m" else UNITS[unit])
