@@ -274,7 +274,7 @@ def test_a_resolution_that_the_model_cannot_take_is_an_error(
     job["spec"]["training"]["resolution"] = 72
     [error] = errors(job)
     assert error == (
-        "spec.training.resolution: the model cannot take 72; use a multiple of 32, as 64"
+        "spec.training.resolution: the model cannot take 72; use a multiple of 32, such as 64"
     )
 
 

@@ -84,7 +84,7 @@ def test_a_checkpoint_holds_weights_and_moments(sd15: ModelConfig) -> None:
 def test_a_grace_period_that_is_too_short_for_a_checkpoint_is_warned_of(sd15: ModelConfig) -> None:
     (warning,) = check_grace_period(job_with(grace=60, nodes=1), sd15)
     assert "spec.runtime.terminationGracePeriodSeconds" in warning
-    assert "10.3 GB and may take 119 s, but 60 s are given; raise it" in warning
+    assert "10.3 GB, and its upload may take 119 s; 60 s are too few, so raise it" in warning
     assert not list(check_grace_period(job_with(grace=60, nodes=4), sd15))
     assert not list(check_grace_period(job_with(grace=300, nodes=1), sd15))
 
