@@ -1,16 +1,16 @@
-"""Leader election: of several replicas, the one that holds a Lease acts.
+"""Leader election: of several replicas, the one that holds a Lease (coordination.k8s.io/v1) acts.
 
-As client-go does: another's Lease counts as expired when it did not change for its duration by this
-process's own monotonic clock, so no two clocks are ever compared.
+As in client-go, another process's Lease counts as expired when it has not changed for its duration
+by this process's own monotonic clock, so no two clocks are ever compared.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from dreambooth_operator.controller.app.settings import LeaderElection
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import Api
 from dreambooth_operator.controller.kube.clock import Now
@@ -19,49 +19,60 @@ from dreambooth_operator.manifests.names import Manifest
 
 logger = logging.getLogger(__name__)
 
+OVERDUE = "the Lease was not renewed in time: another process may lead"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The Lease that replicas compete for."""
+
+    namespace: str
+    name: str
+    duration_seconds: float
+    """Time without a renewal after which another process takes over."""
+    renew_seconds: float
+    """Time between two renewals; at most half of `duration_seconds`."""
+
 
 class Leader:
-    """The wish to lead, and the Lease once it is held."""
+    """One process's part in the election."""
 
-    def __init__(self, api: Api, election: LeaderElection, identity: str, now: Now) -> None:
+    def __init__(self, api: Api, lease: Lease, identity: str, now: Now) -> None:
         self._api = api
-        self._election = election
+        self._lease = lease
         self._identity = identity
         self._now = now
-        self._seen: Manifest = {}
-        """spec of the Lease as it was seen last."""
-        self._changed = 0.0
-        """When it was seen to change, by time.monotonic()."""
+        self._observed_spec: Manifest = {}
+        self._observed = 0.0
+        """When the Lease's spec was first observed as it is now, by time.monotonic()."""
         self._renewed = 0.0
-        """When the Lease was renewed last, by time.monotonic()."""
+        """When this process renewed the Lease last, by time.monotonic()."""
         self.leads = False
 
     def ensure(self) -> None:
-        """Raise `NotLeadingError` when somebody else may lead by now: this process stood still."""
-        if self._election.enabled and self._overdue:
-            raise errors.NotLeadingError(
-                "the Lease was not renewed in time: another process may lead"
-            )
+        """Raise `NotLeadingError` when another process may lead by now: this one was stalled."""
+        if self._overdue:
+            raise errors.NotLeadingError(OVERDUE)
 
     async def acquire(self) -> None:
-        """Return once this process leads, however long it takes."""
-        logger.info("waiting for the Lease %s/%s", self._election.namespace, self._election.name)
-        while not await self._renew():
-            await asyncio.sleep(self._election.renew_seconds)
+        """Wait until this process leads, however long that takes."""
+        logger.info("waiting for the Lease %s/%s", self._lease.namespace, self._lease.name)
+        while not await self._try_renew():
+            await asyncio.sleep(self._lease.renew_seconds)
         self.leads = True
         logger.info("this process leads")
 
-    async def hold(self, lost: Callable[[], None]) -> None:
-        """Renew the Lease until cancelled; calls `lost` when somebody else may lead by now."""
+    async def hold(self, on_lost: Callable[[], None]) -> None:
+        """Renew the Lease until cancelled; calls `on_lost` when another process may lead by now."""
         while not self._overdue:
-            await asyncio.sleep(self._election.renew_seconds)
-            await self._renew()
+            await asyncio.sleep(self._lease.renew_seconds)
+            await self._try_renew()
         self.leads = False
-        logger.critical("the Lease was not renewed in time: another process may lead")
-        lost()
+        logger.critical(OVERDUE)
+        on_lost()
 
     async def release(self) -> None:
-        """Let the next one lead at once."""
+        """Give the Lease up, so that another process can lead at once. Never raises an ApiError."""
         if not self.leads:
             return
         self.leads = False
@@ -75,26 +86,22 @@ class Leader:
 
     @property
     def _overdue(self) -> bool:
-        """Whether it is high time to stop: before others take over."""
-        limit = self._election.lease_seconds - self._election.renew_seconds / 2
+        """Whether this process must stop: well before others take over."""
+        limit = self._lease.duration_seconds - self._lease.renew_seconds / 2
         return time.monotonic() - self._renewed >= limit
 
-    async def _renew(self) -> bool:
-        """Try to take or renew the Lease, and note since when it is held; whether it is."""
-        began = time.monotonic()
-        held = await self._tried()
+    async def _try_renew(self) -> bool:
+        """Try to take or renew the Lease; returns whether this process holds it now."""
+        began = time.monotonic()  # the Lease counts from when it was asked for, not answered
+        try:
+            async with asyncio.timeout(self._lease.renew_seconds):
+                held = await self._take()
+        except (errors.ApiError, TimeoutError) as error:
+            logger.warning("the Lease could not be renewed: %s", error or "no answer in time")
+            return False
         if held:
             self._renewed = began
         return held
-
-    async def _tried(self) -> bool:
-        """Try to take or renew the Lease; whether it is held now."""
-        try:
-            async with asyncio.timeout(self._election.renew_seconds):
-                return await self._take()
-        except (errors.ApiError, TimeoutError) as error:
-            logger.warning("the Lease cannot be had: %s", error or "no answer in time")
-            return False
 
     async def _take(self) -> bool:
         lease = await self._read()
@@ -102,8 +109,8 @@ class Leader:
             await self._api.create(LEASE, self._new())
             return True
         spec: dict[str, Any] = lease.setdefault("spec", {})
-        if spec != self._seen:
-            self._seen, self._changed = dict(spec), time.monotonic()
+        if spec != self._observed_spec:
+            self._observed_spec, self._observed = dict(spec), time.monotonic()
         holder = spec.get("holderIdentity") or ""
         if holder not in ("", self._identity) and not self._expired(spec):
             return False
@@ -113,12 +120,12 @@ class Leader:
         return True
 
     def _expired(self, spec: dict[str, Any]) -> bool:
-        seconds: float = spec.get("leaseDurationSeconds", self._election.lease_seconds)
-        return time.monotonic() - self._changed > seconds
+        seconds: float = spec.get("leaseDurationSeconds", self._lease.duration_seconds)
+        return time.monotonic() - self._observed > seconds
 
     async def _read(self) -> Manifest | None:
         try:
-            return await self._api.get(LEASE, self._election.namespace, self._election.name)
+            return await self._api.get(LEASE, self._lease.namespace, self._lease.name)
         except errors.NotFoundError:
             return None
 
@@ -126,16 +133,16 @@ class Leader:
         return {
             "apiVersion": LEASE.api_version,
             "kind": LEASE.name,
-            "metadata": {"name": self._election.name, "namespace": self._election.namespace},
+            "metadata": {"name": self._lease.name, "namespace": self._lease.namespace},
             "spec": self._spec({}, 0),
         }
 
     def _spec(self, held: dict[str, Any], transitions: int) -> dict[str, Any]:
-        """Spec of the Lease while this process holds it (meta/v1 MicroTime)."""
+        """Spec of the Lease while this process holds it; times are meta/v1 MicroTimes."""
         time_now = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         return {
             "holderIdentity": self._identity,
-            "leaseDurationSeconds": max(int(self._election.lease_seconds), 1),
+            "leaseDurationSeconds": max(int(self._lease.duration_seconds), 1),
             "acquireTime": held.get("acquireTime", time_now),
             "renewTime": time_now,
             "leaseTransitions": transitions,

@@ -1,59 +1,64 @@
-"""Asks rank 0 of each running job how far it is."""
+"""Asks rank 0 of each running job for its progress."""
 
 import asyncio
-import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+
+import aiohttp
+from yarl import URL
 
 from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT
+from dreambooth_api.contract.progress import MAX_BYTES, Progress
 from dreambooth_operator.controller.decide.observed import Reading
 from dreambooth_operator.controller.kube.clock import Now
 from dreambooth_operator.controller.kube.snapshots import Key
 from dreambooth_operator.controller.watch.queue import Queue
-from dreambooth_operator.local.progress import (
-    ProgressUnavailableError,
-    TrainerProgress,
-    read_progress,
-)
 
-ASKERS = 32
-"""Pods that are asked at the same time. One that is dead holds up one asker for the timeout."""
+CONCURRENCY = 64
+"""Requests under way at the same time: a pod that does not answer takes up one for the time-out."""
 TIMEOUT_SECONDS = 2.0
+"""For the whole request: connection, headers and body, however slowly they come."""
 
-Heard = Callable[[Key, Reading], None]
-"""Told of each reading."""
+OnReading = Callable[[Key, Reading], None]
+
+
+class ProgressUnavailableError(Exception):
+    """No usable answer. Usual while a job starts and while it ends; the message says why."""
 
 
 class Poller:
-    """Keeps the latest reading of each job that is followed."""
+    """Keeps the latest reading of each job that has an address. A pod's answer is untrusted."""
 
     def __init__(
         self,
         every_seconds: float,
         now: Now,
-        heard: Heard,
-        read: Callable[[str, int, float], TrainerProgress] = read_progress,
+        on_reading: OnReading,
+        port: int = DEFAULT_METRICS_PORT,
     ) -> None:
         self._every = every_seconds
         self._now = now
-        self._heard = heard
-        self._read = read
+        self._on_reading = on_reading
+        self._port = port
         self._addresses: dict[Key, str] = {}
         self._readings: dict[Key, Reading] = {}
         self._due: Queue[Key] = Queue()
-        self._threads = ThreadPoolExecutor(ASKERS, thread_name_prefix="progress")
 
     async def run(self) -> None:
-        """Ask until cancelled; answers that are under way are not waited for then."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for number in range(ASKERS):
-                    group.create_task(self._ask_forever(), name=f"progress {number}")
-        finally:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        """Poll until cancelled, which ends requests that are under way."""
+        async with (
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=CONCURRENCY, force_close=True),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+                auto_decompress=False,  # a small answer must not become a large one
+            ) as session,
+            asyncio.TaskGroup() as group,
+        ):
+            for number in range(CONCURRENCY):
+                group.create_task(self._poll_forever(session), name=f"progress {number}")
 
     def set_address(self, key: Key, address: str | None) -> None:
-        """Ask the pod at this address, at once and then regularly; None: ask no more."""
+        """Poll the pod with this IP address, at once and then regularly; None: poll no more."""
         if self._addresses.get(key) == address:
             return
         self._readings.pop(key, None)
@@ -64,29 +69,54 @@ class Poller:
             self._due.add(key)
 
     def reading(self, key: Key) -> Reading | None:
-        """The latest answer from the address that is followed now."""
+        """The latest answer from the job's present address."""
         return self._readings.get(key)
 
-    async def _ask_forever(self) -> None:
+    async def _poll_forever(self, session: aiohttp.ClientSession) -> None:
         while True:
             key = await self._due.get()
             address = self._addresses.get(key)
             if address is not None:
-                await self._ask(key, address)
+                reading = await self._read(session, address)
+                if self._addresses.get(key) == address:
+                    self._readings[key] = reading
+                    self._on_reading(key, reading)
             self._due.done(key)
             if key in self._addresses:
                 self._due.add(key, after=self._every)
 
-    async def _ask(self, key: Key, address: str) -> None:
-        ask = functools.partial(self._answer, address)
-        reading = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
-        if self._addresses.get(key) == address:
-            self._readings[key] = reading
-            self._heard(key, reading)
-
-    def _answer(self, address: str) -> Reading:
+    async def _read(self, session: aiohttp.ClientSession, address: str) -> Reading:
         try:
-            progress = self._read(address, DEFAULT_METRICS_PORT, TIMEOUT_SECONDS)
+            progress = await request_progress(session, address, self._port)
         except ProgressUnavailableError as error:
-            return Reading(self._now(), address, problem=str(error))
+            return Reading(self._now(), address, problem=f"{address}:{self._port}: {error}")
         return Reading(self._now(), address, progress)
+
+
+async def request_progress(session: aiohttp.ClientSession, address: str, port: int) -> Progress:
+    """GET /progress from a pod.
+
+    Raises:
+        ProgressUnavailableError: No answer in time, or one that is not a `Progress` of a version
+            of the contract that this operator reads.
+    """
+    url = URL.build(scheme="http", host=address, port=port, path="/progress")
+    try:
+        # A redirect would let a pod choose what the operator asks for.
+        async with session.get(url, allow_redirects=False) as response:
+            if response.status != 200:
+                raise ProgressUnavailableError(f"HTTP status {response.status}")
+            return Progress.decode(await _read_bounded(response))
+    except TimeoutError as error:
+        raise ProgressUnavailableError(f"no answer within {TIMEOUT_SECONDS:g} s") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise ProgressUnavailableError(str(error) or type(error).__name__) from error
+
+
+async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
+    body = b""
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise ProgressUnavailableError(f"the answer is longer than {MAX_BYTES} bytes")
+    return body
