@@ -9,24 +9,24 @@ from pathlib import Path
 
 import prometheus_client
 
-from dreambooth_operator.controller.app import logs
+from dreambooth_operator.controller.app.logging_setup import set_up_logging
 from dreambooth_operator.controller.app.operator import Operator, handle_signals
 from dreambooth_operator.controller.app.settings import Settings, read_settings
 from dreambooth_operator.errors import UserError
 
 
 def main() -> None:
-    """Run until SIGTERM or SIGINT; running jobs are not touched by that."""
+    """Run until SIGTERM or SIGINT. Stopping the operator does not affect running jobs."""
     parser = argparse.ArgumentParser(
         prog="dreambooth-operator",
-        description="Carries DreamBoothJobs out on a Kubernetes cluster.",
+        description="Runs DreamBoothJobs on a Kubernetes cluster.",
     )
     parser.add_argument("--settings", type=Path, required=True, help="YAML file with the settings")
     arguments = parser.parse_args()
     try:
         settings = read_settings(arguments.settings)
-        prometheus_client.disable_created_metrics()  # they double the series, and nobody reads them
-        logs.configure(settings.log)
+        prometheus_client.disable_created_metrics()  # they would double the number of series
+        set_up_logging(settings.log)
         asyncio.run(_run(settings))
     except UserError as error:
         sys.exit(str(error))
@@ -35,11 +35,11 @@ def main() -> None:
 async def _run(settings: Settings) -> None:
     stop = asyncio.Event()
     handle_signals(stop)
-    await Operator(settings, _lost_lease).run(stop)
+    await Operator(settings, _exit_at_once).run(stop)
 
 
-def _lost_lease() -> None:
-    """End at once: another process leads by now, and two must not act."""
+def _exit_at_once() -> None:
+    """Exit without any cleanup: another process may lead by now, and two must not act."""
     logging.shutdown()
     os._exit(1)
 

@@ -15,7 +15,7 @@ from dreambooth_operator.manifests.names import Manifest
 FIELD_MANAGER = "dreambooth-operator"
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 PAGE = 100
-"""Objects in one page of a list: a page of pods takes some megabytes while it is read."""
+"""Objects on one page of a list: a page of pods takes a few megabytes while it is read."""
 BUSY_SECONDS = 1.0
 """Wait after 429 without Retry-After."""
 

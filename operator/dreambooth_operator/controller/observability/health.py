@@ -1,5 +1,6 @@
-"""/metrics, /healthz and /readyz: a small HTTP server in a thread of its own, so that it answers
-while the rest is busy.
+"""/metrics, /healthz and /readyz: a small HTTP server in a thread of its own.
+
+It has a thread so that it answers while the event loop is busy, and reports one that is stuck.
 """
 
 import logging
@@ -14,19 +15,21 @@ from dreambooth_operator.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-Problem = Callable[[], str]
-"""What is wrong in words; empty: nothing."""
+Probe = Callable[[], str]
+"""Returns the problem; empty if there is none."""
 
 
 class HealthServer:
-    """Serves until `close`. Raises `UserError` when the port is taken."""
+    """Serves until `close`. Raises `UserError` if the port cannot be used."""
 
     def __init__(
-        self, port: int, registry: CollectorRegistry, alive: Problem, ready: Problem
+        self, port: int, registry: CollectorRegistry, liveness: Probe, readiness: Probe
     ) -> None:
+        """Port 0 takes a free one."""
+
         class Handler(_Handler):
             metrics = registry
-            checks = {"/healthz": alive, "/readyz": ready}
+            probes = {"/healthz": liveness, "/readyz": readiness}
 
         try:
             self._server = ThreadingHTTPServer(("", port), Handler)
@@ -41,26 +44,26 @@ class HealthServer:
         logger.info("serving /metrics, /healthz and /readyz on port %d", self.port)
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):
     metrics: CollectorRegistry
-    checks: dict[str, Problem]
+    probes: dict[str, Probe]
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - http.server calls it by this name
         if self.path == "/metrics":
             self._answer(200, generate_latest(self.metrics), CONTENT_TYPE_LATEST)
-        elif self.path in self.checks:
-            problem = self.checks[self.path]()
+        elif self.path in self.probes:
+            problem = self.probes[self.path]()
             self._answer(503 if problem else 200, (problem or "ok").encode())
         else:
             self._answer(404, b"see /metrics, /healthz and /readyz")
 
     def log_message(self, format: str, *args: object) -> None:
-        """Probes are not worth a line."""
+        """Log nothing: kubelet and Prometheus ask every few seconds."""
 
     def _answer(self, code: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
         self.send_response(code)

@@ -8,18 +8,15 @@ from typing import Any
 
 import pytest
 
-from dreambooth_operator.controller.app.settings import LeaderElection
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.kinds import LEASE
-from dreambooth_operator.controller.kube.leader import Leader
+from dreambooth_operator.controller.kube.leader import Leader, Lease
 from tests.operator.controller.parts import Parts, parts
 
 
-def _leader(own: Parts, namespace: str, identity: str, **values: Any) -> Leader:
-    election = LeaderElection(
-        enabled=True, namespace=namespace, **{"lease_seconds": 3.0, "renew_seconds": 0.3} | values
-    )
-    return Leader(own.api, election, identity, own.clock.now)
+def _leader(own: Parts, namespace: str, identity: str, duration_seconds: float = 3.0) -> Leader:
+    lease = Lease(namespace, "dreambooth-operator", duration_seconds, renew_seconds=0.3)
+    return Leader(own.api, lease, identity, own.clock.now)
 
 
 async def _leads_within(leader: Leader, seconds: float) -> bool:
@@ -90,7 +87,7 @@ def test_leader_that_cannot_renew_stops_before_others_take_over(
 def test_lease_is_lost_to_one_that_took_it(namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
-            leader = _leader(own, namespace, "first", lease_seconds=1.0)
+            leader = _leader(own, namespace, "first", duration_seconds=1.0)
             await leader.acquire()
             lease = await own.api.get(LEASE, namespace, "dreambooth-operator")
             lease["spec"]["holderIdentity"] = "usurper"
@@ -112,7 +109,7 @@ def test_lease_is_lost_to_one_that_took_it(namespace: str) -> None:
 def test_a_process_that_stood_still_may_not_write(namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
-            leader = _leader(own, namespace, "first", lease_seconds=1.0)
+            leader = _leader(own, namespace, "first", duration_seconds=1.0)
             with pytest.raises(errors.NotLeadingError):
                 leader.ensure()
             await leader.acquire()

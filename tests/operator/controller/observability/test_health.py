@@ -20,11 +20,15 @@ from dreambooth_operator.controller.decide.observed import Observed, Reading
 from dreambooth_operator.controller.kube.kinds import JOB, POD, Kind
 from dreambooth_operator.controller.kube.session import Session
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, Key
-from dreambooth_operator.controller.observability import liveness
+from dreambooth_operator.controller.observability import probes
+from dreambooth_operator.controller.observability.definitions import (
+    JOB_METRICS,
+    OPERATOR_METRICS,
+)
 from dreambooth_operator.controller.observability.health import HealthServer
 from dreambooth_operator.controller.observability.job_metrics import MeasuredJob
-from dreambooth_operator.controller.observability.liveness import Vitals
 from dreambooth_operator.controller.observability.metrics import Measurements, Metrics
+from dreambooth_operator.controller.observability.probes import Probes
 from dreambooth_operator.controller.watch.informer import WatchHealth
 from dreambooth_operator.controller.watch.job_summary import summarize
 from tests.operator.controller.world import dreambooth_job
@@ -84,12 +88,12 @@ def test_first_attempt_is_no_restart() -> None:
 
 def test_what_is_reported_is_counted() -> None:
     metrics = Metrics()
-    metrics.answered("patch", "jobs", 201)
+    metrics.api_responded("patch", "jobs", 201)
     metrics.failed("conflict")
     metrics.reconciled(0.1)
     metrics.repaired(POD, 3)
-    metrics.heard(Key("a", "b"), Reading(START, "10.0.0.1", problem="no route"))
-    metrics.leads(True)
+    metrics.progress_polled(Reading(START, "10.0.0.1", problem="no route"))
+    metrics.set_leader(True)
     samples = _samples(metrics)
     assert samples['api_requests_total{code="201",resource="jobs",verb="patch"}'] == 1
     assert samples['reconcile_errors_total{kind="conflict"}'] == 1
@@ -105,7 +109,7 @@ def test_gauges_are_read_when_somebody_asks() -> None:
     summary = replace(summary, phase="Running")
     jobs = [MeasuredJob(Key("team-a", name), summary, 0) for name in ("mug", "cup")]
     found: list[Measurements | None] = [Measurements(jobs, 4, 1.5, {"pods": 7}, 0.5), None]
-    metrics.show(lambda: found[0])
+    metrics.measure_with(lambda: found[0])
     samples = _samples(metrics)
     assert samples['jobs{phase="Running"}'] == 2
     assert samples['jobs{phase="Failed"}'] == 0
@@ -133,54 +137,54 @@ def parts() -> Parts:
 
 
 @pytest.fixture
-def well(parts: Parts) -> Vitals:
-    made = Vitals(cast(Session, parts), parts.watches, resync_seconds=100)
+def well(parts: Parts) -> Probes:
+    made = Probes(cast(Session, parts), parts.watches, resync_seconds=100)
     made.watching = True
     return made
 
 
-def test_all_is_well(well: Vitals) -> None:
-    assert (well.alive(), well.ready()) == ("", "")
+def test_all_is_well(well: Probes) -> None:
+    assert (well.liveness(), well.readiness()) == ("", "")
 
 
-def test_not_ready_before_everything_is_listed(well: Vitals) -> None:
+def test_not_ready_before_everything_is_listed(well: Probes) -> None:
     well.watching = False
-    assert well.ready() == "not everything is listed yet"
-    assert well.alive() == ""
+    assert well.readiness() == "the initial list is not complete"
+    assert well.liveness() == ""
     well.standing_by = True
-    assert well.ready() == ""
+    assert well.readiness() == ""
 
 
-def test_server_that_is_away_makes_unready_and_nothing_else(well: Vitals, parts: Parts) -> None:
-    parts.last_answer = time.monotonic() - liveness.SILENT_SECONDS - 1
+def test_server_that_is_away_makes_unready_and_nothing_else(well: Probes, parts: Parts) -> None:
+    parts.last_answer = time.monotonic() - probes.SILENT_SECONDS - 1
     parts.watches[POD] = WatchHealth(listed=0, misses=9)
-    assert well.ready() == "the API server does not answer"
-    assert well.alive() == ""
+    assert well.readiness() == "the API server does not answer"
+    assert well.liveness() == ""
 
 
-def test_server_that_never_answered_makes_unready(well: Vitals, parts: Parts) -> None:
+def test_server_that_never_answered_makes_unready(well: Probes, parts: Parts) -> None:
     parts.last_answer = None
-    assert well.ready() == "the API server does not answer"
+    assert well.readiness() == "the API server does not answer"
 
 
 @pytest.mark.parametrize(("misses", "told"), [(1, ""), (2, "the watch of pods misses changes")])
 def test_watch_that_misses_changes_again_and_again_is_dead(
-    well: Vitals, parts: Parts, misses: int, told: str
+    well: Probes, parts: Parts, misses: int, told: str
 ) -> None:
     parts.watches[POD].misses = misses
-    assert well.alive() == told
+    assert well.liveness() == told
 
 
-def test_kind_that_cannot_be_listed_for_long_is_no_life(well: Vitals, parts: Parts) -> None:
+def test_kind_that_cannot_be_listed_for_long_is_no_life(well: Probes, parts: Parts) -> None:
     parts.watches[JOB].listed = time.monotonic() - 300
-    assert well.alive() == ""
+    assert well.liveness() == ""
     parts.watches[JOB].listed = time.monotonic() - 361
-    assert well.alive() == "jobs cannot be listed"
+    assert well.liveness() == "jobs cannot be listed"
 
 
-def test_stuck_event_loop_is_no_life(well: Vitals, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liveness, "STUCK_SECONDS", -1.0)
-    assert well.alive() == "the event loop is stuck"
+def test_stuck_event_loop_is_no_life(well: Probes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "STUCK_SECONDS", -1.0)
+    assert well.liveness() == "the event loop is stuck"
 
 
 @pytest.fixture
@@ -208,8 +212,8 @@ def _get(url: str) -> tuple[int, str]:
 
 def test_probes_answer_with_the_problem(url: str, problems: dict[str, Any]) -> None:
     assert _get(f"{url}/healthz") == (200, "ok")
-    problems["ready"] = "not everything is listed yet"
-    assert _get(f"{url}/readyz") == (503, "not everything is listed yet")
+    problems["ready"] = "the initial list is not complete"
+    assert _get(f"{url}/readyz") == (503, "the initial list is not complete")
     assert _get(f"{url}/healthz") == (200, "ok")
     assert _get(f"{url}/metrics")[0] == 200
     assert _get(f"{url}/elsewhere")[0] == 404
@@ -217,9 +221,9 @@ def test_probes_answer_with_the_problem(url: str, problems: dict[str, Any]) -> N
 
 def test_every_metric_is_defined_as_it_is_exposed() -> None:
     metrics = Metrics()
-    metrics.show(lambda: Measurements([], 0, 0, {}, 0))
+    metrics.measure_with(lambda: Measurements([], 0, 0, {}, 0))
     exposed = {
         f"{family.name}_total" if family.type == "counter" else family.name: family.type
         for family in metrics.registry.collect()
     }
-    assert {each.name: each.kind for each in metrics.definitions} == exposed
+    assert {each.name: each.kind for each in (*OPERATOR_METRICS, *JOB_METRICS)} == exposed

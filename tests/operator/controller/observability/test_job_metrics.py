@@ -13,11 +13,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from dreambooth_operator.controller.kube.snapshots import Key, PodSnapshot
+from dreambooth_operator.controller.observability.definitions import JOB_METRICS
 from dreambooth_operator.controller.observability.job_metrics import (
-    DEFINITIONS,
     MeasuredJob,
-    families,
-    training,
+    collect,
+    count_gpu_pods,
 )
 from dreambooth_operator.controller.watch.job_summary import summarize
 from tests.operator.controller.parts import job_body
@@ -48,7 +48,7 @@ class Jobs(Collector):
         self._jobs = jobs
 
     def collect(self) -> list[Metric]:
-        return list(families(self._jobs))
+        return list(collect(self._jobs))
 
 
 def samples(*jobs: MeasuredJob) -> dict[str, float]:
@@ -184,7 +184,7 @@ def test_pods_hold_gpus_from_when_they_have_a_node_until_they_end() -> None:
     runs = replace(pulls, phase="Running")
     ended, gone = replace(runs, phase="Failed"), replace(runs, gone=True)
     checks = replace(runs, component="preflight")
-    assert training([waits, pulls, runs, ended, gone, checks]) == 2
+    assert count_gpu_pods([waits, pulls, runs, ended, gone, checks]) == 2
 
 
 def test_deleted_job_leaves_no_series() -> None:
@@ -193,8 +193,8 @@ def test_deleted_job_leaves_no_series() -> None:
 
 
 def test_every_series_is_defined() -> None:
-    names = {definition.name for definition in DEFINITIONS}
+    names = {definition.name for definition in JOB_METRICS}
     assert {name.partition("{")[0] for name in samples(snapshot({}))} <= {
         name.removeprefix("dreambooth_job_") for name in names
     }
-    assert all(definition.labels[:2] == ("namespace", "job") for definition in DEFINITIONS)
+    assert all(definition.labels[:2] == ("namespace", "job") for definition in JOB_METRICS)

@@ -1,4 +1,4 @@
-"""kopf's part: it watches, and passes on what it hears. It writes nothing to any object."""
+"""How kopf watches: it passes events on to the informer, and writes nothing to any object."""
 
 import asyncio
 import functools
@@ -9,58 +9,59 @@ from typing import Any
 import aiohttp
 import kopf
 
+from dreambooth_operator.controller.kube.client import PAGE
 from dreambooth_operator.controller.kube.kinds import WATCHED, Kind
 from dreambooth_operator.controller.watch.informer import Informer
 
-SILENCE_SECONDS = 90.0
+INACTIVITY_SECONDS = 90.0
 """The API server sends a bookmark every minute; a watch that is silent for longer is dead."""
 REQUEST_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
-PAGE = 100
 IDLE_SECONDS = 0.2
-"""How long kopf keeps a task for an object that nothing is heard of."""
+"""How long kopf keeps a task for an object without events."""
 MAX_BACKOFF_SECONDS = 10.0
 
 
 def registry(
     informer: Informer, server: str, client: aiohttp.ClientSession
 ) -> kopf.OperatorRegistry:
-    """What kopf is to do: use this session, and tell of every change."""
-    made = kopf.OperatorRegistry()
+    """kopf's handlers: use this session, and pass every event on."""
+    handlers = kopf.OperatorRegistry()
 
-    @kopf.on.login(registry=made)
+    @kopf.on.login(registry=handlers)
     async def login(**_: Any) -> kopf.AiohttpSession:
         return kopf.AiohttpSession(server=server, aiohttp_session=client)
 
     for kind in WATCHED:
-        kopf.on.event(*_selector(kind), registry=made)(functools.partial(_on_event, informer, kind))
-    return made
+        handler = functools.partial(_on_event, informer, kind)
+        kopf.on.event(*_selector(kind), registry=handlers)(handler)
+    return handlers
 
 
 def settings() -> kopf.OperatorSettings:
-    """How kopf is to watch: no peering, no posting, no scanning, and giving up never."""
-    made = kopf.OperatorSettings()
-    made.posting.enabled = False
-    made.scanning.disabled = True
-    made.peering.standalone = True
-    made.persistence.diffbase_storage = _Nothing()
-    made.queueing.idle_timeout = IDLE_SECONDS
-    made.networking.request_timeout = REQUEST_SECONDS
-    made.networking.connect_timeout = CONNECT_SECONDS
-    made.networking.error_backoffs = _Backoffs()
-    made.watching.inactivity_timeout = SILENCE_SECONDS
-    made.watching.connect_timeout = CONNECT_SECONDS
-    made.watching.chunk_size = PAGE
+    """kopf's settings: no peering, posting or scanning, and retries without end."""
+    chosen = kopf.OperatorSettings()
+    chosen.posting.enabled = False
+    chosen.scanning.disabled = True
+    chosen.peering.standalone = True
+    chosen.persistence.diffbase_storage = _NoDiffBase()
+    chosen.queueing.idle_timeout = IDLE_SECONDS
+    chosen.networking.request_timeout = REQUEST_SECONDS
+    chosen.networking.connect_timeout = CONNECT_SECONDS
+    chosen.networking.error_backoffs = _Backoffs()
+    chosen.watching.inactivity_timeout = INACTIVITY_SECONDS
+    chosen.watching.connect_timeout = CONNECT_SECONDS
+    chosen.watching.chunk_size = PAGE
     for kind in WATCHED:
         if kind.selector:
-            made.watching.label_selectors[_selector(kind)] = kind.selector
-    return made
+            chosen.watching.label_selectors[_selector(kind)] = kind.selector
+    return chosen
 
 
-async def end_watchers() -> None:
-    """End kopf's watchers one by one, when it has given up because of one of them.
+async def cancel_watchers() -> None:
+    """Cancel kopf's watchers one by one, after it has given up because of one of them.
 
-    kopf would cancel them together with the tasks that they wait for, and wait for ever.
+    kopf would cancel them together with the tasks that they wait for, and then wait for ever.
     """
     watchers = {task for task in asyncio.all_tasks() if task.get_name().startswith("watcher for")}
     for task in watchers:
@@ -70,7 +71,7 @@ async def end_watchers() -> None:
 
 
 class _Backoffs:
-    """Waits between attempts of a request, without end."""
+    """Endless waits between attempts of a request, in seconds: exponential, with jitter."""
 
     def __iter__(self) -> Iterator[float]:
         seconds = 1.0
@@ -79,8 +80,8 @@ class _Backoffs:
             seconds = min(seconds * 2, MAX_BACKOFF_SECONDS)
 
 
-class _Nothing(kopf.DiffBaseStorage):
-    """Remembers no last state of objects: nobody asks for differences, and they cost time."""
+class _NoDiffBase(kopf.DiffBaseStorage):
+    """Keeps no last state of objects: no handler needs differences, and they cost time."""
 
     def build(self, **_: Any) -> Any:
         return {}
@@ -92,7 +93,7 @@ class _Nothing(kopf.DiffBaseStorage):
         raise AssertionError("kopf has nothing to store")
 
 
-# kopf would run a plain function in a thread.
+# A coroutine, as kopf would run a plain function in a thread.
 async def _on_event(informer: Informer, kind: Kind, /, event: kopf.RawEvent, **_: Any) -> None:
     informer.on_event(kind, event["type"], event["object"])
 

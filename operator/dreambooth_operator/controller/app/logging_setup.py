@@ -1,4 +1,4 @@
-"""How the operator logs: lines for people, or one JSON object on each line."""
+"""How the operator logs: lines for people, or one JSON object per line."""
 
 import json
 import logging
@@ -10,25 +10,25 @@ PLAIN = "%(asctime)s %(levelname)-7s %(message)s"
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object for each record."""
+    """Formats a record as one JSON object: time, level, logger, message and, if any, error."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON."""
-        told = {
+        """Format a record; times are RFC 3339 with milliseconds, in UTC."""
+        fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
         if record.exc_info:
-            told["error"] = self.formatException(record.exc_info)
-        return json.dumps(told, ensure_ascii=False)
+            fields["error"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False)
 
 
-def configure(log: Log) -> None:
+def set_up_logging(log: Log) -> None:
     """Log to standard error from now on."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log.as_json else logging.Formatter(PLAIN))
     logging.basicConfig(level=log.level.upper(), handlers=[handler], force=True)
-    # What kopf says about each event is of no interest.
+    # kopf logs a line for each event.
     logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.root.level))

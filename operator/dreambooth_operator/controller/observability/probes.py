@@ -1,4 +1,4 @@
-"""Whether the operator is well: what /healthz and /readyz say."""
+"""What the liveness probe (/healthz) and the readiness probe (/readyz) of the operator answer."""
 
 import asyncio
 import time
@@ -11,69 +11,71 @@ from dreambooth_operator.controller.kube.kinds import Kind
 from dreambooth_operator.controller.kube.session import Session
 from dreambooth_operator.controller.watch.informer import WatchHealth
 
-PULSE_SECONDS = 10.0
+CHECK_SECONDS = 10.0
+"""Time between two requests to the API server, which also show that the event loop runs."""
 ANSWER_SECONDS = 5.0
+"""Time-out of such a request."""
 STUCK_SECONDS = 60.0
-"""The event loop beats every `PULSE_SECONDS`; after this long without a beat it is stuck."""
+"""After this time without a check the event loop counts as stuck."""
 SILENT_SECONDS = 30.0
-"""The API server is asked with every beat; after this long without an answer it is away."""
-MISSES = 2
+"""After this time without an answer the API server counts as unreachable."""
+MAX_MISSES = 2
 """Resyncs in a row that find missed changes before a watch counts as dead."""
-UNLISTED_RESYNCS = 3
-"""Resyncs that may fail before a kind counts as unreadable."""
+MAX_FAILED_RESYNCS = 3
+"""Resyncs in a row that may fail before a kind counts as impossible to list."""
 
 
-class Vitals:
-    """Feels the pulse. Its answers may be asked for from any thread."""
+class Probes:
+    """Checks the operator. `liveness` and `readiness` may be called from any thread."""
 
     def __init__(
         self, session: Session, watches: Mapping[Kind, WatchHealth], resync_seconds: float
     ) -> None:
         self._session = session
         self._watches = watches
-        self._patience = UNLISTED_RESYNCS * resync_seconds + STUCK_SECONDS
-        self._beat = time.monotonic()
+        self._list_limit = MAX_FAILED_RESYNCS * resync_seconds + STUCK_SECONDS
+        self._checked = time.monotonic()
         self.watching = False
-        """Everything was listed, and is watched."""
+        """Everything has been listed and is being watched."""
         self.standing_by = False
         """Another process leads, and this one is ready to take over."""
 
     async def run(self, api: Api) -> None:
-        """Beat until cancelled. The answers keep the clock right as well."""
+        """Check until cancelled. The API server's answers also keep the clock synchronized."""
         while True:
-            self._beat = time.monotonic()
+            self._checked = time.monotonic()
             with suppress(errors.ApiError, TimeoutError):
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await api.version()
-            await asyncio.sleep(PULSE_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
 
     @property
-    def silence(self) -> float:
-        """Seconds since the API server answered last."""
+    def answer_age(self) -> float:
+        """Seconds since the API server's last answer; infinite before the first."""
         answered = self._session.last_answer
         return time.monotonic() - answered if answered is not None else float("inf")
 
-    def alive(self) -> str:
-        """Why the process should be restarted; empty: it should not.
+    def liveness(self) -> str:
+        """Why kubelet should restart the process; empty if it should not.
 
         An API server that does not answer is no reason: a restart would not help.
         """
         now = time.monotonic()
-        if now - self._beat > STUCK_SECONDS:
+        if now - self._checked > STUCK_SECONDS:
             return "the event loop is stuck"
-        if not self.watching or self.silence > SILENT_SECONDS:
+        if not self.watching or self.answer_age > SILENT_SECONDS:
             return ""
         for kind, watch in self._watches.items():
-            if watch.misses >= MISSES:
+            if watch.misses >= MAX_MISSES:
                 return f"the watch of {kind.plural} misses changes"
-            if now - watch.listed > self._patience:
+            if now - watch.listed > self._list_limit:
                 return f"{kind.plural} cannot be listed"
         return ""
 
-    def ready(self) -> str:
-        """Why it cannot do its work now; empty: it can."""
-        if self.silence > SILENT_SECONDS:
+    def readiness(self) -> str:
+        """Why the process cannot do its work now; empty if it can."""
+        if self.answer_age > SILENT_SECONDS:
             return "the API server does not answer"
         if not (self.watching or self.standing_by):
-            return "not everything is listed yet"
+            return "the initial list is not complete"
         return ""
