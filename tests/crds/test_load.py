@@ -70,9 +70,9 @@ def test_every_problem_is_listed_at_once() -> None:
 
 
 def test_all_broken_rules_of_one_part_are_listed() -> None:
-    bad = JOB + "  runtime: {processesPerNode: 2, stallTimeoutSeconds: 1}\n"
+    bad = JOB + "  runtime: {processesPerNode: 2, terminatingTimeoutSeconds: 60}\n"
     fields = [line.partition(": ")[0] for line in problems(bad)]
-    assert fields == ["spec.runtime.processesPerNode", "spec.runtime.stallTimeoutSeconds"]
+    assert fields == ["spec.runtime.processesPerNode", "spec.runtime.terminatingTimeoutSeconds"]
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ REFUSED = {
     ),
     "too short a deadline": (
         setting("runtime.activeDeadlineSeconds", 5),
-        ["spec.runtime.activeDeadlineSeconds", "must be 0 (no limit) or at least 60; raise it"],
+        ["spec.runtime.activeDeadlineSeconds", "greater than or equal to 60"],
     ),
     "a variable that is the operator's": (
         setting(

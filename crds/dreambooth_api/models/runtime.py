@@ -17,7 +17,8 @@ from dreambooth_api.models.base import (
 from dreambooth_api.models.overrides import PodOverrides
 from dreambooth_api.models.rules import rule
 
-Seconds = Annotated[int, Field(ge=0, le=31_536_000)]
+MAX_SECONDS = 31_536_000
+Seconds = Annotated[int, Field(ge=0, le=MAX_SECONDS)]
 ResourceList = Annotated[dict[str, Quantity], Field(max_length=16)]
 
 
@@ -166,16 +167,16 @@ class Runtime(ApiModel):
     restart: Restart = Field(default_factory=Restart)
     """Restart budget."""
 
-    start_deadline_seconds: Seconds = 1800
-    """Fail when the pods of an attempt do not all run in this time. Queueing does not count. 0:
-    no limit."""
+    start_deadline_seconds: Annotated[int, Field(ge=1, le=MAX_SECONDS)] | None = None
+    """Fail when the pods of an attempt do not all run within this time; waiting in a queue does not
+    count. Unset: no limit."""
 
-    active_deadline_seconds: Seconds = 0
-    """Fail when the job has run for this long, over all attempts. 0: no limit."""
+    active_deadline_seconds: Annotated[int, Field(ge=60, le=MAX_SECONDS)] | None = None
+    """Fail when the attempts have run for this long, all together. Unset: no limit."""
 
-    stall_timeout_seconds: Seconds = 900
+    stall_timeout_seconds: Annotated[int, Field(ge=60, le=MAX_SECONDS)] = 900
     """Restart when no rank of a pod has made progress for this long: no step, no image, no answer
-    of storage. Four times as long when they only wait for other pods. 0: never."""
+    from storage. Four times as long when they only wait for other pods."""
 
     termination_grace_period_seconds: Annotated[int, Field(ge=30, le=86_400)] = 300
     """Time for the last checkpoint when a pod is asked to stop."""
@@ -214,22 +215,6 @@ class Runtime(ApiModel):
     )
     def _label_keys_are_bounded(self) -> bool:
         return all(0 < len(key) <= 316 for key in self.node_selector)
-
-    @rule(
-        "activeDeadlineSeconds",
-        "self.activeDeadlineSeconds == 0 || self.activeDeadlineSeconds >= 60",
-        "must be 0 (no limit) or at least 60; raise it",
-    )
-    def _deadline_leaves_time(self) -> bool:
-        return self.active_deadline_seconds == 0 or self.active_deadline_seconds >= 60
-
-    @rule(
-        "stallTimeoutSeconds",
-        "self.stallTimeoutSeconds == 0 || self.stallTimeoutSeconds >= 60",
-        "must be 0 (never) or at least 60, as loading a model takes time; raise it",
-    )
-    def _stall_timeout_leaves_time(self) -> bool:
-        return self.stall_timeout_seconds == 0 or self.stall_timeout_seconds >= 60
 
     @rule(
         "terminatingTimeoutSeconds",

@@ -14,6 +14,7 @@ from dreambooth_api.models.base import (
     Region,
     SecretKey,
     Seed,
+    Steps,
     StorageUri,
 )
 from dreambooth_api.models.prior import Sampler
@@ -72,7 +73,7 @@ class Storage(ApiModel):
 class Checkpoints(ApiModel):
     """Durable states that a later attempt resumes from."""
 
-    every: Annotated[int, Field(ge=1, le=1_000_000)] = 500
+    every: Steps = 500
     """Optimizer steps between checkpoints. One is also written at the end and when asked to
     stop."""
 
@@ -87,8 +88,8 @@ class Samples(ApiModel):
     prompts: Annotated[list[Prompt], Field(max_length=32)] = []
     """Prompts. Default: "a photo of <identifier> <class>" for each subject."""
 
-    every: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """Optimizer steps between samples; 0: only before and after training."""
+    every: Steps | None = None
+    """Optimizer steps between samples. Unset: only before and after training."""
 
     count: Annotated[int, Field(ge=1, le=64)] = 4
     """Images per prompt."""

@@ -158,7 +158,7 @@ class WriteSamples(StepCallback):
     the loop.
     """
 
-    def __init__(self, every: int, total_steps: int, make: Callable[[int], None]) -> None:
+    def __init__(self, every: int | None, total_steps: int, make: Callable[[int], None]) -> None:
         self._every = every
         self._total_steps = total_steps
         self._make = make

@@ -354,6 +354,20 @@ def test_the_start_deadline_does_not_count_queueing() -> None:
     assert "startDeadlineSeconds" in world.condition("Failed")[2]
 
 
+def test_without_deadlines_pods_may_wait_for_nodes_and_run_for_ever() -> None:
+    world = World()
+    world.pass_preflight()
+    world.control_jobs()
+    world.settle()
+    world.tick(10_000_000)
+    world.settle()
+    assert world.status.phase == "Starting"
+    world = running()
+    world.tick(10_000_000)
+    world.settle()
+    assert world.status.phase == "Running"
+
+
 def test_the_active_deadline_counts_all_attempts() -> None:
     world = running(activeDeadlineSeconds=100)
     world.tick(60)
