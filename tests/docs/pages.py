@@ -83,8 +83,9 @@ PAGES = [
     Page(path)
     for path in (
         ROOT / "README.md",
-        ROOT / "CHANGELOG.md",
+        *sorted(path for path in ROOT.glob("*.md") if path.name != "README.md"),
         *sorted((ROOT / "docs").glob("*.md")),
+        *sorted((ROOT / "docs" / "adr").glob("*.md")),
         ROOT / "charts" / "dreambooth-operator" / "README.md",
         ROOT / "tests" / "README.md",
         ROOT / "tests" / "cluster" / "README.md",

@@ -84,7 +84,7 @@ def test_json_is_json(block: Block) -> None:
 
 
 def test_every_block_says_its_language() -> None:
-    known = {"console", "json", "promql", "python", "sh", "yaml"}
+    known = {"console", "json", "mermaid", "promql", "python", "sh", "yaml"}
     assert [str(block) for block in BLOCKS if block.language not in known] == []
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import PAGES, ROOT, Page
+from tests.docs.pages import PAGES, ROOT, Page, page
 
 USERS = {ROOT / "README.md", *(ROOT / "docs").glob("*.md")}
 
@@ -44,3 +45,20 @@ def test_every_page_is_in_the_table_of_contents() -> None:
     contents = Page(ROOT / "docs" / "index.md")
     listed = {target(contents, link)[0] for link in contents.links}
     assert {path for path in USERS if path.parent.name == "docs"} - listed == {contents.path}
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_every_path_in_pages_for_developers_exists(name: str) -> None:
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir()}
+    named = re.findall(r"(?<![\w./-])([\w.-]+)/([\w./-]*)", page(name).prose)
+    paths = ["/".join(parts).rstrip(".") for parts in named if parts[0] in folders]
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_every_decision_record_is_in_the_index() -> None:
+    index = page("docs/adr/README.md")
+    listed = {target(index, link)[0] for link in index.links}
+    records = set((ROOT / "docs" / "adr").glob("[0-9]*.md"))
+    assert records
+    assert records <= listed

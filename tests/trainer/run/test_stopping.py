@@ -29,7 +29,10 @@ CHECKPOINTS = {"every": 2}
 MOMENTS = {
     "loading the model": ("dreambooth_trainer.run.train:load_family", 1),
     "making class images": ("dreambooth_trainer.data.class_images:generate_images", 1),
-    "looking at the base model": ("dreambooth_trainer.evaluation.image_generator:generate_images", 1),
+    "looking at the base model": (
+        "dreambooth_trainer.evaluation.image_generator:generate_images",
+        1,
+    ),
     "encoding the images": ("dreambooth_trainer.run.train:build_cache", 1),
     "the first step": ("dreambooth_trainer.training.module:DreamBooth.training_step", 1),
     "the middle of a save": ("dreambooth_trainer.training.module:DreamBooth.state", 1),

@@ -88,7 +88,9 @@ def test_an_image_that_spoils_the_subject_loss_is_named(job: Job, tmp_path: Path
     assert stopped.codes == [143, 143], "\n".join(stopped.logs)
     ended = run_ranks(run, tmp_path / "run", nodes=2, prepare=spoil_images, attempt=1)
     assert ended.codes == [68, 68], "\n".join(ended.logs)
-    assert re.match(r"rank [01]: NotFiniteError: the subject loss is nan at step \d;", ended.last_words)
+    assert re.match(
+        r"rank [01]: NotFiniteError: the subject loss is nan at step \d;", ended.last_words
+    )
     # One image a rank: the one that did it is named alone, whichever rank had it.
     named = f"file://{tmp_path}/subject/{SPOILT}"
     assert re.findall(r"^  rank [01]: (\S+)$", ended.last_words, re.MULTILINE) == [named]
