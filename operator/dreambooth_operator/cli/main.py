@@ -12,9 +12,8 @@ from typing import Annotated
 import typer
 
 from dreambooth_operator.errors import USAGE_EXIT_CODE, UserError
+from dreambooth_operator.local.state import DEFAULT_STATE
 from dreambooth_storage import StorageError
-
-DEFAULT_STATE = Path(".dreambooth")
 
 app = typer.Typer(
     name="dreambooth",
@@ -99,7 +98,7 @@ def run(
         raise UserError(f"{job} and --file {file}: name one job file")
     path = job or file
     if path is None:
-        raise UserError("name a job file: dreambooth run job.yaml")
+        raise UserError("name one job file, for example: dreambooth run job.yaml")
     if fresh and resume:
         raise UserError("--fresh and --resume: use one; --fresh deletes what --resume needs")
     from dreambooth_operator.cli.run import RunOptions, run

@@ -2,7 +2,7 @@
 
 import time
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
@@ -29,7 +29,7 @@ class PlainScreen:
         self._console = console
         self._stage = ""
         self._last_line = ""
-        self._save_problem: str | None = None
+        self._warnings: list[str] = []
         self._next = 0.0
 
     def print_line(self, text: str) -> None:
@@ -41,12 +41,12 @@ class PlainScreen:
         self._stage = ""
         self.print_line(f"attempt {attempt}: starting")
 
-    def update(self, progress: Progress | None, stopping: bool) -> None:
+    def update(self, progress: Progress | None, problem: str | None, stopping: bool) -> None:
         """Print what has changed, but at most every `PLAIN_SECONDS` within a stage."""
-        problem = save_problem(progress)
-        if problem and problem != self._save_problem:
-            self.print_line(problem)
-        self._save_problem = problem
+        shown, self._warnings = self._warnings, warnings(progress, problem)
+        for warning in self._warnings:
+            if warning not in shown:
+                self.print_line(warning)
         stage = stage_name(progress, stopping)
         line = "  ".join([stage, *figures(progress)])
         due = stage != self._stage or time.monotonic() >= self._next
@@ -77,27 +77,25 @@ class LiveScreen:
         """Show the attempt's number from now on."""
         self._attempt = attempt
 
-    def update(self, progress: Progress | None, stopping: bool) -> None:
+    def update(self, progress: Progress | None, problem: str | None, stopping: bool) -> None:
         """Redraw, but at most every `REDRAW_SECONDS`."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + REDRAW_SECONDS
-        self._live.update(self._view(progress, stopping), refresh=True)
+        self._live.update(self._view(progress, problem, stopping), refresh=True)
 
     def close(self) -> None:
         """Remove the view."""
         self._live.stop()
 
-    def _view(self, progress: Progress | None, stopping: bool) -> Group:
+    def _view(self, progress: Progress | None, problem: str | None, stopping: bool) -> Group:
         title = Text(stage_name(progress, stopping), style="bold")
         if self._attempt:
             title.append(f"  attempt {self._attempt}", style="dim")
         done, total = stage_progress(progress)
         bar = ProgressBar(total=total, completed=done, width=BAR_WIDTH, pulse=not total)
-        parts: list[RenderableType] = [title, bar, Text("  ".join(figures(progress)), style="cyan")]
-        if problem := save_problem(progress):
-            parts.append(Text(problem, style="yellow"))
-        return Group(*parts)
+        warned = (Text(warning, style="yellow") for warning in warnings(progress, problem))
+        return Group(title, bar, Text("  ".join(figures(progress)), style="cyan"), *warned)
 
 
 def stage_name(progress: Progress | None, stopping: bool) -> str:
@@ -133,8 +131,10 @@ def figures(progress: Progress | None) -> list[str]:
     return known
 
 
-def save_problem(progress: Progress | None) -> str | None:
-    """Why the last checkpoint could not be saved; None when it could. Training goes on."""
-    if progress is None or progress.save_problem is None:
-        return None
-    return f"checkpoint not saved ({progress.failed_saves} failed so far): {progress.save_problem}"
+def warnings(progress: Progress | None, problem: str | None) -> list[str]:
+    """What is wrong while training goes on: a failed save, an answer that could not be read."""
+    texts = [f"progress unknown: {problem}"] if problem else []
+    if progress and progress.save_problem:
+        failed = f"checkpoint not saved ({progress.failed_saves} failed so far)"
+        texts.append(f"{failed}: {progress.save_problem}")
+    return texts

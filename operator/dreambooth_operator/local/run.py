@@ -89,7 +89,9 @@ def _run_attempt(
     pods = local_pods(objects, node)
     screen.attempt_started(attempt)
     with ProgressReader(node.addresses[0], DEFAULT_METRICS_PORT) as reader:
-        ends = run_pods(pods, stop, on_tick=lambda: screen.update(reader.latest, stop.requested))
+        ends = run_pods(
+            pods, stop, lambda: screen.update(reader.latest, reader.problem, stop.requested)
+        )
     return pods, ends
 
 

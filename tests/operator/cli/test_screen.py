@@ -37,11 +37,11 @@ def test_plain_screen_prints_changes_of_stage_at_once_and_steps_seldom() -> None
     console, out = text_console()
     screen = screen_for(console)
     assert isinstance(screen, PlainScreen)
-    screen.update(None, stopping=False)
+    screen.update(None, None, stopping=False)
     for step in range(50):
-        screen.update(progress(step=step), stopping=False)
-    screen.update(progress("Exporting", step=400), stopping=False)
-    screen.update(progress("Exporting", step=400), stopping=False)
+        screen.update(progress(step=step), None, stopping=False)
+    screen.update(progress("Exporting", step=400), None, stopping=False)
+    screen.update(progress("Exporting", step=400), None, stopping=False)
     lines = out.getvalue().splitlines()
     assert lines == ["Starting", "Training  step 0/400", "Exporting  step 400/400"]
 
@@ -51,7 +51,7 @@ def test_failed_save_is_a_line_until_it_is_mended() -> None:
     screen = screen_for(console)
     failed = progress(failedSaves=2, saveProblem="s3://bucket: access denied [403]")
     for each in (failed, failed, progress(failedSaves=2), failed):
-        screen.update(each, stopping=False)
+        screen.update(each, None, stopping=False)
     line = "checkpoint not saved (2 failed so far): s3://bucket: access denied [403]"
     assert out.getvalue().splitlines() == [line, "Training  step 0/400", line]
 
@@ -59,7 +59,7 @@ def test_failed_save_is_a_line_until_it_is_mended() -> None:
 def test_live_screen_shows_a_failed_save() -> None:
     console, out = text_console(force_terminal=True)
     screen = screen_for(console)
-    screen.update(progress(failedSaves=1, saveProblem="access denied [403]"), stopping=False)
+    screen.update(progress(failedSaves=1, saveProblem="access denied [403]"), None, stopping=False)
     screen.close()
     assert "checkpoint not saved (1 failed so far): access denied [403]" in out.getvalue()
 
@@ -68,7 +68,7 @@ def test_live_screen_shows_stage_bar_and_figures() -> None:
     console, out = text_console(force_terminal=True)
     screen = screen_for(console)
     assert isinstance(screen, LiveScreen)
-    screen.update(progress(step=100, loss=0.5), stopping=False)
+    screen.update(progress(step=100, loss=0.5), None, stopping=False)
     screen.close()
     for part in ("Training", "━", "step 100/400", "loss 0.5000"):
         assert part in out.getvalue()

@@ -35,7 +35,7 @@ class Lines:
     def attempt_started(self, attempt: int) -> None:
         pass
 
-    def update(self, progress: Progress | None, stopping: bool) -> None:
+    def update(self, progress: Progress | None, problem: str | None, stopping: bool) -> None:
         pass
 
     def close(self) -> None:

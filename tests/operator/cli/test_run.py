@@ -1,161 +1,15 @@
-"""The command line from a job file to its results, with a fake trainer.
+"""`dreambooth run`: pods as processes, restarts, stopping and resuming, storage and results."""
 
-What is tested is the runner: `launcher.py` below takes the place of `dreambooth_trainer.launcher`,
-as it comes first on PYTHONPATH. Each test adds what the pods of an attempt do.
-"""
-
-import json
-import os
 import re
+import shlex
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-FAKE_LAUNCHER = """
-import json, os, signal, sys, time
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
-from threading import Thread
-
-import yaml
-
-job = yaml.safe_load(Path(sys.argv[sys.argv.index("--config") + 1]).read_text())
-attempt, pod = int(os.environ["DREAMBOOTH_ATTEMPT"]), int(os.environ["JOB_COMPLETION_INDEX"])
-meta = job["metadata"]
-output = Path(job["spec"]["output"].removeprefix("file://"))
-run = output / meta["namespace"] / meta["name"] / meta["uid"]
-run.mkdir(parents=True, exist_ok=True)
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = json.dumps({"stage": "Training", "step": 7, "totalSteps": 9, "loss": 0.5}).encode()
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
-def end(code, message=""):
-    if message:
-        Path(os.environ["DREAMBOOTH_TERMINATION_LOG"]).write_text(message)
-    sys.exit(code)
-
-
-signal.signal(signal.SIGTERM, lambda *_: end(143))
-if pod == 0:
-    address = os.environ["POD_IP"], int(os.environ["DREAMBOOTH_METRICS_PORT"])
-    Thread(target=HTTPServer(address, Handler).serve_forever, daemon=True).start()
-"""
-
-
-@dataclass
-class Bench:
-    """A folder with a job, a fake trainer, and the command line on them."""
-
-    folder: Path
-    job: dict[str, Any]
-    processes: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    @property
-    def file(self) -> Path:
-        return self.folder / "job.yaml"
-
-    @property
-    def state(self) -> Path:
-        return self.folder / ".dreambooth"
-
-    def trainer(self, program: str) -> None:
-        """Let the pods do this, after the fake has started."""
-        package = self.folder / "fake" / "dreambooth_trainer"
-        package.mkdir(parents=True, exist_ok=True)
-        (package / "__init__.py").touch()
-        (package / "launcher.py").write_text(f"{FAKE_LAUNCHER}\n{program}")
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        self.file.write_text(yaml.safe_dump(self.job))
-        path = f"{self.folder / 'fake'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-        environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200"}
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                "from dreambooth_operator.cli.main import main; main()",
-                *arguments,
-            ],
-            cwd=self.folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.processes.append(process)
-        return process
-
-    def dreambooth(self, *arguments: str) -> tuple[int, str]:
-        """Exit code and output of one command."""
-        process = self.start(*arguments)
-        output, _ = process.communicate(timeout=120)
-        assert "Traceback" not in output, output
-        return process.returncode, output
-
-    def run_job(self, *arguments: str) -> tuple[int, str]:
-        return self.dreambooth("run", "-f", "job.yaml", *arguments)
-
-    def records(self) -> list[dict[str, Any]]:
-        """Records of the runs, oldest first."""
-        found = [json.loads(path.read_text()) for path in self.state.glob("runs/*/run.json")]
-        return sorted(found, key=lambda record: str(record["started"]))
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    """A job that needs no server: everything is in folders."""
-    job = {
-        "apiVersion": "dreambooth.dev/v1alpha1",
-        "kind": "DreamBoothJob",
-        "metadata": {"name": "mug"},
-        "spec": {
-            "model": {"source": "/models/tiny"},
-            "subjects": [
-                {"identifier": "sks", "classNoun": "mug", "images": f"file://{tmp_path}/images"}
-            ],
-            "output": f"file://{tmp_path}/out",
-            "runtime": {
-                "nodes": 2,
-                "gpusPerNode": 0,
-                "restart": {"maxFailures": 2, "backoffSeconds": 1, "maxBackoffSeconds": 1},
-            },
-        },
-    }
-    bench = Bench(tmp_path, job)
-    yield bench
-    for process in bench.processes:
-        process.kill()
-        process.communicate()
-
-
-RESULTS = """
-if pod == 0:
-    for path in ["samples/step-00000000/grid.png", "samples/step-00000009/grid.png",
-                 "samples/before-after.png", "export/model.safetensors", "checkpoints/big"]:
-        (run / path).parent.mkdir(parents=True, exist_ok=True)
-        (run / path).write_text(path)
-    similarity = {"before": 0.5, "after": 0.75, "real": 0.875}
-    scores = [{"identifier": "sks", "classNoun": "mug", "subjectSimilarity": similarity}]
-    (run / "scores.json").write_text(json.dumps({"step": 9, "subjects": scores}))
-    time.sleep(1.5)
-"""
+from tests.operator.cli.bench import RESULTS, Bench
 
 
 def test_run_shows_progress_and_ends_with_results_and_scores(bench: Bench) -> None:
@@ -198,32 +52,6 @@ def test_state_folder_that_cannot_be_made_is_one_message(bench: Bench) -> None:
     assert re.search(r"^error: .*file/state", output, re.MULTILINE)
 
 
-def test_samples_are_fetched_by_name_and_by_file(bench: Bench) -> None:
-    bench.trainer(RESULTS)
-    bench.run_job()
-    code, output = bench.dreambooth("samples", "mug")
-    assert code == 0
-    assert output.split() == [
-        "mug-samples/samples/before-after.png",
-        "mug-samples/samples/step-00000000/grid.png",
-        "mug-samples/samples/step-00000009/grid.png",
-    ]
-    code, output = bench.dreambooth("samples", "job.yaml", "--to", "elsewhere")
-    assert code == 0
-    assert (bench.folder / "elsewhere" / "samples" / "before-after.png").exists()
-
-
-def test_samples_of_a_run_elsewhere_are_the_newest_in_storage(bench: Bench) -> None:
-    for age, uid in ((100, "old"), (0, "new")):
-        grid = bench.folder / "out" / "default" / "mug" / uid / "samples" / "before-after.png"
-        grid.parent.mkdir(parents=True)
-        grid.write_text(uid)
-        os.utime(grid, (time.time() - age, time.time() - age))
-    code, output = bench.dreambooth("samples", "job.yaml")
-    assert code == 0, output
-    assert (bench.folder / "mug-samples" / "samples" / "before-after.png").read_text() == "new"
-
-
 def test_error_that_no_restart_helps_ends_the_run_with_its_code(bench: Bench) -> None:
     bench.trainer("""
 print("reading images")
@@ -241,6 +69,48 @@ time.sleep(60)
     assert log.read_text() == "reading images\n"
     (record,) = bench.records()
     assert (record["state"], record["attempts"]) == ("Failed", 1)
+
+
+def test_termination_message_is_shown_as_text_with_its_rank(bench: Bench) -> None:
+    bench.trainer("""
+from dreambooth_api.contract.termination import Termination
+if pod == 1:
+    end(65, Termination(message="no image decodes [1]\\nupload photos", rank=3).encode().decode())
+time.sleep(60)
+""")
+    code, output = bench.run_job()
+    assert code == 65
+    assert "FAILED: pod 1 of 2 (rank 3) exited with code 65" in output
+    assert "\n  no image decodes [1]\n  upload photos\n" in output
+    assert '"message"' not in output
+
+
+def test_failed_save_is_shown(bench: Bench) -> None:
+    bench.trainer("""
+progress |= {"failedSaves": 2, "saveProblem": "s3://bucket/out: access denied"}
+time.sleep(2)
+""")
+    code, output = bench.run_job()
+    assert code == 0
+    assert "checkpoint not saved (2 failed so far): s3://bucket/out: access denied" in output
+
+
+def test_progress_of_another_version_is_refused_by_name(bench: Bench) -> None:
+    bench.trainer("""
+progress["version"] = 999
+time.sleep(2)
+""")
+    code, output = bench.run_job()
+    assert code == 0
+    assert output.count("the trainer speaks version 999 of the contract") == 1
+
+
+def test_every_disruption_waits_the_shortest_time(bench: Bench) -> None:
+    bench.job["spec"]["runtime"]["restart"]["maxBackoffSeconds"] = 60
+    bench.trainer("end(143) if attempt < 3 else None")
+    code, output = bench.run_job()
+    assert code == 0
+    assert output.count("(disrupted); restarting from the last checkpoint in 1 s") == 3
 
 
 def test_failure_is_retried_as_a_new_attempt(bench: Bench) -> None:
@@ -306,6 +176,33 @@ if attempt == 0:
     code, output = bench.run_job("--resume")
     assert code == 2
     assert "the last run of mug succeeded; run it without --resume" in output
+
+
+def test_command_to_resume_can_be_pasted(bench: Bench) -> None:
+    """It names the same file, state folder, nodes and GPUs, quoted for a shell."""
+    bench.job["spec"]["runtime"]["restart"]["maxFailures"] = 0
+    bench.trainer("end(1) if attempt == 0 else None")
+    (bench.folder / "job.yaml").write_text(yaml.safe_dump(bench.job))
+    (bench.folder / "my job.yaml").symlink_to("job.yaml")
+    code, output = bench.dreambooth(
+        "run", "my job.yaml", "--state", "my runs", "--nodes", "1", "--gpus", "0"
+    )
+    assert code == 1
+    (command,) = re.findall(r"resume from the last checkpoint with: (.+)", output)
+    assert shlex.split(command) == [
+        "dreambooth", "run", "my job.yaml", "--resume", "--state", "my runs", "--nodes", "1",
+        "--gpus", "0",
+    ]  # fmt: skip
+    code, output = bench.dreambooth(*shlex.split(command)[1:])
+    assert code == 0, output
+    assert "attempt 1: starting" in output
+
+
+@pytest.mark.parametrize("arguments", [(), ("job.yaml", "-f", "job.yaml")])
+def test_one_job_file_must_be_named(bench: Bench, arguments: tuple[str, ...]) -> None:
+    code, output = bench.dreambooth("run", *arguments)
+    assert code == 2
+    assert "name one job file" in output
 
 
 def test_every_run_is_one_of_its_own(bench: Bench) -> None:
@@ -381,6 +278,16 @@ if pod == 0:
     assert (bench.folder / "mug-samples" / "samples" / "before-after.png").read_bytes() == b"png"
 
 
+def test_names_of_uploads_may_hold_an_equals_sign(bench: Bench) -> None:
+    bench.trainer("")
+    photos = bench.folder / "year=2024"
+    photos.mkdir()
+    (photos / "0.jpg").write_bytes(b"jpg")
+    code, output = bench.run_job("--upload", f"year=2024=file://{bench.folder}/by/year=2024")
+    assert code == 0, output
+    assert (bench.folder / "by" / "year=2024" / "0.jpg").read_bytes() == b"jpg"
+
+
 @pytest.mark.parametrize(
     "upload", ["photos", "=s3://b/c", "photos=", "photos=http://b/c", "nowhere=s3://b/c"]
 )
@@ -389,54 +296,3 @@ def test_odd_uploads_are_refused_before_anything_runs(bench: Bench, upload: str)
     assert code == 2
     assert re.search("use LOCAL=URI|no such file or folder", output)
     assert bench.records() == []
-
-
-def test_every_problem_of_an_invalid_job_is_listed(bench: Bench) -> None:
-    bench.job["spec"]["training"] = {"steps": 0, "learningrate": 1}
-    for command in (("validate", "job.yaml"), ("run", "-f", "job.yaml"), ("render", "job.yaml")):
-        code, output = bench.dreambooth(*command)
-        assert code == 2
-        assert "spec.training.steps: must be at least 1" in output
-        assert "spec.training.learningrate: unknown field; did you mean learningRate?" in output
-
-
-def test_validate_names_each_file(bench: Bench) -> None:
-    (bench.folder / "broken.yaml").write_text("kind: [")
-    code, output = bench.dreambooth("validate", "job.yaml", "broken.yaml", "absent.yaml")
-    assert code == 2
-    assert "job.yaml: valid" in output
-    assert "broken.yaml is not valid:" in output
-    assert "absent.yaml" in output
-
-
-def test_render_prints_all_objects(bench: Bench) -> None:
-    code, output = bench.dreambooth("render", "job.yaml", "--attempt", "4", "--image", "trainer:x")
-    assert code == 0
-    objects = list(yaml.safe_load_all(output))
-    assert [(o["kind"], o["metadata"]["name"]) for o in objects] == [
-        ("Service", "mug-ranks"),
-        ("ConfigMap", "mug-config"),
-        ("Job", "mug-4"),
-        ("Job", "mug-preflight"),
-    ]
-    assert objects[2]["spec"]["template"]["spec"]["containers"][0]["image"] == "trainer:x"
-
-
-def test_command_line_loads_nothing_heavy(bench: Bench) -> None:
-    heavy = ("torch", "boto3", "kubernetes", "kopf", "diffusers", "dreambooth_trainer")
-    program = (
-        "import sys; sys.argv = ['dreambooth', 'validate', 'job.yaml']\n"
-        "from dreambooth_operator.cli.main import main\n"
-        "try: main()\n"
-        f"finally: print('heavy:', [m for m in {heavy!r} if m in sys.modules])\n"
-    )
-    bench.file.write_text(yaml.safe_dump(bench.job))
-    output = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=bench.folder,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert "job.yaml: valid" in output
-    assert "heavy: []" in output
