@@ -210,7 +210,7 @@ class World:
                 self._control(job, pods)
             # Its finalizer keeps a pod that was deleted until the Job controller has counted it.
             for pod in pods:
-                if pod.stop_asked and self.pods.get(pod.uid, pod).ended:
+                if pod.deletion_requested and self.pods.get(pod.uid, pod).ended:
                     self._forget(self.pods.get(pod.uid, pod))
 
     def _finish_deletion(self, job: JobSnapshot, pods: list[PodSnapshot]) -> None:
@@ -271,10 +271,10 @@ class World:
             )
 
     def _ask_to_stop(self, pod: PodSnapshot) -> None:
-        if pod.ended or pod.stop_asked:
+        if pod.ended or pod.deletion_requested:
             return
         phase = pod.phase if pod.running else "Failed"
-        self.pods[pod.uid] = replace(pod, stop_asked=self.now, ready=False, phase=phase)
+        self.pods[pod.uid] = replace(pod, deletion_requested=self.now, ready=False, phase=phase)
 
     def _forget(self, pod: PodSnapshot) -> None:
         self.pods.pop(pod.uid, None)
@@ -283,7 +283,7 @@ class World:
     def start_pods(self) -> None:
         """Every pod gets a node and runs, and all have joined."""
         for uid, pod in self.pods.items():
-            if pod.phase == "Pending" and not pod.waiting and not pod.stop_asked:
+            if pod.phase == "Pending" and not pod.waiting and not pod.deletion_requested:
                 self.pods[uid] = replace(
                     pod,
                     phase="Running",
@@ -310,7 +310,7 @@ class World:
     def obey(self) -> None:
         """Pods that were asked to stop save and exit with 143, but those on lost nodes."""
         for pod in list(self.pods.values()):
-            if pod.stop_asked and not pod.ended and pod.node != "lost":
+            if pod.deletion_requested and not pod.ended and pod.node != "lost":
                 self.exit(pod, ExitCode.STOPPED)
 
     def evict(self, pod: PodSnapshot, reason: str = "EvictionByEvictionAPI") -> None:

@@ -57,7 +57,7 @@ def _of_the_past(pod: PodSnapshot, job: JobSnapshot) -> bool:
     """Whether it had ended when its Job was last resumed. When it was made does not tell, as the
     pods of a resumed Job are made before its start is written down.
     """
-    ended = min((time for time in (pod.stop_asked, pod.finished) if time), default=None)
+    ended = min((time for time in (pod.deletion_requested, pod.finished) if time), default=None)
     if ended is None and pod.gone:
         ended = pod.created
     return ended is not None and job.started is not None and ended < job.started

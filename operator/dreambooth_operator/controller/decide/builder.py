@@ -52,10 +52,10 @@ class DecisionBuilder:
 
     def is_lost(self, pod: PodSnapshot) -> bool:
         """Whether a pod still runs long after it was asked to stop: nobody is there to stop it."""
-        if pod.stop_asked is None or pod.ended:
+        if pod.deletion_requested is None or pod.ended:
             return False
         limit = timedelta(seconds=self.job.spec.runtime.terminating_timeout_seconds)
-        left = (pod.stop_asked + limit - self.now).total_seconds()
+        left = (pod.deletion_requested + limit - self.now).total_seconds()
         if left > 0:
             self.wake(left)
         return left <= 0

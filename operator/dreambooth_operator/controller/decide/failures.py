@@ -37,7 +37,7 @@ class Verdict:
 
 def judge(job: JobSnapshot, pods: Iterable[PodSnapshot], ranks_per_node: int) -> Verdict:
     """The verdict on an attempt whose Job fails or has failed."""
-    ended = [pod for pod in pods if pod.failed or pod.disruption or pod.stop_asked]
+    ended = [pod for pod in pods if pod.failed or pod.disruption or pod.deletion_requested]
     telling = _first(pod for pod in ended if pod.exit_code in NOT_RETRYABLE)
     if telling:
         return _blamed("Failed", telling, ranks_per_node, final=True)
@@ -70,14 +70,14 @@ def _first(pods: Iterable[PodSnapshot]) -> PodSnapshot | None:
 
 def _end(pod: PodSnapshot) -> datetime:
     """When it was asked to stop or stopped by itself, whichever came first."""
-    times = [time for time in (pod.stop_asked, pod.finished) if time]
+    times = [time for time in (pod.deletion_requested, pod.finished) if time]
     return min(times, default=EVER)
 
 
 def _first_failed(pods: Sequence[PodSnapshot]) -> PodSnapshot | None:
     """The first pod that failed by itself; what was stopped before it could is the last resort."""
     by_itself = [p for p in pods if p.failed and p.exit_code != ExitCode.STOPPED]
-    return _first(p for p in by_itself if not p.stop_asked) or _first(
+    return _first(p for p in by_itself if not p.deletion_requested) or _first(
         p for p in by_itself if p.exit_code
     )
 
@@ -90,9 +90,11 @@ def _first_stopped(
     Both times are the control plane's. Those of containers are their nodes', whose clocks differ.
     """
     if failed is None:
-        return _first(p for p in pods if p.stop_asked or p.exit_code == ExitCode.STOPPED)
+        return _first(p for p in pods if p.deletion_requested or p.exit_code == ExitCode.STOPPED)
     since = job.failing
-    return _first(p for p in pods if since and p.stop_asked and p.stop_asked < since)
+    return _first(
+        p for p in pods if since and p.deletion_requested and p.deletion_requested < since
+    )
 
 
 def _disrupted(pod: PodSnapshot, ranks_per_node: int) -> Verdict:

@@ -1,4 +1,4 @@
-"""The API server's REST interface: JSON in, JSON out, errors from `errors`."""
+"""A client of the API server's REST interface: JSON in, JSON out, errors from `errors`."""
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -16,26 +16,26 @@ FIELD_MANAGER = "dreambooth-operator"
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 PAGE = 100
 """Objects on one page of a list: a page of pods takes a few megabytes while it is read."""
-BUSY_SECONDS = 1.0
-"""Wait after 429 without Retry-After."""
+DEFAULT_RETRY_AFTER = 1.0
+"""Seconds to wait after HTTP 429 without a Retry-After header."""
 
 APPLY = "application/apply-patch+yaml"
 JSON_PATCH = "application/json-patch+json"
 
 
 class Page:
-    """A page of a list."""
+    """A page of a list (meta/v1 ListMeta)."""
 
     def __init__(self, body: Manifest) -> None:
         self.items: list[Manifest] = body.get("items") or []
         self.version = int(body["metadata"].get("resourceVersion") or 0)
         """Version of the whole list, the same on every page."""
-        self.rest: str = body["metadata"].get("continue") or ""
-        """Token of the next page."""
+        self.continue_token: str = body["metadata"].get("continue") or ""
+        """Empty on the last page."""
 
 
 class Api:
-    """Requests to the API server. Every method raises an `errors.ApiError`; none tries twice."""
+    """Requests to the API server. Every method may raise an `errors.ApiError`; none retries."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -47,27 +47,27 @@ class Api:
             await self._client.close()
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Manifest:
-        """An object as it is now, not as a cache remembers it."""
+        """Read an object from the API server, bypassing the cache."""
         return await self._send("GET", kind.path(namespace, name))
 
     async def version(self) -> Manifest:
-        """The API server's version: it costs nothing, and everybody may ask for it."""
+        """Read the API server's version: a cheap request that needs no permission."""
         return await self._send("GET", "/version")
 
     async def pages(self, kind: Kind, namespace: str | None) -> AsyncIterator[Page]:
-        """All objects of a kind that its selector matches, page by page."""
+        """List the objects that a kind's selector matches, page by page; no namespace means all."""
         parameters = {"limit": str(PAGE)}
         if kind.selector:
             parameters["labelSelector"] = kind.selector
         while True:
             page = Page(await self._send("GET", kind.path(namespace), parameters=parameters))
             yield page
-            if not page.rest:
+            if not page.continue_token:
                 return
-            parameters["continue"] = page.rest
+            parameters["continue"] = page.continue_token
 
     async def apply(self, kind: Kind, manifest: Manifest) -> Manifest:
-        """Server-side apply: make the object, or make it look like this."""
+        """Create or change an object by server-side apply, taking over conflicting fields."""
         meta = manifest["metadata"]
         return await self._send(
             "PATCH",
@@ -80,8 +80,10 @@ class Api:
     async def replace_status(
         self, kind: Kind, namespace: str, name: str, version: int, status: Manifest
     ) -> Manifest:
-        """Replace the whole status of the object with that version; `ConflictError` when it
-        changed.
+        """Replace the whole status of an object.
+
+        Raises:
+            ConflictError: The object no longer has this `version`.
         """
         operations: list[Manifest] = [
             {"op": "add", "path": "/metadata/resourceVersion", "value": str(version)},
@@ -96,20 +98,22 @@ class Api:
         )
 
     async def create(self, kind: Kind, body: Manifest) -> Manifest:
-        """Make an object; `ConflictError` when there is one of that name."""
+        """Create an object; raises `ConflictError` if one of its name exists."""
         path = kind.path(body["metadata"]["namespace"])
         return await self._send("POST", path, body, parameters={"fieldManager": FIELD_MANAGER})
 
     async def replace(self, kind: Kind, body: Manifest) -> Manifest:
-        """Replace an object; `ConflictError` when its version is another by now."""
+        """Replace an object; raises `ConflictError` if its version has changed."""
         meta = body["metadata"]
         return await self._send("PUT", kind.path(meta["namespace"], meta["name"]), body)
 
     async def delete(
         self, kind: Kind, namespace: str, name: str, uid: str, *, propagation: str
     ) -> Manifest:
-        """Delete the object with that uid; `ConflictError` when the name is another one's by
-        now.
+        """Delete an object; `propagation` is a meta/v1 DeletionPropagation.
+
+        Raises:
+            ConflictError: The object of this name has another uid.
         """
         options = {
             "apiVersion": "v1",
@@ -128,7 +132,7 @@ class Api:
         content_type: str = "application/json",
         parameters: Mapping[str, str] | None = None,
     ) -> Manifest:
-        what = f"{method} {path}"
+        request = f"{method} {path}"
         try:
             async with self._connected().request(
                 method,
@@ -137,14 +141,14 @@ class Api:
                 data=None if body is None else json.dumps(body),
                 headers={hdrs.CONTENT_TYPE: content_type, hdrs.ACCEPT: "application/json"},
                 timeout=TIMEOUT,
-            ) as answer:
-                content = await answer.read()
-                if answer.status >= 400:
-                    raise _error(what, answer.status, answer.headers, content)
-                found: Manifest = json.loads(content)
-                return found
+            ) as response:
+                content = await response.read()
+                if response.status >= 400:
+                    raise _error(request, response.status, response.headers, content)
+                body_read: Manifest = json.loads(content)
+                return body_read
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise errors.UnavailableError(f"{what}: {error or type(error).__name__}") from error
+            raise errors.UnavailableError(f"{request}: {error or type(error).__name__}") from error
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._client is None or self._client.closed:
@@ -152,13 +156,15 @@ class Api:
         return self._client
 
 
-def _error(what: str, status: int, headers: Mapping[str, str], content: bytes) -> errors.ApiError:
-    """The error that an answer tells of (meta/v1 Status)."""
+def _error(
+    request: str, status: int, headers: Mapping[str, str], content: bytes
+) -> errors.ApiError:
+    """The error for a response with this HTTP status and body (meta/v1 Status)."""
     try:
-        told: Any = json.loads(content)
-        message = f"{what}: {told['message']}"
+        body: Any = json.loads(content)
+        message = f"{request}: {body['message']}"
     except (ValueError, TypeError, KeyError):
-        message = f"{what}: HTTP {status}"
+        message = f"{request}: HTTP {status}"
     if status == 403 and b'"NamespaceTerminating"' in content:  # no Role would help
         return errors.UnavailableError(message)
     if status == 500 and b"failed to create typed patch object" in content:
@@ -171,12 +177,12 @@ def _error(what: str, status: int, headers: Mapping[str, str], content: bytes) -
         return errors.ForbiddenError(f"{message}; grant it in the operator's Role or ClusterRole")
     if status >= 500 or status in (401, 408):
         return errors.UnavailableError(message)
-    known = {404: errors.NotFoundError, 409: errors.ConflictError, 410: errors.ConflictError}
-    return known.get(status, errors.InvalidError)(message)
+    by_status = {404: errors.NotFoundError, 409: errors.ConflictError, 410: errors.ConflictError}
+    return by_status.get(status, errors.InvalidError)(message)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
     try:
         return max(float(headers[hdrs.RETRY_AFTER]), 0.0)
     except (KeyError, ValueError):
-        return BUSY_SECONDS
+        return DEFAULT_RETRY_AFTER

@@ -1,4 +1,7 @@
-"""The time by the API server's clock, whatever the clock of this node says."""
+"""The time by the API server's clock, whatever this node's clock says.
+
+Every time in a status, and every time that is compared with one, is by that clock.
+"""
 
 import logging
 import time
@@ -9,18 +12,18 @@ from email.utils import parsedate_to_datetime
 logger = logging.getLogger(__name__)
 
 Now = Callable[[], datetime]
-"""Tells the time; injected wherever time matters."""
+"""Returns the time in UTC; injected wherever time matters."""
 
 TOLERANCE = timedelta(seconds=2)
-"""A Date header holds whole seconds and is some time on its way."""
+"""Date headers hold whole seconds, and responses take time to arrive."""
 HALF_SECOND = timedelta(seconds=0.5)
 
 
 class ServerClock:
-    """Follows the `Date` headers of the API server's answers.
+    """Synchronizes with the `Date` headers of the API server's responses.
 
-    Starts with this node's time. Steps of the node's clock change nothing, as only the monotonic
-    clock is read after that.
+    It starts with this node's time, and reads only the monotonic clock after that, so that steps
+    of the node's clock have no effect.
     """
 
     def __init__(
@@ -36,15 +39,15 @@ class ServerClock:
         return self._origin + timedelta(seconds=self._monotonic())
 
     def synchronize(self, date: str | None) -> None:
-        """Take an answer's `Date` header into account; a missing or unreadable one is ignored."""
+        """Correct the clock by a `Date` header; a missing or unreadable one is ignored."""
         try:
-            said = parsedate_to_datetime(date or "")
+            server_time = parsedate_to_datetime(date or "")
         except ValueError:
             return
-        ahead = said + HALF_SECOND - self.now()
+        ahead = server_time + HALF_SECOND - self.now()
         if abs(ahead) > TOLERANCE:
             self._origin += ahead
             logger.warning(
-                "The API server's clock is %.0f s ahead of what was thought; it is followed",
+                "the API server's clock is %.0f s ahead of the operator's; the operator now uses it",
                 ahead.total_seconds(),
             )

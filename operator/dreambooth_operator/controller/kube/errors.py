@@ -1,53 +1,53 @@
-"""What can go wrong between the operator and the API server.
+"""Errors of requests to the API server.
 
     ApiError
-        NotFound          there is no such object
-        Conflict          somebody was faster; look again
-        Forbidden         the operator's Role lacks a rule
-        Invalid           the API server refuses what was sent
-        TooManyRequests   wait `retry_after` seconds
-        Unavailable       no answer, or an error of the server's own
-        NotLeading        another replica may act by now; nothing was sent
+        NotFoundError          the object does not exist
+        ConflictError          the object has changed: read it again
+        ForbiddenError         the operator's Role lacks a rule
+        InvalidError           the API server rejects the request
+        TooManyRequestsError   wait for `retry_after` seconds
+        UnavailableError       no response, or an error of the server itself
+        NotLeadingError        another replica may lead; nothing was sent
 
-`NameTakenError` is no error of the API server: a child's name belongs to something else.
+`NameTakenError` does not come from the API server: the name of a child belongs to another object.
 """
 
 
 class ApiError(Exception):
-    """A request that did not succeed. The message says which one."""
+    """A request that failed. The message names the request."""
 
     kind = "other"
-    """For metrics."""
+    """Value of the label `kind` in the metrics."""
     retry_after = 0.0
-    """Seconds to wait at least."""
+    """Seconds to wait at least before a retry."""
 
 
 class NotFoundError(ApiError):
-    """There is no such object, or no such kind."""
+    """The object, or its kind, does not exist (HTTP 404)."""
 
     kind = "not_found"
 
 
 class ConflictError(ApiError):
-    """The object is not as it was thought to be: changed, replaced, or there already."""
+    """The object has changed, was replaced, or exists already (HTTP 409 and 410)."""
 
     kind = "conflict"
 
 
 class ForbiddenError(ApiError):
-    """The operator may not do this; the message names verb, resource and namespace."""
+    """The operator may not do this (HTTP 403); names verb, resource and namespace."""
 
     kind = "forbidden"
 
 
 class InvalidError(ApiError):
-    """The API server refuses what was sent; the message says why."""
+    """The API server rejects the request; the message says why."""
 
     kind = "invalid"
 
 
 class TooManyRequestsError(ApiError):
-    """The API server is busy."""
+    """The API server is overloaded (HTTP 429)."""
 
     kind = "too_many_requests"
 
@@ -57,19 +57,19 @@ class TooManyRequestsError(ApiError):
 
 
 class UnavailableError(ApiError):
-    """No connection, no answer in time, or an error of the server's own."""
+    """No connection, no response in time, or an error of the server itself (HTTP 5xx)."""
 
     kind = "unavailable"
 
 
 class NotLeadingError(ApiError):
-    """This process may not write any more."""
+    """This process may no longer write: another one may lead."""
 
     kind = "not_leading"
 
 
 class NameTakenError(Exception):
-    """An object that is not the job's has the name of a child: it is left alone."""
+    """An object that the job does not own has the name of one of its children."""
 
     def __init__(self, kind: str, name: str) -> None:
         super().__init__(f"{kind} {name}")

@@ -1,4 +1,4 @@
-"""The kinds of objects that the operator reads and writes, and which of them it watches."""
+"""The kinds of objects that the operator reads, writes and watches."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class Kind:
     name: str
     plural: str
     selector: str = ""
-    """Label selector of the objects that concern the operator."""
+    """Label selector of the operator's objects; empty: all objects."""
 
     @property
     def group(self) -> str:
@@ -23,10 +23,10 @@ class Kind:
         return self.api_version.rpartition("/")[0]
 
     def path(self, namespace: str | None, name: str = "", subresource: str = "") -> str:
-        """URL path of an object, or of a list without a name; no namespace means all."""
+        """URL path of an object, or of a list if there is no name; no namespace means all."""
         root = "apis" if self.group else "api"
-        within = f"namespaces/{namespace}" if namespace else ""
-        parts = (root, self.api_version, within, self.plural, name, subresource)
+        scope = f"namespaces/{namespace}" if namespace else ""
+        parts = (root, self.api_version, scope, self.plural, name, subresource)
         return "/" + "/".join(part for part in parts if part)
 
 
@@ -40,4 +40,4 @@ LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
 
 WATCHED = (DREAMBOOTH_JOB, JOB, POD, SERVICE, CONFIG_MAP)
 APPLIED = {kind.name: kind for kind in (JOB, SERVICE, CONFIG_MAP)}
-"""Kinds of children, by name."""
+"""Kinds of children that are applied, by name."""

@@ -1,4 +1,4 @@
-"""How the API server is reached: its address, TLS, and credentials that may rotate."""
+"""HTTP sessions with the API server: its address, TLS, and credentials that may rotate."""
 
 import asyncio
 import logging
@@ -20,28 +20,27 @@ logger = logging.getLogger(__name__)
 
 USER_AGENT = "dreambooth-operator"
 RELOAD_SECONDS = 5.0
-"""Refused credentials are read again at most this often."""
+"""Rejected credentials are read again at most this often."""
 
-Answered = Callable[[str, str, int], None]
-"""Told of each answer: verb, plural of the resource, status code."""
+OnResponse = Callable[[str, str, int], None]
+"""Called for each response with its verb, the plural of the resource, and the HTTP status."""
 
 
 class Session:
-    """Makes HTTP sessions with the API server: in a pod with its service account, else by
-    KUBECONFIG.
+    """Opens HTTP sessions with the API server.
 
-    Each request carries the newest credentials. When they are refused, they are read anew and the
-    request is sent once more: tokens rotate.
+    Address and credentials come from KUBECONFIG, or in a pod without it from the service account.
+    As tokens rotate, rejected credentials are read again and the request is sent a second time.
     """
 
-    def __init__(self, clock: ServerClock, answered: Answered) -> None:
+    def __init__(self, clock: ServerClock, on_response: OnResponse) -> None:
         self._clock = clock
-        self._answered = answered
+        self._on_response = on_response
         self._configuration = Configuration()
         self._loaded = 0.0
         self._loading = asyncio.Lock()
         self.last_answer: float | None = None
-        """When the API server answered last, by time.monotonic()."""
+        """Time of the API server's last response, by time.monotonic()."""
 
     @property
     def server(self) -> str:
@@ -49,7 +48,7 @@ class Session:
         return str(self._configuration.host).rstrip("/")
 
     async def load(self) -> None:
-        """Read address and credentials; raises `UserError` when there are none."""
+        """Read address and credentials; raises `UserError` if there are none."""
         configuration = Configuration()
         try:
             await _load_into(configuration)
@@ -62,7 +61,7 @@ class Session:
         self._loaded = time.monotonic()
 
     def connect(self) -> aiohttp.ClientSession:
-        """A new session; whoever asks for it closes it."""
+        """Open a session, which the caller closes."""
         configuration = self._configuration
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=_trust(configuration)),
@@ -74,7 +73,7 @@ class Session:
     async def _exchange(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        """One request and its answer, as middleware of every session."""
+        """Send a request, as middleware of every session."""
         await self._authorize(request)
         response = await handler(request)
         if response.status == 401 and await self._reloaded():
@@ -83,7 +82,7 @@ class Session:
             response = await handler(request)
         self.last_answer = time.monotonic()
         self._clock.synchronize(response.headers.get(hdrs.DATE))
-        self._answered(*_told(request), response.status)
+        self._on_response(*_verb_and_resource(request), response.status)
         return response
 
     async def _authorize(self, request: aiohttp.ClientRequest) -> None:
@@ -94,7 +93,7 @@ class Session:
             request.server_hostname = self._configuration.tls_server_name
 
     async def _reloaded(self) -> bool:
-        """Read the credentials again; whether they may be newer than those that were refused."""
+        """Read the credentials again; returns whether they may be newer than the rejected ones."""
         async with self._loading:
             if time.monotonic() - self._loaded <= RELOAD_SECONDS:
                 return False
@@ -102,7 +101,7 @@ class Session:
             try:
                 await self.load()
             except UserError as error:
-                logger.error("The API server refuses the credentials; %s", error)
+                logger.error("the API server rejects the credentials: %s", error)
                 return False
             return True
 
@@ -122,7 +121,7 @@ def _trust(configuration: Configuration) -> ssl.SSLContext | bool:
     if not configuration.host.startswith("https"):
         return True
     trust = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
-    # Clusters' own authorities leave out key ids, which newer Pythons insist on.
+    # Many clusters' own CAs leave out key identifiers, which newer Pythons insist on.
     trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if configuration.cert_file:
         trust.load_cert_chain(configuration.cert_file, configuration.key_file)
@@ -132,8 +131,8 @@ def _trust(configuration: Configuration) -> ssl.SSLContext | bool:
     return trust
 
 
-def _told(request: aiohttp.ClientRequest) -> tuple[str, str]:
-    """Verb and plural of a request: /api/v1/namespaces/a/pods/b/status is "pods"."""
+def _verb_and_resource(request: aiohttp.ClientRequest) -> tuple[str, str]:
+    """Verb and resource of a request: of /api/v1/namespaces/a/pods/b/status, "pods"."""
     verb = "watch" if request.url.query.get("watch") == "true" else request.method.lower()
     parts = request.url.path.strip("/").split("/")
     parts = parts[2:] if parts[0] == "api" else parts[3:]

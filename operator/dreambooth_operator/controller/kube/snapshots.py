@@ -54,7 +54,7 @@ class PodSnapshot:
     version: int
     """metadata.resourceVersion."""
     job_uid: str | None
-    """The batch/v1 Job that made it."""
+    """uid of the batch/v1 Job that created it."""
     component: str
     attempt: int | None
     index: int
@@ -63,33 +63,33 @@ class PodSnapshot:
     phase: str = "Pending"
     node: str | None = None
     scheduled: datetime | None = None
-    """When it got its node."""
+    """When it was assigned its node."""
     ip: str | None = None
     ready: bool = False
     running: bool = False
-    """The trainer's container has started, and maybe ended."""
-    stop_asked: datetime | None = None
-    """When its deletion was asked for; metadata.deletionTimestamp is that plus the grace period."""
+    """The trainer's container has started, and may have ended."""
+    deletion_requested: datetime | None = None
+    """When its deletion was requested: metadata.deletionTimestamp less the grace period."""
     finished: datetime | None = None
     exit_code: int | None = None
     termination: Termination = NO_TERMINATION
     """Termination message of the trainer's container."""
     reason: str = ""
-    """Why the pod failed beside its container, for example Evicted (status.reason)."""
+    """status.reason: why the pod failed apart from its container, for example Evicted."""
     reason_message: str = ""
     out_of_memory: bool = False
     waiting: str | None = None
-    """Why the container does not start yet, for example ImagePullBackOff."""
+    """Why the container has not started yet, for example ImagePullBackOff."""
     waiting_message: str = ""
     waiting_since: datetime | None = None
-    """When it was first seen to wait for the same kind of reason: the API does not tell."""
+    """Since when it cannot start, as the operator observed it: no field of a pod holds that."""
     disruption: str | None = None
     """Reason of the DisruptionTarget condition, for example EvictionByEvictionAPI."""
     disruption_message: str = ""
     unschedulable: str | None = None
-    """The scheduler's message when no node fits."""
+    """The scheduler's message if no node fits."""
     gone: bool = False
-    """The object has been deleted; this is the last that was seen of it."""
+    """The object was deleted; this is its last state."""
 
     @property
     def ended(self) -> bool:
@@ -103,7 +103,7 @@ class PodSnapshot:
 
     @property
     def failed(self) -> bool:
-        """It has failed, with or without a container that could tell of it."""
+        """It has failed, whether or not its container ran."""
         return self.phase == "Failed" or bool(self.exit_code)
 
 
@@ -121,18 +121,18 @@ class JobSnapshot:
     attempt: int | None
     created: datetime
     suspended: bool = False
-    """A queue holds it back (spec.suspend), or the Job controller has not taken note that it was
-    let go: it makes pods first, and tells of it (status.conditions, Suspended) afterwards."""
+    """A queue holds it back (spec.suspend), or the Job controller has not yet reported that it was
+    resumed: it creates the pods first, and sets the Suspended condition to False afterwards."""
     started: datetime | None = None
-    """status.startTime; set anew after its first pods were made when it is resumed."""
+    """status.startTime: reset when the Job is resumed, after its first pods were created."""
     deleting: bool = False
     completions: int | None = None
-    """spec.completions: the nodes that it was made for."""
+    """spec.completions: the number of nodes that it was created for."""
     complete: bool = False
     ended: datetime | None = None
-    """When it was complete or had failed."""
+    """When it completed or failed."""
     failing: datetime | None = None
-    """Since when it is to fail (FailureTarget), while its pods are stopped."""
+    """Since when its pods are being stopped because it fails (FailureTarget condition)."""
     failed: bool = False
     """Failed, and all its pods have ended."""
     failure_reason: str = ""
@@ -142,12 +142,12 @@ class JobSnapshot:
 
     @property
     def live(self) -> bool:
-        """Its pods run or may run, and nobody has asked them to stop."""
+        """Its pods run or may run, and have not been asked to stop."""
         return not (self.complete or self.failed or self.deleting)
 
 
 def pod_snapshot(body: Body) -> PodSnapshot | None:
-    """The view of a pod; None when its labels say that it is none of ours."""
+    """The snapshot of a pod; None for a pod without the operator's labels."""
     meta, status = body["metadata"], body.get("status", {})
     labels = meta.get("labels", {})
     if names.JOB_LABEL not in labels:
@@ -172,11 +172,11 @@ def pod_snapshot(body: Body) -> PodSnapshot | None:
         created=required_time(meta["creationTimestamp"]),
         phase=status.get("phase", "Pending"),
         node=body.get("spec", {}).get("nodeName"),
-        scheduled=time_of(scheduled.get("lastTransitionTime")) if _holds(scheduled) else None,
+        scheduled=time_of(scheduled.get("lastTransitionTime")) if _is_true(scheduled) else None,
         ip=status.get("podIP"),
-        ready=_holds(conditions.get("Ready")),
+        ready=_is_true(conditions.get("Ready")),
         running=bool(state.get("running") or ended),
-        stop_asked=deletion - grace if deletion else None,
+        deletion_requested=deletion - grace if deletion else None,
         finished=time_of(ended.get("finishedAt")),
         exit_code=ended.get("exitCode"),
         termination=Termination.decode(ended["message"]) if "message" in ended else NO_TERMINATION,
@@ -185,14 +185,14 @@ def pod_snapshot(body: Body) -> PodSnapshot | None:
         out_of_memory=ended.get("reason") == "OOMKilled",
         waiting=waiting.get("reason"),
         waiting_message=waiting.get("message", ""),
-        disruption=disruption.get("reason") if _holds(disruption) else None,
+        disruption=disruption.get("reason") if _is_true(disruption) else None,
         disruption_message=disruption.get("message", ""),
         unschedulable=scheduled.get("message") if scheduled.get("status") == "False" else None,
     )
 
 
 def job_snapshot(body: Body) -> JobSnapshot | None:
-    """The view of a batch/v1 Job; None when its labels say that it is none of ours."""
+    """The snapshot of a batch/v1 Job; None for a Job without the operator's labels."""
     meta, status = body["metadata"], body.get("status", {})
     labels = meta.get("labels", {})
     if names.JOB_LABEL not in labels:
@@ -200,7 +200,7 @@ def job_snapshot(body: Body) -> JobSnapshot | None:
     conditions = by_type(status.get("conditions", []))
     failed, target = conditions.get("Failed", {}), conditions.get("FailureTarget", {})
     complete = conditions.get("Complete", {})
-    failure = failed if _holds(failed) else target
+    failure = failed if _is_true(failed) else target
     return JobSnapshot(
         key=Key(meta["namespace"], labels[names.JOB_LABEL]),
         name=meta["name"],
@@ -210,16 +210,17 @@ def job_snapshot(body: Body) -> JobSnapshot | None:
         component=labels.get(names.COMPONENT_LABEL, ""),
         attempt=_number(labels.get(names.ATTEMPT_LABEL)),
         created=required_time(meta["creationTimestamp"]),
-        suspended=bool(body.get("spec", {}).get("suspend")) or _holds(conditions.get("Suspended")),
+        suspended=bool(body.get("spec", {}).get("suspend"))
+        or _is_true(conditions.get("Suspended")),
         started=time_of(status.get("startTime")),
         deleting="deletionTimestamp" in meta,
         completions=body.get("spec", {}).get("completions"),
-        complete=_holds(complete),
-        ended=time_of((complete if _holds(complete) else failed).get("lastTransitionTime")),
-        failing=time_of(target.get("lastTransitionTime")) if _holds(target) else None,
-        failed=_holds(failed),
-        failure_reason=failure.get("reason", "") if _holds(failure) else "",
-        failure_message=failure.get("message", "") if _holds(failure) else "",
+        complete=_is_true(complete),
+        ended=time_of((complete if _is_true(complete) else failed).get("lastTransitionTime")),
+        failing=time_of(target.get("lastTransitionTime")) if _is_true(target) else None,
+        failed=_is_true(failed),
+        failure_reason=failure.get("reason", "") if _is_true(failure) else "",
+        failure_message=failure.get("message", "") if _is_true(failure) else "",
         counters=meta.get("annotations", {}).get(COUNTERS_ANNOTATION, ""),
     )
 
@@ -230,7 +231,7 @@ def by_type(conditions: Iterable[Body]) -> dict[str, Body]:
 
 
 def controller_uid(meta: Body) -> str | None:
-    """Uid of the object that controls this one."""
+    """Uid of the controller among an object's owners (meta/v1 OwnerReference)."""
     owners = meta.get("ownerReferences", [])
     return next((owner["uid"] for owner in owners if owner.get("controller")), None)
 
@@ -245,22 +246,22 @@ def controls(job_uid: str, meta: Body) -> bool:
 
 
 def time_of(text: str | None) -> datetime | None:
-    """A meta/v1 Time or MicroTime."""
+    """Parse a meta/v1 Time or MicroTime."""
     return datetime.fromisoformat(text) if text else None
 
 
 def required_time(text: str) -> datetime:
-    """A meta/v1 Time that is always there."""
+    """Parse a meta/v1 Time of a field that every object has."""
     return datetime.fromisoformat(text)
 
 
 def _trainer_state(status: Body) -> Body:
     """State of the trainer's container."""
-    found: Iterable[Body] = status.get("containerStatuses", [])
-    return next((c.get("state", {}) for c in found if c["name"] == names.TRAINER), {})
+    containers: Iterable[Body] = status.get("containerStatuses", [])
+    return next((c.get("state", {}) for c in containers if c["name"] == names.TRAINER), {})
 
 
-def _holds(condition: Body | None) -> bool:
+def _is_true(condition: Body | None) -> bool:
     return bool(condition) and condition.get("status") == "True"  # type: ignore[union-attr]
 
 

@@ -53,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
     metrics: CollectorRegistry
     probes: dict[str, Probe]
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server calls it by this name
+    def do_GET(self) -> None:
         if self.path == "/metrics":
             self._answer(200, generate_latest(self.metrics), CONTENT_TYPE_LATEST)
         elif self.path in self.probes:

@@ -25,7 +25,7 @@ MAX_BACKOFF_SECONDS = 10.0
 def registry(
     informer: Informer, server: str, client: aiohttp.ClientSession
 ) -> kopf.OperatorRegistry:
-    """kopf's handlers: use this session, and pass every event on."""
+    """Make kopf's handlers: use this session, and pass every event on."""
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=handlers)
@@ -39,7 +39,7 @@ def registry(
 
 
 def settings() -> kopf.OperatorSettings:
-    """kopf's settings: no peering, posting or scanning, and retries without end."""
+    """Make kopf's settings: no peering, posting or scanning, and retries without end."""
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False
     chosen.scanning.disabled = True

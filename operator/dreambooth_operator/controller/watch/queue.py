@@ -1,4 +1,4 @@
-"""The queue of keys to look at: each once, by one worker at a time, not too soon after an error."""
+"""A work queue like client-go's: each key once, with one worker at a time, rate-limited on errors."""
 
 import asyncio
 import random
@@ -13,10 +13,10 @@ MAX_BACKOFF_SECONDS = 60.0
 
 
 @dataclass(slots=True)
-class _Trouble:
-    """Errors of a key in a row, and when it may be tried again."""
+class _Backoff:
+    """The errors of a key in a row, and when it may be retried."""
 
-    count: int
+    errors: int
     until: float
 
 
@@ -35,38 +35,40 @@ class Queue(Generic[K]):
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._active: set[K] = set()
         self._again: dict[K, float] = {}
-        """When active keys are due again."""
-        self._troubles: dict[K, _Trouble] = {}
+        """When keys that are being worked on are due again."""
+        self._backoffs: dict[K, _Backoff] = {}
 
     def add(self, key: K, after: float = 0.0) -> None:
-        """Make a key due after that many seconds; the earliest time wins.
+        """Make a key due after so many seconds; of several times, the earliest counts.
 
-        After an error it waits for its back-off in any case.
+        After an error the key waits for its back-off in any case.
         """
         due = asyncio.get_running_loop().time() + after
-        trouble = self._troubles.get(key)
-        self._add_at(key, max(due, trouble.until) if trouble else due)
+        backoff = self._backoffs.get(key)
+        self._add_at(key, max(due, backoff.until) if backoff else due)
 
     async def get(self) -> K:
-        """The next due key. `done` or `failed` must follow."""
+        """Wait for the next due key. The caller must call `done` or `failed` with it."""
         key = await self._ready.get()
         del self._since[key]
         self._active.add(key)
         return key
 
     def done(self, key: K) -> None:
-        """The work on a key is done; its errors are forgotten."""
-        self._troubles.pop(key, None)
+        """End the work on a key, and forget its errors."""
+        self._backoffs.pop(key, None)
         self._finish(key)
 
     def failed(self, key: K, retry_after: float = 0.0) -> float:
-        """The work on a key failed: it is tried again after an exponential back-off, at the
-        earliest after `retry_after` seconds. Returns how long that will be.
+        """End the work on a key, to be retried after an exponential back-off with jitter.
+
+        Returns:
+            Seconds until the retry, at least `retry_after`.
         """
-        count = self._troubles[key].count + 1 if key in self._troubles else 1
-        delay = max(self._backoff(count), retry_after)
+        errors = self._backoffs[key].errors + 1 if key in self._backoffs else 1
+        delay = max(self._delay(errors), retry_after)
         until = asyncio.get_running_loop().time() + delay
-        self._troubles[key] = _Trouble(count, until)
+        self._backoffs[key] = _Backoff(errors, until)
         self._again[key] = until
         self._finish(key)
         return delay
@@ -82,9 +84,9 @@ class Queue(Generic[K]):
         first = next(iter(self._since.values()), None)
         return 0.0 if first is None else asyncio.get_running_loop().time() - first
 
-    def _backoff(self, count: int) -> float:
-        whole = min(FIRST_BACKOFF_SECONDS * 2.0 ** min(count - 1, 16), MAX_BACKOFF_SECONDS)
-        return whole * (0.5 + 0.5 * self._jitter())
+    def _delay(self, errors: int) -> float:
+        longest = min(FIRST_BACKOFF_SECONDS * 2.0 ** min(errors - 1, 16), MAX_BACKOFF_SECONDS)
+        return longest * (0.5 + 0.5 * self._jitter())
 
     def _add_at(self, key: K, due: float) -> None:
         if key in self._active:
@@ -99,9 +101,9 @@ class Queue(Generic[K]):
         if due <= loop.time():
             self._make_ready(key)
         else:
-            self._timers[key] = loop.call_at(due, self._time_came, key)
+            self._timers[key] = loop.call_at(due, self._on_timer, key)
 
-    def _time_came(self, key: K) -> None:
+    def _on_timer(self, key: K) -> None:
         del self._timers[key]
         self._make_ready(key)
 
@@ -113,5 +115,5 @@ class Queue(Generic[K]):
         self._active.discard(key)
         due = self._again.pop(key, None)
         if due is not None:
-            trouble = self._troubles.get(key)
-            self._add_at(key, max(due, trouble.until) if trouble else due)
+            backoff = self._backoffs.get(key)
+            self._add_at(key, max(due, backoff.until) if backoff else due)
