@@ -1,6 +1,6 @@
 """Writes generated files: the chart's, and copies of the version.
 
-    python -m dreambooth_charts.generate [--check]
+python -m dreambooth_charts.generate [--check]
 """
 
 import json

@@ -27,9 +27,9 @@ from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.run.fit import fit
+from dreambooth_trainer.telemetry.history import StepReport
 from dreambooth_trainer.telemetry.telemetry import Telemetry
 from dreambooth_trainer.training.module import DreamBooth
-from dreambooth_trainer.training.reporter import StepReport
 
 MODEL = Path(__file__).parents[2] / "examples" / "tiny-sd" / "model"
 BATCH = 4
@@ -39,15 +39,15 @@ ROUNDS = 5
 
 
 class _Clock(Telemetry):
-    """Telemetry that note when each step's report came in."""
+    """Telemetry that notes when each step's report came in."""
 
     def __init__(self, job: DreamBoothJob) -> None:
         super().__init__(job, Topology())
         self.times: list[float] = []
 
-    def step(self, report: StepReport) -> None:
+    def record_step(self, report: StepReport) -> None:
         self.times.append(time.perf_counter())
-        super().step(report)
+        super().record_step(report)
 
 
 class StepBench:

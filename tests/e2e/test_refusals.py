@@ -124,7 +124,9 @@ def test_the_preflight_tells_everything_that_is_wrong(
 def test_missing_credentials_are_named(
     cluster: Cluster, operator: Operator, job: Object, storage: Storage
 ) -> None:
-    job["spec"]["storage"] = storage.spec | {"credentials": {"secretRef": {"name": "no-such-secret"}}}
+    job["spec"]["storage"] = storage.spec | {
+        "credentials": {"secretRef": {"name": "no-such-secret"}}
+    }
     cluster.apply(job)
     failed = condition(cluster.wait_phase("mug", "Failed"), "Failed")
     assert failed["reason"] == "NotStarted"

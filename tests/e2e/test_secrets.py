@@ -99,7 +99,10 @@ def test_credentials_leave_no_trace(cluster: Cluster, operator: Operator, tmp_pa
 
     job, refused = training_job(cluster.storage), training_job(cluster.storage, "refused")
     job["spec"]["tracking"] = {"tensorboard": True}
-    refused["spec"]["storage"] = {**refused["spec"]["storage"], "credentials": {"secretRef": {"name": "wrong"}}}
+    refused["spec"]["storage"] = {
+        **refused["spec"]["storage"],
+        "credentials": {"secretRef": {"name": "wrong"}},
+    }
     cluster.apply(job)
     cluster.apply(refused)
     found = dict(answers_of_pods(cluster, "mug"))

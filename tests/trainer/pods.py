@@ -19,6 +19,8 @@ from urllib.request import urlopen
 
 import yaml
 
+from dreambooth_api.contract.termination import Termination
+
 PATIENCE = 180
 LAUNCHER = ("-m", "dreambooth_trainer.launcher")
 """Python's arguments for a pod's first process."""
@@ -39,12 +41,12 @@ from dreambooth_trainer.launcher import launch
 stop = launch.StopSignal()
 stop.install()
 command = [sys.executable, *{tuple(rank)!r}, *sys.argv[1:]]
-with launch.started(command, os.environ) as ranks:
+with launch.start_ranks(command, os.environ) as ranks:
     for rank in ranks:
         # The imports take longer on a busy machine; the job file's own minimum is 60 s.
         while rank.silent_seconds() >= 0 and rank.heartbeat.number < 2 and rank.end() is None:
             time.sleep(0.1)
-    code = launch.watch(ranks, launch.Limits({stall_seconds}, 60), stop)
+    code = launch.supervise(ranks, launch.Limits({stall_seconds}, 60), stop)
 sys.exit(code)
 """,
     )
@@ -94,9 +96,10 @@ class Pod:
         """Its exit code."""
         return self.process.wait(timeout=PATIENCE)
 
-    def message(self) -> str:
-        """Its termination message."""
-        return self.termination_log.read_text() if self.termination_log.exists() else ""
+    def termination(self) -> Termination:
+        """Its termination message; empty where it wrote none."""
+        log = self.termination_log
+        return Termination.decode(log.read_text() if log.exists() else "")
 
 
 class Pods:
@@ -132,20 +135,24 @@ class Pods:
         index = len(self.pods)
         folder = self._folder / f"pod-{index}"
         folder.mkdir()
-        address, log, words = f"127.0.0.{index + 1}", folder / "log", folder / "termination.log"
+        address, log, termination = (
+            f"127.0.0.{index + 1}",
+            folder / "log",
+            folder / "termination.log",
+        )
         environment = {
             **os.environ,
             **self._shared,
             "PET_NODE_RANK": str(index),
             "POD_IP": address,
             "DREAMBOOTH_CACHE_DIR": str(folder / "cache"),
-            "DREAMBOOTH_TERMINATION_LOG": str(words),
+            "DREAMBOOTH_TERMINATION_LOG": str(termination),
         }
         command = [sys.executable, *self._launcher, "--config", self._config]
         with log.open("w") as stream:
             process = subprocess.Popen(command, env=environment, stderr=stream)
         port = int(self._shared["DREAMBOOTH_METRICS_PORT"])
-        self.pods.append(Pod(address, port, process, log, words))
+        self.pods.append(Pod(address, port, process, log, termination))
         return self.pods[-1]
 
     def __enter__(self) -> Pods:

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from dreambooth_api.contract.termination import Termination
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.checkpoint import CheckpointStore
 
@@ -42,11 +43,11 @@ class Strike:
 
 @dataclass
 class Ended:
-    """How a run ended: each rank's exit code, what each said, and the termination log."""
+    """How a run ended: each rank's exit code and log, and the termination message of all."""
 
     codes: list[int]
     logs: list[str]
-    last_words: str
+    termination: Termination
 
 
 class RunningRanks:
@@ -72,7 +73,7 @@ class RunningRanks:
         codes = [process.exitcode for process in self._processes]
         logs = [(self._folder / f"rank-{rank}.log").read_text() for rank in range(len(codes))]
         log = self._termination_log
-        return Ended(codes, logs, log.read_text() if log.exists() else "")
+        return Ended(codes, logs, Termination.decode(log.read_text() if log.exists() else ""))
 
 
 def run_ranks(
@@ -93,7 +94,9 @@ def run_ranks(
     prepare: called in every rank before it begins; a function of a module.
     """
     if stop_at_step is not None:
-        strike = Strike("dreambooth_trainer.telemetry.telemetry:Telemetry.step", call=stop_at_step)
+        strike = Strike(
+            "dreambooth_trainer.telemetry.telemetry:Telemetry.record_step", call=stop_at_step
+        )
     started = start_ranks(
         job,
         folder,

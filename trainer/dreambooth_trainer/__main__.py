@@ -1,9 +1,7 @@
 """`torchrun -m dreambooth_trainer --config FILE`: one rank of one attempt.
 
-Exit codes: 0 done; 143 asked to stop, state saved; 64 bad job; 65 bad images or captions; 66 no
-such model; 67 storage refuses; 68 the loss is not finite; 69 a newer attempt owns the output; 1
-anything else, worth a retry. The last line says what went wrong and what to do; it goes to the
-termination log too.
+Exit codes are those of `dreambooth_api.contract.exit_codes`. The last line of the log says what
+went wrong and what to do; the termination message says the same, with the newest checkpoint.
 """
 
 import argparse
@@ -13,10 +11,13 @@ import sys
 import traceback
 from pathlib import Path
 
+from dreambooth_api.contract.exit_codes import ExitCode
+from dreambooth_api.contract.termination import Termination
 from dreambooth_trainer.process import heartbeat
-from dreambooth_trainer.process.errors import TrainerError
 from dreambooth_trainer.process.signals import StoppedError, StopSignal
+from dreambooth_trainer.process.termination_message import write_termination
 from dreambooth_trainer.process.topology import Topology, load_job
+from dreambooth_trainer.telemetry.progress import ProgressState
 
 
 def main() -> int:
@@ -31,38 +32,47 @@ def main() -> int:
     stop.install()
     heartbeat.start()
     topology = Topology.from_environment()
-    _log_as(topology.rank)
+    _configure_logging(topology.rank)
     return _run(arguments.config, topology, stop)
 
 
-def _log_as(rank: int) -> None:
+def _configure_logging(rank: int) -> None:
     logging.basicConfig(
         level=logging.INFO if rank == 0 else logging.WARNING,
         format=f"%(asctime)s rank {rank} %(levelname)s %(message)s",
         stream=sys.stderr,
     )
-    for chatty in ("httpx", "botocore", "boto3", "s3transfer", "urllib3", "PIL"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for verbose in ("httpx", "botocore", "boto3", "s3transfer", "urllib3", "PIL"):
+        logging.getLogger(verbose).setLevel(logging.WARNING)
 
 
 def _run(config: Path, topology: Topology, stop: StopSignal) -> int:
-    # Imported late: SIGTERM is heard during the slow imports.
-    from dreambooth_storage import StorageError
-    from dreambooth_trainer.process.exit_status import exit_code_of, say_last_words, sentence
+    # Imported late: by now, SIGTERM is handled.
+    from dreambooth_trainer.process.exit_status import describe, exit_code_of, is_own
 
+    progress: ProgressState | None = None
     try:
         job = load_job(config)
-        # And later still: a bad job file is refused at once.
+        # Imported later still, as it takes seconds: a bad job file is refused without it.
         from dreambooth_trainer.run.train import train
+        from dreambooth_trainer.telemetry.telemetry import Telemetry
 
-        code, words = 0, train(job, topology, stop)
-    except StoppedError as ended:
-        code, words = ended.exit_code, f"stopped: {ended}"
+        telemetry = Telemetry(job, topology)
+        progress = telemetry.progress
+        train(job, topology, stop, telemetry)
+        code, message = int(ExitCode.DONE), "done"
+    except StoppedError as stopped:
+        code, message = int(stopped.exit_code), str(stopped)
     except Exception as error:
-        if not isinstance(error, (TrainerError, StorageError)):
+        if not is_own(error):
             traceback.print_exc()
-        code, words = exit_code_of(error), sentence(error)
-    say_last_words(code, topology.rank, words)
+        code, message = exit_code_of(error), describe(error)
+    sys.stderr.write(f"rank {topology.rank}: {message}\n")
+    # Of ranks that are done, one message is enough: the operator reads the checkpoint there, as it
+    # may not have asked for the progress since that was saved.
+    if code or topology.rank == 0:
+        checkpoint = progress.last_checkpoint if progress else None
+        write_termination(Termination(rank=topology.rank, message=message, checkpoint=checkpoint))
     return code
 
 

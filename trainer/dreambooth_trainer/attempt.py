@@ -1,10 +1,11 @@
-"""What every stage of an attempt needs: the job, the ranks, storage, the watchers, the device."""
+"""What every stage of an attempt needs: the job, the ranks, storage, telemetry, the device."""
 
 from dataclasses import dataclass
 
 import torch
 
 from dreambooth_api.contract.layout import OutputLayout
+from dreambooth_api.contract.stages import Stage
 from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_storage import Storage
 from dreambooth_trainer.process.distributed import Ranks
@@ -34,10 +35,14 @@ class Attempt:
         """The paths of the run in storage."""
         return output_layout(self.job)
 
-    def stage(self, stage: str) -> None:
-        """Enter a stage, unless asked to stop. Collective."""
+    def enter_stage(self, stage: Stage) -> None:
+        """Enter a stage. Collective.
+
+        Raises:
+            StoppedError: Any rank was asked to stop.
+        """
         self.check_stop()
-        self.telemetry.stage(stage)
+        self.telemetry.enter_stage(stage)
 
     def check_stop(self) -> None:
         """Raise `StoppedError` on all ranks when any was asked to stop. Collective."""

@@ -11,6 +11,7 @@ from dreambooth_api.contract.version import VERSION, ContractVersion, check_vers
 MAX_BYTES = 1 << 17
 """Longest answer that is read: twice the longest that can be written."""
 MAX_SAMPLES = 20
+MAX_PROBLEM = 1024
 
 Loss = Annotated[float, Field(ge=-1e9, le=1e9)]
 
@@ -49,7 +50,7 @@ class Progress(Message):
     last_checkpoint: Checkpoint | None = None
     failed_saves: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """Saves of this attempt that failed."""
-    save_problem: text(1024) | None = None  # type: ignore[valid-type]
+    save_problem: text(MAX_PROBLEM) | None = None  # type: ignore[valid-type]
     """Why the last save failed; None once a later one has succeeded."""
     prior: ClassImages | None = None
     samples: Annotated[list[Uri], Field(max_length=MAX_SAMPLES)] = []

@@ -12,7 +12,8 @@ from dreambooth_api.contract.progress import MAX_BYTES
 from dreambooth_operator.local import progress as local_progress
 from dreambooth_operator.local.progress import ProgressReader
 from dreambooth_trainer.telemetry.metrics import Metrics
-from dreambooth_trainer.telemetry.progress import Progress, Server
+from dreambooth_trainer.telemetry.progress import ProgressState
+from dreambooth_trainer.telemetry.server import Server
 
 HEAD = b"HTTP/1.0 200 OK\r\n\r\n"
 
@@ -25,7 +26,7 @@ def eventually(condition: Callable[[], object], seconds: float = 30) -> bool:
 
 
 @contextmanager
-def served(trainer: Progress | None) -> Iterator[Server]:
+def served(trainer: ProgressState | None) -> Iterator[Server]:
     server = Server(Metrics({"job": "mug"}), trainer, "127.0.0.1", 0)
     try:
         yield server
@@ -59,17 +60,17 @@ def reader(port: int) -> ProgressReader:
 
 
 @pytest.fixture
-def trainer() -> Progress:
-    return Progress(total_steps=100, attempt=2, world_size=4)
+def trainer() -> ProgressState:
+    return ProgressState(total_steps=100, attempt=2, world_size=4)
 
 
-def test_trainers_own_progress_is_understood(trainer: Progress) -> None:
-    trainer.stage("Training")
-    trainer.step_done(40, images=8, seconds=0.5)
-    trainer.losses(0.25, 0.125, float("nan"), 1e-4)
-    trainer.prior(3, 12)
-    trainer.checkpoint(30, "s3://bucket/run/checkpoints/step-00000030")
-    trainer.save_failed("s3://bucket: access denied")
+def test_trainers_own_progress_is_understood(trainer: ProgressState) -> None:
+    trainer.enter_stage("Training")
+    trainer.record_step(40, images=8, seconds=0.5)
+    trainer.record_losses(0.25, 0.125, float("nan"), 1e-4)
+    trainer.record_class_images(3, 12)
+    trainer.record_checkpoint(30, "s3://bucket/run/checkpoints/step-00000030")
+    trainer.record_failed_save("s3://bucket: access denied")
     with served(trainer) as server, reader(server.port) as watched:
         assert eventually(lambda: watched.latest)
     read = watched.latest
@@ -86,8 +87,8 @@ def test_trainers_own_progress_is_understood(trainer: Progress) -> None:
     assert (read.failed_saves, read.save_problem) == (1, "s3://bucket: access denied")
 
 
-def test_last_answer_is_kept_when_the_trainer_ends(trainer: Progress) -> None:
-    trainer.stage("Exporting")
+def test_last_answer_is_kept_when_the_trainer_ends(trainer: ProgressState) -> None:
+    trainer.enter_stage("Exporting")
     with served(trainer) as server, reader(server.port) as watched:
         assert eventually(lambda: watched.latest)
         server.close()

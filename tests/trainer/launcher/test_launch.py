@@ -1,4 +1,4 @@
-"""The pod's launcher keeps the ranks' exit codes and words, which torchrun does not."""
+"""The launcher keeps the ranks' exit codes and termination messages, which torchrun does not."""
 
 import os
 import signal
@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from dreambooth_trainer.launcher.launch import Limits, culprit, limits_of, rank_environments
-from dreambooth_trainer.launcher.rank_process import End
+from dreambooth_api.contract.termination import Termination
+from dreambooth_trainer.launcher.launch import Limits, decisive_end, limits_of, rank_environments
+from dreambooth_trainer.launcher.rank_process import RankEnd
+
+
+def end(rank: int, code: int) -> RankEnd:
+    return RankEnd(rank, code, Termination(rank=rank, message=f"exit code {code}"))
 
 
 @pytest.mark.parametrize(
@@ -28,14 +33,14 @@ from dreambooth_trainer.launcher.rank_process import End
     ],
 )
 def test_the_rank_that_knows_why_it_ended_decides(codes, expected):
-    decisive = culprit([End(rank, code, "") for rank, code in enumerate(codes)])
+    decisive = decisive_end([end(rank, code) for rank, code in enumerate(codes)])
     assert (decisive and decisive.rank) == expected
 
 
 def test_of_ranks_that_were_asked_to_stop_one_that_did_decides():
-    ends = [End(0, 1, "lost a connection"), End(1, 143, "saved")]
-    assert culprit(ends, stopping=True) == ends[1]
-    assert culprit([*ends, End(2, 69, "")], stopping=True) == End(2, 69, "")
+    ends = [end(0, 1), end(1, 143)]
+    assert decisive_end(ends, stopping=True) == ends[1]
+    assert decisive_end([*ends, end(2, 69)], stopping=True) == end(2, 69)
 
 
 def test_ranks_are_numbered_through_the_nodes():
@@ -78,18 +83,20 @@ def ranks_that(tmp_path):
         script = tmp_path / "stand_in.py"
         script.write_text(
             "import os, signal, sys, threading, time\n"
+            "from dreambooth_api.contract.termination import Checkpoint, Termination\n"
             "from dreambooth_trainer.process import heartbeat\n"
+            "from dreambooth_trainer.process.termination_message import write_termination\n"
             "rank = int(os.environ['RANK'])\n"
             f"heartbeat.start()\n{body}"
         )
         code = (
             "import os, sys\n"
             "from dreambooth_trainer.launcher import launch\n"
-            "launch.PEER_PATIENCE_SECONDS = 1.0\n"
+            "launch.PEER_TIMEOUT_SECONDS = 1.0\n"
             "stop = launch.StopSignal()\n"
             "stop.install()\n"
-            f"with launch.started([sys.executable, {str(script)!r}], os.environ) as ranks:\n"
-            f"    code = launch.watch(ranks, launch.Limits({stall}, {stop}), stop)\n"
+            f"with launch.start_ranks([sys.executable, {str(script)!r}], os.environ) as ranks:\n"
+            f"    code = launch.supervise(ranks, launch.Limits({stall}, {stop}), stop)\n"
             "sys.exit(code)"
         )
         environment = {
@@ -107,8 +114,8 @@ def ranks_that(tmp_path):
     return start
 
 
-def message(tmp_path: Path) -> str:
-    return (tmp_path / "termination.log").read_text()
+def termination(tmp_path: Path) -> Termination:
+    return Termination.decode((tmp_path / "termination.log").read_text())
 
 
 def test_one_failing_rank_ends_the_pod_with_its_code_and_takes_its_peer_along(ranks_that):
@@ -117,26 +124,36 @@ def test_one_failing_rank_ends_the_pod_with_its_code_and_takes_its_peer_along(ra
     assert process.returncode == 66
 
 
-def test_the_words_of_the_rank_that_decides_are_the_termination_message(ranks_that, tmp_path):
+CHECKPOINT = "Checkpoint(step=7, uri='s3://out/a space', time='2026-01-01T00:00:00Z')"
+
+
+def test_the_message_of_the_rank_that_decides_is_the_pods(ranks_that, tmp_path):
     process = ranks_that(
-        "last_words.leave(f'rank {rank}: words')\n"
+        f"known = {CHECKPOINT} if rank == 2 else None\n"
+        "write_termination(Termination(rank=rank, message=f'why {rank}', checkpoint=known))\n"
         "if rank == 3: time.sleep(0.5)\n"
         "sys.exit({2: 1, 3: 65}[rank])"
     )
     process.communicate(timeout=30)
     assert process.returncode == 65
-    assert message(tmp_path) == "rank 3: words"
+    found = termination(tmp_path)
+    assert (found.rank, found.message) == (3, "why 3")
+    # A peer knows of it: no rank's knowledge is lost with the others' messages.
+    assert found.checkpoint is not None
+    assert (found.checkpoint.step, found.checkpoint.uri) == (7, "s3://out/a space")
 
 
-def test_a_killed_rank_has_words_although_it_could_not_say_any(ranks_that, tmp_path):
+def test_a_killed_rank_has_a_message_although_it_could_not_write_one(ranks_that, tmp_path):
     process = ranks_that(
         "if rank == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "last_words.leave('rank 2: RuntimeError: lost a connection')\n"
+        "write_termination(Termination(rank=2, message='RuntimeError: lost a connection'))\n"
         "sys.exit(1)"
     )
     process.communicate(timeout=30)
     assert process.returncode == 137
-    assert message(tmp_path) == "rank 3: killed by SIGKILL (out of memory, or killed by hand)"
+    found = termination(tmp_path)
+    assert found.rank == 3
+    assert found.message == "killed by SIGKILL (out of memory, or killed by hand)"
 
 
 def test_sigterm_reaches_every_rank_and_the_pod_ends_as_stopped(ranks_that):
@@ -178,15 +195,17 @@ def test_ranks_without_progress_are_dumped_and_killed(ranks_that, tmp_path):
     process = ranks_that(HANGS, stall=3)
     _, log = process.communicate(timeout=30)
     assert process.returncode == 70
-    start = "rank 3: Stalled: no progress for 3 s in stage Training, step 12"
-    assert message(tmp_path).startswith(f"{start}; the stacks of all ranks are in the log")
+    start = "stalled: no progress for 3 s in stage Training, step 12"
+    found = termination(tmp_path)
+    assert found.rank == 3
+    assert found.message.startswith(f"{start}; the stacks of all ranks are in the log")
     _, of_the_waiting, of_the_hanging = log.split("the stacks of its threads:")
     assert "in wait_for_the_other" in of_the_waiting
-    assert of_the_waiting.rstrip().endswith(start + ":")
+    assert of_the_waiting.rstrip().endswith(f"rank 3: {start}:")
     assert "in read_for_ever" in of_the_hanging
 
 
-def test_a_stopped_process_cannot_dump_and_is_the_one_to_blame(ranks_that, tmp_path):
+def test_a_stopped_process_cannot_dump_and_is_the_cause(ranks_that, tmp_path):
     process = ranks_that(
         "if rank == 3: os.kill(os.getpid(), signal.SIGSTOP)\n"
         "with heartbeat.waiting_for_peers(): time.sleep(120)",
@@ -194,11 +213,11 @@ def test_a_stopped_process_cannot_dump_and_is_the_one_to_blame(ranks_that, tmp_p
     )
     _, log = process.communicate(timeout=30)
     assert process.returncode == 70
-    assert message(tmp_path).startswith("rank 3: Stalled: ")
-    assert "as its process is stopped or hangs in the kernel; its state is T (stopped)" in log
+    assert termination(tmp_path).rank == 3
+    assert "as its process is stopped or stuck in the kernel; its state is T (stopped)" in log
 
 
-def test_while_one_rank_beats_nobody_is_stalled(ranks_that):
+def test_while_one_rank_makes_progress_the_pod_is_not_stalled(ranks_that):
     body = "for _ in range(50):\n    time.sleep(0.1)\n    if rank == 3: heartbeat.send()"
     process = ranks_that(body, stall=3)
     process.communicate(timeout=30)
@@ -220,4 +239,23 @@ def test_ranks_that_hang_when_asked_to_stop_are_dumped_and_killed_in_time(ranks_
     assert process.returncode == 143
     assert time.monotonic() - began < 8
     assert "in read_for_ever" in log
-    assert message(tmp_path).startswith("rank 3: Stalled: still running 1 s after it was asked to")
+    found = termination(tmp_path)
+    assert found.rank == 3
+    assert found.message.startswith("stalled: still running 1 s after it was asked to stop")
+
+
+@pytest.mark.parametrize("version", ["99", "new"])
+@pytest.mark.parametrize("module", ["launcher", "preflight"])
+def test_an_operator_of_another_version_is_refused(tmp_path, version, module):
+    log = tmp_path / "termination.log"
+    environment = {
+        **os.environ,
+        "DREAMBOOTH_CONTRACT_VERSION": version,
+        "DREAMBOOTH_TERMINATION_LOG": str(log),
+    }
+    command = [sys.executable, "-m", f"dreambooth_trainer.{module}", "--config", tmp_path / "none"]
+    ended = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
+    assert ended.returncode == 64
+    message = Termination.decode(log.read_text()).message
+    assert "spec.runtime.image" in message
+    assert version in message

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from dreambooth_api.contract.termination import Termination
 from tests.trainer.pods import impatient_launcher
 
 STALL_SECONDS = 10
@@ -107,12 +108,12 @@ def pid_of_rank(launcher: subprocess.Popen[bytes], rank: int) -> int:
     pytest.fail(f"there is no rank {rank}")
 
 
-def stalled(launcher: subprocess.Popen[bytes], folder: Path) -> tuple[str, str]:
-    """Wait until the launcher has found its ranks stalled; returns its log and last words."""
+def stalled(launcher: subprocess.Popen[bytes], folder: Path) -> tuple[str, Termination]:
+    """Wait until the launcher has found its ranks stalled; returns its log and termination."""
     launcher.wait(timeout=STALL_SECONDS + 90)
     log = (folder / "log").read_text()
     assert launcher.returncode == 70, log
-    return log, (folder / "termination.log").read_text()
+    return log, Termination.decode((folder / "termination.log").read_text())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the rank in /proc")
@@ -122,11 +123,13 @@ def test_a_rank_that_freezes_in_training_ends_the_pod_as_stalled(
     launcher = start(job)
     until_step(port, 3)
     os.kill(pid_of_rank(launcher, 1), signal.SIGSTOP)
-    log, words = stalled(launcher, tmp_path)
-    assert words.startswith(f"rank 1: Stalled: no progress for {STALL_SECONDS} s in stage Training")
-    of_rank_1 = log.partition("rank 1: Stalled: ")[2]
+    log, termination = stalled(launcher, tmp_path)
+    assert termination.rank == 1
+    start = f"stalled: no progress for {STALL_SECONDS} s in stage Training"
+    assert termination.message.startswith(start)
+    of_rank_1 = log.partition("rank 1: stalled: ")[2]
     assert "its state is T (stopped)" in of_rank_1
-    of_rank_0 = log.partition("rank 0: Stalled: ")[2].partition("rank 1: Stalled: ")[0]
+    of_rank_0 = log.partition("rank 0: stalled: ")[2].partition("rank 1: stalled: ")[0]
     assert "in train\n" in of_rank_0
     assert "in fit\n" in of_rank_0
 
@@ -140,10 +143,11 @@ def test_storage_that_never_answers_ends_the_pod_as_stalled(
             "endpointURL": f"http://127.0.0.1:{silent.getsockname()[1]}",
             "addressingStyle": "path",
         }
-        log, words = stalled(start(job), tmp_path)
-    assert words.startswith("rank 0: Stalled: no progress for ")
-    assert "in stage Preparing" in words
-    of_rank_0 = log.partition("rank 0: Stalled: ")[2].partition("rank 1: Stalled: ")[0]
+        log, termination = stalled(start(job), tmp_path)
+    assert termination.rank == 0
+    assert termination.message.startswith("stalled: no progress for ")
+    assert "in stage Preparing" in termination.message
+    of_rank_0 = log.partition("rank 0: stalled: ")[2].partition("rank 1: stalled: ")[0]
     assert "in _check_subjects\n" in of_rank_0
-    of_rank_1 = log.partition("rank 1: Stalled: ")[2]
+    of_rank_1 = log.partition("rank 1: stalled: ")[2]
     assert "in gather\n" in of_rank_1

@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
+from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings, TransferPolicy, Written
 from dreambooth_trainer.preflight.__main__ import main
@@ -438,7 +439,7 @@ def test_the_command_prints_the_report_and_exits_with_its_code(job: Job, tmp_pat
     assert "error: spec.subjects[0].images: " in ended.stdout
     summary = "the job cannot be trained: 1 error(s), 0 warning(s)"
     assert ended.stdout.endswith(f"{summary}\n")
-    first, last = log.read_text().splitlines()
+    first, last = Termination.decode(log.read_text()).message.splitlines()
     assert first.startswith("spec.subjects[0].images: ")
     assert last == summary
 
@@ -453,7 +454,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def run(job: Job) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["preflight", "--config", write(job, tmp_path)])
-        return main(), log.read_text()
+        return main(), Termination.decode(log.read_text()).message
 
     monkeypatch.setenv("DREAMBOOTH_TERMINATION_LOG", str(log))
     return run
@@ -485,7 +486,7 @@ def test_a_long_message_is_cut_at_a_line_and_keeps_the_errors() -> None:
     ]
     report = PreflightReport(list[Exception](errors), warnings=["odd"] * 30)
     message = report.message()
-    assert len(message.encode()) <= 4000
+    assert Termination.decode(Termination(message=message).encode().decode()).message == message
     *shown, more, summary = message.splitlines()
     assert all(
         line == f"spec.subjects[{n}].images: {'ä' * 100}: a; b" for n, line in enumerate(shown)

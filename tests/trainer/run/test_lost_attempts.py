@@ -75,7 +75,7 @@ def test_it_changes_nothing_and_ends_with_its_own_code(
     os.kill(lost.pid(nodes - 1), signal.SIGCONT)
     late = lost.join()
     assert late.codes == [69] * nodes, "\n".join(late.logs)
-    assert "a newer claim has taken" in late.last_words
+    assert "a newer claim has taken" in late.termination.message
     after = contents(folder)
     assert {name: after.get(name) for name in before} == before
     # Shards that it had begun lie in folders of its own, and are no checkpoint.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dreambooth_api.contract.termination import Termination
 from tests.trainer.pods import PATIENCE, Pods, impatient_launcher
 from tests.trainer.ranks import run_folder
 
@@ -71,8 +71,11 @@ def test_pods_are_ready_when_all_have_joined_and_until_they_end(
             seen.append(json.loads(answer))
             time.sleep(0.02)
         assert [pod.wait() for pod in attempt.pods] == [0, 0]
-        assert re.fullmatch(rf"rank 0: done; saved at step {STEPS} in \S+", first.message())
-        assert second.message() == ""
+        ended = first.termination()
+        assert (ended.rank, ended.message) == (0, "done")
+        assert ended.checkpoint is not None
+        assert ended.checkpoint.step == STEPS
+        assert second.termination() == Termination()
     assert first_seen["output"] == f"file://{run_folder(job('ready'))}"
     assert "Training" in {each["stage"] for each in seen}
     assert seen[-1]["stage"] in ("Evaluating", "Exporting")
@@ -81,7 +84,7 @@ def test_pods_are_ready_when_all_have_joined_and_until_they_end(
 
 
 def listening(port: int) -> bool:
-    """Whether somebody listens on this machine's port, as rank 0 does at the rendezvous."""
+    """Whether a process listens on this machine's port, as rank 0 does at the rendezvous."""
     table = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
     return any(f":{port:04X} " in line and " 0A " in line for line in table.splitlines())
 
@@ -97,7 +100,7 @@ def test_a_pod_that_waits_for_another_stops_at_once(
         began = time.monotonic()
         assert first.wait() == 143
         assert time.monotonic() - began < 30
-        assert first.message() == "rank 0: killed by SIGTERM"
+        assert first.termination() == Termination(rank=0, message="killed by SIGTERM")
 
 
 def weights(job: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -119,9 +122,11 @@ def test_a_rank_that_was_killed_costs_nothing_but_time(
         first.until_step(8)
         second.kill_rank()
         assert second.wait() == 137
-        assert second.message() == "rank 1: killed by SIGKILL (out of memory, or killed by hand)"
+        killed = "killed by SIGKILL (out of memory, or killed by hand)"
+        assert second.termination() == Termination(rank=1, message=killed)
         assert first.wait() == 1
-        assert first.message().startswith("rank 0: RuntimeError: ")
+        assert first.termination().rank == 0
+        assert first.termination().message.startswith("RuntimeError: ")
     assert not (run_folder(broken) / "export").exists()
     with Pods(broken, tmp_path / "broken", nodes=2, attempt=1) as attempt:
         first, _ = attempt.start(), attempt.start()
@@ -158,8 +163,9 @@ def test_a_rank_that_hangs_says_where_in_the_log_of_its_own_pod(
         waiting, hanging = attempt.start(), attempt.start()
         assert hanging.wait() == 70
         assert waiting.wait() in (70, 1)  # it waits in a collective, or has lost its peer by then
-    stalled = f"rank 1: Stalled: no progress for {STALL_SECONDS} s in stage Training, step 3"
-    assert hanging.message().startswith(stalled)
+    stalled = f"stalled: no progress for {STALL_SECONDS} s in stage Training, step 3"
+    assert hanging.termination().rank == 1
+    assert hanging.termination().message.startswith(stalled)
     assert "in oversleep\n" in hanging.log.read_text()
     assert "in oversleep\n" not in waiting.log.read_text()
-    assert "rank 1: " not in waiting.message()
+    assert waiting.termination().rank == 0

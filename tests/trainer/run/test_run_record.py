@@ -78,7 +78,10 @@ def test_a_broken_record_does_not_stop_an_attempt(
 
 def test_it_holds_no_secret() -> None:
     secretive = job(
-        storage={"endpointURL": "https://admin:hunter2@minio:9000", "credentials": {"secretRef": {"name": "minio"}}},
+        storage={
+            "endpointURL": "https://admin:hunter2@minio:9000",
+            "credentials": {"secretRef": {"name": "minio"}},
+        },
         runtime={
             "podOverrides": {
                 "spec": {

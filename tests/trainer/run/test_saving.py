@@ -166,13 +166,15 @@ def test_a_rank_killed_while_it_uploads_leaves_the_checkpoint_before(
         pod.until_step(newest.step + 1)
         pod.process.terminate()
         assert pod.wait() == 143
-        assert "saved at step" in pod.message()
+        checkpoint = pod.termination().checkpoint
     last = store.latest()
     assert last is not None
     assert last.step > newest.step
+    assert checkpoint is not None
+    assert (checkpoint.step, checkpoint.uri) == (last.step, last.uri)
 
 
-def test_a_store_that_breaks_off_is_told_of_and_training_goes_on(
+def test_a_store_that_breaks_off_is_reported_and_training_goes_on(
     job: Make, gate: Gate, bucket: str, tmp_path: Path
 ) -> None:
     endless = job(
@@ -186,8 +188,8 @@ def test_a_store_that_breaks_off_is_told_of_and_training_goes_on(
         pod = attempt.start()
         until(lambda: progress(pod).get("lastCheckpoint"))
         gate.refuse()
-        told = until(lambda: (p := progress(pod)).get("failedSaves") and p)
-        assert "s3://" in told["saveProblem"]
+        reported = until(lambda: (p := progress(pod)).get("failedSaves") and p)
+        assert "s3://" in reported["saveProblem"]
         metrics = (pod.get("/metrics") or b"").decode()
         [line] = [
             line
@@ -196,7 +198,7 @@ def test_a_store_that_breaks_off_is_told_of_and_training_goes_on(
         ]
         assert float(line.split()[-1]) >= 1
         gate.open()
-        after = told["lastCheckpoint"]["step"]
+        after = reported["lastCheckpoint"]["step"]
         until(lambda: progress(pod)["lastCheckpoint"]["step"] > after)
         assert progress(pod)["saveProblem"] is None
         pod.process.terminate()

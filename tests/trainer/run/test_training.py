@@ -1,6 +1,5 @@
 """Whole runs of the trainer, in real processes: the training contract."""
 
-import re
 import shutil
 
 import pytest
@@ -77,7 +76,9 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(job, 
     broken = job("broken", training=VARIANTS[variant])
     stopped = run_ranks(broken, tmp_path / "broken", stop_at_step=3)
     assert stopped.codes == [143], stopped.logs
-    assert re.search(r"saved at step \d+ in \S+/checkpoints/step-", stopped.last_words)
+    checkpoint = stopped.termination.checkpoint
+    assert checkpoint is not None
+    assert checkpoint.uri.startswith(f"file://{run_folder(broken)}/checkpoints/step-")
     finish(broken, tmp_path / "broken", attempt=1)
 
     expected, found = final_state(steady), final_state(broken)
@@ -177,7 +178,7 @@ def test_a_bad_job_ends_with_its_own_code_and_a_sentence_that_names_the_field(jo
     nodes = 2 if case == "odd batch" else 1
     ended = run_ranks(job("bad", **changes), tmp_path / "bad", nodes=nodes)
     assert set(ended.codes) == {code}, "\n".join(ended.logs)
-    assert words in ended.last_words
+    assert words in ended.termination.message
     assert words in ended.logs[0]
 
 
@@ -208,8 +209,8 @@ def test_a_job_that_was_changed_in_earnest_does_not_go_on(job, tmp_path):
     other = job("run", training={"seed": 9, "learningRate": 2e-3})
     refused = run_ranks(other, tmp_path / "run", nodes=2, attempt=1)
     assert refused.codes == [64, 64], refused.logs
-    assert "spec.training.seed: 0 then, 9 now" in refused.last_words
-    assert "spec.training.learningRate: 0.001 then, 0.002 now" in refused.last_words
+    assert "spec.training.seed: 0 then, 9 now" in refused.termination.message
+    assert "spec.training.learningRate: 0.001 then, 0.002 now" in refused.termination.message
     assert sorted((run_folder(first) / "checkpoints").rglob("manifest.json")) == before
     finish(first, tmp_path / "run", attempt=2)
 
@@ -224,8 +225,8 @@ def test_with_other_images_a_job_does_not_go_on(job, subject, tmp_path):
     (images / "1.png").write_bytes((subject / "3.png").read_bytes())
     refused = run_ranks(run, tmp_path / "run", attempt=1)
     assert refused.codes == [64], refused.logs
-    assert "sks/1.png: has changed" in refused.last_words
-    assert "sks/3.png: is gone" in refused.last_words
+    assert "sks/1.png: has changed" in refused.termination.message
+    assert "sks/3.png: is gone" in refused.termination.message
 
 
 def test_an_attempt_that_was_overtaken_does_nothing(job, tmp_path):
@@ -234,5 +235,5 @@ def test_an_attempt_that_was_overtaken_does_nothing(job, tmp_path):
     before = sorted(p.name for p in run_folder(run).rglob("*"))
     late = run_ranks(run, tmp_path / "run", attempt=0)
     assert late.codes == [69]
-    assert "attempt 1 already owns" in late.last_words
+    assert "attempt 1 already owns" in late.termination.message
     assert sorted(p.name for p in run_folder(run).rglob("*")) == before

@@ -2,7 +2,8 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from dreambooth_trainer.telemetry.metrics import STAGES, Metrics
+from dreambooth_api.contract.stages import STAGES
+from dreambooth_trainer.telemetry.metrics import Metrics
 
 LABELS = {"namespace": "art", "job": "mug", "attempt": "2", "rank": "1"}
 
@@ -17,11 +18,11 @@ def value(metrics: Metrics, sample: str, **labels: str) -> float | None:
 
 def test_a_step_shows_in_every_series_about_steps() -> None:
     metrics = Metrics(LABELS)
-    metrics.start(10, 800)
-    metrics.step_done(11, images=8, seconds=0.2, data_wait_seconds=0.002)
-    metrics.step_done(12, images=8, seconds=0.4, data_wait_seconds=0.002)
-    metrics.losses(0.9, 0.5, 0.4, 1e-4)
-    metrics.images_per_second(53.3)
+    metrics.start_training(10, 800)
+    metrics.record_step(11, images=8, seconds=0.2, data_wait_seconds=0.002)
+    metrics.record_step(12, images=8, seconds=0.4, data_wait_seconds=0.002)
+    metrics.record_losses(0.9, 0.5, 0.4, 1e-4)
+    metrics.record_throughput(53.3)
     assert value(metrics, "step") == 12
     assert value(metrics, "target_steps") == 800
     assert value(metrics, "images_total") == 16
@@ -37,8 +38,8 @@ def test_a_step_shows_in_every_series_about_steps() -> None:
 
 def test_exactly_one_stage_is_current() -> None:
     metrics = Metrics(LABELS)
-    metrics.stage("Preparing")
-    metrics.stage("Training")
+    metrics.enter_stage("Preparing")
+    metrics.enter_stage("Training")
     assert {s: value(metrics, "stage", stage=s) for s in STAGES} == {
         s: float(s == "Training") for s in STAGES
     }
@@ -46,10 +47,10 @@ def test_exactly_one_stage_is_current() -> None:
 
 def test_checkpoints_are_counted() -> None:
     metrics = Metrics(LABELS)
-    metrics.checkpoint_saved(500, size=1000, seconds=2.0)
-    metrics.checkpoint_saved(600, size=1000, seconds=3.0)
-    metrics.checkpoint_waited(0.5)
-    metrics.checkpoint_failed()
+    metrics.record_checkpoint(500, size=1000, seconds=2.0)
+    metrics.record_checkpoint(600, size=1000, seconds=3.0)
+    metrics.record_checkpoint_wait(0.5)
+    metrics.record_failed_save()
     assert value(metrics, "checkpoint_bytes_total") == 2000
     assert value(metrics, "checkpoint_wait_seconds_sum") == 0.5
     assert value(metrics, "checkpoint_seconds_sum") == 5.0
@@ -63,19 +64,19 @@ def test_work_is_unsaved_since_training_began_or_the_last_checkpoint(
     metrics = Metrics(LABELS)
     assert value(metrics, "unsaved_since_timestamp_seconds") is None
     monkeypatch.setattr("time.time", lambda: 100.0)
-    metrics.start(500, 800)
+    metrics.start_training(500, 800)
     assert value(metrics, "unsaved_since_timestamp_seconds") == 100
     assert value(metrics, "checkpoint_last_timestamp_seconds") is None
     monkeypatch.setattr("time.time", lambda: 160.0)
-    metrics.checkpoint_saved(600, size=1000, seconds=3.0)
+    metrics.record_checkpoint(600, size=1000, seconds=3.0)
     assert value(metrics, "unsaved_since_timestamp_seconds") == 160
     assert value(metrics, "checkpoint_last_timestamp_seconds") == 160
 
 
-def test_gpu_memory_is_read_when_somebody_asks() -> None:
+def test_gpu_memory_is_read_at_each_scrape() -> None:
     metrics, read = Metrics(LABELS), [5, 7]
     assert value(metrics, "gpu_memory_peak_bytes") is None
-    metrics.gpu_memory(used=lambda: read[0], peak=lambda: read[1])
+    metrics.watch_gpu_memory(used=lambda: read[0], peak=lambda: read[1])
     assert value(metrics, "gpu_memory_allocated_bytes") == 5
     read[1] = 9
     assert value(metrics, "gpu_memory_peak_bytes") == 9
@@ -123,10 +124,10 @@ def test_a_server_cannot_make_up_any_number_of_series() -> None:
 
 def test_every_series_of_the_trainer_says_whose_it_is() -> None:
     metrics = Metrics(LABELS)
-    metrics.stage("Training")
+    metrics.enter_stage("Training")
     metrics.transferred("read", 1, 1.0)
     metrics.failed("read", "x")
-    metrics.start(0, 1)
+    metrics.start_training(0, 1)
     own = [f for name, f in families(metrics).items() if name.startswith("dreambooth_trainer_")]
     samples = [s for family in own for s in family.samples]
     assert samples
@@ -145,6 +146,6 @@ def test_names_and_units_follow_the_conventions() -> None:
 
 def test_two_metrics_objects_do_not_share_a_registry() -> None:
     first, second = Metrics(LABELS), Metrics(LABELS)
-    first.checkpoint_failed()
+    first.record_failed_save()
     assert value(first, "checkpoint_failures_total") == 1
     assert value(second, "checkpoint_failures_total") == 0

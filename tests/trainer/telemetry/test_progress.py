@@ -5,24 +5,26 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from http.client import HTTPConnection
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
 
+from dreambooth_api.contract.message import MAX_SECONDS
+from dreambooth_api.contract.progress import ClassImages, Progress
 from dreambooth_trainer.telemetry.metrics import Metrics
-from dreambooth_trainer.telemetry.progress import Average, Progress, Server, serve
+from dreambooth_trainer.telemetry.progress import Average, ProgressState
+from dreambooth_trainer.telemetry.server import Server, serve
 
 
 @pytest.fixture
-def progress() -> Progress:
-    return Progress(total_steps=100, attempt=2, world_size=4)
+def progress() -> ProgressState:
+    return ProgressState(total_steps=100, attempt=2, world_size=4)
 
 
 @pytest.fixture
-def server(progress: Progress) -> Iterator[Server]:
+def server(progress: ProgressState) -> Iterator[Server]:
     found = serve(Metrics({"job": "mug"}), progress, "127.0.0.1", 0)
     assert found is not None
     yield found
@@ -34,49 +36,64 @@ def get(server: Server, path: str) -> tuple[str, bytes]:
         return answer.headers["Content-Type"], answer.read()
 
 
-def test_before_the_first_step_nothing_is_made_up(progress: Progress) -> None:
-    found = progress.snapshot()
-    assert isinstance(found.pop("updatedAt"), str)
-    assert found == {
-        "stage": "Preparing", "step": 0, "totalSteps": 100, "loss": None, "subjectLoss": None,
-        "priorLoss": None, "learningRate": None, "imagesPerSecond": None, "etaSeconds": None,
-        "attempt": 2, "worldSize": 4, "lastCheckpoint": None, "failedSaves": 0, "saveProblem": None,
-        "prior": None, "samples": [], "output": None, "export": None,
-    }  # fmt: skip
+def answer(server: Server) -> Progress:
+    """What the operator reads from the server."""
+    return Progress.decode(get(server, "/progress")[1])
 
 
-def test_what_happened_is_told(progress: Progress) -> None:
-    progress.stage("Training")
-    progress.prior(20, 200)
-    progress.step_done(1, images=16, seconds=0.5)
-    progress.losses(0.9, 0.5, 0.4, 1e-4)
-    progress.checkpoint(1, "s3://out/checkpoints/step-00000001")
-    progress.sample("s3://out/samples/step-00000000/grid.png")
-    progress.exported("s3://out/export")
-    found = progress.snapshot()
-    assert (found["stage"], found["step"]) == ("Training", 1)
-    assert found["prior"] == {"done": 20, "total": 200}
-    assert (found["loss"], found["subjectLoss"], found["priorLoss"]) == (0.9, 0.5, 0.4)
-    assert found["imagesPerSecond"] == pytest.approx(32)
-    assert found["etaSeconds"] == pytest.approx(99 * 0.5)
-    checkpoint = found["lastCheckpoint"]
-    assert isinstance(checkpoint, dict)
-    assert (checkpoint["step"], checkpoint["uri"]) == (1, "s3://out/checkpoints/step-00000001")
-    assert datetime.fromisoformat(str(checkpoint["time"])).tzinfo is not None
-    assert found["samples"] == ["s3://out/samples/step-00000000/grid.png"]
-    assert found["export"] == "s3://out/export"
+def test_before_the_first_step_no_figure_is_invented(server: Server) -> None:
+    expected = Progress(stage="Preparing", step=0, total_steps=100, attempt=2, world_size=4)
+    assert answer(server).model_copy(update={"updated_at": None}) == expected
 
 
-def test_the_eta_follows_a_change_of_pace_without_jumping(progress: Progress) -> None:
+def test_the_operator_reads_what_the_trainer_recorded(
+    server: Server, progress: ProgressState
+) -> None:
+    progress.enter_stage("Training")
+    progress.record_class_images(20, 200)
+    progress.record_step(1, images=16, seconds=0.5)
+    progress.record_losses(0.9, 0.5, 0.4, 1e-4)
+    progress.record_checkpoint(1, "s3://out/a space/checkpoints/step-00000001")
+    progress.record_samples("s3://out/samples/step-00000000/grid.png")
+    progress.record_export("s3://out/export")
+    found = answer(server)
+    assert (found.stage, found.step) == ("Training", 1)
+    assert found.prior == ClassImages(done=20, total=200)
+    assert (found.loss, found.subject_loss, found.prior_loss) == (0.9, 0.5, 0.4)
+    assert found.images_per_second == pytest.approx(32)
+    assert found.eta_seconds == pytest.approx(99 * 0.5)
+    checkpoint = found.last_checkpoint
+    assert checkpoint is not None
+    assert (checkpoint.step, checkpoint.uri) == (1, "s3://out/a space/checkpoints/step-00000001")
+    assert checkpoint.time.tzinfo is not None
+    assert found.samples == ["s3://out/samples/step-00000000/grid.png"]
+    assert found.export == "s3://out/export"
+
+
+def test_failed_saves_are_counted_and_their_problem_stands_until_one_succeeds(
+    server: Server, progress: ProgressState
+) -> None:
+    progress.record_failed_save("s3://out: no such bucket")
+    progress.record_failed_save("x" * 5000)
+    found = answer(server)
+    assert found.failed_saves == 2
+    assert found.save_problem is not None
+    assert len(found.save_problem) == 1024
+    progress.record_checkpoint(500, "s3://out/checkpoints/step-00000500")
+    found = answer(server)
+    assert (found.failed_saves, found.save_problem) == (2, None)
+
+
+def test_the_eta_follows_a_change_of_pace_without_jumping(progress: ProgressState) -> None:
     for step in range(1, 21):
-        progress.step_done(step, images=1, seconds=1.0)
-    progress.step_done(21, images=1, seconds=11.0)
-    eta = progress.snapshot()["etaSeconds"]
-    assert isinstance(eta, float)
+        progress.record_step(step, images=1, seconds=1.0)
+    progress.record_step(21, images=1, seconds=11.0)
+    eta = progress.snapshot().eta_seconds
+    assert eta is not None
     assert 79 < eta < 79 * 2
     for step in range(22, 92):
-        progress.step_done(step, images=1, seconds=2.0)
-    assert progress.snapshot()["etaSeconds"] == pytest.approx(9 * 2.0, rel=0.1)
+        progress.record_step(step, images=1, seconds=2.0)
+    assert progress.snapshot().eta_seconds == pytest.approx(9 * 2.0, rel=0.1)
 
 
 def test_an_average_counts_its_first_value_fully() -> None:
@@ -86,20 +103,28 @@ def test_an_average_counts_its_first_value_fully() -> None:
     assert average.value == pytest.approx(3.0)
 
 
-def test_only_the_newest_samples_are_told(progress: Progress) -> None:
+def test_only_the_newest_samples_are_listed(progress: ProgressState) -> None:
     for i in range(50):
-        progress.sample(f"s3://out/{i}.png")
-    assert progress.snapshot()["samples"] == [f"s3://out/{i}.png" for i in range(30, 50)]
+        progress.record_samples(f"s3://out/{i}.png")
+    assert progress.snapshot().samples == [f"s3://out/{i}.png" for i in range(30, 50)]
 
 
-def test_a_loss_that_is_not_a_number_keeps_the_json_valid(progress: Progress) -> None:
-    progress.losses(math.nan, math.inf, None, 1e-4)
-    text = json.dumps(progress.snapshot(), allow_nan=False)
-    assert json.loads(text)["loss"] is None
+@pytest.mark.parametrize("loss", [math.nan, math.inf, 1e30])
+def test_a_loss_that_the_contract_cannot_hold_is_left_out(
+    server: Server, progress: ProgressState, loss: float
+) -> None:
+    progress.record_losses(loss, 0.5, None, 1e-4)
+    found = answer(server)
+    assert (found.loss, found.subject_loss, found.prior_loss) == (None, 0.5, None)
 
 
-def test_it_is_served_over_http(server: Server, progress: Progress) -> None:
-    progress.stage("Training")
+def test_an_eta_of_centuries_is_cut(server: Server, progress: ProgressState) -> None:
+    progress.record_step(1, images=1, seconds=1e9)
+    assert answer(server).eta_seconds == MAX_SECONDS
+
+
+def test_it_is_served_over_http(server: Server, progress: ProgressState) -> None:
+    progress.enter_stage("Training")
     content_type, body = get(server, "/progress")
     assert content_type == "application/json"
     assert json.loads(body)["stage"] == "Training"
@@ -109,7 +134,7 @@ def test_it_is_served_over_http(server: Server, progress: Progress) -> None:
     assert get(server, "/healthz")[1] == b"ok\n"
 
 
-def test_an_ipv6_pod_is_served_too(progress: Progress) -> None:
+def test_an_ipv6_pod_is_served_too(progress: ProgressState) -> None:
     server = serve(Metrics({"job": "mug"}), progress, "::1", 0)
     if server is None:
         pytest.skip("this machine has no IPv6 loopback")
@@ -135,23 +160,23 @@ def test_only_rank_zero_has_progress() -> None:
     server.close()
 
 
-def test_a_client_that_says_nothing_blocks_nobody(server: Server, progress: Progress) -> None:
+def test_a_client_that_says_nothing_blocks_nobody(server: Server, progress: ProgressState) -> None:
     with socket.create_connection(("127.0.0.1", server.port)):
         began = time.monotonic()
         get(server, "/progress")
-        progress.step_done(1, images=1, seconds=1.0)
+        progress.record_step(1, images=1, seconds=1.0)
         assert time.monotonic() - began < 2
 
 
-def test_it_can_be_read_while_it_is_written(server: Server, progress: Progress) -> None:
+def test_it_can_be_read_while_it_is_written(server: Server, progress: ProgressState) -> None:
     stop = threading.Event()
 
     def train() -> None:
         step = 0
         while not stop.is_set():
             step += 1
-            progress.step_done(step, images=1, seconds=0.001)
-            progress.sample(f"s3://out/{step}.png")
+            progress.record_step(step, images=1, seconds=0.001)
+            progress.record_samples(f"s3://out/{step}.png")
 
     worker = threading.Thread(target=train)
     worker.start()
@@ -165,7 +190,7 @@ def test_it_can_be_read_while_it_is_written(server: Server, progress: Progress) 
 
 
 def test_a_busy_port_costs_the_metrics_and_not_the_training(
-    server: Server, progress: Progress, caplog: pytest.LogCaptureFixture
+    server: Server, progress: ProgressState, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         assert serve(Metrics({"job": "mug"}), progress, "127.0.0.1", server.port) is None
@@ -173,7 +198,7 @@ def test_a_busy_port_costs_the_metrics_and_not_the_training(
     assert "DREAMBOOTH_METRICS_PORT" in caplog.text
 
 
-def test_a_closed_server_frees_its_port(progress: Progress) -> None:
+def test_a_closed_server_frees_its_port(progress: ProgressState) -> None:
     first = serve(Metrics({"job": "mug"}), progress, "127.0.0.1", 0)
     assert first is not None
     first.close()

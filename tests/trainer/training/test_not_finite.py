@@ -56,8 +56,8 @@ def small(job: Job, batch: int, **sections: Any) -> dict[str, Any]:
 
 
 def step_of(ended: Ended) -> int:
-    found = re.search(r" step (\d+);", ended.last_words)
-    assert found, ended.last_words
+    found = re.search(r" step (\d+);", ended.termination.message)
+    assert found, ended.termination.message
     return int(found[1])
 
 
@@ -88,12 +88,10 @@ def test_an_image_that_spoils_the_subject_loss_is_named(job: Job, tmp_path: Path
     assert stopped.codes == [143, 143], "\n".join(stopped.logs)
     ended = run_ranks(run, tmp_path / "run", nodes=2, prepare=spoil_images, attempt=1)
     assert ended.codes == [68, 68], "\n".join(ended.logs)
-    assert re.match(
-        r"rank [01]: NotFiniteError: the subject loss is nan at step \d;", ended.last_words
-    )
+    assert re.match(r"the subject loss is nan at step \d;", ended.termination.message)
     # One image a rank: the one that did it is named alone, whichever rank had it.
     named = f"file://{tmp_path}/subject/{SPOILT}"
-    assert re.findall(r"^  rank [01]: (\S+)$", ended.last_words, re.MULTILINE) == [named]
+    assert re.findall(r"^  rank [01]: (\S+)$", ended.termination.message, re.MULTILINE) == [named]
     assert all(named in log for log in ended.logs)
     kept = states(run)
     assert 1 <= max(kept) < step_of(ended)
@@ -105,10 +103,10 @@ def test_an_image_that_spoils_the_prior_loss_is_named(job: Job, tmp_path: Path) 
     run = small(job, 1, subjects=subject)
     ended = run_ranks(run, tmp_path / "run", prepare=spoil_images)
     assert ended.codes == [68], "\n".join(ended.logs)
-    assert ended.last_words.startswith("rank 0: NotFiniteError: the prior loss is nan at step ")
-    named = re.findall(r"^  rank 0: \S+/(\S+)$", ended.last_words, re.MULTILINE)
+    assert ended.termination.message.startswith("the prior loss is nan at step ")
+    named = re.findall(r"^  rank 0: \S+/(\S+)$", ended.termination.message, re.MULTILINE)
     assert named == ["00.png", SPOILT_CLASS]
-    assert ended.last_words.count("prior-cache") == 1
+    assert ended.termination.message.count("prior-cache") == 1
     assert are_good(states(run))
 
 
@@ -116,8 +114,8 @@ def test_what_a_gradient_has_spoilt_is_not_saved(job: Job, tmp_path: Path) -> No
     run = small(job, 1, prior={"enabled": False})
     ended = run_ranks(run, tmp_path / "run", prepare=spoil_third_gradient)
     assert ended.codes == [68], "\n".join(ended.logs)
-    assert "the gradient is not finite at step 3;" in ended.last_words
-    assert re.search(r"^  rank 0: file://\S+/\d.png$", ended.last_words, re.MULTILINE)
+    assert "the gradient is not finite at step 3;" in ended.termination.message
+    assert re.search(r"^  rank 0: file://\S+/\d.png$", ended.termination.message, re.MULTILINE)
     kept = states(run)
     assert max(kept, default=0) < 3
     assert are_good(kept)

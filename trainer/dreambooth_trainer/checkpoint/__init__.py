@@ -3,7 +3,7 @@
 from dreambooth_trainer.checkpoint.agreement import CheckpointError
 from dreambooth_trainer.checkpoint.fence import Fence
 from dreambooth_trainer.checkpoint.manifest import FORMAT, CheckpointRef, Manifest, Shard
-from dreambooth_trainer.checkpoint.saves import Saves
+from dreambooth_trainer.checkpoint.saves import SaveListener, Saves
 from dreambooth_trainer.checkpoint.store import CheckpointStore
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "CheckpointStore",
     "Fence",
     "Manifest",
+    "SaveListener",
     "Saves",
     "Shard",
 ]

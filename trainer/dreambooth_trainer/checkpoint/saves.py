@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import JsonValue
 from torch import Tensor
@@ -41,6 +41,26 @@ LONGEST_PAUSE_SECONDS = 60.0
 _HOPELESS = {kind.exit_code for kind in (BadConfigError, StorageDeniedError, FencedError)}
 
 
+class SaveListener(Protocol):
+    """Learns what becomes of the saves of an attempt."""
+
+    def checkpoint_committed(self) -> None:
+        """A checkpoint exists: make durable what belongs to it.
+
+        Called on rank 0 alone, in a background thread. An error fails the save, which is then tried
+        again, this call included.
+        """
+
+    def checkpoint_saved(self, reference: CheckpointRef, seconds: float) -> None:
+        """A save is complete on all ranks, `seconds` after its state was copied.
+
+        Called on every rank, between two steps.
+        """
+
+    def save_failed(self, error: Exception) -> None:
+        """A save failed on some rank. Called on every rank, between two steps."""
+
+
 @dataclass(frozen=True)
 class _Save:
     """A state that was copied at the time `began`, and what it is."""
@@ -55,8 +75,6 @@ class Saves:
 
     All ranks call `begin`, `advance` and `finish` at the same steps, with the same state; its
     tensors keep their shapes from the first one on.
-    `after_commit` is called on rank 0, in the background; `saved(reference, seconds)` and
-    `failed(error)` on every rank, between steps.
     """
 
     def __init__(
@@ -65,16 +83,12 @@ class Saves:
         uploads: UploadProcess,
         *,
         keep: int,
-        after_commit: Callable[[], None] = lambda: None,
-        saved: Callable[[CheckpointRef, float], None] = lambda reference, seconds: None,
-        failed: Callable[[Exception], None] = lambda error: None,
+        listener: SaveListener,
     ) -> None:
         self._store = store
         self._uploads = uploads
         self._keep = keep
-        self._after_commit = after_commit
-        self._saved = saved
-        self._failed = failed
+        self._listener = listener
         self._buffers: list[Staging] = []
         self._current: _Save | None = None
         self._queued: _Save | None = None
@@ -216,7 +230,7 @@ class Saves:
         def commit() -> CheckpointRef:
             nonlocal reference  # tried again, it does not commit again
             reference = reference or self._store.commit(draft, shards)
-            self._after_commit()
+            self._listener.checkpoint_committed()
             self._store.sweep(self._keep)
             return reference
 
@@ -225,7 +239,7 @@ class Saves:
     def _end(self, results: list[CheckpointRef]) -> None:
         assert self._current is not None
         self._newest = results[0]
-        self._saved(self._newest, time.perf_counter() - self._current.began)
+        self._listener.checkpoint_saved(self._newest, time.perf_counter() - self._current.began)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -239,7 +253,7 @@ class Saves:
         if exit_code_of(error) in _HOPELESS:
             raise error
         log.warning("the save of step %d failed: %s", self._current.draft.step, error)
-        self._failed(error)
+        self._listener.save_failed(error)
         self._problem = error
         self._failures += 1
         self._attempts -= 1

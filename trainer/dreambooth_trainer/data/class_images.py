@@ -103,7 +103,7 @@ def prepare_class_images(attempt: Attempt, family: Family, class_noun: str) -> l
             ranks=attempt.ranks,
             model_hash=family.model_hash,
             pipeline=family.pipeline,
-            progress=attempt.telemetry.prior,
+            progress=attempt.telemetry.progress.record_class_images,
             should_stop=lambda: attempt.stop.requested,
         )
     if attempt.topology.rank == 0:

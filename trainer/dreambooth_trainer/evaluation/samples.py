@@ -46,7 +46,7 @@ class SampleWriter:
                     self._storage.write(self._uri(step, prompt, index), encode_png(image))
             sheet = grid(rows, labels=self._prompts)
             self._storage.write(self._layout.grid(step), encode_png(sheet))
-        self._attempt.telemetry.samples(self._storage, step, self._layout.grid(step))
+        self._attempt.telemetry.record_samples(self._storage, step, self._layout.grid(step))
 
     def compare(self, before: int, after: int) -> None:
         """Write `samples/before-after.png` from the samples of two steps. Rank 0 acts."""

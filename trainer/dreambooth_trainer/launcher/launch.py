@@ -1,17 +1,15 @@
-"""Starts a pod's ranks: a small torchrun that keeps their exit codes and their last words.
+"""Starts the ranks of a pod: a small torchrun that keeps exit codes and termination messages.
 
-torchrun itself turns every failure into exit code 1 and SIGTERM into a traceback, so the operator
-could not tell bad data from a lost node. This starts the same ranks from the same PET_* variables,
-forwards SIGTERM, and exits as the rank did that failed first. When no rank makes progress for
-`spec.runtime.stallTimeoutSeconds`, it dumps their stacks into the log, kills them and exits with
-70.
+It starts the same ranks from the same PET_* variables as torchrun, forwards SIGTERM to them, and
+exits with the code of the rank that ended the attempt (`decisive_end`), whose termination message
+becomes the pod's. When no rank makes progress for `spec.runtime.stallTimeoutSeconds`, it writes
+their stacks to the log, kills them and exits with `ExitCode.STALLED`.
 
-The termination message is that of the rank that decided the exit code. Its first line always has
-the form `rank N: ...`, as `rank 3: NotFinite: the subject loss is nan at step 40; ...`, with N
-counted over all pods; the operator reads N from there.
+docs/adr/ says why torchrun itself does not do.
 """
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -22,57 +20,67 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreambooth_api.contract import environment
+from dreambooth_api.contract.exit_codes import ExitCode, is_retryable
+from dreambooth_api.contract.termination import Termination
 from dreambooth_trainer.launcher import watchdog
-from dreambooth_trainer.launcher.rank_process import End, LocalRank
-from dreambooth_trainer.process.errors import NOT_RETRYABLE, STOPPED_EXIT_CODE, BadConfigError
+from dreambooth_trainer.launcher.rank_process import RankEnd, RankProcess
+from dreambooth_trainer.process.contract_version import check_contract_version
+from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.process.signals import StopSignal
-from dreambooth_trainer.process.termination_message import leave
+from dreambooth_trainer.process.termination_message import write_termination
 
 KILLED = {128 + number for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL)}
-"""Exit codes of a rank's own death. SIGABRT can be a library's answer to a lost connection."""
-PEER_PATIENCE_SECONDS = 15.0
+"""Exit codes of a rank that died of its own problem. SIGABRT is left out, as a library may abort
+when it loses a connection to a peer."""
+PEER_TIMEOUT_SECONDS = 15.0
 """How long the other ranks of the pod may take to end by themselves once one has failed."""
 STOP_RESERVE_SECONDS = 10.0
-"""Part of the grace period that is kept for saying why the ranks did not stop."""
+"""Part of the grace period that is kept for reporting why the ranks did not stop."""
 POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long ranks are waited for, in seconds."""
+    """How long ranks may take, in seconds."""
 
     stall: float
-    """Without progress; 0: for ever."""
+    """Without progress; 0: no limit."""
     stop: float
-    """From being asked to stop to their end."""
+    """From SIGTERM to their end."""
 
 
-def rank_environments(environment: Mapping[str, str]) -> list[dict[str, str]]:
-    """The environment of each local rank, from PET_NNODES, PET_NPROC_PER_NODE, PET_NODE_RANK,
-    PET_MASTER_*.
-    """
-    nodes = int(environment.get("PET_NNODES", "1"))
-    local_size = int(environment.get("PET_NPROC_PER_NODE", "1"))
-    node = int(environment.get("PET_NODE_RANK", "0"))
+def rank_environments(variables: Mapping[str, str]) -> list[dict[str, str]]:
+    """The environment of each local rank, from those of torchrun's variables that a pod has."""
+    nodes = int(variables.get(environment.NODES, "1"))
+    local_size = int(variables.get(environment.RANKS_PER_NODE, "1"))
+    node = int(variables.get(environment.NODE_RANK, "0"))
+    port = variables.get(environment.LAUNCHER_MASTER_PORT, environment.DEFAULT_RENDEZVOUS_PORT)
     shared = {
-        **environment,
-        "WORLD_SIZE": str(nodes * local_size),
-        "LOCAL_WORLD_SIZE": str(local_size),
-        "GROUP_RANK": str(node),
-        "MASTER_ADDR": environment.get("PET_MASTER_ADDR", "127.0.0.1"),
-        "MASTER_PORT": environment.get("PET_MASTER_PORT", "29500"),
+        **variables,
+        environment.WORLD_SIZE: str(nodes * local_size),
+        environment.LOCAL_WORLD_SIZE: str(local_size),
+        environment.GROUP_RANK: str(node),
+        environment.MASTER_ADDR: variables.get(environment.LAUNCHER_MASTER_ADDR, "127.0.0.1"),
+        environment.MASTER_PORT: str(port),
     }
     return [
-        {**shared, "RANK": str(node * local_size + local), "LOCAL_RANK": str(local)}
+        {
+            **shared,
+            environment.RANK: str(node * local_size + local),
+            environment.LOCAL_RANK: str(local),
+        }
         for local in range(local_size)
     ]
 
 
 @contextmanager
-def started(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[list[LocalRank]]:
-    """The pod's ranks, each running `command`; none is left at the end."""
+def start_ranks(
+    command: Sequence[str], variables: Mapping[str, str]
+) -> Iterator[list[RankProcess]]:
+    """Start the pod's ranks, each running `command`; none is left running at the end."""
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
-        ranks = [LocalRank(command, own, Path(folder)) for own in rank_environments(environment)]
+        ranks = [RankProcess(command, own, Path(folder)) for own in rank_environments(variables)]
         try:
             yield ranks
         finally:
@@ -80,94 +88,95 @@ def started(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[
                 rank.kill()
 
 
-def watch(ranks: Sequence[LocalRank], limits: Limits, stop: StopSignal) -> int:
-    """Watch the ranks to their ends, leave the termination message, return the pod's exit code."""
-    ends = _Watch(ranks, limits, stop).ends()
-    decisive = culprit(ends, stop.requested)
-    if words := decisive.words if decisive else _done(ends):
-        leave(words)
+def supervise(ranks: Sequence[RankProcess], limits: Limits, stop: StopSignal) -> int:
+    """Wait for the ranks to end, write the termination message, return the pod's exit code."""
+    ends = _Supervisor(ranks, limits, stop).run()
+    decisive = decisive_end(ends, stop.requested)
+    _write_termination(ends, decisive)
     if decisive is None:
-        return 0
-    # A stop that a rank took for a lost connection is still a stop, unless a rank says better.
-    stopped = stop.requested and decisive.code not in NOT_RETRYABLE
-    return STOPPED_EXIT_CODE if stopped else decisive.code
+        return ExitCode.DONE
+    # A rank that lost its peers to a stop was stopped too, unless it has a better reason.
+    stopped = stop.requested and is_retryable(decisive.code)
+    return ExitCode.STOPPED if stopped else decisive.code
 
 
-def _done(ends: Sequence[End]) -> str:
-    """What a rank that has succeeded says: rank 0 alone does."""
-    return next((end.words for end in ends if end.words), "")
+def decisive_end(ends: Sequence[RankEnd], stopping: bool = False) -> RankEnd | None:
+    """The end that says why the pod ended, of ranks in the order in which they ended.
 
-
-def culprit(ends: Sequence[End], stopping: bool = False) -> End | None:
-    """The end that decides, of ranks in the order in which they ended; None when none failed.
-
-    A rank that knows why it ended says more than its peers, who only lost a connection; so does
-    one that was killed.
+    A rank whose exit code no restart helps knows why it ended, while its peers only lost a
+    connection; so does one that was stopped or killed. None when no rank failed.
     """
     failed = [end for end in ends if end.code]
-    telling = [end for end in failed if end.code in NOT_RETRYABLE]
-    stopped = [end for end in failed if stopping and end.code == STOPPED_EXIT_CODE]
+    terminal = [end for end in failed if not is_retryable(end.code)]
+    stopped = [end for end in failed if stopping and end.code == ExitCode.STOPPED]
     killed = [end for end in failed if end.code in KILLED]
-    return next(iter(telling or stopped or killed or failed), None)
+    return next(iter(terminal or stopped or killed or failed), None)
 
 
-class _Watch:
-    """The ranks on their way to their ends."""
+def _write_termination(ends: Sequence[RankEnd], decisive: RankEnd | None) -> None:
+    """Write the decisive rank's message with the newest checkpoint that any rank knows of."""
+    written = [end.termination for end in ends if end.termination.message]
+    termination = decisive.termination if decisive else next(iter(written), None)
+    if termination is not None:
+        known = [each.checkpoint for each in written if each.checkpoint]
+        newest = max(known, key=lambda checkpoint: checkpoint.step, default=None)
+        write_termination(termination.model_copy(update={"checkpoint": newest}))
 
-    def __init__(self, ranks: Sequence[LocalRank], limits: Limits, stop: StopSignal) -> None:
+
+class _Supervisor:
+    """Polls the ranks until all have ended, or those that are left are given up."""
+
+    def __init__(self, ranks: Sequence[RankProcess], limits: Limits, stop: StopSignal) -> None:
         self._running = list(ranks)
         self._limits = limits
         self._stop = stop
-        self._ends: list[End] = []
-        self._peers_until = self._stop_until = float("inf")
+        self._ends: list[RankEnd] = []
+        self._peer_deadline = self._stop_deadline = math.inf
 
-    def ends(self) -> list[End]:
-        """The ends in order; ranks that hang, or do not end after a peer, have none of their own.
-
-        The end of those that hang is that of the one to blame.
-        """
-        while not self._over():
+    def run(self) -> list[RankEnd]:
+        """The ends in order. Of ranks that are stuck, one stands for all: the cause."""
+        while not self._is_over():
             time.sleep(POLL_SECONDS)
         return self._ends
 
-    def _over(self) -> bool:
-        self._collect()
+    def _is_over(self) -> bool:
+        self._collect_ends()
         self._forward_stop()
         now = time.monotonic()
-        if not self._running or now > self._peers_until:
+        if not self._running or now > self._peer_deadline:
             return True
-        if now > self._stop_until:
+        if now > self._stop_deadline:
             problem = f"still running {self._limits.stop:.0f} s after it was asked to stop"
-            self._ends.append(watchdog.examine(self._running, problem))
+            self._ends.append(watchdog.report_stall(self._running, problem))
             return True
-        if watchdog.stalled(self._running, self._limits.stall):
-            self._ends.append(watchdog.examine(self._running))
+        if watchdog.are_stalled(self._running, self._limits.stall):
+            self._ends.append(watchdog.report_stall(self._running))
             return True
         return False
 
-    def _collect(self) -> None:
+    def _collect_ends(self) -> None:
         for rank, end in [(rank, end) for rank in self._running if (end := rank.end())]:
             self._running.remove(rank)
             self._ends.append(end)
             if end.code:
-                patience = time.monotonic() + PEER_PATIENCE_SECONDS
-                self._peers_until = min(self._peers_until, patience)
+                deadline = time.monotonic() + PEER_TIMEOUT_SECONDS
+                self._peer_deadline = min(self._peer_deadline, deadline)
 
     def _forward_stop(self) -> None:
-        if self._stop.requested and self._stop_until == float("inf"):
-            self._stop_until = time.monotonic() + self._limits.stop
+        if self._stop.requested and self._stop_deadline == math.inf:
+            self._stop_deadline = time.monotonic() + self._limits.stop
             for rank in self._running:
                 rank.signal(signal.SIGTERM)
 
 
 def limits_of(config: Path) -> Limits:
-    """The limits of a job file; none when it is bad, as the ranks then end by themselves."""
+    """The limits of a job file; none for an invalid one, which makes the ranks end at once."""
     from dreambooth_trainer.process.topology import load_job  # late: the ranks start meanwhile
 
     try:
         runtime = load_job(config).spec.runtime
     except BadConfigError:
-        return Limits(stall=0, stop=float("inf"))
+        return Limits(stall=0, stop=math.inf)
     grace = runtime.termination_grace_period_seconds
     return Limits(runtime.stall_timeout_seconds, grace - STOP_RESERVE_SECONDS)
 
@@ -177,8 +186,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="dreambooth_trainer.launcher", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="the job file")
     config: Path = parser.parse_args().config
+    try:
+        check_contract_version(os.environ)
+    except BadConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        write_termination(Termination(message=str(error)))
+        return error.exit_code
     stop = StopSignal()
     stop.install()
     command = [sys.executable, "-m", "dreambooth_trainer", "--config", str(config)]
-    with started(command, os.environ) as ranks:
-        return watch(ranks, limits_of(config), stop)
+    with start_ranks(command, os.environ) as ranks:
+        return supervise(ranks, limits_of(config), stop)

@@ -1,4 +1,4 @@
-"""One rank of a pod as a process, and what it tells the launcher."""
+"""One rank of a pod as a process, and the files through which it reports to the launcher."""
 
 import signal
 import subprocess
@@ -8,56 +8,60 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreambooth_trainer.process import heartbeat, termination_message
+from dreambooth_api.contract import environment
+from dreambooth_api.contract.termination import Termination
+from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.heartbeat import Heartbeat
 
-KILL_PATIENCE_SECONDS = 5.0
-"""A killed process that hangs in the kernel is not waited for."""
+KILL_TIMEOUT_SECONDS = 5.0
+"""A process that is stuck in the kernel outlives SIGKILL; it is not waited for any longer."""
 
 
 @dataclass(frozen=True)
-class End:
-    """How a rank ended. `words`: its last ones, the first line in the form `rank N: ...`."""
+class RankEnd:
+    """How a rank ended."""
 
     rank: int
     code: int
-    """128 + n when killed by signal n."""
-    words: str
+    """Its exit code; 128 + n when signal n killed it."""
+    termination: Termination
+    """What it wrote, or what the launcher says for it; empty where neither applies."""
 
 
-class LocalRank:
-    """A started rank. Its heartbeat, stacks and last words are files in `folder`."""
+class RankProcess:
+    """A started rank. Its heartbeat, stacks and termination message are files in `folder`."""
 
-    def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], folder: Path
-    ) -> None:
-        self.number = int(environment["RANK"])
-        self._words = folder / f"words-{self.number}"
-        self._beats = folder / f"beats-{self.number}"
+    def __init__(self, command: Sequence[str], variables: Mapping[str, str], folder: Path) -> None:
+        self.number = int(variables[environment.RANK])
+        self._termination = folder / f"termination-{self.number}"
+        self._heartbeats = folder / f"heartbeat-{self.number}"
         self._stacks = folder / f"stacks-{self.number}"
         files = {
-            termination_message.VARIABLE: self._words,
-            heartbeat.HEARTBEAT_FILE: self._beats,
-            heartbeat.STACKS_FILE: self._stacks,
+            environment.TERMINATION_LOG: str(self._termination),
+            heartbeat.HEARTBEAT_FILE: str(self._heartbeats),
+            heartbeat.STACKS_FILE: str(self._stacks),
         }
-        own = {name: str(path) for name, path in files.items()}
-        self._process = subprocess.Popen(command, env={**environment, **own})
+        self._process = subprocess.Popen(command, env={**variables, **files})
         self.heartbeat = Heartbeat()
-        """The newest heartbeat that was read."""
-        self._beaten = b""
-        self._heard = time.monotonic()
+        """The newest one that was read."""
+        self._content = b""
+        self._received = time.monotonic()
 
-    def end(self) -> End | None:
-        """How it ended, None while it runs."""
+    def end(self) -> RankEnd | None:
+        """How it ended; None while it runs."""
         code = self._process.poll()
         if code is None:
             return None
-        said = _text(self._words)
+        termination = Termination.decode(_text(self._termination))
         if code < 0:
-            said = f"rank {self.number}: killed by {_cause(-code)}"
-        elif code and not said:
-            said = f"rank {self.number}: ended with exit code {code} and no word; see its log"
-        return End(self.number, code if code >= 0 else 128 - code, said)
+            termination = self._termination_of(f"killed by {_signal_name(-code)}")
+        elif code and not termination.message:
+            message = f"ended with exit code {code} and without a message; see its log"
+            termination = self._termination_of(message)
+        return RankEnd(self.number, code if code >= 0 else 128 - code, termination)
+
+    def _termination_of(self, message: str) -> Termination:
+        return Termination(rank=self.number, message=message)
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, while it runs."""
@@ -65,29 +69,31 @@ class LocalRank:
             self._process.send_signal(number)
 
     def kill(self) -> None:
-        """Kill it, and wait for its end."""
+        """Kill it, and wait for its end for at most `KILL_TIMEOUT_SECONDS`."""
         self.signal(signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(KILL_PATIENCE_SECONDS)
+            self._process.wait(KILL_TIMEOUT_SECONDS)
 
     def silent_seconds(self) -> float:
-        """Time since its last beat was heard, by this process's clock."""
+        """Seconds since its newest heartbeat was read, by this process's clock."""
         with suppress(FileNotFoundError):
-            beaten = self._beats.read_bytes()
-            if beaten != self._beaten:
-                self._beaten, self._heard = beaten, time.monotonic()
+            content = self._heartbeats.read_bytes()
+            if content != self._content:
+                self._content, self._received = content, time.monotonic()
                 with suppress(ValueError):  # read while it was written
-                    self.heartbeat = Heartbeat.decode(beaten)
-        return time.monotonic() - self._heard
+                    self.heartbeat = Heartbeat.decode(content)
+        return time.monotonic() - self._received
 
     @property
     def stacks(self) -> str:
-        """What it has dumped so far."""
+        """The stacks that it has dumped so far."""
         return _text(self._stacks)
 
     @property
     def state(self) -> str:
-        """The kernel's word on its process, as `T (stopped)`; "" where it cannot be known."""
+        """The state of its process in the kernel's words, as `T (stopped)` (proc(5),
+        /proc/pid/status); empty where there is no /proc.
+        """
         with suppress(OSError):
             for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
                 if line.startswith("State:"):
@@ -99,6 +105,6 @@ def _text(path: Path) -> str:
     return path.read_text(errors="replace").strip() if path.exists() else ""
 
 
-def _cause(number: int) -> str:
+def _signal_name(number: int) -> str:
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     return f"{name} (out of memory, or killed by hand)" if number == signal.SIGKILL else name

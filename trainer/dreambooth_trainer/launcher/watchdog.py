@@ -1,63 +1,74 @@
-"""Finds ranks that make no progress, and says where they are stuck.
+"""Finds ranks that make no progress, and reports where they are stuck.
 
-It lives in the launcher, so a rank that is stuck in C code and holds the GIL is found too.
+It runs in the launcher's process, so it also finds a rank that is stuck in C code and holds the
+GIL.
 """
 
 import sys
 import time
 from collections.abc import Sequence
 
-from dreambooth_trainer.launcher.rank_process import End, LocalRank
-from dreambooth_trainer.process.errors import STALLED_EXIT_CODE
+from dreambooth_api.contract.exit_codes import ExitCode
+from dreambooth_api.contract.termination import Termination
+from dreambooth_trainer.launcher.rank_process import RankEnd, RankProcess
 from dreambooth_trainer.process.heartbeat import DUMP_SIGNAL
 
 WAITING_FACTOR = 4
-"""A pod whose ranks all wait for those of other pods is given so many times as long: the pod that
-they wait for is stalled first, and is the one to blame."""
-DUMP_PATIENCE_SECONDS = 3.0
+"""How many times longer ranks may be silent that all wait for those of other pods: the pod that
+they wait for is then found to be stalled first, and its message names the cause."""
+DUMP_TIMEOUT_SECONDS = 3.0
+DUMP_SETTLE_SECONDS = 0.2
+"""From the first bytes of the last dump to its end."""
 
 
-def stalled(ranks: Sequence[LocalRank], timeout: float) -> bool:
-    """Whether none of the ranks has made progress for `timeout` seconds; 0: never."""
+def are_stalled(ranks: Sequence[RankProcess], timeout: float) -> bool:
+    """Whether none of the ranks has made progress for `timeout` seconds; 0: no limit."""
+    # Read in any case: a report names the stage and step of the newest heartbeat.
     silence = min(rank.silent_seconds() for rank in ranks)
-    patience = timeout * (WAITING_FACTOR if all(rank.heartbeat.waiting for rank in ranks) else 1)
-    return timeout > 0 and silence > patience
+    all_waiting = all(rank.heartbeat.waiting for rank in ranks)
+    limit = timeout * (WAITING_FACTOR if all_waiting else 1)
+    return timeout > 0 and silence > limit
 
 
-def examine(ranks: Sequence[LocalRank], problem: str | None = None) -> End:
-    """Write the stacks of all ranks into the log; returns the end of the one to blame.
+def report_stall(ranks: Sequence[RankProcess], problem: str | None = None) -> RankEnd:
+    """Write the stacks of all ranks to the log; return the end of the rank that caused the stall.
 
-    problem: what is wrong with them; by default, that they make no progress.
+    Args:
+        ranks: Those that still run; at least one.
+        problem: What is wrong with them; by default, that they make no progress.
     """
-    found = {rank.number: _where(rank, problem) for rank in ranks}
-    _dump(ranks)
+    summaries = {rank.number: _summary(rank, problem) for rank in ranks}
+    _dump_stacks(ranks)
     for rank in ranks:
-        sys.stderr.write(f"{found[rank.number]}: {_stacks(rank)}\n")
+        sys.stderr.write(f"rank {rank.number}: {summaries[rank.number]}: {_stacks(rank)}\n")
     sys.stderr.flush()
-    # Who cannot even say where it is hangs for certain; else who has been silent for longest.
-    guilty = min(ranks, key=lambda r: (bool(r.stacks), r.heartbeat.waiting, -r.silent_seconds()))
-    advice = "the stacks of all ranks are in the log, and the newest checkpoint stands"
-    return End(guilty.number, STALLED_EXIT_CODE, f"{found[guilty.number]}; {advice}")
+    # A rank that cannot even dump its stacks is certainly stuck; otherwise the longest silent one
+    # that does not wait for its peers is.
+    cause = min(ranks, key=lambda r: (bool(r.stacks), r.heartbeat.waiting, -r.silent_seconds()))
+    message = (
+        f"{summaries[cause.number]}; the stacks of all ranks are in the log, and the newest"
+        " checkpoint is kept"
+    )
+    return RankEnd(cause.number, ExitCode.STALLED, Termination(rank=cause.number, message=message))
 
 
-def _dump(ranks: Sequence[LocalRank]) -> None:
+def _dump_stacks(ranks: Sequence[RankProcess]) -> None:
     for rank in ranks:
         rank.signal(DUMP_SIGNAL)
-    deadline = time.monotonic() + DUMP_PATIENCE_SECONDS
+    deadline = time.monotonic() + DUMP_TIMEOUT_SECONDS
     while time.monotonic() < deadline and not all(rank.stacks for rank in ranks):
         time.sleep(0.1)
-    time.sleep(0.2)  # the last one may still be writing
+    time.sleep(DUMP_SETTLE_SECONDS)
 
 
-def _where(rank: LocalRank, problem: str | None) -> str:
-    beat = rank.heartbeat
-    step = "" if beat.step is None else f", step {beat.step}"
+def _summary(rank: RankProcess, problem: str | None) -> str:
+    step = "" if rank.heartbeat.step is None else f", step {rank.heartbeat.step}"
     what = problem or f"no progress for {rank.silent_seconds():.0f} s"
-    return f"rank {rank.number}: Stalled: {what} in stage {beat.stage}{step}"
+    return f"stalled: {what} in stage {rank.heartbeat.stage}{step}"
 
 
-def _stacks(rank: LocalRank) -> str:
+def _stacks(rank: RankProcess) -> str:
     if rank.stacks:
         return f"the stacks of its threads:\n{rank.stacks}"
     state = f"; its state is {rank.state}" if rank.state else ""
-    return f"it cannot say where, as its process is stopped or hangs in the kernel{state}"
+    return f"no stacks, as its process is stopped or stuck in the kernel{state}"

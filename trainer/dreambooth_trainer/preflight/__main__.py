@@ -5,15 +5,18 @@ first error.
 """
 
 import argparse
+import os
 import sys
 import traceback
 from pathlib import Path
 
+from dreambooth_api.contract.termination import Termination
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.preflight.check import check_job
 from dreambooth_trainer.preflight.report import PreflightReport
-from dreambooth_trainer.process.exit_status import exit_code_of, sentence
-from dreambooth_trainer.process.termination_message import leave
+from dreambooth_trainer.process.contract_version import check_contract_version
+from dreambooth_trainer.process.exit_status import describe, exit_code_of
+from dreambooth_trainer.process.termination_message import write_termination
 from dreambooth_trainer.process.topology import load_job
 
 
@@ -28,16 +31,17 @@ def main() -> int:
         report = _check_file(parser.parse_args().config)
     except Exception as error:  # a failure of the check itself, which a retry may get past
         traceback.print_exc()
-        leave(sentence(error))
+        write_termination(Termination(message=describe(error)))
         return exit_code_of(error)
     print(report)  # noqa: T201
-    leave(report.message())
+    write_termination(Termination(message=report.message()))
     return report.exit_code
 
 
 def _check_file(path: Path) -> PreflightReport:
     report = PreflightReport()
     with report.collecting():
+        check_contract_version(os.environ)
         job = load_job(path)
         spec = job.spec.storage
         settings = StorageSettings(spec.endpoint_url, spec.region, spec.addressing_style)

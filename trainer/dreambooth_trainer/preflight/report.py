@@ -1,14 +1,16 @@
 """What preflight found, for people and for the job's status."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from dreambooth_api.contract.exit_codes import ExitCode, is_retryable
+from dreambooth_api.contract.termination import MAX_BYTES, Termination
 from dreambooth_storage import StorageError, StorageUnavailableError, WrongEndpointError
-from dreambooth_trainer.process.errors import NOT_RETRYABLE, TrainerError
+from dreambooth_trainer.process.errors import TrainerError
 from dreambooth_trainer.process.exit_status import exit_code_of
-from dreambooth_trainer.process.termination_message import LIMIT
 
 LONGEST_LINE = 600
 """Characters of one line of a status message."""
@@ -42,7 +44,8 @@ class PreflightReport:
     def exit_code(self) -> int:
         """0, or that of the first error that a retry cannot fix, else of the first error."""
         codes = [exit_code_of(error) for error in self.errors]
-        return next((code for code in [*codes, 0] if code in NOT_RETRYABLE), next(iter(codes), 0))
+        terminal = [code for code in codes if not is_retryable(code)]
+        return next(iter(terminal or codes), ExitCode.DONE)
 
     @property
     def _summary(self) -> str:
@@ -56,10 +59,11 @@ class PreflightReport:
         """
         lines = [line for error in self.errors for line in _lines(str(error))]
         lines += [f"warning: {line}" for warning in self.warnings for line in _lines(warning)]
-        room = LIMIT - len(self._summary.encode()) - len("... and 1000000 more\n\n")
+        rest = Termination(message=f"... and 1000000 more\n{self._summary}")
+        room = MAX_BYTES - len(rest.encode())
         kept: list[str] = []
         for line in lines:
-            room -= len(line.encode()) + 1
+            room -= len(json.dumps(line, ensure_ascii=False).encode())
             if room < 0:
                 kept.append(f"... and {len(lines) - len(kept)} more")
                 break

@@ -82,7 +82,7 @@ def joined(topology: Topology, stop: StopSignal) -> Iterator[Ranks]:
         yield Ranks(topology)
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    with heartbeat.waiting_for_peers(), stop.at_once():
+    with heartbeat.waiting_for_peers(), stop.default_action():
         dist.init_process_group(
             backend, rank=topology.rank, world_size=topology.world_size, timeout=PATIENCE
         )

@@ -1,66 +1,56 @@
-"""Why a job ends early: one exception per exit code.
+"""Why a job ends early: one exception per exit code (see `dreambooth_api.contract.exit_codes`)."""
 
-Codes 64 to 69 are not retryable: the operator fails the job at once. Any other non-zero code is
-retried.
-"""
-
-NOT_RETRYABLE = range(64, 70)
+from dreambooth_api.contract.exit_codes import ExitCode
 
 
 class TrainerError(Exception):
-    """An end that the user can do something about. The message names the field and says what to
-    do.
+    """An end that the user can do something about.
+
+    The message is a sentence that names the field of the job and says what to do.
     """
 
-    exit_code = 1
+    exit_code: int = ExitCode.ERROR
 
 
 class BadConfigError(TrainerError):
     """The job asks for something that cannot be trained."""
 
-    exit_code = 64
+    exit_code = ExitCode.BAD_CONFIG
 
 
 class BadDataError(TrainerError):
     """The images or captions cannot be trained on."""
 
-    exit_code = 65
+    exit_code = ExitCode.BAD_DATA
 
 
 class BadModelError(TrainerError):
-    """There is no such base model, or it cannot be loaded."""
+    """The base model does not exist, or cannot be loaded."""
 
-    exit_code = 66
+    exit_code = ExitCode.BAD_MODEL
 
 
 class StorageDeniedError(TrainerError):
     """Storage refuses: credentials, bucket or endpoint are wrong."""
 
-    exit_code = 67
+    exit_code = ExitCode.STORAGE_DENIED
 
 
 class NotFiniteError(TrainerError):
     """The loss is NaN or infinite."""
 
-    exit_code = 68
+    exit_code = ExitCode.NOT_FINITE
 
 
 class FencedError(TrainerError):
     """A newer attempt owns the output."""
 
-    exit_code = 69
+    exit_code = ExitCode.FENCED
 
 
 class RefusedJobError(TrainerError):
-    """The job as it stands cannot be trained; the message lists every reason."""
+    """Preflight found the job impossible to train; the message lists every reason."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-STOPPED_EXIT_CODE = 143
-"""Asked to stop by SIGTERM (128 + 15), state saved."""
-
-STALLED_EXIT_CODE = 70
-"""No rank of the pod made progress for `spec.runtime.stallTimeoutSeconds`."""

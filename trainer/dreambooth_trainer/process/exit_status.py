@@ -1,7 +1,6 @@
-"""How a rank ends: its exit code, and its last words."""
+"""What an error means for the exit code, and how it is shown to people."""
 
-import sys
-
+from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_storage import (
     AccessDeniedError,
     EmptyPrefixError,
@@ -10,41 +9,32 @@ from dreambooth_storage import (
     StorageError,
     WrongEndpointError,
 )
-from dreambooth_trainer.process.errors import (
-    BadDataError,
-    BadModelError,
-    StorageDeniedError,
-    TrainerError,
-)
-from dreambooth_trainer.process.termination_message import leave
+from dreambooth_trainer.process.errors import TrainerError
 
-MODELS = ("spec.model.source", "spec.evaluation.model")
+MODEL_FIELDS = ("spec.model.source", "spec.evaluation.model")
 
 
 def exit_code_of(error: Exception) -> int:
-    """The exit code of an error: what cannot get better by itself is not retried."""
+    """The exit code for an error; one that cannot pass by itself is not retryable."""
     if isinstance(error, TrainerError):
         return error.exit_code
     if isinstance(error, (AccessDeniedError, NoSuchBucketError, WrongEndpointError)):
-        return StorageDeniedError.exit_code
+        return ExitCode.STORAGE_DENIED
     if isinstance(error, (ObjectNotFoundError, EmptyPrefixError)):
-        return (BadModelError if error.field in MODELS else BadDataError).exit_code
-    return TrainerError.exit_code
+        return ExitCode.BAD_MODEL if error.field in MODEL_FIELDS else ExitCode.BAD_DATA
+    return ExitCode.ERROR
 
 
-def sentence(error: Exception) -> str:
-    """What went wrong and what to do, in the error's words where it is one of this project's."""
-    if isinstance(error, (TrainerError, StorageError)):
-        return f"{type(error).__name__}: {error}"
-    reason = (str(error).strip().splitlines() or ["no message"])[0]
-    return f"{type(error).__name__}: {reason}; the job is retried from its last checkpoint"
+def is_own(error: Exception) -> bool:
+    """Whether this project raised the error, so that its message is a sentence for users."""
+    return isinstance(error, (TrainerError, StorageError))
 
 
-def say_last_words(code: int, rank: int, words: str) -> None:
-    """Print them as the last line. Those of a failure are the termination message too, and rank 0's
-    of a success: the operator reads there what nobody may have asked for in time.
+def describe(error: Exception) -> str:
+    """What went wrong: this project's own errors by their sentence alone, others with their type
+    and the first line of their message.
     """
-    told = f"rank {rank}: {words}"
-    sys.stderr.write(told + "\n")
-    if code or rank == 0:
-        leave(told)
+    if is_own(error):
+        return str(error)
+    lines = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {lines[0]}"

@@ -1,6 +1,7 @@
-"""Being asked to stop.
+"""Requests to stop.
 
-SIGTERM only raises a flag; the work in hand is finished, saved, and the process exits with 143.
+SIGTERM only sets a flag; the step under way is finished, its state is saved, and the process exits
+with `ExitCode.STOPPED`.
 """
 
 import signal
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from dreambooth_trainer.process.errors import STOPPED_EXIT_CODE
+from dreambooth_api.contract.exit_codes import ExitCode
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -16,7 +17,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StoppedError(Exception):
     """The trainer was asked to stop, and everything worth keeping is saved."""
 
-    exit_code = STOPPED_EXIT_CODE
+    exit_code = ExitCode.STOPPED
 
 
 class StopSignal:
@@ -26,17 +27,20 @@ class StopSignal:
         self.requested = False
 
     def install(self) -> None:
-        """Listen to SIGTERM and SIGINT, in place of whoever listened before."""
+        """Handle SIGTERM and SIGINT, in place of any handler that is installed."""
         for number in SIGNALS:
-            signal.signal(number, self._note)
+            signal.signal(number, self._request)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _request(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Within, being asked to stop ends the process at once: for waits in C code, which would
-        not hear of it, while there is no state to save. Raises `StoppedError` when asked before.
+    def default_action(self) -> Iterator[None]:
+        """Let a signal end the process at once: for waits in C code, which never return to
+        Python's handlers, while there is no state to save.
+
+        Raises:
+            StoppedError: A stop was requested before.
         """
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)

@@ -1,12 +1,15 @@
-"""What this process was told: the job, and its place among the ranks."""
+"""What the environment says to this process: its rank, the job, its folders."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreambooth_api.contract import environment
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.parsing.load import InvalidJobError, load
 from dreambooth_trainer.process.errors import BadConfigError
+
+DEFAULT_CACHE_FOLDER = "/tmp/dreambooth-cache"
 
 
 @dataclass(frozen=True)
@@ -28,20 +31,22 @@ class Topology:
 
     @classmethod
     def from_environment(cls) -> "Topology":
-        """Read RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE and DREAMBOOTH_ATTEMPT; alone
-        without them.
-        """
+        """Read torchrun's variables and `DREAMBOOTH_ATTEMPT`; one rank alone without them."""
         return cls(
-            rank=int(os.environ.get("RANK", "0")),
-            local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-            world_size=int(os.environ.get("WORLD_SIZE", "1")),
-            ranks_per_node=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-            attempt=int(os.environ.get("DREAMBOOTH_ATTEMPT", "0")),
+            rank=int(os.environ.get(environment.RANK, "0")),
+            local_rank=int(os.environ.get(environment.LOCAL_RANK, "0")),
+            world_size=int(os.environ.get(environment.WORLD_SIZE, "1")),
+            ranks_per_node=int(os.environ.get(environment.LOCAL_WORLD_SIZE, "1")),
+            attempt=int(os.environ.get(environment.ATTEMPT, "0")),
         )
 
 
 def load_job(path: Path) -> DreamBoothJob:
-    """Read and validate the job file; `BadConfigError` lists every problem with its field."""
+    """Read and validate the job file.
+
+    Raises:
+        BadConfigError: It lists every problem with its field.
+    """
     try:
         return load(path)
     except (InvalidJobError, OSError) as error:
@@ -51,7 +56,8 @@ def load_job(path: Path) -> DreamBoothJob:
 def local_batch(job: DreamBoothJob, world_size: int) -> int:
     """Subject images per rank and forward pass.
 
-    `BadConfigError` when the ranks times `accumulation` do not divide `globalBatch`.
+    Raises:
+        BadConfigError: The ranks times `accumulation` do not divide `globalBatch`.
     """
     training = job.spec.training
     if training.global_batch is None:
@@ -67,11 +73,11 @@ def local_batch(job: DreamBoothJob, world_size: int) -> int:
 
 
 def cache_folder() -> Path:
-    """Node-local folder for downloads (DREAMBOOTH_CACHE_DIR)."""
-    return Path(os.environ.get("DREAMBOOTH_CACHE_DIR", "/tmp/dreambooth-cache"))
+    """Node-local folder for downloads."""
+    return Path(os.environ.get(environment.CACHE_DIR, DEFAULT_CACHE_FOLDER))
 
 
 def models_folder() -> Path | None:
-    """Folder in memory for models that nobody keeps (DREAMBOOTH_MODELS_DIR); None: no such."""
-    found = os.environ.get("DREAMBOOTH_MODELS_DIR")
-    return Path(found) if found else None
+    """Folder in memory for models that no later attempt needs; None: the cache folder serves."""
+    folder = os.environ.get(environment.MODELS_DIR)
+    return Path(folder) if folder else None

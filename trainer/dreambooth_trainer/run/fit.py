@@ -10,7 +10,7 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Stra
 from dreambooth_api.models.training import Training
 from dreambooth_storage.upload.process import UploadProcess
 from dreambooth_trainer.attempt import Attempt
-from dreambooth_trainer.checkpoint import CheckpointStore, Saves
+from dreambooth_trainer.checkpoint import CheckpointRef, CheckpointStore, SaveListener, Saves
 from dreambooth_trainer.data.batches import BatchPlan, BatchStream
 from dreambooth_trainer.data.dataset import Dataset
 from dreambooth_trainer.evaluation.samples import SampleWriter
@@ -48,14 +48,16 @@ def fit(
         return
     stream = _stream(attempt, module, dataset)
     images = 2 if dataset.has_prior else 1
-    attempt.telemetry.begin(module.start, training.steps, stream.plan.global_batch * images)
+    attempt.telemetry.start_training(
+        module.start, training.steps, stream.plan.global_batch * images
+    )
     with _saves(attempt, store) as saves, warnings.catch_warnings():
         losses = MeanLoss()
         reporter = StepReporter(
             attempt.ranks,
             attempt.stop,
             stream,
-            [attempt.telemetry.step, losses.add],
+            [attempt.telemetry.record_step, losses.add],
             ended=lambda: saves.ended,
             images=lambda step, rank: dataset.uris(stream.rows(step - 1, rank)),
         )
@@ -76,15 +78,33 @@ def fit(
 
 
 def _saves(attempt: Attempt, store: CheckpointStore) -> Saves:
-    storage, telemetry = attempt.storage, attempt.telemetry
     return Saves(
         store,
-        UploadProcess(storage.settings, TransferTelemetry(telemetry.metrics)),
+        UploadProcess(attempt.storage.settings, TransferTelemetry(attempt.telemetry.metrics)),
         keep=attempt.job.spec.checkpoints.keep,
-        after_commit=lambda: telemetry.keep_history(storage, attempt.layout),
-        saved=telemetry.saved,
-        failed=telemetry.save_failed,
+        listener=_SaveReporter(attempt),
     )
+
+
+class _SaveReporter(SaveListener):
+    """Makes the history durable with each checkpoint, and reports saves to telemetry."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    def checkpoint_committed(self) -> None:
+        telemetry = self._attempt.telemetry
+        self._attempt.storage.write(self._attempt.layout.history, telemetry.history.text().encode())
+        telemetry.trackers.sync()
+
+    def checkpoint_saved(self, reference: CheckpointRef, seconds: float) -> None:
+        size = reference.manifest.total_bytes // self._attempt.topology.world_size
+        self._attempt.telemetry.record_checkpoint(
+            reference.step, reference.uri, size=size, seconds=seconds
+        )
+
+    def save_failed(self, error: Exception) -> None:
+        self._attempt.telemetry.record_failed_save(error)
 
 
 def _stream(attempt: Attempt, module: DreamBooth, dataset: Dataset) -> BatchStream:
@@ -116,7 +136,7 @@ def _callbacks(
         SeedDropout(spec.training.seed, attempt.topology.rank),
         UpdateEma(),
         reporter,
-        TimedCallback(save, attempt.telemetry.metrics.checkpoint_waited),
+        TimedCallback(save, attempt.telemetry.metrics.record_checkpoint_wait),
         WriteSamples(spec.samples.every, spec.training.steps, lambda step: writer.write(step)),
     ]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_storage import Storage, StorageSettings
+from dreambooth_storage import ObjectNotFoundError, Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.data.cache import build_cache
@@ -40,27 +40,29 @@ from dreambooth_trainer.training.module import DreamBooth, ResumeState
 log = logging.getLogger(__name__)
 
 
-def train(job: DreamBoothJob, topology: Topology, stop: StopSignal) -> str:
-    """Train the job, or go on with it from its newest checkpoint. Returns the rank's last words.
+def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: Telemetry) -> None:
+    """Train the job, or resume it from its newest checkpoint.
 
-    Raises a `TrainerError` or `StorageError` when it cannot, `StoppedError` when asked to stop.
+    Raises:
+        TrainerError: The job cannot be trained.
+        StorageError: Storage fails or refuses.
+        StoppedError: The ranks were asked to stop.
     """
-    local_batch(job, topology.world_size)  # known to be wrong before anybody is waited for
-    telemetry = Telemetry(job, topology)
+    local_batch(job, topology.world_size)  # refuses a bad one before the ranks wait for each other
     # A pod is ready when it answers /healthz: not before all ranks have joined.
     with joined(topology, stop) as ranks, telemetry.serving():
         attempt = Attempt(
             job, ranks, _storage(job, telemetry), telemetry, stop, _device(job, topology)
         )
 
-        attempt.stage("Preparing")
+        attempt.enter_stage("Preparing")
         _preflight(attempt)
         store = _checkpoints(attempt)
         subjects = subject_groups(attempt)
         family = load_family(job.spec.model, attempt.storage, ranks, attempt.device)
         resume = _resume(attempt, store)
 
-        attempt.stage("GeneratingPrior")
+        attempt.enter_stage("GeneratingPrior")
         dataset = Dataset(job, subjects, class_groups(attempt, family))
         _record(attempt, store, family, dataset, resume)
 
@@ -71,23 +73,17 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal) -> str:
             _look(attempt, writer, evaluator, step=0)
             baseline.note(attempt)
 
-        attempt.stage("Training")
+        attempt.enter_stage("Training")
         module = _module(attempt, family, dataset, resume)
         fit(attempt, module, dataset, store, writer)
 
         with module.averaged():
-            attempt.stage("Evaluating")
+            attempt.enter_stage("Evaluating")
             _look(attempt, writer, evaluator, step=job.spec.training.steps)
             writer.compare(0, job.spec.training.steps)
-            attempt.stage("Exporting")
+            attempt.enter_stage("Exporting")
             _export(attempt, store, family)
         ranks.barrier()
-    return _done(telemetry)
-
-
-def _done(telemetry: Telemetry) -> str:
-    saved = telemetry.progress.saved
-    return f"done; saved at {saved}" if saved else "done"
 
 
 def _storage(job: DreamBoothJob, telemetry: Telemetry) -> Storage:
@@ -187,7 +183,15 @@ def _record(
         config=public_config(job),
     )
     if resume and topology.rank == 0:
-        attempt.telemetry.resume_history(attempt.storage, attempt.layout, resume.step)
+        _resume_history(attempt, resume.step)
+
+
+def _resume_history(attempt: Attempt, step: int) -> None:
+    try:
+        text = attempt.storage.read(attempt.layout.history).decode()
+    except ObjectNotFoundError:
+        return
+    attempt.telemetry.history.resume(text, step)
 
 
 def _module(
@@ -229,7 +233,7 @@ def _export(attempt: Attempt, store: CheckpointStore, family: Family) -> None:
         store.check_owner()  # a lost attempt must not write over a newer one's result
         if attempt.topology.rank == 0:
             attempt.storage.upload_tree(Path(folder), target)
-    attempt.telemetry.exported(target)
+    attempt.telemetry.progress.record_export(target)
 
 
 def _provenance(job: DreamBoothJob, family: Family) -> Provenance:

@@ -1,5 +1,6 @@
-"""What one rank tells Prometheus. Names and units follow the Prometheus conventions: base units,
-`_total` on counters.
+"""The Prometheus metrics of one rank.
+
+Names and units follow the Prometheus conventions: base units, `_total` on counters.
 """
 
 import re
@@ -17,11 +18,8 @@ from prometheus_client import (
 )
 from prometheus_client.metrics import MetricWrapperBase
 
-from dreambooth_api.contract.metrics import Definition, MetricKind
-
-PREFIX = "dreambooth_trainer"
-STAGES = ("Preparing", "GeneratingPrior", "Training", "Evaluating", "Exporting")
-"""Values of the label `stage`, and of `status.stage` while a job runs."""
+from dreambooth_api.contract.metrics import TRAINER_PREFIX, Definition, MetricKind
+from dreambooth_api.contract.stages import STAGES, Stage
 
 M = TypeVar("M", bound=MetricWrapperBase)
 
@@ -33,11 +31,10 @@ _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Metrics:
-    """The metrics of one process, in a registry of its own. All methods are thread-safe and never
-    block.
+    """The metrics of one process, in a registry of its own.
 
-    Every series carries `labels` (a fixed set such as job, namespace, attempt, rank), so the
-    number of series is bounded by the number of ranks.
+    All methods are thread-safe and never block. Every series carries `labels` (a fixed set such as
+    job, namespace, attempt, rank), so the number of ranks bounds the number of series.
     """
 
     def __init__(self, labels: Mapping[str, str]) -> None:
@@ -59,7 +56,7 @@ class Metrics:
             self._checkpoint_wait,
             self._checkpoint_failures,
         ):
-            self._of(metric)  # they count from 0, so that the first of all is an increase
+            self._of(metric)  # exposed as 0 at first: PromQL's increase() then sees the first event
 
     def _training(self) -> None:
         self._loss = self._gauge(
@@ -146,53 +143,53 @@ class Metrics:
     def _defined(
         self, name: str, kind: MetricKind, text: str, extra: tuple[str, ...]
     ) -> tuple[str, str, tuple[str, ...]]:
-        """Note a metric down; its full name, text and labels."""
-        found = Definition(f"{PREFIX}_{name}", kind, (*self._labels, *extra), text)
-        self.definitions.append(found)
-        return found.name, found.meaning, found.labels
+        """Add the definition of a metric; return its full name, text and labels."""
+        definition = Definition(f"{TRAINER_PREFIX}_{name}", kind, (*self._labels, *extra), text)
+        self.definitions.append(definition)
+        return definition.name, definition.meaning, definition.labels
 
     def _of(self, metric: M, **extra: str) -> M:
         return metric.labels(**self._labels, **extra)
 
-    def stage(self, stage: str) -> None:
-        """The trainer enters `stage`, one of `STAGES`."""
+    def enter_stage(self, stage: Stage) -> None:
+        """The trainer enters `stage`."""
         for name in STAGES:
             self._of(self._stage, stage=name).set(name == stage)
 
-    def start(self, step: int, target_steps: int) -> None:
-        """Training starts at `step` (0, or where a checkpoint left off) and goes on to
+    def start_training(self, step: int, target_steps: int) -> None:
+        """Training starts after `step` optimizer steps of earlier attempts, and ends after
         `target_steps`.
         """
         self._of(self._step).set(step)
         self._of(self._target_steps).set(target_steps)
         self._of(self._unsaved).set_to_current_time()
 
-    def step_done(
+    def record_step(
         self, step: int, *, images: int, seconds: float, data_wait_seconds: float
     ) -> None:
-        """Optimizer step number `step` is done: it took `images` images of this rank and
-        `seconds` in all.
+        """Optimizer step number `step` is done, with `images` images of this rank, in `seconds`
+        of which `data_wait_seconds` were spent waiting for data.
         """
         self._of(self._step).set(step)
         self._of(self._images).inc(images)
         self._of(self._step_seconds).observe(seconds)
         self._of(self._data_wait).observe(data_wait_seconds)
 
-    def losses(
+    def record_losses(
         self, loss: float, subject: float, prior: float | None, learning_rate: float
     ) -> None:
-        """Losses that have reached the host. `prior` is None where the job has no prior loss."""
+        """Losses that have reached the host. `prior` is the part before its weight; None: the job has none."""
         self._of(self._loss).set(loss)
         self._of(self._subject_loss).set(subject)
         if prior is not None:
             self._of(self._prior_loss).set(prior)
         self._of(self._learning_rate).set(learning_rate)
 
-    def images_per_second(self, rate: float) -> None:
-        """Smoothed throughput over all ranks."""
+    def record_throughput(self, rate: float) -> None:
+        """Images per second over all ranks, smoothed."""
         self._of(self._images_per_second).set(rate)
 
-    def checkpoint_saved(self, step: int, *, size: int, seconds: float) -> None:
+    def record_checkpoint(self, step: int, *, size: int, seconds: float) -> None:
         """A checkpoint is durable after `seconds`; this rank wrote `size` bytes of it."""
         self._of(self._checkpoint_bytes).inc(size)
         self._of(self._checkpoint_seconds).observe(seconds)
@@ -201,17 +198,17 @@ class Metrics:
         self._of(self._checkpoint_time).set(now)
         self._of(self._unsaved).set(now)
 
-    def checkpoint_waited(self, seconds: float) -> None:
-        """After a step, training waited for so long for checkpoints."""
+    def record_checkpoint_wait(self, seconds: float) -> None:
+        """After a step, training waited `seconds` for checkpoints."""
         self._of(self._checkpoint_wait).observe(seconds)
 
-    def checkpoint_failed(self) -> None:
+    def record_failed_save(self) -> None:
         """A checkpoint could not be saved."""
         self._of(self._checkpoint_failures).inc()
 
-    def gpu_memory(self, used: Callable[[], int], peak: Callable[[], int]) -> None:
-        """Bytes of GPU memory are read from here whenever somebody asks, and never by the training
-        loop.
+    def watch_gpu_memory(self, used: Callable[[], int], peak: Callable[[], int]) -> None:
+        """Read GPU memory, in bytes, from these functions at each scrape, so that the training
+        loop never has to.
         """
         self._of(self._memory_used).set_function(used)
         self._of(self._memory_peak).set_function(peak)
@@ -226,7 +223,9 @@ class Metrics:
         self._of(self._storage_errors, operation=operation, code=self._bounded(error_code)).inc()
 
     def _bounded(self, code: str) -> str:
-        """A server chooses its error codes; it does not get to choose how many series there are."""
+        """The label of an error code: servers choose their codes, and must not be able to create
+        any number of series.
+        """
         if code not in self._codes and (
             len(self._codes) >= _MAX_CODES or not _CODE.fullmatch(code)
         ):

@@ -9,21 +9,22 @@ from io import BytesIO
 import torch
 from PIL import Image
 
-from dreambooth_api.contract.layout import OutputLayout
+from dreambooth_api.contract import environment
+from dreambooth_api.contract.stages import Stage
 from dreambooth_api.models.job import DreamBoothJob, output_layout
-from dreambooth_storage import ObjectNotFoundError, Storage
-from dreambooth_trainer.checkpoint import CheckpointRef
+from dreambooth_storage import Storage
 from dreambooth_trainer.process import heartbeat
-from dreambooth_trainer.process.exit_status import sentence
+from dreambooth_trainer.process.exit_status import describe
 from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.telemetry.history import History, StepReport
 from dreambooth_trainer.telemetry.metrics import Metrics
-from dreambooth_trainer.telemetry.progress import Progress, serve
+from dreambooth_trainer.telemetry.progress import ProgressState
+from dreambooth_trainer.telemetry.server import serve
 from dreambooth_trainer.telemetry.trackers import Trackers
-from dreambooth_trainer.training.reporter import History, StepReport
 
 
 class Telemetry:
-    """Tells everybody who watches this rank. Only rank 0 writes to storage."""
+    """Reports what this rank does to everything that observes it."""
 
     def __init__(self, job: DreamBoothJob, topology: Topology) -> None:
         self.metrics = Metrics(
@@ -35,27 +36,29 @@ class Telemetry:
             }
         )
         if torch.cuda.is_available():
-            self.metrics.gpu_memory(
-                used=lambda: _over_gpus(torch.cuda.memory_allocated),
-                peak=lambda: _over_gpus(torch.cuda.max_memory_allocated),
+            self.metrics.watch_gpu_memory(
+                used=lambda: _sum_over_gpus(torch.cuda.memory_allocated),
+                peak=lambda: _sum_over_gpus(torch.cuda.max_memory_allocated),
             )
-        self.progress = Progress(
+        self.progress = ProgressState(
             job.spec.training.steps,
             attempt=topology.attempt,
             world_size=topology.world_size,
             output=output_layout(job).root,
         )
         self.trackers = Trackers()
-        self._history = History()
+        self.history = History()
         self._topology = topology
         self._images_per_step = 0
 
     @contextmanager
     def serving(self) -> Iterator[None]:
         """Answer /metrics, and on rank 0 /progress, at the pod's address."""
-        port = int(os.environ.get("DREAMBOOTH_METRICS_PORT", "9400")) + self._topology.local_rank
+        first = os.environ.get(environment.METRICS_PORT, environment.DEFAULT_METRICS_PORT)
+        port = int(first) + self._topology.local_rank
         progress = self.progress if self._topology.rank == 0 else None
-        server = serve(self.metrics, progress, os.environ.get("POD_IP", "0.0.0.0"), port)
+        address = os.environ.get(environment.POD_IP, "0.0.0.0")
+        server = serve(self.metrics, progress, address, port)
         try:
             yield
         finally:
@@ -63,37 +66,35 @@ class Telemetry:
             if server is not None:
                 server.close()
 
-    def stage(self, stage: str) -> None:
-        """A new stage begins."""
+    def enter_stage(self, stage: Stage) -> None:
+        """The attempt enters `stage`."""
         heartbeat.enter_stage(stage)
-        self.metrics.stage(stage)
-        self.progress.stage(stage)
+        self.metrics.enter_stage(stage)
+        self.progress.enter_stage(stage)
 
-    def prior(self, done: int, total: int) -> None:
-        """So many class images are there."""
-        self.progress.prior(done, total)
-
-    def begin(self, step: int, total_steps: int, images_per_step: int) -> None:
-        """Training goes on from `step`; each step takes `images_per_step` images over all ranks."""
+    def start_training(self, step: int, total_steps: int, images_per_step: int) -> None:
+        """Training begins after `step` steps of earlier attempts; each step takes
+        `images_per_step` subject and class images over all ranks.
+        """
         self._images_per_step = images_per_step
-        self.metrics.start(step, total_steps)
-        self.progress.resumed(step)
+        self.metrics.start_training(step, total_steps)
+        self.progress.start_training(step)
 
-    def step(self, report: StepReport) -> None:
-        """An optimizer step was done."""
+    def record_step(self, report: StepReport) -> None:
+        """An optimizer step is done."""
         images, seconds = self._images_per_step, report.seconds
         losses = (report.loss, report.subject_loss, report.prior_loss, report.learning_rate)
-        self.metrics.step_done(
+        self.metrics.record_step(
             report.step,
             images=images // self._topology.world_size,
             seconds=seconds,
             data_wait_seconds=report.data_wait_seconds,
         )
-        self.metrics.losses(*losses)
-        self.progress.step_done(report.step, images=images, seconds=seconds)
-        self.progress.losses(*losses)
-        self.metrics.images_per_second(self.progress.images_per_second or 0.0)
-        self._history.add(report)
+        self.metrics.record_losses(*losses)
+        self.progress.record_step(report.step, images=images, seconds=seconds)
+        self.progress.record_losses(*losses)
+        self.metrics.record_throughput(self.progress.images_per_second or 0.0)
+        self.history.add(report)
         self.trackers.log(
             report.step,
             {
@@ -104,41 +105,26 @@ class Telemetry:
             },
         )
 
-    def resume_history(self, storage: Storage, layout: OutputLayout, step: int) -> None:
-        """Go on with the history of earlier attempts."""
-        try:
-            self._history.resume(storage.read(layout.history).decode(), step)
-        except ObjectNotFoundError:
-            return
+    def record_checkpoint(self, step: int, uri: str, *, size: int, seconds: float) -> None:
+        """The checkpoint of `step` became durable in the folder `uri`, `seconds` after its state
+        was copied; this rank wrote `size` bytes of it.
+        """
+        self.metrics.record_checkpoint(step, size=size, seconds=seconds)
+        self.progress.record_checkpoint(step, uri)
 
-    def keep_history(self, storage: Storage, layout: OutputLayout) -> None:
-        """Make durable what belongs to a checkpoint. On rank 0 alone, from any thread."""
-        storage.write(layout.history, self._history.text().encode())
-        self.trackers.sync()
+    def record_failed_save(self, error: Exception) -> None:
+        """A checkpoint could not be saved; training goes on."""
+        self.metrics.record_failed_save()
+        self.progress.record_failed_save(describe(error))
 
-    def saved(self, reference: CheckpointRef, seconds: float) -> None:
-        """A checkpoint became durable, `seconds` after its state was copied."""
-        size = reference.manifest.total_bytes // self._topology.world_size
-        self.metrics.checkpoint_saved(reference.step, size=size, seconds=seconds)
-        self.progress.checkpoint(reference.step, reference.uri)
-
-    def save_failed(self, error: Exception) -> None:
-        """A checkpoint could not be saved; a later attempt may."""
-        self.metrics.checkpoint_failed()
-        self.progress.save_failed(sentence(error))
-
-    def samples(self, storage: Storage, step: int, grid: str) -> None:
-        """A grid of samples was written."""
-        self.progress.sample(grid)
+    def record_samples(self, storage: Storage, step: int, grid: str) -> None:
+        """A grid of samples was written to the URI `grid`."""
+        self.progress.record_samples(grid)
         if self._topology.rank == 0:
             self.trackers.images(step, Image.open(BytesIO(storage.read(grid))))
 
-    def exported(self, uri: str) -> None:
-        """The model to take home is complete."""
-        self.progress.exported(uri)
 
-
-def _over_gpus(read: Callable[[int], int]) -> int:
+def _sum_over_gpus(read: Callable[[int], int]) -> int:
     """This process uses one GPU, but the thread that answers a scrape does not know which."""
     return sum(read(gpu) for gpu in range(torch.cuda.device_count()))
 

@@ -147,10 +147,9 @@ class SaveCheckpoints(StepCallback):
     def _finish(self, module: DreamBooth, step: int) -> None:
         # A loss that is not finite must be found before its weights are made durable.
         self._reporter.flush()
-        reference = self._saves.finish(step, module.state(), {}, loss=self._losses.take())
+        self._saves.finish(step, module.state(), {}, loss=self._losses.take())
         if step < self._total_steps:
-            # The operator reads this: nobody may ask for the progress in time.
-            raise StoppedError(f"asked to stop; saved at step {step} in {reference.uri}")
+            raise StoppedError(f"asked to stop; saved at step {step}")
 
 
 class WriteSamples(StepCallback):

@@ -6,13 +6,12 @@ with them, so that all ranks learn of it at the same step, and so does what each
 ended. What is read is therefore two steps old; `flush` catches up.
 """
 
-import json
 import math
 import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import pytorch_lightning as pl
 import torch
@@ -23,20 +22,8 @@ from dreambooth_trainer.objectives.ddpm import Losses
 from dreambooth_trainer.process.distributed import Pending, Ranks
 from dreambooth_trainer.process.errors import NotFiniteError
 from dreambooth_trainer.process.signals import StopSignal
+from dreambooth_trainer.telemetry.history import StepReport
 from dreambooth_trainer.training.module import DreamBooth
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """One optimizer step over all ranks."""
-
-    step: int
-    loss: float
-    subject_loss: float
-    prior_loss: float
-    learning_rate: float
-    seconds: float
-    data_wait_seconds: float
 
 
 @dataclass(frozen=True)
@@ -198,22 +185,3 @@ class MeanLoss:
         """The mean, None without a step; begins anew."""
         losses, self._losses = self._losses, []
         return statistics.fmean(losses) if losses else None
-
-
-class History:
-    """Every step's losses, for `history.jsonl`: one JSON object a line."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-
-    def add(self, report: StepReport) -> None:
-        """Note one step."""
-        self._lines.append(json.dumps(asdict(report)))
-
-    def resume(self, text: str, step: int) -> None:
-        """Take over the lines of earlier attempts up to `step`."""
-        self._lines = [line for line in text.splitlines() if json.loads(line)["step"] <= step]
-
-    def text(self) -> str:
-        """All lines."""
-        return "".join(f"{line}\n" for line in self._lines)

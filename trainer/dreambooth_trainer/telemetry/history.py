@@ -1,0 +1,40 @@
+"""What each optimizer step was like, for history.jsonl: one JSON object a line."""
+
+import json
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimizer step over all ranks."""
+
+    step: int
+    """From 1, over all attempts."""
+    loss: float
+    """Subject loss plus weighted prior loss, mean over the global batch."""
+    subject_loss: float
+    prior_loss: float
+    """Before its weight; 0 where the job has no prior loss."""
+    learning_rate: float
+    seconds: float
+    data_wait_seconds: float
+    """Part of `seconds` spent waiting for data."""
+
+
+class History:
+    """The reports of all steps, those of earlier attempts included."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def add(self, report: StepReport) -> None:
+        """Add the report of the next step."""
+        self._lines.append(json.dumps(asdict(report)))
+
+    def resume(self, text: str, step: int) -> None:
+        """Take over the lines of earlier attempts up to `step`; what follows is trained again."""
+        self._lines = [line for line in text.splitlines() if json.loads(line)["step"] <= step]
+
+    def text(self) -> str:
+        """The content of history.jsonl."""
+        return "".join(f"{line}\n" for line in self._lines)
