@@ -88,7 +88,7 @@ def test_an_operator_that_starts_while_nothing_can_be_read_waits(
     double.fail(agent=OPERATOR, method="GET", path="/namespaces/", code=code, times=-1)
     harness.operator.launch()
     harness.wait(lambda: "not started yet" in harness.operator.tail())
-    assert harness.probe("/readyz") == "not everything is listed yet"
+    assert harness.probe("/readyz") == "the initial list is not complete"
     assert harness.probe("/healthz") == ""
     double.heal()
     harness.wait(lambda: harness.probe("/readyz") == "")

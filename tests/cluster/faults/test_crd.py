@@ -27,7 +27,7 @@ def test_the_operator_waits_for_the_definition(stopped_harness: Harness) -> None
     harness.wait(lambda: "apply the CRD" in harness.operator.tail())
     harness.cluster.sleep(WAIT_SECONDS)
     assert harness.operator.tail().count("apply the CRD") == 1
-    assert harness.probe("/readyz") == "not everything is listed yet"
+    assert harness.probe("/readyz") == "the initial list is not complete"
     assert harness.probe("/healthz") == ""
     ensure_definition(harness.cluster)
     harness.wait(lambda: harness.probe("/readyz") == "")

@@ -1,7 +1,8 @@
-"""What the operator may do in a cluster: no more than it does.
+"""The operator's permissions: exactly what it uses.
 
 `python -m dreambooth_operator.controller.app.permissions --namespace NS [--watch NS ...]` prints
-the ServiceAccount, Roles and bindings to apply. No secret is read and nothing is run in a pod.
+the ServiceAccount, Roles and bindings to apply. The operator reads no Secrets and runs no commands
+in pods.
 """
 
 import argparse
@@ -25,13 +26,13 @@ NAME = "dreambooth-operator"
 RBAC = "rbac.authorization.k8s.io"
 WATCH = ("list", "watch")
 APPLY = ("get", "create", "patch")
-"""Server-side apply creates with both; what has the name already is looked at first."""
+"""Server-side apply needs create and patch; get, to check first who owns an object of the name."""
 
 
 def rules() -> list[Manifest]:
-    """Rules of the Role for the namespaces that are watched, each with what it is for."""
+    """PolicyRules (rbac/v1) of the Role in each watched namespace."""
     return [
-        _rule(DREAMBOOTH_JOB, "get", *WATCH, "delete"),  # delete: the time to live
+        _rule(DREAMBOOTH_JOB, "get", *WATCH, "delete"),  # delete: ttlSecondsAfterFinished
         _rule(DREAMBOOTH_JOB, "patch", subresource="status"),
         _rule(JOB, *WATCH, *APPLY, "delete"),
         _rule(SERVICE, *WATCH, *APPLY),
@@ -42,12 +43,12 @@ def rules() -> list[Manifest]:
 
 
 def lease_rules() -> list[Manifest]:
-    """Rules of the Role for the namespace of the Lease."""
+    """PolicyRules of the Role in the namespace of the Lease."""
     return [_rule(LEASE, "get", "create", "update")]
 
 
 def manifests(namespace: str, watched: Sequence[str]) -> list[Manifest]:
-    """ServiceAccount in `namespace`, and what it may do in the watched namespaces; none: in all."""
+    """The ServiceAccount in `namespace`, with its Roles in the watched namespaces; none: in all."""
     subject = {"kind": "ServiceAccount", "name": NAME, "namespace": namespace}
     account = {
         "apiVersion": "v1",
@@ -55,17 +56,17 @@ def manifests(namespace: str, watched: Sequence[str]) -> list[Manifest]:
         "metadata": {"name": NAME, "namespace": namespace},
     }
     if watched:
-        granted = [m for ns in watched for m in _grant("", NAME, ns, rules(), subject)]
+        roles = [m for ns in watched for m in _grant("", NAME, ns, rules(), subject)]
     else:
-        granted = _grant("Cluster", NAME, None, rules(), subject)
+        roles = _grant("Cluster", NAME, None, rules(), subject)
     lease = _grant("", f"{NAME}-leader", namespace, lease_rules(), subject)
-    return [account, *granted, *lease]
+    return [account, *roles, *lease]
 
 
 def _grant(
     scope: str, name: str, namespace: str | None, granted: list[Manifest], subject: Manifest
 ) -> list[Manifest]:
-    """A Role with its binding, or a ClusterRole with its."""
+    """A Role and its binding, or with scope "Cluster" a ClusterRole and its binding."""
     kind = f"{scope}Role"
     meta = {"name": name} | ({"namespace": namespace} if namespace else {})
     role = {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": meta, "rules": granted}
@@ -87,8 +88,13 @@ def _rule(kind: Kind, *verbs: str, subresource: str = "") -> Manifest:
 def main() -> None:
     """Print the manifests."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--namespace", required=True, help="where the operator runs")
-    parser.add_argument("--watch", action="append", default=[], help="namespace; none: all")
+    parser.add_argument("--namespace", required=True, help="namespace in which the operator runs")
+    parser.add_argument(
+        "--watch",
+        action="append",
+        default=[],
+        help="namespace to watch; may be repeated; default: all",
+    )
     arguments = parser.parse_args()
     sys.stdout.write(to_yaml(manifests(arguments.namespace, arguments.watch)))
 

@@ -1,4 +1,4 @@
-"""The operator's settings: a YAML file, checked before anything starts."""
+"""The operator's settings: a YAML file, validated before anything starts."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.alias_generators import to_camel
+from pydantic_core import ErrorDetails
 
 from dreambooth_operator.controller.decide.defaults import JobDefaults
 from dreambooth_operator.controller.decide.observed import Policy
@@ -28,10 +29,10 @@ Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 
 
 class InvalidSettingsError(UserError):
-    """Settings that cannot be used; the message has one line for each problem."""
+    """Invalid settings; the message has one line for each problem, with its field."""
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(
         alias_generator=to_camel,
         validate_by_alias=True,
@@ -42,11 +43,11 @@ class _Part(BaseModel):
     )
 
 
-class LeaderElection(_Part):
-    """Which of several replicas acts. One replica needs none."""
+class LeaderElection(_Section):
+    """Election of the one replica that acts. A single replica needs none."""
 
     enabled: bool = False
-    """Hold a Lease before anything is watched."""
+    """Acquire a Lease before watching anything."""
 
     namespace: Namespace = "default"
     """Namespace of the Lease."""
@@ -55,67 +56,67 @@ class LeaderElection(_Part):
     """Name of the Lease."""
 
     lease_seconds: Seconds = 15
-    """A leader that was not heard of for this long is replaced."""
+    """Time without a renewal after which a leader is replaced; at least twice renewSeconds."""
 
     renew_seconds: Seconds = 5
     """How often the leader renews the Lease."""
 
     @model_validator(mode="after")
-    def _renewed_in_time(self) -> "LeaderElection":
+    def _check_durations(self) -> "LeaderElection":
         if self.renew_seconds * 2 > self.lease_seconds:
             raise ValueError("leaseSeconds must be at least twice renewSeconds; raise it")
         return self
 
 
-class Log(_Part):
-    """What is logged, and how."""
+class Log(_Section):
+    """What the operator logs, and in which format."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least important messages to log."""
+    """Lowest level of the messages to log."""
 
     # `json` is a method of pydantic's models.
     as_json: bool = Field(default=False, alias="json")
-    """One JSON object on each line, for log collectors."""
+    """One JSON object per line, for log collectors."""
 
 
-class Settings(_Part):
-    """Settings of the operator."""
+class Settings(_Section):
+    """The operator's settings. Durations are in seconds."""
 
     trainer_image: Annotated[str, StringConstraints(min_length=1, max_length=512)]
-    """Image of the trainer for jobs that name none."""
+    """Image of the trainer for jobs that do not set one."""
 
     job_defaults: JobDefaults = JobDefaults()
-    """What jobs get where they say nothing themselves."""
+    """Values for fields that a job does not set."""
 
     namespaces: list[Namespace] = []
-    """Namespaces to watch; empty: all of them, which takes a ClusterRole."""
+    """Namespaces to watch; empty: all of them, which requires a ClusterRole."""
 
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    """Port of /metrics, /healthz and /readyz; 0: a free one, which is logged."""
+    """Port of /metrics, /healthz and /readyz; 0: a free port, which is logged."""
 
     progress_seconds: Annotated[float, Field(ge=1, le=3600)] = 15
-    """How often rank 0 of each job is asked for its progress, and a status is written for it."""
+    """Interval at which each job is asked for its progress, and its status written for it."""
 
     resync_seconds: Annotated[float, Field(ge=1, le=86400)] = 300
-    """How often everything is listed, to find what a watch has missed."""
+    """Interval at which everything is listed, to find changes that a watch has missed."""
 
     image_pull_grace_seconds: Seconds = 60
-    """How long an image may fail to be pulled before the attempt does: registries have hiccups."""
+    """How long pulling an image may fail before its attempt does: registries have outages."""
 
     config_grace_seconds: Seconds = 60
-    """How long a Secret or ConfigMap that a pod names may be missing before the attempt fails."""
+    """How long a Secret or ConfigMap of a pod may be missing before its attempt fails."""
 
     workers: Annotated[int, Field(ge=1, le=64)] = 8
-    """How many jobs are looked at at the same time."""
+    """Number of jobs that are reconciled at the same time."""
 
     leader_election: LeaderElection = LeaderElection()
-    """Which of several replicas acts."""
+    """Election of the one replica that acts."""
 
     log: Log = Log()
-    """What is logged, and how."""
+    """What the operator logs, and in which format."""
 
     def policy(self) -> Policy:
-        """What of it decisions are made by."""
+        """The settings that bear on decisions."""
         return Policy(
             default_image=self.trainer_image,
             progress_seconds=self.progress_seconds,
@@ -125,31 +126,29 @@ class Settings(_Part):
 
 
 def read_settings(path: Path) -> Settings:
-    """The settings in a YAML file; raises `InvalidSettingsError` with every problem."""
+    """Read a YAML file; raises `InvalidSettingsError`, which lists every problem."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidSettingsError(f"{path}: {error.strerror}; name a readable file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidSettingsError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise InvalidSettingsError(f"{path}: must be a mapping; write trainerImage: IMAGE")
     try:
-        return Settings.model_validate(found, by_alias=True, by_name=False)
+        return Settings.model_validate(values, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise InvalidSettingsError("\n".join(_lines(path, error))) from error
+        lines = [
+            f"{path}: {'.'.join(map(str, detail['loc']))}: {_message(detail)}"
+            for detail in error.errors()
+        ]
+        raise InvalidSettingsError("\n".join(lines)) from error
 
 
-def _lines(path: Path, error: ValidationError) -> list[str]:
-    return [
-        f"{path}: {'.'.join(map(str, detail['loc']))}: {_told(detail['type'], detail['msg'])}"
-        for detail in error.errors()
-    ]
-
-
-def _told(kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
+def _message(detail: ErrorDetails) -> str:
+    """The problem and what to do about it."""
+    if detail["type"] == "extra_forbidden":
         return "unknown setting; remove it, or correct its name"
-    if kind == "missing":
+    if detail["type"] == "missing":
         return "required; add it"
-    return message.removeprefix("Value error, ")
+    return detail["msg"].removeprefix("Value error, ")

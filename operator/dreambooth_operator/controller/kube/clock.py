@@ -48,6 +48,6 @@ class ServerClock:
         if abs(ahead) > TOLERANCE:
             self._origin += ahead
             logger.warning(
-                "the API server's clock is %.0f s ahead of the operator's; the operator now uses it",
+                "the API server's clock is %.0f s ahead; the operator now uses its time",
                 ahead.total_seconds(),
             )

@@ -1,4 +1,4 @@
-"""A work queue like client-go's: each key once, with one worker at a time, rate-limited on errors."""
+"""A work queue like client-go's: each key once, one worker at a time, a back-off after errors."""
 
 import asyncio
 import random
