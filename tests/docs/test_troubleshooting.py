@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from typing import get_args
 
 import pytest
 
+from dreambooth_api.contract.conditions import ConditionType, Reason
 from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
-from dreambooth_api.contract.stages import Phase, Stage
-from dreambooth_operator.controller.decide import conditions, failures
+from dreambooth_api.contract.stages import Outcome, Phase, Stage
 from dreambooth_operator.controller.kube.snapshots import (
     CONFIG_FAILS,
     IMAGE_PULL_FAILS,
@@ -19,46 +18,35 @@ from dreambooth_operator.controller.kube.snapshots import (
 )
 from tests.docs.pages import ROOT, page
 
-CONTROLLER = ROOT / "operator" / "dreambooth_operator" / "controller"
-DECIDE = (
-    *("decide/attempt", "decide/preflight", "decide/decide", "decide/events"),
-    *("decide/pod_start", "reconciler/codec", "reconciler/worker"),
-)
-"""Modules that give reasons to conditions and events."""
+EVENTS = ROOT / "operator/dreambooth_operator/controller/decide/events.py"
 WORD = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)*")
-TYPES = {getattr(conditions, name) for name in vars(conditions) if name.isupper()}
-CONDITIONS = {value for value in TYPES if isinstance(value, str)}
-OUTCOMES = set(get_args(failures.Outcome))
 NO_REASONS = {
     *("Normal", "Warning"),  # types of events
-    *("True", "False", "Unknown"),  # of a condition
-    *("Service", "ConfigMap"),
-    *("Pending", "Preflight", "Preparing", "Restarting"),  # phases and a stage
-    *("ContainerCreating", "PodInitializing"),  # all is well
-    "Attempt",  # AttemptFailed and so on
+    *("True", "False"),  # statuses of conditions
+    "Attempt",  # the start of a message
 }
-"""Words of these modules that only look like reasons."""
+"""Words of that module that only look like reasons."""
 
 
-def words(module: str) -> Iterator[str]:
-    """Every string of a module that is one CamelCase word."""
-    tree = ast.parse((CONTROLLER / f"{module}.py").read_text())
-    for node in ast.walk(tree):
-        value = node.value if isinstance(node, ast.Constant) else None
-        if isinstance(value, str) and WORD.fullmatch(value):
-            yield value
+def event_reasons() -> set[str]:
+    """Every string of the module of events that is one CamelCase word, and the ends of attempts."""
+    constants = [
+        node for node in ast.walk(ast.parse(EVENTS.read_text())) if isinstance(node, ast.Constant)
+    ]
+    words = {node.value for node in constants if isinstance(node.value, str)}
+    found = {word for word in words if WORD.fullmatch(word)} - NO_REASONS
+    return found | {f"Attempt{each}" for each in get_args(Outcome) if each != "Succeeded"}
 
 
 def reasons() -> set[str]:
-    """Reasons of conditions and events, from the code."""
-    found = {word for module in DECIDE for word in words(module)} - NO_REASONS
-    found |= NEVER_STARTS | IMAGE_PULL_FAILS | CONFIG_FAILS
-    ends = {f"Attempt{outcome}" for outcome in OUTCOMES - {"Succeeded"}}
-    return found - {"Disrupted"} | ends | {"Stalled"}  # a job that stalls too often has failed
+    """Reasons of conditions and events."""
+    final = {"Failed", "Stalled"}  # outcomes of an attempt that end the job
+    waiting = NEVER_STARTS | IMAGE_PULL_FAILS | CONFIG_FAILS
+    return {reason.value for reason in Reason} | waiting | event_reasons() | final
 
 
-def test_the_code_has_reasons() -> None:
-    assert reasons() >= {"NameTaken", "Refused", "NoAnswer", "ErrImagePull", "AttemptDisrupted"}
+def test_the_code_has_event_reasons() -> None:
+    assert event_reasons() >= {"PreflightFailed", "AttemptDisrupted", "Resumed", "Preempted"}
 
 
 def test_every_reason_is_explained() -> None:
@@ -72,7 +60,7 @@ def test_every_reason_that_is_explained_exists() -> None:
     assert named - reasons() - others == set()
 
 
-@pytest.mark.parametrize("name", sorted(CONDITIONS))
+@pytest.mark.parametrize("name", sorted(ConditionType))
 def test_every_condition_is_explained(name: str) -> None:
     assert f"\n| {name} | " in page("docs/troubleshooting.md").text
 

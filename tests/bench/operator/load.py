@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_operator.controller.decide.children import preflight_children
+from dreambooth_operator.controller.decide.preflight import preflight_children
 from tests.bench.operator.usage import writes_of
 from tests.cluster.client import Client, Object, connect
 from tests.e2e.operator_process import Operator

@@ -358,16 +358,16 @@ class World:
                     waiting_message='Back-off pulling image "nothing:1"',
                 )
 
-    def tells(self, step: int, **values: Any) -> None:
-        """Rank 0 is asked for its progress, and answers."""
-        told: dict[str, Any] = {"stage": "Training", "step": step, "totalSteps": 800} | values
+    def reports(self, step: int, **fields: Any) -> None:
+        """Rank 0 answers GET /progress."""
         attempt = self.record.number if self.job.status and self.job.status.attempts else 0
-        progress = Progress(**({"attempt": attempt} | told))
-        self.reading = Reading(self.now, "10.0.0.0", progress)
+        answer = {"stage": "Training", "step": step, "totalSteps": 800, "attempt": attempt} | fields
+        self.reading = Reading(self.now, "10.0.0.0", Progress.model_validate(answer))
 
-    def saves(self, step: int) -> None:
-        last = Checkpoint(step=step, uri=f"s3://results/{step}", time=self.now)
-        self.tells(step, lastCheckpoint=last)
+    def reports_save_of(self, step: int, **fields: Any) -> None:
+        """Rank 0 answers that a checkpoint of this step is durable."""
+        saved = Checkpoint(step=step, uri=f"s3://results/{step}", time=self.now)
+        self.reports(step, lastCheckpoint=saved, **fields)
 
     # What a test asks.
 

@@ -1,90 +1,105 @@
-"""A decision in the making."""
+"""A decision while it is being made."""
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
+from dreambooth_api.contract.conditions import ConditionType
 from dreambooth_api.contract.stages import Phase
+from dreambooth_api.models.conditions import (
+    MAX_MESSAGE,
+    ConditionStatus,
+    condition_status,
+    remove_conditions,
+    set_condition,
+)
 from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.runtime import Runtime
 from dreambooth_api.models.status import Condition, Status
-from dreambooth_operator.controller.decide import conditions
-from dreambooth_operator.controller.decide.conditions import Truth
 from dreambooth_operator.controller.decide.decision import Action, Apply, Decision, DeleteJob
 from dreambooth_operator.controller.decide.events import events_between
 from dreambooth_operator.controller.decide.observed import Observed, Policy
-from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
+from dreambooth_operator.controller.kube.snapshots import JobSnapshot
 from dreambooth_operator.manifests.names import Manifest
+
+MIN_REQUEUE_SECONDS = 1.0
 
 
 @dataclass
 class DecisionBuilder:
-    """What is seen, and what is to be done about it."""
+    """What was observed, and the decision so far. Each policy adds to it."""
 
-    seen: Observed
+    observed: Observed
     now: datetime
+    """In UTC, to the second."""
     policy: Policy
     status: Status
-    """The status as it is to be."""
+    """The status to be written."""
     actions: list[Action] = field(default_factory=list)
-    wakes: list[float] = field(default_factory=list)
+    requeues: list[float] = field(default_factory=list)
+    """Seconds until something is due."""
     poll_address: str | None = None
 
     @property
     def job(self) -> DreamBoothJob:
-        """The job that this is about."""
-        return self.seen.job
+        """The job that is decided about."""
+        return self.observed.job
+
+    @property
+    def runtime(self) -> Runtime:
+        """spec.runtime of the job."""
+        return self.job.spec.runtime
 
     def apply(self, manifests: list[Manifest]) -> None:
         """Apply children, in this order."""
         self.actions += [Apply(manifest) for manifest in manifests]
 
     def delete(self, job: JobSnapshot) -> None:
-        """Delete a Job, once."""
+        """Delete a Job, unless that was requested before."""
         if not job.deleting:
             self.actions.append(DeleteJob(job.name, job.uid))
 
-    def abandon(self, job: JobSnapshot) -> None:
-        """Delete a Job whose pods do not stop."""
-        self.actions.append(DeleteJob(job.name, job.uid, background=True))
+    def requeue_after(self, seconds: float) -> None:
+        """Have the job reconciled again after this time at the latest."""
+        self.requeues.append(max(seconds, MIN_REQUEUE_SECONDS))
 
-    def wake(self, seconds: float) -> None:
-        """Look again after this time at the latest."""
-        self.wakes.append(max(seconds, 1.0))
+    def update_status(self, **values: object) -> None:
+        """Set fields of the status."""
+        self.status = self.status.model_copy(update=values)
 
-    def is_lost(self, pod: PodSnapshot) -> bool:
-        """Whether a pod still runs long after it was asked to stop: nobody is there to stop it."""
-        if pod.deletion_requested is None or pod.ended:
-            return False
-        limit = timedelta(seconds=self.job.spec.runtime.terminating_timeout_seconds)
-        left = (pod.deletion_requested + limit - self.now).total_seconds()
-        if left > 0:
-            self.wake(left)
-        return left <= 0
+    def set_phase(self, phase: Phase) -> None:
+        """Set the phase; only a running job has a stage."""
+        self.update_status(phase=phase, stage=self.status.stage if phase == "Running" else None)
 
-    def phase(self, phase: Phase) -> None:
-        """Enter a phase; only a running job has a stage."""
-        stage = self.status.stage if phase == "Running" else None
-        self.status = self.status.model_copy(update={"phase": phase, "stage": stage})
+    def set_condition(
+        self, kind: ConditionType, status: ConditionStatus, reason: str, message: str
+    ) -> None:
+        """Set a condition; a message that is too long is cut."""
+        condition = Condition(
+            type=kind,
+            status=status,
+            reason=reason,
+            message=message[:MAX_MESSAGE],
+            observed_generation=self.observed.generation,
+            last_transition_time=self.now,
+        )
+        self.update_status(conditions=set_condition(self.status.conditions, condition))
 
-    def condition(self, kind: str, status: Truth, reason: str, message: str) -> None:
-        """Set a condition."""
-        new = conditions.condition(kind, status, reason, message, self.seen.generation, self.now)
-        self._conditions(conditions.with_condition(self.status.conditions, new))
+    def remove_conditions(self, *kinds: ConditionType) -> None:
+        """Remove conditions that no longer apply."""
+        self.update_status(conditions=remove_conditions(self.status.conditions, *kinds))
 
-    def drop_conditions(self, *kinds: str) -> None:
-        """Remove conditions that mean nothing any more."""
-        self._conditions(conditions.without(self.status.conditions, *kinds))
+    def condition_status(self, kind: ConditionType) -> ConditionStatus:
+        """Status of a condition; Unknown when there is none."""
+        return condition_status(self.status.conditions, kind)
 
-    def _conditions(self, new: list[Condition]) -> None:
-        self.status = self.status.model_copy(update={"conditions": new})
-
-    def decision(self) -> Decision:
-        """The finished decision; no status when nothing of it changed."""
+    def build(self) -> Decision:
+        """The finished decision; without a status when nothing of it changed."""
         old = self.job.status or Status()
-        new = self.status.model_copy(update={"observed_generation": self.seen.generation})
+        self.update_status(observed_generation=self.observed.generation)
         return Decision(
             actions=tuple(self.actions),
-            status=None if new == old else new,
-            events=tuple(events_between(old, new)),
-            requeue_seconds=min(self.wakes, default=None),
+            status=None if self.status == old else self.status,
+            events=tuple(events_between(old, self.status)),
+            requeue_seconds=min(self.requeues, default=None),
             poll_address=self.poll_address,
         )

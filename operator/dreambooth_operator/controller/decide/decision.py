@@ -1,4 +1,4 @@
-"""What `decide` wants done: the output of the pure core, carried out by `cluster`."""
+"""What `decide` returns: actions, status and events, which the executor carries out."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,24 +9,24 @@ from dreambooth_operator.manifests.names import Manifest
 
 @dataclass(frozen=True)
 class Apply:
-    """Server-side apply of a child. Never takes over an object that the job does not control."""
+    """Server-side apply of a child. An object that the job does not control is never taken over."""
 
     manifest: Manifest
 
 
 @dataclass(frozen=True)
 class DeleteJob:
-    """Delete a batch/v1 Job in the foreground: it is there until its pods have ended."""
+    """Delete a batch/v1 Job. In the foreground, it exists until its pods have ended."""
 
     name: str
     uid: str
     background: bool = False
-    """Its pods never end: in the background, its name is free at once."""
+    """Its pods never end: it is removed at once, and its name is free (meta/v1 DeleteOptions)."""
 
 
 @dataclass(frozen=True)
 class DeleteDreamBoothJob:
-    """Delete the DreamBoothJob itself, as its time to live is over. Its children go with it."""
+    """Delete the DreamBoothJob itself (spec.runtime.ttlSecondsAfterFinished), and its children."""
 
 
 Action = Apply | DeleteJob | DeleteDreamBoothJob
@@ -34,7 +34,7 @@ Action = Apply | DeleteJob | DeleteDreamBoothJob
 
 @dataclass(frozen=True)
 class Event:
-    """A Kubernetes event about the DreamBoothJob."""
+    """A core/v1 Event about the DreamBoothJob."""
 
     type: Literal["Normal", "Warning"]
     reason: str
@@ -43,18 +43,20 @@ class Event:
 
 @dataclass(frozen=True)
 class Decision:
-    """Actions come first. When they changed anything, the job is looked at again, and what it then
-    is stands in the status; else status and events follow at once.
+    """What to do about a job.
+
+    Actions come first. If they change anything, the job is reconciled again, and status and events
+    follow from what is observed then; otherwise they are written at once.
     """
 
     actions: tuple[Action, ...] = ()
     status: Status | None = None
-    """The whole new status; None: unchanged, nothing is written."""
+    """The complete new status; None: it has not changed, and nothing is written."""
     events: tuple[Event, ...] = ()
     requeue_seconds: float | None = None
-    """Look again after this time, even if nothing happens."""
+    """Reconcile again after this time, even if nothing happens."""
     poll_address: str | None = None
-    """Address of the pod that is to be asked for its progress."""
+    """Address of the pod whose progress is polled."""
 
 
 NOTHING = Decision()

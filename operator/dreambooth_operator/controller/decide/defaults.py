@@ -1,8 +1,8 @@
-"""What jobs get where they say nothing themselves. Pure.
+"""The operator's defaults for fields that a job leaves unset.
 
-The API server's own defaults are fixed when a job is created; these are the operator's, and are
-filled in whenever a job is read. Preflight, ConfigMap and pods so agree, and a change reaches the
-next attempt. No value that a job can be seen to have set is ever replaced.
+Unlike those of the CRD, which are fixed when a job is created, they are filled in whenever a job is
+read: preflight, ConfigMap and pods agree, and a change applies to the next attempt. A value that a
+job has visibly set is never replaced.
 """
 
 from typing import Annotated, Any, Literal
@@ -60,8 +60,10 @@ def with_defaults(job: DreamBoothJob, defaults: JobDefaults) -> tuple[DreamBooth
 
 
 def _storage(own: Storage, default: Storage) -> Storage:
-    """Endpoint and region say whose storage it is: the defaults of one are never mixed with those
-    of another. `addressingStyle` is always there, so `auto` counts as unset.
+    """The storage of a job that names neither endpoint nor region, filled in from the defaults.
+
+    Those two say whose storage it is, and the settings of one are never mixed with another's.
+    `addressingStyle` always has a value, so `auto` counts as unset.
     """
     if own.endpoint_url or own.region:
         return own

@@ -1,145 +1,135 @@
-"""How an attempt ended, judged from all its pods and its Job.
+"""How an attempt ended, from its pods and its Job.
 
-A pod that knows why it ended says more than its peers, who only lost a connection; and what came
-first counts, as the Job controller stops the peers of the first pod that fails. Pod objects vanish,
-so the Job's own message is the last resort (`status.conditions` of a batch/v1 Job).
+The rules are those of `contract.restart.classify`, as for a local run. What only a cluster knows is
+added here: when the control plane asked a pod to stop, pods without an exit code, and the message
+of the Job controller, which is the last resort because pod objects vanish.
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Literal
 
-from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
+from dreambooth_api.contract.exit_codes import ExitCode, is_retryable
+from dreambooth_api.contract.restart import PodEnd, classify
+from dreambooth_api.contract.stages import Outcome
 from dreambooth_api.contract.termination import MAX_MESSAGE
+from dreambooth_operator.controller.decide.history import AttemptResult
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
 
-Outcome = Literal["Succeeded", "Failed", "Disrupted", "Preempted", "Stalled", "Suspended"]
-
-EXIT_CODE = re.compile(r"failed with exit code (\d+)")
-"""In the Job controller's message about a podFailurePolicy rule."""
-EVER = datetime.max.replace(tzinfo=UTC)
+JOB_EXIT_CODE = re.compile(r"failed with exit code (\d+)")
+"""In the Job controller's message about a podFailurePolicy rule (batch/v1 JobCondition)."""
+NEVER = datetime.max.replace(tzinfo=UTC)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """How an attempt ended or is to end, and who ended it."""
-
-    outcome: Outcome
-    reason: str = ""
-    final: bool = False
-    """No restart can mend it."""
-    rank: int | None = None
-    node: str | None = None
-    exit_code: int | None = None
-
-
-def judge(job: JobSnapshot, pods: Iterable[PodSnapshot], ranks_per_node: int) -> Verdict:
-    """The verdict on an attempt whose Job fails or has failed."""
+def classify_failure(
+    job: JobSnapshot, pods: Iterable[PodSnapshot], ranks_per_node: int
+) -> AttemptResult:
+    """How an attempt ended whose Job is failing or has failed."""
     ended = [pod for pod in pods if pod.failed or pod.disruption or pod.deletion_requested]
-    telling = _first(pod for pod in ended if pod.exit_code in NOT_RETRYABLE)
-    if telling:
-        return _blamed("Failed", telling, ranks_per_node, final=True)
-    disrupted = _first(pod for pod in ended if pod.disruption)
-    if disrupted:
-        return _disrupted(disrupted, ranks_per_node)
-    stalled = _first(pod for pod in ended if pod.exit_code == ExitCode.STALLED)
-    if stalled:
-        return _blamed("Stalled", stalled, ranks_per_node)
-    failed = _first_failed(ended)
-    stopped = _first_stopped(ended, job, failed)
-    if stopped:
-        words = f"pod {stopped.name} was asked to stop before any rank had failed"
-        return _blamed("Disrupted", stopped, ranks_per_node, words=words)
-    if failed:
-        return _blamed("Failed", failed, ranks_per_node)
-    return _from_message(job)
+    failed = any(_failed_by_itself(pod) for pod in ended)
+    requested = {pod.uid for pod in ended if _is_stop_requested(pod, job, failed)}
+    # Peers that the Job controller stopped come last, whatever the clocks of their nodes say.
+    ended.sort(
+        key=lambda pod: (
+            bool(pod.deletion_requested) and pod.uid not in requested,
+            _end(pod),
+            pod.index,
+        )
+    )
+    ends = [_pod_end(pod, stop_requested=pod.uid in requested) for pod in ended]
+    end = classify(ends)
+    if end is None or end.pod is None:
+        return _from_job_message(job)
+    pod = ended[ends.index(end.pod)]
+    if end.outcome in ("Failed", "Stalled"):
+        reason = _describe_failure(pod)
+    elif pod.disruption:
+        reason = f"pod {pod.name} was disrupted ({pod.disruption}): {pod.disruption_message}"
+    else:
+        reason = f"pod {pod.name} was asked to stop before any rank failed"
+    return _result(end.outcome, pod, reason, ranks_per_node, final=end.final)
 
 
-def lost(pod: PodSnapshot, ranks_per_node: int) -> Verdict:
-    """The verdict when a pod does not stop: its node is out of reach."""
-    words = f"pod {pod.name} does not stop; its node is taken for lost"
-    return _blamed("Disrupted", pod, ranks_per_node, words=words)
-
-
-def _first(pods: Iterable[PodSnapshot]) -> PodSnapshot | None:
-    """The pod that ended first; of those in the same second the one with the lowest index."""
-    return min(pods, key=lambda pod: (_end(pod), pod.index), default=None)
+def lost_node(pod: PodSnapshot, ranks_per_node: int) -> AttemptResult:
+    """The result of an attempt with a pod that does not stop because its node is unreachable."""
+    reason = f"pod {pod.name} does not stop; its node is considered lost"
+    return _result("Disrupted", pod, reason, ranks_per_node)
 
 
 def _end(pod: PodSnapshot) -> datetime:
     """When it was asked to stop or stopped by itself, whichever came first."""
-    times = [time for time in (pod.deletion_requested, pod.finished) if time]
-    return min(times, default=EVER)
+    return min((time for time in (pod.deletion_requested, pod.finished) if time), default=NEVER)
 
 
-def _first_failed(pods: Sequence[PodSnapshot]) -> PodSnapshot | None:
-    """The first pod that failed by itself; what was stopped before it could is the last resort."""
-    by_itself = [p for p in pods if p.failed and p.exit_code != ExitCode.STOPPED]
-    return _first(p for p in by_itself if not p.deletion_requested) or _first(
-        p for p in by_itself if p.exit_code
+def _failed_by_itself(pod: PodSnapshot) -> bool:
+    """Whether it failed other than by obeying a request to stop.
+
+    A pod that was asked to stop before its container started has failed without an exit code.
+    """
+    return (
+        pod.failed
+        and pod.exit_code != ExitCode.STOPPED
+        and (pod.deletion_requested is None or bool(pod.exit_code))
     )
 
 
-def _first_stopped(
-    pods: Sequence[PodSnapshot], job: JobSnapshot, failed: PodSnapshot | None
-) -> PodSnapshot | None:
-    """The first pod that was asked to stop before its Job was to fail, and so made it fail.
+def _is_stop_requested(pod: PodSnapshot, job: JobSnapshot, any_failed: bool) -> bool:
+    """Whether it was asked to stop before its Job was failing, and so made it fail.
 
     Both times are the control plane's. Those of containers are their nodes', whose clocks differ.
     """
-    if failed is None:
-        return _first(p for p in pods if p.deletion_requested or p.exit_code == ExitCode.STOPPED)
-    since = job.failing
-    return _first(
-        p for p in pods if since and p.deletion_requested and p.deletion_requested < since
+    if not any_failed:
+        return pod.deletion_requested is not None or pod.exit_code == ExitCode.STOPPED
+    return bool(job.failing and pod.deletion_requested and pod.deletion_requested < job.failing)
+
+
+def _pod_end(pod: PodSnapshot, *, stop_requested: bool) -> PodEnd:
+    code = pod.exit_code or None  # one that succeeded does not explain why its Job failed
+    if code is None and pod.failed and _failed_by_itself(pod):
+        code = ExitCode.ERROR  # the kubelet failed it, for example for its use of the disk
+    return PodEnd(
+        index=pod.index,
+        exit_code=code,
+        termination=pod.termination,
+        node=pod.node,
+        disruption=pod.disruption,
+        stop_requested=stop_requested,
     )
 
 
-def _disrupted(pod: PodSnapshot, ranks_per_node: int) -> Verdict:
-    """Scheduler preemption is a preemption; eviction, a drain or a lost node a disruption."""
-    outcome: Outcome = "Preempted" if pod.disruption == "PreemptionByScheduler" else "Disrupted"
-    words = f"pod {pod.name} was disrupted ({pod.disruption}): {pod.disruption_message}"
-    return _blamed(outcome, pod, ranks_per_node, words=words)
-
-
-def _blamed(
-    outcome: Outcome, pod: PodSnapshot, ranks_per_node: int, *, final: bool = False, words: str = ""
-) -> Verdict:
-    return Verdict(
+def _result(
+    outcome: Outcome, pod: PodSnapshot, reason: str, ranks_per_node: int, *, final: bool = False
+) -> AttemptResult:
+    rank = pod.termination.rank
+    return AttemptResult(
         outcome,
-        words or _words(pod),
+        reason,
         final=final,
-        rank=_rank(pod, ranks_per_node),
+        rank=pod.index * ranks_per_node if rank is None else rank,
         node=pod.node,
         exit_code=pod.exit_code,
     )
 
 
-def _words(pod: PodSnapshot) -> str:
-    """What a failed pod said, or what is known without words."""
-    told = pod.termination.message[-MAX_MESSAGE:] or f"pod {pod.name} left no message"
+def _describe_failure(pod: PodSnapshot) -> str:
+    """The kubelet's reason, else the termination message."""
     if pod.reason:
-        told = f"pod {pod.name}: {pod.reason}: {pod.reason_message}".rstrip(": ")
+        message = f"pod {pod.name}: {pod.reason}: {pod.reason_message}".rstrip(": ")
+    else:
+        message = pod.termination.message[-MAX_MESSAGE:] or f"pod {pod.name} left no message"
     if pod.out_of_memory:
-        return f"out of memory; raise spec.runtime.resources.limits.memory. {told}"
-    return told
+        return f"out of memory; raise spec.runtime.resources.limits.memory. {message}"
+    return message
 
 
-def _rank(pod: PodSnapshot, ranks_per_node: int) -> int:
-    """The rank that the termination message names, else the pod's first."""
-    named = pod.termination.rank
-    return pod.index * ranks_per_node if named is None else named
-
-
-def _from_message(job: JobSnapshot) -> Verdict:
-    """No pod is left to be asked: what the Job controller wrote down."""
+def _from_job_message(job: JobSnapshot) -> AttemptResult:
+    """The result when no pod is left that tells: what the Job controller wrote."""
     message = job.failure_message
     if "DisruptionTarget" in message:
-        return Verdict("Disrupted", message)
-    named = EXIT_CODE.search(message)
-    if named:
-        code = int(named[1])
-        return Verdict("Failed", message, final=code in NOT_RETRYABLE, exit_code=code)
-    return Verdict("Failed", message or f"Job {job.name} failed, and no pod of it is left")
+        return AttemptResult("Disrupted", message)
+    if found := JOB_EXIT_CODE.search(message):
+        code = int(found[1])
+        return AttemptResult("Failed", message, final=not is_retryable(code), exit_code=code)
+    return AttemptResult(
+        "Failed", message or f"Job {job.name} failed, and none of its pods is left"
+    )

@@ -64,3 +64,7 @@ class Observed:
     """Why children could not be applied just now."""
     missing: frozenset[str] = frozenset()
     """Kinds of shared children that do not exist: "Service", "ConfigMap"."""
+
+    def pods_of(self, job: JobSnapshot) -> list[PodSnapshot]:
+        """The pods that a Job created."""
+        return [pod for pod in self.pods if pod.job_uid == job.uid]

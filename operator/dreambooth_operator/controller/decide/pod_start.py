@@ -1,56 +1,56 @@
-"""Pods that do not start: which of it waiting mends, and for how long to wait."""
+"""Pods that do not start: the reason to show, and when to give up.
+
+Some reasons never go away; others are retried by the kubelet for a while, as a registry may be down
+or a Secret about to be created.
+"""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import datetime
 
-from dreambooth_operator.controller.decide.observed import Policy
+from dreambooth_api.contract.conditions import Reason
+from dreambooth_operator.controller.decide.builder import DecisionBuilder
 from dreambooth_operator.controller.kube.snapshots import (
-    CONFIG_FAILS,
     IMAGE_PULL_FAILS,
     NEVER_STARTS,
     PodSnapshot,
 )
 
-
-@dataclass(frozen=True)
-class Problem:
-    """Why a pod does not start."""
-
-    reason: str
-    message: str
-    patience_seconds: float
-    """What is left of the time to mend itself; at most 0: it is over."""
+USUAL = ("ContainerCreating", "PodInitializing")
+"""Waiting reasons of every pod that starts."""
 
 
-def start_problem(pods: Iterable[PodSnapshot], now: datetime, policy: Policy) -> Problem | None:
-    """The worst problem of pods that got a node and do not start."""
-    problems = [problem for pod in pods if (problem := _problem(pod, now, policy))]
-    return min(problems, key=lambda problem: problem.patience_seconds, default=None)
-
-
-def _problem(pod: PodSnapshot, now: datetime, policy: Policy) -> Problem | None:
-    if pod.waiting in NEVER_STARTS:
-        patience = 0.0
-    elif pod.waiting in IMAGE_PULL_FAILS:
-        patience = policy.image_pull_grace_seconds
-    elif pod.waiting in CONFIG_FAILS:
-        patience = policy.config_grace_seconds
-    else:
+def start_failure(builder: DecisionBuilder, pods: Iterable[PodSnapshot]) -> str | None:
+    """Why a pod that got a node will not start; None while it still may."""
+    failing = [pod for pod in pods if not pod.ended and pod.cannot_start]
+    if not failing:
         return None
-    waited = (now - (pod.waiting_since or now)).total_seconds()
-    message = f"pod {pod.name}: {pod.waiting}: {pod.waiting_message}".rstrip(": ")
-    return Problem(pod.waiting, message, patience - waited)
+    left, pod = min(((_grace_left(builder, pod), pod) for pod in failing), key=lambda each: each[0])
+    if left > 0:
+        builder.requeue_after(left)
+        return None
+    return f"pod {pod.name}: {pod.waiting}: {pod.waiting_message}".rstrip(": ")
 
 
-def why_not_ready(pods: Iterable[PodSnapshot], nodes: int) -> tuple[str, str]:
-    """(reason, message) for people, while not all pods are ready."""
+def _grace_left(builder: DecisionBuilder, pod: PodSnapshot) -> float:
+    """Seconds for which the kubelet may still retry."""
+    if pod.waiting in NEVER_STARTS:
+        return 0
+    policy = builder.policy
+    grace = (
+        policy.image_pull_grace_seconds
+        if pod.waiting in IMAGE_PULL_FAILS
+        else policy.config_grace_seconds
+    )
+    return grace - (builder.now - (pod.waiting_since or builder.now)).total_seconds()
+
+
+def not_ready_reason(pods: Iterable[PodSnapshot], nodes: int) -> tuple[str, str]:
+    """Reason and message of a condition while not all of `nodes` pods are ready."""
     alive = [pod for pod in pods if not pod.ended]
     for pod in alive:
-        if pod.waiting and pod.waiting not in ("ContainerCreating", "PodInitializing"):
+        if pod.waiting and pod.waiting not in USUAL:
             return pod.waiting, f"pod {pod.name}: {pod.waiting_message or pod.waiting}"
     for pod in alive:
         if pod.unschedulable:
-            return "Unschedulable", f"pod {pod.name}: {pod.unschedulable}"
-    # No counts: a status for each pod that joins would be many writes for little news.
-    return "Starting", f"waits for {nodes} {'pod' if nodes == 1 else 'pods'} to join"
+            return Reason.UNSCHEDULABLE, f"pod {pod.name}: {pod.unschedulable}"
+    # Pods that have joined are not counted: each would be another write of the status.
+    return Reason.STARTING, f"waiting for {nodes} {'pod' if nodes == 1 else 'pods'} to join"

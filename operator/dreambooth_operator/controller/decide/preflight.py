@@ -1,100 +1,98 @@
-"""The check before training: one CPU pod that looks at everything before a GPU is asked for."""
+"""The preflight: one pod without a GPU checks the whole job before any GPU is requested."""
 
 from collections.abc import Iterable
 
-from dreambooth_operator.controller.decide import conditions
+from dreambooth_api.contract.conditions import ConditionType, Reason
+from dreambooth_api.models.conditions import find_condition
+from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_operator.controller.decide.builder import DecisionBuilder
-from dreambooth_operator.controller.decide.children import preflight_children
-from dreambooth_operator.controller.decide.pod_start import start_problem, why_not_ready
+from dreambooth_operator.controller.decide.completion import fail
+from dreambooth_operator.controller.decide.deadlines import is_lost, start_deadline_exceeded
+from dreambooth_operator.controller.decide.decision import DeleteJob
+from dreambooth_operator.controller.decide.pod_start import not_ready_reason, start_failure
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
+from dreambooth_operator.manifests.names import Manifest
+from dreambooth_operator.manifests.resources import config_map, preflight_job
 
-RUNNING = ("Running", "storage, images, model and prompts are being checked")
+RUNNING = (Reason.RUNNING, "storage, images, model and prompts are being checked")
 
 
-def follow_preflight(builder: DecisionBuilder) -> None:
-    """Start the preflight, wait for it, and put its report into a condition.
+def advance_preflight(builder: DecisionBuilder) -> bool:
+    """Start the preflight, wait for it and report its result; whether training may start.
 
-    False is the end of the job: the report holds the whole list of what to mend.
+    A preflight that found errors fails the job, with all of them in the message. Once there is an
+    attempt, the preflight has passed.
     """
-    job = builder.seen.preflight
+    if builder.status.attempts:
+        return True
+    if builder.condition_status(ConditionType.PREFLIGHT_PASSED) == "Unknown":
+        _advance(builder, builder.observed.preflight)
+    condition = find_condition(builder.status.conditions, ConditionType.PREFLIGHT_PASSED)
+    if condition is not None and condition.status == "False":
+        fail(builder, condition.reason, condition.message)
+    return condition is not None and condition.status == "True"
+
+
+def confirm_preflight(builder: DecisionBuilder) -> None:
+    """Restore the condition of a job that trains: its preflight has passed."""
+    if builder.condition_status(ConditionType.PREFLIGHT_PASSED) != "True":
+        _pass(builder, builder.observed.preflight)
+
+
+def preflight_children(job: DreamBoothJob, default_image: str) -> list[Manifest]:
+    """ConfigMap and Job of the preflight, in the order of creation."""
+    return [config_map(job), preflight_job(job, default_image)]
+
+
+def _advance(builder: DecisionBuilder, job: JobSnapshot | None) -> None:
     if builder.job.spec.suspend and (job is None or not job.live):
-        builder.phase("Suspended")
+        builder.set_phase("Suspended")
     elif job is None:
         builder.apply(preflight_children(builder.job, builder.policy.default_image))
         _wait(builder, *RUNNING)
     elif job.complete:
-        _passed(builder, job)
+        _pass(builder, job)
     elif job.failed:
-        _failed(builder, "Refused", _report_of(_pods(builder, job)) or _told(job))
+        message = f"{job.failure_reason}: {job.failure_message}".strip(": ")
+        report = _report(builder.observed.pods_of(job)) or message or "the preflight failed"
+        _refuse(builder, Reason.REFUSED, report)
     else:
-        _follow_pods(builder, job)
+        _advance_pods(builder, job)
 
 
-def confirm_preflight(builder: DecisionBuilder) -> None:
-    """An attempt goes on, so the preflight has passed, whatever became of the condition."""
-    if conditions.truth(builder.status.conditions, conditions.PREFLIGHT_PASSED) != "True":
-        _passed(builder, builder.seen.preflight)
-
-
-def _follow_pods(builder: DecisionBuilder, job: JobSnapshot) -> None:
-    pods = [pod for pod in _pods(builder, job) if not pod.ended]
-    if pods and all(builder.is_lost(pod) for pod in pods):
-        builder.abandon(job)  # and it is started anew
+def _advance_pods(builder: DecisionBuilder, job: JobSnapshot) -> None:
+    pods = builder.observed.pods_of(job)
+    alive = [pod for pod in pods if not pod.ended]
+    if alive and all(is_lost(builder, pod) for pod in alive):
+        # It changes nothing, so that it can run again while the lost pod may still be alive.
+        builder.actions.append(DeleteJob(job.name, job.uid, background=True))
         return
-    why = _not_started(builder, job, pods)
-    if why:
+    failure = start_failure(builder, pods) or start_deadline_exceeded(builder, job, pods, 1)
+    if failure:
         builder.delete(job)
-        _failed(builder, "NotStarted", why)
-        return
-    reason, message = why_not_ready(pods, 1)
-    report = _report_of(_pods(builder, job))
-    if report:
-        reason, message = "Retrying", report
-    _wait(builder, *(RUNNING if reason == "Starting" else (reason, message)))
-
-
-def _not_started(builder: DecisionBuilder, job: JobSnapshot, pods: list[PodSnapshot]) -> str:
-    """Why the preflight will not start any more; empty while it may."""
-    problem = start_problem(pods, builder.now, builder.policy)
-    if problem and problem.patience_seconds <= 0:
-        return problem.message
-    if problem:
-        builder.wake(problem.patience_seconds)
-    limit = builder.job.spec.runtime.start_deadline_seconds
-    if not limit or any(pod.running for pod in _pods(builder, job)):
-        return ""
-    left = limit - (builder.now - (job.started or job.created)).total_seconds()
-    if left > 0:
-        builder.wake(left)
-        return ""
-    _, why = why_not_ready(pods, 1)
-    return f"not started after spec.runtime.startDeadlineSeconds ({limit} s): {why}"
+        _refuse(builder, Reason.NOT_STARTED, failure)
+    elif report := _report(pods):
+        _wait(builder, Reason.RETRYING, report)
+    else:
+        reason, message = not_ready_reason(pods, 1)
+        _wait(builder, *(RUNNING if reason == Reason.STARTING else (reason, message)))
 
 
 def _wait(builder: DecisionBuilder, reason: str, message: str) -> None:
-    builder.condition(conditions.PREFLIGHT_PASSED, "Unknown", reason, message)
-    builder.phase("Preflight")
+    builder.set_condition(ConditionType.PREFLIGHT_PASSED, "Unknown", reason, message)
+    builder.set_phase("Preflight")
 
 
-def _passed(builder: DecisionBuilder, job: JobSnapshot | None) -> None:
-    report = (job and _report_of(_pods(builder, job))) or "the job can be trained"
-    builder.condition(conditions.PREFLIGHT_PASSED, "True", "Passed", report)
+def _pass(builder: DecisionBuilder, job: JobSnapshot | None) -> None:
+    report = (job and _report(builder.observed.pods_of(job))) or "the job can be trained"
+    builder.set_condition(ConditionType.PREFLIGHT_PASSED, "True", Reason.PASSED, report)
 
 
-def _failed(builder: DecisionBuilder, reason: str, message: str) -> None:
-    builder.condition(conditions.PREFLIGHT_PASSED, "False", reason, message)
+def _refuse(builder: DecisionBuilder, reason: Reason, message: str) -> None:
+    builder.set_condition(ConditionType.PREFLIGHT_PASSED, "False", reason, message)
 
 
-def _pods(builder: DecisionBuilder, job: JobSnapshot) -> list[PodSnapshot]:
-    return [pod for pod in builder.seen.pods if pod.job_uid == job.uid]
-
-
-def _report_of(pods: Iterable[PodSnapshot]) -> str:
+def _report(pods: Iterable[PodSnapshot]) -> str:
     """The termination message of the pod that ended last."""
-    told = [pod for pod in pods if pod.finished and pod.termination.message]
-    newest = max(told, key=lambda pod: (pod.finished, pod.name), default=None)
-    return newest.termination.message if newest else ""
-
-
-def _told(job: JobSnapshot) -> str:
-    return f"{job.failure_reason}: {job.failure_message}".strip(": ") or "the preflight failed"
+    ended = [(pod.finished, pod.name, pod.termination.message) for pod in pods if pod.finished]
+    return max((each for each in ended if each[2]), default=(None, "", ""))[2]

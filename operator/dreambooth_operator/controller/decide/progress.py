@@ -1,115 +1,136 @@
-"""What a status says of the training, from what rank 0 answered, and its last words."""
+"""What the status says of the training: progress, checkpoints and artifacts."""
 
-import math
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
+from dreambooth_api.contract.conditions import ConditionType, Reason
+from dreambooth_api.contract.message import Checkpoint
 from dreambooth_api.contract.progress import Progress
-from dreambooth_api.models.job import DreamBoothJob, output_prefix
+from dreambooth_api.contract.times import human_duration
+from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_api.models.status import Artifacts, CheckpointStatus, ProgressStatus, Status
-from dreambooth_operator.controller.kube.snapshots import PodSnapshot
+from dreambooth_operator.controller.decide.builder import DecisionBuilder
+from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
 
 
-def reported(status: Status, told: Progress, now: datetime, every: float) -> tuple[Status, float]:
-    """The status with what rank 0 told, at most every so many seconds, and the seconds until what
-    is held back may be written.
+def report_progress(builder: DecisionBuilder, job: JobSnapshot) -> None:
+    """Report the newest reading of an attempt; without an answer, progress stays as it was."""
+    reading = builder.observed.reading
+    if reading is None or reading.time < job.active_since:
+        return
+    if reading.progress is None:
+        reason = Reason.UNREADABLE if reading.unreadable else Reason.NO_ANSWER
+        builder.set_condition(ConditionType.PROGRESS_KNOWN, "False", reason, reading.problem)
+    elif reading.progress.attempt == job.attempt:
+        message = "rank 0 reports its progress"
+        builder.set_condition(ConditionType.PROGRESS_KNOWN, "True", Reason.ANSWERS, message)
+        _report_saves(builder, reading.progress)
+        _update_progress(builder, reading.progress)
 
-    A new stage or checkpoint is told at once.
+
+def _report_saves(builder: DecisionBuilder, progress: Progress) -> None:
+    failed = f"{progress.failed_saves} failed save{'' if progress.failed_saves == 1 else 's'}"
+    if progress.save_problem is not None:
+        message = (
+            f"{failed} in this attempt; training goes on. The last one: {progress.save_problem}"
+        )
+        builder.set_condition(ConditionType.CHECKPOINTS_SAVED, "False", Reason.SAVE_FAILED, message)
+    elif progress.last_checkpoint is not None:
+        message = "the last save succeeded"
+        if progress.failed_saves:
+            message += f", after {failed} in this attempt"
+        builder.set_condition(ConditionType.CHECKPOINTS_SAVED, "True", Reason.SAVED, message)
+
+
+def _update_progress(builder: DecisionBuilder, progress: Progress) -> None:
+    """Put progress into the status, at most every `Policy.progress_seconds`.
+
+    A new stage or checkpoint does not wait.
     """
-    new = status.model_copy(
+    old = builder.status
+    new = old.model_copy(
         update={
-            "stage": told.stage,
-            "progress": _progress(told, status.progress, now),
-            "last_checkpoint": _checkpoint(told) or status.last_checkpoint,
-            "artifacts": _with_samples(status.artifacts, told),
+            "stage": progress.stage,
+            "progress": _progress_status(progress, old.progress, builder.now),
+            "last_checkpoint": _checkpoint_status(progress.last_checkpoint) or old.last_checkpoint,
+            "artifacts": _with_samples(old.artifacts, progress.samples),
         }
     )
-    news = new.stage != status.stage or new.last_checkpoint != status.last_checkpoint
-    wait = 0.0 if news or new == status else _seconds_to_report(status, now, every)
-    return (status, wait) if wait > 0 else (new, 0.0)
+    urgent = new.stage != old.stage or new.last_checkpoint != old.last_checkpoint
+    wait = 0.0 if urgent or new == old else _seconds_until_write(builder)
+    if wait > 0:
+        builder.requeue_after(wait)
+    else:
+        builder.status = new
 
 
-def _seconds_to_report(status: Status, now: datetime, every: float) -> float:
-    written = status.progress.updated_at if status.progress else None
-    if written is None or written > now + timedelta(seconds=every):  # a time that was not ours
+def _seconds_until_write(builder: DecisionBuilder) -> float:
+    written = builder.status.progress.updated_at if builder.status.progress else None
+    every = builder.policy.progress_seconds
+    if written is None or written > builder.now + timedelta(seconds=every):  # not a time of ours
         return 0
-    return every - (now - written).total_seconds()
+    return every - (builder.now - written).total_seconds()
 
 
-def saved(status: Status, pods: Iterable[PodSnapshot]) -> Status:
-    """The status with the checkpoint that an attempt made at its end: nobody may have asked for its
-    progress after that, so its termination message tells of it.
-    """
-    last = status.last_checkpoint
-    for pod in pods:
-        saved = pod.termination.checkpoint
-        if saved and (last is None or saved.step > last.step):
-            last = CheckpointStatus(step=saved.step, uri=saved.uri, time=saved.time)
-    return status.model_copy(update={"last_checkpoint": last})
-
-
-def finished(status: Status, job: DreamBoothJob) -> Status:
-    """The status of a job that has succeeded: all steps are done, and the export is there."""
-    folder = output_prefix(job)
-    artifacts = (status.artifacts or Artifacts()).model_copy(
-        update={"output": folder, "export": f"{folder}/export"}
-    )
-    progress = status.progress or ProgressStatus(total_steps=job.spec.training.steps)
-    done = {"step": progress.total_steps, "eta": None}
-    return status.model_copy(
-        update={"artifacts": artifacts, "progress": progress.model_copy(update=done)}
-    )
-
-
-def started(status: Status, job: DreamBoothJob) -> Status:
-    """The status of a job that trains: where its results will be."""
-    if status.artifacts and status.artifacts.output:
-        return status
-    return status.model_copy(update={"artifacts": Artifacts(output=output_prefix(job))})
-
-
-def _progress(told: Progress, old: ProgressStatus | None, now: datetime) -> ProgressStatus:
-    """What was told; its time is the one at which it changed."""
+def _progress_status(
+    progress: Progress, old: ProgressStatus | None, now: datetime
+) -> ProgressStatus:
+    """Progress as the status has it; `updatedAt` is when it last changed."""
+    eta = progress.eta_seconds
     new = ProgressStatus(
-        step=max(told.step, 0),
-        total_steps=max(told.total_steps, 0),
-        loss=_number(told.loss),
-        images_per_second=_number(told.images_per_second),
-        eta=_eta(told.eta_seconds),
+        step=progress.step,
+        total_steps=progress.total_steps,
+        loss=_number(progress.loss),
+        images_per_second=_number(progress.images_per_second),
+        eta=None if eta is None else human_duration(eta),
         updated_at=old.updated_at if old else None,
     )
     return new if new == old else new.model_copy(update={"updated_at": now})
 
 
-def _checkpoint(told: Progress) -> CheckpointStatus | None:
-    last = told.last_checkpoint
-    if last is None:
-        return None
-    return CheckpointStatus(step=last.step, uri=last.uri, time=last.time.replace(microsecond=0))
-
-
-def _with_samples(artifacts: Artifacts | None, told: Progress) -> Artifacts | None:
-    if not told.samples:
-        return artifacts
-    return (artifacts or Artifacts()).model_copy(update={"samples": told.samples[-1]})
-
-
-def _eta(seconds: float | None) -> str | None:
-    return duration(seconds) if seconds is not None and math.isfinite(seconds) else None
-
-
 def _number(value: float | None) -> str | None:
-    """Four digits: 0.01234."""
+    """Four significant digits: 0.01234."""
     return None if value is None else f"{value:.4g}"
 
 
-def duration(seconds: float) -> str:
-    """A time span for people: 45s, 12m, 3h10m, 2d4h."""
-    minutes, rest = divmod(int(max(seconds, 0)), 60)
-    if minutes == 0:
-        return f"{rest}s"
-    hours, minutes = divmod(minutes, 60)
-    if hours == 0:
-        return f"{minutes}m"
-    days, hours = divmod(hours, 24)
-    return f"{hours}h{minutes}m" if days == 0 else f"{days}d{hours}h"
+def _checkpoint_status(checkpoint: Checkpoint | None) -> CheckpointStatus | None:
+    if checkpoint is None:
+        return None
+    return CheckpointStatus(step=checkpoint.step, uri=checkpoint.uri, time=checkpoint.time)
+
+
+def _with_samples(artifacts: Artifacts | None, samples: list[str]) -> Artifacts | None:
+    if not samples:
+        return artifacts
+    return (artifacts or Artifacts()).model_copy(update={"samples": samples[-1]})
+
+
+def add_final_checkpoint(status: Status, pods: Iterable[PodSnapshot]) -> Status:
+    """The status with the checkpoint that an attempt saved at its end.
+
+    It comes from the termination messages of the pods, as no poll may have followed the save.
+    """
+    last = status.last_checkpoint
+    for pod in pods:
+        saved = _checkpoint_status(pod.termination.checkpoint)
+        if saved and (last is None or saved.step > last.step):
+            last = saved
+    return status.model_copy(update={"last_checkpoint": last})
+
+
+def complete_progress(status: Status, job: DreamBoothJob) -> Status:
+    """The status of a job that succeeded: all steps are done, and the export exists."""
+    layout = output_layout(job)
+    artifacts = (status.artifacts or Artifacts()).model_copy(
+        update={"output": layout.root, "export": layout.export}
+    )
+    progress = status.progress or ProgressStatus(total_steps=job.spec.training.steps)
+    progress = progress.model_copy(update={"step": progress.total_steps, "eta": None})
+    return status.model_copy(update={"artifacts": artifacts, "progress": progress})
+
+
+def add_output(status: Status, job: DreamBoothJob) -> Status:
+    """The status with the folder of the run."""
+    if status.artifacts and status.artifacts.output:
+        return status
+    return status.model_copy(update={"artifacts": Artifacts(output=output_layout(job).root)})

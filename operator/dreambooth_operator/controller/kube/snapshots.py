@@ -141,6 +141,11 @@ class JobSnapshot:
     """The counters with which the attempt was started, as JSON."""
 
     @property
+    def active_since(self) -> datetime:
+        """When it was created, or last resumed by its queue."""
+        return self.started or self.created
+
+    @property
     def live(self) -> bool:
         """Its pods run or may run, and have not been asked to stop."""
         return not (self.complete or self.failed or self.deleting)

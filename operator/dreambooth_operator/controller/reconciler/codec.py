@@ -2,14 +2,15 @@
 
 import json
 import logging
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
+from dreambooth_api.contract.conditions import ConditionType, Reason
+from dreambooth_api.contract.times import rfc3339
+from dreambooth_api.models.conditions import MAX_MESSAGE
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.status import Status
 from dreambooth_api.parsing.load import InvalidJobError, parse
-from dreambooth_operator.controller.decide import conditions
-from dreambooth_operator.controller.reconciler.events import timestamp
 from dreambooth_operator.controller.watch.cache import DreamBoothJobSnapshot
 from dreambooth_operator.manifests.names import Manifest
 
@@ -48,20 +49,20 @@ def refused_status(record: DreamBoothJobSnapshot, problem: str, now: datetime) -
     body = json.loads(record.body)
     status = body["status"] if isinstance(body["status"], dict) else {}
     known = [each for each in _list(status.get("conditions")) if isinstance(each, dict)]
-    old = next((each for each in known if each.get("type") == conditions.ACCEPTED), {})
+    old = next((each for each in known if each.get("type") == ConditionType.ACCEPTED), {})
     new = {
-        "type": conditions.ACCEPTED,
+        "type": ConditionType.ACCEPTED,
         "status": "False",
-        "reason": "InvalidSpec",
-        "message": problem[: conditions.MESSAGE_LIMIT],
+        "reason": Reason.INVALID_SPEC,
+        "message": problem[:MAX_MESSAGE],
         "observedGeneration": body["metadata"].get("generation", 1),
         "lastTransitionTime": old.get("lastTransitionTime")
         if old.get("status") == "False"
-        else timestamp(now),
+        else rfc3339(now),
     }
     if old == new:
         return None
-    others = [each for each in known if each.get("type") != conditions.ACCEPTED]
+    others = [each for each in known if each.get("type") != ConditionType.ACCEPTED]
     return {"phase": "Pending", **status, "conditions": [*others, new]}
 
 
@@ -70,7 +71,7 @@ def _plain(value: Any) -> Any:
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    return timestamp(value.astimezone(UTC)) if isinstance(value, datetime) else value
+    return rfc3339(value) if isinstance(value, datetime) else value
 
 
 def _list(value: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 import uuid
 from datetime import datetime
 
+from dreambooth_api.contract.times import rfc3339
 from dreambooth_api.models.base import API_VERSION, KIND
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_operator.controller.decide.decision import Event
@@ -15,7 +16,7 @@ MESSAGE_LIMIT = 1024
 def event_body(job: DreamBoothJob, event: Event, now: datetime) -> Manifest:
     """The event as it is posted. It does not outlive the API server's event TTL, an hour."""
     meta = job.metadata
-    time = timestamp(now)
+    time = rfc3339(now)
     return {
         "apiVersion": "v1",
         "kind": "Event",
@@ -37,8 +38,3 @@ def event_body(job: DreamBoothJob, event: Event, now: datetime) -> Manifest:
         "lastTimestamp": time,
         "count": 1,
     }
-
-
-def timestamp(time: datetime) -> str:
-    """A meta/v1 Time: RFC 3339 in UTC, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ")

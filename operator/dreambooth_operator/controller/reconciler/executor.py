@@ -17,7 +17,7 @@ from dreambooth_operator.controller.decide.decision import (
     Event,
 )
 from dreambooth_operator.controller.decide.defaults import JobDefaults, with_defaults
-from dreambooth_operator.controller.decide.history import newest
+from dreambooth_operator.controller.decide.history import newest_attempt
 from dreambooth_operator.controller.decide.observed import Observed
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import Api
@@ -167,7 +167,7 @@ class Cluster:
         """Ask for the Job of the newest attempt when it is not known: a late watch must not be
         taken for a Job that was deleted.
         """
-        record = newest(job.status) if job.status else None
+        record = newest_attempt(job.status) if job.status else None
         if record is None or record.ended is not None:
             return
         name = names.attempt_name(job, record.number)

@@ -9,8 +9,8 @@ import pytest
 
 from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_api.parsing.load import load, parse
-from dreambooth_operator.controller.decide.children import preflight_children
 from dreambooth_operator.controller.decide.defaults import JobDefaults, with_defaults
+from dreambooth_operator.controller.decide.preflight import preflight_children
 from dreambooth_operator.manifests.resources import attempt_job
 from tests.operator.controller.parts import job_body
 

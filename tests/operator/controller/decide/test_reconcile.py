@@ -12,7 +12,7 @@ from dreambooth_api.contract.message import Checkpoint
 from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.status import AttemptStatus, CheckpointStatus, Counters, Status
 from dreambooth_operator.controller.decide.decision import DeleteDreamBoothJob
-from dreambooth_operator.controller.decide.observed import Blocked
+from dreambooth_operator.controller.decide.observed import Blocked, Reading
 from dreambooth_operator.controller.kube.snapshots import COUNTERS_ANNOTATION
 from tests.operator.controller.world import POLICY, START, World, dreambooth_job, running
 
@@ -88,7 +88,7 @@ def test_running_means_that_all_pods_have_joined() -> None:
     world.control_jobs()
     world.settle()
     assert world.status.phase == "Starting"
-    assert world.condition("PodsReady") == ("False", "Starting", "waits for 2 pods to join")
+    assert world.condition("PodsReady") == ("False", "Starting", "waiting for 2 pods to join")
     world.start_pods()
     world.settle()
     assert world.status.phase == "Running"
@@ -98,7 +98,7 @@ def test_running_means_that_all_pods_have_joined() -> None:
 
 def test_progress_is_reported_and_written_at_most_every_fifteen_seconds() -> None:
     world = running()
-    world.tells(10, loss=0.123456, etaSeconds=754.0, imagesPerSecond=3.0)
+    world.reports(10, loss=0.123456, etaSeconds=754.0, imagesPerSecond=3.0)
     world.settle()
     progress = world.status.progress
     assert progress is not None
@@ -110,10 +110,10 @@ def test_progress_is_reported_and_written_at_most_every_fifteen_seconds() -> Non
     )
     assert world.status.stage == "Training"
     world.tick(5)
-    world.tells(20)
+    world.reports(20)
     assert world.decide().status is None
     world.tick(10)
-    world.tells(30)
+    world.reports(30)
     world.settle()
     assert world.status.progress is not None
     assert world.status.progress.step == 30
@@ -121,10 +121,10 @@ def test_progress_is_reported_and_written_at_most_every_fifteen_seconds() -> Non
 
 def test_a_checkpoint_is_reported_at_once() -> None:
     world = running()
-    world.tells(10)
+    world.reports(10)
     world.settle()
     world.tick(1)
-    world.saves(12)
+    world.reports_save_of(12)
     world.settle()
     assert world.status.last_checkpoint is not None
     assert world.status.last_checkpoint.step == 12
@@ -132,27 +132,74 @@ def test_a_checkpoint_is_reported_at_once() -> None:
 
 def test_a_pod_that_does_not_answer_changes_nothing_but_a_condition() -> None:
     world = running()
-    world.tells(10)
+    world.reports(10)
     world.settle()
     before = world.status.progress
     world.tick(60)
-    world.reading = type(world.reading)(world.now, "10.0.0.0", None, "timed out")  # type: ignore[misc]
+    world.reading = Reading(world.now, "10.0.0.0", problem="timed out")
     world.settle()
     assert world.status.phase == "Running"
     assert world.status.progress == before
     assert world.condition("ProgressKnown") == ("False", "NoAnswer", "timed out")
 
 
+def test_an_answer_that_cannot_be_read_is_told_apart_from_none() -> None:
+    world = running()
+    problem = "the trainer speaks version 7 of the contract"
+    world.reading = Reading(world.now, "10.0.0.0", problem=problem, unreadable=True)
+    world.settle()
+    assert world.condition("ProgressKnown") == ("False", "Unreadable", problem)
+
+
+def test_a_failing_save_is_reported_once_and_so_is_its_recovery() -> None:
+    world = running()
+    world.reports_save_of(5)
+    world.settle()
+    assert world.condition("CheckpointsSaved") == ("True", "Saved", "the last save succeeded")
+    for failed in (1, 2):
+        world.tick(60)
+        world.reports(10, failedSaves=failed, saveProblem="s3://results: no space left")
+        world.settle()
+    status, reason, message = world.condition("CheckpointsSaved")
+    assert (status, reason) == ("False", "SaveFailed")
+    assert "2 failed saves" in message
+    assert "s3://results: no space left" in message
+    (event,) = [event for event in world.events if event.reason == "SaveFailed"]
+    assert event.type == "Warning"
+    assert "no space left" in event.message
+    assert world.status.phase == "Running"
+    world.tick(60)
+    world.reports_save_of(15, failedSaves=2)
+    world.settle()
+    assert world.condition("CheckpointsSaved")[:2] == ("True", "Saved")
+    assert "2 failed saves" in world.condition("CheckpointsSaved")[2]
+
+
+def test_failed_saves_of_an_attempt_that_ended_are_not_shown_any_more() -> None:
+    world = running()
+    world.reports(10, failedSaves=1, saveProblem="s3://results: no space left")
+    world.settle()
+    fail(world)
+    assert not world.has_condition("CheckpointsSaved")
+
+
+def test_a_failed_save_of_another_attempt_is_not_reported() -> None:
+    world = running()
+    world.reports(10, attempt=7, failedSaves=1, saveProblem="no space left")
+    world.settle()
+    assert not world.has_condition("CheckpointsSaved")
+
+
 def test_the_progress_of_another_attempt_is_not_taken_for_this_one() -> None:
     world = running()
-    world.tells(10, attempt=7)
+    world.reports(10, attempt=7)
     world.settle()
     assert world.status.progress is None
 
 
 def test_success_tells_where_the_model_is() -> None:
     world = running()
-    world.tells(790)
+    world.reports(790)
     world.settle()
     for pod in world.pods_of(world.attempt):
         world.exit(pod, 0)
@@ -415,7 +462,7 @@ def saved(world: World, step: int) -> Termination:
 
 def test_the_checkpoint_that_a_stopping_attempt_saved_last_is_reported() -> None:
     world = running()
-    world.saves(3)
+    world.reports_save_of(3)
     world.settle()
     world.change(suspend=True)
     world.settle()
@@ -431,7 +478,7 @@ def test_the_checkpoint_that_a_stopping_attempt_saved_last_is_reported() -> None
 
 def test_the_checkpoint_that_a_successful_attempt_saved_last_is_reported() -> None:
     world = running()
-    world.saves(3)
+    world.reports_save_of(3)
     world.settle()
     first, *others = world.pods_of(world.attempt)
     world.exit(first, 0, saved(world, 9))
@@ -567,7 +614,7 @@ def test_a_name_that_is_taken_is_told_and_training_goes_on() -> None:
     world.settle()
     assert world.condition("Accepted")[:2] == ("False", "NameTaken")
     assert "Service mug-ranks" in world.condition("Accepted")[2]
-    world.tells(step=5)
+    world.reports(step=5)
     world.settle()
     assert world.status.progress is not None
     assert world.status.progress.step == 5

@@ -104,9 +104,10 @@ class Walk(RuleBasedStateMachine):
             turn = self.world.queue_admits if job.suspended else self.world.queue_suspends
             turn(job)
 
-    @rule(step=st.integers(0, 800))
-    def tells(self, step: int) -> None:
-        self.world.tells(step)
+    @rule(step=st.integers(0, 800), failed_saves=st.integers(0, 2))
+    def report_progress(self, step: int, failed_saves: int) -> None:
+        problem = "no space left" if failed_saves else None
+        self.world.reports(step, failedSaves=failed_saves, saveProblem=problem)
 
     # The user.
 

@@ -10,7 +10,6 @@ import pytest
 
 from dreambooth_api.models.status import AttemptStatus, Condition, Counters, Status
 from dreambooth_api.models.storage import Storage
-from dreambooth_operator.controller.decide.children import attempt_children
 from dreambooth_operator.controller.decide.decision import (
     Apply,
     Decision,
@@ -20,6 +19,7 @@ from dreambooth_operator.controller.decide.decision import (
 )
 from dreambooth_operator.controller.decide.defaults import JobDefaults
 from dreambooth_operator.controller.decide.observed import Observed
+from dreambooth_operator.controller.decide.restart import attempt_children
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import FIELD_MANAGER
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, JOB, SERVICE
@@ -33,7 +33,7 @@ NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
 
 def _first_attempt(seen: Observed) -> Decision:
-    children = attempt_children(seen.job, 0, "trainer:1", counters=Counters(), bad_nodes=[])
+    children = attempt_children(seen.job, 0, "trainer:1", counters=Counters(), avoid=[])
     return Decision(
         actions=tuple(Apply(child) for child in children),
         status=Status(phase="Starting", attempts=[AttemptStatus(number=0, started=NOW)]),

@@ -1,0 +1,46 @@
+"""The end of a job: Complete or Failed, and spec.runtime.ttlSecondsAfterFinished."""
+
+from datetime import timedelta
+
+from dreambooth_api.contract.conditions import ConditionType, Reason
+from dreambooth_operator.controller.decide.builder import DecisionBuilder
+from dreambooth_operator.controller.decide.decision import DeleteDreamBoothJob
+from dreambooth_operator.controller.decide.history import newest_attempt
+from dreambooth_operator.controller.decide.progress import complete_progress
+
+
+def succeed(builder: DecisionBuilder) -> None:
+    """End the job as Succeeded."""
+    builder.status = complete_progress(builder.status, builder.job)
+    message = "the model was trained and exported"
+    builder.set_condition(ConditionType.COMPLETE, "True", Reason.TRAINED, message)
+    builder.set_phase("Succeeded")
+    _finish(builder)
+
+
+def fail(builder: DecisionBuilder, reason: str, message: str) -> None:
+    """End the job as Failed, with reason and message of the condition."""
+    builder.set_condition(ConditionType.FAILED, "True", reason, message)
+    builder.set_phase("Failed")
+    _finish(builder)
+
+
+def reopen(builder: DecisionBuilder) -> None:
+    """Remove the end of a job that goes on: a status can be edited by hand."""
+    builder.remove_conditions(ConditionType.COMPLETE, ConditionType.FAILED)
+    builder.update_status(completion_time=None)
+
+
+def _finish(builder: DecisionBuilder) -> None:
+    """Record when the job ended, and delete it when its time to live is over."""
+    record = newest_attempt(builder.status)
+    ended = builder.status.completion_time or (record and record.ended) or builder.now
+    builder.update_status(completion_time=ended)
+    seconds = builder.runtime.ttl_seconds_after_finished
+    if seconds is None:
+        return
+    left = (ended + timedelta(seconds=seconds) - builder.now).total_seconds()
+    if left > 0:
+        builder.requeue_after(left)
+    else:
+        builder.actions.append(DeleteDreamBoothJob())

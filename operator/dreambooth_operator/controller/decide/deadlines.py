@@ -1,0 +1,59 @@
+"""Time limits: activeDeadlineSeconds, startDeadlineSeconds and terminatingTimeoutSeconds.
+
+Each check also has the job reconciled again when its limit will be reached.
+"""
+
+from collections.abc import Sequence
+
+from dreambooth_api.models.status import AttemptStatus
+from dreambooth_operator.controller.decide.builder import DecisionBuilder
+from dreambooth_operator.controller.decide.pod_start import not_ready_reason
+from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
+
+
+def active_deadline_exceeded(builder: DecisionBuilder, record: AttemptStatus) -> str | None:
+    """Why a job that runs must end by activeDeadlineSeconds.
+
+    The limit is on the time with all ranks joined, over all attempts: time in a queue and time to
+    start do not count.
+    """
+    limit = builder.runtime.active_deadline_seconds
+    if not limit or record.running is None:
+        return None
+    ran = builder.status.run_seconds + (builder.now - record.running).total_seconds()
+    if ran < limit:
+        builder.requeue_after(limit - ran)
+        return None
+    return f"the job ran for spec.runtime.activeDeadlineSeconds ({limit} s); raise it in a new job"
+
+
+def start_deadline_exceeded(
+    builder: DecisionBuilder, job: JobSnapshot, pods: Sequence[PodSnapshot], nodes: int
+) -> str | None:
+    """Why a Job whose `nodes` pods do not all run must end by startDeadlineSeconds.
+
+    The limit counts from the Job's creation, or from when its queue last resumed it.
+    """
+    limit = builder.runtime.start_deadline_seconds
+    if not limit or sum(pod.running for pod in pods) >= nodes:
+        return None
+    waited = (builder.now - job.active_since).total_seconds()
+    if waited < limit:
+        builder.requeue_after(limit - waited)
+        return None
+    _, message = not_ready_reason(pods, nodes)
+    return f"not started within spec.runtime.startDeadlineSeconds ({limit} s): {message}"
+
+
+def is_lost(builder: DecisionBuilder, pod: PodSnapshot) -> bool:
+    """Whether a pod has not ended terminatingTimeoutSeconds after it was asked to stop.
+
+    A pod on an unreachable node stays Terminating until the node is back or deleted.
+    """
+    if pod.deletion_requested is None or pod.ended:
+        return False
+    limit = builder.runtime.terminating_timeout_seconds
+    left = limit - (builder.now - pod.deletion_requested).total_seconds()
+    if left > 0:
+        builder.requeue_after(left)
+    return left <= 0

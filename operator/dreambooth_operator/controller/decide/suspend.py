@@ -1,0 +1,47 @@
+"""Suspension: by the user (spec.suspend), which ends an attempt, or by a queue, which does not."""
+
+from dreambooth_api.contract.conditions import ConditionType, Reason
+from dreambooth_api.models.status import AttemptStatus, Counters
+from dreambooth_operator.controller.decide.builder import DecisionBuilder
+from dreambooth_operator.controller.decide.history import (
+    AttemptResult,
+    add_run_time,
+    count_outcome,
+    update_attempt,
+)
+from dreambooth_operator.controller.kube.snapshots import JobSnapshot
+
+QUEUED = (Reason.WAITING, "waiting in the queue")
+SUSPENDED = AttemptResult("Suspended", "spec.suspend is true")
+
+
+def suspension(builder: DecisionBuilder, job: JobSnapshot) -> AttemptResult | None:
+    """The result of an attempt that spec.suspend stops; None when it does not."""
+    if builder.job.spec.suspend:
+        return SUSPENDED
+    if job.completions not in (None, builder.runtime.nodes):
+        # Suspended, changed and resumed before the operator noticed.
+        return AttemptResult(
+            "Suspended", "spec.runtime.nodes was changed while the job was suspended"
+        )
+    return None
+
+
+def report_queued(builder: DecisionBuilder, record: AttemptStatus) -> None:
+    """Report an attempt that its queue holds back; if it was admitted before, as preempted."""
+    if record.running or builder.condition_status(ConditionType.QUEUED) == "False":
+        status = update_attempt(add_run_time(builder.status, builder.now), running=None)
+        counters = count_outcome(status.counters or Counters(), "Preempted")
+        builder.status = status.model_copy(update={"counters": counters})
+    builder.set_condition(ConditionType.QUEUED, "True", *QUEUED)
+    builder.remove_conditions(
+        ConditionType.PODS_READY, ConditionType.PROGRESS_KNOWN, ConditionType.CHECKPOINTS_SAVED
+    )
+    builder.set_phase("Queued")
+
+
+def report_admitted(builder: DecisionBuilder) -> None:
+    """Report that the queue released the Job, if it was ever held back."""
+    if builder.condition_status(ConditionType.QUEUED) != "Unknown":
+        message = "the queue admitted the job"
+        builder.set_condition(ConditionType.QUEUED, "False", Reason.ADMITTED, message)
