@@ -47,7 +47,8 @@ def settings_schema() -> Schema:
     schema["properties"]["metricsPort"] |= {"minimum": 1, "description": PORT}
     for part in _parts(schema):
         part.pop("title", None)
-        part.pop("x-kubernetes-validations", None)
+        for keyword in [key for key in part if key.startswith("x-kubernetes-")]:
+            part.pop(keyword)
     return schema
 
 

@@ -15,6 +15,7 @@ from dreambooth_api.codegen.generate import CRD_FILE, generated
 from dreambooth_api.codegen.schema import custom_resource_definition, job_schema
 from dreambooth_api.models.base import PATTERNS
 
+MAP_KEYS = "x-kubernetes-list-map-keys"
 Schema = dict[str, Any]
 Node = tuple[str, Schema]
 
@@ -91,6 +92,29 @@ def test_every_field_is_described() -> None:
         path for path, node in SPEC if not path.endswith("[]") and "description" not in node
     ]
     assert undescribed == []
+
+
+def test_lists_of_objects_with_a_key_are_map_lists() -> None:
+    keys = {p: node["x-kubernetes-list-map-keys"] for p, node in NODES if MAP_KEYS in node}
+    overrides = "job.spec.runtime.podOverrides.spec"
+    assert keys == {
+        "job.spec.subjects": ["identifier"],
+        "job.spec.runtime.imagePullSecrets": ["name"],
+        f"{overrides}.volumes": ["name"],
+        f"{overrides}.containers": ["name"],
+        f"{overrides}.containers[].env": ["name"],
+        f"{overrides}.containers[].volumeMounts": ["mountPath"],
+        "job.status.conditions": ["type"],
+        "job.status.attempts": ["number"],
+    }
+    for path, node in NODES:
+        for key in node.get(MAP_KEYS, []):
+            assert key in node["items"]["required"], path
+
+
+def test_items_of_lists_have_no_defaults() -> None:
+    """`kubectl apply` compares a list as a whole: a default in it is a difference each time."""
+    assert [path for path, node in SPEC if "[]" in path and "default" in node] == []
 
 
 def test_optional_objects_with_defaults_below_have_a_default() -> None:

@@ -105,6 +105,11 @@ def test_place_of_a_suspended_job_can_change(field: str, admit: Admit) -> None:
     assert admit(new, old) == ([] if free else [f"spec.runtime.{field}"])
 
 
+def test_subjects_keep_their_order(admit: Admit) -> None:
+    two = [{"identifier": i, "classNoun": "dog", "images": "s3://bucket/dog"} for i in ("x", "y")]
+    assert admit(job({"subjects": two[::-1]}), job({"subjects": two})) == ["spec.subjects"]
+
+
 def test_messages_say_whether_suspending_helps() -> None:
     for transition in transitions():
         name = transition.path.removeprefix("runtime.")

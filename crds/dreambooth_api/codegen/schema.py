@@ -28,6 +28,8 @@ KEPT = (
     "enum",
     "format",
     "x-kubernetes-int-or-string",
+    "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys",
     "x-kubernetes-validations",
 )
 """Keywords that mean the same in JSON schema and in a structural schema."""
@@ -94,10 +96,6 @@ def job_schema() -> Schema:
     del name["description"]
     # A CRD may restrict nothing of ObjectMeta but the name.
     parts["metadata"] = {"type": "object", "properties": {"name": name}}
-    parts["status"]["properties"]["conditions"] |= {
-        "x-kubernetes-list-type": "map",
-        "x-kubernetes-list-map-keys": ["type"],
-    }
     parts["spec"]["x-kubernetes-validations"] += [t.as_validation() for t in transitions()]
     return {
         "type": "object",
@@ -121,8 +119,8 @@ def structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
     if node.get("type") == "object":
         result |= _object(node, definitions)
     if node.get("type") == "array":
-        items = structural(node["items"], definitions)
-        result |= {"items": items, "x-kubernetes-list-type": "atomic"}
+        result["items"] = structural(node["items"], definitions)
+        result.setdefault("x-kubernetes-list-type", "atomic")
     return result
 
 

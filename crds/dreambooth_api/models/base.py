@@ -97,6 +97,15 @@ PATTERNS = {
         "a resource's name, for example nvidia.com/gpu"
     ),
     (_SECRET_KEY := r"^[-._a-zA-Z0-9]+$"): "a key of a Secret: letters, digits, -, _ and .",
+    (
+        CONDITION_TYPE := (
+            r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?"
+            r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$"
+        )
+    ): "a condition's type in CamelCase, with or without a domain/ before it",
+    (CONDITION_REASON := r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"): (
+        "a reason in CamelCase: a letter first, then letters, digits, _, comma and :"
+    ),
     (_VARIANT := r"^[a-z0-9_]+$"): "a variant, for example fp16",
 }
 """Every pattern of the API, and what it means in words."""

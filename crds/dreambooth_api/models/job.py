@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.models.base import ApiModel, JobName, NamespaceName, ObjectUid, StorageUri
+from dreambooth_api.models.map_list import MapList
 from dreambooth_api.models.model import Model
 from dreambooth_api.models.prior import Prior
 from dreambooth_api.models.rules import rule
@@ -22,7 +23,7 @@ class Spec(ApiModel):
     model: Model
     """The base model."""
 
-    subjects: Annotated[list[Subject], Field(min_length=1, max_length=16)]
+    subjects: Annotated[list[Subject], Field(min_length=1, max_length=16), MapList("identifier")]
     """What to learn."""
 
     output: StorageUri

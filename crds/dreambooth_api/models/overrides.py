@@ -11,6 +11,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from dreambooth_api.contract import environment
 from dreambooth_api.models.base import ApiModel, EnvName, LabelValue, ObjectName
+from dreambooth_api.models.map_list import MapList
 from dreambooth_api.models.rules import rule
 
 Opaque = dict[str, Any]
@@ -58,6 +59,13 @@ class NamedObject(ApiModel):
     """Name of the item."""
 
 
+class VolumeMount(NamedObject):
+    """A core/v1 VolumeMount of the trainer's container."""
+
+    mount_path: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+    """Where the volume is mounted."""
+
+
 class EnvVar(ApiModel):
     """A core/v1 EnvVar of the trainer's container."""
 
@@ -98,13 +106,15 @@ class ContainerOverrides(ApiModel):
     name: Literal["trainer"]
     """The container: always `trainer`."""
 
-    env: Annotated[list[EnvVar], Field(max_length=64)] = []
+    env: Annotated[list[EnvVar], Field(max_length=64), MapList("name")] | None = None
     """Environment variables, by name."""
 
-    env_from: Annotated[list[Opaque], Field(max_length=16)] = []
+    env_from: Annotated[list[Opaque], Field(max_length=16)] | None = None
     """Secrets and ConfigMaps whose keys become environment variables."""
 
-    volume_mounts: Annotated[list[NamedObject], Field(max_length=32)] = []
+    volume_mounts: (
+        Annotated[list[VolumeMount], Field(max_length=32), MapList("mountPath")] | None
+    ) = None
     """Mounts of the pod's volumes, by path."""
 
     security_context: Opaque | None = None
@@ -120,11 +130,11 @@ class PodSpecOverrides(ApiModel):
     topology_spread_constraints: Annotated[list[Opaque], Field(max_length=8)] = []
     """How the pods are spread."""
 
-    volumes: Annotated[list[NamedObject], Field(max_length=32)] = []
+    volumes: Annotated[list[NamedObject], Field(max_length=32), MapList("name")] = []
     """Volumes, by name; `cache` replaces the emptyDir that downloads go to, and models are kept
     there instead of in memory."""
 
-    containers: Annotated[list[ContainerOverrides], Field(max_length=1)] = []
+    containers: Annotated[list[ContainerOverrides], Field(max_length=1), MapList("name")] = []
     """The trainer's container."""
 
     security_context: Opaque | None = None

@@ -14,6 +14,7 @@ from dreambooth_api.models.base import (
     Quantity,
     ResourceName,
 )
+from dreambooth_api.models.map_list import MapList
 from dreambooth_api.models.overrides import PodOverrides
 from dreambooth_api.models.rules import rule
 
@@ -46,6 +47,9 @@ class LocalObjectReference(ApiModel):
 
     name: ObjectName
     """Name of the object, in the job's namespace."""
+
+
+ImagePullSecrets = Annotated[list[LocalObjectReference], Field(max_length=8), MapList("name")]
 
 
 class Toleration(ApiModel):
@@ -140,7 +144,7 @@ class Runtime(ApiModel):
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """When the image is pulled."""
 
-    image_pull_secrets: Annotated[list[LocalObjectReference], Field(max_length=8)] = []
+    image_pull_secrets: ImagePullSecrets = []
     """Secrets of the job's namespace to pull the image with."""
 
     resources: Resources = Field(default_factory=Resources)

@@ -5,25 +5,30 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from dreambooth_api.contract.stages import Outcome, Phase, Stage
-from dreambooth_api.models.base import ApiModel, Time
+from dreambooth_api.models.base import CONDITION_REASON, CONDITION_TYPE, ApiModel, Time
+from dreambooth_api.models.map_list import MapList
 
 Text = Annotated[str, StringConstraints(max_length=4096)]
+ConditionTypeName = Annotated[str, StringConstraints(pattern=CONDITION_TYPE, max_length=316)]
+ConditionReason = Annotated[
+    str, StringConstraints(pattern=CONDITION_REASON, min_length=1, max_length=1024)
+]
 Count = Annotated[int, Field(ge=0)]
 
 
 class Condition(ApiModel):
     """A meta/v1 Condition."""
 
-    type: Annotated[str, StringConstraints(min_length=1, max_length=316)]
+    type: ConditionTypeName
     """Kind of condition."""
 
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
 
-    reason: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+    reason: ConditionReason
     """One CamelCase word for machines."""
 
-    message: Text = ""
+    message: Annotated[str, StringConstraints(max_length=32_768)]
     """A sentence for people."""
 
     observed_generation: Count | None = None
@@ -143,7 +148,7 @@ class Status(ApiModel):
     observed_generation: Count | None = None
     """Generation of the job that this status is about."""
 
-    conditions: Annotated[list[Condition], Field(max_length=16)] = []
+    conditions: Annotated[list[Condition], Field(max_length=16), MapList("type")] = []
     """Conditions by type."""
 
     progress: ProgressStatus | None = None
@@ -155,7 +160,7 @@ class Status(ApiModel):
     counters: Counters | None = None
     """Ends of attempts by kind."""
 
-    attempts: Annotated[list[AttemptStatus], Field(max_length=20)] = []
+    attempts: Annotated[list[AttemptStatus], Field(max_length=20), MapList("number")] = []
     """The newest attempts."""
 
     run_seconds: Count = 0

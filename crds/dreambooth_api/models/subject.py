@@ -27,8 +27,8 @@ class Subject(ApiModel):
     """Folder of captions, one `<image name>.txt` per image. Without it: "a photo of <identifier>
     <class>"."""
 
-    weight: Annotated[float, Field(gt=0, le=100)] = 1.0
-    """How often this subject is drawn, relative to the other subjects."""
+    weight: Annotated[float, Field(gt=0, le=100)] | None = None
+    """How often this subject is drawn, relative to the other subjects. Default: 1."""
 
     @property
     def prompt(self) -> str:

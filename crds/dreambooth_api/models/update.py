@@ -49,6 +49,11 @@ class Transition:
         same = f"{new} == {old}"
         if not self.always_set:
             same = f"has({new}) == has({old}) && (!has({new}) || {same})"
+        if (
+            self.path == "subjects"
+        ):  # a map list equals itself in any order, but training depends on it
+            order = [f"{subjects}.map(s, s.identifier)" for subjects in (new, old)]
+            same = f"{same} && {' == '.join(order)}"
         return {
             "rule": f"oldSelf.suspend || ({same})" if self.while_suspended else same,
             "message": SUSPEND_FIRST if self.while_suspended else FIXED,

@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 
 from dreambooth_api.codegen.schema import Schema, job_schema
 from dreambooth_api.models.base import PATTERNS
+from dreambooth_api.models.map_list import DuplicateKeyError
 from dreambooth_api.models.rules import BrokenRulesError
 
 Location = tuple[int | str, ...]
@@ -47,6 +48,11 @@ def _lines(detail: ErrorDetails) -> Iterator[str]:
     broken = detail.get("ctx", {}).get("error")
     if isinstance(broken, BrokenRulesError):
         yield from (f"{path}.{rule.field}: {rule.message}" for rule in broken.rules)
+    elif isinstance(broken, DuplicateKeyError):
+        yield (
+            f"{path}[{broken.index}]: another item has the same {broken.key}"
+            f" ({_shown(broken.value)}); remove one of them"
+        )
     elif detail["type"] == "extra_forbidden":
         yield f"{path}: unknown field; {_remedy(detail['loc'])}"
     elif detail["type"] == "missing":

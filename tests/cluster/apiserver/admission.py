@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tests.cluster.apiserver import cel
-from tests.cluster.apiserver.errors import Cause, bad_value, not_supported, required
+from tests.cluster.apiserver.errors import Cause, bad_value, go_value, not_supported, required
 from tests.cluster.apiserver.resources import Json
 
 NOT_CHECKED = Cause(
@@ -114,8 +114,21 @@ def wrong_values(schema: Json, value: Any, path: str = "") -> Iterator[Cause]:
         for key, item in value.items():
             yield from wrong_values(child(schema, key), item, f"{path}.{key}".lstrip("."))
     elif isinstance(value, list):
+        yield from _duplicates(schema, value, path)
         for index, item in enumerate(value):
             yield from wrong_values(schema.get("items", {}), item, f"{path}[{index}]")
+
+
+def _duplicates(schema: Json, items: list[Any], path: str) -> Iterator[Cause]:
+    """Items of a map list that have the keys of an earlier one."""
+    names = schema.get("x-kubernetes-list-map-keys", ())
+    known: list[Json] = []
+    for index, item in enumerate(items if names else ()):
+        keys = {name: item[name] for name in names if isinstance(item, dict) and name in item}
+        if keys in known:
+            message = f"Duplicate value: {go_value(keys)}"
+            yield Cause(f"{path}[{index}]", "FieldValueDuplicate", message)
+        known.append(keys)
 
 
 def _wrong_type(schema: Json, value: Any, path: str) -> Iterator[Cause]:

@@ -45,7 +45,7 @@ class Dataset:
             seed=self.job.spec.training.seed,
             subjects=found[: len(self.subjects)],
             priors=[of_class[s.class_noun] for s in subjects] if self.has_prior else [],
-            weights=[s.weight for s in subjects],
+            weights=[s.weight or 1.0 for s in subjects],
             timesteps=timesteps,
             latent_shape=latent_shape,
             global_batch=global_batch,

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 
 from dreambooth_api.models.base import ApiModel, LabelKey, LabelValue, ObjectName
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.runtime import LocalObjectReference, Runtime, Toleration
+from dreambooth_api.models.runtime import ImagePullSecrets, Runtime, Toleration
 from dreambooth_api.models.storage import Storage
 
 
@@ -28,7 +28,7 @@ class JobDefaults(ApiModel):
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """When the image is pulled, for jobs that name no image."""
 
-    image_pull_secrets: Annotated[list[LocalObjectReference], Field(max_length=8)] = []
+    image_pull_secrets: ImagePullSecrets = []
     """Secrets of the job's namespace to pull the image with."""
 
     queue: ObjectName | None = None

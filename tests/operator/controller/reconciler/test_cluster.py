@@ -167,7 +167,9 @@ def test_status_of_a_job_that_changed_meanwhile_is_not_written(
 
 
 def test_whole_status_is_replaced(kubectl: Kubectl, namespace: str) -> None:
-    condition = Condition(type="Accepted", status="True", reason="Valid", last_transition_time=NOW)
+    condition = Condition(
+        type="Accepted", status="True", reason="Valid", message="", last_transition_time=NOW
+    )
 
     async def work() -> None:
         async with parts() as own:
