@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable
 
 import aiohttp
-from yarl import URL
 
 from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT
 from dreambooth_api.contract.progress import MAX_BYTES, Progress
@@ -100,7 +99,8 @@ async def request_progress(session: aiohttp.ClientSession, address: str, port: i
         ProgressUnavailableError: No answer in time, or one that is not a `Progress` of a version
             of the contract that this operator reads.
     """
-    url = URL.build(scheme="http", host=address, port=port, path="/progress")
+    host = f"[{address}]" if ":" in address else address  # IPv6
+    url = f"http://{host}:{port}/progress"
     try:
         # A redirect would let a pod choose what the operator asks for.
         async with session.get(url, allow_redirects=False) as response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -153,6 +154,19 @@ def test_job_is_polled_at_once_and_regularly() -> None:
     assert set(read) == {MUG}
 
 
+def test_pod_with_an_ipv6_address_is_polled() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 on loopback")
+
+    async def work(poller: Poller, _: Pods) -> None:
+        poller.set_address(MUG, "::1")
+        assert (await next_reading(poller, MUG)).progress is not None
+
+    run({"::1": sends(http(progress(3)))}, work)
+
+
 def test_setting_the_same_address_again_does_not_poll_more_often() -> None:
     async def work(poller: Poller, pods: Pods) -> None:
         for _ in range(50):
@@ -206,9 +220,9 @@ def test_slow_pod_takes_no_longer_than_the_time_out(
 ) -> None:
     monkeypatch.setattr(poller_module, "TIMEOUT_SECONDS", 0.8)
 
-    async def work(poller: Poller, _: Pods) -> None:
+    async def work(poller: Poller, pods: Pods) -> None:
         started = time.monotonic()
-        assert await problem_of(poller) == f"{FIRST}:{_.port}: no answer within 0.8 s"
+        assert await problem_of(poller) == f"{FIRST}:{pods.port}: no answer within 0.8 s"
         assert time.monotonic() - started < 5
 
     run({FIRST: answer}, work)
