@@ -14,7 +14,8 @@ from PIL import Image
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.data.class_images import CHUNK, ClassImageSet, load_class_images, recipe
+from dreambooth_trainer.data.class_images import ClassImageSet, load_class_images, recipe
+from dreambooth_trainer.models.generate import CHUNK
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadDataError
 from dreambooth_trainer.process.signals import StoppedError

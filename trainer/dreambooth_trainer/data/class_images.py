@@ -24,13 +24,10 @@ from dreambooth_trainer.data.images import ImageSet, SourceImage, load_images
 from dreambooth_trainer.data.png import encode_png
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters import PRECISIONS
-from dreambooth_trainer.models.generate import ImageRequest, generate_images
+from dreambooth_trainer.models.generate import CHUNK, ImageRequest, generate_images
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadDataError
 from dreambooth_trainer.process.signals import StoppedError
-
-CHUNK = 8
-"""Indices generated together. Fixed, so that an image never depends on the number of ranks."""
 
 FIELD, IMAGES = "spec.prior.cache", "spec.prior.images"
 
@@ -231,7 +228,6 @@ class _Cache:
             steps=recipe.steps,
             guidance_scale=recipe.guidance_scale,
             size=recipe.resolution,
-            batch=CHUNK,
         )
         for i, image in zip(missing, images, strict=True):
             self._write(self._uri(i), encode_png(image), replace=i in damaged)

@@ -1,23 +1,28 @@
-"""What is known of the CLIP model that scores, without its weights."""
+"""Checks the configuration of the CLIP model that scores, without its weights."""
 
 import torch
 from transformers import CLIPConfig, CLIPModel
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
-from dreambooth_trainer.models.model_config import WEIGHTS, ModelFiles, open_files
+from dreambooth_trainer.models.model_files import WEIGHTS_SUFFIX, ModelFiles, open_files
 from dreambooth_trainer.process.errors import BadModelError
 
 FIELD = "spec.evaluation.model"
 
 
 def check_clip_config(source: str, storage: Storage) -> None:
-    """Raise `BadModelError` with all that is wrong with it, and `StorageError` when it cannot be
-    reached.
+    """Check that the model at `source` can be loaded as CLIP.
+
+    Raises:
+        BadModelError: It cannot; the message lists every reason.
+        StorageError: It cannot be reached.
     """
     files = open_files(Model(source=source), storage, FIELD)
-    problems = [problem for problem in (_unfit(files), _unreadable(files)) if problem]
-    if not any("/" not in name and name.endswith(WEIGHTS) for name in files.names):
+    problems = [
+        problem for problem in (_model_problem(files), _processor_problem(files)) if problem
+    ]
+    if not any("/" not in name and name.endswith(WEIGHTS_SUFFIX) for name in files.names):
         problems.append("there are no weights (*.safetensors)")
     if not {"tokenizer.json", "vocab.json"} & files.names:
         problems.append("there is no vocab.json")
@@ -25,7 +30,7 @@ def check_clip_config(source: str, storage: Storage) -> None:
         raise BadModelError("\n  ".join([f"{FIELD}: {source} cannot score:", *problems]))
 
 
-def _unfit(files: ModelFiles) -> str | None:
+def _model_problem(files: ModelFiles) -> str | None:
     """Why config.json describes no CLIP model."""
     try:
         config = files.json("config.json")
@@ -35,13 +40,13 @@ def _unfit(files: ModelFiles) -> str | None:
             CLIPModel(CLIPConfig(**config))
     except BadModelError as error:
         return str(error).removeprefix(f"{FIELD}: ")
-    except Exception as error:  # configurations are wrong in every way
+    except Exception as error:  # damaged files make the libraries raise anything
         return f"config.json describes no model that can be built: {' '.join(str(error).split())}"
     return None
 
 
-def _unreadable(files: ModelFiles) -> str | None:
-    """Why images cannot be made ready for it. transformers 5 writes all of it into one file."""
+def _processor_problem(files: ModelFiles) -> str | None:
+    """Why there is no image processor; transformers 5 writes it to another file."""
     newer = "processor_config.json"
     try:
         files.json(newer if newer in files.names else "preprocessor_config.json")

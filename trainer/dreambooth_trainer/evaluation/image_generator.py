@@ -10,11 +10,8 @@ from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.png import decode_png, encode_png
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters import PRECISIONS
-from dreambooth_trainer.models.generate import ImageRequest, generate_images
+from dreambooth_trainer.models.generate import CHUNK, ImageRequest, generate_images
 from dreambooth_trainer.process.signals import StoppedError
-
-CHUNK = 8
-"""Images generated together. Fixed, so that an image never depends on the number of ranks."""
 
 
 class ImageGenerator:
@@ -60,5 +57,4 @@ class ImageGenerator:
                 guidance_scale=settings.guidance_scale,
                 negative_prompt=settings.negative_prompt,
                 size=self._resolution,
-                batch=CHUNK,
             )

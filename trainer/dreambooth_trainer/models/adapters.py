@@ -1,6 +1,4 @@
-"""What is trained: all weights or LoRA adapters, of the denoiser and, if asked, of the text
-encoders.
-"""
+"""Which parameters train: all weights or LoRA adapters, of denoiser and text encoders."""
 
 from dataclasses import dataclass
 
@@ -28,17 +26,19 @@ class TrainableParameters:
 
 
 def make_trainable(family: Family, training: Training) -> TrainableParameters:
-    """Make the family's modules trainable as `spec.training` says.
+    """Unfreeze the family's weights, or add LoRA adapters, as `spec.training` says.
 
     Trained weights are fp32. A frozen denoiser is kept in the precision of the forward pass, which
-    halves its memory. Adapters start from the same values on every rank.
+    halves its memory. Adapters (Hu et al. 2021) start from the same values on every rank.
     """
     torch.manual_seed(training.seed)
     denoiser = _train(
         family.denoiser, training.method, training.lora, training.lora.targets, "denoiser"
     )
     if training.method == "lora":
-        _cast_frozen(family.denoiser, PRECISIONS[training.precision])
+        for parameter in family.denoiser.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(PRECISIONS[training.precision])
     if training.gradient_checkpointing:
         family.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
     text: dict[str, nn.Parameter] = {}
@@ -69,9 +69,3 @@ def _train(
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
     }
-
-
-def _cast_frozen(module: nn.Module, dtype: torch.dtype) -> None:
-    for parameter in module.parameters():
-        if not parameter.requires_grad:
-            parameter.data = parameter.data.to(dtype)

@@ -6,13 +6,14 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 Conditioning = dict[str, Tensor]
-"""What the denoiser is conditioned on; every tensor has the captions as its first dimension."""
+"""What the denoiser is conditioned on; the first dimension of every tensor is the caption."""
 
 
 class Family(Protocol):
     """A base model of one family: its parts, and the arithmetic between them.
 
     `denoiser` is trained; `text_encoders` may be (by name, "text_encoder" first); the VAE never is.
+    Shapes: N images of R x R pixels, latents of C channels and h x w cells.
     """
 
     model_hash: str
@@ -21,35 +22,39 @@ class Family(Protocol):
 
     @property
     def prediction_type(self) -> str:
-        """`epsilon` or `v_prediction`."""
+        """What the denoiser predicts: `epsilon` (the noise) or `v_prediction`."""
 
     @property
     def alphas_cumprod(self) -> Tensor:
-        """Cumulative signal of every training timestep, [T]."""
+        """Cumulative signal of every training timestep, [T] (Ho et al. 2020, section 2)."""
 
     @property
     def lora_text_targets(self) -> list[str]:
-        """Modules of a text encoder that get an adapter."""
+        """Ends of the names of a text encoder's modules that get an adapter."""
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """(C, h, w) of an image's latent."""
+        """(C, h, w) of the latent of an image of `resolution` x `resolution` pixels."""
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Pixels [N, 3, R, R] in -1..1 -> moments of the latents' posterior [N, 2C, h, w]."""
 
     def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
-        """Moments [N, 2C, h, w], standard normal noise [N, C, h, w] -> scaled latents [N, C, h,
-        w].
+        """Draw latents from their posterior, scaled as the denoiser reads them.
+
+        Moments [N, 2C, h, w], standard normal noise [N, C, h, w] -> latents [N, C, h, w].
         """
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Token ids of the captions; the first dimension is the caption."""
+        """Token ids [captions, ...], padded and cut to what the text encoder reads."""
 
     def encode_tokens(self, tokens: Tensor) -> Conditioning:
-        """Conditioning of the captions; differentiable in the text encoders."""
+        """Conditioning of token ids; differentiable in the text encoders."""
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The denoiser's prediction, [N, C, h, w]."""
+        """The denoiser's prediction [N, C, h, w] for noisy latents [N, C, h, w].
+
+        timesteps: [N], integers from 0 (nearly clean) to T - 1 (nearly noise).
+        """
 
     def pipeline(self) -> Any:
         """A diffusers pipeline over the very modules that are trained."""

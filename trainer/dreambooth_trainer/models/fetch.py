@@ -1,8 +1,7 @@
 """From `spec.model.source` to files on this node: fetched once, and shared by its ranks.
 
-What comes from storage is known by its content: the folder's name is a hash over all names, sizes
-and ETags. In a cache, models that were changed in place are therefore fetched again, and nothing
-else is.
+The folder of a model from storage is named by a hash over all names, sizes and ETags. A model that
+was changed in place is therefore fetched again into the cache, and one that was not is found there.
 """
 
 import fcntl
@@ -35,8 +34,9 @@ HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
 
 @contextmanager
 def fetched(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) -> Iterator[Path]:
-    """The model's files, to be loaded within; nothing of them is left in memory afterwards.
-    Collective.
+    """The model's files, to be loaded within the context. Collective.
+
+    Files in memory are deleted afterwards, once every rank of the node has loaded them.
     """
     path = fetch(model, storage, ranks, field)
     yield path
@@ -46,42 +46,49 @@ def fetched(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) ->
 
 
 def fetch(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) -> Path:
-    """A local folder (or single file) of the model; fetched by the first rank of each node."""
+    """A local folder (or single file) of the model; fetched by the first rank of each node.
+
+    Collective, except for a model that is mounted.
+
+    Raises:
+        BadModelError: There is nothing at the path, or the hub refuses.
+        StorageError: It cannot be read from storage.
+    """
     if _is_local(model):
-        return _existing(Path(model.source.removeprefix("file://")), field)
+        path = Path(model.source.removeprefix("file://"))
+        if not path.exists():
+            raise BadModelError(
+                f"{field}: there is nothing at {path}; mount the model or use s3://"
+            )
+        return path
     topology = ranks.topology
-    ranks_here = topology.ranks_per_node
-    found = _fetch(model, storage, field, ranks_here) if topology.local_rank == 0 else None
-    of_this_node = ranks.gather(found)[topology.rank - topology.local_rank]
+    path_here = None
+    if topology.local_rank == 0:
+        path_here = _fetch(model, storage, field, topology.ranks_per_node)
+    of_this_node = ranks.gather(path_here)[topology.rank - topology.local_rank]
     assert of_this_node is not None
     return of_this_node
 
 
 def _is_local(model: Model) -> bool:
-    """Whether its files are somebody's own, which are read where they are and never deleted."""
+    """Whether the files are mounted: those are read where they are, and never deleted."""
     return model.source.startswith(("/", "file:///"))
-
-
-def _existing(path: Path, field: str) -> Path:
-    if not path.exists():
-        raise BadModelError(f"{field}: there is nothing at {path}; mount the model or use s3://")
-    return path
 
 
 def _fetch(model: Model, storage: Storage, field: str, ranks_here: int) -> Path:
     if model.source.startswith("hf://"):
-        return _from_hub(model, field)
+        return _fetch_from_hub(model, field)
     if model.layout == "single-file":
-        return _file(model.source, storage, field, ranks_here)
+        return _fetch_file(model.source, storage, field, ranks_here)
     files = storage.list_nonempty(model.source, field=field)
 
     def download(folder: Path) -> None:
         storage.download_tree(model.source, folder, field=field)
 
-    return _placed(files, ranks_here, download)
+    return _download_once(files, ranks_here, download)
 
 
-def _file(uri: str, storage: Storage, field: str, ranks_here: int) -> Path:
+def _fetch_file(uri: str, storage: Storage, field: str, ranks_here: int) -> Path:
     parent, _, name = uri.rpartition("/")
     files = [each for each in storage.list(parent, field=field) if each.relative == name]
     if not files:
@@ -92,15 +99,17 @@ def _file(uri: str, storage: Storage, field: str, ranks_here: int) -> Path:
     def download(folder: Path) -> None:
         storage.download(uri, folder / name, field=field)
 
-    return _placed(files, ranks_here, download) / name
+    return _download_once(files, ranks_here, download) / name
 
 
-def _placed(files: list[StoredObject], ranks_here: int, download: Callable[[Path], None]) -> Path:
-    """The folder of these files, which appears when it is complete."""
+def _download_once(
+    files: list[StoredObject], ranks_here: int, download: Callable[[Path], None]
+) -> Path:
+    """The folder of these files, downloaded unless it exists; it appears only when complete."""
     names = "\n".join(f"{each.relative} {each.size} {each.version}" for each in files)
     key = hashlib.sha256(names.encode()).hexdigest()[:16]
     target = local_files.choose_folder(key, files, ranks_here)
-    with _alone(target.with_suffix(".lock")):
+    with _locked(target.with_suffix(".lock")):
         if not target.exists():
             partial = target.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
@@ -110,16 +119,16 @@ def _placed(files: list[StoredObject], ranks_here: int, download: Callable[[Path
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Within, no other process of this node is in the section that `path` stands for."""
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock file: jobs that share a cache do not download the same model twice."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _from_hub(model: Model, field: str) -> Path:
-    """The hub's client looks itself at what is there already."""
+def _fetch_from_hub(model: Model, field: str) -> Path:
+    """Files from the hub; its client itself downloads only what is missing."""
     key = hashlib.sha256(f"{model.source}@{model.revision}".encode()).hexdigest()[:16]
     target = cache_folder() / "models" / key
     name = model.source.removeprefix("hf://")
@@ -129,7 +138,7 @@ def _from_hub(model: Model, field: str) -> Path:
             revision=model.revision,
             local_dir=target,
             allow_patterns=HUB_FILES,
-            tqdm_class=_BeatingBar,
+            tqdm_class=_HeartbeatBar,
         )
     except HUB_ERRORS as error:
         raise hub_error(model, field, error) from error
@@ -137,8 +146,9 @@ def _from_hub(model: Model, field: str) -> Path:
 
 
 def hub_error(model: Model, field: str, error: Exception) -> TrainerError:
-    """One of `HUB_ERRORS` in the user's words: `BadModelError` when the hub refuses; it may also be
-    away for a while.
+    """One of `HUB_ERRORS` as a sentence for the user.
+
+    A `BadModelError` when the hub refuses, which no retry changes; else a plain `TrainerError`.
     """
     status = getattr(getattr(error, "response", None), "status_code", None)
     refused = isinstance(error, HFValidationError) or status in (400, 401, 403, 404)
@@ -149,10 +159,10 @@ def hub_error(model: Model, field: str, error: Exception) -> TrainerError:
     )
 
 
-class _BeatingBar(tqdm):
-    """A heartbeat for every few bytes that the hub sends."""
+class _HeartbeatBar(tqdm):
+    """A progress bar that sends a heartbeat whenever bytes have arrived from the hub."""
 
     def update(self, n: float | None = 1) -> Any:
-        """The hub's hook."""
+        """Hook of the hub's client."""
         heartbeat.send()
         return super().update(n)

@@ -19,6 +19,10 @@ from torch import Tensor, nn
 from dreambooth_api.models.prior import Sampler
 from dreambooth_trainer.process import heartbeat
 
+CHUNK = 8
+"""Images that ranks generate together. Fixed, so that an image does not depend on their number:
+another batch size rounds differently."""
+
 SCHEDULERS: dict[Sampler, tuple[Any, dict[str, Any]]] = {
     "dpm-solver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
     # Latents are not bounded to -1..1, so nothing may be clipped.
@@ -30,7 +34,7 @@ SCHEDULERS: dict[Sampler, tuple[Any, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """One image. The seed fixes its initial noise, whatever the device, the batch and the rank."""
+    """One image. Its seed alone fixes the initial noise, on any device and rank."""
 
     prompt: str
     seed: int
@@ -45,45 +49,40 @@ def generate_images(
     guidance_scale: float,
     size: int,
     negative_prompt: str = "",
-    batch: int = 8,
 ) -> list[Image.Image]:
-    """One square RGB image of `size` pixels per request.
+    """One square RGB image of `size` pixels per request, all in one batch.
 
     A guidance scale of 1 or less means no guidance (w = scale - 1 in Ho & Salimans 2022, equation
     6); above it, the conditional and the unconditional half go through the model as one batch.
     Modules run in eval mode, without gradients, in the precision of the surrounding
     `torch.autocast`; the pipeline and the global random state are left as they were.
     """
-    images: list[Image.Image] = []
-    with _borrowed(pipeline, sampler):
-        for first in range(0, len(requests), batch):
-            part = requests[first : first + batch]
-            latents = pipeline(
-                prompt=[request.prompt for request in part],
-                negative_prompt=[negative_prompt] * len(part),
-                generator=[torch.Generator("cpu").manual_seed(request.seed) for request in part],
-                num_inference_steps=steps,
-                guidance_scale=guidance_scale,
-                height=size,
-                width=size,
-                output_type="latent",
-                callback_on_step_end=_beat,
-            ).images
-            images += [_decode(pipeline, latent) for latent in latents]
-    return images
+    with _prepared(pipeline, sampler):
+        latents = pipeline(
+            prompt=[request.prompt for request in requests],
+            negative_prompt=[negative_prompt] * len(requests),
+            generator=[torch.Generator("cpu").manual_seed(request.seed) for request in requests],
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            height=size,
+            width=size,
+            output_type="latent",
+            callback_on_step_end=_send_heartbeat,
+        ).images
+        return [_decode(pipeline, latent) for latent in latents]
 
 
-def _beat(
-    pipeline: Any, step: int, timestep: int | Tensor, tensors: dict[str, Any]
+def _send_heartbeat(
+    _pipeline: Any, _step: int, _timestep: int | Tensor, tensors: dict[str, Any]
 ) -> dict[str, Any]:
-    """Diffusers' hook after each denoising step; it may change `tensors`."""
+    """Diffusers' hook after each denoising step; what it returns replaces `tensors`."""
     heartbeat.send()
     return tensors
 
 
 @torch.no_grad()
 def _decode(pipeline: Any, latent: Tensor) -> Image.Image:
-    """Latent [C, h, w]. One by one, as decoders need much memory; bf16 would show as bands."""
+    """The image of a latent [C, h, w]: one at a time, and in fp32, as bf16 shows as bands."""
     vae = pipeline.vae
     with torch.autocast(latent.device.type, enabled=False):
         scaled = latent[None].to(vae.dtype) / vae.config.scaling_factor
@@ -93,8 +92,8 @@ def _decode(pipeline: Any, latent: Tensor) -> Image.Image:
 
 
 @contextmanager
-def _borrowed(pipeline: Any, sampler: Sampler) -> Iterator[None]:
-    """The pipeline with another scheduler, quiet and in eval mode; as it was afterwards."""
+def _prepared(pipeline: Any, sampler: Sampler) -> Iterator[None]:
+    """Within, the pipeline has the sampler's scheduler, no progress bar and is in eval mode."""
     scheduler_class, settings = SCHEDULERS[sampler]
     before, bar = pipeline.scheduler, getattr(pipeline, "_progress_bar_config", {})
     with ExitStack() as stack:
@@ -106,14 +105,14 @@ def _borrowed(pipeline: Any, sampler: Sampler) -> Iterator[None]:
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
-                stack.enter_context(_evaluating(part))
+                stack.enter_context(_eval_mode(part))
         pipeline.scheduler = scheduler_class.from_config(before.config, **settings)
         pipeline.set_progress_bar_config(disable=True)
         yield
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def _eval_mode(module: nn.Module) -> Iterator[None]:
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

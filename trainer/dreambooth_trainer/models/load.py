@@ -1,4 +1,4 @@
-"""From `spec.model` to a family: fetch once per node, hash, load, place on the device."""
+"""From `spec.model` to a family: fetch once per node, hash, load, move to the device."""
 
 import hashlib
 import json
@@ -24,16 +24,18 @@ from dreambooth_trainer.process.errors import BadModelError, TrainerError
 
 FAMILIES = {"StableDiffusionPipeline": StableDiffusion}
 LIBRARIES = (None, "diffusers", "transformers")
-"""That may make a model's parts, by its index; None: there is no such part."""
+"""Libraries that model_index.json may name for a part; null stands for a part that is left out."""
 WEIGHTS = (".safetensors", ".bin", ".ckpt")
 
 
 def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.device) -> Family:
-    """The base model, fp32, frozen, on `device`.
+    """The base model, fp32, frozen, on `device`. Collective.
 
-    Raises `BadModelError` when there is none, it is damaged, or of a family that is not known.
+    Raises:
+        BadModelError: There is none, it is damaged, or of an unknown family.
+        StorageError: It cannot be read from storage.
     """
-    for library in (diffusers, transformers):  # their bars make a mess of a log
+    for library in (diffusers, transformers):  # progress bars are noise in a pod's log
         library.utils.logging.disable_progress_bar()
     with fetched(model, storage, ranks) as path:
         digest = ranks.from_first(hash_model(path) if ranks.topology.rank == 0 else None)
@@ -49,7 +51,10 @@ def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.devi
 
 
 def hash_model(path: Path) -> str:
-    """sha256 over the names and contents of the model's files; what prior caches are keyed by."""
+    """sha256 over the names and contents of the model's files, in hexadecimal digits.
+
+    Caches of class images are keyed by it.
+    """
     total = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     for file in files:
@@ -57,9 +62,8 @@ def hash_model(path: Path) -> str:
         if file.suffix in (*WEIGHTS, ".json", ".txt"):
             with file.open("rb") as stream:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()
-            total.update(
-                f"{file.relative_to(path) if file != path else file.name}:{content}\n".encode()
-            )
+            name = file.name if file == path else file.relative_to(path)
+            total.update(f"{name}:{content}\n".encode())
     return total.hexdigest()
 
 
@@ -81,14 +85,14 @@ def _open(model: Model, path: Path) -> Any:
         )
     except TrainerError:
         raise
-    except Exception as error:  # libraries meet hostile files with every kind of exception
+    except Exception as error:  # damaged files make the libraries raise anything
         raise BadModelError(
             f"{FIELD}: {model.source} cannot be loaded: {_reason(error)}"
         ) from error
 
 
 def _reason(error: BaseException) -> str:
-    """What is wrong with a file, where a library says no more than that something is."""
+    """The underlying reason, where diffusers only says that a file could not be loaded."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, (SafetensorError, UnpicklingError)):
         cause = cause.__cause__ or cause.__context__
@@ -104,7 +108,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _check_index(model: Model, path: Path) -> None:
-    """Read model_index.json first: diffusers' own errors for these cases send people to the hub."""
+    """Check model_index.json first: diffusers' own errors for these cases point to the hub."""
     index = path / "model_index.json"
     if not index.is_file():
         raise BadModelError(
@@ -115,9 +119,10 @@ def _check_index(model: Model, path: Path) -> None:
 
 
 def check_parts(model: Model, index: Mapping[str, Any]) -> None:
-    """A model's index names a family that can be trained, and parts of known libraries alone.
+    """Check the content of model_index.json.
 
-    Raises `BadModelError`.
+    Raises:
+        BadModelError: The family cannot be trained, or a part would need code of its own.
     """
     name = index.get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:

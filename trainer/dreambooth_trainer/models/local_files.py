@@ -1,8 +1,8 @@
 """Where the files of a model go on this node.
 
-Pods have a folder in memory: what is fetched into it becomes tensors without ever meeting a disk,
-and is left as soon as all ranks of the node have loaded it. Where memory is short, or the node
-keeps models for later attempts and jobs, they go to the cache.
+Pods have a folder in memory: what is fetched into it becomes tensors without being written to a
+disk, and is deleted as soon as all ranks of the node have loaded it. Where memory is short, or the
+node keeps models for later attempts and jobs, they go to the cache.
 """
 
 import os
@@ -15,20 +15,23 @@ from dreambooth_storage import StoredObject
 from dreambooth_trainer.process.topology import cache_folder, models_folder
 
 CGROUP = Path("/sys/fs/cgroup")
-COPIES = 2
-"""Of a model, in each rank, while it is loaded: half precision grows to full."""
+COPIES_PER_RANK = 2
+"""Bytes in memory per byte of a file while a rank loads it: half precision becomes full."""
 
 
 def choose_folder(name: str, files: Sequence[StoredObject], ranks_here: int) -> Path:
-    """The folder for these files, `name` being its name; `ranks_here`: ranks that load them."""
-    kept, memory = cache_folder() / "models" / name, models_folder()
-    if memory is None or kept.exists() or not _fits(files, memory, ranks_here):
-        return kept
+    """The folder `name` for a model's files, in memory where it fits.
+
+    ranks_here: ranks of this node, each of which loads the model.
+    """
+    cached, memory = cache_folder() / "models" / name, models_folder()
+    if memory is None or cached.exists() or not _fits(files, memory, ranks_here):
+        return cached
     return memory / name
 
 
 def delete_from_memory(path: Path) -> None:
-    """The model at `path` is loaded: forget its files, if they are in memory."""
+    """Delete the files of a model that is loaded, if they are in memory."""
     memory = models_folder()
     if memory is not None and path.is_relative_to(memory):
         shutil.rmtree(memory / path.relative_to(memory).parts[0])
@@ -37,9 +40,9 @@ def delete_from_memory(path: Path) -> None:
 def _fits(files: Sequence[StoredObject], memory: Path, ranks_here: int) -> bool:
     size = sum(each.size for each in files)
     memory.mkdir(parents=True, exist_ok=True)
-    room = os.statvfs(memory)
-    whole = (1 + COPIES * ranks_here) * size
-    return size <= room.f_bavail * room.f_frsize and whole <= free_memory()
+    disk = os.statvfs(memory)
+    peak = (1 + COPIES_PER_RANK * ranks_here) * size
+    return size <= disk.f_bavail * disk.f_frsize and peak <= free_memory()
 
 
 def free_memory() -> int:
@@ -54,6 +57,6 @@ def free_memory() -> int:
 
 
 def _reclaimable() -> int:
-    """Bytes of files that the kernel keeps for as long as nobody needs the room."""
+    """Bytes of the page cache that the kernel frees when a process needs memory."""
     lines = (CGROUP / "memory.stat").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))

@@ -14,7 +14,7 @@ LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 
 class StableDiffusion:
-    """The Family interface over a StableDiffusionPipeline."""
+    """The `Family` interface over a StableDiffusionPipeline (Rombach et al. 2022)."""
 
     lora_text_targets = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
@@ -23,6 +23,7 @@ class StableDiffusion:
         self._pipeline = pipeline
         self._vae = pipeline.vae
         self._tokenizer = pipeline.tokenizer
+        # Samplers have schedules of their own; training uses the one the model was trained with.
         self._schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
         self.denoiser: nn.Module = pipeline.unet
         self.text_encoders: dict[str, nn.Module] = {"text_encoder": pipeline.text_encoder}
@@ -32,24 +33,29 @@ class StableDiffusion:
 
     @property
     def prediction_type(self) -> str:
+        """`epsilon`; `v_prediction` for Stable Diffusion 2 at 768 px."""
         return str(self._schedule.config.prediction_type)
 
     @property
     def alphas_cumprod(self) -> Tensor:
+        """Cumulative signal of the 1000 training timesteps."""
         alphas: Tensor = self._schedule.alphas_cumprod
         return alphas
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """(4, R/8, R/8) with the published VAEs, whose first level alone keeps the resolution."""
         factor = 2 ** (len(self._vae.config.block_out_channels) - 1)
         side = resolution // factor
         return int(self._vae.config.latent_channels), side, side
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
+        """Pixels [N, 3, R, R] -> mean and log variance [N, 8, R/8, R/8], stacked, in fp32."""
         parameters: Tensor = self._vae.encode(pixels.to(self._vae.dtype)).latent_dist.parameters
         return parameters.float()
 
     def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
+        """Mean + standard deviation x noise, shifted and scaled to about unit variance."""
         mean, log_variance = moments.chunk(2, dim=1)
         deviation = (0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE)).exp()
         shift = self._vae.config.get("shift_factor") or 0.0
@@ -57,6 +63,7 @@ class StableDiffusion:
         return latents
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
+        """Token ids [captions, 77] of CLIP's tokenizer."""
         tokens: Tensor = self._tokenizer(
             list(captions),
             padding="max_length",
@@ -67,12 +74,15 @@ class StableDiffusion:
         return tokens
 
     def encode_tokens(self, tokens: Tensor) -> Conditioning:
+        """The text encoder's last hidden states [captions, 77, D]."""
         return {"hidden_states": self.text_encoders["text_encoder"](tokens)[0]}
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """The UNet's prediction, [N, 4, R/8, R/8]."""
         states = conditioning["hidden_states"]
         prediction: Tensor = self.denoiser(noisy, timesteps, states, return_dict=False)[0]
         return prediction
 
     def pipeline(self) -> Any:
+        """The pipeline whose UNet and text encoder are trained in place."""
         return self._pipeline
