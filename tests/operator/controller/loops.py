@@ -1,4 +1,4 @@
-"""An event loop whose time passes at once, for code that waits."""
+"""An event loop with virtual time, for code that waits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
-    """Sleeps in no time: whatever the loop would wait for is skipped."""
+    """Never sleeps: it adds up the time that the loop would have waited."""
 
     skipped = 0.0
 
@@ -22,18 +22,18 @@ class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
         return ready
 
 
-class QuickLoop(asyncio.SelectorEventLoop):
-    """Time stands still while something can be done, and leaps to the next timer else."""
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """Its time stands still while a callback is ready, and else jumps to the next timer."""
 
     def __init__(self) -> None:
-        self._quick = _Selector()
-        super().__init__(self._quick)
+        self._virtual = _Selector()
+        super().__init__(self._virtual)
 
     def time(self) -> float:
-        return self._quick.skipped
+        return self._virtual.skipped
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end in a loop of its own."""
-    with asyncio.Runner(loop_factory=QuickLoop) as runner:
+    """Run a coroutine in a new loop with virtual time."""
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(work)

@@ -1,4 +1,4 @@
-"""The operator as a process: from `kubectl apply` to children, and out again without a trace."""
+"""The operator as a process: it creates children, and stops without affecting them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Operator:
         return f"http://127.0.0.1:{found[1]}" if found else "http://127.0.0.1:1"
 
     def ready(self) -> bool:
-        """Whether it says that it can do its work."""
+        """Whether its readiness probe succeeds."""
         try:
             with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as answer:
                 return bool(answer.status == 200)
@@ -44,7 +44,7 @@ class Operator:
             return False
 
     def writes(self) -> dict[str, float]:
-        """Its requests that change something, by labels."""
+        """Number of its writing requests, by labels."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as answer:
             text = answer.read().decode()
         found = re.findall(r"^dreambooth_operator_api_requests_total({.*}) (.*)$", text, re.M)
@@ -56,7 +56,7 @@ def _changes(labels: str) -> bool:
 
 
 def _quiet(operator: Operator, seconds: float) -> bool:
-    """Whether it writes nothing for so long."""
+    """Whether it writes nothing for so many seconds."""
     before = operator.writes()
     return not eventually(lambda: operator.writes() != before, seconds)
 
@@ -103,7 +103,7 @@ def test_job_becomes_children_and_a_restart_writes_nothing(
         assert not eventually(lambda: operator.writes() != {}, seconds=3)
 
 
-def test_child_that_is_deleted_by_hand_comes_back(
+def test_deleted_child_is_created_again(
     plane: ControlPlane, kubectl: Kubectl, namespace: str, tmp_path: Path
 ) -> None:
     with _operator(plane, namespace, tmp_path):
@@ -120,7 +120,7 @@ def test_child_that_is_deleted_by_hand_comes_back(
         assert eventually(replaced)
 
 
-def test_other_namespaces_are_none_of_its_business(
+def test_other_namespaces_are_not_watched(
     plane: ControlPlane, kubectl: Kubectl, namespace: str, tmp_path: Path
 ) -> None:
     with _operator(plane, "elsewhere", tmp_path) as operator:
@@ -129,12 +129,12 @@ def test_other_namespaces_are_none_of_its_business(
     assert kubectl.get("job", "mug-preflight") is None
 
 
-def test_it_waits_for_an_api_server_that_is_away_and_ends_when_asked(
+def test_operator_waits_for_an_unreachable_api_server_and_stops_on_sigterm(
     plane: ControlPlane, tmp_path: Path
 ) -> None:
-    away = tmp_path / "kubeconfig"
-    away.write_text(plane.kubeconfig.read_text().replace(plane.url, "http://127.0.0.1:1"))
-    elsewhere = replace(plane, kubeconfig=away)
+    unreachable = tmp_path / "kubeconfig"
+    unreachable.write_text(plane.kubeconfig.read_text().replace(plane.url, "http://127.0.0.1:1"))
+    elsewhere = replace(plane, kubeconfig=unreachable)
     with _operator(elsewhere, "default", tmp_path, ready=False) as operator:
         assert eventually(lambda: "not started yet" in operator.daemon.tail())
         assert not operator.ready()
@@ -144,7 +144,7 @@ def test_it_waits_for_an_api_server_that_is_away_and_ends_when_asked(
 
 
 @pytest.mark.parametrize("text", ["{}", "{trainerImage: a, worker: 3}"])
-def test_wrong_settings_end_it_with_a_sentence(tmp_path: Path, text: str) -> None:
+def test_invalid_settings_end_it_with_one_line(tmp_path: Path, text: str) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text(text)
     command = [sys.executable, "-m", "dreambooth_operator.controller", "--settings", str(settings)]
@@ -154,7 +154,7 @@ def test_wrong_settings_end_it_with_a_sentence(tmp_path: Path, text: str) -> Non
     assert len(daemon.tail().splitlines()) == 1
 
 
-def test_port_that_is_taken_is_told(plane: ControlPlane, tmp_path: Path) -> None:
+def test_port_in_use_is_an_error(plane: ControlPlane, tmp_path: Path) -> None:
     with socket.create_server(("", 0)) as taken:
         settings = tmp_path / "settings.yaml"
         port = taken.getsockname()[1]

@@ -19,7 +19,7 @@ def _read(tmp_path: Path, text: str) -> Settings:
     return read_settings(path)
 
 
-def test_image_is_all_that_is_needed(tmp_path: Path) -> None:
+def test_only_the_image_is_required(tmp_path: Path) -> None:
     settings = _read(tmp_path, "trainerImage: example.com/trainer:1\n")
     assert settings.namespaces == []
     assert settings.metrics_port == 8080
@@ -50,7 +50,7 @@ def test_names_are_camel_case(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "problem"),
     [
         ("{}", "trainerImage: required; add it"),
         ("[]", "must be a mapping"),
@@ -74,10 +74,10 @@ def test_names_are_camel_case(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_problem_names_the_field(tmp_path: Path, text: str, told: str) -> None:
+def test_problem_names_the_field(tmp_path: Path, text: str, problem: str) -> None:
     with pytest.raises(InvalidSettingsError) as raised:
         _read(tmp_path, text)
-    assert told in str(raised.value)
+    assert problem in str(raised.value)
 
 
 def test_every_problem_has_a_line(tmp_path: Path) -> None:

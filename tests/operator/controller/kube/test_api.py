@@ -1,4 +1,4 @@
-"""Each way in which a request can fail has an error of its own; credentials rotate."""
+"""Each way in which a request can fail raises an error of its own; credentials may rotate."""
 
 from __future__ import annotations
 
@@ -14,33 +14,35 @@ from typing import Any
 import pytest
 import yaml
 
-from dreambooth_operator.controller.kube import errors, session
+from dreambooth_operator.controller.kube import errors
+from dreambooth_operator.controller.kube import session as session_module
 from dreambooth_operator.controller.kube.client import Api
 from dreambooth_operator.controller.kube.clock import ServerClock
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, JOB, POD
-from dreambooth_operator.controller.kube.session import Session
+from dreambooth_operator.controller.kube.session import OnResponse, Session
 from dreambooth_operator.errors import UserError
 
 Serve = Callable[[type[BaseHTTPRequestHandler]], str]
 
 
 class Server(BaseHTTPRequestHandler):
-    """Answers as the test says, and remembers what it was asked."""
+    """An API server with one fixed response, which records its requests."""
 
     status = 200
     headers_out: dict[str, str] = {}
-    answer: Any = {}
+    body: Any = {}
     tokens: set[str] | None = None
-    asked: list[tuple[str, str, str | None]]
+    requests: list[tuple[str, str, str | None]]
+    """Method, path and Authorization header of each."""
     date: str | None = None
 
     def _handle(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         self.rfile.read(length)
         token = self.headers.get("Authorization")
-        self.asked.append((self.command, self.path, token))
+        self.requests.append((self.command, self.path, token))
         allowed = self.tokens is None or token in self.tokens
-        body = self.answer if isinstance(self.answer, bytes) else json.dumps(self.answer).encode()
+        body = self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
         self.send_response(self.status if allowed else 401)
         for name, value in self.headers_out.items():
             self.send_header(name, value)
@@ -48,7 +50,10 @@ class Server(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = _handle
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("do_"):  # every method
+            return self._handle
+        raise AttributeError(name)
 
     def date_time_string(self, timestamp: float | None = None) -> str:
         return self.date or super().date_time_string(timestamp)
@@ -59,8 +64,8 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Server]:
-    """A server that KUBECONFIG names; a class of its own for each test."""
-    handler = type("OneServer", (Server,), {"asked": []})
+    """The server that KUBECONFIG names; a new class for each test."""
+    handler = type("TestServer", (Server,), {"requests": []})
     _write_kubeconfig(tmp_path / "kubeconfig", serve(handler), "first")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     return handler
@@ -78,20 +83,23 @@ def _write_kubeconfig(path: Path, url: str, token: str) -> None:
     path.write_text(yaml.safe_dump(config))
 
 
-def _ask(work: Callable[[Api], Coroutine[Any, Any, Any]], clock: ServerClock | None = None) -> Any:
+def _with_api(
+    work: Callable[[Api], Coroutine[Any, Any, Any]],
+    clock: ServerClock | None = None,
+    on_response: OnResponse = lambda *_: None,
+) -> Any:
+    """Run `work` with a client of the server that KUBECONFIG names."""
+
     async def connected() -> Any:
-        made = Session(clock or ServerClock(), lambda *told: TOLD.append(told))
-        await made.load()
-        api = Api(made)
+        session = Session(clock or ServerClock(), on_response)
+        await session.load()
+        api = Api(session)
         try:
             return await work(api)
         finally:
             await api.close()
 
     return asyncio.run(connected())
-
-
-TOLD: list[tuple[str, str, int]] = []
 
 
 @pytest.mark.parametrize(
@@ -109,73 +117,75 @@ TOLD: list[tuple[str, str, int]] = []
         (503, errors.UnavailableError),
     ],
 )
-def test_answer_is_an_error_with_the_servers_words(
+def test_error_for_each_http_status_has_the_servers_message(
     server: type[Server], status: int, error: type[errors.ApiError]
 ) -> None:
     server.status = status
-    server.answer = {"kind": "Status", "message": "said the server"}
-    with pytest.raises(error, match=r"GET .*/pods/a: said the server") as raised:
-        _ask(lambda api: api.get(POD, "team", "a"))
+    server.body = {"kind": "Status", "message": "the server's message"}
+    with pytest.raises(error, match=r"GET .*/pods/a: the server's message") as raised:
+        _with_api(lambda api: api.get(POD, "team", "a"))
     assert type(raised.value) is error
 
 
-def test_forbidden_says_what_to_do(server: type[Server]) -> None:
+def test_forbidden_error_says_what_to_do(server: type[Server]) -> None:
     server.status = 403
-    server.answer = {"message": 'User "x" cannot create resource "jobs"'}
+    server.body = {"message": 'User "x" cannot create resource "jobs"'}
     with pytest.raises(
         errors.ForbiddenError, match=r"cannot create.*; grant it in the operator's Role"
     ):
-        _ask(lambda api: api.get(JOB, "team", "a"))
+        _with_api(lambda api: api.get(JOB, "team", "a"))
 
 
-def test_namespace_that_goes_is_no_missing_role(server: type[Server]) -> None:
+def test_terminating_namespace_is_not_reported_as_a_missing_role(server: type[Server]) -> None:
     server.status = 403
-    server.answer = {
+    server.body = {
         "message": "unable to create new content in namespace team because it is being terminated",
         "details": {"causes": [{"reason": "NamespaceTerminating"}]},
     }
     with pytest.raises(errors.UnavailableError, match=r"being terminated$"):
-        _ask(lambda api: api.get(JOB, "team", "a"))
+        _with_api(lambda api: api.get(JOB, "team", "a"))
 
 
 @pytest.mark.parametrize(("header", "seconds"), [("7", 7), ("soon", 1), (None, 1)])
-def test_wait_that_the_server_asks_for(
+def test_retry_after_header_is_used(
     server: type[Server], header: str | None, seconds: float
 ) -> None:
     server.status = 429
     server.headers_out = {"Retry-After": header} if header else {}
     with pytest.raises(errors.TooManyRequestsError) as raised:
-        _ask(lambda api: api.get(POD, "team", "a"))
+        _with_api(lambda api: api.get(POD, "team", "a"))
     assert raised.value.retry_after == seconds
 
 
-@pytest.mark.parametrize("answer", [b"<html>bad gateway</html>", b""])
-def test_answer_that_is_not_json(server: type[Server], answer: bytes) -> None:
-    server.answer = answer
+@pytest.mark.parametrize("body", [b"<html>bad gateway</html>", b""])
+def test_response_that_is_not_json(server: type[Server], body: bytes) -> None:
+    server.body = body
     with pytest.raises(errors.UnavailableError):
-        _ask(lambda api: api.get(POD, "team", "a"))
+        _with_api(lambda api: api.get(POD, "team", "a"))
 
 
-def test_server_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         _write_kubeconfig(tmp_path / "kubeconfig", url, "first")
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
         with pytest.raises(errors.UnavailableError):
-            _ask(lambda api: api.get(POD, "team", "a"))
+            _with_api(lambda api: api.get(POD, "team", "a"))
 
 
-def test_no_kubeconfig_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_for_a_missing_kubeconfig_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     with pytest.raises(UserError, match="set KUBECONFIG to a readable file, or run in a pod"):
-        _ask(lambda api: api.get(POD, "team", "a"))
+        _with_api(lambda api: api.get(POD, "team", "a"))
 
 
-def test_token_that_was_replaced_is_read_again(
+def test_rotated_token_is_read_again(
     server: type[Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "RELOAD_SECONDS", 0.0)
+    monkeypatch.setattr(session_module, "RELOAD_SECONDS", 0.0)
     path = tmp_path / "kubeconfig"
 
     async def work(api: Api) -> None:
@@ -184,26 +194,26 @@ def test_token_that_was_replaced_is_read_again(
         path.write_text(path.read_text().replace("first", "second"))
         await api.get(POD, "team", "b")
 
-    _ask(work)
-    assert [token for _, _, token in server.asked] == [
+    _with_api(work)
+    assert [token for _, _, token in server.requests] == [
         "Bearer first",
         "Bearer first",
         "Bearer second",
     ]
 
 
-def test_token_that_stays_refused_is_an_error(
+def test_token_that_stays_rejected_is_an_error(
     server: type[Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "RELOAD_SECONDS", 0.0)
+    monkeypatch.setattr(session_module, "RELOAD_SECONDS", 0.0)
     server.tokens = set()
     with pytest.raises(errors.UnavailableError):
-        _ask(lambda api: api.get(POD, "team", "a"))
-    assert len(server.asked) == 2
+        _with_api(lambda api: api.get(POD, "team", "a"))
+    assert len(server.requests) == 2
 
 
 def test_list_is_read_page_by_page(server: type[Server]) -> None:
-    server.answer = {
+    server.body = {
         "metadata": {"resourceVersion": "9", "continue": "more"},
         "items": [{"metadata": {"name": "a"}}],
     }
@@ -212,27 +222,27 @@ def test_list_is_read_page_by_page(server: type[Server]) -> None:
         pages = []
         async for page in api.pages(POD, None):
             pages.append((page.version, len(page.items)))
-            server.answer["metadata"].pop("continue", None)
+            server.body["metadata"].pop("continue", None)
         return pages
 
-    assert _ask(work) == [(9, 1), (9, 1)]
-    assert [path for _, path, _ in server.asked] == [
+    assert _with_api(work) == [(9, 1), (9, 1)]
+    assert [path for _, path, _ in server.requests] == [
         "/api/v1/pods?limit=100&labelSelector=dreambooth.dev/job",
         "/api/v1/pods?limit=100&labelSelector=dreambooth.dev/job&continue=more",
     ]
 
 
-def test_servers_date_is_heard(server: type[Server]) -> None:
+def test_date_header_sets_the_clock(server: type[Server]) -> None:
     server.date = "Sun, 01 Mar 2026 12:00:00 GMT"
     clock = ServerClock()
-    _ask(lambda api: api.get(POD, "team", "a"), clock)
+    _with_api(lambda api: api.get(POD, "team", "a"), clock)
     noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
     assert abs(clock.now() - noon) < timedelta(seconds=5)
 
 
-def test_answers_are_told_by_verb_resource_and_code(server: type[Server]) -> None:
-    TOLD.clear()
-    server.answer = {"metadata": {}, "items": []}
+def test_responses_are_reported_by_verb_resource_and_code(server: type[Server]) -> None:
+    responses: list[tuple[str, str, int]] = []
+    server.body = {"metadata": {}, "items": []}
 
     async def work(api: Api) -> None:
         await api.get(POD, "team", "a")
@@ -241,8 +251,8 @@ def test_answers_are_told_by_verb_resource_and_code(server: type[Server]) -> Non
         async for _ in api.pages(JOB, "team"):
             pass
 
-    _ask(work)
-    assert TOLD == [
+    _with_api(work, on_response=lambda *response: responses.append(response))
+    assert responses == [
         ("get", "pods", 200),
         ("patch", "dreamboothjobs", 200),
         ("get", "discovery", 200),

@@ -19,21 +19,21 @@ class Node:
         self.clock = ServerClock(lambda: local, lambda: self.seconds)
 
 
-def test_clock_of_the_node_is_taken_until_something_is_heard() -> None:
+def test_node_clock_is_used_until_the_first_response() -> None:
     node = Node(NOON)
     node.seconds += 90
     assert node.clock.now() == NOON + timedelta(seconds=90)
 
 
 @pytest.mark.parametrize("minutes", [-10, 10])
-def test_server_is_followed_when_the_node_is_wrong_by_minutes(minutes: int) -> None:
+def test_server_time_is_used_when_the_node_clock_is_wrong(minutes: int) -> None:
     node = Node(NOON + timedelta(minutes=minutes))
     node.clock.synchronize("Sun, 01 Mar 2026 12:00:00 GMT")
     node.seconds += 30
     assert abs(node.clock.now() - NOON - timedelta(seconds=30)) <= timedelta(seconds=1)
 
 
-def test_time_does_not_jump_for_what_rounding_explains() -> None:
+def test_time_does_not_jump_by_differences_within_rounding() -> None:
     node = Node(NOON + timedelta(seconds=1.4))
     before = node.clock.now()
     node.clock.synchronize("Sun, 01 Mar 2026 12:00:00 GMT")

@@ -33,7 +33,7 @@ def test_second_waits_until_the_first_releases(namespace: str) -> None:
         async with parts() as own:
             first, second = (_leader(own, namespace, name) for name in ("first", "second"))
             await first.acquire()
-            holding = asyncio.create_task(first.hold(lambda: pytest.fail("it was lost")))
+            holding = asyncio.create_task(first.hold(lambda: pytest.fail("the Lease was lost")))
             assert not await _leads_within(second, 4)
             holding.cancel()
             await asyncio.wait({holding})
@@ -47,7 +47,7 @@ def test_second_waits_until_the_first_releases(namespace: str) -> None:
     asyncio.run(work())
 
 
-def test_leader_that_is_not_heard_of_is_replaced_when_its_lease_has_expired(
+def test_leader_that_does_not_renew_is_replaced_when_its_lease_expires(
     namespace: str,
 ) -> None:
     async def work() -> None:
@@ -70,10 +70,10 @@ def test_leader_that_cannot_renew_stops_before_others_take_over(
             await leader.acquire()
             lost = asyncio.Event()
 
-            async def away(*_: Any) -> Any:
-                raise errors.UnavailableError("away")
+            async def unavailable(*_: Any) -> Any:
+                raise errors.UnavailableError("down")
 
-            monkeypatch.setattr(own.api, "get", away)
+            monkeypatch.setattr(own.api, "get", unavailable)
             started = time.monotonic()
             async with asyncio.timeout(10):
                 await leader.hold(lost.set)
@@ -84,7 +84,7 @@ def test_leader_that_cannot_renew_stops_before_others_take_over(
     assert asyncio.run(work()) < 3.4
 
 
-def test_lease_is_lost_to_one_that_took_it(namespace: str) -> None:
+def test_lease_taken_by_another_process_is_lost(namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
             leader = _leader(own, namespace, "first", duration_seconds=1.0)
@@ -106,7 +106,7 @@ def test_lease_is_lost_to_one_that_took_it(namespace: str) -> None:
     asyncio.run(work())
 
 
-def test_a_process_that_stood_still_may_not_write(namespace: str) -> None:
+def test_stalled_process_may_not_write(namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
             leader = _leader(own, namespace, "first", duration_seconds=1.0)
@@ -114,7 +114,7 @@ def test_a_process_that_stood_still_may_not_write(namespace: str) -> None:
                 leader.ensure()
             await leader.acquire()
             leader.ensure()
-            time.sleep(1)  # the whole process stands still, not only one task
+            time.sleep(1)  # stalls the whole process, not one task
             with pytest.raises(errors.NotLeadingError):
                 leader.ensure()
 

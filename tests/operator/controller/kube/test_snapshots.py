@@ -31,15 +31,15 @@ def attempt(*, suspend: bool, condition: str | None) -> dict[str, Any]:
     [
         (True, None, True),  # new
         (True, "True", True),
-        (False, "True", True),  # its pods may be there, but whose pods those are is not told yet
+        (False, "True", True),  # resumed, but the Job controller has not reported it yet
         (False, "False", False),
         (True, "False", True),  # its pods are about to be stopped
         (False, None, False),  # not for a queue
     ],
 )
-def test_a_job_is_held_back_until_the_job_controller_says_that_it_was_let_go(
+def test_job_is_suspended_until_the_job_controller_reports_that_it_resumed(
     suspend: bool, condition: str | None, suspended: bool
 ) -> None:
-    view = job_snapshot(attempt(suspend=suspend, condition=condition))
-    assert view is not None
-    assert view.suspended is suspended
+    snapshot = job_snapshot(attempt(suspend=suspend, condition=condition))
+    assert snapshot is not None
+    assert snapshot.suspended is suspended

@@ -86,7 +86,7 @@ def test_first_attempt_is_no_restart() -> None:
     assert not [name for name in _samples(metrics) if name.startswith("restarts_total{")]
 
 
-def test_what_is_reported_is_counted() -> None:
+def test_events_are_counted() -> None:
     metrics = Metrics()
     metrics.api_responded("patch", "jobs", 201)
     metrics.failed("conflict")
@@ -103,13 +103,13 @@ def test_what_is_reported_is_counted() -> None:
     assert samples["leader"] == 1
 
 
-def test_gauges_are_read_when_somebody_asks() -> None:
+def test_gauges_are_measured_at_each_scrape() -> None:
     metrics = Metrics()
     summary = summarize({"metadata": {"creationTimestamp": "2026-03-01T12:00:00Z"}})
     summary = replace(summary, phase="Running")
     jobs = [MeasuredJob(Key("team-a", name), summary, 0) for name in ("mug", "cup")]
-    found: list[Measurements | None] = [Measurements(jobs, 4, 1.5, {"pods": 7}, 0.5), None]
-    metrics.measure_with(lambda: found[0])
+    measured: list[Measurements | None] = [Measurements(jobs, 4, 1.5, {"pods": 7}, 0.5), None]
+    metrics.measure_with(lambda: measured[0])
     samples = _samples(metrics)
     assert samples['jobs{phase="Running"}'] == 2
     assert samples['jobs{phase="Failed"}'] == 0
@@ -117,13 +117,13 @@ def test_gauges_are_read_when_somebody_asks() -> None:
     assert samples['watch_age_seconds{resource="pods"}'] == 7
     assert samples["api_answer_age_seconds"] == 0.5
     assert samples['dreambooth_job_gpus_in_use{job="cup",namespace="team-a"}'] == 0
-    found.pop(0)
+    measured.pop(0)
     assert "queue_depth" not in _samples(metrics)
 
 
 @dataclass
 class Parts:
-    """What vitals look at."""
+    """What probes look at."""
 
     last_answer: float | None = field(default_factory=time.monotonic)
     watches: dict[Kind, WatchHealth] = field(
@@ -137,65 +137,69 @@ def parts() -> Parts:
 
 
 @pytest.fixture
-def well(parts: Parts) -> Probes:
+def healthy(parts: Parts) -> Probes:
     made = Probes(cast(Session, parts), parts.watches, resync_seconds=100)
     made.watching = True
     return made
 
 
-def test_all_is_well(well: Probes) -> None:
-    assert (well.liveness(), well.readiness()) == ("", "")
+def test_healthy_operator_has_no_problem(healthy: Probes) -> None:
+    assert (healthy.liveness(), healthy.readiness()) == ("", "")
 
 
-def test_not_ready_before_everything_is_listed(well: Probes) -> None:
-    well.watching = False
-    assert well.readiness() == "the initial list is not complete"
-    assert well.liveness() == ""
-    well.standing_by = True
-    assert well.readiness() == ""
+def test_not_ready_before_everything_is_listed(healthy: Probes) -> None:
+    healthy.watching = False
+    assert healthy.readiness() == "the initial list is not complete"
+    assert healthy.liveness() == ""
+    healthy.standing_by = True
+    assert healthy.readiness() == ""
 
 
-def test_server_that_is_away_makes_unready_and_nothing_else(well: Probes, parts: Parts) -> None:
+def test_unreachable_api_server_affects_readiness_only(healthy: Probes, parts: Parts) -> None:
     parts.last_answer = time.monotonic() - probes.SILENT_SECONDS - 1
     parts.watches[POD] = WatchHealth(listed=0, misses=9)
-    assert well.readiness() == "the API server does not answer"
-    assert well.liveness() == ""
+    assert healthy.readiness() == "the API server does not answer"
+    assert healthy.liveness() == ""
 
 
-def test_server_that_never_answered_makes_unready(well: Probes, parts: Parts) -> None:
+def test_operator_is_not_ready_before_the_first_response(healthy: Probes, parts: Parts) -> None:
     parts.last_answer = None
-    assert well.readiness() == "the API server does not answer"
+    assert healthy.readiness() == "the API server does not answer"
 
 
-@pytest.mark.parametrize(("misses", "told"), [(1, ""), (2, "the watch of pods misses changes")])
-def test_watch_that_misses_changes_again_and_again_is_dead(
-    well: Probes, parts: Parts, misses: int, told: str
+@pytest.mark.parametrize(("misses", "problem"), [(1, ""), (2, "the watch of pods misses changes")])
+def test_watch_that_keeps_missing_changes_fails_the_liveness_probe(
+    healthy: Probes, parts: Parts, misses: int, problem: str
 ) -> None:
     parts.watches[POD].misses = misses
-    assert well.liveness() == told
+    assert healthy.liveness() == problem
 
 
-def test_kind_that_cannot_be_listed_for_long_is_no_life(well: Probes, parts: Parts) -> None:
+def test_kind_that_cannot_be_listed_for_long_fails_the_liveness_probe(
+    healthy: Probes, parts: Parts
+) -> None:
     parts.watches[JOB].listed = time.monotonic() - 300
-    assert well.liveness() == ""
+    assert healthy.liveness() == ""
     parts.watches[JOB].listed = time.monotonic() - 361
-    assert well.liveness() == "jobs cannot be listed"
+    assert healthy.liveness() == "jobs cannot be listed"
 
 
-def test_stuck_event_loop_is_no_life(well: Probes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stuck_event_loop_fails_the_liveness_probe(
+    healthy: Probes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(probes, "STUCK_SECONDS", -1.0)
-    assert well.liveness() == "the event loop is stuck"
+    assert healthy.liveness() == "the event loop is stuck"
 
 
 @pytest.fixture
 def problems() -> dict[str, str]:
-    return {"alive": "", "ready": ""}
+    return {"liveness": "", "readiness": ""}
 
 
 @pytest.fixture
 def url(problems: dict[str, str]) -> Iterator[str]:
     server = HealthServer(
-        0, CollectorRegistry(), lambda: problems["alive"], lambda: problems["ready"]
+        0, CollectorRegistry(), lambda: problems["liveness"], lambda: problems["readiness"]
     )
     yield f"http://127.0.0.1:{server.port}"
     server.close()
@@ -210,9 +214,9 @@ def _get(url: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def test_probes_answer_with_the_problem(url: str, problems: dict[str, Any]) -> None:
+def test_probes_respond_with_the_problem(url: str, problems: dict[str, Any]) -> None:
     assert _get(f"{url}/healthz") == (200, "ok")
-    problems["ready"] = "the initial list is not complete"
+    problems["readiness"] = "the initial list is not complete"
     assert _get(f"{url}/readyz") == (503, "the initial list is not complete")
     assert _get(f"{url}/healthz") == (200, "ok")
     assert _get(f"{url}/metrics")[0] == 200

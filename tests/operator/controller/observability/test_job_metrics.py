@@ -1,4 +1,4 @@
-"""What Prometheus is told of each job, from the job's own body."""
+"""The Prometheus series of each job, from the job's own body."""
 
 from __future__ import annotations
 
@@ -61,14 +61,20 @@ def samples(*jobs: MeasuredJob) -> dict[str, float]:
 
 
 def condition(kind: str, status: str, at: int) -> dict[str, Any]:
-    return {"type": kind, "status": status, "reason": "Any", "lastTransitionTime": minute(at)}
+    return {
+        "type": kind,
+        "status": status,
+        "reason": "Any",
+        "message": "",
+        "lastTransitionTime": minute(at),
+    }
 
 
 def attempt(number: int, started: int, **more: Any) -> dict[str, Any]:
     return {"number": number, "started": minute(started), **more}
 
 
-def test_running_job_is_told_in_full() -> None:
+def test_running_job_has_all_series() -> None:
     status = {
         "phase": "Running",
         "stage": "Training",
@@ -105,7 +111,7 @@ def test_running_job_is_told_in_full() -> None:
     assert len(found) <= LIMIT
 
 
-def test_new_job_is_told_before_anything_was_done() -> None:
+def test_new_job_has_series_at_once() -> None:
     found = samples(snapshot({}))
     assert found['phase{job="mug",namespace="art",phase="Pending",stage=""}'] == 1
     assert found['phase_start_timestamp_seconds{job="mug",namespace="art"}'] == unix(0)
@@ -113,7 +119,7 @@ def test_new_job_is_told_before_anything_was_done() -> None:
     assert not [name for name in found if name.startswith(("checkpoint", "attempt"))]
 
 
-def test_status_that_is_not_understood_counts_as_none() -> None:
+def test_unreadable_status_counts_as_empty() -> None:
     found = samples(snapshot({"phase": "Dreaming", "attempts": 7}, nodes="many"))
     assert found['phase{job="mug",namespace="art",phase="Pending",stage=""}'] == 1
     assert found['gpus_requested{job="mug",namespace="art"}'] == 1
@@ -168,7 +174,7 @@ def test_gpus_are_in_use_while_pods_hold_them() -> None:
     assert found['gpus_in_use{job="mug",namespace="art"}'] == 4
 
 
-def test_pods_hold_gpus_from_when_they_have_a_node_until_they_end() -> None:
+def test_pods_hold_gpus_from_scheduling_until_they_end() -> None:
     waits = PodSnapshot(
         key=Key("art", "mug"),
         name="mug-0-0",

@@ -1,4 +1,4 @@
-"""What is known: the newest of what was heard, small, and a pod's end until it was judged."""
+"""The cache keeps the newest version of each object, and deleted pods until the next Job."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _remove(cache: Cache, kind: Kind, body: dict[str, Any]) -> Key | None:
     return cache.remove(kind, meta["namespace"], meta["name"], meta["uid"])
 
 
-def test_news_tell_which_job_they_concern() -> None:
+def test_update_returns_the_job_that_the_object_belongs_to() -> None:
     cache = Cache()
     assert cache.update(DREAMBOOTH_JOB, _record(5)) == KEY
     assert cache.update(JOB, _child("mug-0", 6)) == KEY
@@ -67,20 +67,20 @@ def test_news_tell_which_job_they_concern() -> None:
 
 
 @pytest.mark.parametrize("version", [9, 10])
-def test_what_is_not_newer_is_no_news(version: int) -> None:
+def test_older_and_equal_versions_are_ignored(version: int) -> None:
     cache = Cache()
     cache.update(DREAMBOOTH_JOB, _record(10, phase="Running"))
     assert cache.update(DREAMBOOTH_JOB, _record(version, phase="Starting")) is None
     assert [record.summary.phase for record in cache.dreambooth_jobs()] == ["Running"]
 
 
-def test_versions_are_numbers() -> None:
+def test_versions_are_compared_as_numbers() -> None:
     cache = Cache()
     cache.update(DREAMBOOTH_JOB, _record(9))
     assert cache.update(DREAMBOOTH_JOB, _record(10)) == KEY
 
 
-def test_record_is_small_and_whole() -> None:
+def test_snapshot_of_a_dreambooth_job_has_all_that_is_needed() -> None:
     cache = Cache()
     cache.update(DREAMBOOTH_JOB, _record(5, phase="Running"))
     record = cache.dreambooth_job(KEY)
@@ -91,7 +91,7 @@ def test_record_is_small_and_whole() -> None:
     assert body["status"] == {"phase": "Running"}
 
 
-def test_late_answer_does_not_bring_back_what_is_gone() -> None:
+def test_late_answer_does_not_restore_a_deleted_object() -> None:
     cache = Cache()
     cache.update(JOB, _child("mug-0", 6))
     assert _remove(cache, JOB, _child("mug-0", 8)) == KEY
@@ -99,7 +99,7 @@ def test_late_answer_does_not_bring_back_what_is_gone() -> None:
     assert cache.jobs(KEY, OWNER) == []
 
 
-def test_job_made_anew_under_the_same_name_stays() -> None:
+def test_recreated_job_survives_the_deletion_of_its_predecessor() -> None:
     cache = Cache()
     cache.update(DREAMBOOTH_JOB, _record(5))
     cache.update(DREAMBOOTH_JOB, _record(9, uid="uid-of-another"))
@@ -109,7 +109,7 @@ def test_job_made_anew_under_the_same_name_stays() -> None:
     assert record.uid == "uid-of-another"
 
 
-def test_child_of_somebody_else_is_not_owned() -> None:
+def test_child_with_another_owner_is_not_owned() -> None:
     cache = Cache()
     cache.update(SERVICE, _child("mug-ranks", 6, ownerReferences=[]))
     cache.update(JOB, _child("mug-0", 6, ownerReferences=[{"uid": "other", "controller": True}]))
@@ -118,13 +118,13 @@ def test_child_of_somebody_else_is_not_owned() -> None:
     assert cache.jobs(KEY, OWNER) == []
 
 
-def test_unlabelled_objects_are_not_kept() -> None:
+def test_objects_without_labels_are_ignored() -> None:
     cache = Cache()
     assert cache.update(POD, _child("other", 6, labels={})) is None
     assert cache.objects(POD) == {}
 
 
-def test_pod_is_remembered_until_the_next_job_comes() -> None:
+def test_deleted_pod_is_kept_until_the_next_job() -> None:
     cache = Cache()
     cache.update(DREAMBOOTH_JOB, _record(5))
     cache.update(JOB, _child("mug-0", 6))
@@ -138,7 +138,7 @@ def test_pod_is_remembered_until_the_next_job_comes() -> None:
     assert cache.pods(KEY, OWNER) == []
 
 
-def test_pod_that_outlives_its_job_is_remembered_as_long() -> None:
+def test_pod_that_outlives_its_job_is_kept_as_long() -> None:
     cache = Cache()
     cache.update(DREAMBOOTH_JOB, _record(5))
     cache.update(JOB, _child("mug-0", 6))
@@ -151,7 +151,7 @@ def test_pod_that_outlives_its_job_is_remembered_as_long() -> None:
     assert cache.pods(KEY, OWNER) == []
 
 
-def test_nothing_is_remembered_of_a_job_that_was_deleted() -> None:
+def test_nothing_is_kept_of_a_deleted_dreambooth_job() -> None:
     cache = Cache()
     cache.update(DREAMBOOTH_JOB, _record(5))
     cache.update(JOB, _child("mug-0", 6))
@@ -163,7 +163,7 @@ def test_nothing_is_remembered_of_a_job_that_was_deleted() -> None:
     assert cache.pods(KEY, OWNER) == []
 
 
-def test_child_that_was_replaced_unnoticed_takes_the_place() -> None:
+def test_recreated_child_replaces_the_old_one() -> None:
     cache = Cache()
     cache.update(JOB, _child("mug-0", 6))
     cache.update(JOB, _child("mug-0", 9, uid="uid-of-the-next"))

@@ -1,4 +1,4 @@
-"""What no watch told of is found by listing, and what only came in the meantime is no miss."""
+"""A resync finds what a watch missed, and does not count what the watch delivers meanwhile."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.operator.controller.parts import Parts, job_body, parts
 
 
 class Repairs:
-    """What was repaired, by kind."""
+    """Records repairs by kind."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, int]] = []
+        self.recorded: list[tuple[str, int]] = []
 
     def __call__(self, kind: Kind, changes: int) -> None:
-        self.told.append((kind.plural, changes))
+        self.recorded.append((kind.plural, changes))
 
 
 def _informer(own: Parts, namespace: str, repairs: Repairs, lag: float = 0.0) -> Informer:
@@ -48,7 +48,7 @@ def test_everything_is_listed_at_the_start(namespace: str) -> None:
     asyncio.run(work())
 
 
-def test_nothing_missed_is_nothing_repaired(namespace: str) -> None:
+def test_nothing_is_repaired_if_nothing_was_missed(namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
             seen = await own.created(namespace, "mug")
@@ -59,7 +59,7 @@ def test_nothing_missed_is_nothing_repaired(namespace: str) -> None:
             await own.queue.get()
             assert await informer.resync(DREAMBOOTH_JOB) == 0
             assert await informer.resync(CONFIG_MAP) == 0
-            assert repairs.told == []
+            assert repairs.recorded == []
             assert own.queue.depth == 0
 
     asyncio.run(work())
@@ -84,7 +84,7 @@ def test_missed_creation_change_and_removal_are_found(namespace: str) -> None:
             )
             await own.api.create(DREAMBOOTH_JOB, job_body(namespace, "created"))
             assert await informer.resync(DREAMBOOTH_JOB) == 3
-            assert repairs.told == [("dreamboothjobs", 3)]
+            assert repairs.recorded == [("dreamboothjobs", 3)]
             phases = {record.name: record.summary.phase for record in own.cache.dreambooth_jobs()}
             assert phases == {"changed": "Running", "created": "Pending"}
             assert informer.watches[DREAMBOOTH_JOB].misses == 1
@@ -94,7 +94,7 @@ def test_missed_creation_change_and_removal_are_found(namespace: str) -> None:
     asyncio.run(work())
 
 
-def test_watch_that_is_only_a_little_late_missed_nothing(namespace: str) -> None:
+def test_event_that_arrives_late_is_not_a_miss(namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
             repairs = Repairs()
@@ -105,13 +105,13 @@ def test_watch_that_is_only_a_little_late_missed_nothing(namespace: str) -> None
                 0.3, informer.on_event, DREAMBOOTH_JOB, "ADDED", body
             )
             assert await informer.resync(DREAMBOOTH_JOB) == 0
-            assert repairs.told == []
+            assert repairs.recorded == []
             assert own.cache.dreambooth_job(Key(namespace, "mug")) is not None
 
     asyncio.run(work())
 
 
-def test_what_vanished_before_the_watches_began_is_soon_found(
+def test_object_deleted_before_the_watch_started_is_found_soon(
     namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(informer_module, "FIRST_RESYNC_SECONDS", 0.1)
@@ -132,7 +132,7 @@ def test_what_vanished_before_the_watches_began_is_soon_found(
     asyncio.run(work())
 
 
-def test_other_namespaces_are_left_alone(namespace: str) -> None:
+def test_other_namespaces_are_ignored(namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
             await own.created(namespace, "mug")

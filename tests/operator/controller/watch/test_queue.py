@@ -1,4 +1,4 @@
-"""Keys are worked on once, in turn, when they are due, and not too soon after an error."""
+"""Keys are processed one at a time, in order, when due, and after a back-off where they failed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_key_added_twice_is_due_once() -> None:
     run(work())
 
 
-def test_key_that_is_worked_on_is_with_nobody_else_and_due_again_when_that_is_done() -> None:
+def test_key_added_while_active_is_due_again_when_that_is_done() -> None:
     async def work() -> None:
         queue = _queue()
         queue.add("a")
@@ -81,7 +81,7 @@ def test_key_due_now_is_not_due_later_as_well() -> None:
     run(work())
 
 
-def test_wait_asked_for_while_it_is_worked_on_counts_from_then() -> None:
+def test_delay_of_an_active_key_counts_from_when_it_was_added() -> None:
     async def work() -> None:
         queue = _queue()
         queue.add("a")
@@ -95,7 +95,7 @@ def test_wait_asked_for_while_it_is_worked_on_counts_from_then() -> None:
     run(work())
 
 
-def test_errors_in_a_row_wait_twice_as_long_each_up_to_a_limit() -> None:
+def test_back_off_doubles_with_each_error_up_to_a_limit() -> None:
     async def work() -> None:
         queue = _queue()
         queue.add("a")
@@ -148,7 +148,7 @@ def test_back_off_has_jitter() -> None:
     run(work())
 
 
-def test_depth_and_age_tell_of_keys_that_wait() -> None:
+def test_depth_and_age_count_waiting_keys() -> None:
     async def work() -> None:
         queue = _queue()
         assert (queue.depth, queue.oldest_age) == (0, 0)
