@@ -49,6 +49,7 @@ DREAM_BOOTH_JOBS = "/apis/dreambooth.dev/v1alpha1/namespaces/default/dreamboothj
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 COLUMNS = ["NAME", "PHASE", "STAGE", "STEP", "TOTAL", "LOSS", "ETA", "FAILURES", "AGE"]
+WIDE_COLUMNS = ["NODES", "QUEUE", "CHECKPOINT", "PODS", "MESSAGE"]
 
 
 @pytest.fixture
@@ -87,11 +88,23 @@ def test_kubectl_carries_a_job_through_its_life(kubectl: Kubectl) -> None:
     header, row = kubectl("get", "dbj").splitlines()
     assert header.split() == COLUMNS
     assert row.split()[0] == "d"
+    wide, _ = kubectl("get", "dbj", "--output=wide").splitlines()
+    assert wide.split() == [*COLUMNS, *WIDE_COLUMNS]
     assert "Class Noun:" in kubectl("describe", "dreamboothjob", "d")
     kubectl("patch", "dbj", "d", "--type=merge", "-p", '{"spec":{"suspend":true}}')
     assert kubectl("get", "dbj/d", "-o", "jsonpath={.metadata.generation}") == "2"
     kubectl("delete", "dbj", "d")
     assert "NotFound" in kubectl("get", "dbj/d", check=False)
+
+
+def test_kubectl_selects_jobs_by_the_fields_of_the_definition(kubectl: Kubectl) -> None:
+    for name, suspend in (("a", True), ("b", False)):
+        job = {**dream_booth_job(suspend=suspend), "metadata": {"name": name}}
+        kubectl("create", "-f", "-", input=yaml.safe_dump(job))
+    selected = kubectl("get", "dbj", "--field-selector=spec.suspend=true", "--output=name")
+    assert selected == "dreamboothjob.dreambooth.dev/a\n"
+    unknown = kubectl("get", "dbj", "--field-selector=spec.output=x", check=False)
+    assert "field label not supported: spec.output" in unknown
 
 
 def test_kubectl_prints_why_a_job_is_refused(kubectl: Kubectl) -> None:

@@ -1,6 +1,7 @@
 """The CRD is one that an API server accepts, and that fits where it has to."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from dreambooth_api.codegen.generate import CRD_FILE, generated
 from dreambooth_api.codegen.schema import custom_resource_definition, job_schema
 from dreambooth_api.models.base import PATTERNS
 
+CONDITION = re.compile(r"\[\?\(@\.type==\"\w+\"\)\]")
 MAP_KEYS = "x-kubernetes-list-map-keys"
 Schema = dict[str, Any]
 Node = tuple[str, Schema]
@@ -45,7 +47,7 @@ SPEC = [(path, node) for path, node in NODES if path.startswith("job.spec")]
 
 def field(schema: Schema, path: str) -> Schema:
     for name in path.strip(".").split("."):
-        schema = schema["properties"][name]
+        schema = schema.get("items", schema)["properties"][name]
     return schema
 
 
@@ -173,10 +175,22 @@ def test_columns_show_progress() -> None:
     (version,) = custom_resource_definition()["spec"]["versions"]
     columns = version["additionalPrinterColumns"]
     names = "Phase Stage Step Total Loss ETA Failures Age"
-    assert [c["name"] for c in columns] == names.split()
-    for column in columns[:-1]:
-        path = column["jsonPath"].removeprefix(".")
-        assert field(job_schema(), path)["type"] == column["type"]
+    assert [c["name"] for c in columns if "priority" not in c] == names.split()
+    wide = "Nodes Queue Checkpoint Pods Message"
+    assert [c["name"] for c in columns if c.get("priority") == 1] == wide.split()
+    for column in columns:
+        if column["name"] != "Age":
+            path = CONDITION.sub("", column["jsonPath"])
+            assert field(job_schema(), path)["type"] == column["type"]
+
+
+def test_selectable_fields_are_few_and_plain() -> None:
+    """The API server takes eight at most, and only strings, booleans and integers."""
+    (version,) = custom_resource_definition()["spec"]["versions"]
+    paths = [one["jsonPath"] for one in version["selectableFields"]]
+    assert len(paths) <= 8
+    for path in paths:
+        assert field(job_schema(), path)["type"] in ("string", "boolean", "integer")
 
 
 def test_committed_files_are_up_to_date() -> None:

@@ -39,6 +39,21 @@ OBJECT_META: Schema = {
     "kind": {"type": "string", "description": "Kind of the object: DreamBoothJob."},
 }
 
+
+def _of_condition(kind: str, field: str) -> str:
+    return f'.status.conditions[?(@.type=="{kind}")].{field}'
+
+
+SELECTABLE_FIELDS = [
+    ".spec.suspend",
+    ".spec.training.method",
+    ".spec.runtime.queue",
+    ".spec.runtime.priorityClassName",
+    ".status.phase",
+    ".status.stage",
+]
+"""Fields for `kubectl get dbj --field-selector`; the API server takes eight at most."""
+
 PRINTER_COLUMNS = [
     ("Phase", "string", ".status.phase", "Where the job is in its life"),
     ("Stage", "string", ".status.stage", "What a running job does"),
@@ -49,6 +64,16 @@ PRINTER_COLUMNS = [
     ("Failures", "integer", ".status.counters.failures", "Attempts that failed"),
     ("Age", "date", ".metadata.creationTimestamp", "Time since the job was created"),
 ]
+"""Name, type, path and description of what `kubectl get dbj` prints."""
+
+WIDE_COLUMNS = [
+    ("Nodes", "integer", ".spec.runtime.nodes", "Pods of one attempt"),
+    ("Queue", "string", ".spec.runtime.queue", "Kueue LocalQueue"),
+    ("Checkpoint", "integer", ".status.lastCheckpoint.step", "Step of the newest checkpoint"),
+    ("Pods", "string", _of_condition("PodsReady", "reason"), "Why the pods are ready or not"),
+    ("Message", "string", _of_condition("Failed", "message"), "Why the job failed"),
+]
+"""What `kubectl get dbj -o wide` prints beside them."""
 
 
 def custom_resource_definition() -> Schema:
@@ -80,11 +105,16 @@ def _version() -> Schema:
         "storage": True,
         "schema": {"openAPIV3Schema": job_schema()},
         "subresources": {"status": {}},
+        "selectableFields": [{"jsonPath": path} for path in SELECTABLE_FIELDS],
         "additionalPrinterColumns": [
-            {"name": name, "type": kind, "jsonPath": path, "description": description}
-            for name, kind, path, description in PRINTER_COLUMNS
+            *(_column(*column) for column in PRINTER_COLUMNS),
+            *(_column(*column) | {"priority": 1} for column in WIDE_COLUMNS),
         ],
     }
+
+
+def _column(name: str, kind: str, path: str, description: str) -> Schema:
+    return {"name": name, "type": kind, "jsonPath": path, "description": description}
 
 
 def job_schema() -> Schema:

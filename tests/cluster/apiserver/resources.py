@@ -37,6 +37,8 @@ class Resource:
     """Structural schema of a custom resource; None for a built-in one."""
     columns: tuple[Json, ...] = ()
     """additionalPrinterColumns of a custom resource."""
+    selectable: tuple[str, ...] = ()
+    """selectableFields of a custom resource, as field selectors name them: spec.suspend."""
     list_kind: str = ""
 
     @property
@@ -168,5 +170,8 @@ def custom_resources(spec: Json) -> Iterator[Resource]:
             versioned=True,
             schema=version["schema"]["openAPIV3Schema"],
             columns=tuple(version.get("additionalPrinterColumns", ())),
+            selectable=tuple(
+                field["jsonPath"].removeprefix(".") for field in version.get("selectableFields", ())
+            ),
             list_kind=names.get("listKind", ""),
         )

@@ -76,7 +76,8 @@ def _term(resource: Resource, text: str) -> Predicate:
     if not found:
         raise bad_request(f"invalid selector: '{text}'; can't understand '{text}'")
     path, operator, value = found.groups()
-    known = ("metadata.name", "metadata.namespace", *SELECTABLE.get(resource.qualified, ()))
+    own = resource.selectable if resource.custom else SELECTABLE.get(resource.qualified, ())
+    known = ("metadata.name", "metadata.namespace", *own)
     if path not in known:
         raise bad_request(_unknown_field(resource, path))
     keys = path.split(".")
