@@ -14,7 +14,8 @@ from dreambooth_operator.controller.kube.clock import ServerClock
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, Kind
 from dreambooth_operator.controller.kube.session import Session
 from dreambooth_operator.controller.kube.snapshots import Key
-from dreambooth_operator.controller.reconciler.executor import NO_DEFAULTS, Cluster
+from dreambooth_operator.controller.reconciler.execute import Executor
+from dreambooth_operator.controller.reconciler.observe import NO_DEFAULTS, Observer
 from dreambooth_operator.controller.watch.cache import Cache
 from dreambooth_operator.controller.watch.informer import Informer
 from dreambooth_operator.controller.watch.poller import Poller
@@ -34,9 +35,8 @@ class Parts:
 
     def __post_init__(self) -> None:
         self.poller = Poller(15, self.clock.now, lambda key, _: self.queue.add(key))
-        self.cluster = Cluster(
-            self.api, self.cache, self.poller, self.clock.now, defaults=self.defaults
-        )
+        self.observer = Observer(self.api, self.cache, self.poller, self.defaults)
+        self.executor = Executor(self.api, self.cache, self.clock.now)
 
     def informer(
         self,
@@ -55,9 +55,9 @@ class Parts:
 
     async def observed(self, namespace: str, name: str) -> Observed:
         """The job as the operator sees it now."""
-        seen = await self.cluster.observe(Key(namespace, name))
-        assert seen is not None
-        return seen
+        observed = await self.observer.observe(Key(namespace, name))
+        assert observed is not None
+        return observed
 
 
 def job_body(namespace: str, name: str, **spec: Any) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from dreambooth_operator.controller.observability.health import HealthServer
 from dreambooth_operator.controller.observability.job_metrics import MeasuredJob, count_gpu_pods
 from dreambooth_operator.controller.observability.metrics import Measurements, Metrics
 from dreambooth_operator.controller.observability.probes import Probes
-from dreambooth_operator.controller.reconciler.executor import Cluster
+from dreambooth_operator.controller.reconciler.execute import Executor
+from dreambooth_operator.controller.reconciler.observe import Observer
 from dreambooth_operator.controller.reconciler.worker import Worker
 from dreambooth_operator.controller.watch import kopf_watch
 from dreambooth_operator.controller.watch.cache import Cache
@@ -60,17 +61,11 @@ class Operator:
         )
         self._leader = _leader(self._api, settings.leader_election, clock)
         self._probes = Probes(self._session, self._informer.watches, settings.resync_seconds)
-        cluster = Cluster(
-            self._api,
-            self._cache,
-            self._poller,
-            clock.now,
-            self._leader.ensure if self._leader else lambda: None,
-            settings.job_defaults,
-        )
+        ensure_leads = self._leader.ensure if self._leader else lambda: None
         self._worker = Worker(
             self._queue,
-            cluster,
+            Observer(self._api, self._cache, self._poller, settings.job_defaults),
+            Executor(self._api, self._cache, clock.now, ensure_leads),
             self._poller,
             decide,
             settings.policy(),

@@ -12,8 +12,6 @@ from dreambooth_api.models.status import AttemptStatus, Status
 from dreambooth_operator.controller.decide.decision import Event
 from dreambooth_operator.controller.decide.history import newest_attempt
 
-MAX_MESSAGE = 1024
-"""Longest message of a core/v1 Event, in characters."""
 EventType = Literal["Normal", "Warning"]
 
 
@@ -31,11 +29,11 @@ def _condition_events(old: Status, new: Status) -> Iterator[Event]:
             continue
         match condition.type, condition.status:
             case ((ConditionType.ACCEPTED | ConditionType.CHECKPOINTS_SAVED), "False"):
-                yield _event("Warning", condition.reason, condition.message)
+                yield Event("Warning", condition.reason, condition.message)
             case ConditionType.PREFLIGHT_PASSED, "True":
-                yield _event("Normal", "PreflightPassed", condition.message)
+                yield Event("Normal", "PreflightPassed", condition.message)
             case ConditionType.PREFLIGHT_PASSED, "False":
-                yield _event("Warning", "PreflightFailed", condition.message)
+                yield Event("Warning", "PreflightFailed", condition.message)
 
 
 def _attempt_events(old: Status, new: Status) -> Iterator[Event]:
@@ -43,7 +41,7 @@ def _attempt_events(old: Status, new: Status) -> Iterator[Event]:
     for record in new.attempts:
         known = before.get(record.number)
         if known is None:
-            yield _event("Normal", "AttemptStarted", f"Attempt {record.number} was started")
+            yield Event("Normal", "AttemptStarted", f"Attempt {record.number} was started")
         if record.outcome in (None, "Succeeded"):  # the phase has an event for success
             continue
         if known is None or known.outcome != record.outcome:
@@ -58,7 +56,7 @@ def _end_event(record: AttemptStatus) -> Event:
     if record.exit_code is not None:
         message += f", exit code {record.exit_code}"
     kind: EventType = "Normal" if record.outcome == "Suspended" else "Warning"
-    return _event(kind, f"Attempt{record.outcome}", f"{message}: {record.reason}".rstrip(": "))
+    return Event(kind, f"Attempt{record.outcome}", f"{message}: {record.reason}".rstrip(": "))
 
 
 def _preemption_event(old: Status, new: Status) -> Iterator[Event]:
@@ -68,25 +66,21 @@ def _preemption_event(old: Status, new: Status) -> Iterator[Event]:
     ended = any(each.outcome == "Preempted" for each in new.attempts if each not in old.attempts)
     if record is not None and after > before and not ended:
         message = f"The queue took the nodes of attempt {record.number} back"
-        yield _event("Warning", "Preempted", message)
+        yield Event("Warning", "Preempted", message)
 
 
 def _phase_events(old: Status, new: Status) -> Iterator[Event]:
     if new.phase == "Running":
-        yield _event("Normal", "Running", "All ranks have joined")
+        yield Event("Normal", "Running", "All ranks have joined")
     elif new.phase == "Queued":
-        yield _event("Normal", "Queued", "Waiting in the queue")
+        yield Event("Normal", "Queued", "Waiting in the queue")
     elif new.phase == "Suspended":
-        yield _event("Normal", "Suspended", "Suspended, as spec.suspend is true")
+        yield Event("Normal", "Suspended", "Suspended, as spec.suspend is true")
     elif new.phase == "Succeeded":
         export = new.artifacts.export if new.artifacts else None
-        yield _event("Normal", "Succeeded", f"The model is in {export}")
+        yield Event("Normal", "Succeeded", f"The model is in {export}")
     elif new.phase == "Failed":
         failed = find_condition(new.conditions, ConditionType.FAILED)
-        yield _event("Warning", "Failed", failed.message if failed else "")
+        yield Event("Warning", "Failed", failed.message if failed else "")
     if old.phase == "Suspended" and new.phase not in ("Succeeded", "Failed"):
-        yield _event("Normal", "Resumed", "Resumed, as spec.suspend is false")
-
-
-def _event(kind: EventType, reason: str, message: str) -> Event:
-    return Event(kind, reason, message[:MAX_MESSAGE])
+        yield Event("Normal", "Resumed", "Resumed, as spec.suspend is false")

@@ -84,22 +84,22 @@ class Metrics:
         """Whether this process leads."""
         self._leader.set(leads)
 
-    def changed(self, seen: Observed, decision: Decision) -> None:
+    def changed(self, observed: Observed, decision: Decision) -> None:
         """A decision changed a status: measure the part of an attempt's life that it ended."""
         new = decision.status
         if new is None or not new.attempts:
             return
         after = new.attempts[-1]
-        before = _attempt(seen.job.status, after.number)
+        before = _attempt(observed.job.status, after.number)
         if before is None and after.number > 0 and len(new.attempts) > 1:
             self._restarts.labels(new.attempts[-2].outcome or "unknown").inc()
         if after.running and not (before and before.running):
-            self._observe_start(seen, after)
+            self._observe_start(observed, after)
         if after.ended and after.running and not (before and before.ended):
             self._running.observe(_seconds(after.ended, after.running))
 
-    def _observe_start(self, seen: Observed, attempt: AttemptStatus) -> None:
-        job = next((job for job in seen.attempts if job.attempt == attempt.number), None)
+    def _observe_start(self, observed: Observed, attempt: AttemptStatus) -> None:
+        job = next((job for job in observed.attempts if job.attempt == attempt.number), None)
         if job and job.started and attempt.running:
             self._queued.observe(_seconds(job.started, job.created))
             self._starting.observe(_seconds(attempt.running, job.started))

@@ -1,78 +1,111 @@
-"""A DreamBoothJob out of what the store keeps of it, and its status as it is written."""
+"""A DreamBoothJob decoded from what the cache holds, and status and events encoded for the API."""
 
 import json
 import logging
+import uuid
 from datetime import datetime
 from typing import Any
 
 from dreambooth_api.contract.conditions import ConditionType, Reason
 from dreambooth_api.contract.times import rfc3339
+from dreambooth_api.models.base import API_VERSION, KIND
 from dreambooth_api.models.conditions import MAX_MESSAGE
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.status import Status
 from dreambooth_api.parsing.load import InvalidJobError, parse
+from dreambooth_operator.controller.decide.decision import Event
 from dreambooth_operator.controller.watch.cache import DreamBoothJobSnapshot
 from dreambooth_operator.manifests.names import Manifest
 
 logger = logging.getLogger(__name__)
 
+MAX_EVENT_MESSAGE = 1024
+"""Longest message of a core/v1 Event, in characters."""
+COMPONENT = "dreambooth-operator"
+"""Source of the operator's events (core/v1 EventSource)."""
 
-def read_job(record: DreamBoothJobSnapshot) -> DreamBoothJob:
+
+def decode_job(snapshot: DreamBoothJobSnapshot) -> DreamBoothJob:
     """The job; a status that cannot be read counts as empty, as the children know better.
 
-    Raises `InvalidJobError` when the spec is not one that this operator understands: the CRD is
-    older
-    or newer than the operator.
+    Raises:
+        InvalidJobError: The spec is not one that this operator understands, because the CRD is of
+            an older or newer version.
     """
-    body = json.loads(record.body)
+    body = json.loads(snapshot.body)
     try:
         return parse(body)
     except InvalidJobError as error:
         job = parse({name: value for name, value in body.items() if name != "status"})
-        logger.warning(
-            "%s: its status is not understood and counts as empty: %s", record.key, error
-        )
+        logger.warning("%s: ignoring its status, which is not valid: %s", snapshot.key, error)
         return job
 
 
-def status_body(status: Status) -> Manifest:
-    """A status as JSON: times in UTC to the second."""
-    body: Manifest = _plain(status.model_dump(by_alias=True, exclude_none=True))
+def encode_status(status: Status) -> Manifest:
+    """A status as JSON, with times in UTC to the second (meta/v1 Time)."""
+    body: Manifest = _encode_times(status.model_dump(by_alias=True, exclude_none=True))
     return body
 
 
-def refused_status(record: DreamBoothJobSnapshot, problem: str, now: datetime) -> Manifest | None:
-    """The status that says that a spec is not understood; None when it says so already.
+def encode_invalid_spec(
+    snapshot: DreamBoothJobSnapshot, problem: str, now: datetime
+) -> Manifest | None:
+    """The status of a job whose spec is not understood; None if it says so already.
 
-    Nothing else in it is touched, so whatever runs is still reported as it was.
+    Only the condition Accepted changes, so that whatever runs is still reported as it was. The
+    status is edited as JSON, because it may be of another version, too.
     """
-    body = json.loads(record.body)
+    body = json.loads(snapshot.body)
     status = body["status"] if isinstance(body["status"], dict) else {}
-    known = [each for each in _list(status.get("conditions")) if isinstance(each, dict)]
-    old = next((each for each in known if each.get("type") == ConditionType.ACCEPTED), {})
+    known = status.get("conditions")
+    known = known if isinstance(known, list) else []
+    conditions: list[Manifest] = [each for each in known if isinstance(each, dict)]
+    others = [each for each in conditions if each.get("type") != ConditionType.ACCEPTED]
+    old = next((each for each in conditions if each.get("type") == ConditionType.ACCEPTED), {})
+    since = old.get("lastTransitionTime") if old.get("status") == "False" else rfc3339(now)
     new = {
         "type": ConditionType.ACCEPTED,
         "status": "False",
         "reason": Reason.INVALID_SPEC,
         "message": problem[:MAX_MESSAGE],
         "observedGeneration": body["metadata"].get("generation", 1),
-        "lastTransitionTime": old.get("lastTransitionTime")
-        if old.get("status") == "False"
-        else rfc3339(now),
+        "lastTransitionTime": since,
     }
     if old == new:
         return None
-    others = [each for each in known if each.get("type") != ConditionType.ACCEPTED]
     return {"phase": "Pending", **status, "conditions": [*others, new]}
 
 
-def _plain(value: Any) -> Any:
+def encode_event(job: DreamBoothJob, event: Event, now: datetime) -> Manifest:
+    """A core/v1 Event about a job, which the API server keeps for an hour by default."""
+    meta = job.metadata
+    time = rfc3339(now)
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{meta.name}.{uuid.uuid4().hex[:16]}", "namespace": meta.namespace},
+        "involvedObject": {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "namespace": meta.namespace,
+            "name": meta.name,
+            "uid": meta.uid,
+        },
+        "type": event.type,
+        "reason": event.reason,
+        "message": event.message[:MAX_EVENT_MESSAGE],
+        "source": {"component": COMPONENT},
+        "reportingComponent": COMPONENT,
+        "reportingInstance": COMPONENT,
+        "firstTimestamp": time,
+        "lastTimestamp": time,
+        "count": 1,
+    }
+
+
+def _encode_times(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: _encode_times(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_encode_times(item) for item in value]
     return rfc3339(value) if isinstance(value, datetime) else value
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

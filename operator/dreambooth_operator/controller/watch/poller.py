@@ -6,7 +6,7 @@ from collections.abc import Callable
 import aiohttp
 
 from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT
-from dreambooth_api.contract.progress import MAX_BYTES, Progress
+from dreambooth_api.contract.progress import MAX_BYTES, Progress, UnreadableProgressError
 from dreambooth_operator.controller.decide.observed import Reading
 from dreambooth_operator.controller.kube.clock import Now
 from dreambooth_operator.controller.kube.snapshots import Key
@@ -21,7 +21,7 @@ OnReading = Callable[[Key, Reading], None]
 
 
 class ProgressUnavailableError(Exception):
-    """No usable answer. Usual while a job starts and while it ends; the message says why."""
+    """No answer. Usual while a job starts and while it ends; the message says why."""
 
 
 class Poller:
@@ -87,8 +87,13 @@ class Poller:
     async def _read(self, session: aiohttp.ClientSession, address: str) -> Reading:
         try:
             progress = await request_progress(session, address, self._port)
-        except ProgressUnavailableError as error:
-            return Reading(self._now(), address, problem=f"{address}:{self._port}: {error}")
+        except (ProgressUnavailableError, UnreadableProgressError) as error:
+            return Reading(
+                self._now(),
+                address,
+                problem=f"{address}:{self._port}: {error}",
+                unreadable=isinstance(error, UnreadableProgressError),
+            )
         return Reading(self._now(), address, progress)
 
 
@@ -96,8 +101,9 @@ async def request_progress(session: aiohttp.ClientSession, address: str, port: i
     """GET /progress from a pod.
 
     Raises:
-        ProgressUnavailableError: No answer in time, or one that is not a `Progress` of a version
-            of the contract that this operator reads.
+        ProgressUnavailableError: No answer in time.
+        UnreadableProgressError: The answer is not a `Progress` of a version of the contract that
+            this operator reads.
     """
     host = f"[{address}]" if ":" in address else address  # IPv6
     url = f"http://{host}:{port}/progress"
@@ -107,6 +113,8 @@ async def request_progress(session: aiohttp.ClientSession, address: str, port: i
             if response.status != 200:
                 raise ProgressUnavailableError(f"HTTP status {response.status}")
             return Progress.decode(await _read_bounded(response))
+    except UnreadableProgressError:
+        raise
     except TimeoutError as error:
         raise ProgressUnavailableError(f"no answer within {TIMEOUT_SECONDS:g} s") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -118,5 +126,5 @@ async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > MAX_BYTES:
-            raise ProgressUnavailableError(f"the answer is longer than {MAX_BYTES} bytes")
+            raise UnreadableProgressError(f"the answer is longer than {MAX_BYTES} bytes")
     return body

@@ -1,4 +1,4 @@
-"""A job is looked at until nothing is left to do; what goes wrong is tried again and told once."""
+"""A job is reconciled until nothing is left to do; failures are retried and reported once."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from tests.operator.controller.parts import Parts, parts
 POLICY = Policy(default_image="trainer:1")
 
 
-class Reports:
-    """Counts what the worker tells."""
+class Metrics:
+    """Counts what the worker measures."""
 
     def __init__(self) -> None:
-        self.looks = 0
+        self.reconciliations = 0
         self.errors: list[str] = []
         self.changes: list[Decision] = []
 
     def reconciled(self, seconds: float) -> None:
-        self.looks += 1
+        self.reconciliations += 1
 
     def failed(self, kind: str) -> None:
         self.errors.append(kind)
 
-    def changed(self, seen: Observed, decision: Decision) -> None:
+    def changed(self, observed: Observed, decision: Decision) -> None:
         self.changes.append(decision)
 
 
@@ -41,89 +41,97 @@ async def _work(
     own: Parts,
     key: Key,
     decide: Callable[[Observed], Decision],
-    until: Callable[[Reports], bool],
+    until: Callable[[Metrics], bool],
     settle: float = 0.0,
-) -> Reports:
-    """Have a worker look at a job until something holds, and a while longer."""
-    reports = Reports()
+) -> Metrics:
+    """Have a worker reconcile a job until something holds, and for a while longer."""
+    metrics = Metrics()
 
-    def deciding(seen: Observed, now: datetime, policy: Policy) -> Decision:
+    def deciding(observed: Observed, now: datetime, policy: Policy) -> Decision:
         assert policy is POLICY
-        return decide(seen)
+        return decide(observed)
 
-    worker = Worker(own.queue, own.cluster, own.poller, deciding, POLICY, own.clock.now, reports)
+    worker = Worker(
+        own.queue, own.observer, own.executor, own.poller, deciding, POLICY, own.clock.now, metrics
+    )
     own.queue.add(key)
     task = asyncio.create_task(worker.run())
     try:
         async with asyncio.timeout(30):
-            while not until(reports):
+            while not until(metrics):
                 await asyncio.sleep(0.02)
         await asyncio.sleep(settle)
     finally:
         task.cancel()
         await asyncio.wait({task})
-    return reports
+    return metrics
 
 
-def _phase(seen: Observed) -> str | None:
-    return seen.job.status.phase if seen.job.status else None
+def _phase(observed: Observed) -> str | None:
+    return observed.job.status.phase if observed.job.status else None
 
 
-def test_job_is_looked_at_again_after_each_write_until_nothing_changes(namespace: str) -> None:
+def test_job_is_reconciled_again_after_each_write_until_nothing_changes(namespace: str) -> None:
     then = {None: "Pending", "Pending": "Preflight"}
 
-    def decide(seen: Observed) -> Decision:
-        phase: Any = then.get(_phase(seen))
+    def decide(observed: Observed) -> Decision:
+        phase: Any = then.get(_phase(observed))
         return Decision(status=Status(phase=phase)) if phase else NOTHING
 
-    async def work() -> Reports:
+    async def work() -> Metrics:
         async with parts() as own:
             await own.created(namespace, "mug")
             return await _work(
-                own, Key(namespace, "mug"), decide, lambda told: told.looks >= 3, settle=0.3
+                own,
+                Key(namespace, "mug"),
+                decide,
+                lambda metrics: metrics.reconciliations >= 3,
+                settle=0.3,
             )
 
-    reports = asyncio.run(work())
-    assert reports.looks == 3
-    assert [each.status and each.status.phase for each in reports.changes] == [
+    metrics = asyncio.run(work())
+    assert metrics.reconciliations == 3
+    assert [each.status and each.status.phase for each in metrics.changes] == [
         "Pending",
         "Preflight",
     ]
-    assert reports.errors == []
+    assert metrics.errors == []
 
 
-def test_children_of_all_jobs_come_before_reports_on_any(namespace: str) -> None:
-    looks: list[tuple[str, bool]] = []
+def test_children_of_all_jobs_come_before_the_status_of_any(namespace: str) -> None:
+    reconciliations: list[tuple[str, bool]] = []
 
-    def decide(seen: Observed) -> Decision:
-        looks.append((seen.job.metadata.name, "Service" in seen.missing))
-        actions = (Apply(service(seen.job)),) if "Service" in seen.missing else ()
-        return Decision(actions, status=None if _phase(seen) else Status(phase="Pending"))
+    def decide(observed: Observed) -> Decision:
+        reconciliations.append((observed.job.metadata.name, "Service" in observed.missing))
+        actions = (Apply(service(observed.job)),) if "Service" in observed.missing else ()
+        return Decision(actions, status=None if _phase(observed) else Status(phase="Pending"))
 
-    async def work() -> Reports:
+    async def work() -> Metrics:
         async with parts() as own:
             for name in ("mug", "cup"):
                 await own.created(namespace, name)
             own.queue.add(Key(namespace, "mug"))
             return await _work(
-                own, Key(namespace, "cup"), decide, lambda told: len(told.changes) == 2
+                own, Key(namespace, "cup"), decide, lambda metrics: len(metrics.changes) == 2
             )
 
     asyncio.run(work())
-    assert looks[:4] == [("mug", True), ("cup", True), ("mug", False), ("cup", False)]
+    assert reconciliations[:4] == [("mug", True), ("cup", True), ("mug", False), ("cup", False)]
 
 
-def test_wake_brings_the_job_back(namespace: str) -> None:
-    async def work() -> Reports:
+def test_job_is_requeued_after_the_time_that_was_decided(namespace: str) -> None:
+    async def work() -> Metrics:
         async with parts() as own:
             await own.created(namespace, "mug")
             decide = lambda _: Decision(requeue_seconds=0.1)  # noqa: E731
-            return await _work(own, Key(namespace, "mug"), decide, lambda told: told.looks >= 3)
+            return await _work(
+                own, Key(namespace, "mug"), decide, lambda metrics: metrics.reconciliations >= 3
+            )
 
-    assert asyncio.run(work()).looks >= 3
+    assert asyncio.run(work()).reconciliations >= 3
 
 
-def test_taken_name_is_told_and_nothing_is_made(kubectl: Kubectl, namespace: str) -> None:
+def test_taken_name_is_reported_and_nothing_is_created(kubectl: Kubectl, namespace: str) -> None:
     kubectl.create(
         {
             "apiVersion": "v1",
@@ -133,28 +141,32 @@ def test_taken_name_is_told_and_nothing_is_made(kubectl: Kubectl, namespace: str
         }
     )
 
-    def decide(seen: Observed) -> Decision:
-        if seen.blocked:
+    def decide(observed: Observed) -> Decision:
+        if observed.blocked:
             return Decision(
-                actions=(Apply(service(seen.job)),),
-                status=None if _phase(seen) else Status(phase="Pending"),
+                actions=(Apply(service(observed.job)),),
+                status=None if _phase(observed) else Status(phase="Pending"),
                 events=()
-                if _phase(seen)
-                else (Event("Warning", "NameTaken", seen.blocked.message),),
+                if _phase(observed)
+                else (Event("Warning", "NameTaken", observed.blocked.message),),
                 requeue_seconds=60,
             )
-        return Decision(actions=(Apply(service(seen.job)),))
+        return Decision(actions=(Apply(service(observed.job)),))
 
-    async def work() -> Reports:
+    async def work() -> Metrics:
         async with parts() as own:
             await own.created(namespace, "mug")
             return await _work(
-                own, Key(namespace, "mug"), decide, lambda told: told.looks >= 2, settle=0.3
+                own,
+                Key(namespace, "mug"),
+                decide,
+                lambda metrics: metrics.reconciliations >= 2,
+                settle=0.3,
             )
 
-    reports = asyncio.run(work())
-    assert reports.errors == []
-    assert reports.looks == 2
+    metrics = asyncio.run(work())
+    assert metrics.errors == []
+    assert metrics.reconciliations == 2
     found = kubectl.get("service", "mug-ranks")
     assert found is not None
     assert found["spec"]["ports"][0]["port"] == 80
@@ -162,44 +174,46 @@ def test_taken_name_is_told_and_nothing_is_made(kubectl: Kubectl, namespace: str
     assert event["message"].startswith("Service mug-ranks exists and is not this job's")
 
 
-def test_job_that_changed_meanwhile_is_looked_at_again_at_once(
+def test_job_that_changed_meanwhile_is_reconciled_again_at_once(
     kubectl: Kubectl, namespace: str
 ) -> None:
-    async def work() -> Reports:
+    async def work() -> Metrics:
         async with parts() as own:
             await own.created(namespace, "mug")
             await asyncio.to_thread(kubectl, "annotate", "dbj", "mug", "note=changed")
 
-            def decide(seen: Observed) -> Decision:
-                return NOTHING if _phase(seen) else Decision(status=Status(phase="Pending"))
+            def decide(observed: Observed) -> Decision:
+                return NOTHING if _phase(observed) else Decision(status=Status(phase="Pending"))
 
-            return await _work(own, Key(namespace, "mug"), decide, lambda told: bool(told.changes))
+            return await _work(
+                own, Key(namespace, "mug"), decide, lambda metrics: bool(metrics.changes)
+            )
 
-    reports = asyncio.run(work())
-    assert reports.errors == []
+    metrics = asyncio.run(work())
+    assert metrics.errors == []
     job = kubectl.get("dbj", "mug")
     assert job is not None
     assert job["status"]["phase"] == "Pending"
 
 
-def test_what_the_api_server_refuses_is_told_once(kubectl: Kubectl, namespace: str) -> None:
-    def decide(seen: Observed) -> Decision:
-        manifest = service(seen.job)
+def test_what_the_api_server_refuses_is_reported_once(kubectl: Kubectl, namespace: str) -> None:
+    def decide(observed: Observed) -> Decision:
+        manifest = service(observed.job)
         manifest["metadata"]["labels"]["owner"] = "not a label's value"
-        if seen.blocked is None:
+        if observed.blocked is None:
             return Decision(actions=(Apply(manifest),))
-        event = Event("Warning", seen.blocked.reason, seen.blocked.message)
+        event = Event("Warning", observed.blocked.reason, observed.blocked.message)
         return Decision(
-            status=None if _phase(seen) else Status(phase="Pending"),
-            events=() if _phase(seen) else (event,),
+            status=None if _phase(observed) else Status(phase="Pending"),
+            events=() if _phase(observed) else (event,),
             requeue_seconds=1,
         )
 
-    async def work() -> Reports:
+    async def work() -> Metrics:
         async with parts() as own:
             await own.created(namespace, "mug")
             return await _work(
-                own, Key(namespace, "mug"), decide, lambda told: len(told.errors) >= 3
+                own, Key(namespace, "mug"), decide, lambda metrics: len(metrics.errors) >= 3
             )
 
     assert asyncio.run(work()).errors[:3] == ["invalid", "invalid", "invalid"]
@@ -208,15 +222,15 @@ def test_what_the_api_server_refuses_is_told_once(kubectl: Kubectl, namespace: s
     assert "metadata.labels" in events[0]["message"]
 
 
-def test_bug_in_a_decision_is_tried_again(namespace: str) -> None:
-    def decide(seen: Observed) -> Decision:
+def test_bug_in_a_decision_is_retried(namespace: str) -> None:
+    def decide(observed: Observed) -> Decision:
         raise ZeroDivisionError
 
-    async def work() -> Reports:
+    async def work() -> Metrics:
         async with parts() as own:
             await own.created(namespace, "mug")
             return await _work(
-                own, Key(namespace, "mug"), decide, lambda told: len(told.errors) >= 2
+                own, Key(namespace, "mug"), decide, lambda metrics: len(metrics.errors) >= 2
             )
 
     assert asyncio.run(work()).errors[:2] == ["bug", "bug"]
@@ -227,8 +241,10 @@ def test_job_that_is_gone_is_not_polled_any_more(namespace: str) -> None:
         async with parts() as own:
             key = Key(namespace, "gone")
             own.poller.set_address(key, "10.0.0.1")
-            reports = await _work(own, key, lambda _: NOTHING, lambda told: told.looks >= 1)
-            assert reports.errors == []
+            metrics = await _work(
+                own, key, lambda _: NOTHING, lambda metrics: metrics.reconciliations >= 1
+            )
+            assert metrics.errors == []
             assert own.poller._addresses == {}
 
     asyncio.run(work())

@@ -185,28 +185,33 @@ def test_pod_that_refuses_the_connection_is_a_reading_with_a_problem() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "problem"),
+    ("data", "problem", "unreadable"),
     [
-        (b"", "Server disconnected"),
-        (b"\x00" * 100, "400"),
-        (http(b"{}", "503 Service Unavailable"), "HTTP status 503"),
-        (http(b"", "302 Found", "Location: http://127.0.0.2/\r\n"), "HTTP status 302"),
-        (http(b"not json"), "Invalid JSON"),
-        (http(b"[" * 100_000), "Invalid JSON"),
-        (http(progress(-1)), "step: "),
-        (http(progress(3, stage="Dreaming")), "stage: "),
-        (http(progress(3, version=999)), "version 999 of the contract"),
-        (http(b" " * (MAX_BYTES + 1)), f"longer than {MAX_BYTES} bytes"),
-        (http(progress(3), headers="X: " + "x" * 100_000 + "\r\n"), "400"),
-        (http(progress(3), headers="Content-Encoding: gzip\r\n"), ""),
+        (b"", "Server disconnected", False),
+        (b"\x00" * 100, "400", False),
+        (http(b"{}", "503 Service Unavailable"), "HTTP status 503", False),
+        (http(b"", "302 Found", "Location: http://127.0.0.2/\r\n"), "HTTP status 302", False),
+        (http(b"not json"), "Invalid JSON", True),
+        (http(b"[" * 100_000), "Invalid JSON", True),
+        (http(progress(-1)), "step: ", True),
+        (http(progress(3, stage="Dreaming")), "stage: ", True),
+        (http(progress(3, version=999)), "version 999 of the contract", True),
+        (http(b" " * (MAX_BYTES + 1)), f"longer than {MAX_BYTES} bytes", True),
+        (http(progress(3), headers="X: " + "x" * 100_000 + "\r\n"), "400", False),
+        (http(progress(3), headers="Content-Encoding: gzip\r\n"), "", False),
     ],
 )
-def test_unusable_answer_is_a_reading_that_names_the_problem(data: bytes, problem: str) -> None:
+def test_unusable_answer_is_a_reading_that_names_the_problem(
+    data: bytes, problem: str, unreadable: bool
+) -> None:
     async def work(poller: Poller, _: Pods) -> None:
         if problem:
             found = await problem_of(poller)
             assert problem in found
             assert len(found) < 1000
+            reading = poller.reading(MUG)
+            assert reading is not None
+            assert reading.unreadable is unreadable
         else:
             poller.set_address(MUG, FIRST)
             assert (await next_reading(poller, MUG)).progress is not None

@@ -10,7 +10,11 @@ import pytest
 from dreambooth_api.models.status import AttemptStatus, Status
 from dreambooth_api.parsing.load import InvalidJobError
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB
-from dreambooth_operator.controller.reconciler.codec import read_job, refused_status, status_body
+from dreambooth_operator.controller.reconciler.codec import (
+    decode_job,
+    encode_invalid_spec,
+    encode_status,
+)
 from dreambooth_operator.controller.watch.cache import DreamBoothJobSnapshot, snapshot_of
 from tests.operator.controller.parts import job_body
 
@@ -30,27 +34,27 @@ def _record(status: Any = None, **spec: Any) -> DreamBoothJobSnapshot:
 def test_times_are_utc_to_the_second() -> None:
     local = timezone(timedelta(hours=2))
     started = datetime(2026, 3, 1, 14, 0, 0, 999999, tzinfo=local)
-    body = status_body(Status(attempts=[AttemptStatus(number=0, started=started)]))
+    body = encode_status(Status(attempts=[AttemptStatus(number=0, started=started)]))
     assert body["attempts"][0]["started"] == "2026-03-01T12:00:00Z"
 
 
 def test_what_is_unknown_is_left_out() -> None:
-    assert "phase" not in status_body(Status())
+    assert "phase" not in encode_status(Status())
 
 
 @pytest.mark.parametrize("status", [{"phase": "Dancing"}, {"attempts": "many"}, {"counters": []}])
-def test_nonsense_in_a_status_counts_as_empty(status: Any) -> None:
-    assert read_job(_record(status)).status is None
+def test_invalid_status_counts_as_empty(status: Any) -> None:
+    assert decode_job(_record(status)).status is None
 
 
 def test_spec_that_is_not_understood_is_refused() -> None:
     with pytest.raises(InvalidJobError, match=r"spec\.inventedLater"):
-        read_job(_record(inventedLater=True))
+        decode_job(_record(inventedLater=True))
 
 
 def test_refusal_says_why_and_leaves_the_rest() -> None:
     ready = {"type": "PodsReady", "status": "True"}
-    status = refused_status(_record({"phase": "Running", "conditions": [ready]}), "why", NOW)
+    status = encode_invalid_spec(_record({"phase": "Running", "conditions": [ready]}), "why", NOW)
     assert status is not None
     assert status["phase"] == "Running"
     assert status["conditions"][0] == ready
@@ -64,14 +68,14 @@ def test_refusal_says_why_and_leaves_the_rest() -> None:
     }
 
 
-def test_refusal_is_said_once() -> None:
-    first = refused_status(_record(), "why", NOW)
-    assert refused_status(_record(first), "why", LATER) is None
+def test_refusal_is_written_once() -> None:
+    first = encode_invalid_spec(_record(), "why", NOW)
+    assert encode_invalid_spec(_record(first), "why", LATER) is None
 
 
 def test_refusal_for_another_reason_is_no_transition() -> None:
-    first = refused_status(_record(), "why", NOW)
-    second = refused_status(_record(first), "why else", LATER)
+    first = encode_invalid_spec(_record(), "why", NOW)
+    second = encode_invalid_spec(_record(first), "why else", LATER)
     assert second is not None
     assert second["conditions"][0]["message"] == "why else"
     assert second["conditions"][0]["lastTransitionTime"] == "2026-03-01T12:00:00Z"
@@ -79,6 +83,6 @@ def test_refusal_for_another_reason_is_no_transition() -> None:
 
 @pytest.mark.parametrize("status", ["nonsense", {"conditions": "none"}, {"conditions": [1]}])
 def test_refusal_copes_with_any_status(status: Any) -> None:
-    refused = refused_status(_record(status), "why", NOW)
+    refused = encode_invalid_spec(_record(status), "why", NOW)
     assert refused is not None
     assert len(refused["conditions"]) == 1

@@ -1,4 +1,4 @@
-"""What is decided is carried out on a real API server, and nothing is ever adopted."""
+"""Decisions are carried out on a real API server, and no object is ever adopted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import FIELD_MANAGER
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, JOB, SERVICE
 from dreambooth_operator.controller.kube.snapshots import Key
-from dreambooth_operator.controller.reconciler.executor import InvalidSpecError
+from dreambooth_operator.controller.reconciler.observe import InvalidSpecError
 from dreambooth_operator.manifests.resources import service
 from tests.cluster.kubectl import Kubectl
 from tests.operator.controller.parts import Parts, job_body, parts
@@ -32,8 +32,8 @@ from tests.operator.controller.parts import Parts, job_body, parts
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
 
-def _first_attempt(seen: Observed) -> Decision:
-    children = attempt_children(seen.job, 0, "trainer:1", counters=Counters(), avoid=[])
+def _first_attempt(observed: Observed) -> Decision:
+    children = attempt_children(observed.job, 0, "trainer:1", counters=Counters(), avoid=[])
     return Decision(
         actions=tuple(Apply(child) for child in children),
         status=Status(phase="Starting", attempts=[AttemptStatus(number=0, started=NOW)]),
@@ -41,25 +41,25 @@ def _first_attempt(seen: Observed) -> Decision:
     )
 
 
-async def _act(own: Parts, seen: Observed, decision: Decision) -> bool:
+async def _act(own: Parts, observed: Observed, decision: Decision) -> bool:
     """Carry out the whole decision; whether anything changed."""
-    carried_out = await own.cluster.carry_out(seen, decision.actions)
-    return await own.cluster.report(seen, decision) or carried_out
+    carried_out = await own.executor.execute(observed.job, decision.actions)
+    return await own.executor.report(observed.job, decision) or carried_out
 
 
 def test_attempt_is_started_and_reported(kubectl: Kubectl, namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
-            seen = await own.created(namespace, "mug")
-            assert seen.missing == {"Service", "ConfigMap"}
-            await _act(own, seen, _first_attempt(seen))
-            # Answers count at once: no watch runs here.
-            seen = await own.observed(namespace, "mug")
-            assert [job.name for job in seen.attempts] == ["mug-0"]
-            assert seen.missing == frozenset()
-            assert seen.job.status is not None
-            assert seen.job.status.phase == "Starting"
-            assert seen.job.status.attempts[0].started == NOW.replace(microsecond=0)
+            observed = await own.created(namespace, "mug")
+            assert observed.missing == {"Service", "ConfigMap"}
+            await _act(own, observed, _first_attempt(observed))
+            # Answers go into the cache: no watch runs here.
+            observed = await own.observed(namespace, "mug")
+            assert [job.name for job in observed.attempts] == ["mug-0"]
+            assert observed.missing == frozenset()
+            assert observed.job.status is not None
+            assert observed.job.status.phase == "Starting"
+            assert observed.job.status.attempts[0].started == NOW.replace(microsecond=0)
             job = await own.api.get(JOB, namespace, "mug-0")
             assert (FIELD_MANAGER, "Apply") in {
                 (field["manager"], field["operation"]) for field in job["metadata"]["managedFields"]
@@ -77,13 +77,13 @@ def test_attempt_is_started_and_reported(kubectl: Kubectl, namespace: str) -> No
     assert events[0]["source"]["component"] == "dreambooth-operator"
 
 
-def test_job_is_seen_with_the_operators_defaults(kubectl: Kubectl, namespace: str) -> None:
+def test_job_is_observed_with_the_operators_defaults(kubectl: Kubectl, namespace: str) -> None:
     async def work() -> None:
         defaults = JobDefaults(queue="gpus", storage=Storage(endpoint_url="http://minio:9000"))
         async with parts(defaults) as own:
-            seen = await own.created(namespace, "mug")
-            assert seen.defaulted == ("spec.storage", "spec.runtime.queue")
-            await _act(own, seen, _first_attempt(seen))
+            observed = await own.created(namespace, "mug")
+            assert observed.defaulted == ("spec.storage", "spec.runtime.queue")
+            await _act(own, observed, _first_attempt(observed))
 
     asyncio.run(work())
     written, config = kubectl.get("dbj", "mug"), kubectl.get("configmap", "mug-config")
@@ -97,20 +97,22 @@ def test_job_is_seen_with_the_operators_defaults(kubectl: Kubectl, namespace: st
 def test_what_changes_nothing_is_no_change(namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
-            seen = await own.created(namespace, "mug")
-            apply = Decision(actions=(Apply(service(seen.job)),))
-            assert await _act(own, seen, apply)
-            assert not await _act(own, seen, apply)
+            observed = await own.created(namespace, "mug")
+            apply = Decision(actions=(Apply(service(observed.job)),))
+            assert await _act(own, observed, apply)
+            assert not await _act(own, observed, apply)
             report = Decision(status=Status(phase="Pending"))
-            assert await _act(own, seen, report)
-            seen = await own.observed(namespace, "mug")
-            assert not await _act(own, seen, report)
+            assert await _act(own, observed, report)
+            observed = await own.observed(namespace, "mug")
+            assert not await _act(own, observed, report)
 
     asyncio.run(work())
 
 
 @pytest.mark.parametrize("kind", ["service", "configmap"])
-def test_object_of_somebody_else_is_left_alone(kubectl: Kubectl, namespace: str, kind: str) -> None:
+def test_object_that_the_job_does_not_control_is_left_alone(
+    kubectl: Kubectl, namespace: str, kind: str
+) -> None:
     name = {"service": "mug-ranks", "configmap": "mug-config"}[kind]
     specific = {"service": {"spec": {"ports": [{"port": 80}]}}, "configmap": {"data": {"a": "b"}}}
     versioned = {"service": "Service", "configmap": "ConfigMap"}[kind]
@@ -121,9 +123,9 @@ def test_object_of_somebody_else_is_left_alone(kubectl: Kubectl, namespace: str,
 
     async def work() -> None:
         async with parts() as own:
-            seen = await own.created(namespace, "mug")
+            observed = await own.created(namespace, "mug")
             with pytest.raises(errors.NameTakenError) as taken:
-                await _act(own, seen, _first_attempt(seen))
+                await _act(own, observed, _first_attempt(observed))
             assert str(taken.value) == f"{versioned} {name}"
 
     asyncio.run(work())
@@ -134,14 +136,14 @@ def test_object_of_somebody_else_is_left_alone(kubectl: Kubectl, namespace: str,
 def test_child_that_only_the_api_server_knows_is_recognised(namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
-            seen = await own.created(namespace, "mug")
-            await _act(own, seen, _first_attempt(seen))
-        async with parts() as own:  # another process, which has heard of the job only
+            observed = await own.created(namespace, "mug")
+            await _act(own, observed, _first_attempt(observed))
+        async with parts() as own:  # another process, whose cache holds the job only
             own.cache.update(DREAMBOOTH_JOB, await own.api.get(DREAMBOOTH_JOB, namespace, "mug"))
-            seen = await own.observed(namespace, "mug")
-            # Its record is open, so it is looked for before anybody believes that it is gone.
-            assert [job.name for job in seen.attempts] == ["mug-0"]
-            await _act(own, seen, replace(_first_attempt(seen), status=None, events=()))
+            observed = await own.observed(namespace, "mug")
+            # Its record is open, so the API server is asked before it counts as gone.
+            assert [job.name for job in observed.attempts] == ["mug-0"]
+            await _act(own, observed, replace(_first_attempt(observed), status=None, events=()))
 
     asyncio.run(work())
 
@@ -151,14 +153,14 @@ def test_status_of_a_job_that_changed_meanwhile_is_not_written(
 ) -> None:
     async def work() -> None:
         async with parts() as own:
-            seen = await own.created(namespace, "mug")
+            observed = await own.created(namespace, "mug")
             await asyncio.to_thread(kubectl, "annotate", "dbj", "mug", "note=changed")
             with pytest.raises(errors.ConflictError):
-                await _act(own, seen, Decision(status=Status(phase="Running")))
-            assert await own.cluster.refresh(Key(namespace, "mug"))
-            assert not await own.cluster.refresh(Key(namespace, "mug"))
-            seen = await own.observed(namespace, "mug")
-            await _act(own, seen, Decision(status=Status(phase="Running")))
+                await _act(own, observed, Decision(status=Status(phase="Running")))
+            assert await own.observer.refresh(Key(namespace, "mug"))
+            assert not await own.observer.refresh(Key(namespace, "mug"))
+            observed = await own.observed(namespace, "mug")
+            await _act(own, observed, Decision(status=Status(phase="Running")))
 
     asyncio.run(work())
     job = kubectl.get("dbj", "mug")
@@ -173,11 +175,11 @@ def test_whole_status_is_replaced(kubectl: Kubectl, namespace: str) -> None:
 
     async def work() -> None:
         async with parts() as own:
-            seen = await own.created(namespace, "mug")
+            observed = await own.created(namespace, "mug")
             first = Status(phase="Running", stage="Training", conditions=[condition])
-            await _act(own, seen, Decision(status=first))
-            seen = await own.observed(namespace, "mug")
-            await _act(own, seen, Decision(status=Status(phase="Failed")))
+            await _act(own, observed, Decision(status=first))
+            observed = await own.observed(namespace, "mug")
+            await _act(own, observed, Decision(status=Status(phase="Failed")))
 
     asyncio.run(work())
     job = kubectl.get("dbj", "mug")
@@ -189,16 +191,16 @@ def test_whole_status_is_replaced(kubectl: Kubectl, namespace: str) -> None:
 def test_job_is_deleted_in_the_foreground(kubectl: Kubectl, namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
-            seen = await own.created(namespace, "mug")
-            await _act(own, seen, _first_attempt(seen))
+            observed = await own.created(namespace, "mug")
+            await _act(own, observed, _first_attempt(observed))
             job = (await own.observed(namespace, "mug")).attempts[0]
             wrong = Decision(actions=(DeleteJob(job.name, "00000000-uid-of-another"),))
-            await _act(own, seen, wrong)
+            await _act(own, observed, wrong)
             assert await own.api.get(JOB, namespace, job.name)
-            await _act(own, seen, Decision(actions=(DeleteJob(job.name, job.uid),)))
+            await _act(own, observed, Decision(actions=(DeleteJob(job.name, job.uid),)))
             left = (await own.observed(namespace, "mug")).attempts
             assert all(view.deleting for view in left)
-            await _act(own, seen, Decision(actions=(DeleteJob(job.name, job.uid),)))
+            await _act(own, observed, Decision(actions=(DeleteJob(job.name, job.uid),)))
 
     asyncio.run(work())
 
@@ -206,10 +208,10 @@ def test_job_is_deleted_in_the_foreground(kubectl: Kubectl, namespace: str) -> N
 def test_dreambooth_job_is_deleted_when_its_time_is_over(kubectl: Kubectl, namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
-            seen = await own.created(namespace, "mug")
-            await _act(own, seen, Decision(actions=(DeleteDreamBoothJob(),)))
-            assert await own.cluster.refresh(Key(namespace, "mug"))
-            assert await own.cluster.observe(Key(namespace, "mug")) is None
+            observed = await own.created(namespace, "mug")
+            await _act(own, observed, Decision(actions=(DeleteDreamBoothJob(),)))
+            assert await own.observer.refresh(Key(namespace, "mug"))
+            assert await own.observer.observe(Key(namespace, "mug")) is None
 
     asyncio.run(work())
     assert kubectl.get("dbj", "mug") is None
@@ -223,8 +225,8 @@ def test_status_that_cannot_be_read_counts_as_empty(namespace: str) -> None:
             body["metadata"]["resourceVersion"] = str(int(body["metadata"]["resourceVersion"]) + 1)
             body["status"] = {"phase": "Dancing", "attempts": "many"}
             own.cache.update(DREAMBOOTH_JOB, body)
-            seen = await own.observed(namespace, "mug")
-            assert seen.job.status is None
+            observed = await own.observed(namespace, "mug")
+            assert observed.job.status is None
 
     asyncio.run(work())
 
@@ -235,9 +237,9 @@ def test_spec_of_another_version_is_refused_in_the_status(kubectl: Kubectl, name
             body = await own.api.create(DREAMBOOTH_JOB, job_body(namespace, "mug"))
             body["spec"]["inventedLater"] = True
             own.cache.update(DREAMBOOTH_JOB, body)
-            with pytest.raises(InvalidSpecError) as refused:
-                await own.cluster.observe(Key(namespace, "mug"))
-            await own.cluster.refuse(refused.value)
+            with pytest.raises(InvalidSpecError) as error:
+                await own.observer.observe(Key(namespace, "mug"))
+            await own.executor.report_invalid_spec(error.value)
 
     asyncio.run(work())
     job = kubectl.get("dbj", "mug")
@@ -251,10 +253,10 @@ def test_spec_of_another_version_is_refused_in_the_status(kubectl: Kubectl, name
 def test_event_that_cannot_be_posted_does_no_harm(namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
-            seen = await own.created(namespace, "mug")
-            meta = seen.job.metadata.model_copy(update={"namespace": "no-such-namespace"})
-            lost = seen.job.model_copy(update={"metadata": meta})
-            await own.cluster.post(lost, Event("Normal", "Running", "All ranks have joined"))
+            observed = await own.created(namespace, "mug")
+            meta = observed.job.metadata.model_copy(update={"namespace": "no-such-namespace"})
+            lost = observed.job.model_copy(update={"metadata": meta})
+            await own.executor.post(lost, Event("Normal", "Running", "All ranks have joined"))
 
     asyncio.run(work())
 
@@ -262,8 +264,8 @@ def test_event_that_cannot_be_posted_does_no_harm(namespace: str) -> None:
 def test_service_that_was_deleted_by_hand_is_missing(kubectl: Kubectl, namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
-            seen = await own.created(namespace, "mug")
-            await _act(own, seen, _first_attempt(seen))
+            observed = await own.created(namespace, "mug")
+            await _act(own, observed, _first_attempt(observed))
             body = await own.api.get(SERVICE, namespace, "mug-ranks")
             await asyncio.to_thread(kubectl, "delete", "service", "mug-ranks")
             own.informer(namespace).on_event(SERVICE, "DELETED", body)

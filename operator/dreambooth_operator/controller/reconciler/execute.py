@@ -1,0 +1,158 @@
+"""Carries out decisions: the only module that writes jobs and their children to the API server."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_operator.controller.decide.decision import (
+    Action,
+    Apply,
+    Decision,
+    DeleteJob,
+    Event,
+)
+from dreambooth_operator.controller.kube import errors
+from dreambooth_operator.controller.kube.client import Api
+from dreambooth_operator.controller.kube.clock import Now
+from dreambooth_operator.controller.kube.kinds import APPLIED, DREAMBOOTH_JOB, EVENT, JOB, Kind
+from dreambooth_operator.controller.kube.snapshots import Key, controls
+from dreambooth_operator.controller.reconciler.codec import (
+    encode_event,
+    encode_invalid_spec,
+    encode_status,
+)
+from dreambooth_operator.controller.reconciler.observe import InvalidSpecError
+from dreambooth_operator.controller.watch.cache import Cache
+from dreambooth_operator.manifests.names import Manifest
+
+logger = logging.getLogger(__name__)
+
+
+class Executor:
+    """Writes to the API server.
+
+    Its answers go into the cache at once, so that the next observation includes what was written.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        cache: Cache,
+        now: Now,
+        ensure_leads: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`ensure_leads` is called before each write, and raises when it must not be sent."""
+        self._api = api
+        self._cache = cache
+        self._now = now
+        self._ensure_leads = ensure_leads
+
+    async def execute(self, job: DreamBoothJob, actions: Sequence[Action]) -> bool:
+        """Carry out actions in order; whether they changed anything.
+
+        Raises:
+            NameTakenError: The name of a child is taken. Nothing was applied.
+            ApiError: A request failed. The actions after it were not carried out.
+        """
+        for action in actions:
+            if isinstance(action, Apply):
+                await self._ensure_name_is_free(job, action.manifest)
+        changed = False
+        for action in actions:
+            changed |= await self._execute(job, action)
+        return changed
+
+    async def report(self, job: DreamBoothJob, decision: Decision) -> bool:
+        """Write the status, then post the events; whether the status changed.
+
+        Raises:
+            ConflictError: The job has changed since it was observed. Nothing was written.
+            ApiError: The request failed.
+        """
+        changed = False
+        if decision.status is not None:
+            meta = job.metadata
+            version = int((meta.model_extra or {})["resourceVersion"])
+            status = encode_status(decision.status)
+            changed = await self._replace_status(Key(meta.namespace, meta.name), version, status)
+        for event in decision.events:
+            await self.post(job, event)
+        return changed
+
+    async def report_invalid_spec(self, error: InvalidSpecError) -> None:
+        """Set the condition Accepted to False, and touch nothing else."""
+        snapshot = error.snapshot
+        status = encode_invalid_spec(snapshot, str(error), self._now())
+        if status is not None:
+            await self._replace_status(snapshot.key, snapshot.version, status)
+
+    async def post(self, job: DreamBoothJob, event: Event) -> None:
+        """Post an event. Failure is logged: nothing depends on events."""
+        try:
+            self._ensure_leads()
+            await self._api.create(EVENT, encode_event(job, event, self._now()))
+        except errors.ApiError as error:
+            logger.warning("an event was not posted: %s", error)
+
+    async def _ensure_name_is_free(self, job: DreamBoothJob, manifest: Manifest) -> None:
+        """Raise `NameTakenError` if an object that the job does not control has this name."""
+        kind, meta = APPLIED[manifest["kind"]], manifest["metadata"]
+        namespace, name, uid = meta["namespace"], meta["name"], job.metadata.uid or ""
+        if self._cache.owns(Key(namespace, job.metadata.name), uid, kind.name, name):
+            return
+        try:
+            body = await self._api.get(kind, namespace, name)
+        except errors.NotFoundError:
+            return
+        if controls(uid, body["metadata"]):
+            self._cache.update(kind, body)
+        elif _is_being_removed(job, body["metadata"]):
+            raise errors.UnavailableError(
+                f"{kind.name} {name} of an earlier job of this name is still being deleted"
+            )
+        else:
+            raise errors.NameTakenError(kind.name, name)
+
+    async def _execute(self, job: DreamBoothJob, action: Action) -> bool:
+        self._ensure_leads()
+        meta = job.metadata
+        uid = meta.uid or ""
+        if isinstance(action, Apply):
+            kind, name = APPLIED[action.manifest["kind"]], action.manifest["metadata"]["name"]
+            key = Key(meta.namespace, meta.name)
+            if kind is JOB and self._cache.owns(key, uid, kind.name, name):
+                return False  # applied again, it would be suspended after its queue admitted it
+            return self._update_cache(kind, await self._api.apply(kind, action.manifest))
+        if isinstance(action, DeleteJob):
+            propagation = "Background" if action.background else "Foreground"
+            return await self._delete(JOB, meta.namespace, action.name, action.uid, propagation)
+        return await self._delete(DREAMBOOTH_JOB, meta.namespace, meta.name, uid, "Background")
+
+    async def _delete(
+        self, kind: Kind, namespace: str, name: str, uid: str, propagation: str
+    ) -> bool:
+        try:
+            body = await self._api.delete(kind, namespace, name, uid, propagation=propagation)
+        except (errors.NotFoundError, errors.ConflictError):
+            return self._cache.remove(kind, namespace, name, uid) is not None
+        # The object, while it waits for its children to be deleted; otherwise a meta/v1 Status.
+        return body["kind"] != kind.name or self._update_cache(kind, body)
+
+    async def _replace_status(self, key: Key, version: int, status: Manifest) -> bool:
+        self._ensure_leads()
+        body = await self._api.replace_status(
+            DREAMBOOTH_JOB, key.namespace, key.name, version, status
+        )
+        return self._update_cache(DREAMBOOTH_JOB, body)
+
+    def _update_cache(self, kind: Kind, body: Manifest) -> bool:
+        """Whether it changed: a write without effect leaves the resourceVersion as it was."""
+        return self._cache.update(kind, body) is not None
+
+
+def _is_being_removed(job: DreamBoothJob, meta: Manifest) -> bool:
+    """Whether an object is being deleted, or will be with an earlier job of the same name."""
+    owners: list[Manifest] = meta.get("ownerReferences", [])
+    owner = next((each for each in owners if each.get("controller")), {})
+    earlier = owner.get("kind") == DREAMBOOTH_JOB.name and owner.get("name") == job.metadata.name
+    return earlier or "deletionTimestamp" in meta
