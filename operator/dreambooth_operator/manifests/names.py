@@ -1,8 +1,8 @@
-"""Names, labels and owners of a job's children: deterministic, so writing twice is harmless."""
+"""Names and labels of a job's children: deterministic, so writing twice is harmless."""
 
 from typing import Any
 
-from dreambooth_api.models.base import API_VERSION, GROUP, KIND
+from dreambooth_api.models.base import GROUP
 from dreambooth_api.models.job import DreamBoothJob
 
 Manifest = dict[str, Any]
@@ -52,21 +52,3 @@ def labels(job: DreamBoothJob, component: str, attempt: int | None = None) -> di
         JOB_LABEL: job.metadata.name,
     }
     return own if attempt is None else own | {ATTEMPT_LABEL: str(attempt)}
-
-
-def metadata(job: DreamBoothJob, name: str, labels: dict[str, str]) -> Manifest:
-    """Metadata of a child. A job with a uid owns its children: they are deleted with it.
-
-    `blockOwnerDeletion` stays unset: strict clusters demand finalizer rights for it.
-    """
-    meta: Manifest = {"name": name, "namespace": job.metadata.namespace, "labels": labels}
-    if job.metadata.uid:
-        owner = {
-            "apiVersion": API_VERSION,
-            "kind": KIND,
-            "name": job.metadata.name,
-            "uid": job.metadata.uid,
-            "controller": True,
-        }
-        meta["ownerReferences"] = [owner]
-    return meta

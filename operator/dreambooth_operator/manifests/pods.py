@@ -9,6 +9,7 @@ from dreambooth_api.models.base import ApiModel
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.runtime import Runtime, ranks_per_node
 from dreambooth_operator.manifests import names
+from dreambooth_operator.manifests.metadata import template_metadata
 from dreambooth_operator.manifests.names import Manifest
 from dreambooth_operator.manifests.overrides import merged
 
@@ -46,8 +47,8 @@ def trainer_template(job: DreamBoothJob, attempt: int, default_image: str) -> Ma
     spec = _pod_spec(job, container, volumes, grace_seconds=grace_seconds)
     spec["subdomain"] = names.service_name(job)
     spec |= _placement(runtime)
-    labels = names.labels(job, names.TRAINER, attempt)
-    return merged({"metadata": {"labels": labels}, "spec": spec}, runtime.pod_overrides)
+    meta = template_metadata(job, names.labels(job, names.TRAINER, attempt))
+    return merged({"metadata": meta, "spec": spec}, runtime.pod_overrides)
 
 
 def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
@@ -63,8 +64,8 @@ def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
     # From when the pod starts: it may wait for a node for as long as the job's start deadline.
     spec["activeDeadlineSeconds"] = PREFLIGHT_DEADLINE_SECONDS
     spec |= _tolerations(job.spec.runtime)
-    labels = names.labels(job, names.PREFLIGHT)
-    return merged({"metadata": {"labels": labels}, "spec": spec}, job.spec.runtime.pod_overrides)
+    meta = template_metadata(job, names.labels(job, names.PREFLIGHT))
+    return merged({"metadata": meta, "spec": spec}, job.spec.runtime.pod_overrides)
 
 
 def _brings_cache(runtime: Runtime) -> bool:

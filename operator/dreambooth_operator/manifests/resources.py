@@ -11,6 +11,7 @@ from dreambooth_api.models.base import API_VERSION, KIND
 from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_api.parsing import yamljson
 from dreambooth_operator.manifests import names
+from dreambooth_operator.manifests.metadata import child_metadata
 from dreambooth_operator.manifests.names import Manifest
 from dreambooth_operator.manifests.pods import CONFIG_FILE, preflight_template, trainer_template
 
@@ -31,7 +32,7 @@ def service(job: DreamBoothJob) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": names.metadata(job, names.service_name(job), names.labels(job, names.TRAINER)),
+        "metadata": child_metadata(job, names.service_name(job), names.labels(job, names.TRAINER)),
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
@@ -53,7 +54,7 @@ def config_map(job: DreamBoothJob) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": names.metadata(job, names.config_name(job), names.labels(job, names.TRAINER)),
+        "metadata": child_metadata(job, names.config_name(job), names.labels(job, names.TRAINER)),
         "data": {CONFIG_FILE: text},
     }
 
@@ -81,7 +82,7 @@ def attempt_job(job: DreamBoothJob, attempt: int, default_image: str) -> Manifes
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": names.metadata(job, names.attempt_name(job, attempt), queued),
+        "metadata": child_metadata(job, names.attempt_name(job, attempt), queued),
         "spec": {
             "completionMode": "Indexed",
             # A Job that waits for a queue is born suspended, or it would run before it is seen.
@@ -110,7 +111,7 @@ def preflight_job(job: DreamBoothJob, default_image: str) -> Manifest:
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": names.metadata(
+        "metadata": child_metadata(
             job, names.preflight_name(job), names.labels(job, names.PREFLIGHT)
         ),
         "spec": {

@@ -82,7 +82,7 @@ def test_config_is_the_complete_job_without_what_changes_while_it_runs() -> None
     assert "ttlSecondsAfterFinished" not in config["spec"]["runtime"]
     read_back = DreamBoothJob.model_validate(config)
     assert read_back.spec.training == job.spec.training
-    assert config_map(read_back) == config_map(job)
+    assert config_map(read_back)["data"] == config_map(job)["data"]
 
 
 def test_later_attempts_rendezvous_under_their_own_name() -> None:
@@ -156,3 +156,40 @@ def test_models_stay_in_memory_unless_the_job_brings_a_cache() -> None:
 def test_both_templates_say_which_contract_the_operator_speaks() -> None:
     for job in (attempt_job(quickstart(), 0, IMAGE), preflight_job(quickstart(), IMAGE)):
         assert environment(job)["DREAMBOOTH_CONTRACT_VERSION"] == str(VERSION)
+
+
+FOREIGN = {
+    "kubectl.kubernetes.io/last-applied-configuration": "{}",
+    "argocd.argoproj.io/tracking-id": "a",
+    "kueue.x-k8s.io/queue-name": "other",
+    "meta.helm.sh/release-name": "a",
+    "helm.sh/hook": "test",
+    "kustomize.toolkit.fluxcd.io/name": "a",
+    "kopf.zalando.org/last-handled-configuration": "{}",
+    "batch.kubernetes.io/job-name": "a",
+    "dreambooth.dev/attempt": "7",
+    "app.kubernetes.io/instance": "a",
+    "app.kubernetes.io/managed-by": "Helm",
+    "job-name": "a",
+}
+
+
+def test_children_carry_the_labels_and_annotations_of_the_job() -> None:
+    job = quickstart()
+    own = {"team": "vision", "sidecar.istio.io/inject": "false"}
+    meta = job.metadata.model_copy(update={"labels": own | FOREIGN, "annotations": own | FOREIGN})
+    children = rendered(job.model_copy(update={"metadata": meta}))
+    plain = rendered(job)
+    assert [child["kind"] for child in children] == ["Service", "ConfigMap", "Job", "Job"]
+    for child, without in zip(children, plain, strict=True):
+        parts = [(child["metadata"], without["metadata"])]
+        if child["kind"] == "Job":
+            templates = child["spec"]["template"], without["spec"]["template"]
+            parts.append((templates[0]["metadata"], templates[1]["metadata"]))
+        for metadata, before in parts:
+            assert metadata["labels"] == before["labels"] | own
+            assert metadata["annotations"] == own
+
+
+def test_a_job_without_annotations_gives_none_to_its_children() -> None:
+    assert all("annotations" not in child["metadata"] for child in rendered(quickstart()))

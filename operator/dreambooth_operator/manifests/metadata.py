@@ -1,0 +1,69 @@
+"""Metadata of a job's children: its own labels and annotations, and the job as owner.
+
+Cost reports, policies and sidecar injectors so treat a child as they treat the job (as in JobSet).
+Keys by which other tools keep track of the job itself are not passed on: on a child, Argo CD or
+Helm would take it for an object of theirs and delete it, and Kueue would queue it a second time.
+"""
+
+from collections.abc import Mapping
+
+from dreambooth_api.models.base import API_VERSION, GROUP, KIND
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_operator.manifests.names import Manifest
+
+NOT_INHERITED_DOMAINS = {
+    GROUP,
+    "argocd.argoproj.io",
+    "batch.kubernetes.io",
+    "helm.sh",
+    "helm.toolkit.fluxcd.io",
+    "kopf.zalando.org",
+    "kubectl.kubernetes.io",
+    "kueue.x-k8s.io",
+    "kustomize.toolkit.fluxcd.io",
+    "meta.helm.sh",
+}
+NOT_INHERITED = {
+    "app.kubernetes.io/component",
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/managed-by",
+    "app.kubernetes.io/name",
+    "controller-uid",
+    "job-name",
+}
+"""Labels that the operator and the Job controller set themselves; `instance` is Argo CD's too."""
+
+
+def child_metadata(job: DreamBoothJob, name: str, labels: Mapping[str, str]) -> Manifest:
+    """Metadata of a child. A job with a uid owns its children: they are deleted with it.
+
+    `blockOwnerDeletion` stays unset: strict clusters demand finalizer rights for it.
+    """
+    meta: Manifest = {"name": name, "namespace": job.metadata.namespace}
+    meta |= template_metadata(job, labels)
+    if job.metadata.uid:
+        owner = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": job.metadata.name,
+            "uid": job.metadata.uid,
+            "controller": True,
+        }
+        meta["ownerReferences"] = [owner]
+    return meta
+
+
+def template_metadata(job: DreamBoothJob, labels: Mapping[str, str]) -> Manifest:
+    """Labels and annotations of a pod template; the operator's own labels win."""
+    meta: Manifest = {"labels": {**_inherited(job.metadata.labels), **labels}}
+    if annotations := _inherited(job.metadata.annotations):
+        meta["annotations"] = annotations
+    return meta
+
+
+def _inherited(given: Mapping[str, str]) -> dict[str, str]:
+    return {
+        key: value
+        for key, value in given.items()
+        if key not in NOT_INHERITED and key.partition("/")[0] not in NOT_INHERITED_DOMAINS
+    }
