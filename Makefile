@@ -40,7 +40,7 @@ endif
 	@touch $@
 
 demo: $(READY) ## fine-tune tiny-sd on a subject: 2 pods on this machine, real S3, 2 to 3 minutes
-	unset OMP_NUM_THREADS; $(BIN)/dreambooth run -f examples/quickstart.yaml --fresh \
+	unset OMP_NUM_THREADS; $(BIN)/dreambooth run examples/quickstart.yaml --fresh \
 		--upload examples/tiny-sd/model=s3://dreambooth/models/tiny-sd \
 		--upload examples/tiny-sd/clip=s3://dreambooth/models/tiny-clip \
 		--upload examples/subjects=s3://dreambooth/subjects

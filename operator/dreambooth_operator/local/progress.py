@@ -5,7 +5,6 @@ import threading
 import time
 from types import TracebackType
 
-from dreambooth_api.contract.message import Checkpoint
 from dreambooth_api.contract.progress import MAX_BYTES, Progress, UnreadableProgressError
 
 TIMEOUT_SECONDS = 2.0
@@ -45,10 +44,8 @@ class ProgressReader:
     def _poll(self) -> None:
         while not self._stop.wait(self._interval):
             try:
-                self.latest, self.problem = (
-                    Progress.decode(_get(self._address, TIMEOUT_SECONDS)),
-                    None,
-                )
+                self.latest = Progress.decode(_get(self._address, TIMEOUT_SECONDS))
+                self.problem = None
             except UnreadableProgressError as error:
                 self.problem = str(error)
             except OSError:
@@ -82,20 +79,3 @@ def _get(address: tuple[str, int], timeout: float) -> bytes:
     if status != [b"200"]:
         raise ConnectionError(f"HTTP status {b''.join(status).decode(errors='replace')}")
     return body
-
-
-# Until the controller's poller has a reader of its own.
-TrainerProgress = Progress
-LastCheckpoint = Checkpoint
-
-
-class ProgressUnavailableError(Exception):
-    """Nothing answers, or not with progress. Usual while a job starts and while it ends."""
-
-
-def read_progress(address: str, port: int, timeout: float = TIMEOUT_SECONDS) -> Progress:
-    """Read the progress once; raises ProgressUnavailableError."""
-    try:
-        return Progress.decode(_get((address, port), timeout))
-    except (OSError, UnreadableProgressError) as error:
-        raise ProgressUnavailableError(f"{address}:{port}: {error}") from error
