@@ -11,11 +11,11 @@ from dreambooth_charts.jobs_dashboard import jobs_dashboard
 
 def dashboards() -> dict[str, str]:
     """The JSON of each dashboard by the name of its file."""
-    return {"jobs.json": _encoded(jobs_dashboard()), "job.json": _encoded(job_dashboard())}
+    return {"jobs.json": _to_json(jobs_dashboard()), "job.json": _to_json(job_dashboard())}
 
 
-def _encoded(made: Dashboard) -> str:
-    built = made.build()
+def _to_json(dashboard: Dashboard) -> str:
+    built = dashboard.build()
     for number, panel in enumerate(built.panels or [], start=1):
-        panel.id_val = number  # Grafana would number them anew at each load
+        panel.id_val = number  # Grafana would renumber them at each load
     return json.dumps(built, cls=JSONEncoder, indent=2, sort_keys=True) + "\n"

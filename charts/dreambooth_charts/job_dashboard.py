@@ -18,7 +18,7 @@ SAMPLES = "${browser:raw}${__data.fields.Bucket}?prefix=${__data.fields.Folder}/
 
 def job_dashboard() -> Dashboard:
     """One job: how far it is, how it learns, and where its time goes."""
-    made = (
+    dashboard = (
         Dashboard("DreamBooth / Job")
         .uid(UID)
         .description("One DreamBoothJob. Attempts are marked where they began and ended.")
@@ -35,7 +35,7 @@ def job_dashboard() -> Dashboard:
                 variables.browser(),
             ]
         )
-        .annotations([_began(), _ended()])
+        .annotations([_starts(), _ends()])
     )
     for row, panels in (
         ("State", (_phase(), _progress(), _left(), _attempt(), _unsaved(), _gpus())),
@@ -44,30 +44,30 @@ def job_dashboard() -> Dashboard:
         ("Storage", (_bytes(), _requests(), _latency())),
         ("Results", (_results(),)),
     ):
-        made.with_row(Row(row))
+        dashboard.with_row(Row(row))
         for panel in panels:
-            made.with_panel(panel)
-    return made
+            dashboard.with_panel(panel)
+    return dashboard
 
 
-def _ask(expr: str, legend: str = "") -> Query:
-    """A query about the chosen job: `{CHOSEN}` in it are its labels."""
+def _query(expr: str, legend: str = "") -> Query:
+    """A query in which CHOSEN stands for the labels of the chosen job."""
     return Query(expr.replace("CHOSEN", CHOSEN), legend)
 
 
-def _began() -> Marks:
+def _starts() -> Marks:
     return Marks(
         "Attempts",
-        _ask("max by (attempt) (dreambooth_job_attempt_start_timestamp_seconds{CHOSEN}) * 1000"),
+        _query("max by (attempt) (dreambooth_job_attempt_start_timestamp_seconds{CHOSEN}) * 1000"),
         title="Attempt {{attempt}} began",
         color="blue",
     )
 
 
-def _ended() -> Marks:
+def _ends() -> Marks:
     return Marks(
         "Ends",
-        _ask(
+        _query(
             "max by (attempt, outcome, exit_code)"
             " (dreambooth_job_attempt_end_timestamp_seconds{CHOSEN}) * 1000"
         ),
@@ -80,7 +80,7 @@ def _ended() -> Marks:
 def _phase() -> Panels:
     return words(
         "Phase",
-        _ask("max by (phase, stage) (dreambooth_job_phase{CHOSEN})", "{{phase}} {{stage}}"),
+        _query("max by (phase, stage) (dreambooth_job_phase{CHOSEN})", "{{phase}} {{stage}}"),
         text="What `kubectl get dbj` shows.",
     )
 
@@ -89,8 +89,8 @@ def _progress() -> Panels:
     return numbers(
         "Done",
         "percentunit",
-        _ask("max(dreambooth_job_step{CHOSEN} / (dreambooth_job_target_steps{CHOSEN} > 0))"),
-        text="Part of the optimizer steps that are done.",
+        _query("max(dreambooth_job_step{CHOSEN} / (dreambooth_job_target_steps{CHOSEN} > 0))"),
+        text="Share of the optimizer steps that are done.",
     )
 
 
@@ -98,7 +98,7 @@ def _left() -> Panels:
     return numbers(
         "Training left",
         "s",
-        _ask(
+        _query(
             "max(dreambooth_trainer_target_steps{CHOSEN} - dreambooth_trainer_step{CHOSEN})"
             " * avg(rate(dreambooth_trainer_step_seconds_sum{CHOSEN}[$__rate_interval])"
             " / (rate(dreambooth_trainer_step_seconds_count{CHOSEN}[$__rate_interval]) > 0))"
@@ -110,11 +110,11 @@ def _left() -> Panels:
 def _attempt() -> Panels:
     return words(
         "Attempt",
-        _ask(
+        _query(
             "topk(1, max by (attempt) (dreambooth_job_attempt_start_timestamp_seconds{CHOSEN}))",
             "{{attempt}}",
         ),
-        text="The newest attempt, from 0. More than 0: the job was started again.",
+        text="Number of the newest attempt, from 0. More than 0: the job has been restarted.",
     )
 
 
@@ -122,8 +122,10 @@ def _unsaved() -> Panels:
     return numbers(
         "Not saved for",
         "s",
-        _ask('time() - max(dreambooth_trainer_unsaved_since_timestamp_seconds{CHOSEN, rank="0"})'),
-        text="Work that is lost when a node goes.",
+        _query(
+            'time() - max(dreambooth_trainer_unsaved_since_timestamp_seconds{CHOSEN, rank="0"})'
+        ),
+        text="Work that would be lost if a node failed now.",
     )
 
 
@@ -131,8 +133,8 @@ def _gpus() -> Panels:
     return numbers(
         "GPUs",
         "short",
-        _ask("max(dreambooth_job_gpus_in_use{CHOSEN})", "in use"),
-        _ask("max(dreambooth_job_gpus_requested{CHOSEN})", "asked for"),
+        _query("max(dreambooth_job_gpus_in_use{CHOSEN})", "in use"),
+        _query("max(dreambooth_job_gpus_requested{CHOSEN})", "requested"),
         text="GPUs that its pods hold.",
     )
 
@@ -141,10 +143,12 @@ def _losses() -> Panels:
     return series(
         "Loss",
         "short",
-        _ask('max(dreambooth_trainer_loss{CHOSEN, rank="0"})', "loss"),
-        _ask('max(avg_over_time(dreambooth_trainer_loss{CHOSEN, rank="0"}[5m]))', "5 min average"),
-        text="Subject loss plus prior loss times its weight. One step is noisy by nature: look at"
-        " the average.",
+        _query('max(dreambooth_trainer_loss{CHOSEN, rank="0"})', "loss"),
+        _query(
+            'max(avg_over_time(dreambooth_trainer_loss{CHOSEN, rank="0"}[5m]))', "5 min average"
+        ),
+        text="Subject loss plus prior loss times its weight. Single steps are noisy: watch the"
+        " average.",
     )
 
 
@@ -152,8 +156,8 @@ def _parts() -> Panels:
     return series(
         "Subject and prior loss",
         "short",
-        _ask('max(dreambooth_trainer_subject_loss{CHOSEN, rank="0"})', "subject"),
-        _ask('max(dreambooth_trainer_prior_loss{CHOSEN, rank="0"})', "prior"),
+        _query('max(dreambooth_trainer_subject_loss{CHOSEN, rank="0"})', "subject"),
+        _query('max(dreambooth_trainer_prior_loss{CHOSEN, rank="0"})', "prior"),
         text="A prior loss that grows while the subject's falls: the model forgets the class. Train"
         " for fewer steps, or raise spec.prior.weight.",
     )
@@ -163,8 +167,8 @@ def _rate() -> Panels:
     return series(
         "Learning rate",
         "sci",
-        _ask('max(dreambooth_trainer_learning_rate{CHOSEN, rank="0"})', "denoiser"),
-        text="Of the denoiser, as warm-up and schedule make it.",
+        _query('max(dreambooth_trainer_learning_rate{CHOSEN, rank="0"})', "denoiser"),
+        text="Of the denoiser, after warm-up and schedule.",
     )
 
 
@@ -172,7 +176,7 @@ def _images() -> Panels:
     return series(
         "Images per second",
         "short",
-        _ask('max(dreambooth_trainer_images_per_second{CHOSEN, rank="0"})', "all ranks"),
+        _query('max(dreambooth_trainer_images_per_second{CHOSEN, rank="0"})', "all ranks"),
         text="Subject and prior images of all ranks.",
     )
 
@@ -184,11 +188,11 @@ def _step_time() -> Panels:
     return series(
         "Step time",
         "s",
-        _ask(f"({step} - {data}) / ({steps})", "compute"),
-        _ask(f"{data} / ({steps})", "data"),
-        _ask(f"{checkpoint} / ({steps})", "checkpoint"),
-        text="Where the time of an average step goes, over all ranks: data and checkpoints are what"
-        " it waits for.",
+        _query(f"({step} - {data}) / ({steps})", "compute"),
+        _query(f"{data} / ({steps})", "data"),
+        _query(f"{checkpoint} / ({steps})", "checkpoint"),
+        text="What the time of an average step is spent on, over all ranks; it waits for data and"
+        " checkpoints.",
         stacked=True,
     )
 
@@ -197,9 +201,9 @@ def _memory() -> Panels:
     return series(
         "GPU memory",
         "bytes",
-        _ask("max(dreambooth_trainer_gpu_memory_allocated_bytes{CHOSEN})", "in use"),
-        _ask("max(dreambooth_trainer_gpu_memory_peak_bytes{CHOSEN})", "peak"),
-        text="Of the rank that uses most, by tensors alone. Empty where the job trains on CPUs.",
+        _query("max(dreambooth_trainer_gpu_memory_allocated_bytes{CHOSEN})", "in use"),
+        _query("max(dreambooth_trainer_gpu_memory_peak_bytes{CHOSEN})", "peak"),
+        text="Tensors on the rank that uses most. Empty where the job trains on CPUs.",
     )
 
 
@@ -207,7 +211,7 @@ def _bytes() -> Panels:
     return series(
         "S3 throughput",
         "Bps",
-        _ask(
+        _query(
             "sum by (operation)"
             " (rate(dreambooth_trainer_s3_bytes_total{CHOSEN}[$__rate_interval]))",
             "{{operation}}",
@@ -220,18 +224,18 @@ def _requests() -> Panels:
     return series(
         "S3 operations and errors",
         "ops",
-        _ask(
+        _query(
             "sum by (operation)"
             " (rate(dreambooth_trainer_s3_request_seconds_count{CHOSEN}[$__rate_interval]))",
             "{{operation}}",
         ),
-        _ask(
+        _query(
             "sum by (operation, code)"
             " (rate(dreambooth_trainer_s3_errors_total{CHOSEN}[$__rate_interval]))",
             "{{operation}}: {{code}}",
         ),
-        text="Errors are tried again. NoSuchKey, 404 and 412 are answers to whether something is"
-        " there.",
+        text="Errors are retried. NoSuchKey, 404 and 412 are no errors: the trainer asks whether an"
+        " object exists.",
     )
 
 
@@ -239,7 +243,7 @@ def _latency() -> Panels:
     return series(
         "S3 time per operation",
         "s",
-        _ask(
+        _query(
             "sum by (operation)"
             " (rate(dreambooth_trainer_s3_request_seconds_sum{CHOSEN}[$__rate_interval]))"
             " / (sum by (operation)"
@@ -251,20 +255,20 @@ def _latency() -> Panels:
 
 
 def _results() -> Panels:
-    place = "^s3://([^/]+)/(.*)$"
+    uri = "^s3://([^/]+)/(.*)$"
     return rows(
         "Results",
         (
             Column("output", "Run"),
             Column("bucket", "Bucket"),
-            Column("folder", "Folder", link=SAMPLES, tooltip="Look at the samples"),
+            Column("folder", "Folder", link=SAMPLES, tooltip="Open the samples"),
         ),
-        _ask(
+        _query(
             "max by (output, bucket, folder) (label_replace(label_replace("
             'dreambooth_job_info{CHOSEN, output!=""}'
-            f', "bucket", "$1", "output", "{place}"), "folder", "$2", "output", "{place}"))'
+            f', "bucket", "$1", "output", "{uri}"), "folder", "$2", "output", "{uri}"))'
         ),
-        text="A click on the folder opens the samples in the S3 browser that is named at the top."
+        text="A click on the folder opens the samples in the S3 browser that is set at the top."
         " `dreambooth samples job.yaml` fetches them.",
         height=4,
     )

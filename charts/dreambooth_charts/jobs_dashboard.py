@@ -1,7 +1,7 @@
 """The dashboard of all jobs.
 
-Two operators may tell of a job while one takes over from the other, so what they tell is reduced
-to the labels of the job before anything is counted.
+Two operators may expose series of a job while one takes over from the other, so series are
+aggregated by the labels of the job before they are counted.
 """
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
@@ -20,8 +20,8 @@ OPEN = (
 
 
 def jobs_dashboard() -> Dashboard:
-    """All jobs: what they do, what they wait for, and how the operator does."""
-    made = (
+    """All jobs: what they do and wait for, and the health of the operator."""
+    dashboard = (
         Dashboard("DreamBooth / Jobs")
         .uid(UID)
         .description("All DreamBoothJobs of a cluster, and their operator.")
@@ -36,16 +36,16 @@ def jobs_dashboard() -> Dashboard:
         ("Jobs", (_phases(), _gpus(), _table())),
         ("Waiting", (_waiting(), _delays(), _interruptions())),
         ("Training", (_throughput(), _losses(), _storage())),
-        ("Operator", (_looks(), _answers(), _ages())),
+        ("Operator", (_reconciliation(), _api_responses(), _watch_ages())),
     ):
-        made.with_row(Row(row))
+        dashboard.with_row(Row(row))
         for panel in panels:
-            made.with_panel(panel)
-    return made
+            dashboard.with_panel(panel)
+    return dashboard
 
 
-def _ask(expr: str, legend: str = "") -> Query:
-    """A query about the chosen jobs: `{CHOSEN}` in it are their labels."""
+def _query(expr: str, legend: str = "") -> Query:
+    """A query in which CHOSEN stands for the labels of the chosen jobs."""
     return Query(expr.replace("CHOSEN", CHOSEN), legend)
 
 
@@ -53,7 +53,7 @@ def _phases() -> Panels:
     return series(
         "Phases",
         "short",
-        _ask(
+        _query(
             "count by (phase) (max by (namespace, job, phase) (dreambooth_job_phase{CHOSEN}))",
             "{{phase}}",
         ),
@@ -67,14 +67,14 @@ def _gpus() -> Panels:
     return series(
         "GPUs",
         "short",
-        _ask("sum(max by (namespace, job) (dreambooth_job_gpus_in_use{CHOSEN}))", "in use"),
-        _ask(
+        _query("sum(max by (namespace, job) (dreambooth_job_gpus_in_use{CHOSEN}))", "in use"),
+        _query(
             "sum(max by (namespace, job) (dreambooth_job_gpus_requested{CHOSEN}"
             ' and ignoring (phase, stage) dreambooth_job_phase{phase!~"Succeeded|Failed|Suspended"}'
             ")) or vector(0)",
-            "asked for",
+            "requested",
         ),
-        text="GPUs that pods hold, and those that all jobs under way ask for. The difference waits"
+        text="GPUs that pods hold, and GPUs that all unfinished jobs request. The difference waits"
         " in the queue or for nodes.",
         span=12,
     )
@@ -93,17 +93,17 @@ def _table() -> Panels:
             Column("Value #D", "GPUs"),
             Column("Value #E", "Interruptions"),
         ),
-        _ask("max by (namespace, job, phase, stage) (dreambooth_job_phase{CHOSEN})"),
-        _ask(
+        _query("max by (namespace, job, phase, stage) (dreambooth_job_phase{CHOSEN})"),
+        _query(
             "max by (namespace, job) (dreambooth_job_step{CHOSEN}"
             " / (dreambooth_job_target_steps > 0))"
         ),
-        _ask(
+        _query(
             "time() - max by (namespace, job)"
             " (dreambooth_job_phase_start_timestamp_seconds{CHOSEN})"
         ),
-        _ask("max by (namespace, job) (dreambooth_job_gpus_in_use{CHOSEN})"),
-        _ask(
+        _query("max by (namespace, job) (dreambooth_job_gpus_in_use{CHOSEN})"),
+        _query(
             "sum by (namespace, job)"
             " (max by (namespace, job, reason) (dreambooth_job_interruptions_total{CHOSEN}))"
         ),
@@ -116,14 +116,14 @@ def _waiting() -> Panels:
     return series(
         "Waiting jobs",
         "s",
-        _ask(
+        _query(
             "topk(20, time() - max by (namespace, job) ("
             "dreambooth_job_phase_start_timestamp_seconds{CHOSEN} and ignoring (phase, stage)"
             ' dreambooth_job_phase{phase=~"Pending|Preflight|Queued|Starting|Restarting"}))',
             "{{namespace}}/{{job}}",
         ),
-        text="How long those that wait longest have been in their phase: checked, queued, without"
-        " nodes, or between two attempts.",
+        text="Time that the jobs that wait longest have spent in their phase: preflight, queued,"
+        " without nodes, or between two attempts.",
     )
 
 
@@ -137,10 +137,9 @@ def _delays() -> Panels:
         *(
             Query(quantile.format(share, part), f"{name}, {label}")
             for part, name in (("queue", "in the queue"), ("start", "from there to training"))
-            for share, label in ((0.5, "half"), (0.9, "9 of 10"))
+            for share, label in ((0.5, "median"), (0.9, "90th percentile"))
         ),
-        text="Of the attempts that began to train in the hour before: half of them, and 9 of 10,"
-        " took at most this long. Of all namespaces.",
+        text="Of the attempts that began to train in the last hour, in all namespaces.",
     )
 
 
@@ -148,12 +147,12 @@ def _interruptions() -> Panels:
     return series(
         "Interruptions by reason",
         "short",
-        _ask(
+        _query(
             "sum by (reason) (max by (namespace, job, reason)"
             " (increase(dreambooth_job_interruptions_total{CHOSEN}[1h])))",
             "{{reason}}",
         ),
-        text="Attempts that ended in the hour before without success. Failed and Stalled use up the"
+        text="Attempts that ended in the last hour without success. Failed and Stalled use up the"
         " restart budget of a job, the others do not.",
         stacked=True,
     )
@@ -163,7 +162,7 @@ def _throughput() -> Panels:
     return series(
         "Throughput",
         "short",
-        _ask(
+        _query(
             "topk(20, max by (namespace, job) ("
             'dreambooth_trainer_images_per_second{CHOSEN, rank="0"} and ignoring (stage)'
             ' (dreambooth_trainer_stage{stage="Training"} == 1)))',
@@ -177,7 +176,7 @@ def _losses() -> Panels:
     return bars(
         "Largest losses",
         "short",
-        _ask(
+        _query(
             "sort_desc(topk(10,"
             ' max by (namespace, job) (dreambooth_trainer_loss{CHOSEN, rank="0"})))',
             "{{namespace}}/{{job}}",
@@ -190,7 +189,7 @@ def _storage() -> Panels:
     return series(
         "S3",
         "Bps",
-        _ask(
+        _query(
             "sum by (operation)"
             " (rate(dreambooth_trainer_s3_bytes_total{CHOSEN}[$__rate_interval]))",
             "{{operation}}",
@@ -199,35 +198,36 @@ def _storage() -> Panels:
     )
 
 
-def _looks() -> Panels:
+def _reconciliation() -> Panels:
     quantile = (
         "histogram_quantile({}, sum by (le)"
         " (rate(dreambooth_operator_reconcile_seconds_bucket[$__rate_interval])))"
     )
     return series(
-        "Time to look at a job",
+        "Reconciliation time",
         "s",
-        Query(quantile.format(0.5), "half"),
-        Query(quantile.format(0.99), "99 of 100"),
-        Query("max(dreambooth_operator_queue_oldest_seconds)", "waiting to be looked at"),
-        text="From a change to what is done about it. The operator is too slow when jobs wait for"
-        " more than a few seconds.",
+        Query(quantile.format(0.5), "median"),
+        Query(quantile.format(0.99), "99th percentile"),
+        Query("max(dreambooth_operator_queue_oldest_seconds)", "oldest in the queue"),
+        text="Duration of one reconciliation, and of the longest wait for one. The operator is too"
+        " slow if jobs wait for more than a few seconds.",
     )
 
 
-def _answers() -> Panels:
+def _api_responses() -> Panels:
     return series(
-        "Answers of the API server",
+        "Responses of the API server",
         "reqps",
         Query(
             "sum by (verb, code) (rate(dreambooth_operator_api_requests_total[$__rate_interval]))",
             "{{verb}} {{code}}",
         ),
-        text="429: it asks too often. 403: a permission is missing. 409 now and then is normal.",
+        text="429: the operator sends too many requests. 403: it lacks a permission. An occasional"
+        " 409 is normal.",
     )
 
 
-def _ages() -> Panels:
+def _watch_ages() -> Panels:
     return series(
         "Watches",
         "s",
@@ -236,6 +236,6 @@ def _ages() -> Panels:
             " and on (instance) (dreambooth_operator_leader == 1))",
             "{{resource}}",
         ),
-        text="Since each watch was last known to work: at most settings.resyncSeconds when all is"
-        " well.",
+        text="Time since each watch was last known to work: at most settings.resyncSeconds in a"
+        " healthy operator.",
     )

@@ -25,33 +25,35 @@ WORDS = {
     "{{ $value | humanizePercentage }}": "a part",
     '{{ $value | printf "%.0f" }}': "too many",
 }
-"""What stands for what an alert's summary fills in."""
+"""What replaces the template parts of an alert's summary."""
 SECTIONS = (
     (
         TRAINER_PREFIX,
         "Training",
-        "From every rank of a running job. All have the labels `namespace`, `job`, `attempt` and"
-        " `rank`; those of the process (`process_*`) have none.",
+        "Exposed by every rank of a running job. All have the labels `namespace`, `job`, `attempt`"
+        " and `rank`; the metrics of the process (`process_*`) have none.",
         RANK_LABELS,
     ),
     (
         JOB_PREFIX,
         "Jobs",
-        "From the operator, for each DreamBoothJob that exists. All have the labels `namespace` and"
-        " `job`.",
+        "Exposed by the operator, for each DreamBoothJob that exists. All have the labels"
+        " `namespace` and `job`.",
         JOB_LABELS,
     ),
-    (OPERATOR_PREFIX, "The operator", "From the operator, about itself.", ()),
+    (OPERATOR_PREFIX, "The operator", "Exposed by the operator, about itself.", ()),
 )
 
 
 def metrics_page(rules: Iterable[Path]) -> str:
     """The page as Markdown; `rules` are the chart's files of alerts."""
-    known = definitions()
+    all_metrics = definitions()
     parts = [f"{HEADER}\n# Metrics and alerts\n"]
     for prefix, title, text, common in SECTIONS:
-        own = sorted((d for d in known if d.name.startswith(f"{prefix}_")), key=lambda d: d.name)
-        rows = [_metric(definition, common) for definition in own]
+        section = sorted(
+            (d for d in all_metrics if d.name.startswith(f"{prefix}_")), key=lambda d: d.name
+        )
+        rows = [_metric(definition, common) for definition in section]
         head = "| Metric | Type | Labels | Meaning |\n|---|---|---|---|"
         parts.append("\n".join([f"## {title}\n", f"{text}\n", head, *rows, ""]))
     head = "| Alert | Severity | When |\n|---|---|---|"
@@ -84,6 +86,6 @@ def _alert(alert: dict[str, Any]) -> str:
 
 def _words(summary: str) -> str:
     """A generic value for a placeholder in an annotation."""
-    for template, words in WORDS.items():
-        summary = summary.replace(template, words)
+    for template, text in WORDS.items():
+        summary = summary.replace(template, text)
     return summary[0].upper() + summary[1:]

@@ -1,4 +1,4 @@
-"""The few kinds of panels that the dashboards are made of."""
+"""The kinds of panels that the dashboards use."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ Panels = Builder[Panel]
 
 @dataclass(frozen=True)
 class Query:
-    """A PromQL expression, and how its series are called."""
+    """A PromQL expression, and the legend of its series."""
 
     expr: str
     legend: str = ""
@@ -43,7 +43,7 @@ class Column:
     title: str
     unit: str = "none"
     link: str = ""
-    """Where a click leads."""
+    """URL that a click opens."""
     tooltip: str = ""
 
 
@@ -65,7 +65,7 @@ def series(
     )
     if stacked:
         panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL))
-    return panel.targets([_range(query, ref) for query, ref in _referred(queries)])
+    return panel.targets([_range(query, ref) for query, ref in _with_refs(queries)])
 
 
 def numbers(
@@ -84,12 +84,12 @@ def numbers(
         .graph_mode(BigValueGraphMode.NONE)
         .text_mode(BigValueTextMode.VALUE_AND_NAME if named else BigValueTextMode.VALUE)
         .reduce_options(_newest())
-        .targets([_instant(query, ref) for query, ref in _referred(queries)])
+        .targets([_instant(query, ref) for query, ref in _with_refs(queries)])
     )
 
 
 def words(title: str, query: Query, text: str, span: int = 4, height: int = 4) -> Panels:
-    """The legends of the series that there are."""
+    """The legends of the existing series, as words."""
     return (
         stat.Panel()
         .title(title)
@@ -127,7 +127,7 @@ def rows(
 ) -> Panels:
     """A table: the series of all queries, joined by their labels."""
     names = {column.field: column.title for column in columns}
-    order = {column.field: place for place, column in enumerate(columns)}
+    order = {column.field: index for index, column in enumerate(columns)}
     panel = (
         table.Panel()
         .title(title)
@@ -135,17 +135,17 @@ def rows(
         .datasource(SOURCE)
         .span(24)
         .height(height)
-        .targets([_table(query, ref) for query, ref in _referred(queries)])
+        .targets([_table(query, ref) for query, ref in _with_refs(queries)])
         .with_transformation(DataTransformerConfig(id_val="merge", options={}))
-        .with_transformation(_organized(order, names))
+        .with_transformation(_organize(order, names))
     )
     for column in columns:
         panel.override_by_name(column.title, _properties(column))
     return panel
 
 
-def _organized(order: Mapping[str, int], names: Mapping[str, str]) -> DataTransformerConfig:
-    """Columns in their order under their titles; others are left out."""
+def _organize(order: Mapping[str, int], names: Mapping[str, str]) -> DataTransformerConfig:
+    """Show only these columns, in their order, under their titles."""
     return DataTransformerConfig(
         id_val="organize",
         options={
@@ -158,25 +158,25 @@ def _organized(order: Mapping[str, int], names: Mapping[str, str]) -> DataTransf
 
 
 def _properties(column: Column) -> list[DynamicConfigValue]:
-    found = [DynamicConfigValue("unit", column.unit)]
+    properties = [DynamicConfigValue("unit", column.unit)]
     if column.link:
         link = {"title": column.tooltip, "url": column.link, "targetBlank": False}
-        found.append(DynamicConfigValue("links", [link]))
-    return found
+        properties.append(DynamicConfigValue("links", [link]))
+    return properties
 
 
 def _newest() -> common.ReduceDataOptions:
     return common.ReduceDataOptions().calcs(["lastNotNull"])
 
 
-def _referred(queries: Sequence[Query]) -> list[tuple[Query, str]]:
+def _with_refs(queries: Sequence[Query]) -> list[tuple[Query, str]]:
     """Queries with the reference letters that Grafana requires."""
-    return [(query, chr(ord("A") + place)) for place, query in enumerate(queries)]
+    return [(query, chr(ord("A") + index)) for index, query in enumerate(queries)]
 
 
 def _query(query: Query, ref: str) -> prometheus.Dataquery:
-    made = prometheus.Dataquery().expr(query.expr).ref_id(ref).datasource(SOURCE)
-    return made.legend_format(query.legend) if query.legend else made
+    query_builder = prometheus.Dataquery().expr(query.expr).ref_id(ref).datasource(SOURCE)
+    return query_builder.legend_format(query.legend) if query.legend else query_builder
 
 
 def _range(query: Query, ref: str) -> prometheus.Dataquery:

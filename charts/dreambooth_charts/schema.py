@@ -1,4 +1,4 @@
-"""values.schema.json: what Helm checks values against, before anything is rendered."""
+"""values.schema.json, against which Helm validates values before it renders anything."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,16 +10,16 @@ from dreambooth_charts.values import Value
 from dreambooth_operator.controller.app.settings import Settings
 
 Schema = dict[str, Any]
-FORM = Path(__file__).parent / "values.schema.yaml"
-OWN = ("trainerImage",)
-"""Settings that the chart makes from other values."""
+TEMPLATE = Path(__file__).parent / "values.schema.yaml"
+SET_BY_CHART = ("trainerImage",)
+"""Settings that the chart derives from other values."""
 PORT = "Port of /metrics, /healthz and /readyz."
-OWN_OF_LEASE = ("enabled", "namespace", "name")
+LEASE_SET_BY_CHART = ("enabled", "namespace", "name")
 
 
 def values_schema(values: Iterable[Value]) -> Schema:
     """The schema of values.yaml; `values` are its values with their comments."""
-    schema: Schema = yaml.safe_load(FORM.read_text(encoding="utf-8"))
+    schema: Schema = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
     settings = settings_schema()
     schema["$defs"] |= settings.pop("$defs")
     schema["properties"]["settings"] = settings
@@ -32,18 +32,18 @@ def values_schema(values: Iterable[Value]) -> Schema:
 
 
 def settings_schema() -> Schema:
-    """The operator's settings, as far as the chart leaves them to its user."""
+    """The schema of those of the operator's settings that a user of the chart may set."""
     schema = Settings.model_json_schema(by_alias=True)
-    for name in OWN:
+    for name in SET_BY_CHART:
         del schema["properties"][name]
-    for name in OWN_OF_LEASE:
+    for name in LEASE_SET_BY_CHART:
         del schema["$defs"]["LeaderElection"]["properties"][name]
     del schema["properties"]["leaderElection"]["default"]
-    # What the chart makes is all that the operator requires.
-    assert set(schema.pop("required")) == set(OWN)
-    # Each gets a Role, which cannot be there twice.
+    # The chart sets everything that the operator requires.
+    assert set(schema.pop("required")) == set(SET_BY_CHART)
+    # The chart creates a Role in each, which must not exist twice.
     schema["properties"]["namespaces"]["uniqueItems"] = True
-    # The probes and the Service have to know it, so it cannot be left open.
+    # The probes and the Service refer to the port, so it must be a fixed one.
     schema["properties"]["metricsPort"] |= {"minimum": 1, "description": PORT}
     for part in _parts(schema):
         part.pop("title", None)
@@ -53,11 +53,11 @@ def settings_schema() -> Schema:
 
 
 def _describe(schema: Schema, value: Value) -> None:
-    """Have editors show the first paragraph of a comment."""
+    """Use the first paragraph of a comment as description, which editors show."""
     first, *_ = value.text.split("\n\n")
     part = schema
     for name in value.path:
-        if "properties" not in part:  # a reference, or a value that is given as a whole
+        if "properties" not in part:  # a reference, or a value that is set as a whole
             return
         part = part["properties"][name]
     if first and "description" not in part:

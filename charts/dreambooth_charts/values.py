@@ -1,4 +1,4 @@
-"""values.yaml as its reader sees it: every value with the comment above it."""
+"""The values of values.yaml, each with the comment above it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ class Value:
 
     path: tuple[str, ...]
     text: str
-    """The comment above it, as Markdown; empty: it is explained where it is in."""
+    """The comment above it, as Markdown; empty: the comment of its parent explains it."""
     default: object
     leaf: bool
-    """It is set as a whole; others are only there to hold values."""
+    """It is set as a whole, and is not only a mapping of other values."""
 
     @property
     def name(self) -> str:
@@ -26,7 +26,7 @@ class Value:
 
 
 def documented(path: Path) -> list[Value]:
-    """The values of a file in its order, each before those in it."""
+    """The values of a file in its order, parents before children."""
     text = path.read_text(encoding="utf-8")
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     if not isinstance(root, yaml.MappingNode):
@@ -35,17 +35,17 @@ def documented(path: Path) -> list[Value]:
 
 
 def _values(
-    node: yaml.MappingNode, defaults: dict[str, Any], above: tuple[str, ...], lines: list[str]
+    node: yaml.MappingNode, defaults: dict[str, Any], parents: tuple[str, ...], lines: list[str]
 ) -> Iterator[Value]:
     for key, child in node.value:
-        path, default = (*above, key.value), defaults[key.value]
+        path, default = (*parents, key.value), defaults[key.value]
         inner: list[Value] = []
         if isinstance(child, yaml.MappingNode) and not child.flow_style:
             inner = list(_values(child, default, path, lines))
         # A mapping without comments in it, such as `resources`, is one value.
-        holds = any(value.text or value.path[-1] == "enabled" for value in inner)
-        yield Value(path, _comment(lines, key.start_mark.line), default, leaf=not holds)
-        if holds:
+        has_values = any(value.text or value.path[-1] == "enabled" for value in inner)
+        yield Value(path, _comment(lines, key.start_mark.line), default, leaf=not has_values)
+        if has_values:
             yield from inner
 
 
@@ -54,5 +54,5 @@ def _comment(lines: list[str], end: int) -> str:
     start = end
     while start > 0 and lines[start - 1].lstrip().startswith("#"):
         start -= 1
-    found = (line.lstrip() for line in lines[start:end])
-    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in found)
+    stripped = (line.lstrip() for line in lines[start:end])
+    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in stripped)

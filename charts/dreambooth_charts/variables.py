@@ -1,4 +1,4 @@
-"""What is chosen at the top of a dashboard."""
+"""The variables at the top of a dashboard."""
 
 from grafana_foundation_sdk.builders.dashboard import (
     DatasourceVariable,
@@ -13,18 +13,18 @@ BROWSER = "https://s3.console.aws.amazon.com/s3/buckets/"
 
 
 def datasource() -> DatasourceVariable:
-    """The Prometheus to ask."""
+    """The Prometheus data source."""
     return DatasourceVariable("datasource").label("Data source").type("prometheus")
 
 
 def namespaces() -> QueryVariable:
     """Any number of namespaces."""
-    return _everything(namespace())
+    return _multiple(namespace())
 
 
 def jobs() -> QueryVariable:
     """Any number of the jobs in them."""
-    return _everything(_labels("job", "Job", 'dreambooth_job_info{namespace=~"$namespace"}'))
+    return _multiple(_labels("job", "Job", 'dreambooth_job_info{namespace=~"$namespace"}'))
 
 
 def namespace() -> QueryVariable:
@@ -38,17 +38,17 @@ def job() -> QueryVariable:
 
 
 def browser() -> TextBoxVariable:
-    """Where a bucket is looked at with a browser."""
+    """The URL of a web page that shows the objects of a bucket."""
     return (
         TextBoxVariable("browser")
         .label("S3 browser")
-        .description("Address to which a bucket and ?prefix= are added to look at samples.")
+        .description("URL to which a bucket and ?prefix= are appended to show samples.")
         .default_value(BROWSER)
     )
 
 
 def _labels(name: str, label: str, series: str) -> QueryVariable:
-    """The values of a label, of all that were there in the time that is shown."""
+    """The values of a label among the series in the dashboard's time range."""
     return (
         QueryVariable(name)
         .label(label)
@@ -59,7 +59,7 @@ def _labels(name: str, label: str, series: str) -> QueryVariable:
     )
 
 
-def _everything(variable: QueryVariable) -> QueryVariable:
-    """Several of them, at first all; also those that come later."""
-    everything = VariableOption(text="All", value="$__all")
-    return variable.multi(True).include_all(True).all_value(".+").current(everything)
+def _multiple(variable: QueryVariable) -> QueryVariable:
+    """Allow several values. The default is all of them, including those that appear later."""
+    all_values = VariableOption(text="All", value="$__all")
+    return variable.multi(True).include_all(True).all_value(".+").current(all_values)

@@ -1,1 +1,1 @@
-"""The operator's own metrics and health."""
+"""The operator's metrics and their definitions, and its liveness and readiness probes."""

@@ -1,1 +1,1 @@
-"""What is known of the cluster: watches, cache, resync, work queue and the progress of trainers."""
+"""What the operator observes: kopf's watches, the cache, resyncs, the work queue, progress."""

@@ -26,7 +26,7 @@ from dreambooth_operator.controller.watch.job_summary import JobSummary, summari
 from dreambooth_operator.manifests import names
 
 REMEMBERED_REMOVALS = 10_000
-"""uids of deleted objects: enough for every answer that can be under way."""
+"""Number of deleted objects whose uids are kept."""
 KEPT_METADATA = (
     "name",
     "namespace",
