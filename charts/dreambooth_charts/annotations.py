@@ -1,4 +1,4 @@
-"""Marks at the times that a metric names."""
+"""Annotations at the times in a metric."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from dreambooth_charts.panels import SOURCE, Query
 
 
 @dataclass(frozen=True)
-class Marks(Builder[AnnotationQuery]):
-    """A mark at each time in milliseconds that a query returns."""
+class TimeAnnotations(Builder[AnnotationQuery]):
+    """An annotation at each Unix time, in milliseconds, that a query returns."""
 
     name: str
     query: Query
     title: str
-    """What a mark says, with labels of the series in `{{ }}`; `text` the same, below it."""
+    """Its title, with labels of the series in `{{ }}`; `text` is shown below it."""
     color: str
     text: str = ""
 
@@ -25,16 +25,16 @@ class Marks(Builder[AnnotationQuery]):
 
 
 class _Annotation(AnnotationQuery):
-    """With what the Prometheus data source reads, and Grafana's own type does not know."""
+    """Adds fields that the Prometheus data source reads but Grafana's own type lacks."""
 
-    def __init__(self, marks: Marks) -> None:
+    def __init__(self, marks: TimeAnnotations) -> None:
         super().__init__(
             name=marks.name, datasource=SOURCE, icon_color=marks.color, expr=marks.query.expr
         )
         self._marks = marks
 
     def to_json(self) -> dict[str, object]:
-        """What is written."""
+        """The JSON of the annotation."""
         return super().to_json() | {
             "titleFormat": self._marks.title,
             "textFormat": self._marks.text,

@@ -8,7 +8,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
 from grafana_foundation_sdk.models.dashboard import DashboardCursorSync
 
 from dreambooth_charts import variables
-from dreambooth_charts.annotations import Marks
+from dreambooth_charts.annotations import TimeAnnotations
 from dreambooth_charts.panels import Column, Panels, Query, numbers, rows, series, words
 
 UID = "dreambooth-job"
@@ -55,8 +55,8 @@ def _query(expr: str, legend: str = "") -> Query:
     return Query(expr.replace("CHOSEN", CHOSEN), legend)
 
 
-def _starts() -> Marks:
-    return Marks(
+def _starts() -> TimeAnnotations:
+    return TimeAnnotations(
         "Attempts",
         _query("max by (attempt) (dreambooth_job_attempt_start_timestamp_seconds{CHOSEN}) * 1000"),
         title="Attempt {{attempt}} began",
@@ -64,8 +64,8 @@ def _starts() -> Marks:
     )
 
 
-def _ends() -> Marks:
-    return Marks(
+def _ends() -> TimeAnnotations:
+    return TimeAnnotations(
         "Ends",
         _query(
             "max by (attempt, outcome, exit_code)"

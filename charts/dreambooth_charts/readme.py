@@ -1,4 +1,4 @@
-"""The chart's README: how to install it, and every value and setting."""
+"""The chart's README: installation, and every value and setting."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ INTRODUCTION = Path(__file__).parent / "introduction.md"
 SETTINGS = """\
 ## Settings
 
-What can be set below `settings`, with the operator's own defaults; `log` has another one here.
+Fields of `settings` with the operator's defaults. The chart sets another default for `log`.
 
 | Setting | Default | Meaning |
 |---|---|---|\
@@ -35,7 +35,7 @@ def _section(value: Value) -> str:
 
 
 def _rows(settings: Schema, groups: dict[str, Schema], above: str = "") -> Iterator[str]:
-    """A row for each setting; a group's are those in it."""
+    """A table row for each setting, groups flattened."""
     for name, field in settings["properties"].items():
         group = field.get("$ref", "").removeprefix("#/$defs/")
         if group:
