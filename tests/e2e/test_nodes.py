@@ -35,7 +35,7 @@ def test_a_lost_node_is_escaped_and_does_no_harm_when_it_is_back(
     disrupted, last = done["status"]["attempts"]
     assert (disrupted["outcome"], last["outcome"]) == ("Disrupted", "Succeeded")
     assert disrupted["node"] in lost
-    assert "does not stop; its node is taken for lost" in disrupted["reason"]
+    assert "does not stop; its node is considered lost" in disrupted["reason"]
 
     assert eventually(lambda: not alive(cluster, old), 60)
     assert "Fenced: a newer claim has taken" in cluster.pod_log(old[0]["metadata"]["name"])

@@ -1,7 +1,7 @@
-"""A small world for `decide`: an API server, the Job controller and the nodes, as views in memory.
+"""A simulated cluster for tests of `decide`: snapshots of Jobs and pods in memory.
 
-Only what decides about the operator's choices is there. It moves when a test says so, so every
-order of events can be walked, also those that a real cluster shows once a year.
+It simulates as much of the API server, the Job controller and the nodes as decisions depend on.
+Nothing happens by itself, so that a test can choose any order of events, however rare.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def dreambooth_job(*, suspend: bool = False, **runtime: Any) -> DreamBoothJob:
 
 @dataclass
 class World:
-    """Everything outside the operator, and the operator's own short memory."""
+    """The cluster, and what the operator holds in memory."""
 
     job: DreamBoothJob = field(default_factory=dreambooth_job)
     policy: Policy = POLICY
@@ -83,7 +83,7 @@ class World:
     events: list[Event] = field(default_factory=list)
     writes: int = 0
     applied: list[dict[str, Any]] = field(default_factory=list)
-    _made: int = 0
+    _created: int = 0
 
     # What the operator sees and does.
 
@@ -110,14 +110,14 @@ class World:
         return decide(self.observe(), self.now, self.policy)
 
     def reconcile(self, crash_after: int | None = None) -> Decision:
-        """Decide once and carry it out; die after so many calls of the API server.
+        """Decide once and carry it out; crash after so many requests to the API server.
 
-        As with a worker, what comes of actions is reported at the next look.
+        As with a worker, status and events follow in the next round if there were actions.
         """
         decision = self.decide()
         left = crash_after
         for action in decision.actions:
-            left = self._call(left, lambda action=action: self.act(action))  # type: ignore[misc]
+            left = self._call(left, lambda action=action: self.execute(action))  # type: ignore[misc]
         if decision.status is not None and not decision.actions:
             self._call(left, lambda: self.write(decision.status))
             self.events += decision.events
@@ -129,7 +129,7 @@ class World:
             decision = self.reconcile()
             if decision.status is None and not decision.actions:
                 return
-        raise AssertionError("decide never comes to rest")
+        raise AssertionError("reconciling does not settle")
 
     def _call(self, left: int | None, act: Callable[[], None]) -> int | None:
         if left == 0:
@@ -138,7 +138,7 @@ class World:
         self.writes += 1
         return None if left is None else left - 1
 
-    def act(self, action: Action) -> None:
+    def execute(self, action: Action) -> None:
         if isinstance(action, Apply):
             self.applied.append(action.manifest)
             if action.manifest["kind"] == "Job":
@@ -177,12 +177,12 @@ class World:
             return
         attempt = meta["labels"].get(names.ATTEMPT_LABEL)
         suspended = manifest["spec"].get("suspend", False)
-        self._made += 1
+        self._created += 1
         self.jobs[meta["name"]] = JobSnapshot(
             key=KEY,
             name=meta["name"],
-            uid=f"uid-{self._made}",
-            version=self._made,
+            uid=f"uid-{self._created}",
+            version=self._created,
             owner=meta["ownerReferences"][0]["uid"],
             component=meta["labels"][names.COMPONENT_LABEL],
             attempt=None if attempt is None else int(attempt),
@@ -244,25 +244,27 @@ class World:
 
     def _why(self, pod: PodSnapshot) -> dict[str, str]:
         if pod.disruption:
-            told = f"Pod {KEY.namespace}/{pod.name} has condition DisruptionTarget matching FailJob"
-            return {"failure_reason": "PodFailurePolicy", "failure_message": told}
+            message = (
+                f"Pod {KEY.namespace}/{pod.name} has condition DisruptionTarget matching FailJob"
+            )
+            return {"failure_reason": "PodFailurePolicy", "failure_message": message}
         if pod.exit_code in NOT_RETRYABLE:
-            told = f"Container trainer for pod {pod.name} failed with exit code {pod.exit_code}"
-            return {"failure_reason": "PodFailurePolicy", "failure_message": told}
-        told = "Job has reached the specified backoff limit"
-        return {"failure_reason": "BackoffLimitExceeded", "failure_message": told}
+            message = f"Container trainer for pod {pod.name} failed with exit code {pod.exit_code}"
+            return {"failure_reason": "PodFailurePolicy", "failure_message": message}
+        message = "Job has reached the specified backoff limit"
+        return {"failure_reason": "BackoffLimitExceeded", "failure_message": message}
 
     def _fill(self, job: JobSnapshot, pods: list[PodSnapshot]) -> None:
         """A pod for each index that has none; podReplacementPolicy Failed waits for the old one."""
         there = {pod.index for pod in pods if not pod.ended or pod.phase == "Succeeded"}
         for index in set(range(self.completions[job.name])) - there:
-            self._made += 1
-            uid = f"pod-{self._made}"
+            self._created += 1
+            uid = f"pod-{self._created}"
             self.pods[uid] = PodSnapshot(
                 key=KEY,
-                name=f"{job.name}-{index}-{self._made}",
+                name=f"{job.name}-{index}-{self._created}",
                 uid=uid,
-                version=self._made,
+                version=self._created,
                 job_uid=job.uid,
                 component=job.component,
                 attempt=job.attempt,
@@ -281,7 +283,7 @@ class World:
         self.remembered[pod.uid] = replace(pod, gone=True)
 
     def start_pods(self) -> None:
-        """Every pod gets a node and runs, and all have joined."""
+        """Every pending pod is scheduled, runs, and becomes ready."""
         for uid, pod in self.pods.items():
             if pod.phase == "Pending" and not pod.waiting and not pod.deletion_requested:
                 self.pods[uid] = replace(
@@ -307,8 +309,8 @@ class World:
         )
         self.pods[pod.uid] = ended
 
-    def obey(self) -> None:
-        """Pods that were asked to stop save and exit with 143, but those on lost nodes."""
+    def stop_pods(self) -> None:
+        """Pods that are terminating save and exit with 143, except on lost nodes."""
         for pod in list(self.pods.values()):
             if pod.deletion_requested and not pod.ended and pod.node != "lost":
                 self.exit(pod, ExitCode.STOPPED)
@@ -319,7 +321,7 @@ class World:
         self._ask_to_stop(marked)
 
     def lose_node(self, pod: PodSnapshot) -> None:
-        """The pod is asked to stop and will never answer."""
+        """The pod is asked to stop, and never does."""
         self.evict(replace(pod, node="lost"), "DeletionByTaintManager")
 
     def delete_pod(self, pod: PodSnapshot) -> None:
@@ -404,7 +406,7 @@ class World:
     def event_reasons(self) -> list[str]:
         return [event.reason for event in self.events]
 
-    # Common ways.
+    # Sequences that many tests need.
 
     def pass_preflight(self, report: str = "the job can be trained") -> None:
         self.settle()
@@ -422,12 +424,20 @@ class World:
         self.settle()
         return self.attempt
 
+    def fail(self, code: int = 1, message: Termination | str = "ValueError: x") -> None:
+        """A pod of the second node fails, and its peers are stopped."""
+        self.exit(self.pods_of(self.attempt)[1], code, message)
+        self.control_jobs()
+        self.stop_pods()
+        self.control_jobs()
+        self.settle()
+
     def finish_stopping(self) -> None:
-        """Pods obey, their Job goes or fails, and the operator sees it."""
+        """Pods stop, their Job is deleted or fails, and the operator reacts."""
         for _ in range(3):
             self.settle()
             self.control_jobs()
-            self.obey()
+            self.stop_pods()
             self.control_jobs()
         self.settle()
 

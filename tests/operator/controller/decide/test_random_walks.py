@@ -1,4 +1,4 @@
-"""Random walks: whatever happens in whatever order, and wherever the operator dies, these hold."""
+"""Random walks: the invariants hold in any order of events, wherever the operator crashes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OVER = ("Succeeded", "Failed")
 
 
 class Walk(RuleBasedStateMachine):
-    """The operator in a world that does what it likes."""
+    """The operator in a cluster where anything may happen."""
 
     @initialize(queue=st.booleans(), failures=st.integers(0, 3), running=st.booleans())
     def start(self, queue: bool, failures: int, running: bool) -> None:
@@ -44,7 +44,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        """Deciding comes to rest, and at rest nothing is written."""
+        """Reconciling settles, and then nothing is written."""
         self.world.settle()
         writes = self.world.writes
         decision = self.world.reconcile()
@@ -66,11 +66,11 @@ class Walk(RuleBasedStateMachine):
 
     @rule()
     def flow(self) -> None:
-        """Everything goes as it should for a while."""
+        """For a while, everything goes well."""
         for job in self.world.live:
             if job.suspended:
                 self.world.queue_admits(job)
-        self.world.obey()
+        self.world.stop_pods()
         self.world.control_jobs()
         self.world.start_pods()
         self.world.settle()
@@ -80,8 +80,8 @@ class Walk(RuleBasedStateMachine):
         self.world.start_pods()
 
     @rule()
-    def obey(self) -> None:
-        self.world.obey()
+    def stop_pods(self) -> None:
+        self.world.stop_pods()
 
     @rule(data=st.data(), code=st.sampled_from([0, 1, 1, 64, 70, 137, 143]))
     def exit_pod(self, data: st.DataObject, code: int) -> None:
@@ -169,7 +169,7 @@ class Walk(RuleBasedStateMachine):
 
 
 class LongWalk(Walk):
-    """The same, farther and with chance."""
+    """Longer walks, with a new seed each time."""
 
 
 USUAL = settings(

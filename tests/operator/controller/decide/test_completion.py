@@ -1,0 +1,35 @@
+"""The end of a job, and its time to live."""
+
+from __future__ import annotations
+
+from dreambooth_operator.controller.decide.decision import DeleteDreamBoothJob
+from tests.operator.controller.world import running
+
+
+def test_success_reports_where_the_model_is() -> None:
+    world = running()
+    world.reports(790)
+    world.settle()
+    for pod in world.pods_of(world.attempt):
+        world.exit(pod, 0)
+    world.control_jobs()
+    world.settle()
+    assert world.status.phase == "Succeeded"
+    assert world.status.stage is None
+    assert world.status.artifacts is not None
+    assert world.status.artifacts.export == "s3://results/runs/team-a/mug/uid-of-the-job/export"
+    assert world.status.progress is not None
+    assert world.status.progress.step == 800
+    assert world.condition("Complete")[0] == "True"
+    assert world.status.completion_time == world.now
+
+
+def test_a_job_is_deleted_when_its_time_to_live_is_over() -> None:
+    world = running(ttlSecondsAfterFinished=60)
+    for pod in world.pods_of(world.attempt):
+        world.exit(pod, 0)
+    world.control_jobs()
+    world.settle()
+    assert world.decide().requeue_seconds == 60
+    world.tick(60)
+    assert world.decide().actions == (DeleteDreamBoothJob(),)

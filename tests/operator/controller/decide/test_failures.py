@@ -1,0 +1,94 @@
+"""How an attempt ended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from dreambooth_api.contract.termination import Termination
+from dreambooth_api.models.status import Counters
+from tests.operator.controller.world import running
+
+
+@pytest.mark.parametrize("code", [64, 65, 66, 67, 68, 69])
+def test_an_exit_code_that_is_not_retryable_fails_the_job_at_once(code: int) -> None:
+    world = running()
+    world.fail(code, "BadData: spec.subjects[0].images: 3 images are broken")
+    assert world.status.phase == "Failed"
+    assert "spec.subjects[0].images" in world.condition("Failed")[2]
+    assert world.record.final
+
+
+def test_a_stall_has_its_own_counter_and_uses_up_the_budget() -> None:
+    world = running(restart={"maxFailures": 0})
+    world.fail(70, Termination(rank=3, message="no progress for 900 s"))
+    assert world.status.counters == Counters(stalls=1)
+    assert world.record.outcome == "Stalled"
+    assert world.record.rank == 3
+    assert world.status.phase == "Failed"
+
+
+def test_an_eviction_is_not_counted_as_a_failure() -> None:
+    world = running(restart={"maxFailures": 0})
+    pods = world.pods_of(world.attempt)
+    world.evict(pods[0])
+    world.tick(1)
+    world.exit(pods[1], 1, "connection closed by peer")  # first to end, not the cause
+    world.finish_stopping()
+    assert world.status.counters == Counters(disruptions=1)
+    assert world.record.outcome == "Disrupted"
+    assert world.record.node == "node-0"
+    assert world.status.phase == "Restarting"
+
+
+def test_a_disruption_is_recognized_when_no_pod_object_is_left() -> None:
+    world = running()
+    world.evict(world.pods_of(world.attempt)[0])
+    world.control_jobs()
+    world.stop_pods()
+    world.control_jobs()
+    world.stop_pods()
+    world.control_jobs()
+    world.restart_operator()
+    world.pods.clear()
+    world.settle()
+    assert world.record.outcome == "Disrupted"
+
+
+def test_preemption_by_the_scheduler_is_a_preemption() -> None:
+    world = running()
+    world.evict(world.pods_of(world.attempt)[0], "PreemptionByScheduler")
+    world.finish_stopping()
+    assert world.status.counters == Counters(preemptions=1)
+
+
+def test_a_node_with_a_fast_clock_does_not_hide_a_failure() -> None:
+    world = running()
+    culprit = world.pods_of(world.attempt)[1]
+    world.exit(culprit, 1, "ValueError: x")
+    ahead = replace(world.pods[culprit.uid], finished=world.now + timedelta(seconds=90))
+    world.pods[culprit.uid] = ahead
+    world.control_jobs()
+    world.tick(1)
+    world.stop_pods()
+    world.control_jobs()
+    world.settle()
+    assert world.record.outcome == "Failed"
+    assert world.record.node == "node-1"
+
+
+def test_a_pod_that_the_kubelet_failed_is_reported() -> None:
+    world = running()
+    pod = world.pods_of(world.attempt)[0]
+    problem = "Usage of EmptyDir volume exceeds the limit"
+    world.pods[pod.uid] = replace(pod, phase="Failed", reason="Evicted", reason_message=problem)
+    world.control_jobs()
+    world.tick(1)
+    world.stop_pods()
+    world.control_jobs()
+    world.settle()
+    assert world.record.outcome == "Failed"
+    assert world.record.node == "node-0"
+    assert world.record.reason.endswith(f"Evicted: {problem}")
