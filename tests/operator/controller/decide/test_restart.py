@@ -6,7 +6,7 @@ import pytest
 
 from dreambooth_api.contract.stages import Outcome
 from dreambooth_api.models.status import AttemptStatus, Counters, Status
-from tests.operator.controller.world import running
+from tests.operator.controller.world import START, World, dreambooth_job, running
 from tests.operator.restarts import BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, WAITS
 
 
