@@ -145,6 +145,7 @@ Quantity = Annotated[
     BeforeValidator(_number_as_text),
     WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": _QUANTITY, "maxLength": 32}),
 ]
+ResourceList = Annotated[dict[str, Quantity], Field(max_length=16)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Steps = Annotated[int, Field(ge=1, le=1_000_000)]
 GuidanceScale = Annotated[float, Field(ge=0, le=50)]

@@ -10,12 +10,15 @@ from pydantic import ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
 from pydantic_core import CoreSchema, core_schema
 
 from dreambooth_api.contract import environment
-from dreambooth_api.models.base import ApiModel, EnvName, LabelValue, ObjectName
+from dreambooth_api.models.base import ApiModel, EnvName, LabelValue, ObjectName, ResourceList
 from dreambooth_api.models.map_list import MapList
 from dreambooth_api.models.rules import rule
 
 Opaque = dict[str, Any]
 """A part of a core/v1 object, kept as it is."""
+
+TRAINER = "trainer"
+"""Name of the container that trains."""
 
 RESERVED_LABELS = (
     "dreambooth.dev/",
@@ -100,6 +103,38 @@ class EnvVar(ApiModel):
         return self.value is None or self.value_from is None
 
 
+class InitContainer(NamedObject):
+    """A core/v1 Container that runs before the trainer's, or beside it.
+
+    With `restartPolicy: Always` it is a sidecar: started first, stopped last.
+    """
+
+    @rule(
+        "name",
+        f"self.name != '{TRAINER}'",
+        "is the name of the operator's own container; choose another one",
+    )
+    def _name_is_free(self) -> bool:
+        return self.name != TRAINER
+
+
+class ContainerResources(ApiModel):
+    """A core/v1 ResourceRequirements of the trainer's container, merged over `runtime.resources`.
+
+    GPUs that come by resource claims are asked for once: set `gpuResource` to 0 here, and
+    `gpusPerNode` to the number of ranks.
+    """
+
+    requests: ResourceList | None = None
+    """What the scheduler reserves."""
+
+    limits: ResourceList | None = None
+    """What the container may use at most."""
+
+    claims: Annotated[list[NamedObject], Field(max_length=16), MapList("name")] | None = None
+    """Claims of the pod that the container uses."""
+
+
 class ContainerOverrides(ApiModel):
     """Parts of the trainer's container (core/v1 Container)."""
 
@@ -116,6 +151,9 @@ class ContainerOverrides(ApiModel):
         Annotated[list[VolumeMount], Field(max_length=32), MapList("mountPath")] | None
     ) = None
     """Mounts of the pod's volumes, by path."""
+
+    resources: ContainerResources | None = None
+    """Resources and resource claims. Preflight, which needs no GPU, does not get them."""
 
     security_context: Opaque | None = None
     """Security context of the container."""
@@ -136,6 +174,13 @@ class PodSpecOverrides(ApiModel):
 
     containers: Annotated[list[ContainerOverrides], Field(max_length=1), MapList("name")] = []
     """The trainer's container."""
+
+    init_containers: Annotated[list[InitContainer], Field(max_length=8), MapList("name")] = []
+    """Containers that run before the trainer's, or beside it: sidecars, by name. Preflight has them
+    too."""
+
+    resource_claims: Annotated[list[NamedObject], Field(max_length=16), MapList("name")] = []
+    """Dynamically allocated devices (core/v1 PodResourceClaim), by name. Preflight has none."""
 
     security_context: Opaque | None = None
     """Security context of the pods."""

@@ -12,6 +12,7 @@ from dreambooth_api.models.base import (
     ObjectName,
     PlainText,
     Quantity,
+    ResourceList,
     ResourceName,
 )
 from dreambooth_api.models.map_list import MapList
@@ -20,7 +21,6 @@ from dreambooth_api.models.rules import rule
 
 MAX_SECONDS = 31_536_000
 Seconds = Annotated[int, Field(ge=0, le=MAX_SECONDS)]
-ResourceList = Annotated[dict[str, Quantity], Field(max_length=16)]
 
 
 class Resources(ApiModel):

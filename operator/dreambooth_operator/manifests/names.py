@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from dreambooth_api.models import overrides
 from dreambooth_api.models.base import GROUP
 from dreambooth_api.models.job import DreamBoothJob
 
@@ -12,7 +13,7 @@ JOB_LABEL = f"{GROUP}/job"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-TRAINER = "trainer"
+TRAINER = overrides.TRAINER
 """The component that trains, and the name of its container in every pod."""
 PREFLIGHT = "preflight"
 

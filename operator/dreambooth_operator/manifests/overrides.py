@@ -1,21 +1,32 @@
 """Merges `spec.runtime.podOverrides`, a user's parts of a PodTemplateSpec, over the operator's.
 
-Objects are merged field by field. Containers are merged by name; their env and the volumes are
-replaced by name, volume mounts by path. Every other list replaces the operator's. What a user may
-override at all is the API's business.
+Objects are merged field by field. Lists with a key are merged item by item: an item with a known
+key takes the place of the operator's, or is merged with it where it is a container; the others are
+appended. Every other list replaces the operator's. The API decides what may be overridden at all.
 """
 
 from typing import Any
 
+from dreambooth_operator.manifests import names
+
 Tree = dict[str, Any]
 
-MERGE_KEYS = {"containers": "name", "env": "name", "volumes": "name", "volumeMounts": "mountPath"}
-REPLACED_WHOLE = {"env", "volumes", "volumeMounts"}
-"""Items of these are unions (value or valueFrom, emptyDir or hostPath): a merge would hold both."""
+MERGE_KEYS = {
+    "claims": "name",
+    "containers": "name",
+    "env": "name",
+    "initContainers": "name",
+    "resourceClaims": "name",
+    "volumeMounts": "mountPath",
+    "volumes": "name",
+}
+MERGED_ITEMS = {"containers"}
+"""Items of the other lists are unions (value or valueFrom, emptyDir or hostPath): a merge would
+hold both."""
 
 
 def merged(base: Tree, over: Tree) -> Tree:
-    """`base` with `over` merged over it; neither is changed."""
+    """Return `base` with `over` merged over it; neither is changed."""
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
@@ -28,11 +39,30 @@ def merged(base: Tree, over: Tree) -> Tree:
     return result
 
 
+def without_devices(overrides: Tree) -> Tree:
+    """Return the overrides for a pod that needs no device: no resources and no resource claims."""
+    spec = {
+        key: value for key, value in overrides.get("spec", {}).items() if key != "resourceClaims"
+    }
+    for kind in ("containers", "initContainers"):
+        if kind in spec:
+            spec[kind] = [_without_claims(container) for container in spec[kind]]
+    return overrides | {"spec": spec} if spec else overrides
+
+
+def _without_claims(container: Tree) -> Tree:
+    """Return a container without resource claims, and the trainer's without any resources."""
+    resources = {k: v for k, v in container.get("resources", {}).items() if k != "claims"}
+    rest = {key: value for key, value in container.items() if key != "resources"}
+    is_trainer = container["name"] == names.TRAINER
+    return rest if is_trainer or not resources else rest | {"resources": resources}
+
+
 def _merged_list(field: str, base: list[Tree], over: list[Tree]) -> list[Tree]:
     """Items with the same key become one, at the place of the first; the others are appended."""
     key = MERGE_KEYS[field]
     items = {item[key]: item for item in base}
     for item in over:
-        old = items.get(item.get(key))
-        items[item.get(key)] = item if old is None or field in REPLACED_WHOLE else merged(old, item)
+        old = items.get(item[key])
+        items[item[key]] = merged(old, item) if old and field in MERGED_ITEMS else item
     return list(items.values())

@@ -11,7 +11,7 @@ from dreambooth_api.models.runtime import Runtime, ranks_per_node
 from dreambooth_operator.manifests import names
 from dreambooth_operator.manifests.metadata import template_metadata
 from dreambooth_operator.manifests.names import Manifest
-from dreambooth_operator.manifests.overrides import merged
+from dreambooth_operator.manifests.overrides import merged, without_devices
 
 CONFIG_FOLDER = "/etc/dreambooth"
 CONFIG_FILE = "job.yaml"
@@ -65,7 +65,8 @@ def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
     spec["activeDeadlineSeconds"] = PREFLIGHT_DEADLINE_SECONDS
     spec |= _tolerations(job.spec.runtime)
     meta = template_metadata(job, names.labels(job, names.PREFLIGHT))
-    return merged({"metadata": meta, "spec": spec}, job.spec.runtime.pod_overrides)
+    overrides = without_devices(job.spec.runtime.pod_overrides)
+    return merged({"metadata": meta, "spec": spec}, overrides)
 
 
 def _brings_cache(runtime: Runtime) -> bool:

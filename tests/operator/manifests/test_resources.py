@@ -10,6 +10,7 @@ import yaml
 
 from dreambooth_api.contract.version import VERSION
 from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_operator.manifests.pods import PREFLIGHT_RESOURCES
 from dreambooth_operator.manifests.resources import (
     attempt_job,
     attempt_objects,
@@ -193,3 +194,31 @@ def test_children_carry_the_labels_and_annotations_of_the_job() -> None:
 
 def test_a_job_without_annotations_gives_none_to_its_children() -> None:
     assert all("annotations" not in child["metadata"] for child in rendered(quickstart()))
+
+
+def test_claims_and_resources_are_for_the_pods_that_train() -> None:
+    job = job_from(HERE / "jobs" / "everything.yaml")
+    claims = [{"name": "nic"}]
+    trainer = attempt_job(job, 0, IMAGE)["spec"]["template"]["spec"]
+    assert trainer["resourceClaims"] == [{"name": "nic", "resourceClaimTemplateName": "rdma-nic"}]
+    assert trainer["initContainers"][0]["resources"]["claims"] == claims
+    resources = trainer["containers"][0]["resources"]
+    assert resources["claims"] == claims
+    assert resources["limits"] == {
+        "memory": "64Gi", "amd.com/gpu": "2", "ephemeral-storage": "10Gi",
+    }  # fmt: skip
+
+    preflight = preflight_job(job, IMAGE)["spec"]["template"]["spec"]
+    assert "resourceClaims" not in preflight
+    assert preflight["containers"][0]["resources"] == PREFLIGHT_RESOURCES
+    assert preflight["initContainers"][0]["resources"] == {"requests": {"cpu": "10m"}}
+    assert preflight["initContainers"][0]["restartPolicy"] == "Always"
+
+
+def test_gpus_that_are_claimed_are_not_asked_for_by_name() -> None:
+    resources = {"limits": {"nvidia.com/gpu": 0}, "claims": [{"name": "gpus"}]}
+    overrides = {"spec": {"containers": [{"name": "trainer", "resources": resources}]}}
+    job = quickstart({"globalBatch": 8}, nodes=1, gpusPerNode=8, podOverrides=overrides)
+    attempt = attempt_job(job, 0, IMAGE)
+    assert trainer_of(attempt)["resources"]["limits"]["nvidia.com/gpu"] == "0"
+    assert environment(attempt)["PET_NPROC_PER_NODE"] == "8"

@@ -11,11 +11,9 @@ from dreambooth_operator.controller.decide.builder import DecisionBuilder
 from dreambooth_operator.controller.kube.snapshots import (
     IMAGE_PULL_FAILS,
     NEVER_STARTS,
+    STARTING,
     PodSnapshot,
 )
-
-USUAL = ("ContainerCreating", "PodInitializing")
-"""Waiting reasons of every pod that starts."""
 
 
 def start_failure(builder: DecisionBuilder, pods: Iterable[PodSnapshot]) -> str | None:
@@ -47,7 +45,7 @@ def not_ready_reason(pods: Iterable[PodSnapshot], nodes: int) -> tuple[str, str]
     """Reason and message of a condition while not all of `nodes` pods are ready."""
     alive = [pod for pod in pods if not pod.ended]
     for pod in alive:
-        if pod.waiting and pod.waiting not in USUAL:
+        if pod.waiting and pod.waiting not in STARTING:
             return pod.waiting, f"pod {pod.name}: {pod.waiting_message or pod.waiting}"
     for pod in alive:
         if pod.unschedulable:

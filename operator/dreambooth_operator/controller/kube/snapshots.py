@@ -17,6 +17,8 @@ Body = Mapping[str, Any]
 """An object as the API server sends it."""
 
 NO_TERMINATION = Termination()
+STARTING = ("ContainerCreating", "PodInitializing")
+"""Waiting reasons of every pod that starts."""
 COUNTERS_ANNOTATION = f"{names.ATTEMPT_LABEL}-counters"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
@@ -160,9 +162,10 @@ def pod_snapshot(body: Body) -> PodSnapshot | None:
     conditions = by_type(status.get("conditions", []))
     state = _trainer_state(status)
     ended = state.get("terminated") or {}
-    waiting = state.get("waiting") or {}
+    waiting = _init_waiting(status, state) or state.get("waiting") or {}
     disruption = conditions.get("DisruptionTarget", {})
     scheduled = conditions.get("PodScheduled", {})
+    init_failure = _init_failure(status, state)
     grace = timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)
     deletion = time_of(meta.get("deletionTimestamp"))
     return PodSnapshot(
@@ -185,8 +188,8 @@ def pod_snapshot(body: Body) -> PodSnapshot | None:
         finished=time_of(ended.get("finishedAt")),
         exit_code=ended.get("exitCode"),
         termination=Termination.decode(ended["message"]) if "message" in ended else NO_TERMINATION,
-        reason=status.get("reason", ""),
-        reason_message=status.get("message", ""),
+        reason=status.get("reason", "") or ("InitContainerFailed" if init_failure else ""),
+        reason_message=status.get("message", "") or init_failure,
         out_of_memory=ended.get("reason") == "OOMKilled",
         waiting=waiting.get("reason"),
         waiting_message=waiting.get("message", ""),
@@ -264,6 +267,33 @@ def _trainer_state(status: Body) -> Body:
     """State of the trainer's container."""
     containers: Iterable[Body] = status.get("containerStatuses", [])
     return next((c.get("state", {}) for c in containers if c["name"] == names.TRAINER), {})
+
+
+def _init_waiting(status: Body, trainer: Body) -> Body | None:
+    """What the init container waits for that keeps the trainer's from starting."""
+    if trainer.get("running") or trainer.get("terminated"):
+        return None
+    waiting = [c.get("state", {}).get("waiting") or {} for c in _init_statuses(status)]
+    return next((each for each in waiting if each.get("reason") not in (None, *STARTING)), None)
+
+
+def _init_failure(status: Body, trainer: Body) -> str:
+    """How an init container failed, and with it the pod, before the trainer's started."""
+    if status.get("phase") != "Failed" or trainer.get("terminated"):
+        return ""
+    for container in _init_statuses(status):
+        ended = container.get("state", {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            message = (
+                f"{container['name']}: exit code {ended['exitCode']}: {ended.get('message', '')}"
+            )
+            return message.rstrip(": ")
+    return ""
+
+
+def _init_statuses(status: Body) -> Iterable[Body]:
+    found: Iterable[Body] = status.get("initContainerStatuses", [])
+    return found
 
 
 def _is_true(condition: Body | None) -> bool:

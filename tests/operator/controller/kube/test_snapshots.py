@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dreambooth_operator.controller.kube.snapshots import job_snapshot
+from dreambooth_operator.controller.kube.snapshots import job_snapshot, pod_snapshot
 
 
 def attempt(*, suspend: bool, condition: str | None) -> dict[str, Any]:
@@ -43,3 +43,56 @@ def test_job_is_suspended_until_the_job_controller_reports_that_it_resumed(
     snapshot = job_snapshot(attempt(suspend=suspend, condition=condition))
     assert snapshot is not None
     assert snapshot.suspended is suspended
+
+
+def pod(**status: Any) -> dict[str, Any]:
+    metadata = attempt(suspend=False, condition=None)["metadata"]
+    return {"metadata": metadata, "spec": {}, "status": status}
+
+
+def container(name: str, **state: Any) -> dict[str, Any]:
+    return {"name": name, "state": state}
+
+
+INITIALIZING = container("trainer", waiting={"reason": "PodInitializing"})
+
+
+def test_a_pod_waits_for_what_its_init_container_waits_for() -> None:
+    waiting = {"reason": "ImagePullBackOff", "message": "no such image"}
+    seen = pod_snapshot(
+        pod(
+            containerStatuses=[INITIALIZING],
+            initContainerStatuses=[container("proxy", waiting=waiting)],
+        )
+    )
+    assert seen is not None
+    assert (seen.waiting, seen.waiting_message) == ("ImagePullBackOff", "no such image")
+    assert seen.cannot_start
+
+
+def test_a_pod_that_its_init_container_failed_says_so() -> None:
+    ended = {"exitCode": 3, "message": "no route"}
+    seen = pod_snapshot(
+        pod(
+            phase="Failed",
+            containerStatuses=[INITIALIZING],
+            initContainerStatuses=[container("proxy", terminated=ended)],
+        )
+    )
+    assert seen is not None
+    assert (seen.reason, seen.reason_message) == (
+        "InitContainerFailed",
+        "proxy: exit code 3: no route",
+    )
+
+
+def test_a_sidecar_never_decides_how_a_pod_ended() -> None:
+    seen = pod_snapshot(
+        pod(
+            phase="Failed",
+            containerStatuses=[container("trainer", terminated={"exitCode": 1, "message": "oh"})],
+            initContainerStatuses=[container("proxy", terminated={"exitCode": 143})],
+        )
+    )
+    assert seen is not None
+    assert (seen.exit_code, seen.reason) == (1, "")
