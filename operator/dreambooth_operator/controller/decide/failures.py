@@ -24,7 +24,13 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 def classify_failure(
     job: JobSnapshot, pods: Iterable[PodSnapshot], ranks_per_node: int
 ) -> AttemptResult:
-    """How an attempt ended whose Job is failing or has failed."""
+    """How an attempt ended whose Job is failing or has failed.
+
+    Args:
+        job: The Job of the attempt.
+        pods: Its pods, in any order; deleted ones as they were last seen.
+        ranks_per_node: To name the first rank of a pod whose termination message names none.
+    """
     ended = [pod for pod in pods if pod.failed or pod.disruption or pod.deletion_requested]
     failed = any(_failed_by_itself(pod) for pod in ended)
     requested = {pod.uid for pod in ended if _is_stop_requested(pod, job, failed)}
@@ -85,7 +91,7 @@ def _is_stop_requested(pod: PodSnapshot, job: JobSnapshot, any_failed: bool) -> 
 
 def _pod_end(pod: PodSnapshot, *, stop_requested: bool) -> PodEnd:
     code = pod.exit_code or None  # one that succeeded does not explain why its Job failed
-    if code is None and pod.failed and _failed_by_itself(pod):
+    if code is None and _failed_by_itself(pod):
         code = ExitCode.ERROR  # the kubelet failed it, for example for its use of the disk
     return PodEnd(
         index=pod.index,

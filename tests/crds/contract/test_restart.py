@@ -1,0 +1,80 @@
+"""The restart policy: how an attempt ended, and when the next one starts."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dreambooth_api.contract.exit_codes import NOT_RETRYABLE
+from dreambooth_api.contract.restart import PREEMPTION_BY_SCHEDULER, PodEnd, RestartPolicy, classify
+
+DONE, FAILED, BAD_DATA, STALLED, STOPPED = (
+    PodEnd(0, exit_code=0),
+    PodEnd(1, exit_code=1),
+    PodEnd(2, exit_code=65),
+    PodEnd(3, exit_code=70),
+    PodEnd(4, exit_code=143),
+)
+EVICTED = PodEnd(5, exit_code=143, disruption="EvictionByEvictionAPI")
+PREEMPTED = PodEnd(6, disruption=PREEMPTION_BY_SCHEDULER)
+DELETED = PodEnd(7, exit_code=143, stop_requested=True)
+RUNNING = PodEnd(8)
+
+
+@pytest.mark.parametrize(
+    ("ends", "outcome", "pod"),
+    [
+        ([DONE, DONE], "Succeeded", None),
+        ([FAILED, STOPPED], "Failed", FAILED),
+        ([STOPPED, FAILED], "Failed", FAILED),  # it was stopped because its peer failed
+        ([FAILED, PodEnd(9, exit_code=137)], "Failed", FAILED),
+        ([STOPPED, DONE], "Disrupted", STOPPED),
+        ([FAILED, STALLED], "Stalled", STALLED),
+        ([FAILED, DELETED], "Disrupted", DELETED),
+        ([STALLED, EVICTED], "Disrupted", EVICTED),
+        ([FAILED, PREEMPTED], "Preempted", PREEMPTED),
+        ([EVICTED, PREEMPTED], "Disrupted", EVICTED),
+        ([EVICTED, STALLED, BAD_DATA], "Failed", BAD_DATA),
+        ([DONE, RUNNING, FAILED], "Failed", FAILED),
+    ],
+)
+def test_pod_that_knows_more_counts_before_the_first(
+    ends: list[PodEnd], outcome: str, pod: PodEnd | None
+) -> None:
+    end = classify(ends)
+    assert end is not None
+    assert (end.outcome, end.pod) == (outcome, pod)
+    assert end.final is (pod is BAD_DATA)
+
+
+@pytest.mark.parametrize("ends", [[], [RUNNING], [DONE, RUNNING]])
+def test_pods_that_tell_nothing(ends: list[PodEnd]) -> None:
+    assert classify(ends) is None
+
+
+@pytest.mark.parametrize("code", NOT_RETRYABLE)
+def test_codes_that_are_not_retryable_are_final(code: int) -> None:
+    end = classify([FAILED, PodEnd(1, exit_code=code)])
+    assert end is not None
+    assert end.final
+
+
+@given(failures=st.integers(0, 10), stalls=st.integers(0, 10), allowed=st.integers(0, 10))
+def test_budget_is_used_up_by_failures_and_stalls(failures: int, stalls: int, allowed: int) -> None:
+    policy = RestartPolicy(allowed, 10, 600)
+    assert policy.is_exhausted(failures, stalls) is (failures + stalls > allowed)
+
+
+OUTCOMES = st.sampled_from(["Failed", "Disrupted", "Preempted", "Stalled", "Suspended"])
+
+
+@given(outcomes=st.lists(OUTCOMES, min_size=1, max_size=60))
+def test_wait_is_bounded_and_starts_at_the_end_of_the_attempt(outcomes: list) -> None:
+    policy = RestartPolicy(3, 10, 600)
+    seconds = policy.wait_seconds(outcomes)
+    assert seconds == 0 if outcomes[-1] in ("Suspended", "Preempted") else 10 <= seconds <= 600
+    ended = datetime(2026, 1, 1, tzinfo=UTC)
+    assert policy.restart_time(outcomes, ended) == ended + timedelta(seconds=seconds)
