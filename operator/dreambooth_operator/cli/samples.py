@@ -20,6 +20,7 @@ def samples(name_or_file: str, to: Path | None, state_folder: Path) -> None:
     """
     state = State(state_folder)
     job, embedded = _find_job(name_or_file, state)
+    # Another process may be running: only the embedded storage has to be left alone.
     lock = state.locked() if embedded else nullcontext()
     with lock, storage_for(job, state, embedded) as storage:
         job.metadata.uid = job.metadata.uid or newest_run_uid(storage.client, job)

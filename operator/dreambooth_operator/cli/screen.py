@@ -64,6 +64,7 @@ class LiveScreen:
     """Redraws stage, progress bar and figures in place."""
 
     def __init__(self, console: Console) -> None:
+        # No refresh thread of rich's own: `update` is called many times a second.
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._live.start()
         self._attempt = 0

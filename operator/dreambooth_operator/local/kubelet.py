@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreambooth_api.contract import environment as variables
+from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.pod import LocalPod
 from dreambooth_operator.manifests import names
 from dreambooth_operator.manifests.names import Manifest
@@ -32,7 +33,7 @@ class NodeEnvironment:
     addresses: tuple[str, ...]
     """Loopback address of each pod."""
     rendezvous_port: int
-    """torch's store listens on every address, so runs side by side need ports of their own."""
+    """TCP port of torch's store, in place of the one in the manifests."""
     environment: Mapping[str, str]
     """What a pod inherits: PATH, HOME, credentials in place of secrets."""
     devices: tuple[str, ...] = ()
@@ -42,7 +43,11 @@ class NodeEnvironment:
 def local_pods(objects: list[Manifest], node: NodeEnvironment) -> list[LocalPod]:
     """The pods of an attempt's batch/v1 Job, set up and ready to start.
 
-    `objects` are those of `manifests.resources.attempt_objects`.
+    `objects` are those of `manifests.resources.attempt_objects`. Only the trainer's container runs:
+    init containers and sidecars have images, and there is nothing to run an image here.
+
+    Raises:
+        UserError: The job's overrides refer to a field that a process does not have.
     """
     job = next(o for o in objects if o["kind"] == "Job")
     configs = {o["metadata"]["name"]: o["data"] for o in objects if o["kind"] == "ConfigMap"}
@@ -84,6 +89,7 @@ def mount_volumes(
     folder.mkdir(parents=True)
     paths = {container["terminationMessagePath"]: folder / "termination-log"}
     for mount in container.get("volumeMounts", []):
+        # No chroot or mount namespace: a path inside the container is a folder of the pod here.
         if mount["mountPath"] in HOST_MOUNTS:
             continue
         volume = folder / mount["name"]
@@ -141,11 +147,21 @@ def _environment(
             value = variable["value"]
             environment[name] = to_host_path(addresses.get(value, value), paths)
         elif "fieldRef" in source:
-            environment[name] = fields[source["fieldRef"]["fieldPath"]]
+            environment[name] = _field_value(fields, name, source["fieldRef"]["fieldPath"])
+    # Rank 0's store listens on all addresses, so two runs cannot share the pods' usual port.
     for name in (variables.MASTER_PORT, variables.LAUNCHER_MASTER_PORT):
         environment[name] = str(node.rendezvous_port)
     environment[variables.JOB_COMPLETION_INDEX] = str(index)
     return environment
+
+
+def _field_value(fields: Mapping[str, str], name: str, path: str) -> str:
+    if path not in fields:
+        raise UserError(
+            f"spec.runtime.podOverrides: {name} refers to {path}, which a process has not;"
+            f" a local run knows {', '.join(fields)}"
+        )
+    return fields[path]
 
 
 def _inherited(node: NodeEnvironment, index: int) -> dict[str, str]:
@@ -159,6 +175,7 @@ def _inherited(node: NodeEnvironment, index: int) -> dict[str, str]:
         for name, value in node.environment.items()
         if name not in INHERITED_RANK_VARIABLES and not name.startswith("PET_")
     }
+    # Empty, not unset: a pod without GPUs must not see those of the machine.
     kept["CUDA_VISIBLE_DEVICES"] = node.devices[index] if node.devices else ""
     return kept
 

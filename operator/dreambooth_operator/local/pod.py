@@ -62,6 +62,7 @@ class LocalPod:
         """How the pod ended, or None while it runs. What is left of its group is killed."""
         if self._process is None or self._process.poll() is None:
             return None
+        # Ranks may survive their launcher, and would hold ports and GPUs of the next attempt.
         self._kill_group(self._process)
         code = self._process.returncode
         exit_code = code if code >= 0 else 128 - code

@@ -80,10 +80,12 @@ def _run_attempt(
 ) -> tuple[list[LocalPod], list[PodEnd]]:
     """Run one attempt; returns its pods, and how they ended in the order in which they did."""
     attempt = run.record.attempts
+    # Before anything runs: a number is never used twice, as checkpoints are fenced by it.
     run.record.attempts += 1
     run.record.state = "Running"
     run.save()
     objects = attempt_objects(storage.job, attempt, LOCAL_IMAGE)
+    # Not read again: for the user, who can compare it with what the operator would create.
     (run.folder / f"attempt-{attempt}.yaml").write_text(to_yaml(objects))
     node = _node_environment(run, attempt, storage)
     pods = local_pods(objects, node)
@@ -98,6 +100,7 @@ def _run_attempt(
 def _node_environment(run: Run, attempt: int, storage: LocalStorage) -> NodeEnvironment:
     """What the pods share. They use loopback alone: a local run is invisible from outside."""
     runtime = storage.job.spec.runtime
+    # First, so that what the user has set counts.
     threads = {"OMP_NUM_THREADS": str(host.threads_per_rank(runtime))}
     loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     return NodeEnvironment(

@@ -74,9 +74,11 @@ def _watch(
     running = list(pods)
     deadline: float | None = None
     while running:
+        # Pods that end within one poll count in the order of their indices.
         ended = [(pod, end) for pod in running if (end := pod.poll())]
         ends += [end for _, end in ended]
         running = [pod for pod in running if pod not in [done for done, _ in ended]]
+        # As the Job controller: the first failure ends the attempt for all pods.
         if deadline is None and (stop.requested or any(end.exit_code for end in ends)):
             deadline = time.monotonic() + max((pod.grace_seconds for pod in running), default=0)
             for pod in running:

@@ -73,7 +73,7 @@ class State:
 
     def new_run(self, job: DreamBoothJob, *, embedded: bool) -> Run:
         """Create a run, with a uid of its own as the API server assigns one."""
-        job = job.model_copy(deep=True)
+        job = job.model_copy(deep=True)  # the caller's job stays without a uid
         job.metadata.uid = str(uuid.uuid4())
         record = RunRecord(job=job, embedded=embedded, started=datetime.now(UTC))
         run = Run(self._runs / f"{job.metadata.name}-{job.metadata.uid[:8]}", record)
@@ -111,6 +111,7 @@ class State:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._lock.open("a") as lock:
             try:
+                # The kernel releases the lock when the process dies, however it dies.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise UserError(

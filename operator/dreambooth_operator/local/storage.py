@@ -60,6 +60,7 @@ def storage_for(job: DreamBoothJob, state: State, embedded: bool) -> Iterator[Lo
         job.spec.storage.endpoint_url = server.endpoint_url
         job.spec.storage.region = REGION
         job.spec.storage.addressing_style = "path"
+        # A profile or a session token of the user's would be sent to the embedded server.
         kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
         with _client(job, server.environment) as client:
             yield LocalStorage(job, kept | server.environment, embedded=True, client=client)

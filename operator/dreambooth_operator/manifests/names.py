@@ -1,4 +1,4 @@
-"""Names and labels of a job's children: deterministic, so writing twice is harmless."""
+"""Names and labels of a job's children: deterministic, so that creating one twice is harmless."""
 
 from typing import Any
 
@@ -19,22 +19,22 @@ PREFLIGHT = "preflight"
 
 
 def service_name(job: DreamBoothJob) -> str:
-    """Headless Service that gives the pods their DNS names."""
+    """Name of the headless Service that gives the pods their DNS names."""
     return f"{job.metadata.name}-ranks"
 
 
 def config_name(job: DreamBoothJob) -> str:
-    """ConfigMap that holds job.yaml."""
+    """Name of the ConfigMap that holds job.yaml."""
     return f"{job.metadata.name}-config"
 
 
 def attempt_name(job: DreamBoothJob, attempt: int) -> str:
-    """The batch/v1 Job of one attempt."""
+    """Name of the batch/v1 Job of an attempt (numbered from 0)."""
     return f"{job.metadata.name}-{attempt}"
 
 
 def preflight_name(job: DreamBoothJob) -> str:
-    """The batch/v1 Job that checks before anything trains."""
+    """Name of the batch/v1 Job that checks a job before it trains."""
     return f"{job.metadata.name}-{PREFLIGHT}"
 
 
@@ -44,7 +44,7 @@ def master_address(job: DreamBoothJob, attempt: int) -> str:
 
 
 def labels(job: DreamBoothJob, component: str, attempt: int | None = None) -> dict[str, str]:
-    """The recommended labels, and the two that the operator selects by."""
+    """The recommended labels (app.kubernetes.io), and those that the operator selects by."""
     own = {
         "app.kubernetes.io/name": "dreambooth",
         "app.kubernetes.io/instance": job.metadata.name,

@@ -27,7 +27,10 @@ PREFLIGHT_DEADLINE_SECONDS = 900
 
 
 def trainer_template(job: DreamBoothJob, attempt: int, default_image: str) -> Manifest:
-    """PodTemplateSpec of the pods that train."""
+    """PodTemplateSpec of the pods that train, with the job's `podOverrides` merged over it.
+
+    `default_image` is the trainer's image for jobs that name none.
+    """
     runtime = job.spec.runtime
     container = _container(
         job,
@@ -42,7 +45,7 @@ def trainer_template(job: DreamBoothJob, attempt: int, default_image: str) -> Ma
         container["volumeMounts"].append({"name": "models", "mountPath": MODELS_FOLDER})
         volumes.append({"name": "models", "emptyDir": {"medium": "Memory"}})
     container["ports"] = _metrics_ports(runtime)
-    container["readinessProbe"] = _joined_probe()
+    container["readinessProbe"] = _readiness_probe()
     grace_seconds = runtime.termination_grace_period_seconds
     spec = _pod_spec(job, container, volumes, grace_seconds=grace_seconds)
     spec["subdomain"] = names.service_name(job)
@@ -52,7 +55,7 @@ def trainer_template(job: DreamBoothJob, attempt: int, default_image: str) -> Ma
 
 
 def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
-    """PodTemplateSpec of the check before training: no GPU, and any node will do."""
+    """PodTemplateSpec of the preflight check: it needs no GPU, so any node will do."""
     container = _container(
         job,
         default_image,
@@ -61,7 +64,8 @@ def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
         resources=PREFLIGHT_RESOURCES,
     )
     spec = _pod_spec(job, container, _volumes(job), grace_seconds=PREFLIGHT_GRACE_SECONDS)
-    # From when the pod starts: it may wait for a node for as long as the job's start deadline.
+    # Of the pod, not of the Job: its time starts when a node has started the pod, which may wait
+    # for one until the job's start deadline.
     spec["activeDeadlineSeconds"] = PREFLIGHT_DEADLINE_SECONDS
     spec |= _tolerations(job.spec.runtime)
     meta = template_metadata(job, names.labels(job, names.PREFLIGHT))
@@ -81,12 +85,13 @@ def _brings_cache(runtime: Runtime) -> bool:
 def _pod_spec(
     job: DreamBoothJob, container: Manifest, volumes: list[Manifest], *, grace_seconds: int
 ) -> Manifest:
-    """A pod under the `restricted` Pod Security Standard, without access to the API server."""
+    """A PodSpec under the `restricted` Pod Security Standard, without access to the API server."""
     runtime = job.spec.runtime
     spec: Manifest = {
-        "restartPolicy": "Never",
+        "restartPolicy": "Never",  # a rank cannot rejoin its peers: a new attempt starts them all
         "terminationGracePeriodSeconds": grace_seconds,
         "automountServiceAccountToken": False,
+        # The variables of a namespace with thousands of Services can exceed the limit of exec.
         "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
@@ -110,20 +115,21 @@ def _container(
         "name": names.TRAINER,
         "image": runtime.image or default_image,
         "imagePullPolicy": runtime.image_pull_policy,
-        # Not `command`: the image's entrypoint stays process 1, which hands signals on.
+        # Not `command`: the image's entrypoint stays process 1, which forwards signals.
         "args": ["python", "-m", module, "--config", f"{CONFIG_FOLDER}/{CONFIG_FILE}"],
         "env": env,
         "resources": resources,
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
+            "readOnlyRootFilesystem": True,  # writable are only the volumes below
         },
         "terminationMessagePath": TERMINATION_LOG,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True},
             {"name": CACHE, "mountPath": CACHE_FOLDER},
+            # NCCL and the data loader's workers share memory: the default of 64 MiB is too small.
             {"name": "shm", "mountPath": "/dev/shm"},
             {"name": "tmp", "mountPath": "/tmp"},
         ],
@@ -141,7 +147,7 @@ def _volumes(job: DreamBoothJob) -> list[Manifest]:
 
 
 def _common_env(job: DreamBoothJob) -> list[Manifest]:
-    """Who the pod is, where it may write, and its credentials."""
+    """Identity, folders and credentials of any pod."""
     return [
         _field(environment.POD_NAME, "metadata.name"),
         _field(environment.POD_NAMESPACE, "metadata.namespace"),
@@ -150,13 +156,13 @@ def _common_env(job: DreamBoothJob) -> list[Manifest]:
         _value(environment.CONTRACT_VERSION, VERSION),
         _value(environment.CACHE_DIR, CACHE_FOLDER),
         _value(environment.TERMINATION_LOG, TERMINATION_LOG),
-        _value("PYTHONUNBUFFERED", 1),
+        _value("PYTHONUNBUFFERED", 1),  # the last lines before a crash reach the log
         *_credentials(job),
     ]
 
 
 def _rendezvous_env(job: DreamBoothJob, attempt: int) -> list[Manifest]:
-    """What torchrun (PET_*) and torch.distributed (MASTER_*) need to join the ranks."""
+    """Static rendezvous: what torchrun (PET_*) and torch.distributed (MASTER_*) read."""
     runtime = job.spec.runtime
     address = names.master_address(job, attempt)
     return [
@@ -173,7 +179,7 @@ def _rendezvous_env(job: DreamBoothJob, attempt: int) -> list[Manifest]:
 
 
 def _credentials(job: DreamBoothJob) -> list[Manifest]:
-    """Secrets by reference only."""
+    """Credentials, as references to keys of Secrets."""
     env: list[Manifest] = []
     credentials = job.spec.storage.credentials
     if credentials:
@@ -197,7 +203,7 @@ def _trainer_resources(runtime: Runtime) -> Manifest:
 
 
 def _metrics_ports(runtime: Runtime) -> list[Manifest]:
-    """One port per rank of the pod: `metrics` for the first, then `metrics-1` and on."""
+    """One port per rank of the pod: `metrics`, `metrics-1`, `metrics-2` and so on."""
     return [
         {
             "name": f"metrics-{local_rank}" if local_rank else "metrics",
@@ -208,8 +214,8 @@ def _metrics_ports(runtime: Runtime) -> list[Manifest]:
     ]
 
 
-def _joined_probe() -> Manifest:
-    """A pod is ready when its first rank has joined the others and serves its metrics."""
+def _readiness_probe() -> Manifest:
+    """Readiness: the pod's first rank has joined the others and serves its metrics."""
     return {
         "httpGet": {"path": "/healthz", "port": "metrics"},
         "periodSeconds": 5,
@@ -219,7 +225,7 @@ def _joined_probe() -> Manifest:
 
 
 def _placement(runtime: Runtime) -> Manifest:
-    """Where the scheduler may put the pods that train."""
+    """The fields that tell the scheduler where the pods that train may run."""
     placement: dict[str, Any] = {}
     if runtime.node_selector:
         placement["nodeSelector"] = dict(runtime.node_selector)
@@ -230,7 +236,7 @@ def _placement(runtime: Runtime) -> Manifest:
 
 
 def _tolerations(runtime: Runtime) -> Manifest:
-    """Taints that do not keep the pods away."""
+    """Taints that the pods tolerate."""
     return {"tolerations": _plain(runtime.tolerations)} if runtime.tolerations else {}
 
 

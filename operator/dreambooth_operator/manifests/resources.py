@@ -1,4 +1,4 @@
-"""The Kubernetes objects of one attempt, as a pure function of the job.
+"""The Kubernetes objects of an attempt, as pure functions of the job.
 
 An attempt is one Indexed batch/v1 Job with a pod per node. Any pod's failure ends it, because ranks
 depend on each other; the next attempt is a new Job. The Service and the ConfigMap are shared by all
@@ -16,7 +16,7 @@ from dreambooth_operator.manifests.names import Manifest
 from dreambooth_operator.manifests.pods import CONFIG_FILE, preflight_template, trainer_template
 
 PREFLIGHT_RETRIES = 4
-"""The Job controller waits 10 s, 20 s, 40 s and 80 s: storage may be away for two minutes."""
+"""With the Job controller's waits of 10, 20, 40 and 80 s, storage may be away for two minutes."""
 
 
 def attempt_objects(job: DreamBoothJob, attempt: int, default_image: str) -> list[Manifest]:
@@ -28,13 +28,14 @@ def attempt_objects(job: DreamBoothJob, attempt: int, default_image: str) -> lis
 
 
 def service(job: DreamBoothJob) -> Manifest:
-    """Headless Service: DNS names for the pods before they are ready, as rendezvous comes first."""
+    """The headless Service of the pods (core/v1), by which rank 0 has a DNS name."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": child_metadata(job, names.service_name(job), names.labels(job, names.TRAINER)),
         "spec": {
             "clusterIP": "None",
+            # A pod is ready once its ranks have joined, and for that they need rank 0's address.
             "publishNotReadyAddresses": True,
             "selector": {
                 names.JOB_LABEL: job.metadata.name,
@@ -49,7 +50,7 @@ def service(job: DreamBoothJob) -> Manifest:
 
 
 def config_map(job: DreamBoothJob) -> Manifest:
-    """ConfigMap with the complete job as `job.yaml`."""
+    """The ConfigMap with the job as `job.yaml`, all defaults filled in."""
     text = yamljson.dump(_trainer_config(job))
     return {
         "apiVersion": "v1",
@@ -75,7 +76,7 @@ def _trainer_config(job: DreamBoothJob) -> Manifest:
 
 
 def attempt_job(job: DreamBoothJob, attempt: int, default_image: str) -> Manifest:
-    """The Indexed Job of one attempt: one pod per node, all or nothing."""
+    """The Indexed batch/v1 Job of an attempt: one pod per node, and no pod is restarted."""
     labels = names.labels(job, names.TRAINER, attempt)
     queue = job.spec.runtime.queue
     queued = labels | {names.QUEUE_LABEL: queue} if queue else labels
@@ -85,16 +86,21 @@ def attempt_job(job: DreamBoothJob, attempt: int, default_image: str) -> Manifes
         "metadata": child_metadata(job, names.attempt_name(job, attempt), queued),
         "spec": {
             "completionMode": "Indexed",
-            # A Job that waits for a queue is born suspended, or it would run before it is seen.
+            # Kueue admits suspended Jobs: one that is not suspended would start before its turn.
             **({"suspend": True} if queue else {}),
             "completions": job.spec.runtime.nodes,
             "parallelism": job.spec.runtime.nodes,
+            # The ranks depend on each other: the first pod that fails ends the attempt.
             "backoffLimit": 0,
+            # A pod that is still stopping must not train beside its replacement.
             "podReplacementPolicy": "Failed",
+            # The first rule that matches decides. It puts its reason into the Job's conditions,
+            # which outlive the pods.
             "podFailurePolicy": {
                 "rules": [
                     {"action": "FailJob", "onPodConditions": [_disrupted()]},
                     {"action": "FailJob", "onExitCodes": _exit_codes(*NOT_RETRYABLE)},
+                    # A suspended Job deletes its pods, which save and exit: that is no failure.
                     {"action": "Ignore", "onExitCodes": _exit_codes(ExitCode.STOPPED)},
                 ]
             },
@@ -104,9 +110,9 @@ def attempt_job(job: DreamBoothJob, attempt: int, default_image: str) -> Manifes
 
 
 def preflight_job(job: DreamBoothJob, default_image: str) -> Manifest:
-    """A Job on the CPU that finds what is wrong with a job before a GPU is taken.
+    """The batch/v1 Job that checks storage, images, model and prompts before a GPU is taken.
 
-    It never waits in the job's queue, and may be tried again: it changes nothing.
+    It needs no GPU, so it never waits in the job's queue. It writes nothing, so it can be retried.
     """
     return {
         "apiVersion": "batch/v1",
@@ -119,6 +125,7 @@ def preflight_job(job: DreamBoothJob, default_image: str) -> Manifest:
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {
                 "rules": [
+                    # Preflight holds no state: a disrupted pod is replaced, and not counted.
                     {"action": "Ignore", "onPodConditions": [_disrupted()]},
                     {"action": "FailJob", "onExitCodes": _exit_codes(*NOT_RETRYABLE)},
                 ]

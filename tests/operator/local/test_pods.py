@@ -1,59 +1,22 @@
 """Pods as processes on this machine, by the rules of the Job controller."""
 
-import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from dreambooth_api.contract.restart import PodEnd, classify
 from dreambooth_api.contract.termination import Termination
-from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_operator.local.host import free_port, loopback_addresses
-from dreambooth_operator.local.kubelet import NodeEnvironment, local_pods
 from dreambooth_operator.local.pod import LocalPod
 from dreambooth_operator.local.runner import StopRequest, run_pods
-from dreambooth_operator.manifests.resources import attempt_objects
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart.yaml"
 
 MakePods = Callable[..., list[LocalPod]]
-
-
-@pytest.fixture
-def make_pods(tmp_path: Path) -> MakePods:
-    """Pods of the quickstart that run a Python program in place of the trainer."""
-
-    def make(program: str, *, nodes: int = 2, grace: int | None = None, **env: str) -> Any:
-        script = tmp_path / "program.py"
-        script.write_text(program)
-        document = yaml.safe_load(QUICKSTART.read_text())
-        document["spec"]["runtime"] = {"nodes": nodes, "gpusPerNode": 0}
-        document["spec"]["training"]["globalBatch"] = nodes
-        objects = attempt_objects(DreamBoothJob.model_validate(document), 3, "unused")
-        (container,) = objects[-1]["spec"]["template"]["spec"]["containers"]
-        container["args"] = ["python", str(script), "/etc/dreambooth/job.yaml"]
-        pods = local_pods(
-            objects,
-            NodeEnvironment(
-                folder=tmp_path / "run",
-                addresses=loopback_addresses(nodes, seed=str(tmp_path)),
-                rendezvous_port=free_port(),
-                environment={**os.environ, **env},
-            ),
-        )
-        for pod in pods:
-            pod.grace_seconds = grace if grace is not None else pod.grace_seconds
-        return pods
-
-    return make
 
 
 def alive(pid: int) -> bool:
@@ -69,35 +32,6 @@ def eventually(condition: Callable[[], bool], seconds: float = 60) -> bool:
     while not condition() and time.monotonic() < until:
         time.sleep(0.02)
     return condition()
-
-
-def test_pod_sees_what_it_would_see_in_a_cluster(make_pods: MakePods, tmp_path: Path) -> None:
-    program = f"""
-import json, os, sys
-from pathlib import Path
-seen = dict(os.environ, config=Path(sys.argv[1]).read_text(), executable=sys.executable)
-Path({str(tmp_path)!r}, os.environ["POD_NAME"] + ".json").write_text(json.dumps(seen))
-Path(os.environ["DREAMBOOTH_CACHE_DIR"], "x").touch()
-"""
-    pods = make_pods(program, WORLD_SIZE="99", PET_STANDALONE="1")
-    assert [end.exit_code for end in run_pods(pods, StopRequest())] == [0, 0]
-    first, second = (
-        json.loads((tmp_path / f"quickstart-3-{index}.json").read_text()) for index in (0, 1)
-    )
-    assert first["config"].startswith("apiVersion: dreambooth.dev/v1alpha1\nkind: DreamBoothJob")
-    assert first["executable"] == sys.executable
-    assert (first["JOB_COMPLETION_INDEX"], second["PET_NODE_RANK"]) == ("0", "1")
-    assert first["POD_IP"].startswith("127.")
-    assert first["POD_IP"] != second["POD_IP"]
-    assert first["MASTER_ADDR"] == second["PET_MASTER_ADDR"] == first["POD_IP"]
-    assert first["MASTER_PORT"] == second["PET_MASTER_PORT"] != "29500"
-    assert first["DREAMBOOTH_ATTEMPT"] == "3"
-    assert first["PET_NNODES"] == "2"
-    assert first["POD_NAMESPACE"] == "default"
-    assert first["CUDA_VISIBLE_DEVICES"] == ""
-    assert first["DREAMBOOTH_CACHE_DIR"] != second["DREAMBOOTH_CACHE_DIR"]
-    assert "WORLD_SIZE" not in first
-    assert "PET_STANDALONE" not in first
 
 
 def test_only_logs_are_left_of_pods_that_ended(make_pods: MakePods, tmp_path: Path) -> None:
@@ -301,7 +235,3 @@ time.sleep(600)
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert eventually((tmp_path / "saved").exists)
-
-
-def test_runs_side_by_side_get_addresses_of_their_own() -> None:
-    assert not set(loopback_addresses(4, "one")) & set(loopback_addresses(4, "two"))
