@@ -9,19 +9,20 @@ from pathlib import Path
 
 from dreambooth_api.contract import environment as variables
 from dreambooth_operator.errors import UserError
-from dreambooth_operator.local.pod import LocalPod
+from dreambooth_operator.local.pod import TERMINATION_LOG, LocalPod
 from dreambooth_operator.manifests import names
 from dreambooth_operator.manifests.names import Manifest
 
 HOST_MOUNTS = {"/dev/shm", "/tmp"}
 """Mounts that are the same folder here as in a pod."""
-INHERITED_RANK_VARIABLES = {
+LAUNCHER_VARIABLES = {
     variables.RANK,
     variables.LOCAL_RANK,
     variables.WORLD_SIZE,
     variables.LOCAL_WORLD_SIZE,
     variables.GROUP_RANK,
 }
+"""What another launcher, in which `dreambooth` may have been started, sets for its own ranks."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def mount_volumes(
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    paths = {container["terminationMessagePath"]: folder / "termination-log"}
+    paths = {container["terminationMessagePath"]: folder / TERMINATION_LOG}
     for mount in container.get("volumeMounts", []):
         # No chroot or mount namespace: a path inside the container is a folder of the pod here.
         if mount["mountPath"] in HOST_MOUNTS:
@@ -158,8 +159,8 @@ def _environment(
 def _field_value(fields: Mapping[str, str], name: str, path: str) -> str:
     if path not in fields:
         raise UserError(
-            f"spec.runtime.podOverrides: {name} refers to {path}, which a process has not;"
-            f" a local run knows {', '.join(fields)}"
+            f"spec.runtime.podOverrides: {name} refers to the field {path}, which a local process"
+            f" does not have; use one of {', '.join(fields)}, or a value"
         )
     return fields[path]
 
@@ -173,7 +174,7 @@ def _inherited(node: NodeEnvironment, index: int) -> dict[str, str]:
     kept = {
         name: value
         for name, value in node.environment.items()
-        if name not in INHERITED_RANK_VARIABLES and not name.startswith("PET_")
+        if name not in LAUNCHER_VARIABLES and not name.startswith("PET_")
     }
     # Empty, not unset: a pod without GPUs must not see those of the machine.
     kept["CUDA_VISIBLE_DEVICES"] = node.devices[index] if node.devices else ""

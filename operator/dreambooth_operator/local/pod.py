@@ -13,6 +13,7 @@ from dreambooth_api.contract.restart import PodEnd
 from dreambooth_api.contract.termination import MAX_BYTES, Termination
 from dreambooth_operator.local.parent_death_signal import with_parent_death_signal
 
+TERMINATION_LOG = "termination-log"
 LOG_FALLBACK_LINES = 20
 MAX_TAIL_BYTES = 64 * 1024
 
@@ -39,7 +40,7 @@ class LocalPod:
     @property
     def termination_log(self) -> Path:
         """File that the trainer writes its termination message to."""
-        return self.folder / "termination-log"
+        return self.folder / TERMINATION_LOG
 
     def start(self) -> None:
         """Start the command in a process group of its own, out of reach of the terminal's Ctrl-C.

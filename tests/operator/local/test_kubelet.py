@@ -46,7 +46,7 @@ Path(os.environ["DREAMBOOTH_CACHE_DIR"], "x").touch()
     assert "PET_STANDALONE" not in first
 
 
-def test_field_that_a_process_has_not_is_refused(make_pods: MakePods) -> None:
+def test_field_that_a_process_does_not_have_is_refused(make_pods: MakePods) -> None:
     overrides = {
         "spec": {
             "containers": [
@@ -59,7 +59,7 @@ def test_field_that_a_process_has_not_is_refused(make_pods: MakePods) -> None:
             ]
         }
     }
-    with pytest.raises(UserError, match=r"podOverrides: HOST refers to status\.hostIP"):
+    with pytest.raises(UserError, match=r"podOverrides: HOST refers to the field status\.hostIP"):
         make_pods("", overrides=overrides)
 
 
