@@ -102,7 +102,7 @@ def test_the_preflight_tells_everything_that_is_wrong(
     cluster.apply(job)
     failed = cluster.wait_phase("mug", "Failed")
     preflight = condition(failed, "PreflightPassed")
-    assert (preflight["status"], preflight["reason"]) == ("False", "RefusedError")
+    assert (preflight["status"], preflight["reason"]) == ("False", "Refused")
     for words in (
         "spec.output",
         "no-such-bucket",

@@ -23,8 +23,10 @@ class ConditionType(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a condition has its status. Reasons of pods (ImagePullBackOff, Unschedulable) and the
-    outcomes of attempts are passed on beside these.
+    """Why a condition has its status.
+
+    A condition may also have the reason for which a container waits (ImagePullBackOff), and Failed
+    the outcome of the last attempt.
     """
 
     VALID = "Valid"

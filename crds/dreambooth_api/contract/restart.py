@@ -44,33 +44,38 @@ class AttemptEnd:
 
 
 def classify(ends: Iterable[PodEnd]) -> AttemptEnd | None:
-    """How an attempt ended, from its pods in the order in which they ended; None: no pod tells.
+    """How an attempt ended, from its pods in the order in which they ended.
 
     A pod that knows why it ended says more than its peers, which only lost a connection: first an
-    exit code that no restart helps, then a disruption, then a stall. Otherwise the first pod that
+    exit code that is not retryable, then a disruption, then a stall. Otherwise the first pod that
     failed counts.
+
+    Returns:
+        The end of the attempt; None when no pod shows why it ended.
     """
     pods = list(ends)
     if pods and all(pod.exit_code == ExitCode.DONE for pod in pods):
         return AttemptEnd("Succeeded")
-    for pod in pods:
-        if pod.exit_code and not is_retryable(pod.exit_code):
-            return AttemptEnd("Failed", pod, final=True)
-    for pod in pods:
-        if pod.disruption:
-            preempted = pod.disruption == PREEMPTION_BY_SCHEDULER
-            return AttemptEnd("Preempted" if preempted else "Disrupted", pod)
-    for pod in pods:
-        if pod.exit_code == ExitCode.STALLED:
-            return AttemptEnd("Stalled", pod)
-    for pod in pods:
-        if pod.stop_requested:
-            return AttemptEnd("Disrupted", pod)
-    failed = [pod for pod in pods if pod.exit_code]
-    by_itself = [pod for pod in failed if pod.exit_code != ExitCode.STOPPED]
-    if by_itself:
-        return AttemptEnd("Failed", by_itself[0])
-    return AttemptEnd("Disrupted", failed[0]) if failed else None
+    found = [end for pod in pods if (end := _classify_pod(pod))]
+    return min(found, key=lambda end: end[0])[1] if found else None
+
+
+def _classify_pod(pod: PodEnd) -> tuple[int, AttemptEnd] | None:
+    """How the attempt ended if this pod ended it, after the precedence of that (lowest first)."""
+    if pod.exit_code and not is_retryable(pod.exit_code):
+        return 0, AttemptEnd("Failed", pod, final=True)
+    if pod.disruption:
+        preempted = pod.disruption == PREEMPTION_BY_SCHEDULER
+        return 1, AttemptEnd("Preempted" if preempted else "Disrupted", pod)
+    if pod.exit_code == ExitCode.STALLED:
+        return 2, AttemptEnd("Stalled", pod)
+    if pod.stop_requested:
+        return 3, AttemptEnd("Disrupted", pod)
+    if not pod.exit_code:
+        return None
+    if pod.exit_code == ExitCode.STOPPED:  # mostly because a peer failed
+        return 5, AttemptEnd("Disrupted", pod)
+    return 4, AttemptEnd("Failed", pod)
 
 
 @dataclass(frozen=True)

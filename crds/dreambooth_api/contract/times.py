@@ -14,8 +14,9 @@ def rfc3339(time: datetime) -> str:
 
 
 def human_duration(seconds: float) -> str:
-    """A span of time as kubectl prints ages (k8s.io/apimachinery, duration.HumanDuration): 95s,
-    9m30s, 12m, 3h10m, 2d4h.
+    """A span of time as kubectl prints ages: 95s, 9m30s, 12m, 3h10m, 2d4h.
+
+    Source: k8s.io/apimachinery, duration.HumanDuration.
     """
     whole = int(max(seconds, 0))
     minutes, hours, days = whole // 60, whole // 3600, whole // 86_400

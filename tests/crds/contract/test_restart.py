@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreambooth_api.contract.exit_codes import NOT_RETRYABLE
@@ -62,6 +62,7 @@ def test_codes_that_are_not_retryable_are_final(code: int) -> None:
     assert end.final
 
 
+@settings(deadline=None)
 @given(failures=st.integers(0, 10), stalls=st.integers(0, 10), allowed=st.integers(0, 10))
 def test_budget_is_used_up_by_failures_and_stalls(failures: int, stalls: int, allowed: int) -> None:
     policy = RestartPolicy(allowed, 10, 600)
@@ -71,6 +72,7 @@ def test_budget_is_used_up_by_failures_and_stalls(failures: int, stalls: int, al
 OUTCOMES = st.sampled_from(["Failed", "Disrupted", "Preempted", "Stalled", "Suspended"])
 
 
+@settings(deadline=None)
 @given(outcomes=st.lists(OUTCOMES, min_size=1, max_size=60))
 def test_wait_is_bounded_and_starts_at_the_end_of_the_attempt(outcomes: list) -> None:
     policy = RestartPolicy(3, 10, 600)
