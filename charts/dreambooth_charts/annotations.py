@@ -27,16 +27,16 @@ class TimeAnnotations(Builder[AnnotationQuery]):
 class _Annotation(AnnotationQuery):
     """Adds fields that the Prometheus data source reads but Grafana's own type lacks."""
 
-    def __init__(self, marks: TimeAnnotations) -> None:
+    def __init__(self, annotation: TimeAnnotations) -> None:
         super().__init__(
-            name=marks.name, datasource=SOURCE, icon_color=marks.color, expr=marks.query.expr
+            name=annotation.name, datasource=SOURCE, icon_color=annotation.color, expr=annotation.query.expr
         )
-        self._marks = marks
+        self._annotation = annotation
 
     def to_json(self) -> dict[str, object]:
         """The JSON of the annotation."""
         return super().to_json() | {
-            "titleFormat": self._marks.title,
-            "textFormat": self._marks.text,
+            "titleFormat": self._annotation.title,
+            "textFormat": self._annotation.text,
             "useValueForTime": True,
         }

@@ -28,19 +28,19 @@ RULES = sorted((CHART / "files" / "rules").glob("*.yaml"))
 each_dashboard = pytest.mark.parametrize("name", FILES)
 
 
-def found(name: str) -> dict[str, Any]:
+def dashboard(name: str) -> dict[str, Any]:
     dashboard: dict[str, Any] = json.loads(dashboards()[name])
     return dashboard
 
 
 def panels(name: str) -> list[Panel]:
-    return [panel for panel in found(name)["panels"] if panel["type"] != "row"]
+    return [panel for panel in dashboard(name)["panels"] if panel["type"] != "row"]
 
 
 def expressions(name: str) -> Iterator[str]:
     """Every query of a dashboard, with the variables filled in."""
     targets = [target for panel in panels(name) for target in panel["targets"]]
-    for asked in [*targets, *found(name)["annotations"].get("list", [])]:
+    for asked in [*targets, *dashboard(name)["annotations"].get("list", [])]:
         yield asked["expr"].replace("$__rate_interval", "1m")
 
 
@@ -57,7 +57,7 @@ def test_generating_again_gives_the_same() -> None:
 
 @each_dashboard
 def test_panels_fill_rows_and_do_not_overlap(name: str) -> None:
-    places = [panel["gridPos"] for panel in found(name)["panels"]]
+    places = [panel["gridPos"] for panel in dashboard(name)["panels"]]
     assert all(place["x"] + place["w"] <= COLUMNS for place in places)
     for one, other in combinations(places, 2):
         beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
@@ -73,7 +73,7 @@ def test_panels_fill_rows_and_do_not_overlap(name: str) -> None:
 def test_panels_say_what_they_show(name: str) -> None:
     titles = [panel["title"] for panel in panels(name)]
     assert len(titles) == len(set(titles))
-    numbers = [panel["id"] for panel in found(name)["panels"]]
+    numbers = [panel["id"] for panel in dashboard(name)["panels"]]
     assert len(numbers) == len(set(numbers))
     for panel in panels(name):
         assert len(panel["description"]) > 10, panel["title"]
@@ -84,7 +84,7 @@ def test_panels_say_what_they_show(name: str) -> None:
 
 @each_dashboard
 def test_queries_use_variables_that_there_are(name: str) -> None:
-    known = {variable["name"] for variable in found(name)["templating"]["list"]}
+    known = {variable["name"] for variable in dashboard(name)["templating"]["list"]}
     used = {v for expr in expressions(name) for v in re.findall(r"\$([a-z]\w*)", expr)}
     assert used == {"namespace", "job"}
     assert used < known
@@ -120,7 +120,7 @@ def test_jobs_lead_to_the_dashboard_of_one() -> None:
         for property in override["properties"]
         if property["id"] == "links"
     )
-    job = found("job.json")
+    job = dashboard("job.json")
     assert link.startswith(f"/d/{job['uid']}?")
     passed = set(re.findall(r"var-(\w+)=", link))
     assert passed < {variable["name"] for variable in job["templating"]["list"]}

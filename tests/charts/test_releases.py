@@ -65,7 +65,7 @@ def install(cluster: helm.Config, values: Values, release: str = RELEASE) -> Non
     cluster.install(CHART, release, values, create_namespace=True)
 
 
-def found(kubectl: Kubectl, manifests: list[Manifest]) -> list[Manifest]:
+def live_objects(kubectl: Kubectl, manifests: list[Manifest]) -> list[Manifest]:
     """Those of a release's objects that are in the cluster, as they are there."""
     listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests})
     text = kubectl("get", "-f", "-", "--output=json", "--ignore-not-found", input=listed)
@@ -108,7 +108,7 @@ def test_install_creates_what_was_rendered(cluster: helm.Config, kubectl: Kubect
     values = values_of("guarded-operator", podDisruptionBudget={"enabled": True})
     install(cluster, values)
     manifests = render(values).manifests
-    assert holds(found(kubectl, manifests), manifests)
+    assert holds(live_objects(kubectl, manifests), manifests)
 
 
 def test_jobs_are_understood_after_the_install(cluster: helm.Config, kubectl: Kubectl) -> None:
@@ -125,11 +125,11 @@ def test_upgrade_and_rollback_change_the_operator(cluster: helm.Config, kubectl:
     changed = values_of("minimal", replicas=2, settings={"workers": 3})
     before, after = of_operator(values), of_operator(changed)
     install(cluster, values)
-    assert holds(found(kubectl, before), before)
+    assert holds(live_objects(kubectl, before), before)
     cluster.upgrade(CHART, RELEASE, changed)
-    assert holds(found(kubectl, after), after)
+    assert holds(live_objects(kubectl, after), after)
     cluster.rollback(RELEASE, version=1)
-    assert holds(found(kubectl, before), before)
+    assert holds(live_objects(kubectl, before), before)
     states = [one["status"] for one in cluster.history(RELEASE)]
     assert states == ["superseded", "superseded", "deployed"]
 
@@ -140,7 +140,7 @@ def test_upgrade_without_a_change_starts_no_new_pods(
     values = values_of("minimal")
     install(cluster, values)
     cluster.upgrade(CHART, RELEASE, values)
-    deployment, _ = found(kubectl, of_operator(values))
+    deployment, _ = live_objects(kubectl, of_operator(values))
     assert deployment["metadata"]["generation"] == 1
 
 
@@ -163,7 +163,7 @@ def test_uninstall_leaves_definition_and_jobs(cluster: helm.Config, kubectl: Kub
     kubectl("wait", "--for=condition=Established", f"crd/{DEFINITION}")
     kubectl.create(JOB)
     cluster.uninstall(RELEASE, wait="watcher", timeout=30)
-    assert found(kubectl, render(values_of("minimal")).manifests) == []
+    assert live_objects(kubectl, render(values_of("minimal")).manifests) == []
     assert kubectl.get("dbj", "mug") is not None
     install(cluster, values_of("minimal"))  # takes it back
     assert kubectl.get("dbj", "mug") is not None

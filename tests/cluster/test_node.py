@@ -41,10 +41,10 @@ def kubectl(plane: ControlPlane) -> Iterator[Kubectl]:
     name = f"test-{uuid.uuid4().hex[:8]}"
     everywhere = Kubectl(plane.kubeconfig)
     everywhere.create_namespace(name)
-    found = Kubectl(plane.kubeconfig, name)
+    kubectl = Kubectl(plane.kubeconfig, name)
     if plane.real:  # it refuses pods before their service account is there
-        assert eventually(lambda: found.get("serviceaccount", "default") is not None)
-    yield found
+        assert eventually(lambda: kubectl.get("serviceaccount", "default") is not None)
+    yield kubectl
     everywhere("delete", "namespace", name, "--wait=false")
 
 
@@ -94,17 +94,17 @@ def secret(name: str, **data: str) -> Object:
 
 
 def is_ready(kubectl: Kubectl, node: Node) -> bool:
-    found = kubectl.get("node", node.name)
-    conditions = found["status"].get("conditions", []) if found else []
+    node_object = kubectl.get("node", node.name)
+    conditions = node_object["status"].get("conditions", []) if node_object else []
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 def status(kubectl: Kubectl, name: str = "p") -> Object:
     """The pod's status, with its container's state as `state`."""
-    found = kubectl.get("pod", name)
-    assert found is not None
-    containers = found["status"].get("containerStatuses", [{"state": {}}])
-    return {**found["status"], "state": containers[0]["state"]}
+    pod_object = kubectl.get("pod", name)
+    assert pod_object is not None
+    containers = pod_object["status"].get("containerStatuses", [{"state": {}}])
+    return {**pod_object["status"], "state": containers[0]["state"]}
 
 
 def wait_phase(kubectl: Kubectl, *phases: str, name: str = "p") -> Object:

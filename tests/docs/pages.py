@@ -48,9 +48,9 @@ class Page:
 
     @property
     def blocks(self) -> Iterator[Block]:
-        for found in FENCE.finditer(self.text):
-            line = self.text.count("\n", 0, found.start()) + 2
-            yield Block(str(self), line, found[1], found[2])
+        for match in FENCE.finditer(self.text):
+            line = self.text.count("\n", 0, match.start()) + 2
+            yield Block(str(self), line, match[1], match[2])
 
     @property
     def links(self) -> list[str]:
@@ -63,15 +63,15 @@ class Page:
     @cached_property
     def anchors(self) -> set[str]:
         """What can stand behind `#` in a link to this page, as GitHub makes it of headings."""
-        found: set[str] = set()
+        anchors: set[str] = set()
         for heading in HEADING.findall(self.prose):
             base = slug = _slug(heading)
             number = 0
-            while slug in found:
+            while slug in anchors:
                 number += 1
                 slug = f"{base}-{number}"
-            found.add(slug)
-        return found
+            anchors.add(slug)
+        return anchors
 
 
 def _slug(heading: str) -> str:
@@ -97,5 +97,5 @@ BLOCKS = [block for page in PAGES for block in page.blocks]
 
 def page(name: str) -> Page:
     """A page by its path in the repository."""
-    (found,) = (page for page in PAGES if str(page) == name)
-    return found
+    (match,) = (page for page in PAGES if str(page) == name)
+    return match

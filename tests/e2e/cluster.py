@@ -98,8 +98,8 @@ class Cluster:
 
     def pods(self, name: str) -> list[Object]:
         """The pods of a DreamBoothJob, by name: in the order of attempt and rank."""
-        found = self.kubectl.objects("pod", f"{JOB_LABEL}={name}")
-        return sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
+        pods = self.kubectl.objects("pod", f"{JOB_LABEL}={name}")
+        return sorted(pods, key=lambda pod: str(pod["metadata"]["name"]))
 
     def wait_pod(self, name: str, attempt: int, index: int = 0, timeout: float = 60) -> Object:
         """The pod of an attempt with that index, once its container runs."""
@@ -124,13 +124,13 @@ class Cluster:
         """
         until = time.monotonic() + timeout
         while True:
-            found = self.job(name)
-            if found is None:
+            job = self.job(name)
+            if job is None:
                 raise UnmetError(self.story(name, "the job is gone"))
-            found.setdefault("status", {})
-            if predicate(found):
-                return found
-            if found["status"].get("phase") in TERMINAL:
+            job.setdefault("status", {})
+            if predicate(job):
+                return job
+            if job["status"].get("phase") in TERMINAL:
                 raise UnmetError(
                     self.story(name, "the job has ended, and not as it was waited for")
                 )
@@ -185,22 +185,22 @@ class Cluster:
 
     def events(self, name: str) -> list[tuple[str, str]]:
         """(reason, message) of the events about a DreamBoothJob, the oldest first."""
-        found = [e for e in self.kubectl.events(name) if e["involvedObject"]["kind"] == KIND]
-        found.sort(key=lambda event: str(event["metadata"]["creationTimestamp"]))
-        return [(event["reason"], event["message"]) for event in found]
+        events = [e for e in self.kubectl.events(name) if e["involvedObject"]["kind"] == KIND]
+        events.sort(key=lambda event: str(event["metadata"]["creationTimestamp"]))
+        return [(event["reason"], event["message"]) for event in events]
 
     def run(self, name: str) -> str:
         """The folder of a job's results in storage."""
-        found = self.job(name)
-        assert found is not None
-        return f"s3://{BUCKET}/results/{self.namespace}/{name}/{found['metadata']['uid']}"
+        job = self.job(name)
+        assert job is not None
+        return f"s3://{BUCKET}/results/{self.namespace}/{name}/{job['metadata']['uid']}"
 
     def versions(self) -> dict[str, str]:
         """The version of everything of ours in the namespace, events too, by kind and name."""
-        found = json.loads(self.kubectl("get", f"dbj,{CHILDREN},pod,event", "--output=json"))
+        objects = json.loads(self.kubectl("get", f"dbj,{CHILDREN},pod,event", "--output=json"))
         return {
             f"{each['kind']}/{each['metadata']['name']}": each["metadata"]["resourceVersion"]
-            for each in found["items"]
+            for each in objects["items"]
         }
 
     def wait_gone(self, name: str, timeout: float = 60) -> None:
@@ -249,10 +249,10 @@ class Cluster:
 
     def story(self, name: str, problem: str) -> str:
         """Diagnostics for a failed wait."""
-        found = self.job(name)
+        job = self.job(name)
         parts = {
             f"{name}: {problem}": "",
-            "status": yaml.safe_dump(found.get("status")) if found else "",
+            "status": yaml.safe_dump(job.get("status")) if job else "",
             "objects": self._look("get", "job,pod", "--output=wide"),
             "events": self._look("get", "events", "--sort-by=.metadata.creationTimestamp"),
             "operator": self.operator.tail(LOG_LINES),

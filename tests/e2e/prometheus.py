@@ -92,11 +92,11 @@ def pod_discovery(kubectl: Kubectl) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             pods = json.loads(kubectl("get", "pods", "--all-namespaces", "--output=json"))["items"]
-            found = [target for pod in pods for target in _targets(pod)]
+            targets = [target for pod in pods for target in _targets(pod)]
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
-            self.wfile.write(json.dumps(found).encode())
+            self.wfile.write(json.dumps(targets).encode())
 
         def log_message(self, format: str, *args: object) -> None:
             """Not worth a line."""
@@ -128,7 +128,7 @@ def _targets(pod: Object) -> Iterator[Object]:
             yield {"targets": [address], "labels": labels | own}
 
 
-def configuration(found: Rendered, pods: str, operator: str, rules: Path) -> Object:
+def configuration(rendered: Rendered, pods: str, operator: str, rules: Path) -> Object:
     """The Prometheus configuration that the Prometheus operator makes of the chart's objects.
 
     `pods` is the URL of their service discovery, `operator` is host:port of the operator.
@@ -136,13 +136,13 @@ def configuration(found: Rendered, pods: str, operator: str, rules: Path) -> Obj
     The operator of the tests is a process beside the cluster, so no Endpoints lead to it: its
     target is named, with the labels that it would be discovered with.
     """
-    rules.write_text(yaml.safe_dump(found.one("PrometheusRule")["spec"]))
+    rules.write_text(yaml.safe_dump(rendered.one("PrometheusRule")["spec"]))
     return {
         "global": {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL},
         "rule_files": [str(rules)],
         "scrape_configs": [
-            *_of_pods(found.one("PodMonitor"), pods),
-            *_of_service(found.one("ServiceMonitor"), found.one("Service"), operator),
+            *_of_pods(rendered.one("PodMonitor"), pods),
+            *_of_service(rendered.one("ServiceMonitor"), rendered.one("Service"), operator),
         ],
     }
 

@@ -24,8 +24,8 @@ def children(finished: Finished) -> list[Object]:
     text = finished.cluster.kubectl(
         "get", CHILDREN, chosen, "--output=json", "--show-managed-fields"
     )
-    found: list[Object] = json.loads(text)["items"]
-    return found
+    items: list[Object] = json.loads(text)["items"]
+    return items
 
 
 def test_phases_and_stages_come_in_order(uninterrupted: Finished) -> None:
@@ -88,7 +88,7 @@ def test_the_status_is_true(uninterrupted: Finished) -> None:
     assert last["step"] == storage.document(last["uri"], "manifest.json")["step"] == 40
     artifacts = status["artifacts"]
     assert artifacts["output"] == uninterrupted.run
-    written = {found.uri for found in storage.below(uninterrupted.run)}
+    written = {stored.uri for stored in storage.below(uninterrupted.run)}
     assert f"{artifacts['export']}/model_index.json" in written
     assert artifacts["samples"] in written
     assert storage.weights(uninterrupted.run)
@@ -96,21 +96,21 @@ def test_the_status_is_true(uninterrupted: Finished) -> None:
 
 def test_children_belong_to_the_job(uninterrupted: Finished) -> None:
     meta = uninterrupted.job["metadata"]
-    found = {(each["kind"], each["metadata"]["name"]): each for each in children(uninterrupted)}
-    assert set(found) == {
+    by_name = {(each["kind"], each["metadata"]["name"]): each for each in children(uninterrupted)}
+    assert set(by_name) == {
         ("Job", "mug-preflight"),
         ("Job", "mug-0"),
         ("Service", "mug-ranks"),
         ("ConfigMap", "mug-config"),
     }
-    for child in found.values():
+    for child in by_name.values():
         (owner,) = child["metadata"]["ownerReferences"]
         assert (owner["kind"], owner["name"]) == ("DreamBoothJob", "mug")
         assert owner["uid"] == meta["uid"]
         assert owner["controller"] is True
         assert "blockOwnerDeletion" not in owner  # strict clusters want finalizer rights for it
         assert child["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "dreambooth-operator"
-    assert found["Job", "mug-0"]["metadata"]["labels"]["dreambooth.dev/attempt"] == "0"
+    assert by_name["Job", "mug-0"]["metadata"]["labels"]["dreambooth.dev/attempt"] == "0"
 
 
 def test_nothing_holds_up_a_deletion(uninterrupted: Finished) -> None:

@@ -47,8 +47,8 @@ def answers_of_pods(cluster: Cluster, name: str) -> Iterator[tuple[str, bytes]]:
 
 def objects(cluster: Cluster) -> Iterator[tuple[str, bytes]]:
     """Every object and event of the namespace, but its Secrets."""
-    found = cluster.kubectl("get", OBJECTS, "--output=json", "--show-managed-fields")
-    for each in json.loads(found)["items"]:
+    text = cluster.kubectl("get", OBJECTS, "--output=json", "--show-managed-fields")
+    for each in json.loads(text)["items"]:
         yield f"{each['kind']} {each['metadata']['name']}", json.dumps(each).encode()
 
 
@@ -105,14 +105,14 @@ def test_credentials_leave_no_trace(cluster: Cluster, operator: Operator, tmp_pa
     }
     cluster.apply(job)
     cluster.apply(refused)
-    found = dict(answers_of_pods(cluster, "mug"))
+    texts = dict(answers_of_pods(cluster, "mug"))
     cluster.wait_phase("mug", "Succeeded", timeout=240)
     failed = cluster.wait_phase("refused", "Failed")
     assert "spec.storage.credentials.secretRef" in condition(failed, "Failed")["message"]
 
-    found |= dict(objects(cluster)) | dict(logs(cluster)) | dict(outputs(cluster, job, tmp_path))
-    found |= dict(results(cluster, "mug", tmp_path / "results"))
-    found["operator's metrics"] = operator.metrics().encode()
+    texts |= dict(objects(cluster)) | dict(logs(cluster)) | dict(outputs(cluster, job, tmp_path))
+    texts |= dict(results(cluster, "mug", tmp_path / "results"))
+    texts["operator's metrics"] = operator.metrics().encode()
     for name in (
         "run.json",
         "history.jsonl",
@@ -120,9 +120,9 @@ def test_credentials_leave_no_trace(cluster: Cluster, operator: Operator, tmp_pa
         "Job mug-0",
         "dreambooth render",
     ):
-        assert found[name]
-    assert any(name.endswith("/progress") for name in found)
-    assert traces({**credentials, "the wrong key": WRONG_KEY}, found) == []
+        assert texts[name]
+    assert any(name.endswith("/progress") for name in texts)
+    assert traces({**credentials, "the wrong key": WRONG_KEY}, texts) == []
     # They would be found: they are where they have to be.
     secret = {"Secret": cluster.kubectl("get", "secret", "storage", "--output=json").encode()}
     assert len(traces(credentials, secret)) == len(credentials)

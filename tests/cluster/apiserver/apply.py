@@ -59,7 +59,7 @@ def _with_applier(
     version, time = call.resource.api_version, metadata.now()
     if mine == _previous(call, old) and old.get("spec") == new.get("spec"):
         time = next(
-            found.time for found in managed_fields.managers(old) if _is_applier(call, found)
+            manager.time for manager in managed_fields.managers(old) if _is_applier(call, manager)
         )
     applier = Manager(call.manager, "Apply", call.subresource, version, time, mine)
     return managed_fields.with_managers(new, [applier, *others])
@@ -87,10 +87,10 @@ def _is_applier(call: ApiRequest, manager: Manager) -> bool:
 
 
 def _previous(call: ApiRequest, old: Json) -> Fields:
-    found = [
+    fields = [
         manager.fields for manager in managed_fields.managers(old) if _is_applier(call, manager)
     ]
-    return found[0] if found else NONE
+    return fields[0] if fields else NONE
 
 
 def _merge(shape: Shape, live: Any, applied: Any) -> Any:
@@ -146,40 +146,41 @@ def _place(shape: Shape, node: Any, element: str) -> Any:
         name = element.removeprefix("f:")
         return name if name in node else None
     if isinstance(node, list):
-        found = [i for i, item in enumerate(node) if shape.element(item) == element]
-        return found[0] if found else None
+        indices = [i for i, item in enumerate(node) if shape.element(item) == element]
+        return indices[0] if indices else None
     return None
 
 
 def _check_conflicts(shape: Shape, old: Json, new: Json, others: list[Manager]) -> None:
     changed = managed_fields.changes(shape, old, new)
     touched = changed["added"] | changed["modified"]
-    found = [
+    conflicts = [
         (manager, path)
         for manager in others
         for path in sorted(touched & manager.fields, key=fieldsets.rank)
     ]
-    if found:
-        raise _conflict(found)
+    if conflicts:
+        raise _conflict(conflicts)
 
 
-def _conflict(found: list[tuple[Manager, Path]]) -> ApiError:
+def _conflict(conflicts: list[tuple[Manager, Path]]) -> ApiError:
     causes = [
         {
             "reason": "FieldManagerConflict",
             "message": f"conflict with {_named(manager)}",
             "field": fieldsets.dotted(path),
         }
-        for manager, path in found
+        for manager, path in conflicts
     ]
-    if len(found) == 1:
+    if len(conflicts) == 1:
         words = f"1 conflict: {causes[0]['message']}: {causes[0]['field']}"
     else:
         lines = []
-        for name in dict.fromkeys(_named(manager) for manager, _ in found):
+        for name in dict.fromkeys(_named(manager) for manager, _ in conflicts):
             lines.append(f"conflicts with {name}:")
-            lines += [f"- {fieldsets.dotted(p)}" for manager, p in found if _named(manager) == name]
-        words = f"{len(found)} conflicts: " + "\n".join(lines)
+            paths = [path for manager, path in conflicts if _named(manager) == name]
+            lines += [f"- {fieldsets.dotted(path)}" for path in paths]
+        words = f"{len(conflicts)} conflicts: " + "\n".join(lines)
     return ApiError(409, "Conflict", f"Apply failed with {words}", {"causes": causes})
 
 

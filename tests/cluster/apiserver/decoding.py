@@ -39,9 +39,9 @@ class Decoder:
                 if cause.reason == "FieldValueTypeInvalid"
             ]
         else:
-            found = self.schemas.faults(content)
-            unknown = [fault.path for fault in found if fault.kind == "unknown"]
-            wrong = [f".{one.path}: {one.message}" for one in found if one.kind == "type"]
+            faults = self.schemas.faults(content)
+            unknown = [fault.path for fault in faults if fault.kind == "unknown"]
+            wrong = [f".{one.path}: {one.message}" for one in faults if one.kind == "type"]
         if unknown or wrong:
             undeclared = [f".{path}: field not declared in schema" for path in unknown]
             raise not_typed(resource, content, wrong + undeclared)
@@ -72,14 +72,14 @@ class Decoder:
 
     def _decode_builtin(self, resource: Resource, content: Json) -> list[str]:
         """Refuse values of a wrong type; drop unknown fields and return them."""
-        found = self.schemas.faults(content)
-        wrong = [fault for fault in found if fault.kind == "type"]
+        faults = self.schemas.faults(content)
+        wrong = [fault for fault in faults if fault.kind == "type"]
         if wrong:
             raise bad_request(
                 f'{resource.kind} in version "{resource.version}" cannot be handled as a '
                 f"{resource.kind}: {wrong[0].path} {wrong[0].message}"
             )
-        unknown = [fault.path for fault in found if fault.kind == "unknown"]
+        unknown = [fault.path for fault in faults if fault.kind == "unknown"]
         for path in unknown:
             merge.remove_path(content, path)
         return unknown
@@ -110,17 +110,17 @@ class Decoder:
 
     def validate(self, resource: Resource, content: Json, old: Json | None) -> None:
         """Raise 422 for what the schema, the rules or the resource's own checks refuse."""
-        found = list(metadata.faults(resource, content["metadata"]))
+        causes = list(metadata.faults(resource, content["metadata"]))
         if resource.schema is not None:
-            found = admission.faults(resource.schema, content, old, found)
+            causes = admission.faults(resource.schema, content, old, causes)
         else:
-            found += _required_fields(self.schemas.faults(content))
+            causes += _required_fields(self.schemas.faults(content))
         if old is None:
-            found += strategies.faults(resource, content)
+            causes += strategies.faults(resource, content)
         elif old is not None:
-            found += strategies.update_faults(resource, old, content, self.schemas.version)
-        if found:
-            raise invalid(resource, content["metadata"].get("name", ""), found)
+            causes += strategies.update_faults(resource, old, content, self.schemas.version)
+        if causes:
+            raise invalid(resource, content["metadata"].get("name", ""), causes)
 
 
 def _required_fields(faults: list[Fault]) -> Iterator[Cause]:

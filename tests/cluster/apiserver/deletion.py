@@ -29,27 +29,27 @@ class Deleter:
     def delete(self, call: ApiRequest) -> Json:
         """Delete one object; answers with a Status, or with the object that goes on for a while."""
         resource, name = call.resource, call.name
-        found = self._store.get(resource, call.namespace, name)
-        if found is None:
+        stored = self._store.get(resource, call.namespace, name)
+        if stored is None:
             raise not_found(resource, name)
         options = _options(call)
-        _check_preconditions(resource, found, options.get("preconditions") or {})
-        marked = self._marked(call, found, options)
+        _check_preconditions(resource, stored, options.get("preconditions") or {})
+        marked = self._marked(call, stored, options)
         if call.dry_run:
             return marked
-        left = self._write(resource, found, marked)
+        left = self._write(resource, stored, marked)
         if left is not None:
             return left
         if resource.qualified == "pods":
             return marked
         if resource.qualified in ANSWERED_WITH_OBJECT:
-            return found
-        return success(details=details_of(resource, name, found["metadata"]["uid"]))
+            return stored
+        return success(details=details_of(resource, name, stored["metadata"]["uid"]))
 
-    def _marked(self, call: ApiRequest, found: Json, options: Json) -> Json:
+    def _marked(self, call: ApiRequest, stored: Json, options: Json) -> Json:
         """The object with the marks of its deletion."""
-        old = found["metadata"]
-        grace = _grace(call.resource, found, options.get("gracePeriodSeconds"))
+        old = stored["metadata"]
+        grace = _grace(call.resource, stored, options.get("gracePeriodSeconds"))
         new = dict(old)
         if "deletionTimestamp" not in old and "generation" in old:
             new["generation"] = old["generation"] + 1
@@ -62,9 +62,9 @@ class Deleter:
             new["finalizers"] = finalizers
         else:
             new.pop("finalizers", None)
-        return {**found, "metadata": new}
+        return {**stored, "metadata": new}
 
-    def _write(self, resource: Resource, found: Json, marked: Json) -> Json | None:
+    def _write(self, resource: Resource, stored: Json, marked: Json) -> Json | None:
         """Store the marks, or remove the object when nothing holds it; None when it is gone."""
         if resource.qualified == "namespaces":
             marked["status"] = {**marked.get("status", {}), "phase": "Terminating"}
@@ -72,8 +72,8 @@ class Deleter:
         if not is_held(marked):
             self.remove(resource, marked)
             return None
-        if marked == found:
-            return found
+        if marked == stored:
+            return stored
         return self._store.put(resource, marked)
 
     def remove(self, resource: Resource, content: Json) -> None:
@@ -94,10 +94,10 @@ def is_held(content: Json) -> bool:
 
     A namespace has finalizers in its spec too: the namespace controller empties it first.
     """
-    found = content["metadata"]
+    meta = content["metadata"]
     inner = content.get("spec", {}).get("finalizers") if content["kind"] == "Namespace" else None
-    graceful = found.get("deletionGracePeriodSeconds", 0) > 0
-    return bool(found.get("finalizers") or inner or graceful)
+    graceful = meta.get("deletionGracePeriodSeconds", 0) > 0
+    return bool(meta.get("finalizers") or inner or graceful)
 
 
 def _options(call: ApiRequest) -> Json:
@@ -110,27 +110,27 @@ def _options(call: ApiRequest) -> Json:
     return options
 
 
-def _check_preconditions(resource: Resource, found: Json, wanted: Json) -> None:
+def _check_preconditions(resource: Resource, stored: Json, wanted: Json) -> None:
     ends = {
         "UID": "The object might have been deleted and then recreated",
         "ResourceVersion": "The object might have been modified",
     }
     for key, label in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
-        given, present = wanted.get(key), found["metadata"][key]
+        given, present = wanted.get(key), stored["metadata"][key]
         if given and given != present:
             why = f"the {label} in the precondition ({given}) does not match the {label} in record "
-            name = found["metadata"]["name"]
+            name = stored["metadata"]["name"]
             raise conflict(resource.qualified_kind, name, f"{why}({present}). {ends[label]}")
 
 
-def _grace(resource: Resource, found: Json, given: int | None) -> int:
+def _grace(resource: Resource, stored: Json, given: int | None) -> int:
     """Only pods are given grace, and only those that a node runs."""
     if resource.qualified != "pods":
         return 0
-    ended = found.get("status", {}).get("phase") in ("Succeeded", "Failed")
-    if not found["spec"].get("nodeName") or ended:
+    ended = stored.get("status", {}).get("phase") in ("Succeeded", "Failed")
+    if not stored["spec"].get("nodeName") or ended:
         return 0
-    return found["spec"].get("terminationGracePeriodSeconds", 30) if given is None else given
+    return stored["spec"].get("terminationGracePeriodSeconds", 30) if given is None else given
 
 
 def _finalizers(call: ApiRequest, options: Json, present: list[str]) -> list[str]:

@@ -20,18 +20,18 @@ class Reader:
         self._store = store
 
     def get(self, call: ApiRequest, form: Representation) -> bytes:
-        found = self._store.get(call.resource, call.namespace, call.name)
-        if found is None:
+        stored = self._store.get(call.resource, call.namespace, call.name)
+        if stored is None:
             raise not_found(call.resource, call.name)
-        return form.one(call.resource, Stored(found))
+        return form.one(call.resource, Stored(stored))
 
     def page(self, call: ApiRequest, form: Representation) -> bytes:
         """The selected objects, or a page of them."""
         self._check_version(call)
-        found = self.selected(call)
+        selected = self.selected(call)
         limit = call.number("limit")
         version, start = self._start(call)
-        page = [one for one in found if one.key > start] if start else found
+        page = [one for one in selected if one.key > start] if start else selected
         metadata: Json = {"resourceVersion": str(version)}
         if limit and len(page) > limit:
             metadata["continue"] = _token(version, page[limit - 1])
@@ -45,8 +45,8 @@ class Reader:
         matches = selection(
             call.resource, query.get("labelSelector", ""), query.get("fieldSelector", "")
         )
-        found = self._store.all(call.resource, call.namespace)
-        return found if matches is None else [one for one in found if matches(one.content)]
+        stored = self._store.all(call.resource, call.namespace)
+        return stored if matches is None else [one for one in stored if matches(one.content)]
 
     def _check_version(self, call: ApiRequest) -> None:
         given, match = call.query.get("resourceVersion", ""), call.query.get("resourceVersionMatch")

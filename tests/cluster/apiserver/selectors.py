@@ -45,15 +45,15 @@ def _labels(selector: str) -> list[Predicate]:
 
 
 def _requirement(text: str) -> Predicate:
-    if found := SET.match(text):
-        key, operator, listed = found.groups()
+    if match := SET.match(text):
+        key, operator, listed = match.groups()
         values = {value.strip() for value in listed.split(",")}
         return _values(key, values, wanted=operator == "in")
-    if found := EQUALITY.match(text):
-        key, operator, value = found.groups()
+    if match := EQUALITY.match(text):
+        key, operator, value = match.groups()
         return _values(key, {value}, wanted=operator != "!=")
-    if found := EXISTENCE.match(text):
-        absent, key = found.groups()
+    if match := EXISTENCE.match(text):
+        absent, key = match.groups()
         return lambda content: (key in _labels_of(content)) != bool(absent)
     raise bad_request(f"unable to parse requirement: {text}")
 
@@ -72,10 +72,10 @@ def _fields(resource: Resource, selector: str) -> list[Predicate]:
 
 
 def _term(resource: Resource, text: str) -> Predicate:
-    found = EQUALITY.match(text)
-    if not found:
+    match = EQUALITY.match(text)
+    if not match:
         raise bad_request(f"invalid selector: '{text}'; can't understand '{text}'")
-    path, operator, value = found.groups()
+    path, operator, value = match.groups()
     own = resource.selectable if resource.custom else SELECTABLE.get(resource.qualified, ())
     known = ("metadata.name", "metadata.namespace", *own)
     if path not in known:

@@ -78,7 +78,7 @@ def _prepare_node(content: Json) -> None:
 def _priority(store: Store, pod: str, name: str) -> int:
     if name in SYSTEM_PRIORITIES:
         return SYSTEM_PRIORITIES[name]
-    classes = [found.content for found in store.named("priorityclasses.scheduling.k8s.io")]
+    classes = [stored.content for stored in store.named("priorityclasses.scheduling.k8s.io")]
     chosen = [one for one in classes if one["metadata"]["name"] == name]
     if name and not chosen:
         raise forbidden("pods", pod, f"no PriorityClass with name {name} was found")
@@ -88,16 +88,16 @@ def _priority(store: Store, pod: str, name: str) -> int:
 
 def quality_of_service(spec: Json) -> str:
     """Guaranteed, Burstable or BestEffort, from the containers' CPU and memory."""
-    found = []
+    pairs = []
     for container in [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]:
         resources = container.get("resources") or {}
         limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
-        found += [
+        pairs += [
             (limits.get(one), requests.get(one, limits.get(one))) for one in ("cpu", "memory")
         ]
-    if all(limit is None and request is None for limit, request in found):
+    if all(limit is None and request is None for limit, request in pairs):
         return "BestEffort"
-    guaranteed = all(limit and limit == request for limit, request in found)
+    guaranteed = all(limit and limit == request for limit, request in pairs)
     return "Guaranteed" if guaranteed else "Burstable"
 
 
@@ -140,12 +140,12 @@ def merged_update(resource: Resource, old: Json, new: Json, subresource: str) ->
 
 def _with_status(resource: Resource, old: Json, new: Json) -> Json:
     """The old state with the new status; a custom resource's metadata stays too, a pod's owners."""
-    found = new["metadata"]
+    meta = new["metadata"]
     if resource.custom:
-        found = old["metadata"]
+        meta = old["metadata"]
     elif resource.qualified == "pods" and "ownerReferences" in old["metadata"]:
-        found = found | {"ownerReferences": old["metadata"]["ownerReferences"]}
-    result = {**old, "metadata": found, "status": new.get("status")}
+        meta = meta | {"ownerReferences": old["metadata"]["ownerReferences"]}
+    result = {**old, "metadata": meta, "status": new.get("status")}
     return {key: value for key, value in result.items() if value is not None}
 
 

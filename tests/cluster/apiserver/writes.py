@@ -127,10 +127,10 @@ class Writer:
         return self._replace(call, old, merged, body)
 
     def _existing(self, call: ApiRequest) -> Json:
-        found = self._store.get(call.resource, call.namespace, call.name)
-        if found is None:
+        stored = self._store.get(call.resource, call.namespace, call.name)
+        if stored is None:
             raise not_found(call.resource, call.name)
-        return found
+        return stored
 
     def _replace(
         self, call: ApiRequest, old: Json, content: Json, applied: Json | None = None
@@ -172,10 +172,10 @@ class Writer:
             return
         namespaces = self._registry.find("", "v1", "namespaces")
         assert namespaces is not None
-        found = self._store.get(namespaces, "", call.namespace)
-        if found is None:
+        namespace = self._store.get(namespaces, "", call.namespace)
+        if namespace is None:
             raise not_found(namespaces, call.namespace)
-        if "deletionTimestamp" in found["metadata"]:
+        if "deletionTimestamp" in namespace["metadata"]:
             cause = Cause(
                 "metadata.namespace",
                 "NamespaceTerminating",

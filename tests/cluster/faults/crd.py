@@ -16,14 +16,15 @@ FILE = Path(__file__).parents[3] / "crds" / "dreambooth.dev_dreamboothjobs.yaml"
 
 def definition() -> Object:
     """The definition as it is delivered."""
-    found: Object = yaml.safe_load(FILE.read_text())
-    return found
+    crd: Object = yaml.safe_load(FILE.read_text())
+    return crd
 
 
 def schema(definition: Object) -> Object:
     """The OpenAPI properties of a DreamBoothJob in a definition."""
-    found: Object = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
-    return found
+    schema: Object = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    properties: Object = schema["properties"]
+    return properties
 
 
 def ensure_definition(cluster: FakeCluster) -> None:
@@ -45,5 +46,5 @@ def delete_definition(cluster: FakeCluster) -> None:
 
 
 def _established(cluster: FakeCluster) -> bool:
-    found = cluster.get(PATH)["status"].get("conditions") or []  # null at first
-    return any(each["type"] == "Established" and each["status"] == "True" for each in found)
+    conditions = cluster.get(PATH)["status"].get("conditions") or []  # null at first
+    return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)

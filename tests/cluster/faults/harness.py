@@ -110,12 +110,12 @@ class Harness:
         """The pods of a batch/v1 Job, once so many of them run."""
 
         def running() -> list[Object] | None:
-            found = self.cluster.pods(self.namespace, batch_job)
-            alive = [pod for pod in found if pod["status"].get("phase") == "Running"]
+            pods = self.cluster.pods(self.namespace, batch_job)
+            alive = [pod for pod in pods if pod["status"].get("phase") == "Running"]
             return alive if len(alive) == count else None
 
-        found: list[Object] = self.wait(running)
-        return found
+        pods: list[Object] = self.wait(running)
+        return pods
 
     # Reading
 
@@ -142,8 +142,8 @@ class Harness:
 
     def condition(self, kind: str, name: str = "mug") -> Object:
         """A condition by its type; empty when there is none."""
-        found = self.status(name).get("conditions", [])
-        return next((each for each in found if each["type"] == kind), {})
+        conditions = self.status(name).get("conditions", [])
+        return next((each for each in conditions if each["type"] == kind), {})
 
     def children(self, name: str = "mug") -> list[Object]:
         """Jobs and pods of a DreamBoothJob."""
@@ -167,8 +167,8 @@ class Harness:
     def events(self, name: str = "mug") -> list[str]:
         """The reasons of all events about a DreamBoothJob, in no order."""
         query = {"fieldSelector": f"involvedObject.name={name}"}
-        found = self.cluster.items(EVENTS.format(self.namespace), **query)
-        about = [each for each in found if each["involvedObject"]["kind"] == "DreamBoothJob"]
+        events = self.cluster.items(EVENTS.format(self.namespace), **query)
+        about = [each for each in events if each["involvedObject"]["kind"] == "DreamBoothJob"]
         return [each["reason"] for each in about]
 
     # Time

@@ -86,8 +86,9 @@ def test_a_name_that_is_taken_during_training_does_not_touch_it(harness: Harness
 
 
 def taken(harness: Harness) -> Object | None:
-    found = harness.condition("Accepted")
-    return found if found.get("reason") == "NameTaken" and found["status"] == "False" else None
+    condition = harness.condition("Accepted")
+    taken = condition.get("reason") == "NameTaken" and condition["status"] == "False"
+    return condition if taken else None
 
 
 def path_of(harness: Harness, theirs: Object) -> str:
@@ -97,9 +98,9 @@ def path_of(harness: Harness, theirs: Object) -> str:
     return harness.path(f"{theirs['kind'].lower()}s", name)
 
 
-def managers(found: Object) -> set[str]:
-    return {each["manager"] for each in found["metadata"].get("managedFields", [])}
+def managers(resource: Object) -> set[str]:
+    return {each["manager"] for each in resource["metadata"].get("managedFields", [])}
 
 
-def content(found: Object) -> Object:
-    return {name: found[name] for name in ("spec", "data") if name in found}
+def content(resource: Object) -> Object:
+    return {name: resource[name] for name in ("spec", "data") if name in resource}

@@ -67,14 +67,14 @@ class Sources:
         self, container: Object, address: str, host: str, paths: Mapping[str, Path]
     ) -> dict[str, str]:
         """The container's own variables, as they are on this machine; raises `MissingError`."""
-        found: dict[str, str] = {}
+        variables: dict[str, str] = {}
         for source in container.get("envFrom", []):
-            found |= await self._all_of(source)
+            variables |= await self._all_of(source)
         for variable in container.get("env", []):
-            value = await self._value(variable, address, host, found)
+            value = await self._value(variable, address, host, variables)
             if value is not None:
-                found[variable["name"]] = value
-        return self._on_this_machine(found, paths)
+                variables[variable["name"]] = value
+        return self._on_this_machine(variables, paths)
 
     async def _all_of(self, source: Object) -> dict[str, str]:
         kind = "configmap" if "configMapRef" in source else "secret"
@@ -111,7 +111,7 @@ class Sources:
     async def _data(self, kind: str, name: str, optional: bool) -> Files:
         path = f"api/v1/namespaces/{self._namespace}/{kind}s/{name}"
         try:
-            found = await self._client.get(path)
+            content = await self._client.get(path)
         except ApiError as error:
             if error.code != 404:
                 raise
@@ -119,9 +119,9 @@ class Sources:
                 return {}
             raise MissingError(f'{kind} "{name}" not found') from None
         if kind == "secret":
-            return _decoded(found.get("data"))
-        texts = {key: text.encode() for key, text in (found.get("data") or {}).items()}
-        return texts | _decoded(found.get("binaryData"))
+            return _decoded(content.get("data"))
+        texts = {key: text.encode() for key, text in (content.get("data") or {}).items()}
+        return texts | _decoded(content.get("binaryData"))
 
     def _field(self, path: str, address: str, host: str) -> str:
         """The value of a field of the downward API."""
@@ -149,14 +149,14 @@ class Sources:
         self, environment: Mapping[str, str], paths: Mapping[str, Path]
     ) -> dict[str, str]:
         """Paths, DNS names of peers and the rendezvous port as they are without a container."""
-        found = {
+        variables = {
             name: to_host_path(self._resolved(value), paths) for name, value in environment.items()
         }
         for address, port in RENDEZVOUS.items():
             master = peer(environment.get(address, ""), self._pod)
-            if master and port in found:
-                found[port] = str(rendezvous_port(self._namespace, master))
-        return found | {"HOSTNAME": hostname(self._pod)}
+            if master and port in variables:
+                variables[port] = str(rendezvous_port(self._namespace, master))
+        return variables | {"HOSTNAME": hostname(self._pod)}
 
     def _resolved(self, text: str) -> str:
         """The text with addresses in place of the DNS names of peers."""
