@@ -23,7 +23,7 @@ from dreambooth_storage.interface import (
     Written,
 )
 from dreambooth_storage.storage import Storage
-from dreambooth_storage.uri import join
+from dreambooth_storage.uri import join, without_userinfo
 
 __all__ = [
     "AccessDeniedError",
@@ -46,4 +46,5 @@ __all__ = [
     "WrongEndpointError",
     "join",
     "printable",
+    "without_userinfo",
 ]

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class StorageError(Exception):
     """A storage operation that failed.
 
-    `uri` is what it was about, `problem` continues the sentence that begins with it, `advice` says
-    what to do, and `field` is the job's field that the URI came from, "" when it came from none.
+    Attributes:
+        uri: what the operation was about.
+        problem: what is wrong; it continues the sentence that begins with the URI.
+        advice: what the user can do.
+        field: the job's field that the URI came from, "" when it came from none.
     """
+
+    code: ClassVar[str] = "StorageFailure"
+    """A name for metrics and programs, which stays the same whatever the class is called."""
 
     def __init__(self, uri: str, problem: str, advice: str, field: str = "") -> None:
         super().__init__(uri, problem, advice, field)
@@ -23,43 +31,59 @@ class StorageError(Exception):
 
 
 def printable(name: str) -> str:
-    """A name as it may stand in a message: one that could break the line, or the terminal, is
-    escaped.
-    """
+    """A name for a message: line breaks and control characters of a terminal are escaped."""
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
 class ObjectNotFoundError(StorageError):
     """There is no such object."""
 
+    code = "ObjectNotFound"
+
 
 class NoSuchBucketError(StorageError):
     """There is no such bucket."""
+
+    code = "NoSuchBucket"
 
 
 class AccessDeniedError(StorageError):
     """Credentials are missing, wrong, or do not allow the operation."""
 
+    code = "AccessDenied"
+
 
 class WrongEndpointError(StorageError):
     """No S3 server that can serve the bucket answers at the endpoint."""
+
+    code = "WrongEndpoint"
 
 
 class EmptyPrefixError(StorageError):
     """There is nothing below a prefix that must hold something."""
 
+    code = "EmptyPrefix"
+
 
 class StorageFullError(StorageError):
     """There is no room left; a later attempt may find some."""
+
+    code = "StorageFull"
 
 
 class AlreadyExistsError(StorageError):
     """A write that must not replace anything found an object in its place."""
 
+    code = "AlreadyExists"
+
 
 class ChecksumMismatchError(StorageError):
     """The content is not what was written."""
 
+    code = "ChecksumMismatch"
+
 
 class StorageUnavailableError(StorageError):
-    """Storage did not answer properly, however often it was asked; a later attempt may succeed."""
+    """Storage failed to answer in every attempt; a later one may succeed."""
+
+    code = "StorageUnavailable"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dreambooth_storage.errors import StorageError
 
 _S3 = re.compile(r"s3://(?P<bucket>[^/]+)(?:/(?P<key>.*))?", re.DOTALL)
+_USERINFO = re.compile(r"^(?P<scheme>[^/?#@]*://|)[^/?#]*@")
 _FILE = re.compile(r"file://(?P<key>/.*)", re.DOTALL)
 
 
@@ -30,8 +31,20 @@ class Location:
         return self.key if not self.key or self.key.endswith("/") else self.key + "/"
 
 
+def without_userinfo(url: str) -> str:
+    """The URL of a server without user and password, for messages and records.
+
+    What is no URL at all loses everything before the last "@" of its first part.
+    """
+    return _USERINFO.sub(r"\g<scheme>", url)
+
+
 def parse(uri: str) -> Location:
-    """Raises StorageError when `uri` is neither `s3://bucket[/key]` nor `file:///path`."""
+    """Take a URI apart.
+
+    Raises:
+        StorageError: it is neither `s3://bucket[/key]` nor `file:///path`.
+    """
     match = _S3.fullmatch(uri) or _FILE.fullmatch(uri)
     if match is None:
         raise StorageError(
@@ -42,7 +55,7 @@ def parse(uri: str) -> Location:
 
 
 def join(uri: str, *parts: str) -> str:
-    """`uri` with parts below it: join("s3://bucket/a", "b", "c/d") is "s3://bucket/a/b/c/d"."""
+    """Append parts to a URI: of "s3://bucket/a", "b" and "c/d" comes "s3://bucket/a/b/c/d"."""
     below = "/".join(part.strip("/") for part in parts if part.strip("/"))
     if not below:
         return uri

@@ -20,6 +20,7 @@ from dreambooth_storage import (
     StorageUnavailableError,
     TransferPolicy,
     WrongEndpointError,
+    without_userinfo,
 )
 from dreambooth_storage.s3.write import part_size
 
@@ -107,6 +108,31 @@ def test_no_keys_at_all(
     monkeypatch.setenv("HOME", str(tmp_path))
     for message in messages(opened(s3_endpoint), f"s3://{bucket}/cat", AccessDeniedError):
         assert "needs credentials, and none were found; check the keys" in message
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+@pytest.mark.parametrize("end", ["\n", " ", "\r\n"])
+def test_a_key_with_a_line_break_is_refused_before_any_request(
+    s3_env: dict[str, str], name: str, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, s3_env[name] + end)
+    for message in messages(opened("http://127.0.0.1:1"), "s3://bucket/cat", AccessDeniedError):
+        assert f"cannot be accessed: {name} holds a line break, a space" in message
+        assert s3_env[name] not in message
+
+
+@pytest.mark.parametrize(
+    ("url", "without"),
+    [
+        ("http://user:pass@host:9000/x", "http://host:9000/x"),
+        ("http://user:p@ss@[::1]:9000", "http://[::1]:9000"),
+        ("user:pass@host:9000", "host:9000"),
+        ("https://host/a@b?c=d@e", "https://host/a@b?c=d@e"),
+        ("http://[::1", "http://[::1"),
+    ],
+)
+def test_user_and_password_are_taken_out_of_urls(url: str, without: str) -> None:
+    assert without_userinfo(url) == without
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
+from botocore.credentials import RefreshableCredentials
 
-from dreambooth_storage.errors import WrongEndpointError
+from dreambooth_storage.errors import AccessDeniedError, WrongEndpointError
 from dreambooth_storage.interface import (
     Credentials,
     StorageSettings,
@@ -24,7 +24,7 @@ from dreambooth_storage.interface import (
     TransferPolicy,
 )
 from dreambooth_storage.s3.errors import FAILURES, translate
-from dreambooth_storage.uri import Location
+from dreambooth_storage.uri import Location, without_userinfo
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class S3Client:
         self._credentials = credentials
         self._settings = settings
         self._observer = observer
-        self._endpoint = _without_user(settings.endpoint_url) or "AWS"
+        self._endpoint = without_userinfo(settings.endpoint_url or "") or "AWS"
         self._reached = False
         self._lock = threading.Lock()
         self._made: Any = None  # boto3 makes its client classes at run time: they have no types
@@ -121,6 +121,7 @@ class S3Client:
                 aws_secret_access_key=given.secret_access_key if given else None,
                 aws_session_token=given.session_token if given else None,
             )
+            _check_keys(session, location)
             # Signatures need a region, also for servers that have none. AWS's own must be right.
             fallback = "us-east-1" if settings.endpoint_url else None
             return session.client(
@@ -141,8 +142,24 @@ class S3Client:
             ).error from None
 
 
-def _without_user(url: str | None) -> str:
-    """The URL without user and password."""
-    if not url:
-        return ""
-    return url.replace(f"{urlsplit(url).netloc.rpartition('@')[0]}@", "", 1) if "@" in url else url
+def _check_keys(session: Any, location: Location) -> None:
+    """Raise AccessDeniedError for keys that were not copied cleanly.
+
+    A Secret made from a file often ends in a line break. It breaks a header in the access key, and
+    the signature in the secret key, where the server can only answer that it does not match.
+    """
+    found = session.get_credentials()
+    if found is None or isinstance(found, RefreshableCredentials):
+        return  # none at all is reported by the request; a pod's identity has sound keys
+    keys = {
+        "AWS_ACCESS_KEY_ID": found.access_key,
+        "AWS_SECRET_ACCESS_KEY": found.secret_key,
+        "AWS_SESSION_TOKEN": found.token,
+    }
+    for name, key in keys.items():
+        if key and (not key.isprintable() or " " in key):
+            raise AccessDeniedError(
+                location.uri,
+                f"cannot be accessed: {name} holds a line break, a space or a control character",
+                "copy the key again without it, as with `printf %s KEY` in place of `echo KEY`",
+            )

@@ -82,6 +82,24 @@ class NotAnS3ServerError(Exception):
     """An answer that no S3 server gives."""
 
 
+_CODES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
+    (NotAnS3ServerError, "NotAnS3Server"),
+    (ResponseParserError, "GarbledAnswer"),
+    (_NO_CREDENTIALS, "NoCredentials"),
+    (boto.CredentialRetrievalError, "CredentialRetrieval"),
+    (boto.ParamValidationError, "InvalidParameter"),
+    (boto.SSLError, "TLS"),
+    (boto.ProxyConnectionError, "ProxyConnection"),
+    (boto.ConnectTimeoutError, "ConnectTimeout"),
+    (boto.EndpointConnectionError, "EndpointConnection"),
+    ((boto.ReadTimeoutError, urllib3.exceptions.TimeoutError, TimeoutError), "ReadTimeout"),
+    ((TruncatedBodyError, boto.IncompleteReadError), "IncompleteRead"),
+)
+"""Codes of failures without an answer of the server, the first that matches. They are labels of
+metrics: stable, and not the class names of libraries.
+"""
+_CONNECTION_CLOSED = "ConnectionClosed"
+
 FAILURES = (
     boto.BotoCoreError,
     boto.ClientError,
@@ -108,7 +126,7 @@ def translate(raised: Exception, uri: str, bucket: str, endpoint: str, reached: 
     """`endpoint` is where the request went; `reached`: the server has answered properly before."""
     if isinstance(raised, boto.ClientError):
         return _of_answer(raised, uri, bucket, endpoint)
-    code = type(raised).__name__
+    code = _code(raised)
     if isinstance(raised, NotAnS3ServerError):
         return Failure(_not_s3(uri, endpoint), code, False)
     if isinstance(raised, ResponseParserError) and not reached:
@@ -195,6 +213,10 @@ def _unavailable(uri: str, endpoint: str, reason: str) -> StorageUnavailableErro
     )
 
 
+def _code(raised: Exception) -> str:
+    return next((code for kinds, code in _CODES if isinstance(raised, kinds)), _CONNECTION_CLOSED)
+
+
 def _reason(raised: Exception) -> str:
     """What happened, in words of our own: the libraries' texts repeat whole URLs."""
     text = str(raised)
@@ -209,4 +231,4 @@ def _reason(raised: Exception) -> str:
         return f"the body ended early: {text}"
     if isinstance(raised, ResponseParserError):
         return "the answer is garbled"
-    return f"the connection broke ({type(raised).__name__})"
+    return f"the connection broke ({_code(raised)})"

@@ -172,11 +172,11 @@ class Reader:
             try:
                 return once()
             except ChecksumMismatchError:
-                self._client.failed("read", "ChecksumMismatch")
+                self._client.failed("read", ChecksumMismatchError.code)
                 if attempt == _WHOLE_ATTEMPTS:
                     raise
             except _ChangedError:
-                self._client.failed("read", "Changed")
+                self._client.failed("read", "ObjectChanged")
         raise StorageUnavailableError(
             location.uri, "changes while it is read", "stop what writes to it, then try again"
         )

@@ -8,7 +8,6 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import torch
 from pydantic import JsonValue
@@ -16,7 +15,7 @@ from pydantic import JsonValue
 from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.contract.times import now, rfc3339
 from dreambooth_api.models.job import DreamBoothJob, resolved
-from dreambooth_storage import ObjectNotFoundError, Storage
+from dreambooth_storage import ObjectNotFoundError, Storage, without_userinfo
 
 log = logging.getLogger(__name__)
 
@@ -98,13 +97,8 @@ def public_config(job: DreamBoothJob) -> dict[str, JsonValue]:
     config["metadata"] = {name: meta[name] for name in ("namespace", "name", "uid") if name in meta}
     spec["runtime"].pop("podOverrides", None)
     if "endpointURL" in spec["storage"]:
-        spec["storage"]["endpointURL"] = _without_user(spec["storage"]["endpointURL"])
+        spec["storage"]["endpointURL"] = without_userinfo(spec["storage"]["endpointURL"])
     return config
-
-
-def _without_user(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def versions() -> dict[str, str]:
