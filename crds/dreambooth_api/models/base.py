@@ -2,10 +2,10 @@
 types.
 """
 
-from datetime import datetime
 from typing import Annotated, Any, Self
 
 from pydantic import (
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -149,5 +149,5 @@ ResourceList = Annotated[dict[str, Quantity], Field(max_length=16)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Steps = Annotated[int, Field(ge=1, le=1_000_000)]
 GuidanceScale = Annotated[float, Field(ge=0, le=50)]
-Time = Annotated[datetime, Field(strict=False)]
+Time = Annotated[AwareDatetime, Field(strict=False)]
 """RFC 3339 text in JSON."""

@@ -15,6 +15,9 @@ from dreambooth_operator.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+CLIENT_SECONDS = 10.0
+"""A connection that sends no request for so long is closed: it occupies a thread."""
+
 Probe = Callable[[], str]
 """Returns the problem; empty if there is none."""
 
@@ -50,6 +53,7 @@ class HealthServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    timeout = CLIENT_SECONDS
     metrics: CollectorRegistry
     probes: dict[str, Probe]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -20,7 +22,7 @@ from dreambooth_operator.controller.decide.observed import Observed, Reading
 from dreambooth_operator.controller.kube.kinds import JOB, POD, Kind
 from dreambooth_operator.controller.kube.session import Session
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, Key
-from dreambooth_operator.controller.observability import probes
+from dreambooth_operator.controller.observability import health, probes
 from dreambooth_operator.controller.observability.definitions import (
     JOB_METRICS,
     OPERATOR_METRICS,
@@ -221,6 +223,14 @@ def test_probes_respond_with_the_problem(url: str, problems: dict[str, Any]) -> 
     assert _get(f"{url}/healthz") == (200, "ok")
     assert _get(f"{url}/metrics")[0] == 200
     assert _get(f"{url}/elsewhere")[0] == 404
+
+
+def test_connection_without_a_request_is_closed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health._Handler, "timeout", 0.2)
+    address = urllib.parse.urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+        assert connection.recv(1) == b""
 
 
 def test_every_metric_is_defined_as_it_is_exposed() -> None:

@@ -119,6 +119,11 @@ def test_new_job_has_series_at_once() -> None:
     assert not [name for name in found if name.startswith(("checkpoint", "attempt"))]
 
 
+def test_status_with_a_time_without_a_zone_counts_as_empty() -> None:
+    found = samples(snapshot({"phase": "Running", "completionTime": "2026-03-01T12:00:00"}))
+    assert found['phase{job="mug",namespace="art",phase="Pending",stage=""}'] == 1
+
+
 def test_unreadable_status_counts_as_empty() -> None:
     found = samples(snapshot({"phase": "Dreaming", "attempts": 7}, nodes="many"))
     assert found['phase{job="mug",namespace="art",phase="Pending",stage=""}'] == 1
