@@ -214,6 +214,4 @@ def final_state(job: dict[str, Any]) -> dict[str, Any]:
     """Tensors of the newest checkpoint."""
     storage = Storage(StorageSettings(None, None, "auto"))
     store = CheckpointStore(storage, f"file://{run_folder(job)}/checkpoints")
-    newest = store.latest()
-    assert newest is not None
-    return store.load(newest)
+    return store.load(store.checkpoints()[0])

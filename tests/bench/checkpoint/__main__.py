@@ -19,10 +19,13 @@ from rich.table import Table
 from dreambooth_operator.local.seaweed import SeaweedServer
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_storage.upload.process import UploadProcess
-from dreambooth_trainer.checkpoint import CheckpointStore, Saves
+from dreambooth_trainer.checkpoint import BackgroundSaver, CheckpointStore
 from dreambooth_trainer.checkpoint.split import payload
 from dreambooth_trainer.checkpoint.staging import Staging
+from dreambooth_trainer.process.distributed import Ranks
+from dreambooth_trainer.process.topology import Topology
 from tests.bench.checkpoint import goodput, training
+from tests.trainer.checkpoint_saves import RecordingListener
 
 BUCKET = "bench"
 ROUNDS = 3
@@ -59,18 +62,19 @@ def measure(server: SeaweedServer) -> Iterator[Row]:
 def _saving(
     loop: training.Training, store: CheckpointStore, settings: StorageSettings, device: torch.device
 ) -> Iterator[Row]:
-    durable: list[float] = []
+    listener = RecordingListener()
+    durable = listener.seconds
     quiet, foreground, background = [], [], []
     uploads = UploadProcess(settings)
-    with Saves(store, uploads, keep=1, saved=lambda _, seconds: durable.append(seconds)) as saves:
-        saves.prepare(loop.state())
+    with BackgroundSaver(store, uploads, keep=1, listener=listener) as saver:
+        saver.prepare(loop.state())
         training.quiet_step(loop)
-        first = training.in_the_background(loop, saves, durable)
+        first = training.in_the_background(loop, saver, durable)
         for _ in range(ROUNDS):
             quiet.append(training.quiet_step(loop))
-            background.append(training.in_the_background(loop, saves, durable))
+            background.append(training.in_the_background(loop, saver, durable))
             quiet.append(training.quiet_step(loop))
-            foreground.append(training.in_the_foreground(loop, store))
+            foreground.append(training.in_the_foreground(loop, saver))
     waited = median(cost.blocked for cost in foreground)
     blocked = median(cost.blocked for cost in background)
     goal = 0.05 if device.type == "cuda" else 0.20
@@ -90,7 +94,11 @@ def _shares(loop: training.Training, storage: Storage) -> Iterator[Row]:
     whole, worst, total = payload(tensors.values()), 0.0, 0
     for ranks in RANKS:
         stores = [
-            CheckpointStore(storage, f"s3://{BUCKET}/shares", rank=rank, world_size=ranks)
+            CheckpointStore(
+                storage,
+                f"s3://{BUCKET}/shares",
+                Ranks(Topology(rank=rank, world_size=ranks)),
+            )
             for rank in range(ranks)
         ]
         written = [sum(layout.size for layout in s.layouts(tensors)) for s in stores]

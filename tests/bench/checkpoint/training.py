@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.optim import AdamW
 
-from dreambooth_trainer.checkpoint import CheckpointStore, Saves
+from dreambooth_trainer.checkpoint import BackgroundSaver
 from dreambooth_trainer.training.ema import ExponentialMovingAverage
 
 WIDTHS = (96, 192)
@@ -72,27 +72,26 @@ def quiet_step(training: Training) -> float:
     return median(training.step() for _ in range(STEPS_BETWEEN))
 
 
-def in_the_foreground(training: Training, store: CheckpointStore) -> Cost:
+def in_the_foreground(training: Training, saver: BackgroundSaver) -> Cost:
     """A save that the loop waits for."""
     began = time.perf_counter()
-    store.save(training.steps, training.state(), {})
+    saver.finish(training.steps, training.state())
     _synchronize()
     seconds = time.perf_counter() - began
-    store.retain(1)
     return Cost(seconds, seconds)
 
 
-def in_the_background(training: Training, saves: Saves, durable: list[float]) -> Cost:
+def in_the_background(training: Training, saver: BackgroundSaver, durable: list[float]) -> Cost:
     """A save while the loop goes on; `durable` grows by its seconds once it is."""
     cost, before = Cost(), len(durable)
     began = time.perf_counter()
-    saves.begin(training.steps, training.state(), {})
+    saver.begin(training.steps, training.state())
     cost.blocked = time.perf_counter() - began
     while len(durable) == before:
         assert len(cost.steps) < LONGEST_STEPS, "the save never ended"
         cost.steps.append(training.step())
         began = time.perf_counter()
-        saves.advance(ended=saves.ended, step=training.steps)
+        saver.advance(finished=saver.finished_phases, step=training.steps)
         cost.blocked += time.perf_counter() - began
     cost.durable = durable[-1]
     return cost

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreambooth_trainer.checkpoint.layout import DTYPES, lay_out
+from dreambooth_trainer.checkpoint.layout import DTYPES, plan_layout
 from dreambooth_trainer.checkpoint.split import Slice, join, split
 from dreambooth_trainer.checkpoint.staging import Staging
 
@@ -32,7 +32,7 @@ states = st.dictionaries(
 def test_safetensors_itself_reads_what_is_staged(state: dict[str, torch.Tensor], count: int):
     found, pieces = {}, {}
     for slices in split(state, count):
-        staging = Staging([lay_out("shard", state, slices)])
+        staging = Staging([plan_layout("shard", state, slices)])
         staging.fill(state)
         [shard] = staging.shards
         data = Path(shard.path).read_bytes()
@@ -54,7 +54,7 @@ def test_safetensors_itself_reads_what_is_staged(state: dict[str, torch.Tensor],
 
 def test_a_buffer_is_filled_again_with_what_the_state_is_then():
     state = {"a": torch.arange(12.0).reshape(3, 4)}
-    staging = Staging([lay_out("shard", state, [Slice("a", 5, 12)])])
+    staging = Staging([plan_layout("shard", state, [Slice("a", 5, 12)])])
     staging.fill(state)
     state["a"].mul_(2)
     staging.fill(state)
@@ -75,17 +75,17 @@ def test_adapters_of_a_real_models_size_cost_no_more_than_two_percent():
         for layer in layers
     }
     payload = sum(tensor.nbytes for tensor in state.values())
-    layout = lay_out("shard", state, split(state, 1)[0])
+    layout = plan_layout("shard", state, split(state, 1)[0])
     assert layout.size <= 1.02 * payload
 
 
 STAGE = """
 import sys, time, torch
-from dreambooth_trainer.checkpoint.layout import lay_out
+from dreambooth_trainer.checkpoint.layout import plan_layout
 from dreambooth_trainer.checkpoint.split import split
 from dreambooth_trainer.checkpoint.staging import Staging
 state = {"a": torch.zeros(4_000_000)}
-staging = Staging([lay_out("shard", state, split(state, 1)[0])])
+staging = Staging([plan_layout("shard", state, split(state, 1)[0])])
 staging.fill(state)
 print("filled", flush=True)
 time.sleep(600)
@@ -107,11 +107,11 @@ def test_a_copy_has_no_name_that_a_killed_process_could_leave_behind():
     assert "/dev/shm" not in maps
 
 
-def test_memory_is_taken_ahead_of_the_first_copy():
+def test_memory_is_allocated_ahead_of_the_first_copy():
     state = {"a": torch.zeros(1_000_000)}
-    staging = Staging([lay_out("shard", state, split(state, 1)[0])])
+    staging = Staging([plan_layout("shard", state, split(state, 1)[0])])
     [shard] = staging.shards
     assert os.fstat(shard.descriptor).st_blocks * 512 <= mmap.PAGESIZE
-    staging.take()
+    staging.allocate()
     assert os.fstat(shard.descriptor).st_blocks * 512 >= 4_000_000
     staging.close()

@@ -10,6 +10,7 @@ from botocore.config import Config
 from dreambooth_storage import Storage, StorageSettings, join
 from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.process.errors import FencedError
+from tests.trainer.checkpoint_saves import rank_of, save
 
 PATHS = Config(s3={"addressing_style": "path"})
 STATE = {"weight": torch.arange(300_000.0), "step": torch.tensor(3)}
@@ -21,7 +22,7 @@ def storage(s3_endpoint: str) -> Storage:
 
 
 def open_store(storage: Storage, bucket: str, attempt: int) -> CheckpointStore:
-    store = CheckpointStore(storage, f"s3://{bucket}/run/checkpoints", attempt=attempt)
+    store = CheckpointStore(storage, f"s3://{bucket}/run/checkpoints", rank_of(attempt))
     store.claim()
     return store
 
@@ -29,16 +30,14 @@ def open_store(storage: Storage, bucket: str, attempt: int) -> CheckpointStore:
 def test_the_newest_whole_checkpoint_is_restored(storage: Storage, bucket: str) -> None:
     store = open_store(storage, bucket, 0)
     for step in (10, 20, 30):
-        store.save(step, STATE, {"step": step})
-    store.retain(2)
-    newest = store.latest()
-    assert newest is not None
+        save(storage, store, step, STATE, keep=2)
+    newest, _ = store.checkpoints()
     assert newest.step == 30
     storage.write(join(newest.uri, newest.manifest.shards[0].name), b"x" * 1000)
     restored = open_store(storage, bucket, 1).restore()
     assert restored is not None
     tensors, manifest = restored
-    assert manifest.info == {"step": 20}
+    assert manifest.step == 20
     assert torch.equal(tensors["weight"], STATE["weight"])
 
 
@@ -53,11 +52,11 @@ def test_of_attempts_that_claim_at_once_the_last_one_owns(storage: Storage, buck
         stores = list(pool.map(claim, range(4)))
     *others, last = stores
     assert last is not None
-    last.save(10, STATE, {})
+    save(storage, last, 10, STATE)
     for other in others:
         if other is not None:
             with pytest.raises(FencedError):
-                other.save(20, STATE, {})
+                save(storage, other, 20, STATE)
             with pytest.raises(FencedError):
                 other.check_owner()
     assert [ref.step for ref in last.checkpoints()] == [10]
@@ -78,7 +77,6 @@ def test_parts_of_uploads_that_a_dead_attempt_never_ended_are_freed(
         upload["UploadId"] = client.create_multipart_upload(**upload)["UploadId"]
         client.upload_part(**upload, PartNumber=1, Body=b"half a shard")
     store = open_store(storage, bucket, 1)
-    store.save(20, STATE, {})
-    store.retain(1)
+    save(storage, store, 20, STATE, keep=1)
     left = {u["Key"] for u in client.list_multipart_uploads(Bucket=bucket).get("Uploads", ())}
     assert {key.rpartition("/")[0] for key in left} == {f for f, stays in folders.items() if stays}

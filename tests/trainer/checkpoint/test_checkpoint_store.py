@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.checkpoint import CheckpointRef, CheckpointStore
+from dreambooth_trainer.checkpoint import CheckpointRef, CheckpointStore, background
 from dreambooth_trainer.checkpoint.manifest import (
     DamagedCheckpointError,
     UnknownFormatError,
     read_manifest,
 )
+from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import FencedError
-from tests.trainer.gathering import on_ranks
+from tests.trainer.checkpoint_saves import rank_of, save
+from tests.trainer.thread_ranks import on_ranks
 
 State = dict[str, torch.Tensor]
 
@@ -44,8 +46,10 @@ def assert_same(found: State, expected: State) -> None:
         assert torch.equal(found[name], tensor), name
 
 
-def open_store(storage: Storage, folder: Path, attempt: int = 0, **options: Any) -> CheckpointStore:
-    store = CheckpointStore(storage, f"file://{folder}", attempt=attempt, **options)
+def open_store(
+    storage: Storage, folder: Path, ranks: Ranks | None = None, *, attempt: int = 0, **options: Any
+) -> CheckpointStore:
+    store = CheckpointStore(storage, f"file://{folder}", ranks or rank_of(attempt), **options)
     store.claim()
     return store
 
@@ -58,20 +62,18 @@ def files(folder: Path) -> Iterator[str]:
 def test_what_is_saved_is_restored_by_any_number_of_ranks(
     storage: Storage, tmp_path: Path, ranks: int
 ) -> None:
-    def save(rank: int, gather: Any) -> Any:
-        store = open_store(
-            storage, tmp_path, rank=rank, world_size=ranks, gather=gather, fingerprint="f"
-        )
-        return store.save(7, state(1), {"seed": 3}, loss=0.5)
+    def save_on(each: Ranks) -> CheckpointRef:
+        store = open_store(storage, tmp_path, each, fingerprint="f")
+        return save(storage, store, 7, state(1), loss=0.5)
 
-    refs = on_ranks(ranks, save)
+    refs = on_ranks(ranks, save_on)
     assert all(ref == refs[0] for ref in refs)
     restored = open_store(storage, tmp_path, attempt=1).restore()
     assert restored is not None
     assert_same(restored[0], state(1))
     manifest = restored[1]
     assert (manifest.step, manifest.attempt, manifest.world_size) == (7, 0, ranks)
-    assert (manifest.info, manifest.loss, manifest.fingerprint) == ({"seed": 3}, 0.5, "f")
+    assert (manifest.loss, manifest.fingerprint) == (0.5, "f")
     assert len(manifest.shards) == ranks
 
 
@@ -79,12 +81,10 @@ def test_each_rank_writes_its_part_and_no_more(storage: Storage, tmp_path: Path)
     tensors = state(1, scale=400)
     payload = sum(t.nbytes for t in tensors.values())
 
-    def save(rank: int, gather: Any) -> Any:
-        return open_store(storage, tmp_path, rank=rank, world_size=4, gather=gather).save(
-            1, tensors, {}
-        )
+    def save_on(ranks: Ranks) -> CheckpointRef:
+        return save(storage, open_store(storage, tmp_path, ranks), 1, tensors)
 
-    manifest = on_ranks(4, save)[0].manifest
+    manifest = on_ranks(4, save_on)[0].manifest
     assert all(abs(shard.size / (payload / 4) - 1) < 0.1 for shard in manifest.shards)
     stored = sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file())
     assert stored <= 1.02 * payload
@@ -96,7 +96,7 @@ def test_each_rank_writes_its_part_and_no_more(storage: Storage, tmp_path: Path)
 
 def test_a_large_state_is_written_in_bounded_shards(storage: Storage, tmp_path: Path) -> None:
     store = open_store(storage, tmp_path, max_shard=1000)
-    ref = store.save(1, state(1), {})
+    ref = save(storage, store, 1, state(1))
     assert len(ref.manifest.shards) == 6
     assert_same(store.load(ref), state(1))
 
@@ -104,15 +104,7 @@ def test_a_large_state_is_written_in_bounded_shards(storage: Storage, tmp_path: 
 def test_without_a_checkpoint_there_is_nothing_to_restore(storage: Storage, tmp_path: Path) -> None:
     store = open_store(storage, tmp_path)
     assert store.restore() is None
-    assert store.latest() is None
-
-
-def test_saving_a_step_again_writes_nothing(storage: Storage, tmp_path: Path) -> None:
-    store = open_store(storage, tmp_path)
-    first = store.save(5, state(1), {})
-    before = list(files(tmp_path))
-    assert store.save(5, state(1), {}) == first
-    assert list(files(tmp_path)) == before
+    assert store.checkpoints() == []
 
 
 def path_of(ref: CheckpointRef) -> Path:
@@ -135,12 +127,12 @@ def disguise_a_pickle(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["shard-00000-of-00001.safetensors", "manifest.json"])
 @pytest.mark.parametrize("damage", [Path.unlink, flip_a_bit, cut_short, disguise_a_pickle])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
     storage: Storage, tmp_path: Path, damage: Callable[[Path], None], name: str
 ) -> None:
     store = open_store(storage, tmp_path)
-    store.save(10, state(1), {})
-    newer = store.save(20, state(2), {})
+    save(storage, store, 10, state(1))
+    newer = save(storage, store, 20, state(2))
     damage(path_of(newer) / name)
     restored = open_store(storage, tmp_path, attempt=1).restore()
     assert restored is not None
@@ -152,8 +144,8 @@ def test_all_ranks_fall_back_when_one_of_them_reads_garbage(
     storage: Storage, tmp_path: Path
 ) -> None:
     store = open_store(storage, tmp_path)
-    store.save(10, state(1), {})
-    store.save(20, state(2), {})
+    save(storage, store, 10, state(1))
+    save(storage, store, 20, state(2))
 
     class Unlucky(Storage):
         def read_many(self, uris: Any, **options: Any) -> Iterator[tuple[str, bytes]]:
@@ -162,40 +154,32 @@ def test_all_ranks_fall_back_when_one_of_them_reads_garbage(
 
     unlucky = Unlucky(StorageSettings(endpoint_url=None, region=None, addressing_style="auto"))
 
-    def restore(rank: int, gather: Any) -> Any:
-        found = open_store(
-            unlucky if rank == 1 else storage,
-            tmp_path,
-            attempt=1,
-            rank=rank,
-            world_size=2,
-            gather=gather,
-        ).restore()
+    def restore(ranks: Ranks) -> Any:
+        own = unlucky if ranks.topology.rank == 1 else storage
+        found = open_store(own, tmp_path, ranks).restore()
         return found[1].step if found else None
 
-    assert on_ranks(2, restore) == [10, 10]
+    assert on_ranks(2, restore, attempt=1) == [10, 10]
 
 
-def test_a_checkpoint_with_a_cut_shard_is_not_the_latest(storage: Storage, tmp_path: Path) -> None:
+def test_a_checkpoint_with_a_cut_shard_is_skipped(storage: Storage, tmp_path: Path) -> None:
     store = open_store(storage, tmp_path)
-    store.save(10, state(1), {})
-    newer = store.save(20, state(2), {})
+    save(storage, store, 10, state(1))
+    newer = save(storage, store, 20, state(2))
     cut_short(path_of(newer) / newer.manifest.shards[0].name)
-    latest = store.latest()
-    assert latest is not None
-    assert latest.step == 10
+    assert [ref.step for ref in store.checkpoints()] == [10]
 
 
 def test_a_manifest_that_was_edited_is_not_believed(storage: Storage, tmp_path: Path) -> None:
     store = open_store(storage, tmp_path)
-    path = path_of(store.save(10, state(1), {})) / "manifest.json"
+    path = path_of(save(storage, store, 10, state(1))) / "manifest.json"
     path.write_text(path.read_text().replace('"step": 10', '"step": 99'))
-    assert store.latest() is None
+    assert store.checkpoints() == []
 
 
 def test_swapped_shards_are_noticed(storage: Storage, tmp_path: Path) -> None:
     store = open_store(storage, tmp_path, max_shard=3000)
-    ref = store.save(1, state(1), {})
+    ref = save(storage, store, 1, state(1))
     first, second = (path_of(ref) / shard.name for shard in ref.manifest.shards)
     a, b = first.read_bytes(), second.read_bytes()
     first.write_bytes(b)
@@ -206,14 +190,14 @@ def test_swapped_shards_are_noticed(storage: Storage, tmp_path: Path) -> None:
 
 def test_shards_without_a_commit_are_no_checkpoint(storage: Storage, tmp_path: Path) -> None:
     store = open_store(storage, tmp_path)
-    ref = store.save(10, state(1), {})
+    ref = save(storage, store, 10, state(1))
     (tmp_path / "log" / f"{ref.number:08d}.json").unlink()
-    assert store.latest() is None
+    assert store.checkpoints() == []
 
 
-def test_an_unknown_format_is_refused_not_passed_over(storage: Storage, tmp_path: Path) -> None:
+def test_an_unknown_format_is_refused_not_skipped(storage: Storage, tmp_path: Path) -> None:
     store = open_store(storage, tmp_path)
-    ref = store.save(10, state(1), {})
+    ref = save(storage, store, 10, state(1))
     path = tmp_path / "log" / f"{ref.number:08d}.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
     with pytest.raises(UnknownFormatError, match="format version 2, this trainer reads version 1"):
@@ -227,7 +211,7 @@ def test_a_manifest_cannot_point_outside_its_folder(
     storage: Storage, tmp_path: Path, name: str
 ) -> None:
     store = open_store(storage, tmp_path)
-    ref = store.save(10, state(1), {})
+    ref = save(storage, store, 10, state(1))
     folder = path_of(ref)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["shards"][0]["name"] = name
@@ -237,35 +221,37 @@ def test_a_manifest_cannot_point_outside_its_folder(
     entry = json.loads(commit.read_text())
     entry["manifestSha256"] = hashlib.sha256(data).hexdigest()
     commit.write_text(json.dumps(entry))
-    assert store.latest() is None
+    assert store.checkpoints() == []
     with pytest.raises(DamagedCheckpointError, match=r"shards.0.name"):
         read_manifest(data, "manifest.json")
 
 
-def test_an_error_on_one_rank_is_raised_on_all(storage: Storage, tmp_path: Path) -> None:
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "MAX_RETRY_SECONDS", 0.0)
+
+
+def test_an_error_on_one_rank_is_raised_on_all(
+    storage: Storage, tmp_path: Path, no_pauses: None
+) -> None:
     class Full(Storage):
         def stream(self, path: str | Path, uri: str, *, field: str = "") -> Any:
             raise OSError("no space left")
 
     full = Full(StorageSettings(endpoint_url=None, region=None, addressing_style="auto"))
 
-    def save(rank: int, gather: Any) -> Any:
-        store = CheckpointStore(
-            full if rank == 1 else storage,
-            f"file://{tmp_path}",
-            rank=rank,
-            world_size=2,
-            gather=gather,
-        )
-        store.claim()
-        return store.save(1, state(1), {})
+    def save_on(ranks: Ranks) -> CheckpointRef:
+        own = full if ranks.topology.rank == 1 else storage
+        return save(own, open_store(own, tmp_path, ranks), 1, state(1))
 
-    errors = on_ranks(2, save)
+    errors = on_ranks(2, save_on)
     assert [type(e) for e in errors] == [OSError, OSError]
-    assert open_store(storage, tmp_path, attempt=1).latest() is None
+    assert open_store(storage, tmp_path, attempt=1).checkpoints() == []
 
 
-def test_a_failed_save_can_be_tried_again(storage: Storage, tmp_path: Path) -> None:
+def test_a_commit_whose_answer_is_lost_is_tried_again(
+    storage: Storage, tmp_path: Path, no_pauses: None
+) -> None:
     class Flaky(Storage):
         broken = True
 
@@ -280,23 +266,23 @@ def test_a_failed_save_can_be_tried_again(storage: Storage, tmp_path: Path) -> N
 
     flaky = Flaky(StorageSettings(endpoint_url=None, region=None, addressing_style="auto"))
     store = open_store(flaky, tmp_path)
-    with pytest.raises(OSError, match="lost"):
-        store.save(10, state(1), {})
-    store.save(20, state(2), {})
+    save(flaky, store, 10, state(1))
+    assert not flaky.broken
+    save(flaky, store, 20, state(2))
     assert [ref.step for ref in store.checkpoints()] == [20, 10]
 
 
 def test_a_stale_attempt_cannot_commit_nor_delete(storage: Storage, tmp_path: Path) -> None:
     stale = open_store(storage, tmp_path, attempt=0)
-    stale.save(10, state(1), {})
+    save(storage, stale, 10, state(1))
     newer = open_store(storage, tmp_path, attempt=1)
-    newer.save(15, state(3), {})
+    save(storage, newer, 15, state(3))
     with pytest.raises(FencedError, match="attempt 0"):
-        stale.save(20, state(2), {})
+        save(storage, stale, 20, state(2))
     with pytest.raises(FencedError):
-        stale.retain(1)
+        stale.prune(1)
     with pytest.raises(FencedError):
-        stale.save(20, state(2), {})
+        save(storage, stale, 20, state(2))
     assert [ref.step for ref in newer.checkpoints()] == [15, 10]
 
 
@@ -308,11 +294,11 @@ def test_a_stale_attempt_cannot_come_back(storage: Storage, tmp_path: Path) -> N
 
 def test_the_same_attempt_started_again_takes_over(storage: Storage, tmp_path: Path) -> None:
     first = open_store(storage, tmp_path)
-    first.save(10, state(1), {})
+    save(storage, first, 10, state(1))
     second = open_store(storage, tmp_path)
-    second.save(20, state(2), {})
+    save(storage, second, 20, state(2))
     with pytest.raises(FencedError):
-        first.save(30, state(3), {})
+        save(storage, first, 30, state(3))
     assert [ref.step for ref in second.checkpoints()] == [20, 10]
 
 
@@ -320,7 +306,7 @@ def test_attempts_that_claim_at_once_leave_one_owner(storage: Storage, tmp_path:
     def claim_and_save(attempt: int) -> CheckpointStore | FencedError:
         try:
             store = open_store(storage, tmp_path, attempt=attempt)
-            store.save(10 + attempt, state(attempt), {})
+            save(storage, store, 10 + attempt, state(attempt))
         except FencedError as error:
             return error
         return store
@@ -342,25 +328,25 @@ def test_retention_keeps_the_newest_and_sweeps_up_after_dead_attempts(
 ) -> None:
     (tmp_path / "notes.txt").write_text("not mine")
     dead = open_store(storage, tmp_path, attempt=0)
-    dead.save(10, state(1), {})
+    save(storage, dead, 10, state(1))
     debris = tmp_path / "step-00000020-claim-0000" / "shard-00000-of-00002.safetensors"
     debris.parent.mkdir()
     debris.write_bytes(b"half a shard")
     (debris.parent / ".0123456789abcdef.unfinished").write_bytes(b"killed while it wrote")
     store = open_store(storage, tmp_path, attempt=1)
     for step in (20, 30, 40):
-        store.save(step, state(step), {})
+        save(storage, store, step, state(step))
     for folder in ("step-00000050-claim-0002", "step-00000001-claim-0009"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "shard-00000-of-00001.safetensors").write_bytes(b"being written")
-    store.retain(2)
+    store.prune(2)
     assert [ref.step for ref in store.checkpoints()] == [40, 30]
     folders = {name.split("/")[0] for name in files(tmp_path)}
     kept = {"step-00000030-claim-0002", "step-00000040-claim-0002", "log", "notes.txt"}
     assert folders == kept | {"step-00000050-claim-0002", "step-00000001-claim-0009"}
-    store.save(50, state(50), {})
+    save(storage, store, 50, state(50))
     with pytest.raises(FencedError):
-        dead.save(60, state(1), {})
+        save(storage, dead, 60, state(1))
     restored = open_store(storage, tmp_path, attempt=2).restore()
     assert restored is not None
     assert_same(restored[0], state(50))
@@ -371,12 +357,10 @@ def test_retention_keeps_the_best_checkpoint_beside_the_newest(
 ) -> None:
     store = open_store(storage, tmp_path)
     for step, loss in ((10, 0.5), (20, 0.2), (30, None), (40, 0.4), (50, 0.3), (60, 0.9)):
-        store.save(step, state(step), {}, loss=loss)
-        store.retain(2)
+        save(storage, store, step, state(step), loss=loss, keep=2)
     assert [ref.step for ref in store.checkpoints()] == [60, 50, 20]
     later = open_store(storage, tmp_path, attempt=1)
-    later.save(70, state(70), {}, loss=0.1)
-    later.retain(2)
+    save(storage, later, 70, state(70), loss=0.1, keep=2)
     assert [ref.step for ref in later.checkpoints()] == [70, 60]
 
 
@@ -384,13 +368,13 @@ def test_retention_does_not_count_a_checkpoint_found_damaged(
     storage: Storage, tmp_path: Path
 ) -> None:
     first = open_store(storage, tmp_path)
-    first.save(10, state(1), {})
-    flip_a_bit(path_of(first.save(20, state(2), {})) / "shard-00000-of-00001.safetensors")
+    save(storage, first, 10, state(1))
+    flip_a_bit(path_of(save(storage, first, 20, state(2))) / "shard-00000-of-00001.safetensors")
     second = open_store(storage, tmp_path, attempt=1)
     assert second.restore() is not None
-    second.retain(1)
+    second.prune(1)
     assert [ref.step for ref in second.checkpoints()] == [10]
-    second.save(20, state(2), {})
+    save(storage, second, 20, state(2))
     restored = open_store(storage, tmp_path, attempt=2).restore()
     assert restored is not None
     assert_same(restored[0], state(2))

@@ -15,7 +15,7 @@ from PIL import Image
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.data.class_images import ClassImageSet, load_class_images, recipe
-from dreambooth_trainer.models.generate import CHUNK
+from dreambooth_trainer.process.chunks import CHUNK_SIZE
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadDataError
 from dreambooth_trainer.process.signals import StoppedError
@@ -197,7 +197,7 @@ def test_a_stop_keeps_what_was_made(make: Make) -> None:
     with pytest.raises(StoppedError, match="class images"):
         make(count=20, watch={"should_stop": should_stop})
     rest = make(count=20)
-    assert (rest.reused, rest.generated) == (CHUNK, 20 - CHUNK)
+    assert (rest.reused, rest.generated) == (CHUNK_SIZE, 20 - CHUNK_SIZE)
 
 
 def test_the_users_own_images_come_first(make: Make, tmp_path: Path) -> None:
@@ -228,14 +228,15 @@ import torch
 from diffusers import StableDiffusionPipeline
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_trainer.process.topology import Topology
-from dreambooth_trainer.process.distributed import joined
+from dreambooth_trainer.process.chunks import CHUNK_SIZE
+from dreambooth_trainer.process.distributed import join_ranks
 from dreambooth_trainer.data.class_images import load_class_images
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_storage import Storage, StorageSettings
 
 model, job, endpoint = sys.argv[1:]
 pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
-with joined(Topology.from_environment(), StopSignal()) as ranks:
+with join_ranks(Topology.from_environment(), StopSignal()) as ranks:
     made = []
     found = load_class_images(
         DreamBoothJob.model_validate_json(job), "mug", model_hash="ab" * 32, ranks=ranks,

@@ -12,8 +12,9 @@ from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.samples import SampleWriter
-from dreambooth_trainer.models.generate import CHUNK, ImageRequest
+from dreambooth_trainer.models.generate import ImageRequest
 from dreambooth_trainer.models.stable_diffusion import StableDiffusion
+from dreambooth_trainer.process.chunks import CHUNK_SIZE
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import FencedError
 from dreambooth_trainer.process.signals import StoppedError, StopSignal
@@ -61,8 +62,10 @@ def test_who_is_asked_to_stop_paints_no_further_chunk(random_pipeline: Any, tmp_
         attempt(tmp_path, StopAfter(looks=1)), StableDiffusion(random_pipeline, "")
     )
     with pytest.raises(StoppedError):
-        generator.generate([ImageRequest("a photo of a mug", seed) for seed in range(3 * CHUNK)])
-    assert len(made) == CHUNK
+        generator.generate(
+            [ImageRequest("a photo of a mug", seed) for seed in range(3 * CHUNK_SIZE)]
+        )
+    assert len(made) == CHUNK_SIZE
 
 
 def test_a_lost_attempt_writes_no_samples(random_pipeline: Any, tmp_path: Path) -> None:

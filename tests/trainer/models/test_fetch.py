@@ -26,7 +26,7 @@ from dreambooth_trainer.models.load import load_family
 from dreambooth_trainer.models.local_files import choose_folder, free_memory
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.topology import Topology
-from tests.trainer.gathering import on_ranks
+from tests.trainer.thread_ranks import on_ranks
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 FILES = {"model_index.json": b"{}", "unet/weights.safetensors": b"w" * 10_000}
@@ -137,12 +137,7 @@ def test_jobs_of_one_node_that_start_at_once_share_one_download(
 def test_the_ranks_of_a_node_share_what_its_first_one_fetched(
     model: Model, storage: Storage, reads: Reads
 ) -> None:
-    def of_rank(rank: int, gather: Any) -> Path:
-        ranks = Ranks(Topology(rank=rank, local_rank=rank % 2, world_size=4, ranks_per_node=2))
-        ranks.gather = gather  # type: ignore[method-assign]
-        return fetch(model, storage, ranks)
-
-    found = on_ranks(4, of_rank)
+    found = on_ranks(4, lambda ranks: fetch(model, storage, ranks), per_node=2)
     assert [contents(path) for path in found] == [FILES] * 4
     assert reads.bytes == SIZE
 

@@ -75,9 +75,8 @@ class Run:
     def state(self) -> tuple[int, State]:
         """Step and tensors of the newest checkpoint that verifies, read without the proxy."""
         with Storage(StorageSettings(self._endpoint)) as storage:
-            store = CheckpointStore(storage, f"{self.output}/checkpoints", attempt=99)
-            newest = store.latest()
-            assert newest is not None
+            store = CheckpointStore(storage, f"{self.output}/checkpoints")
+            newest = store.checkpoints()[0]
             return newest.step, store.load(newest)
 
     def names(self) -> set[str]:

@@ -77,7 +77,7 @@ class Run:
     def _newest(self) -> CheckpointRef | None:
         uri = f"file://{run_folder(self.job)}/checkpoints"
         store = CheckpointStore(Storage(StorageSettings(None, None, "auto")), uri)
-        newest = store.latest()
+        newest = next(iter(store.checkpoints()), None)
         if newest is not None:
             store.load(newest)  # raises when it is damaged
         return newest

@@ -1,15 +1,15 @@
-"""Who may write: a log of claims and commits in which every entry is a conditional put.
+"""Which attempt may write: a log of claims and commits, each entry a conditional put.
 
     checkpoints/log/00000000.json   claim   attempt 0
     checkpoints/log/00000001.json   commit  attempt 0, step 500
     checkpoints/log/00000002.json   claim   attempt 1    <- attempt 0 never gets past this
 
-A writer knows the number of the last entry it has seen and puts its next entry at the number after
-that, only if nothing is there. An attempt that was claimed over therefore collides with the newer
-claim, however long it slept between looking and writing: there is no window between a check and a
-write. Claims are never deleted; that is what keeps the place taken. Commits may be deleted with
-their checkpoints. At worst a put that was sent before the claim but is answered late appears in
-such a gap; it then names shards that are gone, and readers pass over it.
+A writer knows the number of the last entry that it has seen, and puts its next entry at the number
+after that, on the condition that nothing is there. An attempt that lost the prefix to a newer one
+therefore collides with the newer claim, however long it slept between looking and writing: there is
+no window between a check and a write. Claims are never deleted, which keeps their numbers taken.
+Commits are deleted with their checkpoints. At worst, a put that was sent before the claim arrives
+late, in the gap of a deleted commit; it then names shards that are gone, and readers skip it.
 """
 
 import logging
@@ -36,7 +36,7 @@ _NAME = re.compile(rf"{LOG}/([0-9]{{8}})\.json")
 
 
 class Fence:
-    """One attempt's right to commit below `prefix`. Used by rank 0 alone."""
+    """One attempt's right to commit below `prefix`, a URI. Used by rank 0 alone."""
 
     def __init__(self, storage: Storage, prefix: str, attempt: int) -> None:
         self._storage = storage
@@ -49,7 +49,8 @@ class Fence:
     def claim(self) -> int:
         """Take over from every attempt before this one; returns the number of the claim.
 
-        Raises FencedError when a higher attempt has claimed already.
+        Raises:
+            FencedError: A higher attempt has claimed the prefix already.
         """
         while True:
             entries = self.entries(self._storage.list(self._prefix, field="spec.output"))
@@ -62,8 +63,10 @@ class Fence:
             return self.claimed
 
     def commit(self, step: int, folder: str, manifest_sha256: str) -> int:
-        """Make the checkpoint in `folder` one that counts; returns the entry's number. Raises
-        FencedError when this attempt was claimed over.
+        """Commit the checkpoint in `folder`; returns the number of the entry.
+
+        Raises:
+            FencedError: A newer attempt has claimed the prefix.
         """
         if self.claimed is None:
             raise RuntimeError("claim() comes before commit()")
@@ -74,21 +77,21 @@ class Fence:
             raise FencedError(self._overtaken()) from error
 
     def check(self, entries: dict[int, Entry]) -> None:
-        """Raise FencedError when `entries` hold a claim newer than this attempt's."""
+        """Raise `FencedError` when `entries` hold a claim newer than this attempt's."""
         if self.claimed is None:
             raise RuntimeError("claim() comes before check()")
         if any(e.kind == "claim" and n > self.claimed for n, e in entries.items()):
             raise FencedError(self._overtaken())
 
     def entries(self, listing: Sequence[StoredObject]) -> dict[int, Entry]:
-        """The log's readable entries by number, from a listing of `prefix`."""
+        """The log's readable entries by number, from a listing of the prefix."""
         found = {int(m[1]): o.uri for o in listing if (m := _NAME.fullmatch(o.relative))}
         entries = {}
         for number, uri in sorted(found.items()):
             try:
                 entries[number] = read_entry(self._storage.read(uri, field="spec.output"), uri)
             except (DamagedCheckpointError, ObjectNotFoundError, ChecksumMismatchError) as error:
-                log.warning("%s; it is passed over", error)
+                log.warning("%s; it is skipped", error)
         return entries
 
     def uri(self, number: int) -> str:
@@ -96,7 +99,11 @@ class Fence:
         return join(self._prefix, LOG, f"{number:08d}.json")
 
     def _append(self, kind: str, **details: object) -> int:
-        """Write the next entry. Raises AlreadyExistsError when its place is taken by another writer."""
+        """Write the next entry; returns its number.
+
+        Raises:
+            AlreadyExistsError: Another writer has taken the number.
+        """
         fields = {
             "kind": kind,
             "attempt": self._attempt,
@@ -109,8 +116,7 @@ class Fence:
             try:
                 self._storage.write(self.uri(number), entry.encode(), only_if_absent=True)
             except AlreadyExistsError:
-                # A put whose answer was lost did arrive: the place may be taken by this very
-                # writer.
+                # This writer itself may have taken it, with a put whose answer was lost.
                 found = read_entry(self._storage.read(self.uri(number)), self.uri(number))
                 if found.token != self._token:
                     raise

@@ -1,6 +1,6 @@
 """Where each tensor lies in a shard's safetensors file. Pure.
 
-With the layout known, a state is copied once, straight to its place in the file to be.
+As the layout is known in advance, a state is copied once, straight to its place in the file.
 Format: https://huggingface.co/docs/safetensors (8 bytes of the header's length, the header in
 JSON, the tensors without gaps).
 """
@@ -33,7 +33,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Place:
-    """A slice's bytes in the file: `start` to `stop`, of a type and a shape."""
+    """Where a slice lies in the file: bytes `start` to `stop`."""
 
     slice: Slice
     dtype: torch.dtype
@@ -44,12 +44,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Layout:
-    """One shard as a file of `size` bytes; `pieces` are the tensors that are only in part in it."""
+    """One shard as a file."""
 
     name: str
     header: bytes
+    """Its first bytes, the length of the JSON header included."""
     places: tuple[Place, ...]
     pieces: Mapping[str, Piece]
+    """The tensors of which only a part is in the file."""
 
     @property
     def size(self) -> int:
@@ -57,11 +59,10 @@ class Layout:
         return self.places[-1].stop if self.places else len(self.header)
 
 
-def lay_out(name: str, tensors: Mapping[str, Tensor], slices: Sequence[Slice]) -> Layout:
-    """The layout of the file `name` with the slices of `tensors`; whole tensors keep their shapes,
-    pieces are flat.
-    """
-    # The widest types first, behind a padded header: each element is aligned.
+def plan_layout(name: str, tensors: Mapping[str, Tensor], slices: Sequence[Slice]) -> Layout:
+    """The layout of a shard; whole tensors keep their shapes, pieces are flat."""
+    # The widest types first, behind a padded header: so each element is aligned, and `staging` can
+    # view its bytes as a tensor.
     ordered = sorted(slices, key=lambda s: (-tensors[s.name].element_size(), s.name))
     places, offset = [], 0
     for each in ordered:

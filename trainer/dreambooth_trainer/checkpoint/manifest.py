@@ -1,21 +1,23 @@
-"""What is written beside a checkpoint's shards, and how far it is trusted when it is read back.
+"""What is written beside a checkpoint's shards, and its validation when it is read back.
 
 Every name in it must match a pattern without a slash, so no manifest can point outside its own
 folder.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
+from torch import Tensor
 
 from dreambooth_trainer.process.errors import BadConfigError
 
 FORMAT: Final = 1
-"""Version of the format. It grows when an older trainer could misread a checkpoint."""
+"""Version of the format. It changes when an older trainer could misread a checkpoint."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 ShardName = Annotated[str, StringConstraints(pattern=r"^shard-[0-9]{5}-of-[0-9]{5}\.safetensors$")]
@@ -24,11 +26,13 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class DamagedCheckpointError(ValueError):
-    """What is stored is not what was written: an older checkpoint may still be good."""
+    """What is stored is not what was written; an older checkpoint may still be intact."""
 
 
 class UnknownFormatError(BadConfigError):
-    """Written by another version of the trainer, so it must not be passed over."""
+    """Written by another version of the trainer. It must not be skipped: training would start
+    again from an older state.
+    """
 
 
 class Stored(BaseModel):
@@ -87,27 +91,34 @@ class Manifest(Stored):
     payload_bytes: Count
     total_bytes: Count
     shards: Annotated[list[Shard], Field(min_length=1)]
-    info: dict[str, JsonValue] = {}
 
 
 @dataclass(frozen=True)
-class Draft:
-    """What is known of a checkpoint before its shards are stored."""
+class PendingManifest:
+    """What is known of a checkpoint before its shards are stored; see `Manifest`."""
 
     step: int
     tensors: int
     payload_bytes: int
-    info: Mapping[str, JsonValue]
     loss: float | None
+
+    @classmethod
+    def of(cls, step: int, tensors: Mapping[str, Tensor], loss: float | None) -> "PendingManifest":
+        """What a state's manifest will say; a loss that is not finite is left out."""
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        finite = loss if loss is not None and math.isfinite(loss) else None
+        return cls(step, len(tensors), size, finite)
 
 
 @dataclass(frozen=True)
 class CheckpointRef:
-    """A committed checkpoint. `uri` is its folder, `number` that of its commit in the log."""
+    """A committed checkpoint."""
 
     step: int
     uri: str
+    """Its folder."""
     number: int
+    """Of its commit in the log (see `fence`)."""
     manifest: Manifest
 
 
@@ -125,7 +136,12 @@ class Entry(Stored):
 
 
 def read_manifest(data: bytes, where: str) -> Manifest:
-    """Parse a manifest. Raises Damaged or UnknownFormatError, which say where and why."""
+    """Parse a manifest.
+
+    Raises:
+        DamagedCheckpointError: It is not valid; the message starts with `where`.
+        UnknownFormatError: It is of another format version.
+    """
     _check_format(data, where)
     try:
         return Manifest.model_validate_json(data)
@@ -134,7 +150,12 @@ def read_manifest(data: bytes, where: str) -> Manifest:
 
 
 def read_entry(data: bytes, where: str) -> Entry:
-    """Parse a log entry. Raises Damaged or UnknownFormatError, which say where and why."""
+    """Parse a log entry.
+
+    Raises:
+        DamagedCheckpointError: It is not valid; the message starts with `where`.
+        UnknownFormatError: It is of another format version.
+    """
     _check_format(data, where)
     try:
         return Entry.model_validate_json(data)

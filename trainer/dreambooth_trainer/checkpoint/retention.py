@@ -1,4 +1,4 @@
-"""Which checkpoints stay, and what of the rest may be deleted. Pure."""
+"""Which checkpoints stay, and which files of the others may be deleted. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -8,25 +8,33 @@ from dreambooth_trainer.checkpoint.manifest import CheckpointRef
 _FILE = re.compile(r"(step-([0-9]{8})-claim-([0-9]{4,8}))/.+")
 
 
-def kept(good: Sequence[CheckpointRef], keep: int) -> set[str]:
-    """Folders of the newest `keep` of complete checkpoints, newest first, and of the best one.
+def kept_folders(complete: Sequence[CheckpointRef], keep: int) -> set[str]:
+    """Names of the folders of the newest `keep` checkpoints, and of the best one.
 
-    The best is the one with the lowest loss over the steps that led to it: samples are scored
-    before and after training only. Of equal ones, it is the newest.
+    The best is the one with the lowest mean loss over the steps that led to it; of equal ones, the
+    newest.
+
+    Args:
+        complete: All complete checkpoints, the newest first.
+        keep: At least 1.
     """
-    known = [(ref.manifest.loss, ref) for ref in good if ref.manifest.loss is not None]
+    known = [(ref.manifest.loss, ref) for ref in complete if ref.manifest.loss is not None]
     best = [min(known, key=lambda each: each[0])[1]] if known else []
-    return {ref.uri.rsplit("/", 1)[-1] for ref in [*good[:keep], *best]}
+    return {ref.uri.rsplit("/", 1)[-1] for ref in [*complete[:keep], *best]}
 
 
-def is_doomed(relative: str, kept: set[str], newest: int, claim: int) -> bool:
-    """Is this file of a checkpoint that is not kept, and that nobody can be writing now?
+def is_deletable(path: str, kept: set[str], newest_step: int, claim: int) -> bool:
+    """Whether a file belongs to a checkpoint that is not kept, and that is not being written.
 
-    `newest` is the newest complete step, `claim` the number of the claim of whoever asks: what
-    later claims write is not theirs to judge.
+    Args:
+        path: Relative to the folder of all checkpoints.
+        kept: The names of the folders that stay.
+        newest_step: Step of the newest complete checkpoint.
+        claim: The number of the claim of the attempt that asks (see `fence`). Files of later claims
+            belong to a newer attempt, and are never deletable.
     """
-    match = _FILE.fullmatch(relative)
+    match = _FILE.fullmatch(path)
     if match is None or match[1] in kept:
         return False
     step, writer = int(match[2]), int(match[3])
-    return writer < claim or (writer == claim and step <= newest)
+    return writer < claim or (writer == claim and step <= newest_step)

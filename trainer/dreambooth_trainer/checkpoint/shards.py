@@ -1,7 +1,6 @@
-"""One state as safetensors files: writing one of them, and reading them all back."""
+"""A state as safetensors files: what the manifest says of one, and reading them all back."""
 
 from collections import defaultdict
-from collections.abc import Mapping
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -11,22 +10,10 @@ from dreambooth_storage import ChecksumMismatchError, ObjectNotFoundError, Stora
 from dreambooth_trainer.checkpoint import split
 from dreambooth_trainer.checkpoint.layout import Layout
 from dreambooth_trainer.checkpoint.manifest import DamagedCheckpointError, Manifest, Shard
-from dreambooth_trainer.checkpoint.staging import Staging
 
 
-def write_shard(storage: Storage, uri: str, layout: Layout, tensors: Mapping[str, Tensor]) -> Shard:
-    """Write one shard of `tensors` to `uri`, and wait for it."""
-    staging = Staging([layout])
-    try:
-        staging.fill(tensors)
-        staging.wait()
-        return describe(layout, storage.stream(staging.shards[0].path, uri))
-    finally:
-        staging.close()
-
-
-def describe(layout: Layout, written: Written) -> Shard:
-    """A shard that is stored, as its manifest lists it."""
+def shard_entry(layout: Layout, written: Written) -> Shard:
+    """The entry of a stored shard in its manifest."""
     return Shard(
         name=layout.name,
         size=written.size,
@@ -37,7 +24,11 @@ def describe(layout: Layout, written: Written) -> Shard:
 
 
 def read_state(storage: Storage, folder_uri: str, manifest: Manifest) -> dict[str, Tensor]:
-    """The whole state, on the CPU. Raises Damaged when a shard is not what was written."""
+    """The whole state by name, on the CPU.
+
+    Raises:
+        DamagedCheckpointError: A shard is missing, or is not what was written.
+    """
     shards = {join(folder_uri, shard.name): shard for shard in manifest.shards}
     tensors: dict[str, Tensor] = {}
     pieces: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)

@@ -23,7 +23,11 @@ class Slice:
 
 
 def split(tensors: Mapping[str, Tensor], shards: int) -> list[list[Slice]]:
-    """Slices of each of `shards` shards; together they cover every element exactly once."""
+    """Cut a state into `shards` shards of equal size.
+
+    Returns:
+        The slices of each shard; together they cover every element exactly once.
+    """
     total = payload(tensors.values())
     cuts = [total * i // shards for i in range(shards)] + [total + 1]
     plan: list[list[Slice]] = [[] for _ in range(shards)]
@@ -56,15 +60,20 @@ def payload(tensors: Iterable[Tensor]) -> int:
 
 
 def join(pieces: list[tuple[int, Tensor]], shape: list[int]) -> Tensor:
-    """The tensor of `shape` from its flat pieces, each with its first element's place.
+    """Put a tensor together from its flat pieces.
 
-    Raises ValueError when pieces are missing, overlap or do not fill the shape.
+    Args:
+        pieces: Each with the index of its first element in the flattened tensor.
+        shape: Of the whole tensor.
+
+    Raises:
+        ValueError: Pieces are missing, overlap, or do not fill the shape.
     """
-    place, parts = 0, sorted(pieces, key=lambda piece: piece[0])
+    end, parts = 0, sorted(pieces, key=lambda piece: piece[0])
     for start, part in parts:
-        if start != place:
-            raise ValueError(f"a piece begins at element {start} instead of {place}")
-        place += part.numel()
-    if place != math.prod(shape):
-        raise ValueError(f"the pieces hold {place} elements, the shape {shape} asks for others")
+        if start != end:
+            raise ValueError(f"a piece begins at element {start} instead of {end}")
+        end += part.numel()
+    if end != math.prod(shape):
+        raise ValueError(f"the pieces hold {end} elements, the shape {shape} does not")
     return torch.cat([part.reshape(-1) for _, part in parts]).reshape(shape)

@@ -1,8 +1,8 @@
 """A rank's part of a state in host memory, already in the form of the files that are uploaded.
 
 The memory is an anonymous file: another process can be given it without a copy, it counts to no
-limit of /dev/shm, has no name that could be left behind, and is gone with its last holder. Its
-pages are taken when they are first filled.
+limit of /dev/shm, has no name that could be left behind, and is freed with its last descriptor.
+Its pages are allocated when they are first written.
 """
 
 import logging
@@ -29,20 +29,22 @@ class StagedShard:
         self._memory = mmap.mmap(self.descriptor, layout.size)
         self._memory[: len(layout.header)] = layout.header
         self._bytes = torch.frombuffer(self._memory, dtype=torch.uint8)
-        self._pinned: bool | None = None  # not known to be needed yet
+        self._pinned: bool | None = None  # decided by the first state: only a GPU's needs it
 
     @property
     def path(self) -> str:
         """A path of the file, for this process."""
         return f"/proc/self/fd/{self.descriptor}"
 
-    def take(self) -> None:
-        """Take the memory now."""
+    def allocate(self) -> None:
+        """Allocate the memory now."""
         os.posix_fallocate(self.descriptor, 0, self.layout.size)
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy the tensors' slices to their places. Copies from a GPU are only queued on its
-        current stream, where the next step's changes of the weights come after them.
+        """Copy the tensors' slices to their places in the file.
+
+        Copies from a GPU are only queued, on its current stream: there, the next step's changes of
+        the weights come after them.
         """
         sources = {place: tensors[place.slice.name].detach() for place in self.layout.places}
         if self._pinned is None and any(source.is_cuda for source in sources.values()):
@@ -52,7 +54,7 @@ class StagedShard:
                 self._target(place).copy_(_part(source, place), non_blocking=True)
 
     def close(self) -> None:
-        """Give the memory back, once nobody else holds it."""
+        """Free the memory, as soon as no other process has it open."""
         if self._pinned:
             _cuda().cudaHostUnregister(self._bytes.data_ptr())
         os.close(self.descriptor)
@@ -62,11 +64,13 @@ class StagedShard:
         return self._bytes[place.start : place.stop].view(place.dtype).view(place.shape)
 
     def _pin(self) -> bool:
-        """Let the GPU write here by itself; without it, the host waits for each copy."""
+        """Register the memory with CUDA, so that copies need not be waited for; returns whether
+        that worked.
+        """
         code = int(_cuda().cudaHostRegister(self._bytes.data_ptr(), self.layout.size, 0))
         if code:
             log.warning(
-                "memory for checkpoints cannot be pinned (CUDA error %d): a slow save", code
+                "memory for checkpoints cannot be pinned (CUDA error %d): saves are slower", code
             )
         return code == 0
 
@@ -78,13 +82,13 @@ class Staging:
         self.shards = [StagedShard(layout) for layout in layouts]
         self._copied: torch.cuda.Event | None = None
 
-    def take(self) -> None:
-        """Take the memory now, rather than when it is first filled."""
+    def allocate(self) -> None:
+        """Allocate the memory now, rather than when it is first filled."""
         for shard in self.shards:
-            shard.take()
+            shard.allocate()
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy this rank's part of the state, in place of what was there before."""
+        """Copy this rank's part of the state, replacing the copy before."""
         for shard in self.shards:
             shard.fill(tensors)
         if any(tensor.is_cuda for tensor in tensors.values()):
@@ -92,12 +96,12 @@ class Staging:
             self._copied.record()
 
     def wait(self) -> None:
-        """Until the copies from the GPU have arrived."""
+        """Wait until the copies from the GPU have arrived."""
         if self._copied is not None:
             self._copied.synchronize()
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         for shard in self.shards:
             shard.close()
 

@@ -12,10 +12,8 @@ from dreambooth_trainer.data.images import SourceImage, Variant, crop_to_square
 from dreambooth_trainer.data.sampler import ImagePool
 from dreambooth_trainer.models import Conditioning, Family
 from dreambooth_trainer.process import heartbeat
+from dreambooth_trainer.process.chunks import CHUNK_SIZE, gather_chunks, own_chunks
 from dreambooth_trainer.process.distributed import Ranks
-
-CHUNK = 8
-"""Images encoded together. Fixed, so that a latent never depends on the number of ranks."""
 
 NO_CAPTION = 0
 """Index of the empty caption, which caption dropout puts in place of another."""
@@ -85,7 +83,7 @@ def _captions_of_rows(groups: Sequence[ImageGroup], captions: Sequence[str]) -> 
 
 def _encode_captions(family: Family, tokens: Tensor) -> Conditioning:
     with torch.no_grad():
-        parts = [family.encode_tokens(chunk) for chunk in torch.split(tokens, CHUNK)]
+        parts = [family.encode_tokens(chunk) for chunk in torch.split(tokens, CHUNK_SIZE)]
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
@@ -99,15 +97,11 @@ def _encode_all(
     work = [
         (image, variant) for group in groups for image in group.images for variant in group.variants
     ]
-    chunks = [work[i : i + CHUNK] for i in range(0, len(work), CHUNK)]
-    topology = ranks.topology
-    mine = {
-        index: _encode(family, chunk, resolution, device).cpu()
-        for index, chunk in enumerate(chunks)
-        if index % topology.world_size == topology.rank
+    own = {
+        number: _encode(family, chunk, resolution, device).cpu()
+        for number, chunk in own_chunks(work, ranks.topology).items()
     }
-    everyone = {index: part for parts in ranks.gather(mine) for index, part in parts.items()}
-    return torch.cat([everyone[index] for index in range(len(chunks))]).to(device)
+    return torch.cat(gather_chunks(ranks, own)).to(device)
 
 
 def _encode(

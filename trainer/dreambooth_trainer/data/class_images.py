@@ -24,7 +24,8 @@ from dreambooth_trainer.data.images import ImageSet, SourceImage, load_images
 from dreambooth_trainer.data.png import encode_png
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters import PRECISIONS
-from dreambooth_trainer.models.generate import CHUNK, ImageRequest, generate_images
+from dreambooth_trainer.models.generate import ImageRequest, generate_images
+from dreambooth_trainer.process.chunks import own_chunks
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadDataError
 from dreambooth_trainer.process.signals import StoppedError
@@ -138,9 +139,9 @@ def load_class_images(
         progress = _unheard
     elif wanted:
         cache.describe()
-    share = _share(wanted, ranks)
-    intact, damaged = cache.examine([i for chunk in share for i in chunk])
-    work = [missing for chunk in share if (missing := [i for i in chunk if i not in intact])]
+    own = own_chunks(range(wanted), ranks.topology).values()
+    intact, damaged = cache.examine([i for chunk in own for i in chunk])
+    work = [missing for chunk in own if (missing := [i for i in chunk if i not in intact])]
     made, stopped = _fill(cache, work, damaged, pipeline, progress, should_stop)
     shares = ranks.gather((len(intact), made, stopped))  # and wait until everything is written
     if any(asked for _, _, asked in shares):
@@ -184,12 +185,6 @@ def _supplied(job: DreamBoothJob, storage: Storage) -> ImageSet:
     return load_images(
         storage, prior.images, field=IMAGES, resolution=resolution, count=prior.count
     )
-
-
-def _share(wanted: int, ranks: Ranks) -> list[range]:
-    """This rank's chunks of indices."""
-    chunks = [range(first, min(first + CHUNK, wanted)) for first in range(0, wanted, CHUNK)]
-    return chunks[ranks.topology.rank :: ranks.topology.world_size]
 
 
 class _Cache:

@@ -10,7 +10,8 @@ from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.png import decode_png, encode_png
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters import PRECISIONS
-from dreambooth_trainer.models.generate import CHUNK, ImageRequest, generate_images
+from dreambooth_trainer.models.generate import ImageRequest, generate_images
+from dreambooth_trainer.process.chunks import gather_chunks, own_chunks
 from dreambooth_trainer.process.signals import StoppedError
 
 
@@ -32,20 +33,16 @@ class ImageGenerator:
         Raises:
             StoppedError: On every rank, when one of them was asked to stop meanwhile.
         """
-        chunks = [list(requests[i : i + CHUNK]) for i in range(0, len(requests), CHUNK)]
-        topology = self._ranks.topology
-        mine: dict[int, list[bytes]] = {}
-        for index in range(topology.rank, len(chunks), topology.world_size):
+        own: dict[int, list[bytes]] = {}
+        for number, chunk in own_chunks(requests, self._ranks.topology).items():
             if self._stop.requested:
                 break
-            mine[index] = [encode_png(image) for image in self._generate(chunks[index])]
-        shares = self._ranks.gather((mine, self._stop.requested))
-        if any(stopped for _, stopped in shares):
+            own[number] = [encode_png(image) for image in self._generate(chunk)]
+        if any(self._ranks.gather(self._stop.requested)):
             raise StoppedError("asked to stop while images were made; every checkpoint is kept")
-        pngs = {index: part for parts, _ in shares for index, part in parts.items()}
-        return [decode_png(png) for index in range(len(chunks)) for png in pngs[index]]
+        return [decode_png(png) for pngs in gather_chunks(self._ranks, own) for png in pngs]
 
-    def _generate(self, chunk: list[ImageRequest]) -> list[Image.Image]:
+    def _generate(self, chunk: Sequence[ImageRequest]) -> list[Image.Image]:
         settings = self._samples
         mixed = self._precision is not torch.float32
         with torch.autocast(self._device.type, self._precision) if mixed else nullcontext():

@@ -19,10 +19,6 @@ from torch import Tensor, nn
 from dreambooth_api.models.prior import Sampler
 from dreambooth_trainer.process import heartbeat
 
-CHUNK = 8
-"""Images that ranks generate together. Fixed, so that an image does not depend on their number:
-another batch size rounds differently."""
-
 SCHEDULERS: dict[Sampler, tuple[Any, dict[str, Any]]] = {
     "dpm-solver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
     # Latents are not bounded to -1..1, so nothing may be clipped.

@@ -38,7 +38,7 @@ def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.devi
     for library in (diffusers, transformers):  # progress bars are noise in a pod's log
         library.utils.logging.disable_progress_bar()
     with fetched(model, storage, ranks) as path:
-        digest = ranks.from_first(hash_model(path) if ranks.topology.rank == 0 else None)
+        digest = ranks.run_on_first(lambda: hash_model(path))
         pipeline = _open(model, path)
     family = FAMILIES.get(type(pipeline).__name__)
     if family is None:

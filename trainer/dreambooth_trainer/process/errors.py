@@ -54,3 +54,7 @@ class RefusedJobError(TrainerError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+    def __reduce__(self) -> tuple[type["RefusedJobError"], tuple[str, int]]:
+        # It is pickled for the other ranks, and BaseException would leave the exit code out.
+        return type(self), (str(self), self.exit_code)

@@ -18,7 +18,7 @@ NAME = "samples/step-00000000/settings.json"
 
 def is_due(attempt: Attempt) -> bool:
     """Whether there is nothing yet that the trained model could be compared with. Collective."""
-    return attempt.ranks.from_first(attempt.topology.rank == 0 and _is_due(attempt))
+    return attempt.ranks.run_on_first(lambda: _is_due(attempt))
 
 
 def _is_due(attempt: Attempt) -> bool:

@@ -8,7 +8,7 @@ refused, with every difference. How long, where, how often saved and sampled: al
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import JsonValue
@@ -16,7 +16,6 @@ from pydantic import JsonValue
 from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import Manifest
-from dreambooth_trainer.checkpoint.agreement import Agreement
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.run.run_record import read_run_record
 
@@ -82,7 +81,7 @@ def check_config(attempt: Attempt, manifest: Manifest) -> None:
             f" use at least {manifest.step}, or take another name"
         )
     if manifest.fingerprint != fingerprint(attempt.job):
-        _on_first(attempt, lambda: _refuse_other_config(attempt, manifest.step))
+        attempt.ranks.run_on_first(lambda: _refuse_other_config(attempt, manifest.step))
 
 
 def _refuse_other_config(attempt: Attempt, step: int) -> None:
@@ -102,7 +101,7 @@ def check_contents(attempt: Attempt, step: int, hashes: Mapping[str, str]) -> No
     hashes: sha256 by name, as run.json holds them. Class images may have been made again: that is
     a warning.
     """
-    _on_first(attempt, lambda: _refuse_other_contents(attempt, step, hashes))
+    attempt.ranks.run_on_first(lambda: _refuse_other_contents(attempt, step, hashes))
 
 
 def _refuse_other_contents(attempt: Attempt, step: int, hashes: Mapping[str, str]) -> None:
@@ -130,8 +129,3 @@ def _refusal(step: int, lines: Sequence[str]) -> BadConfigError:
         f"the checkpoint of step {step} was made from something else; undo the changes, or take"
         " another name:\n" + "\n".join(f"  {line}" for line in lines)
     )
-
-
-def _on_first(attempt: Attempt, action: Callable[[], None]) -> None:
-    """Act on rank 0, and raise its error on every rank."""
-    Agreement(attempt.topology.rank, attempt.ranks.gather).on_first(action)

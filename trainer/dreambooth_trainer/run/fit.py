@@ -10,11 +10,16 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Stra
 from dreambooth_api.models.training import Training
 from dreambooth_storage.upload.process import UploadProcess
 from dreambooth_trainer.attempt import Attempt
-from dreambooth_trainer.checkpoint import CheckpointRef, CheckpointStore, SaveListener, Saves
+from dreambooth_trainer.checkpoint import (
+    BackgroundSaver,
+    CheckpointRef,
+    CheckpointStore,
+    SaveListener,
+)
 from dreambooth_trainer.data.batches import BatchPlan, BatchStream
 from dreambooth_trainer.data.dataset import Dataset
 from dreambooth_trainer.evaluation.samples import SampleWriter
-from dreambooth_trainer.process.distributed import PATIENCE
+from dreambooth_trainer.process.distributed import COLLECTIVE_TIMEOUT
 from dreambooth_trainer.process.topology import local_batch
 from dreambooth_trainer.telemetry.transfers import TransferTelemetry
 from dreambooth_trainer.training.callbacks import (
@@ -51,18 +56,18 @@ def fit(
     attempt.telemetry.start_training(
         module.start, training.steps, stream.plan.global_batch * images
     )
-    with _saves(attempt, store) as saves, warnings.catch_warnings():
+    with _saver(attempt, store) as saver, warnings.catch_warnings():
         losses = MeanLoss()
         reporter = StepReporter(
             attempt.ranks,
             attempt.stop,
             stream,
             [attempt.telemetry.record_step, losses.add],
-            ended=lambda: saves.ended,
+            finished_phases=lambda: saver.finished_phases,
             images=lambda step, rank: dataset.uris(stream.rows(step - 1, rank)),
         )
         save = SaveCheckpoints(
-            saves,
+            saver,
             reporter,
             losses,
             every=attempt.job.spec.checkpoints.every,
@@ -77,8 +82,8 @@ def fit(
     module.to(attempt.device)
 
 
-def _saves(attempt: Attempt, store: CheckpointStore) -> Saves:
-    return Saves(
+def _saver(attempt: Attempt, store: CheckpointStore) -> BackgroundSaver:
+    return BackgroundSaver(
         store,
         UploadProcess(attempt.storage.settings, TransferTelemetry(attempt.telemetry.metrics)),
         keep=attempt.job.spec.checkpoints.keep,
@@ -168,4 +173,4 @@ def _trainer(attempt: Attempt, module: DreamBooth, callbacks: list[pl.Callback])
 def _strategy(attempt: Attempt) -> Strategy:
     if attempt.topology.world_size == 1:
         return SingleDeviceStrategy(device=attempt.device)
-    return DDPStrategy(gradient_as_bucket_view=True, timeout=PATIENCE)
+    return DDPStrategy(gradient_as_bucket_view=True, timeout=COLLECTIVE_TIMEOUT)

@@ -25,7 +25,7 @@ from dreambooth_trainer.export.provenance import Provenance
 from dreambooth_trainer.models import Family, load_family
 from dreambooth_trainer.models.adapters import make_trainable
 from dreambooth_trainer.preflight.check import check_job
-from dreambooth_trainer.process.distributed import joined
+from dreambooth_trainer.process.distributed import join_ranks
 from dreambooth_trainer.process.errors import RefusedJobError, TrainerError
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology, local_batch
@@ -50,7 +50,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
     """
     local_batch(job, topology.world_size)  # refuses a bad one before the ranks wait for each other
     # A pod is ready when it answers /healthz: not before all ranks have joined.
-    with joined(topology, stop) as ranks, telemetry.serving():
+    with join_ranks(topology, stop) as ranks, telemetry.serving():
         attempt = Attempt(
             job, ranks, _storage(job, telemetry), telemetry, stop, _device(job, topology)
         )
@@ -108,26 +108,22 @@ def _device(job: DreamBoothJob, topology: Topology) -> torch.device:
 
 def _preflight(attempt: Attempt) -> None:
     """Refuse a job that cannot work, with the whole list of what is wrong. Collective."""
-    found = None
-    if attempt.topology.rank == 0:
+
+    def check() -> None:
         report = check_job(attempt.job, attempt.storage)
-        found = report.exit_code, report.message()
         for warning in report.warnings:
             log.warning(warning)
-    code, text = attempt.ranks.from_first(found)
-    if code:
-        raise RefusedJobError(text, code)
+        if report.errors:
+            raise RefusedJobError(report.message(), report.exit_code)
+
+    attempt.ranks.run_on_first(check)
 
 
 def _checkpoints(attempt: Attempt) -> CheckpointStore:
-    topology = attempt.topology
     store = CheckpointStore(
         attempt.storage,
         attempt.layout.checkpoints,
-        attempt=topology.attempt,
-        rank=topology.rank,
-        world_size=topology.world_size,
-        gather=attempt.ranks.gather,
+        attempt.ranks,
         fingerprint=fingerprint.fingerprint(attempt.job),
     )
     store.claim()

@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytorch_lightning as pl
 import torch
 
-from dreambooth_trainer.checkpoint import Saves
+from dreambooth_trainer.checkpoint import BackgroundSaver
 from dreambooth_trainer.data.batches import Batch
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.signals import StoppedError, StopSignal
@@ -119,14 +119,14 @@ class SaveCheckpoints(StepCallback):
 
     def __init__(
         self,
-        saves: Saves,
+        saver: BackgroundSaver,
         reporter: StepReporter,
         losses: MeanLoss,
         *,
         every: int,
         total_steps: int,
     ) -> None:
-        self._saves = saves
+        self._saver = saver
         self._reporter = reporter
         self._losses = losses
         self._every = every
@@ -136,18 +136,18 @@ class SaveCheckpoints(StepCallback):
     def after_step(self, module: DreamBooth, step: int) -> None:
         """Save if it is time; raise `StoppedError` when asked to stop."""
         if not self._prepared:  # the optimizer has its state now
-            self._saves.prepare(module.state())
+            self._saver.prepare(module.state())
             self._prepared = True
-        self._saves.advance(ended=self._reporter.ended, step=self._reporter.step)
+        self._saver.advance(finished=self._reporter.finished_phases, step=self._reporter.step)
         if step == self._total_steps or self._reporter.stop_agreed:
             self._finish(module, step)
         elif step % self._every == 0:
-            self._saves.begin(step, module.state(), {}, loss=self._losses.take())
+            self._saver.begin(step, module.state(), loss=self._losses.take())
 
     def _finish(self, module: DreamBooth, step: int) -> None:
         # A loss that is not finite must be found before its weights are made durable.
         self._reporter.flush()
-        self._saves.finish(step, module.state(), {}, loss=self._losses.take())
+        self._saver.finish(step, module.state(), loss=self._losses.take())
         if step < self._total_steps:
             raise StoppedError(f"asked to stop; saved at step {step}")
 

@@ -1,9 +1,9 @@
 """Gets losses from the device to people without making a step wait.
 
 The losses of step k are copied to the host while step k+1 runs, added over the ranks while step
-k+2 is queued, and only then read: by then they have long been there. A request to stop travels
-with them, so that all ranks learn of it at the same step, and so does what each rank's saves have
-ended. What is read is therefore two steps old; `flush` catches up.
+k+2 is queued, and only then read: by then they have arrived. Requests to stop travel with them, so
+that all ranks learn of one at the same step, and so does how many phases of its saves each rank has
+finished (see `checkpoint.background`). What is read is therefore two steps old; `flush` catches up.
 """
 
 import math
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dreambooth_trainer.data.batches import Batch, BatchStream
 from dreambooth_trainer.objectives.ddpm import Losses
-from dreambooth_trainer.process.distributed import Pending, Ranks
+from dreambooth_trainer.process.distributed import PendingSum, Ranks
 from dreambooth_trainer.process.errors import NotFiniteError
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.telemetry.history import StepReport
@@ -41,8 +41,8 @@ class _Copying:
 class StepReporter(pl.Callback):
     """Delivers a StepReport per optimizer step, in order, on every rank; raises `NotFiniteError`.
 
-    `step` is the newest step that was delivered. `ended()` is this rank's number of ended turns of
-    its saves, and `ended` their sum over the ranks.
+    `step` is the newest step that was delivered. `finished_phases()` is how many phases of its
+    saves this rank has finished, and `finished_phases` their sum over the ranks.
     `images(step, rank)` names what a rank trained on in an optimizer step (from 1).
     """
 
@@ -52,19 +52,19 @@ class StepReporter(pl.Callback):
         stop: StopSignal,
         stream: BatchStream,
         deliver: Sequence[Callable[[StepReport], None]],
-        ended: Callable[[], int],
+        finished_phases: Callable[[], int],
         images: Callable[[int, int], Sequence[str]],
     ) -> None:
         self.stop_agreed = False
-        self.step = self.ended = 0
-        self._own_ended = ended
+        self.step = self.finished_phases = 0
+        self._own_finished_phases = finished_phases
         self._ranks = ranks
         self._stop = stop
         self._stream = stream
         self._deliver = deliver
         self._images = images
         self._copying: deque[_Copying] = deque()
-        self._adding: deque[tuple[_Copying, Pending]] = deque()
+        self._adding: deque[tuple[_Copying, PendingSum]] = deque()
         self._sum: Tensor | None = None
         self._began = 0.0
         self._waited = 0.0
@@ -108,21 +108,21 @@ class StepReporter(pl.Callback):
             copied = self._copying.popleft()
             if copied.arrived is not None:
                 copied.arrived.synchronize()
-            extra = torch.tensor([float(self._stop.requested), float(self._own_ended())])
+            extra = torch.tensor([float(self._stop.requested), float(self._own_finished_phases())])
             message = torch.cat([copied.values, extra])
-            self._adding.append((copied, self._ranks.sum_later(message)))
+            self._adding.append((copied, self._ranks.start_sum(message)))
         while len(self._adding) > keep:
             self._read(*self._adding.popleft())
 
-    def _read(self, copied: _Copying, pending: Pending) -> None:
-        *losses, norm, stops, ended = pending.wait().tolist()
+    def _read(self, copied: _Copying, pending: PendingSum) -> None:
+        *losses, norm, stops, finished = pending.wait().tolist()
         total, subject, prior = (value / self._ranks.topology.world_size for value in losses)
         report = StepReport(
             copied.step, total, subject, prior, copied.rate, copied.seconds, copied.waited
         )
         self._check_finite(report, norm, copied)
         self.stop_agreed |= stops > 0
-        self.step, self.ended = report.step, round(ended)
+        self.step, self.finished_phases = report.step, round(finished)
         for deliver in self._deliver:
             deliver(report)
 

@@ -5,7 +5,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -18,11 +17,18 @@ from dreambooth_storage import (
     TransferPolicy,
 )
 from dreambooth_storage.upload.process import UploadProcess
-from dreambooth_trainer.checkpoint import CheckpointStore, Saves, saves
+from dreambooth_trainer.checkpoint import (
+    BackgroundSaver,
+    CheckpointRef,
+    CheckpointStore,
+    background,
+)
 from dreambooth_trainer.process import heartbeat
+from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import FencedError
+from tests.trainer.checkpoint_saves import RecordingListener, rank_of
 from tests.trainer.gate import Gate
-from tests.trainer.gathering import on_ranks
+from tests.trainer.thread_ranks import on_ranks
 
 PATIENCE = 60.0
 STEP = 1000
@@ -44,8 +50,8 @@ def storage(s3_endpoint: str) -> Storage:
 
 @pytest.fixture
 def open_store(storage: Storage, bucket: str) -> Callable[..., CheckpointStore]:
-    def open_store(attempt: int = 0, **options: Any) -> CheckpointStore:
-        store = CheckpointStore(storage, f"s3://{bucket}/run", attempt=attempt, **options)
+    def open_store(ranks: Ranks | None = None) -> CheckpointStore:
+        store = CheckpointStore(storage, f"s3://{bucket}/run", ranks)
         store.claim()
         return store
 
@@ -58,31 +64,29 @@ def seen(storage: Storage, bucket: str) -> CheckpointStore:
     return CheckpointStore(storage, f"s3://{bucket}/run")
 
 
-class Told:
-    """Saves through the gate, and what they have told."""
+class Run:
+    """A saver whose uploads go through the gate, and what its listener was called with."""
 
-    def __init__(self, store: CheckpointStore, gate: Gate, keep: int = 9) -> None:
-        self.steps: list[int] = []
-        self.errors: list[Exception] = []
+    def __init__(self, store: CheckpointStore, gate: Gate) -> None:
+        self.listener = RecordingListener()
+        self.steps, self.errors = self.listener.steps, self.listener.errors
         self.uploads = UploadProcess(StorageSettings(gate.url, None, "path"), policy=ONE_TRY)
-        self.saves = Saves(
-            store,
-            self.uploads,
-            keep=keep,
-            saved=lambda reference, seconds: self.steps.append(reference.step),
-            failed=self.errors.append,
-        )
+        self.saver = BackgroundSaver(store, self.uploads, keep=9, listener=self.listener)
 
     def train_until(self, done: Callable[[], bool]) -> None:
         """Take steps, as a single rank."""
-        until(lambda: self.saves.advance(ended=self.saves.ended, step=STEP) or done())
+        until(lambda: self.advance() or done())
+
+    def advance(self) -> None:
+        """Take one step."""
+        self.saver.advance(finished=self.saver.finished_phases, step=STEP)
 
 
 @pytest.fixture
-def told(open_store: Callable[..., CheckpointStore], gate: Gate) -> Iterator[Told]:
-    told = Told(open_store(), gate)
-    with told.saves:
-        yield told
+def run(open_store: Callable[..., CheckpointStore], gate: Gate) -> Iterator[Run]:
+    run = Run(open_store(), gate)
+    with run.saver:
+        yield run
 
 
 def until(done: Callable[[], bool]) -> None:
@@ -114,55 +118,55 @@ def steps(store: CheckpointStore) -> list[int]:
     return [reference.step for reference in store.checkpoints()]
 
 
-def test_steps_go_on_while_storage_hangs(told: Told, gate: Gate, seen: CheckpointStore) -> None:
+def test_steps_go_on_while_storage_hangs(run: Run, gate: Gate, seen: CheckpointStore) -> None:
     gate.shut()
-    told.saves.begin(10, state(10), {})
+    run.saver.begin(10, state(10))
     assert gate.arrived.wait(PATIENCE)
     for _ in range(100):
-        told.saves.advance(ended=told.saves.ended, step=STEP)
+        run.advance()
     assert steps(seen) == []
     gate.open()
-    told.train_until(lambda: told.steps == [10])
+    run.train_until(lambda: run.steps == [10])
     assert steps(seen) == [10]
 
 
 def test_what_is_saved_is_the_state_at_the_save(
-    told: Told, gate: Gate, seen: CheckpointStore
+    run: Run, gate: Gate, seen: CheckpointStore
 ) -> None:
     gate.shut()
     tensors = state(10)
-    told.saves.begin(10, tensors, {"seed": 3}, loss=0.5)
+    run.saver.begin(10, tensors, loss=0.5)
     for tensor in tensors.values():  # the next steps
         tensor.add_(1)
     gate.open()
-    told.train_until(lambda: told.steps == [10])
+    run.train_until(lambda: run.steps == [10])
     assert_holds(seen, 10)
     [reference] = seen.checkpoints()
-    assert (reference.manifest.info, reference.manifest.loss) == ({"seed": 3}, 0.5)
+    assert reference.manifest.loss == 0.5
 
 
 def test_a_state_does_not_count_before_a_later_loss_is_known(
-    told: Told, seen: CheckpointStore
+    run: Run, seen: CheckpointStore
 ) -> None:
-    told.saves.begin(10, state(10), {})
-    until(lambda: told.saves.ended == 1)
-    told.saves.advance(ended=1, step=10)
+    run.saver.begin(10, state(10))
+    until(lambda: run.saver.finished_phases == 1)
+    run.saver.advance(finished=1, step=10)
     time.sleep(1)
-    assert told.saves.ended == 1
+    assert run.saver.finished_phases == 1
     assert steps(seen) == []
-    told.saves.advance(ended=1, step=11)
-    told.train_until(lambda: told.steps == [10])
+    run.saver.advance(finished=1, step=11)
+    run.train_until(lambda: run.steps == [10])
     assert steps(seen) == [10]
 
 
-def test_a_newer_save_takes_the_place_of_one_that_waits(
-    told: Told, gate: Gate, storage: Storage, bucket: str, seen: CheckpointStore
+def test_a_newer_save_replaces_one_that_waits(
+    run: Run, gate: Gate, storage: Storage, bucket: str, seen: CheckpointStore
 ) -> None:
     gate.shut()
     for step in (10, 20, 30):
-        told.saves.begin(step, state(step), {})
+        run.saver.begin(step, state(step))
     gate.open()
-    told.train_until(lambda: told.steps == [10, 30])
+    run.train_until(lambda: run.steps == [10, 30])
     assert steps(seen) == [30, 10]
     assert_holds(seen, 30)
     assert_holds(seen, 10)
@@ -170,39 +174,39 @@ def test_a_newer_save_takes_the_place_of_one_that_waits(
 
 
 def test_a_failed_save_is_counted_and_tried_again(
-    told: Told, gate: Gate, seen: CheckpointStore
+    run: Run, gate: Gate, seen: CheckpointStore
 ) -> None:
     gate.refuse()
-    told.saves.begin(10, state(10), {})
-    told.train_until(lambda: len(told.errors) == 2)
-    assert all(isinstance(error, StorageError) for error in told.errors)
+    run.saver.begin(10, state(10))
+    run.train_until(lambda: len(run.errors) == 2)
+    assert all(isinstance(error, StorageError) for error in run.errors)
     gate.open()
-    told.train_until(lambda: told.steps == [10])
+    run.train_until(lambda: run.steps == [10])
     assert_holds(seen, 10)
 
 
-def test_a_failed_save_gives_way_to_a_newer_one(
-    told: Told, gate: Gate, seen: CheckpointStore
+def test_a_failed_save_is_replaced_by_a_newer_one(
+    run: Run, gate: Gate, seen: CheckpointStore
 ) -> None:
     gate.refuse()
-    told.saves.begin(10, state(10), {})
-    told.saves.begin(20, state(20), {})
-    told.train_until(lambda: len(told.errors) == 1)
+    run.saver.begin(10, state(10))
+    run.saver.begin(20, state(20))
+    run.train_until(lambda: len(run.errors) == 1)
     gate.open()
-    told.train_until(lambda: told.steps == [20])
+    run.train_until(lambda: run.steps == [20])
     assert steps(seen) == [20]
 
 
 def test_the_last_save_waits_for_the_one_under_way(
-    told: Told, gate: Gate, seen: CheckpointStore
+    run: Run, gate: Gate, seen: CheckpointStore
 ) -> None:
     gate.shut()
-    told.saves.begin(10, state(10), {})
-    told.saves.begin(20, state(20), {})
+    run.saver.begin(10, state(10))
+    run.saver.begin(20, state(20))
     finished = threading.Event()
 
     def finish() -> None:
-        told.saves.finish(21, state(21), {})
+        run.saver.finish(21, state(21))
         finished.set()
 
     thread = threading.Thread(target=finish)
@@ -210,57 +214,57 @@ def test_the_last_save_waits_for_the_one_under_way(
     assert not finished.wait(1)
     gate.open()
     thread.join(PATIENCE)
-    assert told.steps == [10, 21]
+    assert run.steps == [10, 21]
     assert_holds(seen, 10)
     assert_holds(seen, 21)
 
 
 def test_training_fails_only_when_the_last_save_does(
-    told: Told, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    run: Run, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saves, "LONGEST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(background, "MAX_RETRY_SECONDS", 0.0)
     gate.refuse()
-    told.saves.begin(10, state(10), {})
-    told.train_until(lambda: len(told.errors) == 5)
+    run.saver.begin(10, state(10))
+    run.train_until(lambda: len(run.errors) == 5)
     with pytest.raises(StorageError):
-        told.saves.finish(20, state(20), {})
-    assert saves.LAST_ATTEMPTS <= len(told.errors) - 5 <= saves.LAST_ATTEMPTS + 1
+        run.saver.finish(20, state(20))
+    assert background.LAST_SAVE_ATTEMPTS <= len(run.errors) - 5 <= background.LAST_SAVE_ATTEMPTS + 1
 
 
 def test_refused_credentials_end_the_training_at_the_next_step(
-    told: Told, monkeypatch: pytest.MonkeyPatch
+    run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")  # the uploads' process starts with it
-    told.saves.begin(10, state(10), {})
+    run.saver.begin(10, state(10))
     with pytest.raises(AccessDeniedError):
-        told.train_until(lambda: bool(told.steps))
+        run.train_until(lambda: bool(run.steps))
 
 
 def test_a_process_that_dies_while_it_uploads_is_replaced(
-    told: Told, gate: Gate, seen: CheckpointStore
+    run: Run, gate: Gate, seen: CheckpointStore
 ) -> None:
     gate.shut()
-    told.saves.begin(10, state(10), {})
+    run.saver.begin(10, state(10))
     assert gate.arrived.wait(PATIENCE)
-    first = told.uploads.pid
+    first = run.uploads.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
     gate.open()
-    told.train_until(lambda: told.steps == [10])
-    assert told.uploads.pid != first
-    assert "code -9" in str(told.errors[0])
+    run.train_until(lambda: run.steps == [10])
+    assert run.uploads.pid != first
+    assert "code -9" in str(run.errors[0])
     assert_holds(seen, 10)
 
 
 def test_an_upload_is_a_sign_of_life_only_to_a_rank_that_waits_for_it(
-    told: Told, monkeypatch: pytest.MonkeyPatch
+    run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beats: list[int] = []
-    monkeypatch.setattr(heartbeat, "send", lambda: beats.append(told.saves.ended))
-    told.saves.begin(10, state(10), {})
-    until(lambda: told.saves.ended == 1)
+    monkeypatch.setattr(heartbeat, "send", lambda: beats.append(run.saver.finished_phases))
+    run.saver.begin(10, state(10))
+    until(lambda: run.saver.finished_phases == 1)
     assert beats == []
-    told.saves.finish(20, state(20), {})
+    run.saver.finish(20, state(20))
     assert beats
 
 
@@ -272,22 +276,20 @@ def test_no_rank_waits_for_a_slower_one_and_all_commit_at_once(
     with Gate(s3_endpoint) as slow_gate, Gate(s3_endpoint) as fast_gate:
         slow_gate.shut()
 
-        def train(rank: int, gather: Any) -> tuple[int, int]:
+        def train(ranks: Ranks) -> tuple[int, int]:
             """The step at which the slow rank may go on, and the one that finds all durable."""
-            told = Told(
-                open_store(rank=rank, world_size=2, gather=gather),
-                slow_gate if rank == slow else fast_gate,
-            )
+            rank = ranks.topology.rank
+            run = Run(open_store(ranks), slow_gate if rank == slow else fast_gate)
             step, opened = 10, 0
-            with told.saves:
-                told.saves.begin(10, state(10), {})
-                while not told.steps:
+            with run.saver:
+                run.saver.begin(10, state(10))
+                while not run.steps:
                     step += 1
-                    votes[rank] = told.saves.ended
+                    votes[rank] = run.saver.finished_phases
                     both.wait(PATIENCE)  # the step's own exchange
                     total = sum(votes)
                     both.wait(PATIENCE)
-                    told.saves.advance(ended=total, step=step)
+                    run.saver.advance(finished=total, step=step)
                     if total == 1 and not opened:
                         opened = step + 30
                     if step == opened:
@@ -305,15 +307,14 @@ def test_no_rank_waits_for_a_slower_one_and_all_commit_at_once(
     assert max(sizes) / min(sizes) < 1.1
 
 
-def test_a_rank_that_was_overtaken_takes_all_down_with_the_same_words(
+def test_an_attempt_that_lost_the_prefix_ends_on_all_ranks_with_one_message(
     gate: Gate, open_store: Callable[..., CheckpointStore]
 ) -> None:
-    def train(rank: int, gather: Any) -> Any:
-        store = open_store(rank=rank, world_size=2, gather=gather)
-        with Told(store, gate).saves as saves:
-            if rank == 0:
-                open_store(attempt=1)
-            return saves.finish(10, state(10), {})
+    def train(ranks: Ranks) -> CheckpointRef:
+        with Run(open_store(ranks), gate).saver as saver:
+            if ranks.topology.rank == 0:
+                open_store(rank_of(attempt=1))
+            return saver.finish(10, state(10))
 
     first, second = on_ranks(2, train)
     assert isinstance(first, FencedError)

@@ -1,0 +1,273 @@
+"""Saves states in the background, while training goes on.
+
+At a save, each rank copies its part of the state (see `staging`), and the steps go on. The rest is
+done in two phases, each in a background thread of every rank: all ranks upload their shards, through
+a process of its own; then rank 0 commits, and deletes what is not to be kept.
+
+The ranks enter a phase at the same step, without waiting for each other: the number of phases that
+each has finished travels with the losses (see `training.reporter`). A commit therefore comes a few
+steps after the last byte.
+
+One save is under way at a time. At most one waits behind it, and a newer one replaces that. A save
+that fails is tried again until a newer one waits.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import wait
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from dreambooth_api.contract.exit_codes import ExitCode
+from dreambooth_storage.upload.process import UploadProcess
+from dreambooth_trainer.checkpoint.listener import SaveListener
+from dreambooth_trainer.checkpoint.manifest import CheckpointRef, PendingManifest, Shard
+from dreambooth_trainer.checkpoint.shards import shard_entry
+from dreambooth_trainer.checkpoint.staging import Staging
+from dreambooth_trainer.checkpoint.store import CheckpointStore
+from dreambooth_trainer.checkpoint.task import BackgroundTask
+from dreambooth_trainer.process import heartbeat
+from dreambooth_trainer.process.exit_status import exit_code_of
+
+log = logging.getLogger(__name__)
+
+LAST_SAVE_ATTEMPTS = 3
+"""How often the last save is tried: no later one makes up for it. Each attempt has storage's own
+retries."""
+MAX_RETRY_SECONDS = 60.0
+
+_FATAL = (ExitCode.BAD_CONFIG, ExitCode.STORAGE_DENIED, ExitCode.FENCED)
+"""Exit codes of errors that no later save can get past."""
+
+
+@dataclass(frozen=True)
+class _Save:
+    """A copied state on its way to storage."""
+
+    pending: PendingManifest
+    staging: Staging
+    started: float
+    """When its copy began, by `time.perf_counter`."""
+
+
+class BackgroundSaver:
+    """The saves of one attempt, as one rank sees them; a context manager.
+
+    All ranks call `begin`, `advance` and `finish` at the same steps, with the same state, whose
+    tensors keep their shapes from the first save on.
+
+    Args:
+        store: Where checkpoints go; it has claimed its prefix.
+        uploads: The process that uploads; it is closed with the saver.
+        keep: How many of the newest checkpoints stay (see `retention`).
+        listener: Is called at commits, ends and failures.
+    """
+
+    def __init__(
+        self, store: CheckpointStore, uploads: UploadProcess, *, keep: int, listener: SaveListener
+    ) -> None:
+        self._store = store
+        self._ranks = store.ranks
+        self._uploads = uploads
+        self._keep = keep
+        self._listener = listener
+        self._buffers: list[Staging] = []
+        self._current: _Save | None = None
+        self._queued: _Save | None = None
+        self._newest: CheckpointRef | None = None
+        self._phase = self._preparation = BackgroundTask(lambda: None)
+        self._after_phase: Callable[[list[Any]], None] = lambda results: None
+        self._started_phases = self._failures = 0
+        self._attempts_left = math.inf
+        self._problem: Exception | None = None
+        self._blocking = False
+
+    @property
+    def finished_phases(self) -> int:
+        """How many phases this rank has finished; `advance` takes the sum over all ranks."""
+        running = self._started_phases > 0 and not self._phase.future.done()
+        return self._started_phases - running
+
+    def prepare(self, tensors: Mapping[str, Tensor]) -> None:
+        """Allocate the memory for copies of such a state, and start the upload process, in the
+        background.
+        """
+        self._buffers = [Staging(self._store.layouts(tensors)) for _ in range(2)]
+        self._uploads.hold([s.descriptor for b in self._buffers for s in b.shards])
+        self._preparation = BackgroundTask(self._allocate)
+
+    def _allocate(self) -> None:
+        self._buffers[0].allocate()  # the second is allocated when it is first filled
+        self._uploads.start()
+
+    def begin(self, step: int, tensors: Mapping[str, Tensor], *, loss: float | None = None) -> None:
+        """Copy the state after `step` optimizer steps, and save the copy in the background.
+
+        Args:
+            step: Optimizer steps over all attempts.
+            tensors: The state by name, the same on every rank.
+            loss: Mean loss of the steps since the save before, for choosing the best checkpoint.
+        """
+        started = time.perf_counter()
+        pending = PendingManifest.of(step, tensors, loss)
+        if not self._buffers:
+            self.prepare(tensors)
+        self._preparation.future.result()
+        staging = self._free_buffer()
+        staging.fill(tensors)
+        save = _Save(pending, staging, started)
+        if self._current is None:
+            self._start(save)
+            return
+        if self._queued is not None:
+            replaced = self._queued.pending.step
+            log.info("the save of step %d replaces that of step %d", step, replaced)
+        self._queued = save
+
+    def _free_buffer(self) -> Staging:
+        """The buffer that is not being uploaded."""
+        used = self._current.staging if self._current else None
+        return next(buffer for buffer in self._buffers if buffer is not used)
+
+    def advance(self, *, finished: int, step: int) -> None:
+        """Enter the next phase if all ranks have finished the last one. Collective when they have.
+
+        Args:
+            finished: Sum of `finished_phases` over the ranks, the same on each of them.
+            step: Newest step whose loss is known to be finite. A state is not committed before
+                the loss of a later step is: that step began with the state's weights.
+
+        Raises:
+            Exception: What no later save can get past (credentials, a newer attempt), the same on
+                every rank.
+        """
+        due = self._started_phases * self._ranks.topology.world_size
+        save = self._current
+        if save is not None and step > save.pending.step and finished == due:
+            self._end_phase()
+
+    def finish(
+        self, step: int, tensors: Mapping[str, Tensor], *, loss: float | None = None
+    ) -> CheckpointRef:
+        """Save the last state, and wait for it; a save under way is ended first. Collective.
+
+        Raises:
+            Exception: Why the last save failed, `LAST_SAVE_ATTEMPTS` times.
+        """
+        self._queued, self._attempts_left = None, 1
+        self._wait_for_saves()
+        self._attempts_left = LAST_SAVE_ATTEMPTS
+        self.begin(step, tensors, loss=loss)
+        self._wait_for_saves()
+        if self._newest is None or self._newest.step != step:
+            assert self._problem is not None
+            raise self._problem
+        return self._newest
+
+    def _wait_for_saves(self) -> None:
+        self._blocking = True
+        while self._current is not None:
+            wait([self._phase.future])
+            self._end_phase()
+        self._blocking = False
+
+    def close(self) -> None:
+        """Drop the save under way, and free the memory."""
+        wait([self._preparation.future])
+        self._uploads.close()
+        for buffer in self._buffers:
+            buffer.close()
+        self._buffers = []
+
+    def __enter__(self) -> "BackgroundSaver":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _start(self, save: _Save) -> None:
+        self._current, self._failures = save, 0
+        self._enter_phase(lambda: self._upload(save), self._commit)
+
+    def _enter_phase(self, work: Callable[[], Any], after: Callable[[list[Any]], None]) -> None:
+        """Start a phase on this rank; `after` is called with all ranks' results in order."""
+        self._started_phases += 1
+        self._phase, self._after_phase = BackgroundTask(work), after
+
+    def _end_phase(self) -> None:
+        try:
+            results = self._ranks.run_on_all(self._phase.future.result)
+        except Exception as error:
+            self._recover(error)
+        else:
+            self._after_phase(results)
+
+    def _upload(self, save: _Save) -> list[Shard]:
+        save.staging.wait()
+        shards, step = save.staging.shards, save.pending.step
+        files = [(s.descriptor, self._store.shard_uri(step, s.layout)) for s in shards]
+        written = self._uploads.upload(files, self._send_heartbeat)
+        return [shard_entry(s.layout, w) for s, w in zip(shards, written, strict=True)]
+
+    def _send_heartbeat(self) -> None:
+        """An upload is progress only where the rank waits for it: otherwise, its steps are."""
+        if self._blocking:
+            heartbeat.send()
+
+    def _commit(self, parts: list[list[Shard]]) -> None:
+        assert self._current is not None
+        pending, shards = self._current.pending, [shard for part in parts for shard in part]
+        reference: CheckpointRef | None = None
+
+        def commit() -> CheckpointRef:
+            nonlocal reference  # tried again, it does not commit again
+            reference = reference or self._store.commit(pending, shards)
+            self._listener.checkpoint_committed()
+            self._store.prune(self._keep)
+            return reference
+
+        is_first = self._ranks.topology.rank == 0
+        self._enter_phase(commit if is_first else lambda: None, self._complete)
+
+    def _complete(self, results: list[CheckpointRef]) -> None:
+        assert self._current is not None
+        self._newest = results[0]
+        seconds = time.perf_counter() - self._current.started
+        self._listener.checkpoint_saved(self._newest, seconds)
+        self._start_queued()
+
+    def _start_queued(self) -> None:
+        save, self._current, self._queued = self._queued, None, None
+        if save is not None:
+            self._start(save)
+
+    def _recover(self, error: Exception) -> None:
+        """A phase has failed on some rank: try it again, unless a newer state waits."""
+        assert self._current is not None
+        if exit_code_of(error) in _FATAL:
+            raise error
+        log.warning("the save of step %d failed: %s", self._current.pending.step, error)
+        self._listener.save_failed(error)
+        self._problem = error
+        self._failures += 1
+        self._attempts_left -= 1
+        if self._queued is not None or self._attempts_left <= 0:
+            self._start_queued()
+        else:
+            self._started_phases += 1
+            self._phase = self._phase.retry(_retry_seconds(self._failures))
+
+
+def _retry_seconds(failures: int) -> float:
+    """Seconds before a save is tried again, doubling from 1 to `MAX_RETRY_SECONDS`."""
+    return min(2.0 ** min(failures - 1, 10), MAX_RETRY_SECONDS)

@@ -1,0 +1,32 @@
+"""Shares work among the ranks in chunks whose results do not depend on how many ranks there are."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from dreambooth_trainer.process.distributed import Ranks
+from dreambooth_trainer.process.topology import Topology
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+CHUNK_SIZE = 8
+"""Items of a chunk: images that one forward pass takes. Kernels round differently for other batch
+sizes, so the size is fixed, and a chunk is never divided between ranks."""
+
+
+def own_chunks(items: Sequence[Item], topology: Topology) -> dict[int, Sequence[Item]]:
+    """This rank's chunks of `items` by number; the ranks take turns."""
+    starts = range(0, len(items), CHUNK_SIZE)
+    numbers = range(topology.rank, len(starts), topology.world_size)
+    return {n: items[starts[n] : starts[n] + CHUNK_SIZE] for n in numbers}
+
+
+def gather_chunks(ranks: Ranks, results: Mapping[int, Result]) -> list[Result]:
+    """The results of all ranks' chunks, in the order of the items, on every rank. Collective.
+
+    Args:
+        ranks: All ranks, each of which has worked on all of its `own_chunks`.
+        results: This rank's, by the numbers of their chunks.
+    """
+    merged = {number: part for parts in ranks.gather(results) for number, part in parts.items()}
+    return [merged[number] for number in sorted(merged)]
