@@ -69,7 +69,7 @@ OTHER_SUBJECTS = [
         ({"prior": {"weight": 0.5, "count": 3}}, ["spec.prior.count", "spec.prior.weight"]),
         ({"subjects": OTHER_SUBJECTS},
          ["spec.subjects[0].identifier", "spec.subjects[1].classNoun",
-          "spec.subjects[1].identifier", "spec.subjects[1].images", "spec.subjects[1].weight"]),
+          "spec.subjects[1].identifier", "spec.subjects[1].images"]),
     ],
 )  # fmt: skip
 def test_what_a_state_depends_on_is_named_field_by_field(
