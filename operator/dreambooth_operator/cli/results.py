@@ -38,7 +38,11 @@ class LocalResults:
 
     @property
     def scores(self) -> list[dict[str, Any]]:
-        """One entry per subject of scores.json; empty when the job has no evaluation."""
+        """One entry per subject, as in scores.json; empty when the job has no evaluation.
+
+        Keys are `identifier`, `classNoun` and the names of scores. The value of a score has
+        `before`, `after` and `real`, where they are known.
+        """
         path = self._file(OutputLayout.SCORES)
         entries: list[dict[str, Any]] = json.loads(path.read_text())["subjects"] if path else []
         return entries

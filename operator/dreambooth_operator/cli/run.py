@@ -54,7 +54,10 @@ def run(options: RunOptions) -> int:
     with state.locked():
         if options.fresh:
             state.wipe()
-        run = _resumed_run(job, state) if options.resume else _new_run(job, state)
+        if options.resume:
+            run = _resumed_run(job, state)
+        else:
+            run = state.new_run(job, embedded=needs_embedded(job))
         with storage_for(run.job, state, run.record.embedded) as storage:
             for source, uri in uploads:
                 count = len(storage.client.upload_tree(source, uri, field="--upload"))
@@ -83,10 +86,6 @@ def _parse_upload(text: str) -> tuple[Path, str]:
     if not Path(match["source"]).exists():
         raise UserError(f"--upload {match['source']}: no such file or folder")
     return Path(match["source"]), match["uri"]
-
-
-def _new_run(job: DreamBoothJob, state: State) -> Run:
-    return state.new_run(job, embedded=needs_embedded(job))
 
 
 def _resumed_run(job: DreamBoothJob, state: State) -> Run:

@@ -36,7 +36,10 @@ def check_fits(job: DreamBoothJob) -> None:
 
 
 def threads_per_rank(runtime: Runtime) -> int:
-    """CPU cores of each rank; more threads than cores would only wait for each other."""
+    """Threads of each rank (OMP_NUM_THREADS), at least 1.
+
+    The ranks of all pods share the cores; more threads than cores would only wait for each other.
+    """
     cores = os.cpu_count() or 1
     if sys.platform == "linux":  # a container or taskset may leave this process fewer
         cores = len(os.sched_getaffinity(0))
@@ -44,7 +47,10 @@ def threads_per_rank(runtime: Runtime) -> int:
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """NVIDIA GPUs that a new process would see, found without loading CUDA."""
+    """NVIDIA GPUs that a new process would see, as CUDA_VISIBLE_DEVICES names them.
+
+    Indices or UUIDs; from the variable, else from /dev, as loading CUDA takes seconds.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return tuple(name for name in visible.split(",") if name.strip() not in ("", "-1"))
@@ -90,7 +96,7 @@ def _check_bindable(address: str) -> None:
 
 
 def free_port() -> int:
-    """A TCP port on which nothing listens at the moment."""
+    """A TCP port on which nothing listens. Another process may take it before it is used."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         port: int = probe.getsockname()[1]

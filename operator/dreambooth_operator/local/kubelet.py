@@ -103,7 +103,7 @@ def mount_volumes(
 
 
 def local_command(container: Manifest, paths: Mapping[str, Path]) -> list[str]:
-    """The container's command line, with this interpreter in place of the image's.
+    """The container's command line (`command` and `args`), with this interpreter for `python`.
 
     The image's entrypoint is assumed to run its arguments as a command.
     """

@@ -46,6 +46,9 @@ class LocalPod:
         """Start the command in a process group of its own, out of reach of the terminal's Ctrl-C.
 
         Call it from the main thread: the kernel ties the process to the thread that started it.
+
+        Raises:
+            OSError: The log cannot be written, or the command cannot be run.
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:

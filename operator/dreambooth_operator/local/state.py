@@ -81,7 +81,10 @@ class State:
         return run
 
     def latest_run(self, name: str, namespace: str | None = None) -> Run | None:
-        """The newest run of the job of that name; None where there is none."""
+        """The newest run of the job of that name; None where there is none.
+
+        A namespace of None stands for any. Records of other versions are left out.
+        """
         runs = [
             run
             for run in self._all_runs(name)
@@ -94,7 +97,7 @@ class State:
             try:
                 yield Run(path.parent, RunRecord.model_validate_json(path.read_text()))
             except ValidationError:
-                continue  # a record of another version
+                continue
 
     def wipe(self) -> None:
         """Delete all runs and the embedded storage."""
