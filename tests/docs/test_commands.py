@@ -20,7 +20,8 @@ LINES = [
     for line in block.text.replace("\\\n", " ").splitlines()
     if block.language == "sh" or line.startswith("$ ")
 ]
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+PROGRAM = typer.main.get_command(app)
+COMMANDS = PROGRAM.commands  # type: ignore[attr-defined]
 CALL = re.compile(r"(?:\.venv/bin/)?(dreambooth|dreambooth-operator) ")
 
 
@@ -59,7 +60,8 @@ def test_every_call_of_dreambooth_is_understood() -> None:
 def test_every_named_command_of_dreambooth_exists() -> None:
     codes = [code.split() for page in PAGES for code in page.codes]
     named = {words[1] for words in codes if len(words) > 1 and words[0] == "dreambooth"}
-    assert named - COMMANDS.keys() - {"|"} == set()
+    options = {option for parameter in PROGRAM.params for option in parameter.opts}
+    assert named - COMMANDS.keys() - options - {"|"} == set()
 
 
 def test_options_of_run_are_all_explained() -> None:
