@@ -1,4 +1,4 @@
-"""Prints what our packages need from elsewhere, for a layer that changes less often than they do.
+"""Prints the third-party requirements of our packages, for a layer that changes less often.
 
 `python3 requirements.py crds trainer[wandb]` reads pyproject.toml in each of the folders.
 """
@@ -9,16 +9,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 OWN = "dreambooth-"
-"""How the names of our own packages begin."""
+"""Prefix of the names of our own packages."""
 
 
 def requirements(package: str) -> Iterator[str]:
-    """The requirements of a package, given as FOLDER or FOLDER[EXTRA,...]."""
+    """Third-party requirements of a package, given as FOLDER or FOLDER[EXTRA,...]."""
     folder, _, extras = package.removesuffix("]").partition("[")
     project = tomllib.loads((Path(folder) / "pyproject.toml").read_text())["project"]
-    yield from (each for each in project["dependencies"] if not each.startswith(OWN))
-    for extra in filter(None, extras.split(",")):
-        yield from project["optional-dependencies"][extra]
+    groups = [project["dependencies"]]
+    groups += [project["optional-dependencies"][extra] for extra in extras.split(",") if extra]
+    yield from (each for group in groups for each in group if not each.startswith(OWN))
 
 
 def main(packages: Sequence[str]) -> None:

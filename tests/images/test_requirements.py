@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -17,6 +19,11 @@ def test_requirements_of_several_packages_and_an_extra() -> None:
     names = {line.partition(">=")[0] for line in lines}
     assert {"pydantic", "torch", "wandb"} <= names
     assert not [name for name in names if name.startswith("dreambooth")]
+
+
+@pytest.mark.parametrize("package", ["operator[cli,controller]", "trainer[wandb]"])
+def test_our_own_packages_are_left_out(package: str) -> None:
+    assert "dreambooth" not in printed(package)
 
 
 def test_an_extra_is_not_installed_unasked() -> None:
