@@ -52,9 +52,10 @@ def advance_attempt(builder: DecisionBuilder, record: AttemptStatus) -> None:
 
 
 def _advance(builder: DecisionBuilder, record: AttemptStatus, job: JobSnapshot | None) -> None:
+    # Success first: training may have finished while the attempt was being stopped.
     if job is not None and job.complete:
         _close(builder, AttemptResult("Succeeded"), job)
-    elif record.outcome is not None:
+    elif record.outcome is not None:  # recorded by an earlier decision
         _finish_stopping(builder, job)
     elif job is None:
         _close(builder, _deleted(builder, f"the Job of attempt {record.number} is gone"), job)
@@ -123,6 +124,7 @@ def _reason_to_stop(
         if job.failing:
             return _failure(builder, job)
         return lost_node(lost[0], ranks_per_node(builder.runtime))
+    # A suspended Job has no pods to judge by, and a failing one stops them itself.
     if job.suspended or job.failing:
         return None
     return _pod_failure(builder, record, job, pods)
@@ -189,6 +191,7 @@ def _report(builder: DecisionBuilder, record: AttemptStatus, job: JobSnapshot) -
     else:
         reason = STOPPING if job.failing else not_ready_reason(pods, nodes)
         builder.set_condition(ConditionType.PODS_READY, "False", *reason)
+    # A pod that is not ready for a moment does not take a running job back to Starting.
     if builder.status.attempts[-1].running:
         builder.set_phase("Running")
         _poll_progress(builder, job)
@@ -213,7 +216,10 @@ def _report_joined(builder: DecisionBuilder, record: AttemptStatus, nodes: int) 
 
 
 def _poll_progress(builder: DecisionBuilder, job: JobSnapshot) -> None:
-    """Have the pod of rank 0 polled, and report what it answered last."""
+    """Have the pod of rank 0 polled, and report what it answered last.
+
+    A pod that is stopping is polled, too: it may save a checkpoint.
+    """
     pods = [pod for pod in _current_pods(builder, job) if pod.index == 0 and not pod.ended]
     builder.poll_address = next((pod.ip for pod in pods if pod.running), None)
     report_progress(builder, job)

@@ -21,6 +21,7 @@ from dreambooth_operator.controller.decide.observed import Observed, Policy
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot
 from dreambooth_operator.manifests.names import Manifest
 
+# Times in statuses have whole seconds: sooner, the clock would still read the same.
 MIN_REQUEUE_SECONDS = 1.0
 
 

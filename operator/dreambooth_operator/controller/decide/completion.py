@@ -33,6 +33,7 @@ def reopen(builder: DecisionBuilder) -> None:
 
 def _finish(builder: DecisionBuilder) -> None:
     """Record when the job ended, and delete it when its time to live is over."""
+    # As of the last attempt: the operator may have been down when it ended.
     record = newest_attempt(builder.status)
     ended = builder.status.completion_time or (record and record.ended) or builder.now
     builder.update_status(completion_time=ended)

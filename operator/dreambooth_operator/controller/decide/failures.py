@@ -46,7 +46,7 @@ def classify_failure(
     end = classify(ends)
     if end is None or end.pod is None:
         return _from_job_message(job)
-    pod = ended[ends.index(end.pod)]
+    pod = ended[ends.index(end.pod)]  # with its name and messages
     if end.outcome in ("Failed", "Stalled"):
         reason = _describe_failure(pod)
     elif pod.disruption:
@@ -129,7 +129,11 @@ def _describe_failure(pod: PodSnapshot) -> str:
 
 
 def _from_job_message(job: JobSnapshot) -> AttemptResult:
-    """The result when no pod is left that tells: what the Job controller wrote."""
+    """The result when no pod shows the reason: what the Job controller wrote.
+
+    Its messages are prose, but Kubernetes has the exit code in no other place (batch/v1
+    JobCondition).
+    """
     message = job.failure_message
     if "DisruptionTarget" in message:
         return AttemptResult("Disrupted", message)

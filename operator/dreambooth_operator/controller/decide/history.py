@@ -108,6 +108,7 @@ def close_attempt(
 def add_run_time(status: Status, until: datetime) -> Status:
     """The status with the time that the ranks of the newest attempt were joined added up."""
     since = status.attempts[-1].running
+    # Never negative: `running` may have been edited by hand.
     seconds = max(0, int((until - since).total_seconds())) if since else 0
     return status.model_copy(update={"run_seconds": status.run_seconds + seconds})
 
@@ -125,7 +126,10 @@ def max_counters(one: Counters, other: Counters) -> Counters:
 
 
 def unreliable_nodes(records: Sequence[AttemptStatus]) -> list[str]:
-    """Names of the nodes on which `UNRELIABLE_AFTER` attempts or more ended."""
+    """Names of the nodes on which `UNRELIABLE_AFTER` attempts or more ended, sorted.
+
+    Preemptions and suspensions say nothing about a node.
+    """
     ended = ("Failed", "Stalled", "Disrupted")
     nodes = [record.node for record in records if record.node and record.outcome in ended]
     return sorted({node for node in nodes if nodes.count(node) >= UNRELIABLE_AFTER})

@@ -16,11 +16,12 @@ from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapsh
 def report_progress(builder: DecisionBuilder, job: JobSnapshot) -> None:
     """Report the newest reading of an attempt; without an answer, progress stays as it was."""
     reading = builder.observed.reading
-    if reading is None or reading.time < job.active_since:
+    if reading is None or reading.time < job.active_since:  # of an earlier attempt
         return
     if reading.progress is None:
         reason = Reason.UNREADABLE if reading.unreadable else Reason.NO_ANSWER
         builder.set_condition(ConditionType.PROGRESS_KNOWN, "False", reason, reading.problem)
+    # The address of a pod that is gone may belong to a pod of another attempt.
     elif reading.progress.attempt == job.attempt:
         message = "rank 0 reports its progress"
         builder.set_condition(ConditionType.PROGRESS_KNOWN, "True", Reason.ANSWERS, message)

@@ -31,6 +31,7 @@ def start_next_attempt(builder: DecisionBuilder) -> None:
     if record != newest_attempt(builder.job.status or Status()):
         builder.set_phase("Restarting")  # the end of the last one is written first
         return
+    # A Job without a record, or one that the status was edited to hide.
     if live := [job for job in builder.observed.attempts if job.live]:
         for job in live:
             builder.delete(job)
@@ -111,7 +112,7 @@ def attempt_children(
         avoid: Names of nodes on which earlier attempts ended.
     """
     *shared, manifest = attempt_objects(job, number, default_image)
-    manifest = copy.deepcopy(manifest)
+    manifest = copy.deepcopy(manifest)  # it shares parts with the job
     annotations = manifest["metadata"].setdefault("annotations", {})
     annotations[COUNTERS_ANNOTATION] = counters.model_dump_json()
     if avoid:

@@ -29,6 +29,7 @@ def suspension(builder: DecisionBuilder, job: JobSnapshot) -> AttemptResult | No
 
 def report_queued(builder: DecisionBuilder, record: AttemptStatus) -> None:
     """Report an attempt that its queue holds back; if it was admitted before, as preempted."""
+    # Each suspension is counted once: the changes below make this false.
     if record.running or builder.condition_status(ConditionType.QUEUED) == "False":
         status = update_attempt(add_run_time(builder.status, builder.now), running=None)
         counters = count_outcome(status.counters or Counters(), "Preempted")
