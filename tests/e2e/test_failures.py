@@ -34,7 +34,7 @@ def test_a_killed_rank_restarts_the_job_and_changes_nothing(
     assert (failed["outcome"], last["outcome"]) == ("Failed", "Succeeded")
     assert (failed["rank"], failed["exitCode"]) == (1, 137)
     assert failed["node"] == victim["spec"]["nodeName"]
-    assert failed["reason"] == "rank 1: killed by SIGKILL (out of memory, or killed by hand)"
+    assert failed["reason"] == "killed by SIGKILL (out of memory, or killed by hand)"
     messages = [message for reason, message in cluster.events("mug") if reason == "AttemptFailed"]
     assert messages == [f"Attempt 0, rank 1 on {failed['node']}, exit code 137: {failed['reason']}"]
     (_, first), (_, second) = starts(cluster, "mug")
