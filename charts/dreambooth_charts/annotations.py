@@ -29,7 +29,10 @@ class _Annotation(AnnotationQuery):
 
     def __init__(self, annotation: TimeAnnotations) -> None:
         super().__init__(
-            name=annotation.name, datasource=SOURCE, icon_color=annotation.color, expr=annotation.query.expr
+            name=annotation.name,
+            datasource=SOURCE,
+            icon_color=annotation.color,
+            expr=annotation.query.expr,
         )
         self._annotation = annotation
 

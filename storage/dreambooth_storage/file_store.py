@@ -35,16 +35,18 @@ class FileStore:
     """A Backend on a file system."""
 
     def list(self, location: Location) -> Listing:
+        """Every file below the folder, without those of unfinished writes."""
         root = location.prefix
         with _errors_of(location):
             return [
-                _stored(location, Path(folder, name), root)
+                _stored(Path(folder, name), root)
                 for folder, _, names in os.walk(root, onerror=_raise_unless_missing)
                 for name in names
                 if not name.endswith(_UNFINISHED)
             ]
 
     def exists(self, location: Location) -> bool:
+        """Whether there is a regular file; a folder is no object."""
         with _errors_of(location):
             try:
                 return stat.S_ISREG(Path(location.key).stat().st_mode)
@@ -52,6 +54,7 @@ class FileStore:
                 return False
 
     def read(self, location: Location, sha256: str | None) -> bytes:
+        """The content of the file."""
         with _errors_of(location):
             data = Path(location.key).read_bytes()
         if sha256:
@@ -59,6 +62,7 @@ class FileStore:
         return data
 
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
+        """Write a new file, flush it to disk, and put it in place."""
         with _errors_of(location), unfinished(Path(location.key)) as beside:
             with beside.open("wb") as file:
                 file.write(data)
@@ -70,15 +74,18 @@ class FileStore:
         return Written(location.uri, len(data), hashlib.sha256(data).hexdigest())
 
     def upload(self, path: Path, location: Location) -> Written:
+        """Copy a file, flush it to disk, and put it in place."""
         with _errors_of(location), unfinished(Path(location.key)) as beside:
             size, sha256 = _copy(path, beside)
             beside.replace(location.key)
         return Written(location.uri, size, sha256)
 
     def stream(self, path: Path, location: Location) -> Written:
+        """As `upload`, which reads the file once in any case."""
         return self.upload(path, location)
 
     def download(self, location: Location, path: Path, sha256: str | None) -> int:
+        """Copy the file to `path`."""
         with _errors_of(location), unfinished(path) as beside:
             size, found = _copy(Path(location.key), beside)
             if sha256:
@@ -87,10 +94,12 @@ class FileStore:
         return size
 
     def delete(self, location: Location) -> None:
+        """Remove the file; its folder stays."""
         with _errors_of(location):
             Path(location.key).unlink(missing_ok=True)
 
     def abort_unfinished(self, location: Location, selects: Callable[[str], bool]) -> None:
+        """Remove what killed writers have left beside the objects."""
         root = Path(location.prefix)
         with _errors_of(location):
             for path in list(root.rglob(f".*{_UNFINISHED}")):
@@ -100,7 +109,10 @@ class FileStore:
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
-    """A new path beside `path` to write to; what is left there at the end is removed."""
+    """A new path beside `path` to write to; what is left there at the end is removed.
+
+    Beside it, as a rename replaces a file at once only within one file system.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{secrets.token_hex(8)}{_UNFINISHED}")
     try:
@@ -111,19 +123,23 @@ def unfinished(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def errors_of_target(location: Location, path: Path) -> Iterator[None]:
-    """Name what keeps an object from being written to `path`."""
+    """Raise StorageError for what keeps an object from being written to `path`."""
     try:
         yield
     except OSError as error:
         raise StorageError(
             location.uri,
             f"cannot be downloaded to {path}: {_reason(error)}",
-            "see to the node's disk",
+            "check the disk that it is on",
         ) from error
 
 
 def verify(uri: str, expected: str, found: str) -> None:
-    """Raises ChecksumMismatchError when another sha256 was found than is expected."""
+    """Compare two hexadecimal sha256 digests.
+
+    Raises:
+        ChecksumMismatchError: they differ.
+    """
     if expected.lower() != found:
         raise ChecksumMismatchError(
             uri,
@@ -149,7 +165,7 @@ def _flush(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _stored(location: Location, path: Path, root: str) -> StoredObject:
+def _stored(path: Path, root: str) -> StoredObject:
     status = path.stat()
     return StoredObject(
         uri=f"file://{path}",
@@ -167,7 +183,7 @@ def _raise_unless_missing(error: OSError) -> None:
 
 @contextmanager
 def _errors_of(location: Location) -> Iterator[None]:
-    """Name the file system's errors as S3's."""
+    """Raise the file system's errors as those that S3 would give."""
     try:
         yield
     except OSError as error:
@@ -188,7 +204,7 @@ def _translate(uri: str, error: OSError) -> StorageError:
         return StorageFullError(
             uri, f"cannot be written: {_reason(error)}", "make room on its file system"
         )
-    return StorageError(uri, f"cannot be used: {_reason(error)}", "see to the file system")
+    return StorageError(uri, f"cannot be used: {_reason(error)}", "check the file system")
 
 
 def _reason(error: OSError) -> str:

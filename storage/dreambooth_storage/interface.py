@@ -15,8 +15,9 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True)
 class StorageSettings:
-    """How `s3://` URIs are reached (`spec.storage` of the job). Credentials are never part of it:
-    boto3 finds them in the environment, in files, or through the pod's identity.
+    """How `s3://` URIs are reached: `spec.storage` of the job.
+
+    Credentials are never part of it, as it is logged and sent to other processes.
     """
 
     endpoint_url: str | None = None
@@ -93,7 +94,7 @@ class TransferObserver(Protocol):
     """Watches what storage does. Methods are called from any thread, and must not block."""
 
     def progressed(self) -> None:
-        """Storage has answered a request: whoever waits for it does not wait in vain."""
+        """Storage has answered a request, so waiting for it makes sense."""
 
     def transferred(self, operation: str, size: int, seconds: float) -> None:
         """`operation` (list, exists, read, write, delete) moved `size` bytes in `seconds`."""
@@ -128,7 +129,11 @@ class Backend(Protocol):
         """The object's content, which must be of `sha256`."""
 
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
-        """Store the content, all or nothing; AlreadyExistsError where it would replace an object."""
+        """Store the content, all or nothing.
+
+        Raises:
+            AlreadyExistsError: `only_if_absent`, and there is an object already.
+        """
 
     def upload(self, path: Path, location: Location) -> Written:
         """Store a file's content, all or nothing."""
@@ -143,4 +148,4 @@ class Backend(Protocol):
         """Remove the object; one that is not there is no error."""
 
     def abort_unfinished(self, location: Location, selects: Callable[[str], bool]) -> None:
-        """Free what unfinished writes below the prefix hold, where `selects(relative path)`."""
+        """Free what unfinished writes hold whose relative path is selected."""

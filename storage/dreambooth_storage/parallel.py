@@ -1,4 +1,4 @@
-"""Doing many things at once, within bounds."""
+"""Run tasks in parallel, within bounds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ T = TypeVar("T")
 
 
 def run_all(pool: Executor, tasks: Iterable[Callable[[], T]]) -> list[T]:
-    """The results in order. After the first failure no further task starts; it is raised once
-    those under way have ended, so nothing still writes to what the caller then cleans up.
+    """Run all tasks, and return their results in order.
+
+    After the first failure no further task starts. It is raised once those under way have ended, so
+    that nothing still writes to what the caller then cleans up.
     """
     futures = [pool.submit(task) for task in tasks]
     try:
@@ -26,7 +28,10 @@ def run_all(pool: Executor, tasks: Iterable[Callable[[], T]]) -> list[T]:
 
 
 def prefetch(pool: Executor, tasks: Iterable[Callable[[], T]], ahead: int) -> Iterator[T]:
-    """The results in order, with at most `ahead` tasks running or waiting to be taken."""
+    """The results in order, with at most `ahead` tasks running or waiting to be taken.
+
+    A consumer that stops early cancels what has not started.
+    """
     remaining = iter(tasks)
     pending: deque[Future[T]] = deque(pool.submit(task) for task in islice(remaining, ahead))
     try:

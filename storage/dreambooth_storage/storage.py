@@ -1,4 +1,4 @@
-"""The one way to storage: any URI, any thread, bounded parallelism, errors that name the field."""
+"""Access to storage: any URI, any thread, bounded parallelism, errors that name the field."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Storage:
         *,
         credentials: Credentials | None = None,
     ) -> None:
-        # Here, as boto3 takes 0.2 s to load: who wants the errors alone does not wait for it.
+        # boto3 takes 0.2 s to load, which `dreambooth validate` need not wait for.
         from dreambooth_storage.s3.store import S3Store
 
         policy = policy or TransferPolicy()
@@ -63,7 +63,11 @@ class Storage:
         return sorted(found, key=lambda each: each.relative.encode(errors="surrogateescape"))
 
     def list_nonempty(self, prefix_uri: str, *, field: str = "") -> Listing:
-        """As `list`; raises EmptyPrefix when there is nothing below the prefix."""
+        """As `list`, for a prefix that must hold something.
+
+        Raises:
+            EmptyPrefixError: there is nothing below the prefix.
+        """
         found = self.list(prefix_uri, field=field)
         if not found:
             advice = f"correct {field or 'the URI'}, or put the files there"
@@ -76,8 +80,12 @@ class Storage:
             return store.exists(location)
 
     def read(self, uri: str, *, sha256: str | None = None, field: str = "") -> bytes:
-        """The whole content. Raises ChecksumMismatchError when it is not of `sha256`, or of that which
-        it was written with, however often it is read.
+        """The whole content.
+
+        Raises:
+            ObjectNotFoundError: there is no such object.
+            ChecksumMismatchError: its sha256 is not `sha256`, or not the one that it was written
+                with, however often it is read.
         """
         with self._operation("read", uri, field) as (store, location, count):
             data = store.read(location, sha256)
@@ -87,8 +95,12 @@ class Storage:
     def read_many(
         self, uris: Iterable[str], *, sha256: Mapping[str, str] | None = None, field: str = ""
     ) -> Iterator[tuple[str, bytes]]:
-        """(uri, content) in the given order, the next few being read meanwhile; `sha256` by URI, of
-        those that are known.
+        """Pairs of URI and content, in the given order; the next few are read ahead.
+
+        Args:
+            uris: objects to read.
+            sha256: hexadecimal digests by URI, of those that are known.
+            field: the job's field that the URIs come from.
         """
         known = sha256 or {}
 
@@ -100,8 +112,11 @@ class Storage:
     def write(
         self, uri: str, data: bytes, *, only_if_absent: bool = False, field: str = _WRITE_FIELD
     ) -> Written:
-        """Store `data`, durably. Raises AlreadyExistsError when `only_if_absent` and something is there:
-        of several writers, one succeeds.
+        """Store `data`, durably.
+
+        Raises:
+            AlreadyExistsError: `only_if_absent`, and there is an object already. Of several
+                writers at once, exactly one succeeds.
         """
         with self._operation("write", uri, field) as (store, location, count):
             written = store.write(location, data, only_if_absent)
@@ -116,8 +131,10 @@ class Storage:
         return written
 
     def stream(self, path: str | Path, uri: str, *, field: str = _WRITE_FIELD) -> Written:
-        """As `upload`, but hashed while its parts move. The object does not carry its sha256: who
-        reads it must say what it is, as a checkpoint's manifest does.
+        """As `upload`, but hashed while its parts move, so the file is read once.
+
+        The object does not carry its sha256 then: a reader has to know it, as from a checkpoint's
+        manifest.
         """
         with self._operation("write", uri, field) as (store, location, count):
             written = store.stream(Path(path), location)
@@ -127,8 +144,12 @@ class Storage:
     def download(
         self, uri: str, path: str | Path, *, sha256: str | None = None, field: str = ""
     ) -> None:
-        """Write the content to `path`, which appears complete or not at all. Raises
-        ChecksumMismatchError when it is not of `sha256`, or of that which it was written with.
+        """Write the content to `path`, which appears complete or not at all.
+
+        Raises:
+            ObjectNotFoundError: there is no such object.
+            ChecksumMismatchError: its sha256 is not `sha256`, or not the one that it was written
+                with.
         """
         with self._operation("read", uri, field) as (store, location, count):
             count(store.download(location, Path(path), sha256))
@@ -154,7 +175,7 @@ class Storage:
         prefix_uri: str,
         folder: str | Path,
         *,
-        select: Callable[[str], bool] = lambda relative: True,
+        select: Callable[[str], bool] | None = None,
         field: str = "",
     ) -> Sequence[Path]:
         """Write the objects below the prefix whose relative path is selected to `folder`.
@@ -167,7 +188,7 @@ class Storage:
                 Nothing has been written then.
         """
         found = self.list_nonempty(prefix_uri, field=field)
-        selected = [each for each in found if select(each.relative)]
+        selected = [each for each in found if select is None or select(each.relative)]
         try:
             targets = [path_below(Path(folder), each) for each in selected]
         except StorageError as error:
@@ -189,8 +210,10 @@ class Storage:
     def abort_unfinished(
         self, prefix_uri: str, selects: Callable[[str], bool], *, field: str = _WRITE_FIELD
     ) -> None:
-        """Free what writes below the prefix hold that never ended, their writer being dead: no
-        listing shows it, but it takes space. `selects` is asked about each relative path.
+        """Free what killed writers have left below the prefix.
+
+        No listing shows unfinished multipart uploads, but they take space. `selects` is asked about
+        each relative path.
         """
         with self._operation("delete", prefix_uri, field) as (store, location, _):
             store.abort_unfinished(location, selects)
@@ -219,8 +242,9 @@ class Storage:
     def _operation(
         self, name: str, uri: str, field: str
     ) -> Iterator[tuple[Backend, Location, Callable[[int], None]]]:
-        """The backend and the location of a URI, and where to say how many bytes moved.
-        Names the field in errors and tells the observer.
+        """The backend and the location of a URI, and a function that counts bytes.
+
+        Names the field in errors, and reports the operation to the observer.
         """
         sizes: list[int] = []
         start = time.perf_counter()

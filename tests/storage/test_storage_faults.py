@@ -141,7 +141,7 @@ def test_a_server_whose_etags_are_no_md5_is_believed_when_it_says_the_same_twice
             "503",
             StorageUnavailableError,
             TrainerError.exit_code,
-            "see to the server's health and load",
+            "check the server's health and load",
         ),
     ],
 )
@@ -179,7 +179,8 @@ def test_a_server_that_never_stops_saying_so_is_unavailable(
 ) -> None:
     proxy.follow(always("exists", method="PUT"))
     with pytest.raises(
-        StorageUnavailableError, match="is said to exist when it is written, and not to exist"
+        StorageUnavailableError,
+        match="exists already according to writes, and does not exist according to reads",
     ):
         storage.write(f"s3://{bucket}/x", b"first", only_if_absent=True)
 

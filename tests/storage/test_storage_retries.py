@@ -159,7 +159,7 @@ def test_retries_stop(storage: Storage, proxy: FaultyS3, bucket: str, fault: Fau
         storage.read(uri, field="spec.output")
     asked = [(request.method, request.target) for request in proxy.requests]
     assert asked == [("GET", f"/{bucket}/x")] * POLICY.attempts
-    assert "see to the server's health and load" in str(said.value)
+    assert "check the server's health and load" in str(said.value)
 
 
 def test_what_cannot_get_better_is_not_repeated(

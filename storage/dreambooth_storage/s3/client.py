@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class S3Client:
-    """boto3's client for S3, made on first use, with retries and errors in the user's words."""
+    """boto3's client for S3, made on first use, with retries, and errors as StorageErrors."""
 
     def __init__(
         self,
@@ -49,9 +49,15 @@ class S3Client:
         self._made: Any = None  # boto3 makes its client classes at run time: they have no types
 
     def call(self, operation: str, location: Location, request: Callable[[Any], T]) -> T:
-        """`request(client)`, until it succeeds or `policy.attempts` are used up.
+        """Call `request(client)` until it succeeds or `policy.attempts` are used up.
 
-        A failure that a repetition cannot mend ends it at once. Raises StorageError.
+        Args:
+            operation: what the observer is told: list, exists, read, write or delete.
+            location: what errors are about.
+            request: one request, the reading of its body included. It may be called again.
+
+        Raises:
+            StorageError: the last attempt failed, or a failure was permanent.
         """
         client = self._client(location)
         for attempt in range(1, self.policy.attempts + 1):
@@ -72,7 +78,7 @@ class S3Client:
         raise AssertionError("a policy allows at least one attempt")
 
     def failed(self, operation: str, code: str) -> None:
-        """Tell the observer of a failure that is no request's."""
+        """Report a failure that is no request's, such as content that arrived damaged."""
         self._observer.failed(operation, code)
 
     def close(self) -> None:
@@ -82,8 +88,10 @@ class S3Client:
                 self._made.close()
 
     def _pause(self, attempt: int) -> float:
-        """Seconds to wait after failed attempt `attempt` (from 1): exponential with full jitter,
-        so that ranks that failed together do not come back together.
+        """Seconds to wait after failed attempt `attempt` (from 1): exponential with full jitter.
+
+        So ranks that failed together do not all come back at once. See "Exponential Backoff And
+        Jitter" (AWS Architecture Blog, 2015).
         """
         longest = min(self.policy.max_delay, self.policy.base_delay * 2 ** (attempt - 1))
         return random.uniform(0, longest)

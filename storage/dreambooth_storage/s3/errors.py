@@ -123,7 +123,15 @@ class Failure:
 
 
 def translate(raised: Exception, uri: str, bucket: str, endpoint: str, reached: bool) -> Failure:
-    """`endpoint` is where the request went; `reached`: the server has answered properly before."""
+    """What a failed request means.
+
+    Args:
+        raised: one of `FAILURES`.
+        uri: what the request was about.
+        bucket: the bucket in `uri`.
+        endpoint: where the request went, without user and password.
+        reached: the server has answered properly before: what fails now is no wrong endpoint.
+    """
     if isinstance(raised, boto.ClientError):
         return _of_answer(raised, uri, bucket, endpoint)
     code = _code(raised)
@@ -196,7 +204,7 @@ def _permanent(
         return WrongEndpointError(
             uri, problem, "use a server with conditional writes (If-None-Match)"
         )
-    return StorageError(uri, f"is refused by {endpoint} ({said})", "see what the server's log says")
+    return StorageError(uri, f"is refused by {endpoint} ({said})", "check the server's log")
 
 
 def _not_s3(uri: str, endpoint: str) -> WrongEndpointError:
@@ -209,7 +217,7 @@ def _unavailable(uri: str, endpoint: str, reason: str) -> StorageUnavailableErro
     return StorageUnavailableError(
         uri,
         f"is not available from {endpoint} ({reason})",
-        "see to the server's health and load, then start the job again",
+        "check the server's health and load, then start the job again",
     )
 
 

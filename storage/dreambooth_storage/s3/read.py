@@ -117,7 +117,7 @@ class _Check:
         # Where a server's ETag is no md5, content that comes twice the same is believed.
         if found != expected and found not in self._seen:
             self._seen.add(found)
-            raise ChecksumMismatchError(self._uri, "arrived damaged", "see to the network")
+            raise ChecksumMismatchError(self._uri, "arrived damaged", "check the network")
 
 
 class Reader:
@@ -128,7 +128,10 @@ class Reader:
         self._parts = parts
 
     def exists(self, location: Location) -> bool:
-        """By a GET, not a HEAD, whose empty answer cannot tell a missing key from a bucket."""
+        """Whether there is such an object.
+
+        By a GET: the answer to a HEAD has no body that tells a missing key from a missing bucket.
+        """
 
         def request(client: Any) -> bool:
             try:

@@ -42,6 +42,7 @@ class S3Store:
         self._writer = Writer(self._client, self._pool)
 
     def list(self, location: Location) -> Listing:
+        """All pages of ListObjectsV2, without folder markers."""
         found: Listing = []
         more: dict[str, str] = {}
         tokens: set[str | None] = {None}
@@ -59,32 +60,38 @@ class S3Store:
                 raise StorageUnavailableError(
                     location.uri,
                     "has a listing that never ends: the server repeats a page",
-                    "see what the server's log says",
+                    "check the server's log",
                 )
             tokens.add(token)
             more = {"ContinuationToken": token}
 
     def exists(self, location: Location) -> bool:
+        """See `Reader.exists`."""
         return self._reader.exists(location)
 
     def read(self, location: Location, sha256: str | None) -> bytes:
+        """See `Reader.read`."""
         return self._reader.read(location, sha256)
 
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
+        """See `Writer.write`."""
         return self._writer.write(location, data, only_if_absent)
 
     def upload(self, path: Path, location: Location) -> Written:
+        """See `Writer.upload`."""
         return self._writer.upload(path, location)
 
     def stream(self, path: Path, location: Location) -> Written:
+        """See `Writer.stream`."""
         return self._writer.stream(path, location)
 
     def download(self, location: Location, path: Path, sha256: str | None) -> int:
+        """See `Reader.download`; what keeps the file from being written is a StorageError too."""
         with errors_of_target(location, path):
             return self._reader.download(location, path, sha256)
 
     def delete(self, location: Location) -> None:
-        # One by one: servers disagree about the checksum that DeleteObjects demands.
+        """Delete one object: servers disagree about the checksum that DeleteObjects demands."""
         self._client.call(
             "delete",
             location,
@@ -92,6 +99,7 @@ class S3Store:
         )
 
     def abort_unfinished(self, location: Location, selects: Callable[[str], bool]) -> None:
+        """Abort multipart uploads, whose parts take space and are in no listing."""
         more: dict[str, str] = {}
         while True:
             page = self._client.call("list", location, partial(_uploads, location, more))

@@ -29,7 +29,7 @@ from dreambooth_storage.uri import Location
 _MAX_PARTS = 10_000  # S3's limit
 _WRITE_KEY = "dreambooth-write"
 _CONTRADICTIONS = 3
-"""How often a server may refuse to replace an object that is not there."""
+"""Attempts of a conditional write that the server refuses, though there is no object."""
 Content = Callable[[int, int], bytes]
 """content(start, stop): bytes start to stop of what is written."""
 
@@ -51,8 +51,9 @@ class Writer:
         return written
 
     def upload(self, path: Path, location: Location) -> Written:
-        """Store a file. It is read twice: its sha256 travels in the object's metadata, which
-        must be known before the first part.
+        """Store a file, which is read twice.
+
+        Its sha256 travels in the object's metadata, which must be known before the first part.
         """
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -62,8 +63,9 @@ class Writer:
         return Written(location.uri, size, digest)
 
     def stream(self, path: Path, location: Location) -> Written:
-        """Store a file that is hashed while its parts move, so its sha256 is in the answer alone:
-        whoever reads it must be told by other means.
+        """Store a file that is hashed while its parts move.
+
+        The object does not carry its sha256: it is in the returned value alone.
         """
         with path.open("rb") as file, ThreadPoolExecutor(1, "s3-sha256") as aside:
             digest = aside.submit(hashlib.file_digest, file, "sha256")
@@ -99,8 +101,8 @@ class Writer:
                     raise
         raise StorageUnavailableError(
             location.uri,
-            "is said to exist when it is written, and not to exist when it is looked at",
-            "see what the server's log says",
+            "exists already according to writes, and does not exist according to reads",
+            "check the server's log",
         )
 
     def _put(
@@ -181,8 +183,10 @@ class Writer:
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
     def abort(self, location: Location, upload: dict[str, str]) -> None:
-        """Free the parts of an upload. It raises nothing: there is an error to tell already, or
-        nobody who minds.
+        """Free the parts of an upload.
+
+        Best effort: the caller is about to raise a better error, or cleans up after the dead. A
+        lifecycle rule of the bucket frees what stays.
         """
         with contextlib.suppress(StorageError):
             self._client.call(
@@ -209,12 +213,16 @@ def part_size(size: int, smallest: int) -> int:
 
 
 def _md5(body: bytes) -> str:
-    """By which every server notices that a body was damaged on its way: before it is too late."""
+    """Content-MD5 of a body: every server refuses one that was damaged on its way."""
     return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
 
 
 def _read_exactly(descriptor: int, start: int, stop: int) -> bytes:
-    """Bytes of a file; a file that became shorter meanwhile is an error, not a short object."""
+    """Bytes of a file.
+
+    Raises:
+        OSError: the file became shorter meanwhile, which must not become a short object.
+    """
     data = os.pread(descriptor, stop - start, start)
     if len(data) != stop - start:
         raise OSError("the file changed while it was uploaded")

@@ -1,8 +1,9 @@
 """Uploads from a process of their own.
 
-A thread would not do: signing, hashing and copying hold the interpreter, and every step would wait
-for it. Content is handed over without a copy: both processes hold the same open files, which may
-be nameless memory (`memfd_create`) that is gone with its last holder, however that ends.
+A thread would not do: signing, hashing and copying hold the interpreter lock, and every training
+step would wait for it. Content is handed over without a copy: both processes hold the same open
+files, which may be anonymous memory (memfd_create(2)) that is freed with its last holder, however
+that ends.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dreambooth_storage.interface import (
     Written,
 )
 
-END_PATIENCE_SECONDS = 5.0
+KILL_TIMEOUT_SECONDS = 5.0
 MODULE = "dreambooth_storage.upload.worker"
 
 
@@ -55,7 +56,7 @@ class UploadProcess:
         return self._process.pid if self._process is not None else None
 
     def hold(self, descriptors: Sequence[int]) -> None:
-        """The open files that uploads may name from now on. None may be under way."""
+        """Set the open files that uploads may name from now on. No upload may be under way."""
         self._end()
         self._descriptors = tuple(descriptors)
 
@@ -93,7 +94,7 @@ class UploadProcess:
             raise self._died(files[0][1]) from None
 
     def close(self) -> None:
-        """End it for good, whatever it is doing."""
+        """Kill the process, and start no other."""
         self._closed = True
         self._end()
 
@@ -103,16 +104,20 @@ class UploadProcess:
         if process is not None:
             process.kill()
             with suppress(subprocess.TimeoutExpired):  # it may hang in the kernel
-                process.wait(END_PATIENCE_SECONDS)
+                process.wait(KILL_TIMEOUT_SECONDS)
         if connection is not None:
             connection.close()
 
     def start(self) -> None:
-        """Start it, unless it runs: the first upload then does not wait for it."""
+        """Start the process unless it runs, so that the first upload does not wait for it.
+
+        Raises:
+            RuntimeError: `close` was called.
+        """
         if self._process is not None and self._process.poll() is not None:
             self._end()
         if self._closed:
-            raise RuntimeError("uploads are closed")
+            raise RuntimeError("the upload process is closed")
         if self._process is None:
             ours, theirs = socket.socketpair()
             with theirs:
@@ -141,7 +146,7 @@ class UploadProcess:
         code = process.returncode if process is not None else None
         return StorageError(
             uri,
-            f"was not uploaded: the process that uploads ended with code {code}",
-            "when it is -9, give the pod more memory",
+            f"was not uploaded: the upload process ended with exit code {code}",
+            "-9 mostly means that the pod needs more memory",
             "spec.output",
         )

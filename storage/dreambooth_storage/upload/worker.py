@@ -1,8 +1,7 @@
-"""The process that uploads what another one holds in open files: the other end of
-`upload_process`.
+"""The process that uploads open files of another one: the other end of `upload.process`.
 
-It knows nothing of training and loads no torch, so it is there in half a second. It ends when its
-parent does, of whatever: their connection closes then.
+It loads no torch, so it starts in half a second. It ends with its parent, however that ends: their
+connection closes then.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from dreambooth_storage.interface import Written
 from dreambooth_storage.storage import Storage
 
 NICENESS = 10
-"""An upload has time; the steps that go on meanwhile have not."""
+"""Training goes on meanwhile, and goes first."""
 
 
-class Outlet:
-    """What the parent is told, from any thread. It is a TransferObserver."""
+class Relay:
+    """Sends messages to the parent, from any thread. It is a TransferObserver."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -48,36 +47,38 @@ class Outlet:
         self.send("failed", operation, error_code)
 
 
-def upload(storage: Storage, files: Sequence[tuple[int, str]], outlet: Outlet) -> None:
+def upload(storage: Storage, files: Sequence[tuple[int, str]], relay: Relay) -> None:
     """Upload each open file to its URI, and send what was written, or the first error."""
     written: list[Written] = []
     try:
         for descriptor, uri in files:
             written.append(storage.stream(f"/proc/self/fd/{descriptor}", uri))
     except StorageError as error:
-        outlet.send("error", error)
+        relay.send("error", error)
     except Exception as error:
         reason = f"could not be uploaded: {type(error).__name__}: {error}"
-        outlet.send("error", StorageError(files[len(written)][1], reason, "see the log"))
+        relay.send(
+            "error", StorageError(files[len(written)][1], reason, "check the log of the rank")
+        )
     else:
-        outlet.send("done", written)
+        relay.send("done", written)
 
 
 def main() -> None:
     """Serve the requests of the connection whose descriptor is the only argument."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # a rank that is asked to stop still saves
+    for number in (signal.SIGTERM, signal.SIGINT):  # the parent ends it: a stopped rank still saves
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
     connection = Connection(int(sys.argv[1]))
     settings, policy = connection.recv()
-    outlet = Outlet(connection)
-    storage = Storage(settings, outlet, policy)
+    relay = Relay(connection)
+    storage = Storage(settings, relay, policy)
     while True:
         try:
             files = connection.recv()
         except (EOFError, OSError):
-            os._exit(0)  # nobody waits for what is under way
-        threading.Thread(target=upload, args=(storage, files, outlet), daemon=True).start()
+            os._exit(0)  # the parent is gone, and with it whoever waits
+        threading.Thread(target=upload, args=(storage, files, relay), daemon=True).start()
 
 
 if __name__ == "__main__":
