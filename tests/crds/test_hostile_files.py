@@ -23,7 +23,7 @@ WHERE = re.compile(r"(line \d+, column \d+|the file|job|\w[\w.\[\]/-]*|\S*\[.*\]
 def problems(text: str) -> list[str]:
     with pytest.raises(InvalidJobError) as raised:
         load(text)
-    return raised.value.problems
+    return raised.value.messages
 
 
 def laughs() -> str:
@@ -38,7 +38,7 @@ HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
         lambda: laughs().replace("apiVersion: *a29", "spec: {<<: [*a29, *a29]}"),
         "the aliases stand for more than 10000 values",
     ),
-    "what contains itself": (lambda: "spec: &a\n  x: *a\n", "an alias stands for what it is part"),
+    "what contains itself": (lambda: "spec: &a\n  x: *a\n", "an alias refers to a node that contains it"),
     "deep lists": (lambda: f"spec: {'[' * 9000}\n", "nested more than 100 deep"),
     "deep mappings": (lambda: f"spec: {'{a: ' * 9000}\n", "nested more than 100 deep"),
     "deep blocks": (
@@ -46,14 +46,14 @@ HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
     ),
     "a number of 6000 digits": (
         lambda: JOB.replace("steps: 800", f"steps: {'9' * 6000}"),
-        r"line 34, column 12: not valid YAML: '9+\.\.\. is no int",
+        r"line 34, column 12: not valid YAML: '9+\.\.\. is not a valid int",
     ),
     "a number of 4000 bytes": (
         lambda: JOB.replace("steps: 800", f"steps: 0x{'f' * 8000}"),
         r"line 34, column 12: not valid YAML: '0xf+\.\.\. has more than 64 bits",
     ),
-    "no digits": (lambda: "spec: 0b_\n", "'0b_' is no int"),
-    "a tag that lies": (lambda: "spec: !!int mug\n", "'mug' is no int"),
+    "no digits": (lambda: "spec: 0b_\n", "'0b_' is not a valid int"),
+    "a tag that lies": (lambda: "spec: !!int mug\n", "'mug' is not a valid int"),
     "a tag that runs code": (
         lambda: "spec: !!python/object/apply:os._exit [3]\n", "the tag .*os._exit' is not known",
     ),
@@ -125,7 +125,7 @@ def check(data: bytes, folder: Path) -> bool:
         return False
     with pytest.raises(InvalidJobError) as raised:
         load(path)
-    for problem in raised.value.problems:
+    for problem in raised.value.messages:
         assert WHERE.match(problem) or problem.startswith(f"{path}: "), problem
         assert problem.isprintable(), problem
     return True

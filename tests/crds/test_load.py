@@ -21,8 +21,8 @@ spec:
 def problems(source: str | Path) -> list[str]:
     with pytest.raises(InvalidJobError) as caught:
         load(source)
-    assert str(caught.value) == "\n".join(caught.value.problems)
-    return caught.value.problems
+    assert str(caught.value) == "\n".join(caught.value.messages)
+    return caught.value.messages
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def problems(source: str | Path) -> list[str]:
         ),
         (
             "kind: a\nspec: 1\nkind: b\n",
-            "line 3, column 1: not valid YAML: the key 'kind' is there twice; correct it there",
+            "line 3, column 1: not valid YAML: the key 'kind' is given twice; correct it there",
         ),
         ("1: a\n", "line 1, column 1: not valid YAML: a key must be text; correct it there"),
         ("- a\n", "job: must be a mapping; write apiVersion, kind, metadata and spec"),
@@ -137,6 +137,7 @@ def test_object_of_the_api_server_is_read() -> None:
                     "type": "Ready",
                     "status": "True",
                     "reason": "AllRanksJoined",
+                    "message": "",
                     "lastTransitionTime": "2026-11-24T00:00:00Z",
                 }
             ],

@@ -80,6 +80,6 @@ def test_mutated_job_is_accepted_by_both_or_by_neither(job: Any, admit: Admit) -
         parse(deepcopy(job))
         problems = []
     except InvalidJobError as error:
-        problems = error.problems
+        problems = error.messages
     refused = admit(job)
     assert bool(problems) == bool(refused), (problems, refused)

@@ -35,7 +35,7 @@ def test_valid_job_is_accepted_by_both(path: Path, admit: Admit) -> None:
 def test_invalid_job_is_refused_with_its_message(path: Path) -> None:
     with pytest.raises(dreambooth_api.InvalidJobError) as caught:
         dreambooth_api.load(path)
-    assert caught.value.problems == EXPECTED.findall(path.read_text())
+    assert caught.value.messages == EXPECTED.findall(path.read_text())
 
 
 @pytest.mark.parametrize("path", INVALID, ids=lambda path: path.stem)

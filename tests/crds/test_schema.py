@@ -123,8 +123,9 @@ def test_items_of_lists_have_no_defaults() -> None:
 
 
 def test_optional_objects_with_defaults_below_have_a_default() -> None:
-    """Without a default on the parent the API server would not fill in what is below, and it
-    refuses a CRD whose rules do not hold for that default as it is written.
+    """Without a default on the parent the API server would not fill in what is below.
+
+    It refuses a CRD whose rules do not hold for that default as it is written.
     """
     spec = job_schema()["properties"]["spec"]
     for name in ("prior", "training", "checkpoints", "samples", "storage", "runtime", "tracking"):

@@ -23,9 +23,7 @@ def write(root: Path, files: Files) -> None:
 
 
 def differences(root: Path, files: Files) -> list[str]:
-    """What differs between the files below `root` and what would be written, one diff for each
-    file.
-    """
+    """Compare the files below `root` with what would be written: a diff for each that differs."""
     found = []
     for path, text in files.items():
         target = root / path

@@ -30,6 +30,10 @@ class UnsupportedVersionError(ValueError):
 
 
 def check_version(who: str, spoken: int) -> None:
-    """Raise `UnsupportedVersionError` unless this side reads version `spoken` of `who`."""
+    """Check that this side reads version `spoken` of the contract.
+
+    Raises:
+        UnsupportedVersionError: It does not; the message names `who` and both versions.
+    """
     if not OLDEST <= spoken <= VERSION:
         raise UnsupportedVersionError(who, spoken)

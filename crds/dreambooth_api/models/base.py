@@ -1,6 +1,4 @@
-"""What every model of the API shares: camelCase names, no unknown fields, reusable bounded
-types.
-"""
+"""What every model of the API shares: camelCase names, no unknown fields, bounded types."""
 
 from typing import Annotated, Any, Self
 
@@ -28,8 +26,9 @@ KIND = "DreamBoothJob"
 
 
 class ApiModel(BaseModel):
-    """A part of a DreamBoothJob. Unknown fields and values of another type are refused, as the
-    API server does.
+    """A part of a DreamBoothJob.
+
+    Unknown fields and values of another type are refused, as by the API server.
     """
 
     model_config = ConfigDict(
@@ -62,7 +61,7 @@ class ApiModel(BaseModel):
 
 
 # Patterns are anchored, and name their characters: `\s`, `\w` and `\d` mean Unicode to pydantic's
-# engine and ASCII to the API server's. What a pattern means is said to the user in these words.
+# engine and ASCII to the API server's. The words are for messages and the reference.
 _PLAIN = r"^[^ \t\r\n]+$"
 PATTERNS = {
     (_URI := r"^(s3://[^/]+(/.*)?|file:///.+)$"): "s3://bucket/prefix or file:///absolute/path",
@@ -112,7 +111,7 @@ PATTERNS = {
 
 
 def _number_as_text(value: Any) -> Any:
-    """A whole number stands for its text, as in `cpu: 4` (IntOrString in Kubernetes)."""
+    """Read a whole number as text, as in `cpu: 4` (IntOrString in Kubernetes)."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 

@@ -36,10 +36,10 @@ class Spec(ApiModel):
     """How to train."""
 
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
-    """Durable states."""
+    """Durable states that a later attempt resumes from."""
 
     samples: Samples = Field(default_factory=Samples)
-    """Images made on the way."""
+    """Sample images made before, during and after training."""
 
     evaluation: Evaluation | None = None
     """Scores of the result."""
@@ -95,7 +95,9 @@ class Spec(ApiModel):
         "an identifier must not be a word of a classNoun; choose a rare word as identifier",
     )
     def _identifiers_are_no_class(self) -> bool:
-        return not any(_says(b.class_noun, a) for a in self.subjects for b in self.subjects)
+        return not any(
+            _contains_word(b.class_noun, a) for a in self.subjects for b in self.subjects
+        )
 
     @rule(
         "prior.prompt",
@@ -105,7 +107,7 @@ class Spec(ApiModel):
     )
     def _prior_prompt_is_general(self) -> bool:
         prompt = self.prior.prompt.replace(",", " ").replace(".", " ")
-        return not any(_says(prompt, subject) for subject in self.subjects)
+        return not any(_contains_word(prompt, subject) for subject in self.subjects)
 
     @rule(
         "prior.prompt",
@@ -158,9 +160,7 @@ class DreamBoothJob(ApiModel):
 
 
 def stored(value: Any) -> Any:
-    """A value of a job file as the API server reads it: null is absent, and 8.0 is the whole
-    number 8.
-    """
+    """Read a value of a job file as the API server does: null is absent, and 8.0 is 8."""
     if isinstance(value, dict):
         return {key: stored(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
@@ -169,24 +169,19 @@ def stored(value: Any) -> Any:
 
 
 def _lower(text: str) -> str:
-    """Lower case of ASCII letters only, as `lowerAscii()` in CEL."""
+    """Lower the case of ASCII letters only, as `lowerAscii()` in CEL."""
     return "".join(letter.lower() if letter.isascii() else letter for letter in text)
 
 
-def _says(text: str, subject: Subject) -> bool:
-    """Whether a text has the subject's identifier among its words."""
+def _contains_word(text: str, subject: Subject) -> bool:
+    """Whether the subject's identifier is one of the words of a text."""
     return f" {_lower(subject.identifier)} " in f" {_lower(text)} "
 
 
 def output_layout(job: DreamBoothJob) -> OutputLayout:
-    """Where everything of this run lies."""
+    """The layout of the run's folder, `<output>/<namespace>/<name>/<uid>`."""
     meta = job.metadata
     return OutputLayout.of(job.spec.output, meta.namespace, meta.name, meta.uid)
-
-
-def output_prefix(job: DreamBoothJob) -> str:
-    """Folder of this run: `<output>/<namespace>/<name>/<uid>`."""
-    return output_layout(job).root
 
 
 def prior_cache(job: DreamBoothJob) -> str:

@@ -209,9 +209,7 @@ class PodTemplate(ApiModel):
 
 
 class AsGiven:
-    """Checked as a `PodTemplate`, kept as the plain object that was given: it is merged into a
-    manifest.
-    """
+    """Annotation: checked as a `PodTemplate`, kept as the plain object that is merged later."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -52,8 +52,9 @@ class Credentials(ApiModel):
 
 
 class Storage(ApiModel):
-    """How `s3://` URIs are reached. Without it: the operator's default, or AWS with the credentials
-    of the pod's identity.
+    """How `s3://` URIs are reached.
+
+    Without it: the operator's default, or AWS with the identity of the pods.
     """
 
     endpoint_url: EndpointUrl | None = Field(default=None, alias="endpointURL")
@@ -111,8 +112,10 @@ class Samples(ApiModel):
 
 
 class Evaluation(ApiModel):
-    """Scores of the result: similarity to the subject and to the prompts, and variety of the
-    class.
+    """Scores of the result.
+
+    Similarity to the subject (DINO, CLIP-I) and to the prompts (CLIP-T), and variety of the class
+    (paper, sections 4.2 and 4.4).
     """
 
     model: ModelSource

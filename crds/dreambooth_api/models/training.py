@@ -83,8 +83,9 @@ class Schedule(ApiModel):
 
 
 class Ema(ApiModel):
-    """Exponential moving average of the trained weights; when enabled, it is what is sampled and
-    exported.
+    """Exponential moving average of the trained weights.
+
+    When it is enabled, the average is sampled and exported.
     """
 
     enabled: bool = False

@@ -1,4 +1,4 @@
-"""What is probably not meant: sentences for the user, none of which stops the job."""
+"""Warnings about settings that are valid and probably not meant; none of them stops the job."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ COMMON_WORDS = {
 
 
 def warnings(job: DreamBoothJob) -> list[str]:
-    """Each doubt about a job as one line: `field: what is odd; what to do`."""
+    """Warn about a job, one line each: `field: what is unusual; what to do`."""
     spec = job.spec
     return [*_subjects(spec), *_prompts(spec), *_prior(spec), *_training(spec), *_places(spec)]
 
@@ -29,15 +29,13 @@ def _subjects(spec: Spec) -> Iterator[str]:
         path = f"spec.subjects[{index}].identifier"
         if subject.identifier.lower() in COMMON_WORDS:
             yield (
-                f"{path}: {subject.identifier!r} is a common word that the model has strong ideas"
-                " about; choose a rare word"
+                f"{path}: {subject.identifier!r} is a common word, which already means something to"
+                " the model; choose a rare one"
             )
 
 
 def _prompts(spec: Spec) -> Iterator[str]:
-    """Prompts that do not call any subject. A prompt about the class alone is a useful
-    comparison.
-    """
+    """Prompts without an identifier; one about the class alone is a useful comparison."""
     prompts = spec.samples.prompts
     words = [subject.identifier.lower() for subject in spec.subjects]
     silent = [prompt for prompt in prompts if not any(word in prompt.lower() for word in words)]

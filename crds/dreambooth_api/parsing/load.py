@@ -1,4 +1,4 @@
-"""Job files: YAML text in, a checked DreamBoothJob out, or every problem in plain words."""
+"""Job files: YAML text in; out comes a valid DreamBoothJob, or a message for every error."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,44 +9,48 @@ from pydantic import ValidationError
 
 from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_api.parsing import yamljson
-from dreambooth_api.parsing.problems import problems
+from dreambooth_api.parsing.messages import messages
 
 MAX_BYTES = 262_144
-"""Of a job file: `kubectl apply` takes no larger ones."""
+"""Largest job file: the size that `kubectl apply` can keep in an annotation."""
 
 
 class InvalidJobError(ValueError):
-    """A job that cannot be run. Its text has one line for each problem: `field: what is wrong;
-    what to do`.
+    """A job that cannot be run.
+
+    Each of its messages is one line: `field: what is wrong; what to do`.
     """
 
-    def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = list(problems)
+    def __init__(self, *messages: str) -> None:
+        super().__init__("\n".join(messages))
+        self.messages = list(messages)
 
 
 def load(source: str | Path) -> DreamBoothJob:
     """Read a job from a file, or from YAML text (a string of more than one line).
 
-    Raises `InvalidJobError` with every problem.
+    Raises:
+        InvalidJobError: The file cannot be read, or is not one valid job; with every error.
     """
     return parse(_document(_text(source)))
 
 
 def parse(data: Any) -> DreamBoothJob:
-    """Check a job that is already an object, as the API server returns it; raises
-    `InvalidJobError`.
+    """Check a job that is already an object, as the API server returns it.
+
+    Raises:
+        InvalidJobError: It is not a valid job; with every error.
     """
     if not isinstance(data, Mapping):
         raise InvalidJobError("job: must be a mapping; write apiVersion, kind, metadata and spec")
     try:
         return DreamBoothJob.model_validate(dict(data), by_alias=True, by_name=False)
     except ValidationError as error:
-        raise InvalidJobError(*problems(error)) from error
+        raise InvalidJobError(*messages(error)) from error
 
 
 def dump(job: DreamBoothJob) -> str:
-    """The job as YAML with every default filled in, without its status; `load` reads it back."""
+    """Write the job as YAML with every default filled in, without its status."""
     return yamljson.dump(resolved(job))
 
 
@@ -63,7 +67,7 @@ def _text(source: str | Path) -> str:
         raise InvalidJobError(f"{path}: {reason}; name a readable YAML file") from error
     if len(data) > MAX_BYTES:
         raise InvalidJobError(
-            f"{path}: has more than {MAX_BYTES} bytes, which no job has; shorten it"
+            f"{path}: has more than {MAX_BYTES} bytes, which no job needs; shorten it"
         )
     return text
 
@@ -73,13 +77,13 @@ def _document(text: str) -> Any:
     try:
         found = [document for document in yamljson.documents(text) if document is not None]
     except yaml.YAMLError as error:
-        raise InvalidJobError(_syntax_problem(error)) from error
+        raise InvalidJobError(_syntax_message(error)) from error
     if len(found) != 1:
         raise InvalidJobError(f"job: expected one job in the file, found {len(found)}; keep one")
     return found[0]
 
 
-def _syntax_problem(error: yaml.YAMLError) -> str:
+def _syntax_message(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     what = getattr(error, "problem", None) or "cannot be read"
     where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"

@@ -3,7 +3,7 @@
 PyYAML takes `1e-4` for text, `1:30` for 90, a date for a date, and the last of two equal keys. For
 kubectl they are a number, text, text and an error.
 
-A text is not trusted: what it may become is bounded, and only JSON's types come out of it.
+Text is not trusted: its nesting and expansion are bounded, and only JSON's types come out of it.
 """
 
 import re
@@ -11,6 +11,8 @@ from collections.abc import Hashable, Iterator
 from typing import Any
 
 import yaml
+
+from dreambooth_api.parsing.quote import quoted
 
 _BOOL = r"^(true|True|TRUE|false|False|FALSE|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF)$"
 _INT = r"^[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$"
@@ -25,14 +27,13 @@ _PLAIN_VALUES = [
     ("float", _FLOAT, "-+.0123456789"),
     ("merge", r"^<<$", "<"),
 ]
-
+"""Tag, form and first characters of unquoted text that is no string; \\0 stands for no text."""
 
 _TAG = "tag:yaml.org,2002:"
 _TYPES = {_TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
 MAX_DEPTH = 100
-SHOWN_CHARACTERS = 60
 MAX_ALIASED = 10_000
-"""Values that all aliases of a text stand for together: ten lines can stand for billions."""
+"""Values that all aliases of a text may expand to: ten lines can expand to billions."""
 
 
 def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
@@ -41,7 +42,7 @@ def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
     for tag, pattern, first in _PLAIN_VALUES:
         for character in first:
             key = "" if character == "\0" else character
-            found.setdefault(key, []).append((f"tag:yaml.org,2002:{tag}", re.compile(pattern)))
+            found.setdefault(key, []).append((_TAG + tag, re.compile(pattern)))
     return found
 
 
@@ -55,11 +56,11 @@ class _Loader(yaml.SafeLoader):
         self._values: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """A node, once it is known how deep it lies and how much it stands for."""
+        """Compose a node, unless it is nested too deeply or its aliases stand for too much."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise _problem(f"nested more than {MAX_DEPTH} deep", event.start_mark)
+            raise _error(f"nested more than {MAX_DEPTH} deep", event.start_mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent):
@@ -70,38 +71,39 @@ class _Loader(yaml.SafeLoader):
 
     def _count_alias(self, node: yaml.Node | None, mark: Any) -> None:
         if id(node) not in self._values:
-            raise _problem("an alias stands for what it is part of", mark)
+            raise _error("an alias refers to a node that contains it", mark)
         self._aliased += self._values[id(node)]
         if self._aliased > MAX_ALIASED:
-            raise _problem(f"the aliases stand for more than {MAX_ALIASED} values", mark)
+            raise _error(f"the aliases stand for more than {MAX_ALIASED} values", mark)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """The value of a node, of a type that JSON has."""
+        """Build the value of a node, of a type that JSON has."""
         if node.tag not in _TYPES:
-            raise _problem(f"the tag {_shown(node.tag)} is not known", node.start_mark)
+            raise _error(f"the tag {quoted(node.tag)} is not known", node.start_mark)
         try:
             value = super().construct_object(node, deep)
         except (ValueError, LookupError, ArithmeticError) as error:
             kind = node.tag.removeprefix(_TAG)
-            raise _problem(f"{_shown(node.value)} is no {kind}", node.start_mark) from error
+            raise _error(f"{quoted(node.value)} is not a valid {kind}", node.start_mark) from error
         if isinstance(value, int) and value.bit_length() > 64:
-            raise _problem(f"{_shown(node.value)} has more than 64 bits", node.start_mark)
+            raise _error(f"{quoted(node.value)} has more than 64 bits", node.start_mark)
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Build a mapping whose keys are text, each there once."""
         if isinstance(node, yaml.MappingNode):
-            self._refuse_odd_keys(node)
+            self._check_keys(node)
         return super().construct_mapping(node, deep)
 
-    def _refuse_odd_keys(self, node: yaml.MappingNode) -> None:
+    def _check_keys(self, node: yaml.MappingNode) -> None:
         seen = set()
         for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
+            if key.tag == f"{_TAG}merge":
                 continue
-            if key.tag != "tag:yaml.org,2002:str":
-                raise _problem("a key must be text", key.start_mark)
+            if key.tag != f"{_TAG}str":
+                raise _error("a key must be text", key.start_mark)
             if key.value in seen:
-                raise _problem(f"the key {_shown(key.value)} is there twice", key.start_mark)
+                raise _error(f"the key {quoted(key.value)} is given twice", key.start_mark)
             seen.add(key.value)
 
 
@@ -111,12 +113,7 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
     return node.value if isinstance(node, yaml.SequenceNode) else []
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
-
-
-def _problem(what: str, mark: Any) -> yaml.MarkedYAMLError:
+def _error(what: str, mark: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=what, problem_mark=mark)
 
 
@@ -124,15 +121,19 @@ def _problem(what: str, mark: Any) -> yaml.MarkedYAMLError:
 class _Dumper(yaml.CSafeDumper):
     yaml_implicit_resolvers = _resolvers()
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the name is PyYAML's
         return True
 
 
 def documents(text: str) -> Iterator[Any]:
-    """The documents of a YAML text; raises `yaml.YAMLError` with the line and column."""
+    """Read the documents of a YAML text.
+
+    Raises:
+        yaml.YAMLError: The text is not valid, with the line and column.
+    """
     yield from yaml.load_all(text, _Loader)
 
 
 def dump(value: Any) -> str:
-    """Block YAML, in the order given."""
+    """Write block YAML, with keys in the order given."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)

@@ -33,5 +33,5 @@ def check_job(document: Any, what: str) -> DreamBoothJob:
 
 
 def _listed(what: str, error: InvalidJobError) -> UserError:
-    lines = "".join(f"\n  {problem}" for problem in error.problems)
+    lines = "".join(f"\n  {problem}" for problem in error.messages)
     return UserError(f"{what} is not valid:{lines}")

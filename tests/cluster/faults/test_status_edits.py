@@ -38,7 +38,13 @@ BROKEN_STATUSES: dict[str, dict[str, Any]] = {
     "no conditions": {"conditions": None},
     "other conditions": {
         "conditions": [
-            {"type": kind, "status": status, "reason": "ByHand", "lastTransitionTime": LONG_AGO}
+            {
+                "type": kind,
+                "status": status,
+                "reason": "ByHand",
+                "message": "",
+                "lastTransitionTime": LONG_AGO,
+            }
             for kind, status in (
                 ("Accepted", "False"),
                 ("Complete", "True"),

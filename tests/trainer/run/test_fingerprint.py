@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dreambooth_api.models.job import DreamBoothJob, output_prefix, resolved
+from dreambooth_api.models.job import DreamBoothJob, output_layout, resolved
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import Manifest, Shard
@@ -131,7 +131,7 @@ class Run:
 
     @property
     def record(self) -> Path:
-        return Path(output_prefix(self.attempt().job).removeprefix("file://")) / "run.json"
+        return Path(output_layout(self.attempt().job).root.removeprefix("file://")) / "run.json"
 
 
 @pytest.fixture

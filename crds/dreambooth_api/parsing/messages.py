@@ -1,4 +1,4 @@
-"""Pydantic's errors as sentences: `spec.training.steps: must be at least 1 (got 0); raise it`."""
+"""Pydantic's errors as messages: `spec.training.steps: must be at least 1 (got 0); raise it`."""
 
 import difflib
 from collections.abc import Callable, Iterator
@@ -11,64 +11,57 @@ from dreambooth_api.codegen.schema import Schema, job_schema
 from dreambooth_api.models.base import PATTERNS
 from dreambooth_api.models.map_list import DuplicateKeyError
 from dreambooth_api.models.rules import BrokenRulesError
+from dreambooth_api.parsing.quote import quoted, shortened
 
 Location = tuple[int | str, ...]
-SHOWN_CHARACTERS = 60
-MOST = 50
-"""Problems that are said at once."""
+MAX_ERRORS = 50
 
 
-def problems(error: ValidationError) -> list[str]:
-    """Each problem of a job as one line: `field: what is wrong; what to do`."""
+def messages(error: ValidationError) -> list[str]:
+    """One line for each error of a job: `field: what is wrong; what to do`.
+
+    Errors beyond the first 50 are only counted.
+    """
     details = error.errors()
-    lines = [line for detail in details[:MOST] for line in _lines(detail)]
-    more = len(details) - MOST
-    return lines if more <= 0 else [*lines, f"job: {more} more problems; solve these first"]
+    lines = [line for detail in details[:MAX_ERRORS] for line in _lines(detail)]
+    more = len(details) - MAX_ERRORS
+    return lines if more <= 0 else [*lines, f"job: {more} more errors; correct these first"]
 
 
-def path_of(location: Location) -> str:
+def _path(location: Location) -> str:
     """A location as a path: `spec.subjects[0].images`."""
     path = ""
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
         else:
-            path += f".{_key(part)}" if part.isidentifier() else f"[{_key(part)}]"
+            key = shortened(part if part.isprintable() else ascii(part)[1:-1])
+            path += f".{key}" if part.isidentifier() else f"[{key}]"
     return path.lstrip(".") or "job"
 
 
-def _key(key: str) -> str:
-    """A key that could break the line, or the terminal, is escaped."""
-    text = key if key.isprintable() else ascii(key)[1:-1]
-    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
-
-
 def _lines(detail: ErrorDetails) -> Iterator[str]:
-    path = path_of(detail["loc"])
+    path = _path(detail["loc"])
     broken = detail.get("ctx", {}).get("error")
     if isinstance(broken, BrokenRulesError):
         yield from (f"{path}.{rule.field}: {rule.message}" for rule in broken.rules)
     elif isinstance(broken, DuplicateKeyError):
         yield (
             f"{path}[{broken.index}]: another item has the same {broken.key}"
-            f" ({_shown(broken.value)}); remove one of them"
+            f" ({quoted(broken.value)}); remove one of them"
         )
     elif detail["type"] == "extra_forbidden":
         yield f"{path}: unknown field; {_remedy(detail['loc'])}"
     elif detail["type"] == "missing":
         yield f"{path}: required; add it"
     else:
-        what, remedy = _sentence(detail)
-        yield f"{path}: must be {what} (got {_shown(detail['input'])}); {remedy}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
+        known, context = SENTENCES.get(detail["type"]), detail.get("ctx", {})
+        what, remedy = known(context) if known else (f"valid: {detail['msg']}", "correct it")
+        yield f"{path}: must be {what} (got {quoted(detail['input'])}); {remedy}"
 
 
 def _bound(value: float) -> float:
-    """1.0 is said as 1."""
+    """A bound without a fraction that says nothing: 1.0 is 1."""
     return int(value) if value == int(value) else value
 
 
@@ -78,7 +71,7 @@ SENTENCES: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
     "less_than_equal": lambda ctx: (f"at most {_bound(ctx['le'])}", "lower it"),
     "less_than": lambda ctx: (f"less than {_bound(ctx['lt'])}", "lower it"),
     "multiple_of": lambda ctx: (f"a multiple of {_bound(ctx['multiple_of'])}", "round it"),
-    "literal_error": lambda ctx: (ctx["expected"].replace("'", ""), "choose one that is named"),
+    "literal_error": lambda ctx: (ctx["expected"].replace("'", ""), "choose a listed value"),
     "string_pattern_mismatch": lambda ctx: (PATTERNS[ctx["pattern"]], "write it in this form"),
     "string_too_long": lambda ctx: (f"at most {ctx['max_length']} characters long", "shorten it"),
     "string_too_short": lambda ctx: (f"at least {ctx['min_length']} characters long", "add to it"),
@@ -86,7 +79,7 @@ SENTENCES: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
     "too_short": lambda ctx: (f"at least {ctx['min_length']} entries", "add one"),
     "int_type": lambda _: ("a whole number", "write digits without quotes"),
     "float_type": lambda _: ("a number", "write it without quotes"),
-    "finite_number": lambda _: ("a finite number", "write one"),
+    "finite_number": lambda _: ("a finite number", "write a number"),
     "bool_type": lambda _: ("true or false", "write one of them without quotes"),
     "string_type": lambda _: ("text", "put it in quotes if it is meant as text"),
     "list_type": lambda _: ("a list", "start each item with '- '"),
@@ -96,15 +89,8 @@ SENTENCES: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
 """By pydantic's error type: what the value must be, and what to do."""
 
 
-def _sentence(detail: ErrorDetails) -> tuple[str, str]:
-    known = SENTENCES.get(detail["type"])
-    if known is None:
-        return f"valid: {detail['msg'].lower()}", "correct it"
-    return known(detail.get("ctx", {}))
-
-
 def _remedy(location: Location) -> str:
-    """What to do about an unknown field: the name that was meant, or the place where it belongs."""
+    """Advice about an unknown field: the closest name at this place, else anywhere in the spec."""
     schema = job_schema()
     unknown = str(location[-1]).replace("_", "").lower()
     here = {name.lower(): name for name in _at(schema, location[:-1]).get("properties", {})}
@@ -118,12 +104,12 @@ def _remedy(location: Location) -> str:
 
 
 def _likeliest_last(path: str) -> tuple[bool, int]:
-    """Most people who write `steps` mean those of the training."""
+    """Sort key: of equal names the last one wins, so `steps` are those of the training."""
     return path.startswith("spec.training."), -path.count(".")
 
 
 def _at(schema: Schema, location: Location) -> Schema:
-    """The schema of what stands at a location."""
+    """The schema at a location; empty where there is none."""
     for part in location:
         fields = schema.get("properties", {})
         schema = schema.get("items", {}) if isinstance(part, int) else fields.get(part, {})

@@ -1,0 +1,15 @@
+"""Values of a job file in messages: short, and without what a terminal would obey."""
+
+from typing import Any
+
+MAX_CHARACTERS = 60
+
+
+def quoted(value: Any) -> str:
+    """Python's notation of a value, cut at 60 characters."""
+    return shortened(repr(value))
+
+
+def shortened(text: str) -> str:
+    """The text, cut at 60 characters."""
+    return text if len(text) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS - 3]}..."
