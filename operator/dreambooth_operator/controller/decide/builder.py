@@ -60,7 +60,7 @@ class DecisionBuilder:
             self.actions.append(DeleteJob(job.name, job.uid))
 
     def requeue_after(self, seconds: float) -> None:
-        """Have the job reconciled again after this time at the latest."""
+        """Have the job reconciled again after this many seconds at the latest."""
         self.requeues.append(max(seconds, MIN_REQUEUE_SECONDS))
 
     def update_status(self, **values: object) -> None:
@@ -74,7 +74,7 @@ class DecisionBuilder:
     def set_condition(
         self, kind: ConditionType, status: ConditionStatus, reason: str, message: str
     ) -> None:
-        """Set a condition; a message that is too long is cut."""
+        """Set a condition (meta/v1 Condition); a message that is too long is cut."""
         condition = Condition(
             type=kind,
             status=status,

@@ -19,7 +19,7 @@ def succeed(builder: DecisionBuilder) -> None:
 
 
 def fail(builder: DecisionBuilder, reason: str, message: str) -> None:
-    """End the job as Failed, with reason and message of the condition."""
+    """End the job as Failed, with reason and message of the condition (meta/v1 Condition)."""
     builder.set_condition(ConditionType.FAILED, "True", reason, message)
     builder.set_phase("Failed")
     _finish(builder)

@@ -12,10 +12,13 @@ from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapsh
 
 
 def active_deadline_exceeded(builder: DecisionBuilder, record: AttemptStatus) -> str | None:
-    """Why a job that runs must end by activeDeadlineSeconds.
+    """Check spec.runtime.activeDeadlineSeconds of a job that runs.
 
     The limit is on the time with all ranks joined, over all attempts: time in a queue and time to
     start do not count.
+
+    Returns:
+        Why the job must end; None while it may go on.
     """
     limit = builder.runtime.active_deadline_seconds
     if not limit or record.running is None:
@@ -30,9 +33,12 @@ def active_deadline_exceeded(builder: DecisionBuilder, record: AttemptStatus) ->
 def start_deadline_exceeded(
     builder: DecisionBuilder, job: JobSnapshot, pods: Sequence[PodSnapshot], nodes: int
 ) -> str | None:
-    """Why a Job whose `nodes` pods do not all run must end by startDeadlineSeconds.
+    """Check spec.runtime.startDeadlineSeconds of a Job until `nodes` of its pods run.
 
     The limit counts from the Job's creation, or from when its queue last resumed it.
+
+    Returns:
+        Why the Job must end; None while it may go on.
     """
     limit = builder.runtime.start_deadline_seconds
     if not limit or sum(pod.running for pod in pods) >= nodes:
@@ -46,7 +52,9 @@ def start_deadline_exceeded(
 
 
 def is_lost(builder: DecisionBuilder, pod: PodSnapshot) -> bool:
-    """Whether a pod has not ended terminatingTimeoutSeconds after it was asked to stop.
+    """Whether a pod has exceeded spec.runtime.terminatingTimeoutSeconds.
+
+    The limit counts from the request to delete it, not from the end of its grace period.
 
     A pod on an unreachable node stays Terminating until the node is back or deleted.
     """

@@ -9,7 +9,10 @@ from dreambooth_operator.manifests.names import Manifest
 
 @dataclass(frozen=True)
 class Apply:
-    """Server-side apply of a child. An object that the job does not control is never taken over."""
+    """Server-side apply of a child (meta/v1 ApplyOptions).
+
+    An object that the job does not control is never taken over.
+    """
 
     manifest: Manifest
 

@@ -48,7 +48,11 @@ class JobDefaults(ApiModel):
 
 
 def with_defaults(job: DreamBoothJob, defaults: JobDefaults) -> tuple[DreamBoothJob, list[str]]:
-    """The job with what it leaves unset, and the paths of the fields that were filled in."""
+    """Fill in what a job leaves unset.
+
+    Returns:
+        The job, and the paths of the fields that were filled in, such as spec.runtime.queue.
+    """
     spec = job.spec
     storage, runtime = _storage(spec.storage, defaults.storage), _unset(spec.runtime, defaults)
     filled = [] if storage == spec.storage else ["spec.storage"]

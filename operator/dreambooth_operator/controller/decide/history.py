@@ -48,7 +48,7 @@ def has_open_attempt(status: Status) -> bool:
 
 
 def open_attempt(status: Status, number: int, started: datetime) -> Status:
-    """The status with one more attempt."""
+    """The status with one more attempt, as of status.attempts; the first sets status.startTime."""
     records = [*status.attempts, AttemptStatus(number=number, started=started)][-MAX_ATTEMPTS:]
     first = status.start_time or started
     return status.model_copy(update={"attempts": records, "start_time": first})
@@ -84,7 +84,11 @@ def close_attempt(
 ) -> Status:
     """The status after the newest attempt, whose result is recorded, has ended.
 
-    It is counted unless `is_counted`, and is final when the restart budget is used up.
+    Args:
+        status: The status so far.
+        policy: spec.runtime.restart; the attempt is final when its budget is used up.
+        ended: When the pods of the attempt had ended.
+        is_counted: Whether status.counters includes the attempt already.
     """
     record = status.attempts[-1]
     counters = status.counters or Counters()
@@ -106,7 +110,7 @@ def close_attempt(
 
 
 def add_run_time(status: Status, until: datetime) -> Status:
-    """The status with the time that the ranks of the newest attempt were joined added up."""
+    """The status with the time of the newest attempt, with all ranks joined, in `run_seconds`."""
     since = status.attempts[-1].running
     # Never negative: `running` may have been edited by hand.
     seconds = max(0, int((until - since).total_seconds())) if since else 0

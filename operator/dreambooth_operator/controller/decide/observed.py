@@ -45,7 +45,10 @@ class Blocked:
 
 @dataclass(frozen=True)
 class Observed:
-    """A DreamBoothJob and its children, from the watches and the newest reading."""
+    """A DreamBoothJob and its children, from the watches and the newest reading.
+
+    The children are those whose controller it is (meta/v1 OwnerReference).
+    """
 
     job: DreamBoothJob
     """With the operator's defaults, and the status that was written last."""

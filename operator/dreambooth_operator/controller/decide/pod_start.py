@@ -17,7 +17,11 @@ from dreambooth_operator.controller.kube.snapshots import (
 
 
 def start_failure(builder: DecisionBuilder, pods: Iterable[PodSnapshot]) -> str | None:
-    """Why a pod that got a node will not start; None while it still may."""
+    """Check pods that have a node and a container that waits (core/v1 ContainerStateWaiting).
+
+    Returns:
+        Why a pod will not start; None while all of them still may.
+    """
     failing = [pod for pod in pods if not pod.ended and pod.cannot_start]
     if not failing:
         return None
@@ -42,7 +46,10 @@ def _grace_left(builder: DecisionBuilder, pod: PodSnapshot) -> float:
 
 
 def not_ready_reason(pods: Iterable[PodSnapshot], nodes: int) -> tuple[str, str]:
-    """Reason and message of a condition while not all of `nodes` pods are ready."""
+    """Reason and message of the condition while not all of `nodes` pods are ready.
+
+    The reason is that of a container (core/v1 ContainerStateWaiting), or a `Reason`.
+    """
     alive = [pod for pod in pods if not pod.ended]
     for pod in alive:
         if pod.waiting and pod.waiting not in STARTING:

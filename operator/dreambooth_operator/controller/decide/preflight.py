@@ -18,10 +18,13 @@ RUNNING = (Reason.RUNNING, "storage, images, model and prompts are being checked
 
 
 def advance_preflight(builder: DecisionBuilder) -> bool:
-    """Start the preflight, wait for it and report its result; whether training may start.
+    """Start the preflight, wait for it and report its result.
 
     A preflight that found errors fails the job, with all of them in the message. Once there is an
     attempt, the preflight has passed.
+
+    Returns:
+        Whether training may start.
     """
     if builder.status.attempts:
         return True

@@ -131,7 +131,7 @@ def complete_progress(status: Status, job: DreamBoothJob) -> Status:
 
 
 def add_output(status: Status, job: DreamBoothJob) -> Status:
-    """The status with the folder of the run."""
+    """The status with the folder of the run in status.artifacts.output."""
     if status.artifacts and status.artifacts.output:
         return status
     return status.model_copy(update={"artifacts": Artifacts(output=output_layout(job).root)})

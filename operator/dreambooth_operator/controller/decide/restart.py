@@ -25,7 +25,7 @@ AVOID_WEIGHT = 100
 
 
 def start_next_attempt(builder: DecisionBuilder) -> None:
-    """Start the next attempt when it is due and nothing of an earlier one is left."""
+    """Start the next attempt when it is due (spec.runtime.restart) and no earlier one is left."""
     record = newest_attempt(builder.status)
     number = 0 if record is None else record.number + 1
     if record != newest_attempt(builder.job.status or Status()):

@@ -28,7 +28,10 @@ def suspension(builder: DecisionBuilder, job: JobSnapshot) -> AttemptResult | No
 
 
 def report_queued(builder: DecisionBuilder, record: AttemptStatus) -> None:
-    """Report an attempt that its queue holds back; if it was admitted before, as preempted."""
+    """Report an attempt whose queue suspends its Job (batch/v1 Job, spec.suspend).
+
+    If the queue had admitted it before, this is a preemption.
+    """
     # Each suspension is counted once: the changes below make this false.
     if record.running or builder.condition_status(ConditionType.QUEUED) == "False":
         status = update_attempt(add_run_time(builder.status, builder.now), running=None)

@@ -50,10 +50,13 @@ def encode_status(status: Status) -> Manifest:
 def encode_invalid_spec(
     snapshot: DreamBoothJobSnapshot, problem: str, now: datetime
 ) -> Manifest | None:
-    """The status of a job whose spec is not understood; None if it says so already.
+    """The status of a job whose spec is not understood.
 
     Only the condition Accepted changes, so that whatever runs is still reported as it was. The
     status is edited as JSON, because it may be of another version, too.
+
+    Returns:
+        The complete status; None if it has this condition already.
     """
     body = json.loads(snapshot.body)
     status = body["status"] if isinstance(body["status"], dict) else {}

@@ -80,7 +80,11 @@ class Executor:
         return changed
 
     async def report_invalid_spec(self, error: InvalidSpecError) -> None:
-        """Set the condition Accepted to False, and touch nothing else."""
+        """Set the condition Accepted to False, and touch nothing else.
+
+        Raises:
+            ApiError: The request failed.
+        """
         snapshot = error.snapshot
         status = encode_invalid_spec(snapshot, str(error), self._now())
         if status is not None:

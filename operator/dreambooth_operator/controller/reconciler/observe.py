@@ -60,7 +60,14 @@ class Observer:
         return self._observed(key, job)
 
     async def refresh(self, key: Key) -> bool:
-        """Read the DreamBoothJob from the API server; whether the cache was out of date."""
+        """Read the DreamBoothJob from the API server into the cache.
+
+        Returns:
+            Whether the cache was out of date.
+
+        Raises:
+            ApiError: The API server did not answer.
+        """
         snapshot = self._cache.dreambooth_job(key)
         try:
             body = await self._api.get(DREAMBOOTH_JOB, key.namespace, key.name)
