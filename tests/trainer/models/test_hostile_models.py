@@ -234,6 +234,16 @@ def test_json_that_is_none(storage: Storage, model: Path, name: str, content: by
     refused(storage, model)
 
 
+def test_a_prediction_that_has_no_objective(storage: Storage, model: Path) -> None:
+    """Consistency models and others predict the image itself."""
+    path = model / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "sample"}))
+    problem = "predicts 'sample'; only epsilon and v_prediction can be trained"
+    with pytest.raises(BadModelError, match=problem):
+        read_model_config(Model(source=str(model)), storage)
+    assert problem in refused(storage, model)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"[" * 100_000, b"null", b"{}", *list(FILES.values())[:6]]
 )

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 Conditioning = dict[str, Tensor]
 """What the denoiser is conditioned on; the first dimension of every tensor is the caption."""
 
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+"""What a denoiser that can be trained predicts."""
+
 
 class Family(Protocol):
     """A base model of one family: its parts, and the arithmetic between them.

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
-from dreambooth_trainer.models.family import Family
+from dreambooth_trainer.models.family import PREDICTION_TYPES, Family
 from dreambooth_trainer.models.fetch import FIELD, fetched
 from dreambooth_trainer.models.stable_diffusion import StableDiffusion
 from dreambooth_trainer.process import heartbeat
@@ -47,7 +47,13 @@ def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.devi
             f" only {', '.join(FAMILIES)} can be trained"
         )
     pipeline.set_progress_bar_config(disable=True)
-    return family(pipeline.to(device), digest)
+    loaded = family(pipeline.to(device), digest)
+    if loaded.prediction_type not in PREDICTION_TYPES:
+        raise BadModelError(
+            f"{FIELD}: {model.source} predicts {loaded.prediction_type!r}; only"
+            f" {' and '.join(PREDICTION_TYPES)} can be trained"
+        )
+    return loaded
 
 
 def hash_model(path: Path) -> str:

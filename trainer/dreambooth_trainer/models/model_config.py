@@ -15,6 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
+from dreambooth_trainer.models.family import PREDICTION_TYPES
 from dreambooth_trainer.models.fetch import FIELD
 from dreambooth_trainer.models.load import check_parts
 from dreambooth_trainer.models.model_files import (
@@ -83,7 +84,9 @@ def read_model_config(model: Model, storage: Storage) -> ModelConfig:
     files = open_files(model, storage)
     _check_family(model, files)
     configs, problems = _configs(files)
-    problems += [*_missing_weights(model, files), *_missing_tokenizer(files)]
+    problems += _missing_weights(model, files)
+    problems += _missing_tokenizer(files)
+    problems += _unknown_prediction(files)
     if not problems:
         problems += [*_absurd_values(configs), *_mismatched_parts(configs)]
     if problems:
@@ -142,6 +145,16 @@ def _missing_tokenizer(files: ModelFiles) -> list[str]:
     """Without a vocabulary transformers makes a tokenizer without words, and does not warn."""
     vocabularies = {"tokenizer/vocab.json", "tokenizer/tokenizer.json"}
     return [] if vocabularies & files.names else ["there is no tokenizer/vocab.json"]
+
+
+def _unknown_prediction(files: ModelFiles) -> list[str]:
+    name = "scheduler/scheduler_config.json"
+    if name not in files.names:
+        return [f"{name} is missing; copy the whole model"]
+    prediction = files.json(name).get("prediction_type", "epsilon")
+    if prediction in PREDICTION_TYPES:
+        return []
+    return [f"it predicts {prediction!r}; only {' and '.join(PREDICTION_TYPES)} can be trained"]
 
 
 def _absurd_values(configs: Mapping[str, JsonObject]) -> list[str]:

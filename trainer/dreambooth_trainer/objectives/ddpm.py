@@ -1,11 +1,69 @@
-"""The DreamBooth loss: noise prediction on the subject plus weighted noise prediction on the
-class.
+"""The DreamBooth loss on a denoising diffusion model (Ho et al. 2020).
+
+Noise prediction on the subject plus weighted noise prediction on the class, the prior preservation
+of Ruiz et al. 2022, section 3.3.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+class DDPMObjective:
+    """What the denoiser reads, what it should predict, and how much each timestep counts."""
+
+    def __init__(
+        self, alphas_cumprod: Tensor, prediction_type: str, min_snr_gamma: float | None
+    ) -> None:
+        self.timesteps = len(alphas_cumprod)
+        self._predicts_v = prediction_type == "v_prediction"
+        self._signal = alphas_cumprod.sqrt()
+        self._sigma = (1 - alphas_cumprod).sqrt()
+        self._weights = None
+        if min_snr_gamma is not None:
+            snr = signal_to_noise(alphas_cumprod)
+            self._weights = min_snr_weights(snr, min_snr_gamma, prediction_type)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Noisy latents [N, C, h, w] at timesteps [N] (Ho et al. 2020, equation 4)."""
+        signal, sigma = self._scales(timesteps)
+        return signal * latents + sigma * noise
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the denoiser should predict, [N, C, h, w].
+
+        The noise (epsilon), or v = signal * noise - sigma * latents (Salimans & Ho 2022, appendix
+        D).
+        """
+        if not self._predicts_v:
+            return noise
+        signal, sigma = self._scales(timesteps)
+        return signal * noise - sigma * latents
+
+    def weights(self, timesteps: Tensor) -> Tensor | None:
+        """Loss weight of each sample, [N]; None: all count the same."""
+        return None if self._weights is None else self._weights[timesteps]
+
+    def _scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Scales of signal and noise, [N, 1, 1, 1] each."""
+        shape = (-1, 1, 1, 1)
+        return self._signal[timesteps].view(shape), self._sigma[timesteps].view(shape)
+
+
+def signal_to_noise(alphas_cumprod: Tensor) -> Tensor:
+    """Signal-to-noise ratio of every timestep, [T] (Hang et al. 2023, section 3.1)."""
+    return alphas_cumprod / (1 - alphas_cumprod)
+
+
+def min_snr_weights(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
+    """Min-SNR weight of each timestep, [T] (Hang et al. 2023, equation 5).
+
+    The paper's min(SNR, gamma) weighs the loss on x0. On epsilon that is divided by SNR, on v by
+    SNR + 1.
+    """
+    clipped = snr.clamp(max=gamma)
+    return clipped / snr if prediction_type == "epsilon" else clipped / (snr + 1)
 
 
 @dataclass(frozen=True)
@@ -17,27 +75,10 @@ class Losses:
     prior: Tensor
 
 
-def signal_to_noise(alphas_cumprod: Tensor) -> Tensor:
-    """SNR of every timestep, [T]: the ratio of squared signal and noise (Hang et al. 2023,
-    section 3.1).
-    """
-    return alphas_cumprod / (1 - alphas_cumprod)
-
-
-def min_snr_weights(snr: Tensor, gamma: float, prediction: str) -> Tensor:
-    """Min-SNR weight of each timestep, [T] (Hang et al. 2023, equation 5).
-
-    The paper's min(SNR, gamma) weighs the loss on x0. On epsilon that is divided by SNR, on v by
-    SNR + 1.
-    """
-    clipped = snr.clamp(max=gamma)
-    return clipped / snr if prediction == "epsilon" else clipped / (snr + 1)
-
-
 def dreambooth_loss(
     prediction: Tensor, target: Tensor, weights: Tensor | None, prior_weight: float | None
 ) -> Losses:
-    """MSE per half of the batch (Ruiz et al. 2022, equation 2).
+    """Mean squared error of each half of the batch (Ruiz et al. 2022, equation 2).
 
     prediction, target: [2B, C, h, w], the subject's half first; [B, C, h, w] when `prior_weight`
     is None. weights: [2B] or [B], each sample's own timestep weight, or None.
@@ -48,6 +89,6 @@ def dreambooth_loss(
     if prior_weight is None:
         subject = each.mean()
         return Losses(subject, subject, torch.zeros_like(subject))
-    half_subject, half_prior = each.chunk(2)
-    subject, prior = half_subject.mean(), half_prior.mean()
+    subject_half, prior_half = each.chunk(2)
+    subject, prior = subject_half.mean(), prior_half.mean()
     return Losses(subject + prior_weight * prior, subject, prior)

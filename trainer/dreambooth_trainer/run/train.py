@@ -77,7 +77,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         module = _module(attempt, family, dataset, resume)
         fit(attempt, module, dataset, store, writer)
 
-        with module.averaged():
+        with module.ema_weights():
             attempt.enter_stage("Evaluating")
             _look(attempt, writer, evaluator, step=job.spec.training.steps)
             writer.compare(0, job.spec.training.steps)

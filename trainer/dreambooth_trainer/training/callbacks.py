@@ -1,6 +1,4 @@
-"""What happens between steps: the weights' average, repeatable dropout, checkpoints, samples,
-stopping.
-"""
+"""What happens between steps: EMA, dropout's seeds, checkpoints, samples, stopping."""
 
 import hashlib
 import time
@@ -19,7 +17,7 @@ from dreambooth_trainer.training.reporter import MeanLoss, StepReporter
 
 
 class StepCallback(pl.Callback):
-    """Acts once an optimizer step has ended, however many micro-batches it had."""
+    """Runs after each optimizer step, however many micro-batches it has."""
 
     def on_train_batch_end(
         self,
@@ -40,22 +38,23 @@ class StepCallback(pl.Callback):
 
 
 class TimedCallback(StepCallback):
-    """Another callback, and how long it takes after each step."""
+    """Measures how long another callback takes after each step."""
 
-    def __init__(self, inner: StepCallback, took: Callable[[float], None]) -> None:
+    def __init__(self, inner: StepCallback, observe: Callable[[float], None]) -> None:
         self._inner = inner
-        self._took = took
+        self._observe = observe
 
     def after_step(self, module: DreamBooth, step: int) -> None:
-        """Act, and tell how long it took in seconds."""
+        """Run the other callback, and report its time in seconds."""
         began = time.perf_counter()
         self._inner.after_step(module, step)
-        self._took(time.perf_counter() - began)
+        self._observe(time.perf_counter() - began)
 
 
 class RestoreSignalHandler(pl.Callback):
-    """Takes SIGTERM back from Lightning, whose handler starts a collective in the middle of
-    others.
+    """Takes SIGTERM back from Lightning.
+
+    Lightning's handler starts a collective in the middle of others, and the ranks would deadlock.
     """
 
     def __init__(self, stop: StopSignal) -> None:
@@ -67,7 +66,7 @@ class RestoreSignalHandler(pl.Callback):
 
 
 class HeartbeatCallback(pl.Callback):
-    """A heartbeat for each micro-batch: steps alone may be minutes apart."""
+    """Sends a heartbeat after each micro-batch: steps alone may be minutes apart."""
 
     def on_train_batch_end(
         self,
@@ -83,10 +82,10 @@ class HeartbeatCallback(pl.Callback):
 
 
 class SeedDropout(pl.Callback):
-    """Seeds torch's generator from (seed, step, micro-batch, rank), so that a resumed run drops
-    the same.
+    """Seeds torch's generator from (seed, step, micro-batch, rank).
 
-    Everything else that is random comes from the sampler. Dropout masks alone depend on the rank.
+    A resumed run therefore drops the same units. Everything else that is random comes from the
+    sampler; dropout masks alone depend on the rank.
     """
 
     def __init__(self, seed: int, rank: int) -> None:
@@ -96,7 +95,7 @@ class SeedDropout(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Seed the generator."""
+        """Seed the generator for one micro-batch."""
         assert isinstance(module, DreamBooth)
         micro = batch_idx % trainer.accumulate_grad_batches
         text = f"{self._seed}/{module.steps_done}/{micro}/{self._rank}"
@@ -104,17 +103,18 @@ class SeedDropout(pl.Callback):
 
 
 class UpdateEma(StepCallback):
-    """Updates the module's weight average after each optimizer step."""
+    """Updates the exponential moving average of the weights after each optimizer step."""
 
     def after_step(self, module: DreamBooth, step: int) -> None:
-        """Update the average."""
-        if module.average:
-            module.average.update(step)
+        """Update the average, where one is kept."""
+        if module.ema:
+            module.ema.update(step)
 
 
 class SaveCheckpoints(StepCallback):
-    """Saves every so many steps in the background; at the end, and when the ranks have agreed to
-    stop, waits for it.
+    """Saves every `every` steps in the background.
+
+    At the last step, and when the ranks have agreed to stop, waits until the save is durable.
     """
 
     def __init__(
@@ -134,8 +134,12 @@ class SaveCheckpoints(StepCallback):
         self._prepared = False
 
     def after_step(self, module: DreamBooth, step: int) -> None:
-        """Save if it is time; raise `StoppedError` when asked to stop."""
-        if not self._prepared:  # the optimizer has its state now
+        """Save where it is due.
+
+        Raises:
+            StoppedError: The ranks have agreed to stop, and the state is saved.
+        """
+        if not self._prepared:  # not before the first step: AdamW has no moments until then
             self._saver.prepare(module.state())
             self._prepared = True
         self._saver.advance(finished=self._reporter.finished_phases, step=self._reporter.step)
@@ -145,7 +149,7 @@ class SaveCheckpoints(StepCallback):
             self._saver.begin(step, module.state(), loss=self._losses.take())
 
     def _finish(self, module: DreamBooth, step: int) -> None:
-        # A loss that is not finite must be found before its weights are made durable.
+        # Reports are two steps late: check the newest losses before their weights become durable.
         self._reporter.flush()
         self._saver.finish(step, module.state(), loss=self._losses.take())
         if step < self._total_steps:
@@ -153,19 +157,19 @@ class SaveCheckpoints(StepCallback):
 
 
 class WriteSamples(StepCallback):
-    """Makes sample images every so many steps; those before and after training are made outside
-    the loop.
-    """
+    """Writes samples every `every` steps; the evaluation writes those of the last step."""
 
-    def __init__(self, every: int | None, total_steps: int, make: Callable[[int], None]) -> None:
+    def __init__(self, every: int | None, total_steps: int, write: Callable[[int], None]) -> None:
         self._every = every
         self._total_steps = total_steps
-        self._make = make
+        self._write = write
 
     def after_step(self, module: DreamBooth, step: int) -> None:
-        """Make samples if it is time. Who is asked to stop meanwhile leaves them, and trains on
-        to the step that all ranks agree on.
+        """Write samples of the averaged weights where they are due.
+
+        A rank that is asked to stop meanwhile gives the samples up, and trains on to the step that
+        all ranks agree to stop at.
         """
         if self._every and step % self._every == 0 and step < self._total_steps:
-            with module.averaged(), suppress(StoppedError):
-                self._make(step)
+            with module.ema_weights(), suppress(StoppedError):
+                self._write(step)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class ExponentialMovingAverage:
-    """Keeps an fp32 average of named parameters."""
+    """An fp32 average of named parameters (Polyak averaging)."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self._parameters = dict(parameters)
@@ -21,7 +21,8 @@ class ExponentialMovingAverage:
     def update(self, step: int) -> None:
         """Move the averages towards the weights after optimizer step `step` (from 1).
 
-        The decay is warmed up as (1 + step) / (10 + step), so that a short run forgets the start.
+        The decay is warmed up as (1 + step) / (10 + step), so that the average of a short run is
+        not dominated by the initial weights.
         """
         decay = min(self._decay, (1 + step) / (10 + step))
         weights = [p.detach() for p in self._parameters.values()]
@@ -34,7 +35,7 @@ class ExponentialMovingAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The averages in place of the weights, for sampling and export."""
+        """Within, the parameters hold their averages; their values return afterwards."""
         saved = {name: p.detach().clone() for name, p in self._parameters.items()}
         self._assign(self.averages)
         try:

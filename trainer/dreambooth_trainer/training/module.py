@@ -1,6 +1,4 @@
-"""The LightningModule: one forward pass for subject and class, two losses, no waiting for the
-host.
-"""
+"""The LightningModule: one forward pass for subject and class, and nothing waits for the host."""
 
 import math
 from collections.abc import Mapping
@@ -19,12 +17,7 @@ from dreambooth_trainer.data.batches import Batch
 from dreambooth_trainer.data.cache import NO_CAPTION, TrainingCache
 from dreambooth_trainer.models import Conditioning, Family
 from dreambooth_trainer.models.adapters import TrainableParameters
-from dreambooth_trainer.objectives.ddpm import (
-    Losses,
-    dreambooth_loss,
-    min_snr_weights,
-    signal_to_noise,
-)
+from dreambooth_trainer.objectives.ddpm import DDPMObjective, Losses, dreambooth_loss
 from dreambooth_trainer.training.ema import ExponentialMovingAverage
 from dreambooth_trainer.training.optimizer import (
     make_optimizer,
@@ -38,7 +31,10 @@ from dreambooth_trainer.training.optimizer import (
 
 @dataclass(frozen=True)
 class ResumeState:
-    """A state to go on from: the optimizer steps done, and the tensors of `DreamBooth.state`."""
+    """The state that an earlier attempt saved.
+
+    step: optimizer steps done; tensors: those of `DreamBooth.state`.
+    """
 
     step: int
     tensors: Mapping[str, Tensor]
@@ -74,8 +70,12 @@ class DreamBooth(pl.LightningModule):
         self._prior_weight = prior_weight
         self._resume = resume
         self._optimizer: AdamW | None = None
-        self._prepare_tables(family, cache)
-        self.average = (
+        self._objective = DDPMObjective(
+            family.alphas_cumprod.to(cache.moments.device),
+            family.prediction_type,
+            training.min_snr_gamma,
+        )
+        self.ema = (
             ExponentialMovingAverage(trained.all, training.ema.decay)
             if training.ema.enabled
             else None
@@ -83,28 +83,16 @@ class DreamBooth(pl.LightningModule):
         if resume:
             self._restore_weights(resume.tensors)
 
-    def _prepare_tables(self, family: Family, cache: TrainingCache) -> None:
-        device = cache.moments.device
-        alphas = family.alphas_cumprod.to(device)
-        self._signal = alphas.sqrt()
-        self._sigma = (1 - alphas).sqrt()
-        gamma = self.training_spec.min_snr_gamma
-        self._loss_weights = (
-            None
-            if gamma is None
-            else min_snr_weights(signal_to_noise(alphas), gamma, family.prediction_type)
-        )
-
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of the cached latents."""
+        """(C, h, w) of the cached latents, whose moments are [rows, 2C, h, w]."""
         _, moments, height, width = self._cache.moments.shape
         return moments // 2, height, width
 
     @property
     def timesteps(self) -> int:
         """Training timesteps of the base model."""
-        return len(self._signal)
+        return self._objective.timesteps
 
     @property
     def steps_done(self) -> int:
@@ -113,22 +101,22 @@ class DreamBooth(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The loss of one micro-batch; its gradient is averaged over ranks and micro-batches."""
-        rows, timesteps = batch["row"], batch["timestep"]
-        latents = self._family.sample_latents(self._cache.moments[rows], batch["latent_noise"])
-        signal, sigma = (t[timesteps][:, None, None, None] for t in (self._signal, self._sigma))
-        noise = batch["noise"]
-        prediction = self._family.predict(
-            signal * latents + sigma * noise, timesteps, self._conditioning(batch)
+        timesteps, noise = batch["timestep"], batch["noise"]
+        moments = self._cache.moments[batch["row"]]
+        latents = self._family.sample_latents(moments, batch["latent_noise"])
+        noisy = self._objective.add_noise(latents, noise, timesteps)
+        prediction = self._family.predict(noisy, timesteps, self._conditioning(batch))
+        losses = dreambooth_loss(
+            prediction,
+            self._objective.target(latents, noise, timesteps),
+            self._objective.weights(timesteps),
+            self._prior_weight,
         )
-        target = noise
-        if self._family.prediction_type == "v_prediction":
-            target = signal * noise - sigma * latents
-        weights = None if self._loss_weights is None else self._loss_weights[timesteps]
-        losses = dreambooth_loss(prediction, target, weights, self._prior_weight)
         self.losses = Losses(*(part.detach() for part in vars(losses).values()))
         return losses.total
 
     def _conditioning(self, batch: Batch) -> Conditioning:
+        """Of each sample's caption, or of the empty caption where dropout replaces it."""
         captions = self._cache.caption_of_row[batch["row"]]
         captions = torch.where(batch["drop_caption"], NO_CAPTION, captions)
         if self._cache.conditioning is None:
@@ -136,7 +124,7 @@ class DreamBooth(pl.LightningModule):
         return {key: table[captions] for key, table in self._cache.conditioning.items()}
 
     def configure_optimizers(self) -> Any:
-        """AdamW and its schedule, continued where the resumed state left them."""
+        """AdamW and its learning-rate schedule, both as the resumed state left them."""
         optimizer = make_optimizer(self.trained, self.training_spec)
         if self._resume:
             restore_optimizer(optimizer, self.trained, self._resume.tensors)
@@ -150,7 +138,7 @@ class DreamBooth(pl.LightningModule):
         }
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Clip to `maxGradNorm`; by hand, as Lightning refuses to with a fused AdamW under bf16."""
+        """Clip to `maxGradNorm`: Lightning itself refuses to with a fused AdamW under bf16."""
         parameters = list(self.trained.all.values())
         limit = self.training_spec.max_grad_norm or math.inf
         norm = nn.utils.clip_grad_norm_(parameters, limit)
@@ -164,13 +152,17 @@ class DreamBooth(pl.LightningModule):
         return float(self._optimizer.param_groups[0]["lr"])
 
     def state(self) -> dict[str, Tensor]:
-        """All that a later attempt needs: weights, moments, averages and fp16's scale by name."""
+        """Everything that a later attempt needs, by name.
+
+        `weight/<name>`, AdamW's moments and step count, `average/<name>` with EMA, and the gradient
+        scaler's state with fp16.
+        """
         assert self._optimizer is not None
         tensors = {f"weight/{name}": p.detach() for name, p in self.trained.all.items()}
         tensors |= optimizer_tensors(self._optimizer, self.trained)
         tensors |= scaler_tensors(self._scaler)
-        if self.average:
-            tensors |= {f"average/{name}": t for name, t in self.average.averages.items()}
+        if self.ema:
+            tensors |= {f"average/{name}": t for name, t in self.ema.averages.items()}
         return tensors
 
     @property
@@ -178,13 +170,13 @@ class DreamBooth(pl.LightningModule):
         """Lightning's gradient scaler, which fp16 alone needs."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """The weights as they are sampled, scored and exported: the average, where one is kept."""
-        return self.average.applied() if self.average else nullcontext()
+    def ema_weights(self) -> AbstractContextManager[None]:
+        """Within, the averaged weights, if any: they are sampled, scored and exported."""
+        return self.ema.applied() if self.ema else nullcontext()
 
     def _restore_weights(self, tensors: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
             for name, parameter in self.trained.all.items():
                 parameter.copy_(tensors[f"weight/{name}"])
-        if self.average:
-            self.average.load({name: tensors[f"average/{name}"] for name in self.average.averages})
+        if self.ema:
+            self.ema.load({name: tensors[f"average/{name}"] for name in self.ema.averages})

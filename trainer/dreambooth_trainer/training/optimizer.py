@@ -1,4 +1,4 @@
-"""The optimizer and the learning rate's schedule, both functions of the optimizer step alone."""
+"""The optimizer and the learning-rate schedule, both functions of the optimizer step alone."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,15 +14,13 @@ from dreambooth_trainer.models.adapters import TrainableParameters
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 COUNT = "optimizer/step"
-"""Updates that AdamW has made: fewer than steps where fp16 has skipped some."""
+"""Names the number of AdamW's updates: fewer than steps where fp16 has skipped some."""
 SCALER = ("scale", "_growth_tracker")
-"""What changes in a gradient scaler's state."""
+"""The part of a gradient scaler's state that changes."""
 
 
 def make_optimizer(trained: TrainableParameters, training: Training) -> AdamW:
-    """AdamW over the denoiser's and the text encoders' parameters, each with its own learning
-    rate.
-    """
+    """AdamW (Loshchilov & Hutter 2019); the text encoders have a learning rate of their own."""
     groups = [{"params": list(trained.denoiser.values()), "lr": training.learning_rate}]
     if trained.text:
         rate = training.text_encoder.learning_rate or training.learning_rate
@@ -40,37 +38,40 @@ def make_optimizer(trained: TrainableParameters, training: Training) -> AdamW:
 
 
 def make_schedule(optimizer: AdamW, training: Training, start: int) -> LambdaLR:
-    """The learning rate from step `start` on. Past its stop fraction the text encoder's is zero."""
-    shape = _shape(training.schedule, training.steps)
+    """The learning rate from optimizer step `start` on.
+
+    After `textEncoder.stopFraction` of the steps the text encoders' learning rate is zero.
+    """
+    multiplier = _multiplier(training.schedule, training.steps)
     text_stop = training.text_encoder.stop_fraction * training.steps
 
     # LambdaLR begins at step 0; shifting the clock resumes without replaying the steps.
     def denoiser(step: int) -> float:
-        return shape(start + step)
+        return multiplier(start + step)
 
     def text(step: int) -> float:
-        return shape(start + step) if start + step < text_stop else 0.0
+        return multiplier(start + step) if start + step < text_stop else 0.0
 
-    shapes: list[Callable[[int], float]] = [denoiser, text]
-    return LambdaLR(optimizer, shapes[: len(optimizer.param_groups)])
+    multipliers: list[Callable[[int], float]] = [denoiser, text]
+    return LambdaLR(optimizer, multipliers[: len(optimizer.param_groups)])
 
 
-def _shape(schedule: Schedule, steps: int) -> Callable[[int], float]:
-    """Diffusers' multiplier of the learning rate by step, without warm-up from other libraries'
-    counting.
-    """
-    probe = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+def _multiplier(schedule: Schedule, steps: int) -> Callable[[int], float]:
+    """Diffusers' multiplier of the learning rate by optimizer step."""
+    # get_scheduler wants an optimizer; its lambda alone is needed.
+    unused = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     name = "constant_with_warmup" if schedule.name == "constant" else schedule.name
-    made = get_scheduler(
-        name, probe, num_warmup_steps=schedule.warmup_steps, num_training_steps=steps
+    scheduler = get_scheduler(
+        name, unused, num_warmup_steps=schedule.warmup_steps, num_training_steps=steps
     )
-    shape: Callable[[int], float] = made.lr_lambdas[0]
-    return shape
+    multiplier: Callable[[int], float] = scheduler.lr_lambdas[0]
+    return multiplier
 
 
 def optimizer_tensors(optimizer: AdamW, trained: TrainableParameters) -> dict[str, Tensor]:
-    """The optimizer's moments by parameter name, `exp_avg/<name>` and `exp_avg_sq/<name>`, and
-    the count of its updates.
+    """The optimizer's state by name: `exp_avg/<name>`, `exp_avg_sq/<name>` and `COUNT`.
+
+    Empty before the first update.
     """
     counts = [state["step"] for state in optimizer.state.values()]
     moments = {
@@ -85,7 +86,7 @@ def optimizer_tensors(optimizer: AdamW, trained: TrainableParameters) -> dict[st
 def restore_optimizer(
     optimizer: AdamW, trained: TrainableParameters, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Continue from the saved moments and count."""
+    """Load what `optimizer_tensors` returned."""
     count = tensors[COUNT]
     for name, parameter in trained.all.items():
         state = {m: tensors[f"{m}/{name}"].to(parameter.device) for m in MOMENTS}
@@ -98,7 +99,7 @@ def restore_optimizer(
 
 
 def scaler_tensors(scaler: GradScaler | None) -> dict[str, Tensor]:
-    """The state of fp16's gradient scaler, `scaler/<what>`; empty where there is none."""
+    """The state of fp16's gradient scaler, `scaler/<name>`; empty where there is none."""
     if scaler is None:
         return {}
     state = scaler.state_dict()
@@ -106,7 +107,7 @@ def scaler_tensors(scaler: GradScaler | None) -> dict[str, Tensor]:
 
 
 def restore_scaler(scaler: GradScaler | None, tensors: Mapping[str, Tensor]) -> None:
-    """Continue from a saved state, where there is a scaler."""
+    """Load what `scaler_tensors` returned, where there is a scaler."""
     if scaler is None:
         return
     scale, tracker = (float(tensors[f"scaler/{name}"]) for name in SCALER)

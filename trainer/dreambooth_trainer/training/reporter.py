@@ -1,9 +1,10 @@
-"""Gets losses from the device to people without making a step wait.
+"""Reports losses without making a step wait for the device or for another rank.
 
-The losses of step k are copied to the host while step k+1 runs, added over the ranks while step
-k+2 is queued, and only then read: by then they have arrived. Requests to stop travel with them, so
-that all ranks learn of one at the same step, and so does how many phases of its saves each rank has
-finished (see `checkpoint.background`). What is read is therefore two steps old; `flush` catches up.
+The losses of step k are copied to the host while step k+1 runs, summed over the ranks while step
+k+2 is queued, and only then read: by then both have long finished. A request to stop travels with
+them, so that all ranks learn of it at the same step, and so does how many phases of its saves each
+rank has finished (see `checkpoint.background`). Reports are therefore two steps late; `flush`
+catches up.
 """
 
 import math
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor
 
 from dreambooth_trainer.data.batches import Batch, BatchStream
-from dreambooth_trainer.objectives.ddpm import Losses
 from dreambooth_trainer.process.distributed import PendingSum, Ranks
 from dreambooth_trainer.process.errors import NotFiniteError
 from dreambooth_trainer.process.signals import StopSignal
@@ -27,23 +27,29 @@ from dreambooth_trainer.training.module import DreamBooth
 
 
 @dataclass(frozen=True)
-class _Copying:
-    """Losses, and the gradient's norm, on their way to the host."""
+class _StepValues:
+    """What is known of one step on this rank; `values` may still be on their way to the host."""
 
     step: int
-    rate: float
+    learning_rate: float
     seconds: float
-    waited: float
+    data_wait_seconds: float
     values: Tensor
-    arrived: torch.cuda.Event | None
+    """[4]: total, subject and prior loss, and the gradient's norm."""
+    copied: torch.cuda.Event | None
+    """Recorded after the copy; None: `values` are on the host already."""
 
 
 class StepReporter(pl.Callback):
-    """Delivers a StepReport per optimizer step, in order, on every rank; raises `NotFiniteError`.
+    """Delivers a StepReport per optimizer step, in order, on every rank.
 
-    `step` is the newest step that was delivered. `finished_phases()` is how many phases of its
-    saves this rank has finished, and `finished_phases` their sum over the ranks.
+    `step` is the newest step that was delivered. The argument `finished_phases` returns how many
+    phases of its saves this rank has finished; the attribute is their sum over the ranks.
     `images(step, rank)` names what a rank trained on in an optimizer step (from 1).
+
+    Raises:
+        NotFiniteError: From Lightning's hooks and `flush`, for a loss or gradient that is NaN or
+            infinite.
     """
 
     def __init__(
@@ -63,19 +69,21 @@ class StepReporter(pl.Callback):
         self._stream = stream
         self._deliver = deliver
         self._images = images
-        self._copying: deque[_Copying] = deque()
-        self._adding: deque[tuple[_Copying, PendingSum]] = deque()
-        self._sum: Tensor | None = None
+        self._copying: deque[_StepValues] = deque()
+        self._summing: deque[tuple[_StepValues, PendingSum]] = deque()
+        self._losses: Tensor | None = None
         self._began = 0.0
-        self._waited = 0.0
+        self._data_wait_seconds = 0.0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Start the step's clock."""
         if batch_idx % trainer.accumulate_grad_batches == 0:
-            self._began, self._waited, self._sum = time.perf_counter(), 0.0, None
-        self._waited += self._stream.wait_seconds
+            # A step starts with waiting for its first micro-batch, which was before this hook.
+            self._began = time.perf_counter() - self._stream.wait_seconds
+            self._data_wait_seconds, self._losses = 0.0, None
+        self._data_wait_seconds += self._stream.wait_seconds
 
     def on_train_batch_end(
         self,
@@ -88,100 +96,113 @@ class StepReporter(pl.Callback):
         """Add the micro-batch's losses; at the end of an optimizer step, pass them on."""
         assert isinstance(module, DreamBooth)
         assert module.losses is not None
-        values = _stack(module.losses) / trainer.accumulate_grad_batches
-        self._sum = values if self._sum is None else self._sum + values
+        parts = [module.losses.total, module.losses.subject, module.losses.prior]
+        losses = torch.stack(parts).float() / trainer.accumulate_grad_batches
+        self._losses = losses if self._losses is None else self._losses + losses
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        seconds = time.perf_counter() - self._began + self._waited
-        rate = module.learning_rate
         assert module.gradient_norm is not None
-        values = torch.cat([self._sum, module.gradient_norm.float().reshape(1)])
-        self._copying.append(_copy(module.steps_done, rate, seconds, self._waited, values))
+        values = torch.cat([self._losses, module.gradient_norm.float().reshape(1)])
+        host, copied = _start_copy(values)
+        self._copying.append(
+            _StepValues(
+                step=module.steps_done,
+                learning_rate=module.learning_rate,
+                seconds=time.perf_counter() - self._began,
+                data_wait_seconds=self._data_wait_seconds,
+                values=host,
+                copied=copied,
+            )
+        )
         self._advance(keep=1)
 
     def flush(self) -> None:
-        """Deliver everything up to the present step."""
+        """Deliver everything up to the current step. Collective."""
         self._advance(keep=0)
 
     def _advance(self, keep: int) -> None:
         while len(self._copying) > keep:
-            copied = self._copying.popleft()
-            if copied.arrived is not None:
-                copied.arrived.synchronize()
+            own = self._copying.popleft()
+            if own.copied is not None:
+                own.copied.synchronize()
             extra = torch.tensor([float(self._stop.requested), float(self._own_finished_phases())])
-            message = torch.cat([copied.values, extra])
-            self._adding.append((copied, self._ranks.start_sum(message)))
-        while len(self._adding) > keep:
-            self._read(*self._adding.popleft())
+            message = torch.cat([own.values, extra])
+            self._summing.append((own, self._ranks.start_sum(message)))
+        while len(self._summing) > keep:
+            self._deliver_step(*self._summing.popleft())
 
-    def _read(self, copied: _Copying, pending: PendingSum) -> None:
+    def _deliver_step(self, own: _StepValues, pending: PendingSum) -> None:
         *losses, norm, stops, finished = pending.wait().tolist()
         total, subject, prior = (value / self._ranks.topology.world_size for value in losses)
         report = StepReport(
-            copied.step, total, subject, prior, copied.rate, copied.seconds, copied.waited
+            step=own.step,
+            loss=total,
+            subject_loss=subject,
+            prior_loss=prior,
+            learning_rate=own.learning_rate,
+            seconds=own.seconds,
+            data_wait_seconds=own.data_wait_seconds,
         )
-        self._check_finite(report, norm, copied)
+        self._check_finite(report, norm, own)
         self.stop_agreed |= stops > 0
         self.step, self.finished_phases = report.step, round(finished)
         for deliver in self._deliver:
             deliver(report)
 
-    def _check_finite(self, report: StepReport, norm: float, copied: _Copying) -> None:
-        """Raise `NotFiniteError` for the loss, or for the gradient that has spoilt the weights
-        though
-        the loss was a number. Collective.
+    def _check_finite(self, report: StepReport, norm: float, own: _StepValues) -> None:
+        """Raise `NotFiniteError` for a loss or gradient that is not finite. Collective.
+
+        A loss is blamed on the ranks that had it. A gradient was summed over all ranks before its
+        norm was taken, so it may be any rank's; it ruins the weights though the loss was finite.
         """
         if not math.isfinite(report.loss):
-            found = self._ranks.gather(not bool(copied.values[:3].isfinite().all()))
-            ranks = [rank for rank, broken in enumerate(found) if broken]
-            raise self._not_finite(_halves(report), report.step, ranks)
+            bad = self._ranks.gather(not bool(own.values[:3].isfinite().all()))
+            ranks = [rank for rank, is_bad in enumerate(bad) if is_bad]
+            raise self._not_finite(_describe_losses(report), report.step, ranks)
         if not math.isfinite(norm):
-            everybody = range(self._ranks.topology.world_size)
-            raise self._not_finite("the gradient is not finite", report.step, everybody)
+            all_ranks = range(self._ranks.topology.world_size)
+            raise self._not_finite("the gradient is not finite", report.step, all_ranks)
 
-    def _not_finite(self, what: str, step: int, ranks: Iterable[int]) -> NotFiniteError:
+    def _not_finite(self, problem: str, step: int, ranks: Iterable[int]) -> NotFiniteError:
         """The error, with the images that `ranks` trained on in the step."""
         batch = [f"  rank {rank}: {uri}" for rank in ranks for uri in self._images(step, rank)]
         return NotFiniteError(
-            f"{what} at step {step}; lower spec.training.learningRate, or use"
+            f"{problem} at step {step}; lower spec.training.learningRate, or use"
             " spec.training.precision bf16 instead of fp16. The last checkpoint is from before."
             " The images in the batch:\n" + "\n".join(batch)
         )
 
 
-def _stack(losses: Losses) -> Tensor:
-    return torch.stack([losses.total, losses.subject, losses.prior]).float()
-
-
-def _copy(step: int, rate: float, seconds: float, waited: float, values: Tensor) -> _Copying:
+def _start_copy(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """The values on the host, once the event has happened."""
     if values.device.type != "cuda":
-        return _Copying(step, rate, seconds, waited, values, None)
+        return values, None
     host = torch.empty(values.shape, pin_memory=True)
     host.copy_(values, non_blocking=True)
-    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    arrived.record()
-    return _Copying(step, rate, seconds, waited, host, arrived)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record()
+    return host, copied
 
 
-def _halves(report: StepReport) -> str:
-    """Which part of the loss is not finite, and what it is."""
+def _describe_losses(report: StepReport) -> str:
+    """Which part of the loss is not finite, and its value."""
     parts = {"subject": report.subject_loss, "prior": report.prior_loss}
-    broken = {name: value for name, value in parts.items() if not math.isfinite(value)}
-    names, values = " and the ".join(broken or ["total"]), broken.values() or [report.loss]
+    bad = {name: value for name, value in parts.items() if not math.isfinite(value)}
+    names, values = " and the ".join(bad or ["total"]), bad.values() or [report.loss]
     return f"the {names} loss is {' and '.join(map(str, dict.fromkeys(values)))}"
 
 
 class MeanLoss:
-    """The mean loss of the steps since it was last asked for."""
+    """The mean loss of the steps between two checkpoints."""
 
     def __init__(self) -> None:
         self._losses: list[float] = []
 
     def add(self, report: StepReport) -> None:
-        """Count one step."""
+        """Add a step's loss."""
         self._losses.append(report.loss)
 
     def take(self) -> float | None:
-        """The mean, None without a step; begins anew."""
+        """The mean loss since the last call; None without a step in between."""
         losses, self._losses = self._losses, []
         return statistics.fmean(losses) if losses else None
