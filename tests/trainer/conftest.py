@@ -95,7 +95,7 @@ MakeJob = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def job(random_model: Path, subject: Path, prior_cache: Path, tmp_path: Path) -> MakeJob:
-    """job(uid, section={...}): a job on a random model, 8 steps; `section` edits its spec."""
+    """Make jobs on a random model with 8 steps; a section given by name edits its spec."""
 
     def make(uid: str = "run", **changes: Any) -> dict[str, Any]:
         spec: dict[str, Any] = {

@@ -162,8 +162,8 @@ def test_a_changed_job_is_refused_with_all_that_differs(run: Run) -> None:
     other = run.attempt(training={"seed": 2, "learningRate": 1e-5}, samples={"count": 1})
     message = refusal(check_config, other, manifest())
     assert message.splitlines() == [
-        "the checkpoint of step 500 was made from something else; undo the changes, or take"
-        " another name:",
+        "the checkpoint of step 500 was made from other settings or images; undo the changes,"
+        " or give the job another name:",
         "  spec.training.learningRate: 0.0001 then, 1e-05 now",
         "  spec.training.seed: 1 then, 2 now",
     ]

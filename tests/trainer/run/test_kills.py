@@ -37,8 +37,9 @@ class Run:
         self._durable = 0
 
     def start(self, dice: random.Random, seconds: float) -> bool:
-        """Start the next attempt, and kill it after at most `seconds`; whether it was through
-        before. Every other one is asked to stop first, with hardly any time to do so.
+        """Start the next attempt, and kill it after at most `seconds`; whether it was done before.
+
+        Every other one is asked to stop first, with hardly any time to do so.
         """
         folder = self._folder / f"{self._attempt}"
         ranks = start_ranks(self.job, folder, attempt=self._attempt)
@@ -52,7 +53,7 @@ class Run:
         ended = ranks.join()
         assert ended.codes[0] in (-signal.SIGKILL, 143, 0), "\n".join(ended.logs)
         self._attempt += 1
-        self._look()
+        self._check_newest()
         return ended.codes == [0]
 
     def finish(self) -> None:
@@ -60,10 +61,8 @@ class Run:
         ended = run_ranks(self.job, self._folder / f"{self._attempt}", attempt=self._attempt)
         assert ended.codes == [0], "\n".join(ended.logs)
 
-    def _look(self) -> None:
-        """The newest checkpoint is whole and no older than before, and an attempt that got so far
-        went on from there.
-        """
+    def _check_newest(self) -> None:
+        """The newest checkpoint is whole and no older than before; attempts resume from it."""
         newest = self._newest()
         step = newest.step if newest else 0
         assert step >= self._durable

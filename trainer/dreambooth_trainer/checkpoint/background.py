@@ -1,8 +1,8 @@
 """Saves states in the background, while training goes on.
 
 At a save, each rank copies its part of the state (see `staging`), and the steps go on. The rest is
-done in two phases, each in a background thread of every rank: all ranks upload their shards, through
-a process of its own; then rank 0 commits, and deletes what is not to be kept.
+done in two phases, each in a background thread of every rank: all ranks upload their shards, each
+through a process of its own; then rank 0 commits, and deletes what is not to be kept.
 
 The ranks enter a phase at the same step, without waiting for each other: the number of phases that
 each has finished travels with the losses (see `training.reporter`). A commit therefore comes a few
@@ -81,7 +81,7 @@ class BackgroundSaver:
         self._queued: _Save | None = None
         self._newest: CheckpointRef | None = None
         self._phase = self._preparation = BackgroundTask(lambda: None)
-        self._after_phase: Callable[[list[Any]], None] = lambda results: None
+        self._after_phase: Callable[[list[Any]], None] = lambda _results: None
         self._started_phases = self._failures = 0
         self._attempts_left = math.inf
         self._problem: Exception | None = None
@@ -94,9 +94,7 @@ class BackgroundSaver:
         return self._started_phases - running
 
     def prepare(self, tensors: Mapping[str, Tensor]) -> None:
-        """Allocate the memory for copies of such a state, and start the upload process, in the
-        background.
-        """
+        """Prepare for such a state in the background: allocate memory, start the upload process."""
         self._buffers = [Staging(self._store.layouts(tensors)) for _ in range(2)]
         self._uploads.hold([s.descriptor for b in self._buffers for s in b.shards])
         self._preparation = BackgroundTask(self._allocate)

@@ -30,14 +30,16 @@ class DamagedCheckpointError(ValueError):
 
 
 class UnknownFormatError(BadConfigError):
-    """Written by another version of the trainer. It must not be skipped: training would start
-    again from an older state.
+    """Written by another version of the trainer.
+
+    It must not be skipped: training would go back to an older state.
     """
 
 
 class Stored(BaseModel):
-    """A JSON object in storage. Unknown fields are ignored: a format that must not be misread
-    gets a new number.
+    """A JSON object in storage.
+
+    Unknown fields are ignored: a format that must not be misread gets a new number.
     """
 
     model_config = ConfigDict(
@@ -58,12 +60,12 @@ class Stored(BaseModel):
 
 
 class Piece(BaseModel):
-    """A tensor that does not fit into one shard: where its flat part in this shard begins, and
-    its whole shape.
-    """
+    """A part of a tensor that does not fit into one shard."""
 
     start: Count
+    """Index of its first element in the flattened tensor."""
     shape: list[Count]
+    """Of the whole tensor."""
 
 
 class Shard(BaseModel):

@@ -43,9 +43,7 @@ def split(tensors: Mapping[str, Tensor], shards: int) -> list[list[Slice]]:
 
 
 def _cut(name: str, tensor: Tensor, begin: int, end: int) -> Slice | None:
-    """The part of `tensor` whose elements begin in the bytes [begin, end), counted from the
-    tensor's first.
-    """
+    """The part of `tensor` whose elements begin in its bytes [begin, end); None: no element."""
     size, count = tensor.element_size(), tensor.numel()
     if count == 0:
         return Slice(name, 0, 0) if begin <= 0 < end else None

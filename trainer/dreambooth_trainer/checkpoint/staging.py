@@ -64,9 +64,7 @@ class StagedShard:
         return self._bytes[place.start : place.stop].view(place.dtype).view(place.shape)
 
     def _pin(self) -> bool:
-        """Register the memory with CUDA, so that copies need not be waited for; returns whether
-        that worked.
-        """
+        """Pin the memory, so that copies need not be waited for; returns whether that worked."""
         code = int(_cuda().cudaHostRegister(self._bytes.data_ptr(), self.layout.size, 0))
         if code:
             log.warning(

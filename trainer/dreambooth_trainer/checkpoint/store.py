@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 MAX_SHARD_BYTES = 512 * 2**20
-"""Shards are held in memory, so this bounds what saving and loading need beside the state itself."""
+"""Shards are held in memory: this bounds what saving and loading need beside the state itself."""
 
 
 class CheckpointStore:
@@ -141,8 +141,10 @@ class CheckpointStore:
         return CheckpointRef(pending.step, join(self._prefix, folder), number, manifest)
 
     def checkpoints(self) -> list[CheckpointRef]:
-        """The complete checkpoints, newest first: committed, with an intact manifest, and with
-        shards of the right sizes. What the shards hold is verified by `load`.
+        """The complete checkpoints, newest first.
+
+        They are committed, their manifest is intact, and their shards have the right sizes; `load`
+        verifies what the shards hold.
         """
         listing = self._list()
         return self._complete(listing, self._fence.entries(listing))
@@ -220,21 +222,22 @@ class CheckpointStore:
         return (tensors if problem is None else None), problem
 
     def check_owner(self) -> None:
-        """Check that no newer attempt owns the prefix, before results that are not commits, such as
-        an export, are written. Collective.
+        """Check that no newer attempt owns the prefix. Collective.
+
+        For results that are not commits, such as an export. It does not lock: an attempt may claim
+        the prefix right afterwards.
 
         Raises:
-            FencedError: A newer attempt does. There is no lock: one may claim it right afterwards.
+            FencedError: A newer attempt owns it.
         """
         self.ranks.run_on_first(lambda: self._fence.check(self._fence.entries(self._list())))
 
     def prune(self, keep: int) -> None:
         """Delete old checkpoints, and what dead attempts left behind. Rank 0 alone.
 
-        The newest `keep` complete checkpoints stay, and the best one (see `retention`). Nothing that
-        a later claim wrote is touched, so a process that lost the prefix cannot delete a newer
-        attempt's work. Storage that refuses to delete costs space, not the training: that is a
-        warning.
+        The newest `keep` complete checkpoints stay, and the best one (see `retention`). Nothing of
+        a later claim is touched, so a process that lost the prefix cannot delete a newer attempt's
+        work. Storage that refuses to delete costs space, not the training: that is a warning.
 
         Raises:
             FencedError: A newer attempt owns the prefix.

@@ -26,7 +26,8 @@ class BackgroundTask:
             self.future.set_result(result)
 
     def retry(self, delay: float) -> "BackgroundTask":
-        """A task with the same work after `delay` seconds if it failed, else this one: a rank
-        whose part of a phase succeeded keeps it while others try again.
+        """A task with the same work after `delay` seconds if this one failed, else this one.
+
+        A rank whose part of a phase succeeded keeps its result while others try again.
         """
         return self if self.future.exception() is None else BackgroundTask(self._work, delay)

@@ -5,7 +5,7 @@ exits with the code of the rank that ended the attempt (`decisive_end`), whose t
 becomes the pod's. When no rank makes progress for `spec.runtime.stallTimeoutSeconds`, it writes
 their stacks to the log, kills them and exits with `ExitCode.STALLED`.
 
-docs/adr/ says why torchrun itself does not do.
+docs/adr/0005-start-ranks-without-torchrun.md says why it is not torchrun itself.
 """
 
 import argparse

@@ -91,8 +91,9 @@ class RankProcess:
 
     @property
     def state(self) -> str:
-        """The state of its process in the kernel's words, as `T (stopped)` (proc(5),
-        /proc/pid/status); empty where there is no /proc.
+        """The kernel's state of its process, as `T (stopped)`; empty where there is no /proc.
+
+        Source: proc(5), /proc/pid/status.
         """
         with suppress(OSError):
             for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():

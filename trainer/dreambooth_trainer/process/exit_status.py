@@ -31,8 +31,10 @@ def is_own(error: Exception) -> bool:
 
 
 def describe(error: Exception) -> str:
-    """What went wrong: this project's own errors by their sentence alone, others with their type
-    and the first line of their message.
+    """What went wrong, on one line unless this project wrote the message.
+
+    This project's own errors are described by their message alone, others by their type and the
+    first line of their message.
     """
     if is_own(error):
         return str(error)

@@ -47,8 +47,9 @@ class Heartbeat:
 
 
 class HeartbeatWriter:
-    """Keeps the newest heartbeat in a file, once it has one. Thread-safe, and cheap enough for
-    every step.
+    """Keeps the newest heartbeat in a file, once it has one.
+
+    Thread-safe, and cheap enough for every step: one write of 128 bytes.
     """
 
     def __init__(self) -> None:

@@ -36,8 +36,10 @@ class StopSignal:
 
     @contextmanager
     def default_action(self) -> Iterator[None]:
-        """Let a signal end the process at once: for waits in C code, which never return to
-        Python's handlers, while there is no state to save.
+        """Let a signal end the process at once.
+
+        For waits in C code, which never return to Python's handlers, while there is no state to
+        save.
 
         Raises:
             StoppedError: A stop was requested before.

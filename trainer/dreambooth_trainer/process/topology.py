@@ -14,15 +14,16 @@ DEFAULT_CACHE_FOLDER = "/tmp/dreambooth-cache"
 
 @dataclass(frozen=True)
 class Topology:
-    """This process among the ranks of one attempt, as torchrun and the operator's pods describe
-    it.
-    """
+    """This process among the ranks of one attempt."""
 
     rank: int = 0
+    """Over all pods."""
     local_rank: int = 0
+    """In its pod."""
     world_size: int = 1
     ranks_per_node: int = 1
     attempt: int = 0
+    """Number of the attempt, from 0."""
 
     @property
     def nodes(self) -> int:

@@ -1,8 +1,9 @@
-"""May a job go on from an earlier state? Only if that state would have come about in the same way.
+"""Checks that a job may resume from a state: it must be one that the job itself would have reached.
 
 What a state depends on is in run.json: the resolved job, and the hashes of model and images. Where
-the job of today differs, going on would make a result that neither job file describes, so it is
-refused, with every difference. How long, where, how often saved and sampled: all that may change.
+the present job differs, resuming would give a result that neither job file describes, so it is
+refused, with every difference. The number of steps, the nodes, and how often is saved and sampled
+may change.
 """
 
 import hashlib
@@ -24,21 +25,23 @@ log = logging.getLogger(__name__)
 SECTIONS = ("model", "subjects", "prior", "training")
 """Parts of the spec that a state depends on."""
 FREE = ("prior.cache", "training.steps", "training.gradientCheckpointing")
-"""What of them changes nothing in the states, or only how many there are."""
+"""Fields of these sections that do not change the states, or only how many there are."""
 SPLIT = ("training.perDeviceBatch", "training.accumulation")
-"""How the global batch is cut: free as well where `globalBatch` fixes its size."""
+"""How the global batch is divided: free as well where `globalBatch` fixes its size."""
 CLASS_IMAGES = "class "
 """Beginning of the names of class images among the hashes."""
 
 
 def fingerprint(job: DreamBoothJob) -> str:
-    """sha256 of what a training state depends on; it stands in every checkpoint's manifest."""
+    """sha256 of what a training state depends on, for the manifests of checkpoints."""
     return hashlib.sha256(json.dumps(relevant(resolved(job)), sort_keys=True).encode()).hexdigest()
 
 
 def relevant(config: Mapping[str, Any]) -> dict[str, JsonValue]:
-    """What a training state depends on in a resolved job: values by field, as
-    `spec.training.seed`.
+    """What a training state depends on in a resolved job: values by field name.
+
+    Args:
+        config: As `resolved` returns it.
     """
     spec = config["spec"]
     free = {*FREE, *(SPLIT if "globalBatch" in spec["training"] else ())}
@@ -58,7 +61,7 @@ def _values(node: Any, path: str) -> Iterator[tuple[str, JsonValue]]:
 
 
 def differences(then: Mapping[str, JsonValue], now: Mapping[str, JsonValue]) -> list[str]:
-    """One line for each field whose value is another one now."""
+    """One line for each field whose value has changed."""
     return [
         f"{name}: {_shown(then, name)} then, {_shown(now, name)} now"
         for name in sorted({*then, *now})
@@ -71,14 +74,16 @@ def _shown(values: Mapping[str, JsonValue], name: str) -> str:
 
 
 def check_config(attempt: Attempt, manifest: Manifest) -> None:
-    """Raise `BadConfigError` when the checkpoint was made for another job than today's.
-    Collective.
+    """Check that a checkpoint was made for the present job. Collective.
+
+    Raises:
+        BadConfigError: It was made for another one; the message lists every field that differs.
     """
     steps = attempt.job.spec.training.steps
     if manifest.step > steps:
         raise BadConfigError(
             f"spec.training.steps: {steps}, but the newest checkpoint is of step {manifest.step};"
-            f" use at least {manifest.step}, or take another name"
+            f" use at least {manifest.step}, or give the job another name"
         )
     if manifest.fingerprint != fingerprint(attempt.job):
         attempt.ranks.run_on_first(lambda: _refuse_other_config(attempt, manifest.step))
@@ -87,19 +92,26 @@ def check_config(attempt: Attempt, manifest: Manifest) -> None:
 def _refuse_other_config(attempt: Attempt, step: int) -> None:
     earlier = read_run_record(attempt.storage, attempt.layout)
     if earlier is None:
-        raise _refusal(step, ["spec: what it was is lost with run.json"])
+        raise _refusal(step, ["spec: unknown, as run.json is missing"])
     # Read through today's models: a field that is new in this version has its default.
     then = relevant(resolved(DreamBoothJob.model_validate(earlier["job"])))
-    found = differences(then, relevant(resolved(attempt.job)))
-    if found:
-        raise _refusal(step, found)
+    changed = differences(then, relevant(resolved(attempt.job)))
+    if changed:
+        raise _refusal(step, changed)
 
 
 def check_contents(attempt: Attempt, step: int, hashes: Mapping[str, str]) -> None:
-    """Raise `BadConfigError` when model or images are not what they were. Collective.
+    """Check that model and images are those of the earlier attempts. Collective.
 
-    hashes: sha256 by name, as run.json holds them. Class images may have been made again: that is
-    a warning.
+    Class images may have been generated again: that is a warning.
+
+    Args:
+        attempt: The present one.
+        step: Of the checkpoint that it resumes from.
+        hashes: sha256 by name, as run.json holds them.
+
+    Raises:
+        BadConfigError: The model or the subject's images have changed.
     """
     attempt.ranks.run_on_first(lambda: _refuse_other_contents(attempt, step, hashes))
 
@@ -126,6 +138,6 @@ def _changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 def _refusal(step: int, lines: Sequence[str]) -> BadConfigError:
     return BadConfigError(
-        f"the checkpoint of step {step} was made from something else; undo the changes, or take"
-        " another name:\n" + "\n".join(f"  {line}" for line in lines)
+        f"the checkpoint of step {step} was made from other settings or images; undo the"
+        " changes, or give the job another name:\n" + "\n".join(f"  {line}" for line in lines)
     )

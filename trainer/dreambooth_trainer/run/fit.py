@@ -44,9 +44,11 @@ def fit(
     store: CheckpointStore,
     writer: SampleWriter,
 ) -> None:
-    """Train until the job's last step. Raises `StoppedError` or `NotFiniteError`; the module stays
-    on its
-    device.
+    """Train until the job's last step; the module stays on its device.
+
+    Raises:
+        StoppedError: The ranks were asked to stop; the state is saved.
+        NotFiniteError: The loss or the gradient is NaN or infinite.
     """
     training = attempt.job.spec.training
     if module.start >= training.steps:

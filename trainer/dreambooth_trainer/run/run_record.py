@@ -1,5 +1,6 @@
-"""run.json: everything needed to know how a result was made, and to make it again. It holds no
-secrets.
+"""run.json: how a result was made, and what is needed to make it again.
+
+It holds no secrets.
 """
 
 import json
@@ -45,11 +46,17 @@ def write_run_record(
     seeds: Mapping[str, int],
     resumed_from: int | None = None,
 ) -> None:
-    """Write the run's run.json, with this attempt added to those that are in it already.
-    Rank 0 only.
+    """Write run.json, with this attempt added to those that are in it already. Rank 0 alone.
 
-    `hashes` name the model and the data (sha256), `resumed_from` is the step that this attempt
-    goes on from.
+    Args:
+        storage: Where it goes.
+        layout: The paths of the run.
+        job: As this attempt trains it.
+        attempt: Number of the attempt.
+        world_size: Ranks of the attempt.
+        hashes: sha256 of the model and of each image, by name.
+        seeds: By what they are for.
+        resumed_from: Step of the checkpoint that this attempt resumes from; None: it starts anew.
     """
     earlier = read_run_record(storage, layout)
     this = {
@@ -71,8 +78,9 @@ def write_run_record(
 
 
 def read_run_record(storage: Storage, layout: OutputLayout) -> dict[str, Any] | None:
-    """The run's run.json; None when there is none, or, with a warning, none that can be
-    read: it is not worth losing an attempt over.
+    """The content of run.json; None when there is none.
+
+    One that cannot be read is as good as none, with a warning: it is not worth losing an attempt.
     """
     uri = layout.run_record
     try:
@@ -82,7 +90,7 @@ def read_run_record(storage: Storage, layout: OutputLayout) -> dict[str, Any] | 
     except ObjectNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        log.warning("%s cannot be read (%s): it is written anew", uri, error)
+        log.warning("%s cannot be read (%s): it is replaced", uri, error)
         return None
 
 

@@ -29,7 +29,8 @@ from dreambooth_trainer.process.distributed import join_ranks
 from dreambooth_trainer.process.errors import RefusedJobError, TrainerError
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology, local_batch
-from dreambooth_trainer.run import baseline, fingerprint
+from dreambooth_trainer.run.baseline import needs_baseline, record_baseline
+from dreambooth_trainer.run.fingerprint import check_config, check_contents, fingerprint
 from dreambooth_trainer.run.fit import fit
 from dreambooth_trainer.run.run_record import public_config, write_run_record
 from dreambooth_trainer.telemetry.telemetry import Telemetry
@@ -69,9 +70,9 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         generator = ImageGenerator(attempt, family)
         writer = SampleWriter(generator, attempt, store.check_owner)
         evaluator = load_evaluator(attempt, generator)
-        if baseline.is_due(attempt):
-            _look(attempt, writer, evaluator, step=0)
-            baseline.note(attempt)
+        if needs_baseline(attempt):
+            _evaluate(attempt, writer, evaluator, step=0)
+            record_baseline(attempt)
 
         attempt.enter_stage("Training")
         module = _module(attempt, family, dataset, resume)
@@ -79,7 +80,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
 
         with module.ema_weights():
             attempt.enter_stage("Evaluating")
-            _look(attempt, writer, evaluator, step=job.spec.training.steps)
+            _evaluate(attempt, writer, evaluator, step=job.spec.training.steps)
             writer.compare(0, job.spec.training.steps)
             attempt.enter_stage("Exporting")
             _export(attempt, store, family)
@@ -97,7 +98,7 @@ def _device(job: DreamBoothJob, topology: Topology) -> torch.device:
     if gpus == 0:
         return torch.device("cpu")
     if torch.cuda.device_count() < topology.ranks_per_node:
-        # Not the job's fault: another node may do better, so this may be retried.
+        # Retryable, as another node may have them.
         raise TrainerError(
             f"spec.runtime.gpusPerNode: {gpus} asked for, but {torch.cuda.device_count()} GPUs are"
             " visible here; check the node's driver, or set it to 0 to train on the CPU"
@@ -124,7 +125,7 @@ def _checkpoints(attempt: Attempt) -> CheckpointStore:
         attempt.storage,
         attempt.layout.checkpoints,
         attempt.ranks,
-        fingerprint=fingerprint.fingerprint(attempt.job),
+        fingerprint=fingerprint(attempt.job),
     )
     store.claim()
     return store
@@ -132,11 +133,11 @@ def _checkpoints(attempt: Attempt) -> CheckpointStore:
 
 def _resume(attempt: Attempt, store: CheckpointStore) -> ResumeState | None:
     restored = store.restore()
-    store.check_owner()  # what a lost attempt has found is perhaps a newer one's
+    store.check_owner()  # an attempt that lost its claim may have read a newer one's checkpoint
     if restored is None:
         return None
     tensors, manifest = restored
-    fingerprint.check_config(attempt, manifest)
+    check_config(attempt, manifest)
     return ResumeState(manifest.step, tensors)
 
 
@@ -151,8 +152,8 @@ def _record(
     job, topology = attempt.job, attempt.topology
     hashes = {"model": family.model_hash, **dataset.hashes()}
     if resume:
-        fingerprint.check_contents(attempt, resume.step, hashes)
-    store.check_owner()  # a lost attempt must not write over a newer one's record
+        check_contents(attempt, resume.step, hashes)
+    store.check_owner()  # an attempt that lost its claim must not overwrite a newer one's record
     if topology.rank == 0:
         write_run_record(
             attempt.storage,
@@ -208,7 +209,9 @@ def _module(
     return DreamBooth(family, trained, job.spec.training, cache, prior_weight, resume)
 
 
-def _look(attempt: Attempt, writer: SampleWriter, evaluator: Evaluator | None, step: int) -> None:
+def _evaluate(
+    attempt: Attempt, writer: SampleWriter, evaluator: Evaluator | None, step: int
+) -> None:
     """Sample and score the model as it is now."""
     writer.write(step)
     if evaluator is not None:
@@ -226,7 +229,8 @@ def _export(attempt: Attempt, store: CheckpointStore, family: Family) -> None:
     with tempfile.TemporaryDirectory(prefix="export-") as folder:
         if attempt.topology.rank == 0:
             write(family.pipeline(), Path(folder), _provenance(job, family))
-        store.check_owner()  # a lost attempt must not write over a newer one's result
+        # An attempt that lost its claim must not overwrite a newer one's result.
+        store.check_owner()
         if attempt.topology.rank == 0:
             attempt.storage.upload_tree(Path(folder), target)
     attempt.telemetry.progress.record_export(target)

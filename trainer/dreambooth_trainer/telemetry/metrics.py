@@ -157,8 +157,9 @@ class Metrics:
             self._of(self._stage, stage=name).set(name == stage)
 
     def start_training(self, step: int, target_steps: int) -> None:
-        """Training starts after `step` optimizer steps of earlier attempts, and ends after
-        `target_steps`.
+        """Training starts after `step` optimizer steps of earlier attempts.
+
+        It ends after `target_steps`.
         """
         self._of(self._step).set(step)
         self._of(self._target_steps).set(target_steps)
@@ -167,8 +168,13 @@ class Metrics:
     def record_step(
         self, step: int, *, images: int, seconds: float, data_wait_seconds: float
     ) -> None:
-        """Optimizer step number `step` is done, with `images` images of this rank, in `seconds`
-        of which `data_wait_seconds` were spent waiting for data.
+        """Optimizer step number `step` is done.
+
+        Args:
+            step: From 1, over all attempts.
+            images: Subject and class images of this rank.
+            seconds: The whole step took.
+            data_wait_seconds: Part of `seconds` spent waiting for data.
         """
         self._of(self._step).set(step)
         self._of(self._images).inc(images)
@@ -178,7 +184,7 @@ class Metrics:
     def record_losses(
         self, loss: float, subject: float, prior: float | None, learning_rate: float
     ) -> None:
-        """Losses that have reached the host. `prior` is the part before its weight; None: the job has none."""
+        """Losses that have reached the host; `prior` is before its weight, None without one."""
         self._of(self._loss).set(loss)
         self._of(self._subject_loss).set(subject)
         if prior is not None:
@@ -207,8 +213,9 @@ class Metrics:
         self._of(self._checkpoint_failures).inc()
 
     def watch_gpu_memory(self, used: Callable[[], int], peak: Callable[[], int]) -> None:
-        """Read GPU memory, in bytes, from these functions at each scrape, so that the training
-        loop never has to.
+        """Read GPU memory, in bytes, from these functions.
+
+        They are called at each scrape, so that the training loop never has to.
         """
         self._of(self._memory_used).set_function(used)
         self._of(self._memory_peak).set_function(peak)
@@ -223,8 +230,9 @@ class Metrics:
         self._of(self._storage_errors, operation=operation, code=self._bounded(error_code)).inc()
 
     def _bounded(self, code: str) -> str:
-        """The label of an error code: servers choose their codes, and must not be able to create
-        any number of series.
+        """The label of an error code; after `_MAX_CODES` different ones, "other".
+
+        Servers choose their codes, and must not be able to create any number of series.
         """
         if code not in self._codes and (
             len(self._codes) >= _MAX_CODES or not _CODE.fullmatch(code)

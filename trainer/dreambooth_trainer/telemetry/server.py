@@ -18,7 +18,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: "_HttpServer"
     timeout = 10  # seconds, so that an idle client does not hold a thread for ever
 
-    def do_GET(self) -> None:  # noqa: N802 (http.server calls it by this name)
+    def do_GET(self) -> None:
         path = self.path.split("?", 1)[0]
         if path == "/metrics":
             self._send(self.server.metrics.render(), CONTENT_TYPE_LATEST)

@@ -73,8 +73,9 @@ class Telemetry:
         self.progress.enter_stage(stage)
 
     def start_training(self, step: int, total_steps: int, images_per_step: int) -> None:
-        """Training begins after `step` steps of earlier attempts; each step takes
-        `images_per_step` subject and class images over all ranks.
+        """Training begins after `step` steps of earlier attempts.
+
+        Each step takes `images_per_step` subject and class images over all ranks.
         """
         self._images_per_step = images_per_step
         self.metrics.start_training(step, total_steps)
@@ -106,8 +107,13 @@ class Telemetry:
         )
 
     def record_checkpoint(self, step: int, uri: str, *, size: int, seconds: float) -> None:
-        """The checkpoint of `step` became durable in the folder `uri`, `seconds` after its state
-        was copied; this rank wrote `size` bytes of it.
+        """The checkpoint of `step` is durable in the folder `uri`.
+
+        Args:
+            step: Optimizer steps that it holds.
+            uri: Its folder.
+            size: Bytes that this rank wrote.
+            seconds: Since its state was copied.
         """
         self.metrics.record_checkpoint(step, size=size, seconds=seconds)
         self.progress.record_checkpoint(step, uri)

@@ -1,5 +1,6 @@
-"""Experiment trackers: TensorBoard and Weights & Biases, on rank 0. A tracker that fails never
-ends the training.
+"""Experiment trackers: TensorBoard and Weights & Biases, on rank 0.
+
+A tracker that fails never ends the training.
 """
 
 import logging
@@ -47,18 +48,22 @@ class TensorBoard:
         self._writer = SummaryWriter(self._folder.name, filename_suffix=f".attempt-{attempt}")
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Add the scalars to the event file."""
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
 
     def images(self, step: int, grid: Image.Image) -> None:
+        """Add the grid to the event file, under the tag `samples`."""
         pixels = np.asarray(grid.convert("RGB"))
         self._writer.add_image("samples", pixels, step, dataformats="HWC")
 
     def sync(self) -> None:
+        """Upload the event files."""
         self._writer.flush()
         self._storage.upload_tree(Path(self._folder.name), self._uri)
 
     def close(self) -> None:
+        """Upload the event files, and delete their folder."""
         with self._folder:
             self._writer.close()
             self._storage.upload_tree(Path(self._folder.name), self._uri)
@@ -101,15 +106,18 @@ class WeightsAndBiases:
         )
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Log the scalars; W&B sends them by itself."""
         self._run.log(dict(scalars), step=step)
 
     def images(self, step: int, grid: Image.Image) -> None:
+        """Log the grid under the key `samples`."""
         self._run.log({"samples": self._wandb.Image(grid)}, step=step)
 
     def sync(self) -> None:
-        """W&B sends what it has by itself; offline files are whole only at the end."""
+        """Nothing to do: W&B sends by itself, and offline files are complete only at the end."""
 
     def close(self) -> None:
+        """End the run; upload the files of an offline one."""
         with self._folder:
             self._run.finish()
             if self._offline:
@@ -117,28 +125,32 @@ class WeightsAndBiases:
 
 
 class Trackers:
-    """All trackers of a job. One that fails is warned about once, and left out from then on."""
+    """All trackers of a job. One that fails causes one warning, and is left out from then on."""
 
     def __init__(self) -> None:
         self._open: dict[str, Tracker] = {}
 
     def add(self, name: str, start: Callable[[], Tracker]) -> None:
-        """Start one tracker."""
+        """Start one tracker; one that cannot be started is left out, with a warning."""
         try:
             self._open[name] = start()
         except Exception as error:
             log.warning("%s could not be started, the training goes on without it: %s", name, error)
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Scalars of `step`, by name."""
         self._each(lambda tracker: tracker.log(step, scalars))
 
     def images(self, step: int, grid: Image.Image) -> None:
+        """A grid of samples made after `step` steps."""
         self._each(lambda tracker: tracker.images(step, grid))
 
     def sync(self) -> None:
+        """Make what was logged so far durable."""
         self._each(lambda tracker: tracker.sync())
 
     def close(self) -> None:
+        """End all runs."""
         self._each(lambda tracker: tracker.close())
         self._open.clear()
 
@@ -162,10 +174,17 @@ def open_trackers(
     name: str,
     config: Mapping[str, Any],
 ) -> Trackers:
-    """The trackers that the job asks for; none on ranks other than 0.
+    """Open the trackers that the job asks for; none on ranks other than 0.
 
-    `run_id` stays the same over all attempts, so that they continue one W&B run. `config` must
-    hold no secrets.
+    Args:
+        tracking: `spec.tracking`.
+        storage: Where files of trackers go.
+        layout: The paths of the run.
+        rank: This rank.
+        attempt: Number of the attempt; each has an event file of its own.
+        run_id: The same over all attempts, so that they continue one W&B run.
+        name: Of the job, for people.
+        config: The resolved job, without secrets.
     """
     trackers = Trackers()
     if rank != 0:

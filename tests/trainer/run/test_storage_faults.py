@@ -1,5 +1,6 @@
-"""Whole jobs on a bad day of the object store: they end with the same weights, or with the right
-exit code and nothing lost.
+"""Whole jobs while the object store fails.
+
+They end with the same weights, or with the right exit code and nothing lost.
 """
 
 from __future__ import annotations
