@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from dreambooth_storage.errors import StorageError
+from dreambooth_storage.errors import NoSuchBucketError, StorageError, printable
 
 _S3 = re.compile(r"s3://(?P<bucket>[^/]+)(?:/(?P<key>.*))?", re.DOTALL)
+# Wider than S3's rules for new buckets: old buckets and other servers have longer names, capitals
+# and underscores. A server refuses what it does not accept.
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _USERINFO = re.compile(r"^(?P<scheme>[^/?#@]*://|)[^/?#]*@")
 _FILE = re.compile(r"file://(?P<key>/.*)", re.DOTALL)
 
@@ -44,6 +47,7 @@ def parse(uri: str) -> Location:
 
     Raises:
         StorageError: it is neither `s3://bucket[/key]` nor `file:///path`.
+        NoSuchBucketError: no server can have a bucket of that name.
     """
     match = _S3.fullmatch(uri) or _FILE.fullmatch(uri)
     if match is None:
@@ -51,7 +55,14 @@ def parse(uri: str) -> Location:
             uri, "is not a storage URI", "write s3://bucket/key or file:///absolute/path"
         )
     found = match.groupdict()
-    return Location(uri, found.get("bucket") or "", found["key"] or "")
+    bucket = found.get("bucket")
+    if bucket and (".." in bucket or not _BUCKET.fullmatch(bucket)):
+        raise NoSuchBucketError(
+            uri,
+            f"has no valid bucket name ({printable(bucket)})",
+            "correct the URI: a name has 3 to 63 lower-case letters, digits, dots and hyphens",
+        )
+    return Location(uri, bucket or "", found["key"] or "")
 
 
 def join(uri: str, *parts: str) -> str:

@@ -14,6 +14,7 @@ import pytest
 from dreambooth_storage import (
     AccessDeniedError,
     NoSuchBucketError,
+    ObjectNotFoundError,
     Storage,
     StorageError,
     StorageSettings,
@@ -60,6 +61,27 @@ def test_a_missing_bucket(s3_endpoint: str, s3_env: dict[str, str]) -> None:
 def test_an_impossible_bucket_name(s3_endpoint: str, s3_env: dict[str, str]) -> None:
     for message in messages(opened(s3_endpoint), "s3://my images/cat", NoSuchBucketError):
         assert "has no valid bucket name (my images)" in message
+
+
+@pytest.mark.parametrize("name", ["..", "a..b", "-a", "bücket", "a%b", "a\nb", "a" * 256])
+def test_a_bucket_name_that_no_server_can_have(name: str) -> None:
+    with opened("http://127.0.0.1:1") as storage, pytest.raises(NoSuchBucketError) as raised:
+        storage.list(f"s3://{name}/x")
+    assert "has no valid bucket name" in str(raised.value)
+    assert str(raised.value).isprintable()
+
+
+def test_a_bucket_name_that_the_server_refuses(s3_endpoint: str, s3_env: dict[str, str]) -> None:
+    """Servers disagree on names, so what one may accept is asked for."""
+    for message in messages(opened(s3_endpoint), "s3://My_Bucket/cat", NoSuchBucketError):
+        assert "create the bucket" in message or "correct the URI" in message
+
+
+def test_a_bucket_alone_is_no_object(s3_endpoint: str, s3_env: dict[str, str]) -> None:
+    with opened(s3_endpoint) as storage:
+        for operation in (storage.read, storage.exists):
+            with pytest.raises(ObjectNotFoundError, match="cannot be the name of an object"):
+                operation("s3://bucket")
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])

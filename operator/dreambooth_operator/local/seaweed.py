@@ -95,10 +95,23 @@ class SeaweedServer:
                 path.unlink(missing_ok=True)
 
     def create_bucket(self, name: str) -> None:
-        """Create a bucket; one that exists already is left as it is."""
+        """Create a bucket; one that exists already is left as it is.
+
+        Raises:
+            SeaweedError: The server refuses the name.
+        """
+        from botocore.exceptions import ClientError
+
         client = self._client()
-        if name not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
+        if name in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
+            return
+        try:
             client.create_bucket(Bucket=name)
+        except ClientError as error:
+            raise SeaweedError(
+                f"s3://{name}: the bucket cannot be created ({error.response['Error']['Code']});"
+                " a name has 3 to 63 lower-case letters, digits, dots and hyphens"
+            ) from error
 
     def __enter__(self) -> SeaweedServer:
         return self.start()

@@ -146,8 +146,8 @@ def translate(raised: Exception, uri: str, bucket: str, endpoint: str, reached: 
         problem = "needs credentials, and the pod's identity gave none"
         return Failure(AccessDeniedError(uri, problem, _CREDENTIALS_ADVICE), code, True)
     if isinstance(raised, boto.ParamValidationError):
-        problem = f"has no valid bucket name ({bucket})"
-        return Failure(NoSuchBucketError(uri, problem, "correct the URI"), code, False)
+        problem = "cannot be the name of an object"
+        return Failure(ObjectNotFoundError(uri, problem, "add a key below the bucket"), code, False)
     if isinstance(raised, _NOT_REACHED) and not reached:
         problem = f"cannot be reached: {_reason(raised)} at {endpoint}"
         advice = f"{_ENDPOINT_ADVICE}: scheme, host and port, and that the host is up"
@@ -177,7 +177,10 @@ def _permanent(
 ) -> StorageError:
     if not code:  # a proxy or a web page: S3's errors always have a code
         return _not_s3(uri, endpoint)
-    if code in ("NoSuchBucket", "InvalidBucketName"):
+    if code == "InvalidBucketName":
+        advice = "correct the URI: a name has 3 to 63 lower-case letters, digits, dots and hyphens"
+        return NoSuchBucketError(uri, f"has a bucket name that {endpoint} refuses", advice)
+    if code == "NoSuchBucket":
         return NoSuchBucketError(
             uri,
             f"is in the bucket {bucket}, which does not exist at {endpoint}",

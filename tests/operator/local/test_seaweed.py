@@ -12,7 +12,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from dreambooth_operator.local.seaweed import SeaweedServer
+from dreambooth_operator.local.seaweed import SeaweedError, SeaweedServer
 
 
 def client_of(server: SeaweedServer, **overrides: str) -> Any:
@@ -26,6 +26,8 @@ def test_a_restart_serves_the_same_objects_to_the_same_credentials(tmp_path: Pat
     with SeaweedServer(tmp_path) as server:
         server.create_bucket("kept")
         server.create_bucket("kept")
+        with pytest.raises(SeaweedError, match=r"s3://My_Bucket: .*InvalidBucketName.*lower-case"):
+            server.create_bucket("My_Bucket")
         first = client_of(server)
         first.put_object(Bucket="kept", Key="a/b", Body=b"content" * 1000)
         keys = server.access_key, server.secret_key
@@ -49,7 +51,7 @@ def test_only_the_one_identity_is_served(s3_server: SeaweedServer) -> None:
 def test_the_server_dies_with_its_parent_even_when_that_is_killed(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys\n"
-        "from dreambooth_operator.local.seaweed import SeaweedServer\n"
+        "from dreambooth_operator.local.seaweed import SeaweedError, SeaweedServer\n"
         "server = SeaweedServer(sys.argv[1]).start()\n"
         "print(server.endpoint_url, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
