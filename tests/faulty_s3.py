@@ -1,6 +1,6 @@
-"""An S3 server on a bad day: a proxy before a real one, which spoils requests by rules.
+"""A faulty S3 server: a proxy in front of a real one, which injects faults by rules.
 
-What is passed on keeps its Host header, which is signed. Rules may be changed at any moment, and
+Forwarded requests keep their Host header, which is signed. Rules may be changed at any moment, and
 the proxy serves every process on this machine.
 """
 
@@ -22,20 +22,20 @@ from urllib.parse import urlsplit
 
 Refusal = Literal["500", "503", "429", "expired", "denied", "full", "quota", "exists"]
 Break = Literal[
-    "reset",  # before anything is passed on
-    "lost",  # the request is passed on, its answer never arrives
+    "reset",  # before anything is forwarded
+    "lost",  # the request is forwarded, its answer never arrives
     "cut",  # in the middle of the answer's body, with a reset
     "truncate",  # in the middle of the answer's body, with an orderly end
     "shorten",  # half of the body, announced as if it were all
     "corrupt",  # one bit of the answer's body
     "corrupt-request",  # one bit of the request's body
     "shuffle",  # a listing in another order
-    "slow",  # passed on after some seconds
+    "slow",  # forwarded after some seconds
     "hang",  # never answered
 ]
 Fault = Refusal | Break
 Rule = Callable[[str, str], Fault | None]
-"""rule(method, path and query): what happens to this request. Called once for each request."""
+"""rule(method, path and query): the fault of this request. Called once for each request."""
 
 REFUSALS: dict[str, tuple[int, str]] = {
     "500": (500, "InternalError"),
@@ -72,8 +72,8 @@ def sometimes(
     draw = random.Random(seed)
 
     def rule(m: str, target: str) -> Fault | None:
-        struck = _matches(method, path, m, target) and draw.random() < odds
-        return draw.choice(faults) if struck else None
+        chosen = _matches(method, path, m, target) and draw.random() < odds
+        return draw.choice(faults) if chosen else None
 
     return rule
 
@@ -98,7 +98,7 @@ def _matches(method: str, path: str, m: str, target: str) -> bool:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked, and what happened to it."""
+    """A request, and the fault that it got."""
 
     method: str
     target: str
@@ -122,17 +122,17 @@ class FaultyS3(ThreadingHTTPServer):
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self.serve_forever)
 
-    def follow(self, *rules: Rule) -> None:
-        """From now on, the first of these rules that has a fault for a request spoils it."""
+    def set_rules(self, *rules: Rule) -> None:
+        """From now on, a request gets the fault of the first of these rules that has one."""
         with self._lock:
             self._rules = rules
 
-    def struck(self) -> list[Fault]:
-        """The faults that happened so far."""
+    def faults(self) -> list[Fault]:
+        """The faults injected so far."""
         return [request.fault for request in self.requests if request.fault]
 
     def fault_of(self, method: str, target: str) -> Fault | None:
-        """What happens to a request."""
+        """The fault of a request, which is recorded."""
         with self._lock:
             faults = (fault for rule in self._rules if (fault := rule(method, target)))
             fault = next(faults, None)
@@ -150,7 +150,7 @@ class FaultyS3(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is no news."""
+        """Ignore clients that went away."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -171,11 +171,11 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             if fault == "slow":
                 self.server.ended.wait(self.server.seconds)
-            self._pass_on(_flipped(body) if fault == "corrupt-request" else body, fault)
+            self._forward(_flipped(body) if fault == "corrupt-request" else body, fault)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815 - names of http.server
 
-    def _pass_on(self, body: bytes, fault: Fault | None) -> None:
+    def _forward(self, body: bytes, fault: Fault | None) -> None:
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)
         upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
@@ -188,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "lost":
             self._reset()
         else:
-            self._answer(answer, _spoilt(content, fault), fault)
+            self._answer(answer, _damaged(content, fault), fault)
 
     def _answer(
         self, answer: http.client.HTTPResponse, content: bytes, fault: Fault | None
@@ -227,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _spoilt(content: bytes, fault: Fault | None) -> bytes:
+def _damaged(content: bytes, fault: Fault | None) -> bytes:
     if fault == "shorten":
         return content[: len(content) // 2]
     if fault == "corrupt":

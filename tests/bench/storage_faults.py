@@ -46,11 +46,11 @@ def _seconds(
         storage.upload_tree(EXAMPLES / "tiny-sd" / "model", f"s3://{name}/models/tiny-sd")
         storage.upload_tree(EXAMPLES / "tiny-sd" / "clip", f"s3://{name}/models/tiny-clip")
         storage.upload_tree(EXAMPLES / "subjects", f"s3://{name}/subjects")
-    proxy.follow(*rules)
+    proxy.set_rules(*rules)
     began = time.perf_counter()
     ended = run_ranks(_job(name, proxy.url), folder / name, nodes=2, patience=1800)
     seconds = time.perf_counter() - began
-    proxy.follow()
+    proxy.set_rules()
     assert set(ended.codes) == {0}, "\n".join(ended.logs)
     return seconds
 

@@ -72,10 +72,10 @@ def test_every_operation_survives_two_of_every_fault(
         lambda: storage.delete(uris[:1]),
     ]
     for operation in operations:
-        proxy.follow(times(fault, fault))
+        proxy.set_rules(times(fault, fault))
         operation()
-    proxy.follow()
-    assert len(proxy.struck()) >= len(operations)
+    proxy.set_rules()
+    assert len(proxy.faults()) >= len(operations)
     assert [each.uri for each in storage.list(folder)] == uris[1:]
     assert [storage.read(uri).decode() for uri in uris[1:]] == uris[1:]
     assert [path.name for path in sorted((tmp_path / "tree").iterdir())] == ["a", "b", "c"]
@@ -84,9 +84,9 @@ def test_every_operation_survives_two_of_every_fault(
 def test_a_listing_in_any_order_is_sorted(storage: Storage, proxy: FaultyS3, bucket: str) -> None:
     for name in "abc":
         storage.write(f"s3://{bucket}/folder/{name}", b"x")
-    proxy.follow(always("shuffle"))
+    proxy.set_rules(always("shuffle"))
     assert [each.relative for each in storage.list(f"s3://{bucket}/folder")] == ["a", "b", "c"]
-    assert proxy.struck() == ["shuffle"]
+    assert proxy.faults() == ["shuffle"]
 
 
 def test_damage_on_the_way_is_noticed_in_what_other_programs_have_put_there(
@@ -94,12 +94,12 @@ def test_damage_on_the_way_is_noticed_in_what_other_programs_have_put_there(
 ) -> None:
     uri = theirs("image.png", b"content of an image")
     for fault in ("corrupt", "shorten"):
-        proxy.follow(times(fault))
+        proxy.set_rules(times(fault))
         assert storage.read(uri) == b"content of an image"
-        proxy.follow(times(fault))
+        proxy.set_rules(times(fault))
         storage.download(uri, tmp_path / fault)
         assert (tmp_path / fault).read_bytes() == b"content of an image"
-    assert len(proxy.struck()) == 4
+    assert len(proxy.faults()) == 4
 
 
 def test_a_server_whose_etags_are_no_md5_is_believed_when_it_says_the_same_twice(
@@ -156,7 +156,7 @@ def test_a_refused_write_says_why_and_replaces_nothing(
 ) -> None:
     uri = f"s3://{bucket}/x"
     storage.write(uri, b"durable")
-    proxy.follow(always(fault, method="PUT|POST"))
+    proxy.set_rules(always(fault, method="PUT|POST"))
     with pytest.raises(kind, match=f"^spec.output: {uri} .*{words}") as raised:
         storage.write(uri, b"newer")
     assert exit_code_of(raised.value) == code
@@ -167,7 +167,7 @@ def test_a_write_that_is_refused_for_an_object_that_is_not_there_is_made_again(
     storage: Storage, proxy: FaultyS3, bucket: str
 ) -> None:
     uri = f"s3://{bucket}/x"
-    proxy.follow(times("exists", "exists", method="PUT"))
+    proxy.set_rules(times("exists", "exists", method="PUT"))
     storage.write(uri, b"first", only_if_absent=True)
     assert storage.read(uri) == b"first"
     with pytest.raises(AlreadyExistsError):
@@ -177,7 +177,7 @@ def test_a_write_that_is_refused_for_an_object_that_is_not_there_is_made_again(
 def test_a_server_that_never_stops_saying_so_is_unavailable(
     storage: Storage, proxy: FaultyS3, bucket: str
 ) -> None:
-    proxy.follow(always("exists", method="PUT"))
+    proxy.set_rules(always("exists", method="PUT"))
     with pytest.raises(
         StorageUnavailableError,
         match="exists already according to writes, and does not exist according to reads",
@@ -186,14 +186,14 @@ def test_a_server_that_never_stops_saying_so_is_unavailable(
 
 
 def test_a_hang_costs_one_time_out(storage: Storage, proxy: FaultyS3, bucket: str) -> None:
-    proxy.follow(times("hang"))
+    proxy.set_rules(times("hang"))
     began = time.monotonic()
     storage.write(f"s3://{bucket}/x", b"content")
     assert POLICY.read_timeout <= time.monotonic() - began < 3 * POLICY.read_timeout
 
 
 def test_slow_answers_are_waited_for(storage: Storage, proxy: FaultyS3, bucket: str) -> None:
-    proxy.follow(always("slow"))
+    proxy.set_rules(always("slow"))
     storage.write(f"s3://{bucket}/x", b"content")
     assert storage.read(f"s3://{bucket}/x") == b"content"
     assert len(proxy.requests) == 2
@@ -205,7 +205,7 @@ def test_a_thousand_requests_with_every_fifth_failing_lose_nothing(
     uris = [f"s3://{bucket}/many/{number:03}" for number in range(200)]
     patient = TransferPolicy(base_delay=0.001, max_delay=0.01)
     faults: list[Fault] = ["500", "503", "reset", "lost", "cut", "truncate"]
-    proxy.follow(sometimes(faults, 0.2, seed=7))
+    proxy.set_rules(sometimes(faults, 0.2, seed=7))
     with Storage(StorageSettings(proxy.url), policy=patient) as storage:
         for uri in uris:
             storage.write(uri, uri.encode(), only_if_absent=True)
@@ -213,7 +213,7 @@ def test_a_thousand_requests_with_every_fifth_failing_lose_nothing(
         assert [data.decode() for _, data in storage.read_many(uris)] == uris
         storage.delete(uris)
         assert storage.list(f"s3://{bucket}/many") == []
-    assert len(proxy.struck()) > 100
+    assert len(proxy.faults()) > 100
 
 
 class Listing(BaseHTTPRequestHandler):

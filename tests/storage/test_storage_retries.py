@@ -73,7 +73,7 @@ def test_a_read_survives(
 ) -> None:
     data = noise(100_000)
     storage.write(f"s3://{bucket}/x", data)
-    proxy.follow(times(fault, fault))
+    proxy.set_rules(times(fault, fault))
     assert storage.read(f"s3://{bucket}/x") == data
     assert failures.codes == [code] * 2
 
@@ -90,7 +90,7 @@ def test_every_other_operation_survives(
         lambda: storage.delete([uri]),
     ]
     for operation in operations:
-        proxy.follow(times(fault))
+        proxy.set_rules(times(fault))
         operation()
     assert len(failures.codes) == len(operations)
     assert storage.list(f"s3://{bucket}/folder") == []
@@ -107,7 +107,7 @@ def test_one_broken_range_is_read_again_alone(
         lambda: storage.download(f"s3://{bucket}/x", tmp_path / "x"),
     ):
         proxy.requests.clear()
-        proxy.follow(times(fault))
+        proxy.set_rules(times(fault))
         read()
         assert len(proxy.requests) == 4 + 1
     assert storage.read(f"s3://{bucket}/x") == data == (tmp_path / "x").read_bytes()
@@ -118,7 +118,7 @@ def test_one_broken_part_is_written_again_alone(
     storage: Storage, proxy: FaultyS3, bucket: str, fault: Fault
 ) -> None:
     data = noise(3 * PART + 7)
-    proxy.follow(times(fault, path="partNumber=2"))
+    proxy.set_rules(times(fault, path="partNumber=2"))
     storage.write(f"s3://{bucket}/x", data)
     assert sum("partNumber=" in request.target for request in proxy.requests) == 4 + 1
     assert storage.read(f"s3://{bucket}/x") == data
@@ -131,7 +131,7 @@ def test_a_conditional_write_whose_answer_got_lost_has_succeeded(
     """The repetition finds an object in its place: its own."""
     uri, data = f"s3://{bucket}/x", noise(size)
     last_request = ("PUT", "POST")[size > PART]
-    proxy.follow(times("lost", method=last_request, path="uploadId|/x$|/x[?]x-id"))
+    proxy.set_rules(times("lost", method=last_request, path="uploadId|/x$|/x[?]x-id"))
     storage.write(uri, data, only_if_absent=True)
     with pytest.raises(AlreadyExistsError):
         storage.write(uri, data, only_if_absent=True)
@@ -142,7 +142,7 @@ def test_another_writers_equal_object_is_not_taken_for_ones_own(
     storage: Storage, proxy: FaultyS3, bucket: str
 ) -> None:
     storage.write(f"s3://{bucket}/x", b"same")
-    proxy.follow(times("reset", method="PUT"))
+    proxy.set_rules(times("reset", method="PUT"))
     with pytest.raises(AlreadyExistsError):
         storage.write(f"s3://{bucket}/x", b"same", only_if_absent=True)
 
@@ -152,7 +152,7 @@ def test_retries_stop(storage: Storage, proxy: FaultyS3, bucket: str, fault: Fau
     uri = f"s3://{bucket}/x"
     storage.write(uri, noise(1000))
     proxy.requests.clear()
-    proxy.follow(always(fault))
+    proxy.set_rules(always(fault))
     with pytest.raises(
         StorageUnavailableError, match=r"^spec.output: .*/x is not available from http"
     ) as said:
@@ -165,7 +165,7 @@ def test_retries_stop(storage: Storage, proxy: FaultyS3, bucket: str, fault: Fau
 def test_what_cannot_get_better_is_not_repeated(
     storage: Storage, proxy: FaultyS3, bucket: str
 ) -> None:
-    proxy.follow(times("denied"))
+    proxy.set_rules(times("denied"))
     with pytest.raises(AccessDeniedError):
         storage.read(f"s3://{bucket}/x")
     with pytest.raises(ObjectNotFoundError):
@@ -176,7 +176,7 @@ def test_what_cannot_get_better_is_not_repeated(
 def test_a_failed_upload_leaves_no_parts_behind(
     storage: Storage, proxy: FaultyS3, bucket: str
 ) -> None:
-    proxy.follow(always("503", path="partNumber=2"))
+    proxy.set_rules(always("503", path="partNumber=2"))
     with pytest.raises(StorageUnavailableError):
         storage.write(f"s3://{bucket}/x", noise(3 * PART))
     assert proxy.requests[-1].method == "DELETE"
@@ -189,10 +189,10 @@ def test_content_that_was_damaged_on_its_way_is_fetched_again(
 ) -> None:
     uri, data = f"s3://{bucket}/x", noise(1000)
     storage.write(uri, data)
-    proxy.follow(times("corrupt"))
+    proxy.set_rules(times("corrupt"))
     assert storage.read(uri) == data
     assert failures.codes == ["ChecksumMismatch"]
-    proxy.follow(times(*["corrupt"] * 3))
+    proxy.set_rules(times(*["corrupt"] * 3))
     with pytest.raises(ChecksumMismatchError, match="is damaged"):
         storage.read(uri)
 
@@ -211,7 +211,7 @@ def test_an_object_replaced_while_it_is_read_is_never_a_mixture(
             with Storage(StorageSettings(s3_endpoint)) as other:
                 other.write(uri, new)
 
-    proxy.follow(replace_after_the_first_range)
+    proxy.set_rules(replace_after_the_first_range)
     assert storage.read(uri) == new
     assert failures.codes == ["ObjectChanged"]
 
@@ -245,6 +245,6 @@ def test_an_answer_that_never_comes_is_given_up_and_asked_for_again(
     with Storage(StorageSettings(proxy.url), failures, policy) as storage:
         storage.write(f"s3://{bucket}/x", b"content")
         failures.codes.clear()
-        proxy.follow(times("hang"))
+        proxy.set_rules(times("hang"))
         assert storage.read(f"s3://{bucket}/x") == b"content"
     assert "ReadTimeout" in failures.codes

@@ -154,19 +154,19 @@ QUICK = ("5 % fail", "damage", "a lost commit")
 def test_a_job_ends_with_the_same_weights(
     run: Run, proxy: FaultyS3, expected: State, day: str
 ) -> None:
-    proxy.follow(*SURVIVED[day]())
+    proxy.set_rules(*SURVIVED[day]())
     ended = run.attempt(0, proxy)
-    assert proxy.struck()
+    assert proxy.faults()
     assert_finished(run, ended, expected)
 
 
 @pytest.mark.slow  # a request is given up after a minute
 def test_requests_that_hang_cost_time_alone(run: Run, proxy: FaultyS3, expected: State) -> None:
-    proxy.follow(
+    proxy.set_rules(
         times("hang", method="GET", path="/subject/"), times("hang", method="PUT", path=COMMIT)
     )
     ended = run.attempt(0, proxy)
-    assert proxy.struck() == ["hang", "hang"]
+    assert proxy.faults() == ["hang", "hang"]
     assert_finished(run, ended, expected)
 
 
@@ -187,7 +187,7 @@ def test_a_job_that_may_not_write_any_more_stops_and_goes_on_from_what_it_had_sa
 ) -> None:
     """The bucket turns bad for good as soon as a checkpoint has been committed."""
     committed = always(fault, method="PUT", path=COMMIT)
-    proxy.follow(once(committed, then=always(fault, method="PUT|POST")))
+    proxy.set_rules(once(committed, then=always(fault, method="PUT|POST")))
     ended = run.attempt(0, proxy)
     code, words = STOPPED[fault]
     assert ended.codes == [code], ended.logs
@@ -196,7 +196,7 @@ def test_a_job_that_may_not_write_any_more_stops_and_goes_on_from_what_it_had_sa
     assert 0 < step < STEPS
     assert not any(name.startswith("export/") for name in run.names())
 
-    proxy.follow()
+    proxy.set_rules()
     again = run.attempt(1, proxy)
     assert_finished(run, again, expected)
 
@@ -205,7 +205,7 @@ def test_a_job_that_may_not_write_any_more_stops_and_goes_on_from_what_it_had_sa
 def test_a_job_that_may_not_write_at_all_is_refused_before_it_begins(
     run: Run, proxy: FaultyS3, fault: Fault, code: int
 ) -> None:
-    proxy.follow(always(fault, method="PUT|POST"))
+    proxy.set_rules(always(fault, method="PUT|POST"))
     ended = run.attempt(0, proxy)
     assert ended.codes == [code]
     assert "spec.output: " in ended.termination.message
