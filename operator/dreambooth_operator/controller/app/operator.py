@@ -95,9 +95,12 @@ class Operator:
                     group.create_task(self._poller.run()),
                 ]
                 if self._leader:
+                    # Nothing is watched on standby: the cache would take memory for nothing.
                     await _run_until(stop, self._acquire(self._leader))
                     if self._leader.leads:
                         tasks.append(group.create_task(self._leader.hold(self._on_lost_lease)))
+                # No worker may act before everything has been listed: a child that is not in the
+                # cache yet would count as deleted.
                 await _run_until(stop, self._informer.list_all())
                 if not stop.is_set():
                     self._metrics.set_leader(True)

@@ -86,6 +86,7 @@ class Api:
             ConflictError: The object no longer has this `version`.
         """
         operations: list[Manifest] = [
+            # Makes the API server compare versions, as a merge patch's resourceVersion does.
             {"op": "add", "path": "/metadata/resourceVersion", "value": str(version)},
             {"op": "add", "path": "/status", "value": status},
         ]
@@ -168,7 +169,8 @@ def _error(
     if status == 403 and b'"NamespaceTerminating"' in content:  # no Role would help
         return errors.UnavailableError(message)
     if status == 500 and b"failed to create typed patch object" in content:
-        return errors.InvalidError(message)  # an unknown field in server-side apply
+        # An unknown field in server-side apply is reported as an internal error.
+        return errors.InvalidError(message)
     if status == 429:
         return errors.TooManyRequestsError(message, _retry_after(headers))
     if status == 403 and b"exceeded quota" in content:

@@ -28,7 +28,7 @@ MINUTES_TO_A_DAY = (
 
 @dataclass(frozen=True)
 class Measurements:
-    """What is computed at a scrape. Ages are in seconds."""
+    """The values that are computed at a scrape. Ages are in seconds."""
 
     jobs: Sequence[MeasuredJob]
     queue_depth: int
@@ -85,7 +85,10 @@ class Metrics:
         self._leader.set(leads)
 
     def changed(self, observed: Observed, decision: Decision) -> None:
-        """A decision changed a status: measure the part of an attempt's life that it ended."""
+        """A decision changed a status: measure the part of an attempt's life that it ended.
+
+        Durations are in seconds, by the times in the status, and observed once for each attempt.
+        """
         new = decision.status
         if new is None or not new.attempts:
             return

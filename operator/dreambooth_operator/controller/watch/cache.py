@@ -116,6 +116,7 @@ class Cache:
         cached = self._index[kind].get(name)
         if cached is not None and cached.version >= snapshot.version:
             return None
+        # Deleted and created again without an event between, or moved to another job by its label.
         if cached is not None and (cached.uid, cached.key) != (snapshot.uid, snapshot.key):
             self._drop(cached)
         self._index[kind][name] = snapshot
@@ -183,7 +184,7 @@ class Cache:
         if isinstance(snapshot, DreamBoothJobSnapshot):
             family.dreambooth_job = snapshot
         elif isinstance(snapshot, JobSnapshot):
-            if snapshot.name not in family.jobs:
+            if snapshot.name not in family.jobs:  # a new attempt
                 family.forget_deleted_job()
             family.jobs[snapshot.name] = snapshot
         elif isinstance(snapshot, PodSnapshot):
@@ -212,6 +213,7 @@ class Cache:
                 family.forget_deleted_job()
         elif isinstance(snapshot, PodSnapshot):
             jobs = [*family.jobs.values(), *([family.deleted_job] if family.deleted_job else [])]
+            # Kept while its Job counts, so that `decide` can tell how the pod ended.
             if any(job.uid == snapshot.job_uid for job in jobs):
                 family.pods[snapshot.uid] = replace(snapshot, gone=True)
             else:

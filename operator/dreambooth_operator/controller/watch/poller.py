@@ -46,6 +46,7 @@ class Poller:
         """Poll until cancelled, which ends requests that are under way."""
         async with (
             aiohttp.ClientSession(
+                # Polls are too far apart for connections to be worth keeping.
                 connector=aiohttp.TCPConnector(limit=CONCURRENCY, force_close=True),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
@@ -77,7 +78,7 @@ class Poller:
             address = self._addresses.get(key)
             if address is not None:
                 reading = await self._read(session, address)
-                if self._addresses.get(key) == address:
+                if self._addresses.get(key) == address:  # it may have changed meanwhile
                     self._readings[key] = reading
                     self._on_reading(key, reading)
             self._due.done(key)
