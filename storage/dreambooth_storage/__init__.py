@@ -14,7 +14,7 @@ from dreambooth_storage.errors import (
     printable,
 )
 from dreambooth_storage.interface import (
-    Credentials,
+    AccessKey,
     NullObserver,
     StorageSettings,
     StoredObject,
@@ -27,9 +27,9 @@ from dreambooth_storage.uri import join, without_userinfo
 
 __all__ = [
     "AccessDeniedError",
+    "AccessKey",
     "AlreadyExistsError",
     "ChecksumMismatchError",
-    "Credentials",
     "EmptyPrefixError",
     "NoSuchBucketError",
     "NullObserver",

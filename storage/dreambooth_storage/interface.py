@@ -26,15 +26,15 @@ class StorageSettings:
 
 
 @dataclass(frozen=True)
-class Credentials:
-    """Keys of an S3 server, for a process whose own environment must not decide them."""
+class AccessKey:
+    """Credentials of an S3 server, given where the process's own environment must not decide."""
 
-    access_key_id: str
-    secret_access_key: str = field(repr=False)
+    id: str
+    secret: str = field(repr=False)
     session_token: str | None = field(default=None, repr=False)
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Credentials | None:
+    def from_environment(cls, environment: Mapping[str, str]) -> AccessKey | None:
         """The keys in the AWS_* variables of `environment`; None unless both are set."""
         key = environment.get("AWS_ACCESS_KEY_ID")
         secret = environment.get("AWS_SECRET_ACCESS_KEY")

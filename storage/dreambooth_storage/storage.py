@@ -14,8 +14,8 @@ from dreambooth_storage.errors import EmptyPrefixError, StorageError
 from dreambooth_storage.file_store import FileStore
 from dreambooth_storage.folders import files_below, path_below
 from dreambooth_storage.interface import (
+    AccessKey,
     Backend,
-    Credentials,
     Listing,
     NullObserver,
     StorageSettings,
@@ -42,7 +42,7 @@ class Storage:
         observer: TransferObserver | None = None,
         policy: TransferPolicy | None = None,
         *,
-        credentials: Credentials | None = None,
+        credentials: AccessKey | None = None,
     ) -> None:
         # boto3 takes 0.2 s to load, which `dreambooth validate` need not wait for.
         from dreambooth_storage.s3.store import S3Store

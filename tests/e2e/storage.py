@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from dreambooth_operator.local.seaweed import REGION, SeaweedServer
-from dreambooth_storage import Credentials, EmptyPrefixError, StorageSettings, StoredObject, join
+from dreambooth_storage import AccessKey, EmptyPrefixError, StorageSettings, StoredObject, join
 from dreambooth_storage import Storage as Client
 from tests.cluster.client import Object
 
@@ -61,7 +61,7 @@ class Storage:
         """A client."""
         region = self.environment.get("AWS_DEFAULT_REGION", REGION)
         settings = StorageSettings(self.endpoint_url, region, "path")
-        return Client(settings, credentials=Credentials.from_environment(self.environment))
+        return Client(settings, credentials=AccessKey.from_environment(self.environment))
 
     def below(self, uri: str) -> list[StoredObject]:
         """All objects below a folder."""

@@ -10,7 +10,7 @@ import pytest
 
 from dreambooth_storage import (
     AccessDeniedError,
-    Credentials,
+    AccessKey,
     NoSuchBucketError,
     Storage,
     StorageError,
@@ -89,7 +89,7 @@ def test_given_credentials_are_used_in_place_of_the_environments(
     s3_endpoint: str, s3_env: dict[str, str], bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = StorageSettings(s3_endpoint)
-    given = Credentials.from_environment(s3_env)
+    given = AccessKey.from_environment(s3_env)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     with Storage(settings, credentials=given) as storage:
         assert storage.list(f"s3://{bucket}/x") == []

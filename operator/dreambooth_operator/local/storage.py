@@ -8,7 +8,7 @@ from typing import Any
 
 from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_operator.local.state import State
-from dreambooth_storage import Credentials, Storage, StorageSettings, TransferPolicy
+from dreambooth_storage import AccessKey, Storage, StorageSettings, TransferPolicy
 from dreambooth_storage.uri import parse
 
 TRANSFER_POLICY = TransferPolicy(attempts=4, max_delay=2.0)
@@ -70,7 +70,7 @@ def _client(job: DreamBoothJob, environment: Mapping[str, str]) -> Storage:
     spec = job.spec.storage
     settings = StorageSettings(spec.endpoint_url, spec.region, spec.addressing_style)
     return Storage(
-        settings, policy=TRANSFER_POLICY, credentials=Credentials.from_environment(environment)
+        settings, policy=TRANSFER_POLICY, credentials=AccessKey.from_environment(environment)
     )
 
 

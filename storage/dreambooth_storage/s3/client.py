@@ -18,7 +18,7 @@ from botocore.credentials import RefreshableCredentials
 
 from dreambooth_storage.errors import AccessDeniedError, WrongEndpointError
 from dreambooth_storage.interface import (
-    Credentials,
+    AccessKey,
     StorageSettings,
     TransferObserver,
     TransferPolicy,
@@ -37,7 +37,7 @@ class S3Client:
         settings: StorageSettings,
         policy: TransferPolicy,
         observer: TransferObserver,
-        credentials: Credentials | None = None,
+        credentials: AccessKey | None = None,
     ) -> None:
         self.policy = policy
         self._credentials = credentials
@@ -125,8 +125,8 @@ class S3Client:
             # A session of its own: boto3's default one is not thread-safe. It finds credentials in
             # the environment, in files or through the pod's identity, unless they are given.
             session = boto3.session.Session(
-                aws_access_key_id=given.access_key_id if given else None,
-                aws_secret_access_key=given.secret_access_key if given else None,
+                aws_access_key_id=given.id if given else None,
+                aws_secret_access_key=given.secret if given else None,
                 aws_session_token=given.session_token if given else None,
             )
             _check_keys(session, location)

@@ -11,7 +11,7 @@ from typing import Any
 from dreambooth_storage.errors import StorageUnavailableError
 from dreambooth_storage.file_store import errors_of_target
 from dreambooth_storage.interface import (
-    Credentials,
+    AccessKey,
     Listing,
     StorageSettings,
     StoredObject,
@@ -34,7 +34,7 @@ class S3Store:
         settings: StorageSettings,
         policy: TransferPolicy,
         observer: TransferObserver,
-        credentials: Credentials | None = None,
+        credentials: AccessKey | None = None,
     ) -> None:
         self._client = S3Client(settings, policy, observer, credentials)
         self._pool = ThreadPoolExecutor(policy.parts_at_once, thread_name_prefix="s3-part")
