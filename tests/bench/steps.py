@@ -17,8 +17,9 @@ from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.data.cache import ImageGroup, build_cache
+from dreambooth_trainer.data.crops import variants
 from dreambooth_trainer.data.dataset import Dataset
-from dreambooth_trainer.data.images import SourceImage, variants
+from dreambooth_trainer.data.images import SourceImage
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.samples import SampleWriter
 from dreambooth_trainer.models import load_family

@@ -15,14 +15,12 @@ from dreambooth_storage import (
     StorageSettings,
     join,
 )
+from dreambooth_trainer.data.crops import Variant, crop_to_square, variants
 from dreambooth_trainer.data.images import (
     FolderLimits,
     ImageSet,
-    Variant,
-    crop_to_square,
     load_images,
-    reduced,
-    variants,
+    reduce_image,
 )
 from dreambooth_trainer.process.errors import BadDataError
 
@@ -190,9 +188,9 @@ def test_the_examples_subjects_have_no_fault(storage: Storage, subject: str) -> 
 
 def test_large_images_are_reduced_in_proportion() -> None:
     image = noise(0, width=400, height=130)
-    assert reduced(image, 64).size == (197, 64)
-    assert reduced(image, 64) is not image
-    assert reduced(image, 130) is image
+    assert reduce_image(image, 64).size == (197, 64)
+    assert reduce_image(image, 64) is not image
+    assert reduce_image(image, 130) is image
 
 
 def test_a_crop_keeps_the_proportions() -> None:
@@ -201,7 +199,7 @@ def test_a_crop_keeps_the_proportions() -> None:
     y, x = np.mgrid[:100, :200]
     disc = (x - 100) ** 2 + (y - 50) ** 2 < 40**2
     image.paste("white", mask=Image.fromarray(disc))
-    square = crop_to_square(image, 64, position=0.5, mirror=False)
+    square = crop_to_square(image, 64, Variant(0.5, mirror=False))
     white = square[0].numpy() > 0
     assert np.flatnonzero(white.any(0)).size == pytest.approx(51, abs=1)
     assert np.flatnonzero(white.any(1)).size == pytest.approx(51, abs=1)
@@ -209,7 +207,7 @@ def test_a_crop_keeps_the_proportions() -> None:
 
 def test_a_crop_is_float_channels_first_in_minus_one_to_one() -> None:
     image = Image.new("RGB", (64, 64), (255, 0, 51))
-    square = crop_to_square(image, 64, position=0.5, mirror=False)
+    square = crop_to_square(image, 64, Variant(0.5, mirror=False))
     assert square.shape == (3, 64, 64)
     assert square.dtype.is_floating_point
     assert square[:, 5, 5].tolist() == pytest.approx([1.0, -1.0, -0.6])
@@ -220,7 +218,7 @@ def test_the_position_moves_the_crop_along_the_longer_side(upright: bool) -> Non
     ramp = np.tile(np.linspace(0, 255, 192).round().astype(np.uint8), (64, 1))
     image = Image.fromarray(np.stack([ramp.T if upright else ramp] * 3, axis=-1))
     first, middle, last = (
-        crop_to_square(image, 64, position=position, mirror=False)[0] for position in (0, 0.5, 1)
+        crop_to_square(image, 64, Variant(position, mirror=False))[0] for position in (0, 0.5, 1)
     )
     assert first.max() < middle.min()
     assert middle.max() < last.min()
@@ -230,13 +228,13 @@ def test_the_position_moves_the_crop_along_the_longer_side(upright: bool) -> Non
 
 def test_mirroring_flips_left_and_right() -> None:
     image = noise(0)
-    plain = crop_to_square(image, 64, position=0.5, mirror=False)
-    mirrored = crop_to_square(image, 64, position=0.5, mirror=True)
+    plain = crop_to_square(image, 64, Variant(0.5, mirror=False))
+    mirrored = crop_to_square(image, 64, Variant(0.5, mirror=True))
     assert mirrored.flip(-1).equal(plain)
 
 
 def test_small_images_are_enlarged() -> None:
-    assert crop_to_square(noise(0, 40, 33), 64, position=1, mirror=False).shape == (3, 64, 64)
+    assert crop_to_square(noise(0, 40, 33), 64, Variant(1, mirror=False)).shape == (3, 64, 64)
 
 
 def test_variants_of_every_setting() -> None:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.data.class_images import ClassImageSet, load_class_images, recipe
+from dreambooth_trainer.data.class_image_cache import ClassImageRecipe
+from dreambooth_trainer.data.class_images import ClassImageSet, load_class_images
 from dreambooth_trainer.process.chunks import CHUNK_SIZE
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadDataError
@@ -58,7 +59,12 @@ def make(random_pipeline: Any, tmp_path: Path) -> Make:
             storage=Storage(StorageSettings()),
             ranks=Ranks(Topology()),
             model_hash=model_hash,
-            **{"pipeline": lambda: random_pipeline, **(watch or {})},
+            **{
+                "pipeline": lambda: random_pipeline,
+                "progress": lambda *_: None,
+                "should_stop": lambda: False,
+                **(watch or {}),
+            },
         )
 
     return _make
@@ -160,7 +166,7 @@ def test_the_cache_says_what_it_holds(make: Make, tmp_path: Path) -> None:
         "seed": 0,
         "resolution": 64,
     }
-    key = recipe(a_job("file:///out", count=1), "mug", MODEL_HASH).key()
+    key = ClassImageRecipe.of(a_job("file:///out", count=1), "mug", MODEL_HASH).key()
     assert manifest.parent == tmp_path / "prior-cache" / key
 
 
@@ -168,7 +174,7 @@ def test_another_jobs_image_wins_over_the_one_just_made(
     make: Make, random_pipeline: Any, tmp_path: Path
 ) -> None:
     """Another job writes the same image between this one's look at the cache and its write."""
-    key = recipe(a_job("file:///out"), "mug", MODEL_HASH).key()
+    key = ClassImageRecipe.of(a_job("file:///out"), "mug", MODEL_HASH).key()
     other = tmp_path / "prior-cache" / key / "00000.png"
 
     def pipeline() -> Any:
@@ -241,7 +247,7 @@ with join_ranks(Topology.from_environment(), StopSignal()) as ranks:
     found = load_class_images(
         DreamBoothJob.model_validate_json(job), "mug", model_hash="ab" * 32, ranks=ranks,
         storage=Storage(StorageSettings(endpoint, "us-east-1", "path")),
-        pipeline=lambda: made.append(1) or pipeline,
+        pipeline=lambda: made.append(1) or pipeline, progress=print, should_stop=lambda: False,
     )
     pixels = b"".join(image.pixels.tobytes() for image in found.images)
     mine = (hashlib.sha256(pixels).hexdigest(), found.generated, len(made))

@@ -1,4 +1,4 @@
-"""The stream of micro-batches that one rank trains on, made ahead of time on a thread."""
+"""The stream of micro-batches that one rank trains on, made ahead of time in a thread."""
 
 import queue
 import threading
@@ -16,8 +16,8 @@ Batch = dict[str, Tensor]
 """row [N], timestep [N], drop_caption [N]; latent_noise and noise [N, C, h, w].
 N = 2B with prior preservation: B subject samples, then the B class samples that belong to them."""
 
-AHEAD = 3
-"""Batches made ahead. More only costs memory: a batch takes far less time than a step."""
+BATCHES_AHEAD = 3
+"""More would only cost memory: a batch takes far less time than a step."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,12 @@ class BatchPlan:
     """Which steps to train, and this rank's share of each."""
 
     start: int
+    """Optimizer steps that are done."""
     stop: int
     accumulation: int
+    """Micro-batches per optimizer step."""
     local_batch: int
+    """Subject images per rank and micro-batch."""
     rank: int
     world_size: int
 
@@ -42,12 +45,15 @@ class BatchPlan:
         return range(place * self.local_batch, (place + 1) * self.local_batch)
 
     def __len__(self) -> int:
-        """Micro-batches to come."""
+        """Number of micro-batches of this rank."""
         return (self.stop - self.start) * self.accumulation
 
 
 def make_batch(sampler: TrainingSampler, noise_offset: float, step: int, positions: range) -> Batch:
-    """One micro-batch."""
+    """The micro-batch of a step's positions in the global batch.
+
+    noise_offset: how much noise that is constant over a channel is added (0: none).
+    """
     pairs = [sampler.draw(step, position) for position in positions]
     draws = [subject for subject, _ in pairs] + [prior for _, prior in pairs if prior is not None]
     return {
@@ -63,8 +69,9 @@ def make_batch(sampler: TrainingSampler, noise_offset: float, step: int, positio
 
 @dataclass
 class BatchStream:
-    """Iterates over one rank's micro-batches; `wait_seconds` is what the training loop waited for
-    the last.
+    """Iterates over one rank's micro-batches.
+
+    wait_seconds: how long the training loop waited for the newest one.
     """
 
     sampler: TrainingSampler
@@ -77,7 +84,7 @@ class BatchStream:
         return len(self.plan)
 
     def rows(self, step: int, rank: int) -> list[int]:
-        """Rows of the cache that a rank trains on in a step (from 0), for subject and class."""
+        """Rows of the cache that a rank trains on in a step (from 0), of subjects and classes."""
         pairs = [
             self.sampler.draw(step, position)
             for micro in range(self.plan.accumulation)
@@ -86,9 +93,9 @@ class BatchStream:
         return [draw.row for pair in pairs for draw in pair if draw is not None]
 
     def __iter__(self) -> Iterator[Batch]:
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(AHEAD)
-        left = threading.Event()
-        threading.Thread(target=self._fill, args=(ready, left), daemon=True).start()
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(BATCHES_AHEAD)
+        stopped = threading.Event()
+        threading.Thread(target=self._fill, args=(ready, stopped), daemon=True).start()
         try:
             for _ in range(len(self)):
                 began = time.perf_counter()
@@ -98,18 +105,18 @@ class BatchStream:
                     raise item
                 yield item
         finally:
-            left.set()
+            stopped.set()
 
-    def _fill(self, ready: "queue.Queue[Batch | BaseException]", left: threading.Event) -> None:
+    def _fill(self, ready: "queue.Queue[Batch | BaseException]", stopped: threading.Event) -> None:
         try:
             for batch in self._batches():
-                while not left.is_set():
+                while not stopped.is_set():
                     try:
                         ready.put(batch, timeout=0.2)
                         break
                     except queue.Full:
                         continue
-                if left.is_set():
+                if stopped.is_set():
                     return
         except BaseException as error:  # handed to the consumer, which raises it
             ready.put(error)

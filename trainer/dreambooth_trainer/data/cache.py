@@ -1,6 +1,4 @@
-"""Everything that does not train, computed once: latents of every image variant, captions'
-embeddings.
-"""
+"""Everything that does not train, computed once: latents of all image variants, embeddings."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dreambooth_trainer.data.images import SourceImage, Variant, crop_to_square
+from dreambooth_trainer.data.crops import Variant, crop_to_square
+from dreambooth_trainer.data.images import SourceImage
 from dreambooth_trainer.data.sampler import ImagePool
 from dreambooth_trainer.models import Conditioning, Family
 from dreambooth_trainer.process import heartbeat
@@ -16,12 +15,12 @@ from dreambooth_trainer.process.chunks import CHUNK_SIZE, gather_chunks, own_chu
 from dreambooth_trainer.process.distributed import Ranks
 
 NO_CAPTION = 0
-"""Index of the empty caption, which caption dropout puts in place of another."""
+"""Index of the empty caption, by which caption dropout replaces others."""
 
 
 @dataclass(frozen=True)
 class ImageGroup:
-    """Images that are drawn from together: one subject's, or one class's."""
+    """Images of one subject or class, with a caption for each; all have the same variants."""
 
     images: Sequence[SourceImage]
     captions: Sequence[str]
@@ -32,10 +31,10 @@ class ImageGroup:
 class TrainingCache:
     """What the training step looks up instead of computing.
 
-    moments: [rows, 2C, h, w], the latents' posterior of each variant of each image.
+    moments: [rows, 2C, h, w], mean and log variance of the latent of each variant of each image.
     caption_of_row: [rows], index into `captions`.
+    tokens: [captions, ...], token ids.
     conditioning: of every caption, or None where the text encoder is trained.
-    tokens: of every caption.
     """
 
     moments: Tensor
@@ -45,13 +44,13 @@ class TrainingCache:
     conditioning: Conditioning | None
 
 
-def pools(groups: Sequence[ImageGroup]) -> list[ImagePool]:
-    """Where each group's rows lie in the cache."""
-    found, first = [], 0
+def image_pools(groups: Sequence[ImageGroup]) -> list[ImagePool]:
+    """The rows of each group in the cache."""
+    pools, first = [], 0
     for group in groups:
-        found.append(ImagePool(first, len(group.images), len(group.variants)))
+        pools.append(ImagePool(first, len(group.images), len(group.variants)))
         first += len(group.images) * len(group.variants)
-    return found
+    return pools
 
 
 def build_cache(
@@ -63,7 +62,7 @@ def build_cache(
     ranks: Ranks,
     device: torch.device,
 ) -> TrainingCache:
-    """Encode every variant of every image once, the work split over the ranks."""
+    """Encode every variant of every image once, the work split over the ranks. Collective."""
     captions = ["", *dict.fromkeys(caption for group in groups for caption in group.captions)]
     tokens = family.tokenize(captions).to(device)
     return TrainingCache(
@@ -110,15 +109,7 @@ def _encode(
     resolution: int,
     device: torch.device,
 ) -> Tensor:
-    pixels = torch.stack(
-        [
-            torch.as_tensor(
-                crop_to_square(
-                    image.pixels, resolution, position=variant.position, mirror=variant.mirror
-                )
-            )
-            for image, variant in chunk
-        ]
-    )
+    """Moments [N, 2C, h, w] of N variants of images."""
+    pixels = [crop_to_square(image.pixels, resolution, variant) for image, variant in chunk]
     heartbeat.send()
-    return family.encode_images(pixels.to(device))
+    return family.encode_images(torch.stack(pixels).to(device))

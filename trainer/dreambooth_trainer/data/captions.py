@@ -10,12 +10,13 @@ from dreambooth_trainer.data.images import SourceImage
 from dreambooth_trainer.process.errors import BadDataError
 
 MAX_CHARACTERS = 1000
-"""Longest caption. Text encoders of Stable Diffusion read 77 tokens, about 300 characters."""
+"""Of one caption. Stable Diffusion's text encoders read 77 tokens, about 300 characters."""
+TOO_LONG = f"is over {MAX_CHARACTERS} characters: shorten it to what the image shows"
 
 
 @dataclass(frozen=True)
 class Captions:
-    """One caption per image, in the images' order, and what is odd about them."""
+    """One caption per image, in the images' order, with warnings about them."""
 
     texts: list[str]
     warnings: list[str]
@@ -26,24 +27,22 @@ def load_captions(
 ) -> Captions:
     """Captions of the images of `spec.subjects[index]`.
 
-    Without `captions`: "a photo of <identifier> <class>". With it: the text of `<image name>.txt`
-    (`dog.txt` or `dog.jpg.txt` for `dog.jpg`). `BadDataError` lists every caption that is missing,
-    empty, not UTF-8 or too long.
+    Without a `captions` folder, the instance prompt for every image. With it, the text of
+    `<image name>.txt` (`dog.txt` or `dog.jpg.txt` for `dog.jpg`).
+
+    Raises:
+        BadDataError: Captions are missing, empty, not UTF-8 or too long; all of them are listed.
+        StorageError: The folder cannot be read.
     """
     if subject.captions is None:
-        return Captions([default_caption(subject)] * len(images), [])
+        return Captions([subject.prompt] * len(images), [])
     field = f"spec.subjects[{index}].captions"
     files = _files(storage, subject.captions, field)
     texts, problems = _read_all(storage, files, images, field)
     if problems:
-        head = f"{field}: {len(problems)} caption(s) in {subject.captions} must be put right:"
+        head = f"{field}: {len(problems)} caption(s) in {subject.captions} must be corrected:"
         raise BadDataError("\n  ".join([head, *problems]))
     return Captions(texts, _missing_identifier(subject, images, texts, field))
-
-
-def default_caption(subject: Subject) -> str:
-    """The paper's caption of a subject's images (section 3.2)."""
-    return f"a photo of {subject.identifier} {subject.class_noun}"
 
 
 def has_identifier(text: str, identifier: str) -> bool:
@@ -63,25 +62,23 @@ def _files(storage: Storage, uri: str, field: str) -> dict[str, StoredObject]:
 def _read_all(
     storage: Storage, files: dict[str, StoredObject], images: Sequence[SourceImage], field: str
 ) -> tuple[list[str], list[str]]:
-    """The captions, and a sentence for each that cannot be used."""
-    found = [files.get(f"{image.name}.txt") or files.get(_plain_name(image)) for image in images]
+    """The captions, and the reason for each that cannot be used."""
+    matches = [files.get(f"{image.name}.txt") or files.get(_plain_name(image)) for image in images]
     problems = [
         f"{printable(image.name)} has none: add {printable(_plain_name(image))}"
-        for image, file in zip(images, found, strict=True)
+        for image, file in zip(images, matches, strict=True)
         if file is None
     ]
-    wanted = {file.uri: file for file in found if file is not None}
-    long = {uri for uri, file in wanted.items() if file.size > 4 * MAX_CHARACTERS + 3}  # UTF-8, BOM
+    wanted = {file.uri: file for file in matches if file is not None}
+    # A character takes 4 bytes in UTF-8, a byte order mark 3: larger files need not be read.
+    long = {uri for uri, file in wanted.items() if file.size > 4 * MAX_CHARACTERS + 3}
     problems += [f"{wanted[uri].relative} {TOO_LONG}" for uri in sorted(long)]
     readable = [uri for uri in wanted if uri not in long]
     texts = {uri: _text(data) for uri, data in storage.read_many(readable, field=field)}
     for uri, text in texts.items():
         if problem := _problem(text):
             problems.append(f"{wanted[uri].relative} {problem}")
-    return [texts.get(file.uri) or "" for file in found if file is not None], problems
-
-
-TOO_LONG = f"is over {MAX_CHARACTERS} characters: shorten it to what the image shows"
+    return [texts.get(file.uri) or "" for file in matches if file is not None], problems
 
 
 def _plain_name(image: SourceImage) -> str:
@@ -116,5 +113,5 @@ def _missing_identifier(
         return []
     return [
         f"{field}: the identifier {subject.identifier!r} is missing in the captions of"
-        f" {', '.join(without)}: these images will not teach it"
+        f" {', '.join(without)}; add it, or the model will not learn it from these images"
     ]

@@ -1,4 +1,4 @@
-"""What a job trains on: its subjects' images, and class images beside them."""
+"""What a job trains on: its subjects' images, and their classes' for prior preservation."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_trainer.attempt import Attempt
-from dreambooth_trainer.data.cache import ImageGroup, pools
+from dreambooth_trainer.data.cache import ImageGroup, image_pools
 from dreambooth_trainer.data.captions import load_captions
-from dreambooth_trainer.data.class_images import class_prompt, prepare_class_images
-from dreambooth_trainer.data.images import load_images, variants
+from dreambooth_trainer.data.class_image_cache import class_prompt
+from dreambooth_trainer.data.class_images import prepare_class_images
+from dreambooth_trainer.data.crops import variants
+from dreambooth_trainer.data.images import load_images
 from dreambooth_trainer.data.sampler import TrainingSampler
 from dreambooth_trainer.models import Family
 
@@ -37,13 +39,13 @@ class Dataset:
     def sampler(
         self, global_batch: int, latent_shape: tuple[int, int, int], timesteps: int
     ) -> TrainingSampler:
-        """Draws from these images."""
-        found = pools(self.groups)
-        of_class = dict(zip(self.classes, found[len(self.subjects) :], strict=True))
+        """The sampler of these images; `latent_shape` is (C, h, w)."""
+        pools = image_pools(self.groups)
+        of_class = dict(zip(self.classes, pools[len(self.subjects) :], strict=True))
         subjects = self.job.spec.subjects
         return TrainingSampler(
             seed=self.job.spec.training.seed,
-            subjects=found[: len(self.subjects)],
+            subjects=pools[: len(self.subjects)],
             priors=[of_class[s.class_noun] for s in subjects] if self.has_prior else [],
             weights=[s.weight or 1.0 for s in subjects],
             timesteps=timesteps,
@@ -53,7 +55,7 @@ class Dataset:
         )
 
     def uris(self, rows: Iterable[int]) -> list[str]:
-        """Where the images are that rows of the cache were made from, each named once."""
+        """URIs of the images behind rows of the cache, each named once."""
         of_row = [
             image.uri for group in self.groups for image in group.images for _ in group.variants
         ]
@@ -74,25 +76,28 @@ class Dataset:
 
 
 def subject_groups(attempt: Attempt) -> list[ImageGroup]:
-    """Images and captions of every subject. Raises `BadDataError` with the whole list of what is
-    wrong.
+    """Images and captions of every subject.
+
+    Raises:
+        BadDataError: A subject has no usable images, or captions that cannot be used.
+        StorageError: They cannot be read.
     """
     training = attempt.job.spec.training
     groups = []
     for index, subject in enumerate(attempt.job.spec.subjects):
-        found = load_images(
+        loaded = load_images(
             attempt.storage,
             subject.images,
             field=f"spec.subjects[{index}].images",
             resolution=training.resolution,
         )
-        if found.rejected:
-            log.warning(found.report(f"spec.subjects[{index}].images"))
-        described = load_captions(attempt.storage, subject, found.images, index)
+        if loaded.rejected:
+            log.warning(loaded.report(f"spec.subjects[{index}].images"))
+        described = load_captions(attempt.storage, subject, loaded.images, index)
         for warning in described.warnings:
             log.warning(warning)
-        looks = variants(training.crop, training.flip)
-        groups.append(ImageGroup(found.images, described.texts, looks))
+        crops = variants(training.crop, training.flip)
+        groups.append(ImageGroup(loaded.images, described.texts, crops))
     return groups
 
 

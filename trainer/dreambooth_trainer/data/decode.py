@@ -22,7 +22,7 @@ MAX_PARTS = 1000
 """Segments and scans of a JPEG: each scan, even an empty one, takes a walk over all its pixels."""
 
 READABLE = "JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF"
-
+"""The formats as messages name them."""
 
 _JPEG = b"\xff\xd8"
 _MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)
@@ -38,8 +38,10 @@ class UnreadableImageError(ValueError):
 def decode(data: bytes, *, smallest: int = 1, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The upright RGB image (8 bits per channel, sRGB) in a file.
 
-    Transparency is laid over white. `smallest` is the least length of the shorter side in pixels.
-    Raises `UnreadableImageError`.
+    Transparent parts become white. `smallest` is the least length of the shorter side in pixels.
+
+    Raises:
+        UnreadableImageError: The file is no image, is damaged, too small or over a limit.
     """
     with _quiet():
         try:
@@ -50,14 +52,14 @@ def decode(data: bytes, *, smallest: int = 1, max_pixels: int = MAX_PIXELS) -> I
             raise
         except MemoryError:
             raise
-        except Exception as error:  # decoders meet hostile bytes with every kind of exception
+        except Exception as error:  # damaged files make the decoders raise anything
             reason = str(error) or type(error).__name__
             raise UnreadableImageError(f"damaged or truncated ({reason})") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Pillow warns of odd metadata, which is no concern of the user's."""
+    """Without Pillow's warnings of unusual metadata, which users can ignore."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -79,7 +81,7 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _has_too_many_parts(jpeg: bytes) -> bool:
-    """Walks over the segments and scans of a JPEG, up to its end."""
+    """Walk over the segments and scans of a JPEG, up to its end."""
     place = len(_JPEG)
     for _ in range(MAX_PARTS):
         found = _MARKER.search(jpeg, place)
@@ -107,7 +109,7 @@ def _check_header(image: Image.Image, smallest: int, max_pixels: int) -> None:
 def _upright_rgb(image: Image.Image) -> Image.Image:
     image.load()
     profile = image.info.get("icc_profile")
-    with suppress(Exception):  # broken metadata: many programs write it, and nobody needs it
+    with suppress(Exception):  # many programs write broken metadata; the pixels are still good
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
         return Image.fromarray(_TO_8_BITS[np.asarray(image)]).convert("RGB")
@@ -119,7 +121,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _over_white(image: Image.Image) -> Image.Image:
-    """In one copy: a large image fills much memory."""
+    """Paste onto white: one copy less than compositing, as large images fill much memory."""
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
     white.paste(rgba, mask=rgba)
@@ -127,7 +129,7 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Phones save Display P3, printers CMYK: without their profile, colours come out wrong."""
+    """Apply the colour profile: phones save Display P3, scanners and printers CMYK."""
     if profile and image.mode in ("RGB", "CMYK"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

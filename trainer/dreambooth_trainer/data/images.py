@@ -1,35 +1,30 @@
-"""What is trained on: the images of a folder in storage, checked, upright, cropped to squares."""
+"""The images of a folder in storage: checked, upright and reduced to the resolution."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
-import torch
-from PIL import Image, ImageOps
-from torch import Tensor
+from PIL import Image
 
 from dreambooth_storage import EmptyPrefixError, Storage, StoredObject, printable
 from dreambooth_trainer.data.decode import MAX_PIXELS, READABLE, UnreadableImageError, decode
 from dreambooth_trainer.process.errors import BadDataError
 
 NOT_IMAGES = (".txt", ".caption", ".json", ".jsonl", ".csv")
-"""Ends of names that may lie beside the images."""
+"""Suffixes of captions and metadata, which lie beside the images."""
 
-LITTER = ("thumbs.db", "desktop.ini")
-"""What file managers leave behind, beside hidden files."""
-
-POSITIONS = 8
-"""Crops of a non-square image along its longer side, so that the latents of all can be cached."""
+FILE_MANAGER_FILES = ("thumbs.db", "desktop.ini")
+"""What Windows writes into folders; the files of others are hidden."""
 
 
 @dataclass(frozen=True)
 class FolderLimits:
-    """What is taken from one folder at most, so that a wrong URI cannot fill the memory."""
+    """Largest images and folder that are read, so that a wrong URI cannot fill the memory."""
 
     max_pixels: int = MAX_PIXELS
+    """Of one image."""
     max_bytes: int = 256 * 1024**2
+    """Of one file."""
     max_files: int = 10_000
 
 
@@ -63,32 +58,17 @@ class RejectedImage:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A folder's images by name, and what was refused."""
+    """The images of a folder, in the order of their names, and the files that were rejected."""
 
     images: list[SourceImage]
     rejected: list[RejectedImage]
 
     def report(self, field: str) -> str:
-        """One line per refused file under a line with the field; empty when there is none."""
+        """One line per rejected file under a line with the field; empty when there is none."""
         if not self.rejected:
             return ""
         head = f"{field}: {len(self.rejected)} file(s) are not trained on, {len(self.images)} are:"
-        return "\n".join([head, *(f"  {refused}" for refused in self.rejected)])
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to look at an image: cropped at 0..1 along its longer side, mirrored or not."""
-
-    position: float
-    mirror: bool
-
-
-def variants(crop: Literal["center", "random"], flip: bool) -> list[Variant]:
-    """All variants that training draws from with equal odds."""
-    positions = [0.5] if crop == "center" else [i / (POSITIONS - 1) for i in range(POSITIONS)]
-    mirrors = [False, True] if flip else [False]
-    return [Variant(position, mirror) for position in positions for mirror in mirrors]
+        return "\n".join([head, *(f"  {rejected}" for rejected in self.rejected)])
 
 
 def load_images(
@@ -102,25 +82,29 @@ def load_images(
 ) -> ImageSet:
     """The images right below `uri` by name, the first `count` that can be used.
 
-    Refused, each with its reason: files that do not decode, are animated, over a limit, smaller
-    than half the resolution, or the same picture as one before. Captions, metadata and hidden files
-    are passed over, and so are sub-folders. Raises `BadDataError` when no image is left.
+    Rejected, each with its reason: files that do not decode, are animated, over a limit, smaller
+    than half the resolution, or the same picture as an earlier one. Captions, metadata, hidden
+    files and sub-folders are ignored.
+
+    Raises:
+        BadDataError: No image is left, or the folder has too many files.
+        StorageError: The folder cannot be read.
     """
-    found = ImageSet([], [])
+    loaded = ImageSet([], [])
     objects = _candidates(storage, uri, field, limits)
     for item in _stream(storage, objects, field, resolution, limits):
         if isinstance(item, RejectedImage):
-            found.rejected.append(item)
+            loaded.rejected.append(item)
         else:
-            found.images.append(item)
-        if len(found.images) == count:
+            loaded.images.append(item)
+        if len(loaded.images) == count:
             break
-    if not found.images:
+    if not loaded.images:
         raise BadDataError(
             f"{field}: no image in {uri} can be trained on; put {READABLE} files there"
-            + "".join(f"\n  {refused}" for refused in found.rejected)
+            + "".join(f"\n  {rejected}" for rejected in loaded.rejected)
         )
-    return found
+    return loaded
 
 
 def _candidates(storage: Storage, uri: str, field: str, limits: FolderLimits) -> list[StoredObject]:
@@ -145,7 +129,7 @@ def _candidates(storage: Storage, uri: str, field: str, limits: FolderLimits) ->
 
 def _may_be_image(relative: str) -> bool:
     name = relative.rsplit("/", 1)[-1].lower()
-    hidden = not name or name.startswith(".") or name in LITTER
+    hidden = not name or name.startswith(".") or name in FILE_MANAGER_FILES
     return not hidden and not name.endswith(NOT_IMAGES)
 
 
@@ -156,7 +140,7 @@ def _stream(
     resolution: int,
     limits: FolderLimits,
 ) -> Iterator[SourceImage | RejectedImage]:
-    """Every object in order, decoded one by one while storage reads ahead."""
+    """Every object in order, decoded while storage reads ahead; too large ones come first."""
     seen: dict[str, str] = {}
     names = {item.uri: item.relative for item in objects if item.size <= limits.max_bytes}
     for item in objects:
@@ -164,49 +148,32 @@ def _stream(
             reason = f"{item.size} bytes are over the limit of {limits.max_bytes}"
             yield RejectedImage(item.relative, reason)
     for uri, data in storage.read_many(list(names), field=field):
-        yield _examine(uri, names[uri], data, resolution, limits, seen)
+        yield _check_image(uri, names[uri], data, resolution, limits, seen)
 
 
-def _examine(
+def _check_image(
     uri: str, name: str, data: bytes, resolution: int, limits: FolderLimits, seen: dict[str, str]
 ) -> SourceImage | RejectedImage:
     try:
         pixels = decode(data, smallest=-(-resolution // 2), max_pixels=limits.max_pixels)
     except UnreadableImageError as error:
         return RejectedImage(name, str(error))
-    first = seen.setdefault(_fingerprint(pixels), name)
+    first = seen.setdefault(_pixel_hash(pixels), name)
     if first != name:
         return RejectedImage(name, f"the same picture as {first}")
-    return SourceImage(name, reduced(pixels, resolution), hashlib.sha256(data).hexdigest(), uri)
+    return SourceImage(name, reduce_image(pixels, resolution), hashlib.sha256(data).hexdigest(), uri)
 
 
-def _fingerprint(pixels: Image.Image) -> str:
+def _pixel_hash(pixels: Image.Image) -> str:
     digest = hashlib.sha256(f"{pixels.size}".encode())
     digest.update(pixels.tobytes())
     return digest.hexdigest()
 
 
-def reduced(pixels: Image.Image, resolution: int) -> Image.Image:
-    """The image with its shorter side at the resolution, or as it is where it is smaller."""
+def reduce_image(pixels: Image.Image, resolution: int) -> Image.Image:
+    """The image with its shorter side at the resolution; a smaller image is not changed."""
     shorter = min(pixels.size)
     if shorter <= resolution:
         return pixels
     width, height = (max(resolution, round(side * resolution / shorter)) for side in pixels.size)
     return pixels.resize((width, height), Image.Resampling.LANCZOS)
-
-
-def crop_to_square(image: Image.Image, resolution: int, *, position: float, mirror: bool) -> Tensor:
-    """A square of the image as float32 [3, R, R] in -1..1: the whole shorter side, never squashed.
-
-    position: where the square lies along the longer side, 0 (left or top) to 1 (right or bottom).
-    """
-    width, height = image.size
-    side = min(width, height)
-    left, top = round((width - side) * position), round((height - side) * position)
-    square = image.crop((left, top, left + side, top + side))
-    if side != resolution:
-        square = square.resize((resolution, resolution), Image.Resampling.LANCZOS)
-    if mirror:
-        square = ImageOps.mirror(square)
-    pixels = torch.from_numpy(np.array(square, dtype=np.float32))
-    return pixels.permute(2, 0, 1).div(127.5).sub(1).contiguous()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SUBJECT, PRIOR, ORDER = 0, 1, 2
-"""Independent streams."""
+"""Numbers of independent random streams."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ class ImagePool:
 class TrainingSample:
     """What one position of one step trains on.
 
-    `row` is the image's variant in the cache. `latent_noise` resamples the VAE's posterior,
-    `noise` is added at `timestep`; both [C, h, w] float32. `offset` is the per-channel noise
-    offset before scaling, [C, 1, 1].
+    row: of the image's variant in the cache.
+    latent_noise: draws a latent from the VAE's posterior, [C, h, w] float32.
+    noise: added at `timestep`, [C, h, w] float32.
+    offset: noise that is constant over a channel, before scaling, [C, 1, 1] float32.
     """
 
     row: int
@@ -49,10 +50,10 @@ class TrainingSample:
 
 @dataclass(frozen=True)
 class TrainingSampler:
-    """Draws for one run.
+    """Draws the training samples of one run.
 
-    `subjects` and `priors` are parallel: the prior pool of each subject's class (empty without
-    prior).
+    subjects, weights: the images of each subject, and how often it is drawn.
+    priors: the images of each subject's class; empty without prior preservation.
     """
 
     seed: int
@@ -67,23 +68,26 @@ class TrainingSampler:
     def draw(self, step: int, position: int) -> tuple[TrainingSample, TrainingSample | None]:
         """The subject's sample and, with prior preservation, the class sample beside it."""
         stream = self._stream(SUBJECT, step, position)
-        index = self._subject(stream.random())
-        place = step * self.global_batch + position
-        subject = self._one(stream, SUBJECT, self.subjects[index], place)
+        index = self._choose_subject(stream.random())
+        count = step * self.global_batch + position
+        subject = self._draw(stream, SUBJECT, self.subjects[index], count)
         if not self.priors:
             return subject, None
         stream = self._stream(PRIOR, step, position)
-        return subject, self._one(stream, PRIOR, self.priors[index], place)
+        return subject, self._draw(stream, PRIOR, self.priors[index], count)
 
-    def _subject(self, uniform: float) -> int:
+    def _choose_subject(self, uniform: float) -> int:
         shares = np.cumsum(self.weights) / np.sum(self.weights)
         return int(np.searchsorted(shares, uniform, side="right").clip(0, len(self.weights) - 1))
 
-    def _one(
-        self, stream: np.random.Generator, kind: int, pool: ImagePool, place: int
+    def _draw(
+        self, stream: np.random.Generator, kind: int, pool: ImagePool, count: int
     ) -> TrainingSample:
-        """Every image of a pool comes once before any comes again."""
-        epoch, index = divmod(place, pool.size)
+        """A sample of the pool; every image comes once before any comes again.
+
+        count: samples of the run before this one.
+        """
+        epoch, index = divmod(count, pool.size)
         image = int(_permutation(self.seed, kind, pool, epoch)[index])
         channels = self.latent_shape[0]
         return TrainingSample(

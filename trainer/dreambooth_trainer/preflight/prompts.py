@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_trainer.data.class_images import class_prompt
+from dreambooth_trainer.data.class_image_cache import class_prompt
 from dreambooth_trainer.models.model_config import ModelConfig
 
 Prompts = list[tuple[str, str]]

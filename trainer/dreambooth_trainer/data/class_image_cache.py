@@ -1,0 +1,125 @@
+"""Generated class images in storage, shared by all jobs of the same model and class."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+
+from PIL import Image
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.prior import Prior, Sampler
+from dreambooth_storage import AlreadyExistsError, Storage, join
+from dreambooth_trainer.data.decode import UnreadableImageError, decode
+from dreambooth_trainer.data.images import SourceImage
+from dreambooth_trainer.data.png import encode_png
+from dreambooth_trainer.process.errors import BadDataError
+
+FIELD = "spec.prior.cache"
+
+
+def class_prompt(prior: Prior, class_noun: str) -> str:
+    """Prompt of a class's images, and their caption in training."""
+    return prior.prompt.replace("{class}", class_noun)
+
+
+@dataclass(frozen=True)
+class ClassImageRecipe:
+    """Everything that class images depend on, except for their index."""
+
+    model: str
+    """sha256 of the base model."""
+    prompt: str
+    sampler: Sampler
+    steps: int
+    guidance_scale: float
+    seed: int
+    """Image i is generated from seed + i."""
+    resolution: int
+
+    @classmethod
+    def of(cls, job: DreamBoothJob, class_noun: str, model_hash: str) -> "ClassImageRecipe":
+        """The recipe for a class of the job."""
+        prior = job.spec.prior
+        return cls(
+            model=model_hash,
+            prompt=class_prompt(prior, class_noun),
+            sampler=prior.sampler,
+            steps=prior.steps,
+            guidance_scale=float(prior.guidance_scale),
+            seed=prior.seed,
+            resolution=job.spec.training.resolution,
+        )
+
+    def key(self) -> str:
+        """Name of the cache's folder for this recipe: 32 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+
+
+class ClassImageCache:
+    """The first `count` images of one recipe, in the folder `<root>/<key>`."""
+
+    def __init__(self, storage: Storage, root: str, recipe: ClassImageRecipe, count: int) -> None:
+        self._storage = storage
+        self._folder = join(root, recipe.key())
+        self.recipe = recipe
+        self.count = count
+
+    def write_manifest(self) -> None:
+        """Write what the folder's images are made from, for people who look into it."""
+        manifest = json.dumps(asdict(self.recipe), indent=2).encode() + b"\n"
+        self._write(join(self._folder, "manifest.json"), manifest)
+
+    def present(self) -> set[int]:
+        """Indices that have a file."""
+        names = {item.relative for item in self._storage.list(self._folder, field=FIELD)}
+        return {i for i in range(self.count) if _name(i) in names}
+
+    def verify(self, indices: Sequence[int]) -> tuple[set[int], set[int]]:
+        """Which of the indices have an image, and which have a file that is damaged."""
+        present = self.present() if indices else set()
+        candidates = [i for i in indices if i in present]
+        intact = {i for i, image in self._decoded(candidates) if image is not None}
+        return intact, set(candidates) - intact
+
+    def write(self, index: int, image: Image.Image, *, replace: bool) -> None:
+        """Store an image; without `replace`, one that another job has stored meanwhile stays."""
+        self._write(self._uri(index), encode_png(image), replace=replace)
+
+    def read(self) -> Iterator[SourceImage]:
+        """All images in order; the same on every rank, whoever generated them.
+
+        Raises:
+            BadDataError: One of them is damaged.
+        """
+        for i, image in self._decoded(range(self.count)):
+            if image is None:
+                raise BadDataError(f"{FIELD}: {self._uri(i)} is damaged; delete it and start again")
+            yield image
+
+    def _decoded(self, indices: Sequence[int]) -> Iterator[tuple[int, SourceImage | None]]:
+        contents = self._storage.read_many([self._uri(i) for i in indices], field=FIELD)
+        for i, (_, data) in zip(indices, contents, strict=True):
+            yield i, self._decode(i, data)
+
+    def _decode(self, index: int, data: bytes) -> SourceImage | None:
+        side = self.recipe.resolution
+        try:
+            pixels = decode(data, smallest=side, max_pixels=side * side)
+        except UnreadableImageError:
+            return None
+        sha256 = hashlib.sha256(data).hexdigest()
+        return SourceImage(_name(index), pixels, sha256, self._uri(index))
+
+    def _write(self, uri: str, data: bytes, *, replace: bool = False) -> None:
+        # Another job may generate the same image: the first one wins, and all jobs read that one.
+        with suppress(AlreadyExistsError):
+            self._storage.write(uri, data, only_if_absent=not replace, field=FIELD)
+
+    def _uri(self, index: int) -> str:
+        return join(self._folder, _name(index))
+
+
+def _name(index: int) -> str:
+    return f"{index:05d}.png"
