@@ -51,8 +51,8 @@ def test_a_suspended_job_goes_on_where_it_was_on_fewer_nodes(
 def exported(cluster: Cluster, run: str) -> dict[str, np.ndarray]:
     """The exported UNet, by name of its tensors."""
     with tempfile.TemporaryDirectory() as folder:
-        fetch = cluster.storage.objects.download
-        (path,) = fetch(f"{run}/export", Path(folder), UNET.__eq__)
+        fetch = cluster.storage.client.download_tree
+        (path,) = fetch(f"{run}/export", Path(folder), select=UNET.__eq__)
         return load_file(path)
 
 
