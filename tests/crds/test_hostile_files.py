@@ -38,7 +38,9 @@ HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
         lambda: laughs().replace("apiVersion: *a29", "spec: {<<: [*a29, *a29]}"),
         "the aliases stand for more than 10000 values",
     ),
-    "what contains itself": (lambda: "spec: &a\n  x: *a\n", "an alias refers to a node that contains it"),
+    "what contains itself": (
+        lambda: "spec: &a\n  x: *a\n", "an alias refers to a node that contains it",
+    ),
     "deep lists": (lambda: f"spec: {'[' * 9000}\n", "nested more than 100 deep"),
     "deep mappings": (lambda: f"spec: {'{a: ' * 9000}\n", "nested more than 100 deep"),
     "deep blocks": (
@@ -81,7 +83,7 @@ def test_a_thousand_unknown_fields_do_not_hide_the_rest() -> None:
     found = problems("".join(f"field{n}: {n}\n" for n in range(10_000)))
     assert time.process_time() - began < 30
     assert found[0] == "apiVersion: required; add it"
-    assert found[-1] == "job: 9954 more problems; solve these first"
+    assert found[-1] == "job: 9954 more errors; correct these first"
     assert len(found) == 51
 
 

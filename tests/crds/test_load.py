@@ -39,8 +39,8 @@ def problems(source: str | Path) -> list[str]:
         ),
         ("1: a\n", "line 1, column 1: not valid YAML: a key must be text; correct it there"),
         ("- a\n", "job: must be a mapping; write apiVersion, kind, metadata and spec"),
-        ("a: 1\n---\nb: 1\n", "job: expected one job in the file, found 2; keep one"),
-        ("# nothing\n", "job: expected one job in the file, found 0; keep one"),
+        ("a: 1\n---\nb: 1\n", "job: expected one job in the file, got 2; keep one"),
+        ("# nothing\n", "job: expected one job in the file, got 0; keep one"),
     ],
 )
 def test_text_that_is_no_job(text: str, message: str) -> None:

@@ -24,7 +24,7 @@ def write(root: Path, files: Files) -> None:
 
 def differences(root: Path, files: Files) -> list[str]:
     """Compare the files below `root` with what would be written: a diff for each that differs."""
-    found = []
+    diffs = []
     for path, text in files.items():
         target = root / path
         old = target.read_text(encoding="utf-8") if target.exists() else ""
@@ -33,8 +33,8 @@ def differences(root: Path, files: Files) -> list[str]:
         )
         diff = "\n".join(lines)
         if diff:
-            found.append(diff)
-    return found
+            diffs.append(diff)
+    return diffs
 
 
 def main(program: str, description: str | None, generated: Callable[[], Files]) -> None:
@@ -48,6 +48,6 @@ def main(program: str, description: str | None, generated: Callable[[], Files]) 
     if not arguments.check:
         write(arguments.root, generated())
         return
-    found = differences(arguments.root, generated())
-    if found:
-        sys.exit("\n".join([*found, "", "Generated files are out of date; run `make generate`."]))
+    diffs = differences(arguments.root, generated())
+    if diffs:
+        sys.exit("\n".join([*diffs, "", "Generated files are out of date; run `make generate`."]))

@@ -99,17 +99,17 @@ def _bounds(field: Schema) -> str:
 
 def _rules(spec: Schema) -> Iterator[str]:
     """What must hold between fields, and what an update may not change."""
-    found = list(_all_rules("spec", spec))
+    rules = list(_all_rules("spec", spec))
     yield "# Rules between fields"
     yield ""
-    yield from (f"- `{path}`: {text}." for path, text, is_update in found if not is_update)
+    yield from (f"- `{path}`: {text}." for path, text, is_update in rules if not is_update)
     yield ""
     yield "# Updates"
     yield ""
     yield "`spec` is fixed, with the exceptions below and `suspend` and"
     yield "`runtime.ttlSecondsAfterFinished`, which can be changed at any time."
     yield ""
-    yield from (f"- `{path}`: {text}." for path, text, is_update in found if "suspended" in text)
+    yield from (f"- `{path}`: {text}." for path, text, is_update in rules if "suspended" in text)
     yield ""
 
 

@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition, made from the models.
+"""The CustomResourceDefinition, generated from the models.
 
 Pydantic's JSON schema becomes a structural schema (apiextensions.k8s.io/v1 JSONSchemaProps):
 references are inlined, "or null" becomes optional, and defaults stand at every level, so that the
@@ -203,7 +203,7 @@ def _object(node: Schema, definitions: dict[str, Schema]) -> Schema:
 def _field(field: Schema, definitions: dict[str, Schema], *, optional: bool) -> Schema:
     """A field; an object that pydantic makes by itself gets the defaults of its fields.
 
-    They are written out, as the API server checks a default against the rules as it stands.
+    They are written out, as the API server checks a default against the rules as it is written.
     """
     result = structural(field, definitions)
     if optional and "anyOf" not in field and result.get("type") == "object":

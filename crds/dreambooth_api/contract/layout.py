@@ -1,4 +1,4 @@
-"""Where everything of a run lies: paths below `<output>/<namespace>/<name>/<uid>/`."""
+"""The folder of a run: paths below `<output>/<namespace>/<name>/<uid>/`."""
 
 from dataclasses import dataclass
 from typing import ClassVar

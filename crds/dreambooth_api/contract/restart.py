@@ -56,8 +56,8 @@ def classify(ends: Iterable[PodEnd]) -> AttemptEnd | None:
     pods = list(ends)
     if pods and all(pod.exit_code == ExitCode.DONE for pod in pods):
         return AttemptEnd("Succeeded")
-    found = [end for pod in pods if (end := _classify_pod(pod))]
-    return min(found, key=lambda end: end[0])[1] if found else None
+    ends_of_pods = [end for pod in pods if (end := _classify_pod(pod))]
+    return min(ends_of_pods, key=lambda end: end[0])[1] if ends_of_pods else None
 
 
 def _classify_pod(pod: PodEnd) -> tuple[int, AttemptEnd] | None:

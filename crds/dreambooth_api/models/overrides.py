@@ -1,7 +1,7 @@
 """`spec.runtime.podOverrides`: the parts of a pod that a user may change.
 
 Only what is named here can be overridden, so that nothing the operator relies on can be broken. The
-Kubernetes objects below these names are opaque: the API server checks them when the pod is made.
+Kubernetes objects below these names are opaque: the API server checks them when a pod is created.
 """
 
 from typing import Annotated, Any, Literal

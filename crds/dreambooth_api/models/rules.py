@@ -1,4 +1,4 @@
-"""Rules between fields: each stands once, a Python predicate with its CEL expression and message.
+"""Rules between fields: a Python predicate, with its CEL expression and message, written once.
 
 A method of a model that carries `@rule` is checked by pydantic after the fields, and is written
 into the CRD as an entry of x-kubernetes-validations, which the API server checks on create and
@@ -18,7 +18,7 @@ class Rule:
     """What must hold between the fields of one model."""
 
     field: str
-    """The field to blame, below the model: `globalBatch`, or `schedule.warmupSteps`."""
+    """The field at fault, below the model: `globalBatch`, or `schedule.warmupSteps`."""
 
     cel: str
     """The rule in the Common Expression Language; `self` is the model."""
@@ -54,6 +54,6 @@ def rule(field: str, cel: str, message: str) -> Callable[[_Predicate], _Predicat
 
 @functools.cache
 def rules_of(model: type) -> tuple[Rule, ...]:
-    """The rules of a model, in the order of the source. Asked for with every value of the model."""
-    found = (getattr(member, "__dict__", {}).get("rule") for member in vars(model).values())
-    return tuple(rule for rule in found if isinstance(rule, Rule))
+    """The rules of a model, in the order of the source. Cached: every value of the model asks."""
+    marks = (getattr(member, "__dict__", {}).get("rule") for member in vars(model).values())
+    return tuple(rule for rule in marks if isinstance(rule, Rule))

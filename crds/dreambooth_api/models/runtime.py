@@ -133,7 +133,7 @@ class Runtime(ApiModel):
     """Ranks of each pod when `gpusPerNode` is 0. Default: 1."""
 
     gpu_resource: ResourceName = "nvidia.com/gpu"
-    """Extended resource that stands for one GPU."""
+    """Extended resource that one GPU is requested by."""
 
     gpu_memory: Quantity | None = None
     """Memory of one GPU, for example `80Gi`: preflight then refuses a job that cannot fit."""

@@ -80,7 +80,7 @@ class AttemptStatus(ApiModel):
     """Attempt, from 0."""
 
     started: Time
-    """When its Job was made."""
+    """When its Job was created."""
 
     running: Time | None = None
     """When all its ranks had joined."""

@@ -63,8 +63,8 @@ class Transition:
 
 def transitions() -> list[Transition]:
     """The fields of the spec that an update must leave as they are."""
-    found = [*_fields(Spec, ""), *_fields(Runtime, "runtime.")]
-    return [field for field in found if field.path not in ALWAYS | {"runtime"}]
+    fields = [*_fields(Spec, ""), *_fields(Runtime, "runtime.")]
+    return [field for field in fields if field.path not in ALWAYS | {"runtime"}]
 
 
 def _fields(model: type[ApiModel], prefix: str) -> Iterator[Transition]:

@@ -75,12 +75,12 @@ def _text(source: str | Path) -> str:
 def _document(text: str) -> Any:
     """The only document of a YAML text."""
     try:
-        found = [document for document in yamljson.documents(text) if document is not None]
+        jobs = [document for document in yamljson.documents(text) if document is not None]
     except yaml.YAMLError as error:
         raise InvalidJobError(_syntax_message(error)) from error
-    if len(found) != 1:
-        raise InvalidJobError(f"job: expected one job in the file, found {len(found)}; keep one")
-    return found[0]
+    if len(jobs) != 1:
+        raise InvalidJobError(f"job: expected one job in the file, got {len(jobs)}; keep one")
+    return jobs[0]
 
 
 def _syntax_message(error: yaml.YAMLError) -> str:

@@ -27,7 +27,7 @@ _PLAIN_VALUES = [
     ("float", _FLOAT, "-+.0123456789"),
     ("merge", r"^<<$", "<"),
 ]
-"""Tag, form and first characters of unquoted text that is no string; \\0 stands for no text."""
+"""Tag, form and first characters of unquoted text that is not a string (\\0: the empty text)."""
 
 _TAG = "tag:yaml.org,2002:"
 _TYPES = {_TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
@@ -38,12 +38,12 @@ MAX_ALIASED = 10_000
 
 def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
     """The meaning of unquoted text, by its first character, as PyYAML wants it."""
-    found: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
     for tag, pattern, first in _PLAIN_VALUES:
         for character in first:
             key = "" if character == "\0" else character
-            found.setdefault(key, []).append((_TAG + tag, re.compile(pattern)))
-    return found
+            resolvers.setdefault(key, []).append((_TAG + tag, re.compile(pattern)))
+    return resolvers
 
 
 class _Loader(yaml.SafeLoader):
