@@ -54,7 +54,11 @@ class FileStore:
                 return False
 
     def read(self, location: Location, sha256: str | None) -> bytes:
-        """The content of the file."""
+        """The content of the file.
+
+        Raises:
+            ObjectNotFoundError: there is no such file, or it is a folder.
+        """
         with _errors_of(location):
             data = Path(location.key).read_bytes()
         if sha256:
@@ -62,7 +66,11 @@ class FileStore:
         return data
 
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
-        """Write a new file, flush it to disk, and put it in place."""
+        """Write a new file, flush it to disk, and put it in place.
+
+        Raises:
+            AlreadyExistsError: `only_if_absent`, and there is a file already.
+        """
         with _errors_of(location), unfinished(Path(location.key)) as beside:
             with beside.open("wb") as file:
                 file.write(data)

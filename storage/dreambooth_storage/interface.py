@@ -97,10 +97,21 @@ class TransferObserver(Protocol):
         """Storage has answered a request, so waiting for it makes sense."""
 
     def transferred(self, operation: str, size: int, seconds: float) -> None:
-        """`operation` (list, exists, read, write, delete) moved `size` bytes in `seconds`."""
+        """An operation has succeeded.
+
+        Args:
+            operation: list, exists, read, write or delete.
+            size: bytes moved, 0 where none were.
+            seconds: time that it took, retries included.
+        """
 
     def failed(self, operation: str, error_code: str) -> None:
-        """A request of `operation` failed, whether it is retried or not."""
+        """A request failed, whether it is retried or not.
+
+        Args:
+            operation: list, exists, read, write or delete.
+            error_code: the server's (such as SlowDown, or an HTTP status), else one of ours.
+        """
 
 
 class NullObserver:
@@ -120,13 +131,17 @@ class Backend(Protocol):
     """One kind of storage. Every method raises StorageError, without the job's field."""
 
     def list(self, location: Location) -> Listing:
-        """Every object below the prefix, in any order."""
+        """Every object below the prefix, in any order; sizes in bytes."""
 
     def exists(self, location: Location) -> bool:
         """Whether there is such an object."""
 
     def read(self, location: Location, sha256: str | None) -> bytes:
-        """The object's content, which must be of `sha256`."""
+        """The object's content.
+
+        Raises:
+            ChecksumMismatchError: its hexadecimal sha256 is not `sha256`.
+        """
 
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
         """Store the content, all or nothing.

@@ -16,6 +16,9 @@ def run_all(pool: Executor, tasks: Iterable[Callable[[], T]]) -> list[T]:
 
     After the first failure no further task starts. It is raised once those under way have ended, so
     that nothing still writes to what the caller then cleans up.
+
+    Raises:
+        Exception: what the first failed task in order raised.
     """
     futures = [pool.submit(task) for task in tasks]
     try:
@@ -31,6 +34,9 @@ def prefetch(pool: Executor, tasks: Iterable[Callable[[], T]], ahead: int) -> It
     """The results in order, with at most `ahead` tasks running or waiting to be taken.
 
     A consumer that stops early cancels what has not started.
+
+    Raises:
+        Exception: what a task raised, when its result is due.
     """
     remaining = iter(tasks)
     pending: deque[Future[T]] = deque(pool.submit(task) for task in islice(remaining, ahead))

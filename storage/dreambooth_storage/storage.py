@@ -57,7 +57,11 @@ class Storage:
         self._pool = ThreadPoolExecutor(policy.objects_at_once, thread_name_prefix="storage")
 
     def list(self, prefix_uri: str, *, field: str = "") -> Listing:
-        """Every object below the prefix, taken as a folder, sorted by key; may be empty."""
+        """Every object below the prefix, taken as a folder, sorted by key; may be empty.
+
+        Raises:
+            NoSuchBucketError: there is no such bucket.
+        """
         with self._operation("list", prefix_uri, field) as (store, location, _):
             found = store.list(location)
         return sorted(found, key=lambda each: each.relative.encode(errors="surrogateescape"))
@@ -75,7 +79,11 @@ class Storage:
         return found
 
     def exists(self, uri: str, *, field: str = "") -> bool:
-        """Whether there is such an object."""
+        """Whether there is such an object.
+
+        Raises:
+            NoSuchBucketError: there is no such bucket.
+        """
         with self._operation("exists", uri, field) as (store, location, _):
             return store.exists(location)
 
@@ -124,7 +132,12 @@ class Storage:
         return written
 
     def upload(self, path: str | Path, uri: str, *, field: str = _WRITE_FIELD) -> Written:
-        """Store the content of a file, in parts when it is large."""
+        """Store the content of a file, in parts of `TransferPolicy.part_size` bytes.
+
+        Raises:
+            StorageFullError: there is no room left.
+            OSError: the file cannot be read.
+        """
         with self._operation("write", uri, field) as (store, location, count):
             written = store.upload(Path(path), location)
             count(written.size)
@@ -135,6 +148,9 @@ class Storage:
 
         The object does not carry its sha256 then: a reader has to know it, as from a checkpoint's
         manifest.
+
+        Raises:
+            StorageFullError: there is no room left.
         """
         with self._operation("write", uri, field) as (store, location, count):
             written = store.stream(Path(path), location)
@@ -161,6 +177,9 @@ class Storage:
 
         Hidden files and folders stay behind. A single file in place of a folder is stored at the
         prefix itself. Returns what was written, sorted by path.
+
+        Raises:
+            StorageError: a file could not be stored; others may have been.
         """
         return run_all(
             self._pool,
@@ -204,7 +223,11 @@ class Storage:
         return targets
 
     def delete(self, uris: Iterable[str], *, field: str = _WRITE_FIELD) -> None:
-        """Remove objects; those that are not there are no error."""
+        """Remove objects; those that are not there are no error.
+
+        Raises:
+            AccessDeniedError: an object may not be deleted; others may be gone.
+        """
         run_all(self._pool, [partial(self._delete, uri, field) for uri in uris])
 
     def abort_unfinished(

@@ -40,7 +40,7 @@ class _Sink(Protocol):
     """Where content goes. Ranges do not overlap, and come from several threads."""
 
     def fill(self, body: Any, start: int, length: int) -> int:
-        """Store up to `length` bytes of a body at `start`; returns how many there were."""
+        """Store up to `length` bytes of a body at offset `start`; returns how many there were."""
 
     def digest(self, kind: str) -> str:
         """Hexadecimal sha256 or md5 of the content."""
@@ -145,7 +145,12 @@ class Reader:
         return self._client.call("exists", location, request)
 
     def read(self, location: Location, sha256: str | None) -> bytes:
-        """The whole content, verified: by its sha256, where that is known."""
+        """The whole content, verified: by its sha256, where that is known.
+
+        Raises:
+            ChecksumMismatchError: it arrived damaged three times.
+            StorageUnavailableError: it was replaced during each of three reads.
+        """
         check = _Check(location, sha256)
 
         def once() -> bytes:
@@ -156,7 +161,14 @@ class Reader:
         return self._whole(location, once)
 
     def download(self, location: Location, path: Path, sha256: str | None) -> int:
-        """Content into a file that appears when it is complete and verified; returns its size."""
+        """Content into a file that appears when it is complete and verified.
+
+        Returns its size in bytes.
+
+        Raises:
+            ChecksumMismatchError: it arrived damaged three times.
+            OSError: the file cannot be written.
+        """
         check = _Check(location, sha256)
 
         def once() -> int:

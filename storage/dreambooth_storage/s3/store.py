@@ -42,7 +42,11 @@ class S3Store:
         self._writer = Writer(self._client, self._pool)
 
     def list(self, location: Location) -> Listing:
-        """All pages of ListObjectsV2, without folder markers."""
+        """All pages of ListObjectsV2, without folder markers.
+
+        Raises:
+            StorageUnavailableError: the server repeats a page.
+        """
         found: Listing = []
         more: dict[str, str] = {}
         tokens: set[str | None] = {None}

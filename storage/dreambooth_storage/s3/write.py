@@ -42,7 +42,11 @@ class Writer:
         self._parts = parts
 
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
-        """Store bytes; AlreadyExistsError where they would replace an object that must stay."""
+        """Store bytes.
+
+        Raises:
+            AlreadyExistsError: `only_if_absent`, and there is an object already.
+        """
         written = Written(location.uri, len(data), hashlib.sha256(data).hexdigest())
         condition = {"IfNoneMatch": "*"} if only_if_absent else {}
         described = {SHA256_KEY: written.sha256}
@@ -54,6 +58,9 @@ class Writer:
         """Store a file, which is read twice.
 
         Its sha256 travels in the object's metadata, which must be known before the first part.
+
+        Raises:
+            OSError: the file cannot be read, or became shorter meanwhile.
         """
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -66,6 +73,9 @@ class Writer:
         """Store a file that is hashed while its parts move.
 
         The object does not carry its sha256: it is in the returned value alone.
+
+        Raises:
+            OSError: the file cannot be read, or became shorter meanwhile.
         """
         with path.open("rb") as file, ThreadPoolExecutor(1, "s3-sha256") as aside:
             digest = aside.submit(hashlib.file_digest, file, "sha256")

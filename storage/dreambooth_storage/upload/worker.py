@@ -35,15 +35,15 @@ class Relay:
             self._connection.send((kind, details))
 
     def progressed(self) -> None:
-        """Relay it."""
+        """See `TransferObserver.progressed`."""
         self.send("progressed")
 
     def transferred(self, operation: str, size: int, seconds: float) -> None:
-        """Relay it."""
+        """See `TransferObserver.transferred`."""
         self.send("transferred", operation, size, seconds)
 
     def failed(self, operation: str, error_code: str) -> None:
-        """Relay it."""
+        """See `TransferObserver.failed`."""
         self.send("failed", operation, error_code)
 
 
