@@ -5,6 +5,7 @@ speed drops out. The model is tiny-sd at its own size; on a larger model, fixed 
 weigh less.
 """
 
+import argparse
 import statistics
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from tests.bench import quality, ranks, steps, storage_faults
 
 def main() -> int:
     """Measure everything; print one table. Returns 1 when a target is missed."""
+    argparse.ArgumentParser(prog="tests.bench", description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bench = steps.StepBench(Path(folder))
         results = [

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tinysd.captions import COLOURS, KINDS
 from tinysd.dataset import DrawingSet
@@ -56,14 +56,16 @@ def train(drawings: DrawingSet, recipe: Recipe = RECIPE, seed: int = 0) -> Class
         chosen = rng.integers(len(kinds), size=recipe.batch)
         images = _soften(as_tensor(drawings.pixels[chosen]), rng)
         kind, colour = model(images)
-        return F.cross_entropy(kind, kinds[chosen]) + F.cross_entropy(colour, colours[chosen])
+        return functional.cross_entropy(kind, kinds[chosen]) + functional.cross_entropy(
+            colour, colours[chosen]
+        )
 
     fit("classifier", [model], loss, recipe)
     return model.eval()
 
 
 def _soften(images: Tensor, rng: np.random.Generator) -> Tensor:
-    soft = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
+    soft = functional.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
     mix = torch.from_numpy(rng.uniform(0, 1, (len(images), 1, 1, 1)) * (rng.random() < 0.5)).float()
     return images.lerp(soft, mix) + 0.03 * torch.randn_like(images)
 

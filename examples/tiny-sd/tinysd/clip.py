@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -61,8 +61,8 @@ def train(
     def loss() -> Tensor:
         items = _choose_items(groups, recipe.batch, rng)
         pixels, texts = _batch(views, items, rng)
-        images = F.normalize(image_features(model, pixels).float(), dim=-1)
-        prompts = F.normalize(text_features(model, captions.ids(texts)).float(), dim=-1)
+        images = functional.normalize(image_features(model, pixels).float(), dim=-1)
+        prompts = functional.normalize(text_features(model, captions.ids(texts)).float(), dim=-1)
         scale = model.logit_scale.exp().clamp(max=100)
         return text_loss(images, prompts, texts, scale) + instance_loss(images)
 
@@ -112,14 +112,16 @@ def text_loss(images: Tensor, prompts: Tensor, texts: Sequence[str], scale: Tens
     numbers = torch.tensor([names[text] for text in texts])
     target = (numbers[:, None] == numbers[None]).float()
     target = target / target.sum(dim=1, keepdim=True)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    return (
+        functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)
+    ) / 2
 
 
 def instance_loss(images: Tensor) -> Tensor:
     """Picks the other view of the same object among all the views of the batch."""
     logits = images @ images.T / INSTANCE_TEMPERATURE
     logits = logits.masked_fill(torch.eye(len(images), dtype=torch.bool), -1e4)
-    return F.cross_entropy(logits, torch.arange(len(images)) ^ 1)
+    return functional.cross_entropy(logits, torch.arange(len(images)) ^ 1)
 
 
 def _items_by_look(words: Sequence[Words]) -> list[NDArray[np.int64]]:

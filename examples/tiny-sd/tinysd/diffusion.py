@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.multiprocessing as mp
-import torch.nn.functional as F
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -17,6 +16,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from torch import Tensor
+from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tinysd.captions import Words, random_caption
@@ -156,7 +156,7 @@ def _loss_of(
         timesteps = torch.randint(0, 1000, (batch,))
         noisy = scheduler.add_noise(clean, noise, timesteps)
         predicted = unet(noisy, timesteps, text_encoder(ids).last_hidden_state).sample.float()
-        return F.mse_loss(predicted, scheduler.get_velocity(clean, noise, timesteps))
+        return functional.mse_loss(predicted, scheduler.get_velocity(clean, noise, timesteps))
 
     return loss
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn import functional
 from transformers import CLIPModel, CLIPTokenizer
 
 from tinysd import classifiers, clip
@@ -142,7 +142,7 @@ def clip_text_scores(models: Models, held_out: DrawingSet) -> dict[str, float]:
     looks = [(kind, colour) for kind in KINDS for colour in COLOURS]
     prompts = [caption(Words(kind, colour)) for kind, colour in looks]
     with torch.no_grad():
-        texts = F.normalize(
+        texts = functional.normalize(
             clip.text_features(models.clip, tokenize(models.tokenizer, prompts)), dim=-1
         )
     best = (embed(models.clip, held_out.pixels) @ texts.T).argmax(dim=1)
@@ -176,7 +176,7 @@ def embed(model: CLIPModel, pictures: Pixels) -> Tensor:
         clip.image_features(model, as_tensor(part))
         for part in np.split(pictures, range(250, len(pictures), 250))
     ]
-    return F.normalize(torch.cat(parts), dim=-1)
+    return functional.normalize(torch.cat(parts), dim=-1)
 
 
 def load_pictures(folder: Path, size: int = 64) -> Pixels:

@@ -4,6 +4,7 @@ SeaweedFS runs on the same machine, on a GPU where there is one. The predictions
 before the first run; a missed target is shown as missed.
 """
 
+import argparse
 import os
 import sys
 import tempfile
@@ -135,6 +136,7 @@ def _judged(name: str, predicted: str, value: float, at_most: float) -> Row:
 
 def main() -> int:
     """Measure and print; returns 1 when a target is missed."""
+    argparse.ArgumentParser(prog="tests.bench.checkpoint", description=__doc__).parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="bench-checkpoint-") as folder,
         SeaweedServer(Path(folder)) as server,

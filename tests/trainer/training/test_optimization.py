@@ -1,6 +1,4 @@
-"""Learning rates are a function of the optimizer step, and resuming continues the optimizer
-exactly.
-"""
+"""Learning rates depend on the optimizer step alone; resuming continues the optimizer exactly."""
 
 import pytest
 import torch

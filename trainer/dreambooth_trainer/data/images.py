@@ -161,9 +161,8 @@ def _check_image(
     first = seen.setdefault(_pixel_hash(pixels), name)
     if first != name:
         return RejectedImage(name, f"the same picture as {first}")
-    return SourceImage(
-        name, reduce_image(pixels, resolution), hashlib.sha256(data).hexdigest(), uri
-    )
+    sha256 = hashlib.sha256(data).hexdigest()
+    return SourceImage(name, reduce_image(pixels, resolution), sha256, uri)
 
 
 def _pixel_hash(pixels: Image.Image) -> str:
