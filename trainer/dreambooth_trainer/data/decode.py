@@ -84,10 +84,10 @@ def _has_too_many_parts(jpeg: bytes) -> bool:
     """Walk over the segments and scans of a JPEG, up to its end."""
     place = len(_JPEG)
     for _ in range(MAX_PARTS):
-        found = _MARKER.search(jpeg, place)
-        if found is None or found[1] == _END:
+        marker = _MARKER.search(jpeg, place)
+        if marker is None or marker[1] == _END:
             return False
-        place = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2])
+        place = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2])
     return True
 
 

@@ -1,4 +1,4 @@
-"""What preflight found, for people and for the job's status."""
+"""The result of preflight, for people and for the job's status."""
 
 import json
 import re
