@@ -62,7 +62,10 @@ def build_cache(
     ranks: Ranks,
     device: torch.device,
 ) -> TrainingCache:
-    """Encode every variant of every image once, the work split over the ranks. Collective."""
+    """Encode every variant of every image once, the work split over the ranks. Collective.
+
+    resolution: of the crops, in pixels along one side.
+    """
     captions = ["", *dict.fromkeys(caption for group in groups for caption in group.captions)]
     tokens = family.tokenize(captions).to(device)
     return TrainingCache(

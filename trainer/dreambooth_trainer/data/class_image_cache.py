@@ -77,14 +77,22 @@ class ClassImageCache:
         return {i for i in range(self.count) if _name(i) in names}
 
     def verify(self, indices: Sequence[int]) -> tuple[set[int], set[int]]:
-        """Which of the indices have an image, and which have a file that is damaged."""
+        """Which of the indices have an image, and which have a file that is damaged.
+
+        Raises:
+            StorageError: The cache cannot be read.
+        """
         present = self.present() if indices else set()
         candidates = [i for i in indices if i in present]
         intact = {i for i, image in self._decoded(candidates) if image is not None}
         return intact, set(candidates) - intact
 
     def write(self, index: int, image: Image.Image, *, replace: bool) -> None:
-        """Store an image; without `replace`, one that another job has stored meanwhile stays."""
+        """Store an image; without `replace`, one that another job has stored meanwhile stays.
+
+        Raises:
+            StorageError: The cache cannot be written.
+        """
         self._write(self._uri(index), encode_png(image), replace=replace)
 
     def read(self) -> Iterator[SourceImage]:

@@ -172,7 +172,7 @@ def _pixel_hash(pixels: Image.Image) -> str:
 
 
 def reduce_image(pixels: Image.Image, resolution: int) -> Image.Image:
-    """The image with its shorter side at the resolution; a smaller image is not changed."""
+    """The image with `resolution` pixels on its shorter side; a smaller one is not changed."""
     shorter = min(pixels.size)
     if shorter <= resolution:
         return pixels

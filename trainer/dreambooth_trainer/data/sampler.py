@@ -66,7 +66,10 @@ class TrainingSampler:
     caption_dropout: float = 0.0
 
     def draw(self, step: int, position: int) -> tuple[TrainingSample, TrainingSample | None]:
-        """The subject's sample and, with prior preservation, the class sample beside it."""
+        """The subject's sample and, with prior preservation (paper, section 3.3), the class's.
+
+        step: optimizer steps before this one; position: in the global batch.
+        """
         stream = self._stream(SUBJECT, step, position)
         index = self._choose_subject(stream.random())
         count = step * self.global_batch + position

@@ -52,6 +52,9 @@ class Evaluator:
         """Write the scores of the model as it is now. Collective.
 
         step: optimizer steps done; 0 is the base model, anything later also writes scores.json.
+
+        Raises:
+            StoppedError: On every rank, when one was asked to stop while images were made.
         """
         scores = [
             self._score_subject(subject, real)

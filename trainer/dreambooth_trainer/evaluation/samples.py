@@ -49,7 +49,11 @@ class SampleWriter:
         self._attempt.telemetry.record_samples(self._storage, step, self._layout.grid(step))
 
     def compare(self, before: int, after: int) -> None:
-        """Write `samples/before-after.png` from the samples of two steps. Rank 0 acts."""
+        """Write `samples/before-after.png` from the samples of two steps. Rank 0 acts.
+
+        Raises:
+            ObjectNotFoundError: There are no samples of one of the steps.
+        """
         if self._attempt.topology.rank == 0:
             sheet = before_after(self._read(before), self._read(after), labels=self._prompts)
             self._storage.write(self._layout.before_after, encode_png(sheet))

@@ -51,7 +51,7 @@ class Family(Protocol):
         """Token ids [captions, ...], padded and cut to what the text encoder reads."""
 
     def encode_tokens(self, tokens: Tensor) -> Conditioning:
-        """Conditioning of token ids; differentiable in the text encoders."""
+        """Conditioning of token ids [captions, ...]; differentiable in the text encoders."""
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's prediction [N, C, h, w] for noisy latents [N, C, h, w].

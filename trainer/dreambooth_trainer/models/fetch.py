@@ -37,6 +37,10 @@ def fetched(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) ->
     """The model's files, to be loaded within the context. Collective.
 
     Files in memory are deleted afterwards, once every rank of the node has loaded them.
+
+    Raises:
+        BadModelError: There is no such model, or the hub refuses.
+        StorageError: It cannot be read from storage.
     """
     path = fetch(model, storage, ranks, field)
     yield path

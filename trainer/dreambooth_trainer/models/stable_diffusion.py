@@ -38,7 +38,7 @@ class StableDiffusion:
 
     @property
     def alphas_cumprod(self) -> Tensor:
-        """Cumulative signal of the 1000 training timesteps."""
+        """Cumulative signal of the training timesteps, [1000]."""
         alphas: Tensor = self._schedule.alphas_cumprod
         return alphas
 
@@ -55,7 +55,7 @@ class StableDiffusion:
         return parameters.float()
 
     def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
-        """Mean + standard deviation x noise, shifted and scaled to about unit variance."""
+        """Mean + deviation x noise, [N, 4, R/8, R/8], scaled to about unit variance."""
         mean, log_variance = moments.chunk(2, dim=1)
         deviation = (0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE)).exp()
         shift = self._vae.config.get("shift_factor") or 0.0

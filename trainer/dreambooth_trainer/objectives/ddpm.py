@@ -11,7 +11,11 @@ from torch import Tensor
 
 
 class DDPMObjective:
-    """What the denoiser reads, what it should predict, and how much each timestep counts."""
+    """What the denoiser reads, what it should predict, and how much each timestep counts.
+
+    alphas_cumprod: cumulative signal of every training timestep, [T].
+    min_snr_gamma: gamma of Min-SNR weighting; None: every timestep counts the same.
+    """
 
     def __init__(
         self, alphas_cumprod: Tensor, prediction_type: str, min_snr_gamma: float | None

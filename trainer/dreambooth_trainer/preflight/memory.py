@@ -50,7 +50,7 @@ class MemoryEstimate:
 def estimate_memory(
     config: ModelConfig, training: Training, images: int, ranks: int
 ) -> MemoryEstimate:
-    """Memory to train on `images` images per forward pass (subject and class together)."""
+    """Bytes per rank to train on `images` images per forward pass, subject and class together."""
     half = training.precision != "fp32"
     unet, text = config.skeleton["unet"], config.skeleton["text_encoder"]
     frozen_unet = 0 if training.method == "full" else count_parameters(unet)
@@ -63,7 +63,7 @@ def estimate_memory(
 
 
 def checkpoint_bytes(config: ModelConfig, training: Training) -> int:
-    """Size of a checkpoint: trained weights, AdamW's two moments and, with EMA, the average."""
+    """Bytes of a checkpoint: trained weights, AdamW's moments and, with EMA, the average."""
     per_trained = SAVED + (AVERAGE if training.ema.enabled else 0)
     return _count_trained(config, training) * per_trained
 

@@ -55,7 +55,7 @@ class PreflightReport:
     def message(self) -> str:
         """The report for a status: the errors first, one a line.
 
-        Cut to what fits into a termination message.
+        Cut to the bytes that fit into a termination message (core/v1 terminationMessagePath).
         """
         lines = [line for error in self.errors for line in _lines(str(error))]
         lines += [f"warning: {line}" for warning in self.warnings for line in _lines(warning)]

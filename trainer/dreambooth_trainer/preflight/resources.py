@@ -20,7 +20,7 @@ UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
 
 
 def check_grace_period(job: DreamBoothJob, config: ModelConfig) -> Iterator[str]:
-    """Warn when the pods may be killed before their last checkpoint is uploaded."""
+    """Warn when terminationGracePeriodSeconds are too few to upload the last checkpoint."""
     runtime = job.spec.runtime
     grace = runtime.termination_grace_period_seconds
     size = checkpoint_bytes(config, job.spec.training)

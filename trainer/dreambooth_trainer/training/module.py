@@ -100,7 +100,10 @@ class DreamBooth(pl.LightningModule):
         return self.start + self.trainer.global_step
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """The loss of one micro-batch; its gradient is averaged over ranks and micro-batches."""
+        """The loss of one micro-batch, a scalar (Ruiz et al. 2022, equation 2).
+
+        Its gradient is averaged over ranks and micro-batches.
+        """
         timesteps, noise = batch["timestep"], batch["noise"]
         moments = self._cache.moments[batch["row"]]
         latents = self._family.sample_latents(moments, batch["latent_noise"])

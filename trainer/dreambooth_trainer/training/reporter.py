@@ -117,7 +117,11 @@ class StepReporter(pl.Callback):
         self._advance(keep=1)
 
     def flush(self) -> None:
-        """Deliver everything up to the current step. Collective."""
+        """Deliver everything up to the current step. Collective.
+
+        Raises:
+            NotFiniteError: A loss or gradient of these steps is NaN or infinite.
+        """
         self._advance(keep=0)
 
     def _advance(self, keep: int) -> None:
