@@ -50,7 +50,7 @@ class BatchPlan:
 
 
 def make_batch(sampler: TrainingSampler, noise_offset: float, step: int, positions: range) -> Batch:
-    """The micro-batch of a step's N positions in the global batch; its tensors are [2N, ...].
+    """The micro-batch of B positions of a step's global batch; see `Batch` for the shapes.
 
     noise_offset: how much noise that is constant over a channel is added (0: none).
     """
