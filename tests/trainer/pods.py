@@ -21,15 +21,15 @@ import yaml
 
 from dreambooth_api.contract.termination import Termination
 
-PATIENCE = 180
+TIMEOUT_SECONDS = 180
 LAUNCHER = ("-m", "dreambooth_trainer.launcher")
 """Python's arguments for a pod's first process."""
 
 
-def impatient_launcher(
+def launcher_with_stall_timeout(
     stall_seconds: int, rank: Sequence[str] = ("-m", "dreambooth_trainer")
 ) -> tuple[str, str]:
-    """The launcher with less patience than a job file may ask for, in place of `LAUNCHER`.
+    """The launcher with a shorter stall timeout than a job file may have, in place of `LAUNCHER`.
 
     rank: Python's arguments for each rank.
     """
@@ -74,7 +74,7 @@ class Pod:
 
     def until_step(self, step: int) -> None:
         """Wait until it has done `step` steps."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             answer = self.get("/progress")
             if answer and json.loads(answer)["step"] >= step:
@@ -94,7 +94,7 @@ class Pod:
 
     def wait(self) -> int:
         """Its exit code."""
-        return self.process.wait(timeout=PATIENCE)
+        return self.process.wait(timeout=TIMEOUT_SECONDS)
 
     def termination(self) -> Termination:
         """Its termination message; empty where it wrote none."""

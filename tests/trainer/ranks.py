@@ -23,13 +23,13 @@ from dreambooth_api.contract.termination import Termination
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.checkpoint import CheckpointStore
 
-PATIENCE = 120
+TIMEOUT_SECONDS = 120
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(["dreambooth_trainer.run.train", "tests.trainer.ranks"])
 
 
 @dataclass(frozen=True)
-class Strike:
+class SignalAtCall:
     """A signal that a rank sends itself as it enters a function: a moment that can be repeated.
 
     function: where it is looked up, as `package.module:Class.name`.
@@ -62,9 +62,9 @@ class RunningRanks:
         """Process id of a rank."""
         return int(self._processes[rank].pid)
 
-    def join(self, patience: float = PATIENCE) -> Ended:
+    def join(self, timeout: float = TIMEOUT_SECONDS) -> Ended:
         """Wait for the ends of all ranks; those that are not over by then are killed."""
-        until = time.monotonic() + patience
+        until = time.monotonic() + timeout
         for process in self._processes:
             process.join(max(until - time.monotonic(), 0))
             if process.exitcode is None:
@@ -84,9 +84,9 @@ def run_ranks(
     per_node: int = 1,
     attempt: int = 0,
     stop_at_step: int | None = None,
-    strike: Strike | None = None,
+    signal_at: SignalAtCall | None = None,
     prepare: Callable[[], None] | None = None,
-    patience: float = PATIENCE,
+    timeout: float = TIMEOUT_SECONDS,
 ) -> Ended:
     """Run all ranks of one attempt of the job to their ends.
 
@@ -94,7 +94,7 @@ def run_ranks(
     prepare: called in every rank before it begins; a function of a module.
     """
     if stop_at_step is not None:
-        strike = Strike(
+        signal_at = SignalAtCall(
             "dreambooth_trainer.telemetry.telemetry:Telemetry.record_step", call=stop_at_step
         )
     started = start_ranks(
@@ -103,10 +103,10 @@ def run_ranks(
         nodes=nodes,
         per_node=per_node,
         attempt=attempt,
-        strike=strike,
+        signal_at=signal_at,
         prepare=prepare,
     )
-    return started.join(patience)
+    return started.join(timeout)
 
 
 def start_ranks(
@@ -116,7 +116,7 @@ def start_ranks(
     nodes: int = 1,
     per_node: int = 1,
     attempt: int = 0,
-    strike: Strike | None = None,
+    signal_at: SignalAtCall | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> RunningRanks:
     """Start all ranks of one attempt of the job."""
@@ -142,7 +142,7 @@ def start_ranks(
         }
         log = folder / f"rank-{rank}.log"
         log.touch()
-        own = strike if strike and strike.rank == rank else None
+        own = signal_at if signal_at and signal_at.rank == rank else None
         arguments = (config, {k: str(v) for k, v in environment.items()}, log, own, prepare)
         processes.append(_server.Process(target=_rank, args=arguments))
     for process in processes:
@@ -154,7 +154,7 @@ def _rank(
     config: Path,
     environment: dict[str, str],
     log: Path,
-    strike: Strike | None,
+    signal_at: SignalAtCall | None,
     prepare: Callable[[], None] | None,
 ) -> None:
     os.environ.update(environment)
@@ -168,14 +168,14 @@ def _rank(
     torch.set_num_threads(1)
     if prepare is not None:
         prepare()
-    if strike is not None:
-        _arm(strike)
+    if signal_at is not None:
+        _arm(signal_at)
     sys.argv = ["dreambooth_trainer", "--config", str(config)]
     sys.exit(main())
 
 
-def _arm(strike: Strike) -> None:
-    module, _, path = strike.function.partition(":")
+def _arm(signal_at: SignalAtCall) -> None:
+    module, _, path = signal_at.function.partition(":")
     owner: Any = importlib.import_module(module)
     *parents, name = path.split(".")
     for parent in parents:
@@ -183,8 +183,8 @@ def _arm(strike: Strike) -> None:
     function, calls = getattr(owner, name), count(1)
 
     def struck(*arguments: Any, **options: Any) -> Any:
-        if next(calls) == strike.call:
-            os.kill(os.getpid(), strike.kind)
+        if next(calls) == signal_at.call:
+            os.kill(os.getpid(), signal_at.kind)
         return function(*arguments, **options)
 
     setattr(owner, name, struck)

@@ -30,7 +30,7 @@ from tests.trainer.checkpoint_saves import RecordingListener, rank_of
 from tests.trainer.gate import Gate
 from tests.trainer.thread_ranks import on_ranks
 
-PATIENCE = 60.0
+TIMEOUT_SECONDS = 60.0
 STEP = 1000
 """A step after all saves."""
 ONE_TRY = TransferPolicy(attempts=1)
@@ -90,7 +90,7 @@ def run(open_store: Callable[..., CheckpointStore], gate: Gate) -> Iterator[Run]
 
 
 def until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not done():
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.01)
@@ -121,7 +121,7 @@ def steps(store: CheckpointStore) -> list[int]:
 def test_steps_go_on_while_storage_hangs(run: Run, gate: Gate, seen: CheckpointStore) -> None:
     gate.shut()
     run.saver.begin(10, state(10))
-    assert gate.arrived.wait(PATIENCE)
+    assert gate.arrived.wait(TIMEOUT_SECONDS)
     for _ in range(100):
         run.advance()
     assert steps(seen) == []
@@ -213,7 +213,7 @@ def test_the_last_save_waits_for_the_one_under_way(
     thread.start()
     assert not finished.wait(1)
     gate.open()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT_SECONDS)
     assert run.steps == [10, 21]
     assert_holds(seen, 10)
     assert_holds(seen, 21)
@@ -245,7 +245,7 @@ def test_a_process_that_dies_while_it_uploads_is_replaced(
 ) -> None:
     gate.shut()
     run.saver.begin(10, state(10))
-    assert gate.arrived.wait(PATIENCE)
+    assert gate.arrived.wait(TIMEOUT_SECONDS)
     first = run.uploads.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
@@ -286,9 +286,9 @@ def test_no_rank_waits_for_a_slower_one_and_all_commit_at_once(
                 while not run.steps:
                     step += 1
                     votes[rank] = run.saver.finished_phases
-                    both.wait(PATIENCE)  # the step's own exchange
+                    both.wait(TIMEOUT_SECONDS)  # the step's own exchange
                     total = sum(votes)
-                    both.wait(PATIENCE)
+                    both.wait(TIMEOUT_SECONDS)
                     run.saver.advance(finished=total, step=step)
                     if total == 1 and not opened:
                         opened = step + 30

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from dreambooth_api.contract.termination import Termination
-from tests.trainer.pods import impatient_launcher
+from tests.trainer.pods import launcher_with_stall_timeout
 
 STALL_SECONDS = 10
 Start = Callable[[dict[str, Any]], subprocess.Popen[bytes]]
@@ -76,7 +76,7 @@ def start(tmp_path: Path, port: int) -> Iterator[Start]:
             "DREAMBOOTH_CACHE_DIR": str(tmp_path / "cache"),
             "DREAMBOOTH_TERMINATION_LOG": str(tmp_path / "termination.log"),
         }
-        command = [sys.executable, *impatient_launcher(STALL_SECONDS), "--config", config]
+        command = [sys.executable, *launcher_with_stall_timeout(STALL_SECONDS), "--config", config]
         with (tmp_path / "log").open("w") as log:
             started.append(subprocess.Popen(command, env=environment, stderr=log))
         return started[-1]
@@ -148,6 +148,6 @@ def test_storage_that_never_answers_ends_the_pod_as_stalled(
     assert termination.message.startswith("stalled: no progress for ")
     assert "in stage Preparing" in termination.message
     of_rank_0 = log.partition("rank 0: stalled: ")[2].partition("rank 1: stalled: ")[0]
-    assert "in _check_subjects\n" in of_rank_0
+    assert "in check_subjects\n" in of_rank_0
     of_rank_1 = log.partition("rank 1: stalled: ")[2]
     assert "in gather\n" in of_rank_1

@@ -8,6 +8,7 @@ import sys
 import yaml
 from PIL import Image
 
+from dreambooth_api.contract.termination import Termination
 from dreambooth_storage import Storage, StorageSettings
 
 
@@ -58,5 +59,8 @@ def test_torchrun_trains_from_s3_to_s3(random_model, s3_endpoint, bucket, tmp_pa
     assert "samples/before-after.png" in names
     lines = storage.read(f"{run}/history.jsonl").decode().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
-    saved = f"done; saved at step 3 in {run}/checkpoints/step-00000003-claim-0000"
-    assert set(ended.stderr.splitlines()[-2:]) == {f"rank 0: {saved}", f"rank 1: {saved}"}
+    assert set(ended.stderr.splitlines()[-2:]) == {"rank 0: done", "rank 1: done"}
+    termination = Termination.decode((tmp_path / "termination.log").read_text())
+    assert (termination.rank, termination.message) == (0, "done")
+    assert termination.checkpoint is not None
+    assert termination.checkpoint.uri == f"{run}/checkpoints/step-00000003-claim-0000"

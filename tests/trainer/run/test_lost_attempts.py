@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.ranks import Strike, run_folder, run_ranks, start_ranks
+from tests.trainer.ranks import SignalAtCall, run_folder, run_ranks, start_ranks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 Job = Callable[..., dict[str, Any]]
@@ -61,8 +61,8 @@ def test_it_changes_nothing_and_ends_with_its_own_code(
 ) -> None:
     function, call = MOMENTS[moment]
     nodes = 2 if moment == "a step" else 1
-    strike = Strike(function, signal.SIGSTOP, rank=nodes - 1, call=call)
-    lost = start_ranks(small(job, 4), tmp_path / "lost", nodes=nodes, strike=strike)
+    signal_at = SignalAtCall(function, signal.SIGSTOP, rank=nodes - 1, call=call)
+    lost = start_ranks(small(job, 4), tmp_path / "lost", nodes=nodes, signal_at=signal_at)
     until_frozen(lost.pid(nodes - 1))
 
     # Its successor trains on for longer, so that none of its results are those of the lost one.

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from dreambooth_api.contract.termination import Termination
-from tests.trainer.pods import PATIENCE, Pods, impatient_launcher
+from tests.trainer.pods import TIMEOUT_SECONDS, Pods, launcher_with_stall_timeout
 from tests.trainer.ranks import run_folder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs 127.0.0.2, and /proc")
@@ -48,7 +48,7 @@ def job(tmp_path: Path) -> Callable[[str], dict[str, Any]]:
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -158,7 +158,7 @@ runpy.run_module("dreambooth_trainer", run_name="__main__")
 def test_a_rank_that_hangs_says_where_in_the_log_of_its_own_pod(
     job: Callable[[str], dict[str, Any]], tmp_path: Path
 ) -> None:
-    launcher = impatient_launcher(STALL_SECONDS, ["-c", OVERSLEEPING])
+    launcher = launcher_with_stall_timeout(STALL_SECONDS, ["-c", OVERSLEEPING])
     with Pods(job("hanging"), tmp_path, nodes=2, launcher=launcher) as attempt:
         waiting, hanging = attempt.start(), attempt.start()
         assert hanging.wait() == 70

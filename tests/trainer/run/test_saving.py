@@ -17,7 +17,7 @@ from dreambooth_storage import Storage, StorageSettings
 from dreambooth_storage.upload.process import MODULE
 from dreambooth_trainer.checkpoint import CheckpointStore
 from tests.trainer.gate import Gate
-from tests.trainer.pods import PATIENCE, Pod, Pods
+from tests.trainer.pods import TIMEOUT_SECONDS, Pod, Pods
 from tests.trainer.ranks import final_state, run_folder, run_ranks
 
 Make = Callable[..., dict[str, Any]]
@@ -57,7 +57,7 @@ def job(random_model: Path, tmp_path: Path) -> Make:
 
 
 def until(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not (found := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -149,7 +149,7 @@ def test_a_rank_killed_while_it_uploads_leaves_the_checkpoint_before(
         pod = attempt.start()
         until(lambda: progress(pod).get("lastCheckpoint"))
         gate.shut()
-        assert gate.arrived.wait(PATIENCE)
+        assert gate.arrived.wait(TIMEOUT_SECONDS)
         began = progress(pod)["step"]
         pod.until_step(began + 40)
         [uploader] = uploaders_of(pod.rank())

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from tests.trainer.ranks import (
-    PATIENCE,
-    Strike,
+    TIMEOUT_SECONDS,
+    SignalAtCall,
     final_state,
     history,
     run_folder,
@@ -74,10 +74,12 @@ def test_whenever_one_rank_is_asked_to_stop_all_end_and_the_job_goes_on(
         steady.update(final_state(whole))
     broken = small(job, "broken", tmp_path / "cache")
     function, call = MOMENTS[moment]
-    strike = Strike(function, signal.SIGTERM, rank=list(MOMENTS).index(moment) % 2, call=call)
+    signal_at = SignalAtCall(
+        function, signal.SIGTERM, rank=list(MOMENTS).index(moment) % 2, call=call
+    )
     if moment == "the export":
-        strike = Strike(function, signal.SIGTERM, rank=0)
-    stopped = run_ranks(broken, tmp_path / "first", nodes=2, strike=strike)
+        signal_at = SignalAtCall(function, signal.SIGTERM, rank=0)
+    stopped = run_ranks(broken, tmp_path / "first", nodes=2, signal_at=signal_at)
     # Who is asked once there is nothing left to do but to write the result does so.
     expected = 0 if moment == "the export" else 143
     assert stopped.codes == [expected, expected], "\n".join(stopped.logs)
@@ -100,7 +102,7 @@ def test_asking_again_changes_nothing(job: Job, tmp_path: Path) -> None:
         prior={"enabled": False},
     )
     ranks = start_ranks(endless, tmp_path / "endless")
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not (run_folder(endless) / "history.jsonl").exists():  # written with each checkpoint
         assert time.monotonic() < deadline
         time.sleep(0.05)

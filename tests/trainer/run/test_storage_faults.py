@@ -71,7 +71,7 @@ class Run:
             "metadata": {"name": "test", "namespace": "default", "uid": "run"},
             "spec": {**self._spec, "storage": {"endpointURL": proxy.url}},
         }
-        return run_ranks(job, self._folder / f"attempt-{number}", attempt=number, patience=200)
+        return run_ranks(job, self._folder / f"attempt-{number}", attempt=number, timeout=200)
 
     def state(self) -> tuple[int, State]:
         """Step and tensors of the newest checkpoint that verifies, read without the proxy."""

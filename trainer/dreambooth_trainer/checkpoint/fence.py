@@ -85,9 +85,9 @@ class Fence:
 
     def entries(self, listing: Sequence[StoredObject]) -> dict[int, Entry]:
         """The log's readable entries by number, from a listing of the prefix."""
-        found = {int(m[1]): o.uri for o in listing if (m := _NAME.fullmatch(o.relative))}
+        uris = {int(m[1]): o.uri for o in listing if (m := _NAME.fullmatch(o.relative))}
         entries = {}
-        for number, uri in sorted(found.items()):
+        for number, uri in sorted(uris.items()):
             try:
                 entries[number] = read_entry(self._storage.read(uri, field="spec.output"), uri)
             except (DamagedCheckpointError, ObjectNotFoundError, ChecksumMismatchError) as error:
@@ -117,11 +117,11 @@ class Fence:
                 self._storage.write(self.uri(number), entry.encode(), only_if_absent=True)
             except AlreadyExistsError:
                 # This writer itself may have taken it, with a put whose answer was lost.
-                found = read_entry(self._storage.read(self.uri(number)), self.uri(number))
-                if found.token != self._token:
+                present = read_entry(self._storage.read(self.uri(number)), self.uri(number))
+                if present.token != self._token:
                     raise
                 self._last = number
-                if found != entry:
+                if present != entry:
                     continue
             self._last = number
             return number

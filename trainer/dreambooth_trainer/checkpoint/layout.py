@@ -8,7 +8,7 @@ JSON, the tensors without gaps).
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ DTYPES = {
 
 
 @dataclass(frozen=True)
-class Place:
+class StoredSlice:
     """Where a slice lies in the file: bytes `start` to `stop`."""
 
     slice: Slice
@@ -49,14 +49,14 @@ class Layout:
     name: str
     header: bytes
     """Its first bytes, the length of the JSON header included."""
-    places: tuple[Place, ...]
+    slices: tuple[StoredSlice, ...]
     pieces: Mapping[str, Piece]
     """The tensors of which only a part is in the file."""
 
     @property
     def size(self) -> int:
         """Bytes of the file."""
-        return self.places[-1].stop if self.places else len(self.header)
+        return self.slices[-1].stop if self.slices else len(self.header)
 
 
 def plan_layout(name: str, tensors: Mapping[str, Tensor], slices: Sequence[Slice]) -> Layout:
@@ -64,17 +64,20 @@ def plan_layout(name: str, tensors: Mapping[str, Tensor], slices: Sequence[Slice
     # The widest types first, behind a padded header: so each element is aligned, and `staging` can
     # view its bytes as a tensor.
     ordered = sorted(slices, key=lambda s: (-tensors[s.name].element_size(), s.name))
-    places, offset = [], 0
+    stored, offset = [], 0
     for each in ordered:
         tensor = tensors[each.name]
         stop = offset + (each.stop - each.start) * tensor.element_size()
-        places.append(Place(each, tensor.dtype, _shape(tensor, each), offset, stop))
+        stored.append(StoredSlice(each, tensor.dtype, _shape(tensor, each), offset, stop))
         offset = stop
-    header = _header(places)
+    header = _header(stored)
     return Layout(
         name,
         header,
-        tuple(_shifted(place, len(header)) for place in places),
+        tuple(
+            replace(each, start=each.start + len(header), stop=each.stop + len(header))
+            for each in stored
+        ),
         {
             each.name: Piece(start=each.start, shape=list(tensors[each.name].shape))
             for each in slices
@@ -91,18 +94,14 @@ def _shape(tensor: Tensor, part: Slice) -> tuple[int, ...]:
     return tuple(tensor.shape) if _is_whole(tensor, part) else (part.stop - part.start,)
 
 
-def _header(places: Sequence[Place]) -> bytes:
+def _header(stored: Sequence[StoredSlice]) -> bytes:
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    for place in places:
-        entries[place.slice.name] = {
-            "dtype": DTYPES[place.dtype],
-            "shape": place.shape,
-            "data_offsets": [place.start, place.stop],
+    for each in stored:
+        entries[each.slice.name] = {
+            "dtype": DTYPES[each.dtype],
+            "shape": each.shape,
+            "data_offsets": [each.start, each.stop],
         }
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
-
-
-def _shifted(place: Place, offset: int) -> Place:
-    return Place(place.slice, place.dtype, place.shape, place.start + offset, place.stop + offset)

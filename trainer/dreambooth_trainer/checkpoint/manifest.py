@@ -170,16 +170,16 @@ def read_entry(data: bytes, where: str) -> Entry:
 def _check_format(data: bytes, where: str) -> None:
     """An unknown version gets its own message: the file is fine, this trainer is too old."""
     try:
-        found = json.loads(data)
+        document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DamagedCheckpointError(f"{where} is not JSON: {error}") from error
-    if not isinstance(found, dict) or not isinstance(found.get("format"), int):
+    if not isinstance(document, dict) or not isinstance(document.get("format"), int):
         raise DamagedCheckpointError(
             f"{where} is not a file of this project: it has no format version"
         )
-    if found["format"] != FORMAT:
+    if document["format"] != FORMAT:
         raise UnknownFormatError(
-            f"spec.output: {where} has format version {found['format']},"
+            f"spec.output: {where} has format version {document['format']},"
             f" this trainer reads version {FORMAT}; use the trainer that wrote it, or a newer one"
         )
 

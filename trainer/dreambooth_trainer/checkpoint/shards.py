@@ -18,7 +18,7 @@ def shard_entry(layout: Layout, written: Written) -> Shard:
         name=layout.name,
         size=written.size,
         sha256=written.sha256,
-        tensors=len(layout.places),
+        tensors=len(layout.slices),
         pieces=dict(layout.pieces),
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreambooth_trainer.checkpoint.layout import Layout, Place
+from dreambooth_trainer.checkpoint.layout import Layout, StoredSlice
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +46,12 @@ class StagedShard:
         Copies from a GPU are only queued, on its current stream: there, the next step's changes of
         the weights come after them.
         """
-        sources = {place: tensors[place.slice.name].detach() for place in self.layout.places}
+        sources = {stored: tensors[stored.slice.name].detach() for stored in self.layout.slices}
         if self._pinned is None and any(source.is_cuda for source in sources.values()):
             self._pinned = self._pin()
-        for place, source in sources.items():
+        for stored, source in sources.items():
             if source.numel():
-                self._target(place).copy_(_part(source, place), non_blocking=True)
+                self._target(stored).copy_(_part(source, stored), non_blocking=True)
 
     def close(self) -> None:
         """Free the memory, as soon as no other process has it open."""
@@ -60,8 +60,8 @@ class StagedShard:
         os.close(self.descriptor)
         del self._bytes, self._memory
 
-    def _target(self, place: Place) -> Tensor:
-        return self._bytes[place.start : place.stop].view(place.dtype).view(place.shape)
+    def _target(self, stored: StoredSlice) -> Tensor:
+        return self._bytes[stored.start : stored.stop].view(stored.dtype).view(stored.shape)
 
     def _pin(self) -> bool:
         """Pin the memory, so that copies need not be waited for; returns whether that worked."""
@@ -104,10 +104,10 @@ class Staging:
             shard.close()
 
 
-def _part(tensor: Tensor, place: Place) -> Tensor:
-    if place.slice.stop - place.slice.start == tensor.numel():
+def _part(tensor: Tensor, stored: StoredSlice) -> Tensor:
+    if stored.slice.stop - stored.slice.start == tensor.numel():
         return tensor
-    return tensor.reshape(-1)[place.slice.start : place.slice.stop]
+    return tensor.reshape(-1)[stored.slice.start : stored.slice.stop]
 
 
 def _cuda() -> Any:

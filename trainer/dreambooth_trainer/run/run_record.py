@@ -111,15 +111,15 @@ def public_config(job: DreamBoothJob) -> dict[str, JsonValue]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that the result depends on."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
     if torch.version.cuda:
-        found["cuda"] = torch.version.cuda
-    return found
+        installed["cuda"] = torch.version.cuda
+    return installed
 
 
 def devices() -> list[str]:
