@@ -319,3 +319,7 @@ def test_an_attempt_that_lost_the_prefix_ends_on_all_ranks_with_one_message(
     first, second = on_ranks(2, train)
     assert isinstance(first, FencedError)
     assert str(first) == str(second)
+
+
+def test_retries_slow_down_to_a_bound_however_many_have_failed() -> None:
+    assert [background._retry_seconds(n) for n in (1, 2, 3, 7, 5000)] == [1, 2, 4, 60, 60]
