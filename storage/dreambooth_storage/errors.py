@@ -8,17 +8,19 @@ from typing import ClassVar
 class StorageError(Exception):
     """A storage operation that failed.
 
-    Attributes:
-        uri: what the operation was about.
+    Args:
+        uri: the object or prefix of the operation.
         problem: what is wrong; it continues the sentence that begins with the URI.
         advice: what the user can do.
         field: the job's field that the URI came from, "" when it came from none.
     """
 
     code: ClassVar[str] = "StorageFailure"
-    """A name for metrics and programs, which stays the same whatever the class is called."""
+    """A label value for metrics. It stays the same when the class is renamed."""
 
     def __init__(self, uri: str, problem: str, advice: str, field: str = "") -> None:
+        # All arguments go to Exception: pickling calls the class with `args`, and errors travel
+        # between ranks and from the upload process.
         super().__init__(uri, problem, advice, field)
         self.uri = uri
         self.problem = problem
@@ -32,17 +34,18 @@ class StorageError(Exception):
 
 def printable(name: str) -> str:
     """A name for a message: line breaks and control characters of a terminal are escaped."""
+    # Object keys are chosen by whoever writes to the bucket; they must not forge log lines.
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
 class ObjectNotFoundError(StorageError):
-    """There is no such object."""
+    """There is no such object (S3's NoSuchKey; ENOENT)."""
 
     code = "ObjectNotFound"
 
 
 class NoSuchBucketError(StorageError):
-    """There is no such bucket."""
+    """There is no such bucket (S3's NoSuchBucket), or no bucket can have the name."""
 
     code = "NoSuchBucket"
 
@@ -66,24 +69,24 @@ class EmptyPrefixError(StorageError):
 
 
 class StorageFullError(StorageError):
-    """There is no room left; a later attempt may find some."""
+    """There is no room left (HTTP 507; ENOSPC, EDQUOT); a later attempt may succeed."""
 
     code = "StorageFull"
 
 
 class AlreadyExistsError(StorageError):
-    """A write that must not replace anything found an object in its place."""
+    """A conditional write met an existing object (S3's PreconditionFailed; EEXIST)."""
 
     code = "AlreadyExists"
 
 
 class ChecksumMismatchError(StorageError):
-    """The content is not what was written."""
+    """The content does not have the sha256 or MD5 that it was written with."""
 
     code = "ChecksumMismatch"
 
 
 class StorageUnavailableError(StorageError):
-    """Storage failed to answer in every attempt; a later one may succeed."""
+    """Every one of `TransferPolicy.attempts` requests failed; a later one may succeed."""
 
     code = "StorageUnavailable"

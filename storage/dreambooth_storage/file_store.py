@@ -1,7 +1,7 @@
 """`file://`: the same semantics as S3 on a file system.
 
-Objects appear whole or not at all: they are written beside their place and renamed or linked into
-it. Folders that deleting objects leaves empty stay; like S3, storage knows of no folders.
+Objects appear whole or not at all: they are written to a temporary file in the same folder, which
+is then renamed or linked. Deletions leave empty folders behind; like S3, storage has no folders.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FileStore:
     """A Backend on a file system."""
 
     def list(self, location: Location) -> Listing:
-        """Every file below the folder, without those of unfinished writes."""
+        """Every file below the folder, without those of unfinished writes; sizes in bytes."""
         root = location.prefix
         with _errors_of(location):
             return [
@@ -61,6 +61,7 @@ class FileStore:
         """
         with _errors_of(location):
             data = Path(location.key).read_bytes()
+        # Without an expected digest there is nothing to compare with: files carry no metadata.
         if sha256:
             verify(location.uri, sha256, hashlib.sha256(data).hexdigest())
         return data
@@ -71,34 +72,45 @@ class FileStore:
         Raises:
             AlreadyExistsError: `only_if_absent`, and there is a file already.
         """
-        with _errors_of(location), unfinished(Path(location.key)) as beside:
-            with beside.open("wb") as file:
+        with _errors_of(location), unfinished(Path(location.key)) as temporary:
+            with temporary.open("wb") as file:
                 file.write(data)
                 _flush(file)
             if only_if_absent:
-                os.link(beside, location.key)  # unlike rename, refuses to replace
+                # link(2) fails with EEXIST, where rename(2) would replace: the counterpart of
+                # If-None-Match.
+                os.link(temporary, location.key)
             else:
-                beside.replace(location.key)
+                temporary.replace(location.key)
         return Written(location.uri, len(data), hashlib.sha256(data).hexdigest())
 
     def upload(self, path: Path, location: Location) -> Written:
-        """Copy a file, flush it to disk, and put it in place."""
-        with _errors_of(location), unfinished(Path(location.key)) as beside:
-            size, sha256 = _copy(path, beside)
-            beside.replace(location.key)
+        """Copy a file, flush it to disk, and put it in place.
+
+        Raises:
+            StorageError: either file cannot be accessed, the source included.
+        """
+        with _errors_of(location), unfinished(Path(location.key)) as temporary:
+            size, sha256 = _copy(path, temporary)
+            temporary.replace(location.key)
         return Written(location.uri, size, sha256)
 
     def stream(self, path: Path, location: Location) -> Written:
-        """As `upload`, which reads the file once in any case."""
+        """Same as `upload`, which hashes the file while it copies it."""
         return self.upload(path, location)
 
     def download(self, location: Location, path: Path, sha256: str | None) -> int:
-        """Copy the file to `path`."""
-        with _errors_of(location), unfinished(path) as beside:
-            size, found = _copy(Path(location.key), beside)
+        """Copy the file to `path`; returns its size in bytes.
+
+        Raises:
+            ObjectNotFoundError: there is no such file.
+            ChecksumMismatchError: its hexadecimal sha256 is not `sha256`.
+        """
+        with _errors_of(location), unfinished(path) as temporary:
+            size, actual = _copy(Path(location.key), temporary)
             if sha256:
-                verify(location.uri, sha256, found)
-            beside.replace(path)
+                verify(location.uri, sha256, actual)
+            temporary.replace(path)
         return size
 
     def delete(self, location: Location) -> None:
@@ -107,9 +119,10 @@ class FileStore:
             Path(location.key).unlink(missing_ok=True)
 
     def abort_unfinished(self, location: Location, selects: Callable[[str], bool]) -> None:
-        """Remove what killed writers have left beside the objects."""
+        """Remove the temporary files of killed writers."""
         root = Path(location.prefix)
         with _errors_of(location):
+            # A list first: the walk must not see its own deletions.
             for path in list(root.rglob(f".*{_UNFINISHED}")):
                 if selects(path.relative_to(root).as_posix()):
                     path.unlink(missing_ok=True)
@@ -117,21 +130,19 @@ class FileStore:
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
-    """A new path beside `path` to write to; what is left there at the end is removed.
-
-    Beside it, as a rename replaces a file at once only within one file system.
-    """
+    """A temporary path in the folder of `path`; a file that is left there is removed at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{secrets.token_hex(8)}{_UNFINISHED}")
+    # In the same folder: rename(2) and link(2) work within one file system only.
+    temporary = path.with_name(f".{secrets.token_hex(8)}{_UNFINISHED}")
     try:
-        yield beside
+        yield temporary
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def errors_of_target(location: Location, path: Path) -> Iterator[None]:
-    """Raise StorageError for what keeps an object from being written to `path`."""
+    """Raise `StorageError` for an `OSError` of the file that an object is downloaded to."""
     try:
         yield
     except OSError as error:
@@ -142,16 +153,16 @@ def errors_of_target(location: Location, path: Path) -> Iterator[None]:
         ) from error
 
 
-def verify(uri: str, expected: str, found: str) -> None:
+def verify(uri: str, expected: str, actual: str) -> None:
     """Compare two hexadecimal sha256 digests.
 
     Raises:
         ChecksumMismatchError: they differ.
     """
-    if expected.lower() != found:
+    if expected.lower() != actual:
         raise ChecksumMismatchError(
             uri,
-            f"is damaged: its sha256 is {found} instead of {expected.lower()}",
+            f"is damaged: its sha256 is {actual} instead of {expected.lower()}",
             "write it again, or restore it from a copy",
         )
 
@@ -169,6 +180,7 @@ def _copy(source: Path, target: Path) -> tuple[int, str]:
 
 
 def _flush(file: BinaryIO) -> None:
+    # Before the rename: after a crash, the new name could otherwise point to an empty file.
     file.flush()
     os.fsync(file.fileno())
 
@@ -185,13 +197,14 @@ def _stored(path: Path, root: str) -> StoredObject:
 
 
 def _raise_unless_missing(error: OSError) -> None:
+    # os.walk ignores errors by default. A missing folder is an empty prefix; others are failures.
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
 
 
 @contextmanager
 def _errors_of(location: Location) -> Iterator[None]:
-    """Raise the file system's errors as those that S3 would give."""
+    """Raise the file system's errors as the `StorageError` that S3 would cause."""
     try:
         yield
     except OSError as error:

@@ -29,22 +29,22 @@ def files_below(source: Path) -> list[tuple[Path, str]]:
     ]
 
 
-def path_below(folder: Path, found: StoredObject) -> Path:
-    """Where a listed object is written to.
-
-    S3 allows any key, and a bucket may be anybody's: "a/../../b" and "a//tmp/b" would leave the
-    folder.
+def path_below(folder: Path, item: StoredObject) -> Path:
+    """The path that a listed object is downloaded to.
 
     Raises:
-        StorageError: that is not below `folder`, or no file can have the object's name.
+        StorageError: the path is not below `folder`, or is no valid file name.
     """
-    path = PurePosixPath(found.relative)
+    # S3 allows any key, and others may write to the bucket: "a/../../b" and "a//tmp/b" would leave
+    # the folder.
+    path = PurePosixPath(item.relative)
     if path.is_absolute() or ".." in path.parts:
-        raise StorageError(found.uri, "would be written outside of its folder", "rename the object")
+        raise StorageError(item.uri, "would be written outside of its folder", "rename the object")
+    # Refused before anything is downloaded, rather than by open() halfway through a tree.
     too_long = any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in path.parts)
-    if too_long or not found.relative.isprintable():
+    if too_long or not item.relative.isprintable():
         raise StorageError(
-            found.uri,
+            item.uri,
             "has a name that no file can have here"
             f" (over {_MAX_NAME_BYTES} bytes, or not printable)",
             "rename the object",

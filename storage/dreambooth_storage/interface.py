@@ -1,4 +1,4 @@
-"""The values that go into storage's interface and come out of it."""
+"""The types of storage's interface: settings, results, observers and backends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True)
 class StorageSettings:
-    """How `s3://` URIs are reached: `spec.storage` of the job.
+    """How `s3://` URIs are reached: the job's endpoint, region and addressing (spec.storage).
 
     Credentials are never part of it, as it is logged and sent to other processes.
     """
@@ -45,17 +45,19 @@ class AccessKey:
 
 @dataclass(frozen=True)
 class TransferPolicy:
-    """How hard storage tries, and how much it does at once.
+    """Retries, time-outs in seconds, part sizes in bytes, and parallelism.
 
-    A request is made at most `attempts` times; before attempt n + 1 it waits for a random time
-    (seconds) between 0 and min(`max_delay`, `base_delay` * 2^(n - 1)): "full jitter".
+    A request is sent at most `attempts` times; before attempt n + 1 it waits for a random time
+    between 0 and min(`max_delay`, `base_delay` * 2^(n - 1)) seconds: "full jitter".
     An object of more than `part_size` bytes moves in parts. At most `objects_at_once` objects are
     prefetched, and `parts_at_once` parts of one or more objects move at the same time.
     """
 
+    # The seven waits add up to 23 s at most; longer outages are left to the restart of the pod.
     attempts: int = 8
     base_delay: float = 0.2
     max_delay: float = 10.0
+    # Above S3's minimum of 5 MiB for all parts but the last.
     part_size: int = 16 * MIB
     objects_at_once: int = 8
     parts_at_once: int = 8
@@ -67,7 +69,7 @@ class TransferPolicy:
 class StoredObject:
     """One object of a listing; `relative` is its path below the listed prefix, `size` in bytes.
 
-    `version` is another one whenever the content is: S3's ETag, or a file's time of change.
+    `version` changes with the content: S3's ETag, or a file's time of modification.
     """
 
     uri: str
@@ -91,10 +93,10 @@ Listing: TypeAlias = list[StoredObject]
 
 
 class TransferObserver(Protocol):
-    """Watches what storage does. Methods are called from any thread, and must not block."""
+    """Receives storage's events. Its methods are called from any thread and must not block."""
 
     def progressed(self) -> None:
-        """Storage has answered a request, so waiting for it makes sense."""
+        """Storage has answered a request: it is slow at worst, but not stuck."""
 
     def transferred(self, operation: str, size: int, seconds: float) -> None:
         """An operation has succeeded.
@@ -110,7 +112,8 @@ class TransferObserver(Protocol):
 
         Args:
             operation: list, exists, read, write or delete.
-            error_code: the server's (such as SlowDown, or an HTTP status), else one of ours.
+            error_code: the server's, such as SlowDown or an HTTP status; without an answer, one of
+                `s3.errors`.
         """
 
 
@@ -128,13 +131,13 @@ class NullObserver:
 
 
 class Backend(Protocol):
-    """One kind of storage. Every method raises StorageError, without the job's field."""
+    """One kind of storage. Every method raises `StorageError`, without the job's field."""
 
     def list(self, location: Location) -> Listing:
         """Every object below the prefix, in any order; sizes in bytes."""
 
     def exists(self, location: Location) -> bool:
-        """Whether there is such an object."""
+        """Whether there is such an object; raises `StorageError` when that is unknown."""
 
     def read(self, location: Location, sha256: str | None) -> bytes:
         """The object's content.
@@ -151,16 +154,33 @@ class Backend(Protocol):
         """
 
     def upload(self, path: Path, location: Location) -> Written:
-        """Store a file's content, all or nothing."""
+        """Store a file's content, all or nothing.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
 
     def stream(self, path: Path, location: Location) -> Written:
-        """Store a file's content, all or nothing, hashed on the way."""
+        """Store a file's content, all or nothing, reading it once.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
 
     def download(self, location: Location, path: Path, sha256: str | None) -> int:
-        """Write the content to `path`, all or nothing, and return its size in bytes."""
+        """Write the content to `path`, all or nothing, and return its size in bytes.
+
+        Raises:
+            ChecksumMismatchError: its hexadecimal sha256 is not `sha256`.
+        """
 
     def delete(self, location: Location) -> None:
-        """Remove the object; one that is not there is no error."""
+        """Remove the object; a missing one is no error, as in S3's DeleteObject."""
 
     def abort_unfinished(self, location: Location, selects: Callable[[str], bool]) -> None:
-        """Free what unfinished writes hold whose relative path is selected."""
+        """Free the space of unfinished writes below the prefix.
+
+        Args:
+            location: a prefix.
+            selects: called with each relative path; False: the write is left alone.
+        """

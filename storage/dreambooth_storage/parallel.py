@@ -14,8 +14,7 @@ T = TypeVar("T")
 def run_all(pool: Executor, tasks: Iterable[Callable[[], T]]) -> list[T]:
     """Run all tasks, and return their results in order.
 
-    After the first failure no further task starts. It is raised once those under way have ended, so
-    that nothing still writes to what the caller then cleans up.
+    After the first failure no further task starts.
 
     Raises:
         Exception: what the first failed task in order raised.
@@ -26,14 +25,15 @@ def run_all(pool: Executor, tasks: Iterable[Callable[[], T]]) -> list[T]:
     except BaseException:
         for future in futures:
             future.cancel()
+        # Tasks that already run cannot be cancelled, and write to what the caller then cleans up.
         wait(futures)
         raise
 
 
 def prefetch(pool: Executor, tasks: Iterable[Callable[[], T]], ahead: int) -> Iterator[T]:
-    """The results in order, with at most `ahead` tasks running or waiting to be taken.
+    """The results in order, with at most `ahead` tasks running or waiting to be consumed.
 
-    A consumer that stops early cancels what has not started.
+    When the consumer stops early, tasks that have not started are cancelled.
 
     Raises:
         Exception: what a task raised, when its result is due.
@@ -43,6 +43,7 @@ def prefetch(pool: Executor, tasks: Iterable[Callable[[], T]], ahead: int) -> It
     try:
         while pending:
             result = pending.popleft().result()
+            # Before the yield, so that the next task runs while the consumer works on this result.
             pending.extend(pool.submit(task) for task in islice(remaining, 1))
             yield result
     finally:

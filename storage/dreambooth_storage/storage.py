@@ -1,4 +1,4 @@
-"""Access to storage: any URI, any thread, bounded parallelism, errors that name the field."""
+"""The entry point to storage: any URI, any thread, bounded parallelism, errors with a field."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Storage:
     """Objects at `s3://` and `file://` URIs, with the same semantics; thread-safe.
 
     An object appears whole or not at all. `field` is the job's field that a URI came from, and is
-    named by every error. All methods raise StorageError.
+    named by every error. All methods raise `StorageError`.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Storage:
         *,
         credentials: AccessKey | None = None,
     ) -> None:
-        # boto3 takes 0.2 s to load, which `dreambooth validate` need not wait for.
+        # Imported here: boto3 takes 0.2 s to load, and `dreambooth validate` never opens storage.
         from dreambooth_storage.s3.store import S3Store
 
         policy = policy or TransferPolicy()
@@ -53,7 +53,8 @@ class Storage:
         self._s3 = S3Store(settings, policy, self._observer, credentials)
         self._files = FileStore()
         self._ahead = policy.objects_at_once
-        # Not the pool of the parts: an object waits for its parts, and must not take their place.
+        # Not the pool of the parts: objects wait for their parts, and in one pool they could fill
+        # all threads and deadlock.
         self._pool = ThreadPoolExecutor(policy.objects_at_once, thread_name_prefix="storage")
 
     def list(self, prefix_uri: str, *, field: str = "") -> Listing:
@@ -63,8 +64,9 @@ class Storage:
             NoSuchBucketError: there is no such bucket.
         """
         with self._operation("list", prefix_uri, field) as (store, location, _):
-            found = store.list(location)
-        return sorted(found, key=lambda each: each.relative.encode(errors="surrogateescape"))
+            objects = store.list(location)
+        # By bytes, as S3 orders keys, and not by code points; file names need not be UTF-8.
+        return sorted(objects, key=lambda each: each.relative.encode(errors="surrogateescape"))
 
     def list_nonempty(self, prefix_uri: str, *, field: str = "") -> Listing:
         """As `list`, for a prefix that must hold something.
@@ -72,11 +74,11 @@ class Storage:
         Raises:
             EmptyPrefixError: there is nothing below the prefix.
         """
-        found = self.list(prefix_uri, field=field)
-        if not found:
+        objects = self.list(prefix_uri, field=field)
+        if not objects:
             advice = f"correct {field or 'the URI'}, or put the files there"
             raise EmptyPrefixError(prefix_uri, "holds no files", advice, field)
-        return found
+        return objects
 
     def exists(self, uri: str, *, field: str = "") -> bool:
         """Whether there is such an object.
@@ -144,9 +146,9 @@ class Storage:
         return written
 
     def stream(self, path: str | Path, uri: str, *, field: str = _WRITE_FIELD) -> Written:
-        """As `upload`, but hashed while its parts move, so the file is read once.
+        """As `upload`, but hashed while its parts move, so the caller does not wait for a hash.
 
-        The object does not carry its sha256 then: a reader has to know it, as from a checkpoint's
+        The object does not carry its sha256: a reader has to know it, such as from a checkpoint's
         manifest.
 
         Raises:
@@ -206,8 +208,8 @@ class Storage:
             StorageError: an object's name would put a file outside of `folder`, or is no file name.
                 Nothing has been written then.
         """
-        found = self.list_nonempty(prefix_uri, field=field)
-        selected = [each for each in found if select is None or select(each.relative)]
+        objects = self.list_nonempty(prefix_uri, field=field)
+        selected = [each for each in objects if select is None or select(each.relative)]
         try:
             targets = [path_below(Path(folder), each) for each in selected]
         except StorageError as error:
@@ -223,10 +225,10 @@ class Storage:
         return targets
 
     def delete(self, uris: Iterable[str], *, field: str = _WRITE_FIELD) -> None:
-        """Remove objects; those that are not there are no error.
+        """Remove objects; missing ones are no error.
 
         Raises:
-            AccessDeniedError: an object may not be deleted; others may be gone.
+            AccessDeniedError: an object may not be deleted; others may have been.
         """
         run_all(self._pool, [partial(self._delete, uri, field) for uri in uris])
 
@@ -235,14 +237,22 @@ class Storage:
     ) -> None:
         """Free what killed writers have left below the prefix.
 
-        No listing shows unfinished multipart uploads, but they take space. `selects` is asked about
-        each relative path.
+        Unfinished multipart uploads take space, though no listing shows them (S3
+        AbortMultipartUpload).
+
+        Args:
+            prefix_uri: where to look.
+            selects: called with each relative path; False: the upload is left alone.
+            field: the job's field that the URI comes from.
+
+        Raises:
+            StorageError: the server does not list unfinished uploads.
         """
         with self._operation("delete", prefix_uri, field) as (store, location, _):
             store.abort_unfinished(location, selects)
 
     def close(self) -> None:
-        """Wait for what runs, and close the connections."""
+        """Wait for running operations, and close the connections."""
         self._pool.shutdown()
         self._s3.close()
 
@@ -267,7 +277,7 @@ class Storage:
     ) -> Iterator[tuple[Backend, Location, Callable[[int], None]]]:
         """The backend and the location of a URI, and a function that counts bytes.
 
-        Names the field in errors, and reports the operation to the observer.
+        Adds the field to errors, and reports the operation to the observer.
         """
         sizes: list[int] = []
         start = time.perf_counter()
@@ -277,5 +287,6 @@ class Storage:
         except StorageError as error:
             error.field = error.field or field
             raise
+        # S3's requests report progress themselves; a file's operation does so here.
         self._observer.progressed()
         self._observer.transferred(name, sum(sizes), time.perf_counter() - start)

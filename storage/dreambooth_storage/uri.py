@@ -11,6 +11,7 @@ _S3 = re.compile(r"s3://(?P<bucket>[^/]+)(?:/(?P<key>.*))?", re.DOTALL)
 # Wider than S3's rules for new buckets: old buckets and other servers have longer names, capitals
 # and underscores. A server refuses what it does not accept.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+# Lenient, as it hides secrets: it also matches what no URL parser would accept.
 _USERINFO = re.compile(r"^(?P<scheme>[^/?#@]*://|)[^/?#]*@")
 _FILE = re.compile(r"file://(?P<key>/.*)", re.DOTALL)
 
@@ -37,13 +38,13 @@ class Location:
 def without_userinfo(url: str) -> str:
     """The URL of a server without user and password, for messages and records.
 
-    What is no URL at all loses everything before the last "@" of its first part.
+    In a text that is no URL, everything before the last "@" of the first part is removed.
     """
     return _USERINFO.sub(r"\g<scheme>", url)
 
 
 def parse(uri: str) -> Location:
-    """Take a URI apart.
+    """Parse a URI.
 
     Raises:
         StorageError: it is neither `s3://bucket[/key]` nor `file:///path`.
@@ -54,19 +55,20 @@ def parse(uri: str) -> Location:
         raise StorageError(
             uri, "is not a storage URI", "write s3://bucket/key or file:///absolute/path"
         )
-    found = match.groupdict()
-    bucket = found.get("bucket")
+    parts = match.groupdict()
+    bucket = parts.get("bucket")
+    # The bucket becomes part of a URL's path or host name, so nothing odd may get through.
     if bucket and (".." in bucket or not _BUCKET.fullmatch(bucket)):
         raise NoSuchBucketError(
             uri,
             f"has no valid bucket name ({printable(bucket)})",
             "correct the URI: a name has 3 to 63 lower-case letters, digits, dots and hyphens",
         )
-    return Location(uri, bucket or "", found["key"] or "")
+    return Location(uri, bucket or "", parts["key"] or "")
 
 
 def join(uri: str, *parts: str) -> str:
-    """Append parts to a URI: of "s3://bucket/a", "b" and "c/d" comes "s3://bucket/a/b/c/d"."""
+    """Append parts to a URI: "s3://bucket/a", "b", "c/d" give "s3://bucket/a/b/c/d"."""
     below = "/".join(part.strip("/") for part in parts if part.strip("/"))
     if not below:
         return uri

@@ -56,7 +56,7 @@ def test_memory_without_a_name_is_uploaded_in_parts(
 ) -> None:
     contents = [os.urandom(11 * MIB), b"", b"small"]
     descriptors = [in_memory(data) for data in contents]
-    uploads.hold(descriptors)
+    uploads.set_descriptors(descriptors)
     uris = [f"s3://{bucket}/{number}" for number in range(3)]
     beats: list[int] = []
     written = uploads.upload(list(zip(descriptors, uris, strict=True)), lambda: beats.append(1))
@@ -75,7 +75,7 @@ def test_memory_without_a_name_is_uploaded_in_parts(
 
 def test_an_error_is_that_of_storage(uploads: UploadProcess, recorder: Recorder) -> None:
     descriptor = in_memory(b"data")
-    uploads.hold([descriptor])
+    uploads.set_descriptors([descriptor])
     with pytest.raises(StorageError, match=r"spec.output: s3://nowhere/x .* does not exist"):
         uploads.upload([(descriptor, "s3://nowhere/x")])
     assert recorder.failures == ["NoSuchBucket"]

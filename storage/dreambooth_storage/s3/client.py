@@ -1,6 +1,6 @@
-"""An S3 client whose requests are retried, by this module alone.
+"""An S3 client that retries requests.
 
-botocore's own retries are off: they would multiply with ours, and they do not see a body that
+botocore's own retries are off: they would multiply with ours, and they do not cover a body that
 breaks off after the headers.
 """
 
@@ -30,7 +30,10 @@ T = TypeVar("T")
 
 
 class S3Client:
-    """boto3's client for S3, made on first use, with retries, and errors as StorageErrors."""
+    """boto3's client for S3, created on first use, with retries.
+
+    Its methods are thread-safe, as boto3's clients are. They raise `StorageError`.
+    """
 
     def __init__(
         self,
@@ -44,16 +47,17 @@ class S3Client:
         self._settings = settings
         self._observer = observer
         self._endpoint = without_userinfo(settings.endpoint_url or "") or "AWS"
+        # Set by any thread, never cleared: a lost update would cost a less exact message at worst.
         self._reached = False
         self._lock = threading.Lock()
-        self._made: Any = None  # boto3 makes its client classes at run time: they have no types
+        self._boto: Any = None  # boto3 creates its client classes at run time: they have no types
 
     def call(self, operation: str, location: Location, request: Callable[[Any], T]) -> T:
         """Call `request(client)` until it succeeds or `policy.attempts` are used up.
 
         Args:
-            operation: what the observer is told: list, exists, read, write or delete.
-            location: what errors are about.
+            operation: reported to the observer: list, exists, read, write or delete.
+            location: the object or prefix that errors name.
             request: one request, the reading of its body included. It may be called again.
 
         Raises:
@@ -69,7 +73,8 @@ class S3Client:
                 )
                 self._observer.failed(operation, failure.code)
                 if attempt == self.policy.attempts or not failure.transient:
-                    raise failure.error from None  # botocore's texts may hold what is private
+                    # Without the cause: botocore's texts may contain keys and signed URLs.
+                    raise failure.error from None
                 time.sleep(self._pause(attempt))
             else:
                 self._reached = True
@@ -78,29 +83,30 @@ class S3Client:
         raise AssertionError("a policy allows at least one attempt")
 
     def failed(self, operation: str, code: str) -> None:
-        """Report a failure that is no request's, such as content that arrived damaged."""
+        """Report a failure that no request raised, such as a checksum that does not match."""
         self._observer.failed(operation, code)
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         with self._lock:
-            if self._made is not None:
-                self._made.close()
+            if self._boto is not None:
+                self._boto.close()
 
     def _pause(self, attempt: int) -> float:
         """Seconds to wait after failed attempt `attempt` (from 1): exponential with full jitter.
 
-        So ranks that failed together do not all come back at once. See "Exponential Backoff And
-        Jitter" (AWS Architecture Blog, 2015).
+        Source: "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015).
         """
+        # Ranks that failed together must not all retry at the same moment.
         longest = min(self.policy.max_delay, self.policy.base_delay * 2 ** (attempt - 1))
         return random.uniform(0, longest)
 
     def _client(self, location: Location) -> Any:
+        # Created once: the first call of several threads would otherwise load several clients.
         with self._lock:
-            if self._made is None:
-                self._made = self._make(location)
-            return self._made
+            if self._boto is None:
+                self._boto = self._make(location)
+            return self._boto
 
     def _make(self, location: Location) -> Any:
         settings, policy, given = self._settings, self.policy, self._credentials
@@ -108,29 +114,32 @@ class S3Client:
             connect_timeout=policy.connect_timeout,
             read_timeout=policy.read_timeout,
             retries={"mode": "standard", "total_max_attempts": 1},
+            # One per thread that can send a request: urllib3 discards connections beyond these.
             max_pool_connections=policy.objects_at_once + policy.parts_at_once,
+            # Firewalls and NAT gateways drop idle connections silently.
             tcp_keepalive=True,
-            # Content-MD5 is signed, and stands for the body: hashing it for the signature as well
-            # would only take time.
+            # Content-MD5 is part of the signature and covers the body: hashing the body with
+            # SHA-256 for the signature as well would only take time.
             s3={
                 "addressing_style": settings.addressing_style,
                 "payload_signing_enabled": False,
             },
-            # By default botocore sends bodies as chunks with a CRC trailer, which older MinIO, Ceph
-            # and SeaweedFS refuse or store as content. Our own sha256 covers the whole way.
+            # By default botocore sends bodies in chunks with a CRC trailer, which older MinIO, Ceph
+            # and SeaweedFS refuse or store as content. Our own sha256 covers the whole path.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
         try:
-            # A session of its own: boto3's default one is not thread-safe. It finds credentials in
-            # the environment, in files or through the pod's identity, unless they are given.
+            # A session of its own, as boto3's default session is not thread-safe. Without explicit
+            # keys it looks in the environment, in files and for the pod's identity.
             session = boto3.session.Session(
                 aws_access_key_id=given.id if given else None,
                 aws_secret_access_key=given.secret if given else None,
                 aws_session_token=given.session_token if given else None,
             )
             _check_keys(session, location)
-            # Signatures need a region, also for servers that have none. AWS's own must be right.
+            # Signatures need a region even for servers that have none. On AWS it must be right, so
+            # there is no fallback.
             fallback = "us-east-1" if settings.endpoint_url else None
             return session.client(
                 "s3",
@@ -151,18 +160,18 @@ class S3Client:
 
 
 def _check_keys(session: Any, location: Location) -> None:
-    """Raise AccessDeniedError for keys that were not copied cleanly.
+    """Raise `AccessDeniedError` for keys that were not copied cleanly.
 
-    A Secret made from a file often ends in a line break. It breaks a header in the access key, and
-    the signature in the secret key, where the server can only answer that it does not match.
+    A Secret created from a file often ends in a line break. In the access key it breaks a header;
+    in the secret key it changes the signature, and the server only reports a mismatch.
     """
-    found = session.get_credentials()
-    if found is None or isinstance(found, RefreshableCredentials):
-        return  # none at all is reported by the request; a pod's identity has sound keys
+    credentials = session.get_credentials()
+    if credentials is None or isinstance(credentials, RefreshableCredentials):
+        return  # the request reports missing keys; those of a pod's identity are never copied
     keys = {
-        "AWS_ACCESS_KEY_ID": found.access_key,
-        "AWS_SECRET_ACCESS_KEY": found.secret_key,
-        "AWS_SESSION_TOKEN": found.token,
+        "AWS_ACCESS_KEY_ID": credentials.access_key,
+        "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+        "AWS_SESSION_TOKEN": credentials.token,
     }
     for name, key in keys.items():
         if key and (not key.isprintable() or " " in key):

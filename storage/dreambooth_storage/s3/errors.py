@@ -1,4 +1,4 @@
-"""What botocore raises and S3 servers answer, as StorageErrors.
+"""Translates botocore's exceptions and S3's error responses to StorageErrors.
 
 Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 """
@@ -24,8 +24,8 @@ from dreambooth_storage.errors import (
 )
 
 _TRANSIENT_CODES = {
-    "BadDigest",  # the body was damaged on its way
-    "ConditionalRequestConflict",
+    "BadDigest",  # the body was damaged in transit
+    "ConditionalRequestConflict",  # HTTP 409: another conditional write of the key was under way
     "IncompleteBody",
     "InternalError",
     "OperationAborted",
@@ -40,6 +40,7 @@ _TRANSIENT_CODES = {
     "TooManyRequests",
     "XAmzContentSHA256Mismatch",
 }
+# AWS is never full, so each of the other servers has codes of its own.
 _FULL_CODES = {
     "InsufficientStorage",
     "QuotaExceeded",
@@ -75,11 +76,11 @@ _ENDPOINT_ADVICE = "check spec.storage.endpointURL"
 
 
 class TruncatedBodyError(Exception):
-    """A body ended before its announced length."""
+    """A body ended before its Content-Length; the message has both numbers of bytes."""
 
 
 class NotAnS3ServerError(Exception):
-    """An answer that no S3 server gives."""
+    """A successful response without the fields that every S3 server sends."""
 
 
 _CODES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
@@ -95,8 +96,8 @@ _CODES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = 
     ((boto.ReadTimeoutError, urllib3.exceptions.TimeoutError, TimeoutError), "ReadTimeout"),
     ((TruncatedBodyError, boto.IncompleteReadError), "IncompleteRead"),
 )
-"""Codes of failures without an answer of the server, the first that matches. They are labels of
-metrics: stable, and not the class names of libraries.
+"""Codes of failures without a response; the first match counts. They are metric labels: stable, and
+not the class names of libraries.
 """
 _CONNECTION_CLOSED = "ConnectionClosed"
 
@@ -110,7 +111,7 @@ FAILURES = (
     TruncatedBodyError,
     NotAnS3ServerError,
 )
-"""Everything that a request can raise, reading its body included; not what local files raise."""
+"""What a request can raise, reading its body included. A plain OSError comes from local files."""
 
 
 @dataclass(frozen=True)
@@ -123,14 +124,14 @@ class Failure:
 
 
 def translate(raised: Exception, uri: str, bucket: str, endpoint: str, reached: bool) -> Failure:
-    """What a failed request means.
+    """Translate a failed request.
 
     Args:
         raised: one of `FAILURES`.
-        uri: what the request was about.
+        uri: the object or prefix of the request.
         bucket: the bucket in `uri`.
         endpoint: where the request went, without user and password.
-        reached: the server has answered properly before: what fails now is no wrong endpoint.
+        reached: whether an earlier request succeeded; the endpoint cannot be wrong then.
     """
     if isinstance(raised, boto.ClientError):
         return _of_answer(raised, uri, bucket, endpoint)
@@ -138,6 +139,7 @@ def translate(raised: Exception, uri: str, bucket: str, endpoint: str, reached: 
     if isinstance(raised, NotAnS3ServerError):
         return Failure(_not_s3(uri, endpoint), code, False)
     if isinstance(raised, ResponseParserError) and not reached:
+        # Retried all the same: a proxy in front of S3 may answer in HTML while S3 is down.
         return Failure(_not_s3(uri, endpoint), code, True)
     if isinstance(raised, _NO_CREDENTIALS):
         problem = "needs credentials, and none were found"
@@ -151,7 +153,8 @@ def translate(raised: Exception, uri: str, bucket: str, endpoint: str, reached: 
     if isinstance(raised, _NOT_REACHED) and not reached:
         problem = f"cannot be reached: {_reason(raised)} at {endpoint}"
         advice = f"{_ENDPOINT_ADVICE}: scheme, host and port, and that the host is up"
-        # A server that is down for a while looks like one that was never there: worth a retry.
+        # A server that is down looks like a wrong host, so that is retried. A failed TLS handshake
+        # means a server that is up, and wrong.
         kind = WrongEndpointError if isinstance(raised, boto.SSLError) else StorageUnavailableError
         return Failure(kind(uri, problem, advice), code, True)
     return Failure(_unavailable(uri, endpoint, _reason(raised)), code, True)
@@ -160,22 +163,26 @@ def translate(raised: Exception, uri: str, bucket: str, endpoint: str, reached: 
 def _of_answer(raised: boto.ClientError, uri: str, bucket: str, endpoint: str) -> Failure:
     answer = raised.response.get("Error", {})
     status = raised.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    # Codes come first: servers disagree about the status that goes with a code.
     code, message = answer.get("Code", ""), answer.get("Message", "").rstrip(".")
-    said = f"{code or status}: {message}" if message and code not in _ABOUT_KEYS else code or status
+    detail = (
+        f"{code or status}: {message}" if message and code not in _ABOUT_KEYS else code or status
+    )
     if code in _FULL_CODES or status == 507:
         advice = "make room there, or raise its quota; the job goes on from its last checkpoint"
-        problem = f"cannot be written: {endpoint} has no room left ({said})"
+        problem = f"cannot be written: {endpoint} has no room left ({detail})"
         return Failure(StorageFullError(uri, problem, advice), code or str(status), False)
+    # 501 is NotImplemented, which no retry changes.
     if code in _TRANSIENT_CODES or status in (408, 429) or (status >= 500 and status != 501):
-        return Failure(_unavailable(uri, endpoint, said), code or str(status), True)
-    error = _permanent(code, status, said, uri, bucket, endpoint)
+        return Failure(_unavailable(uri, endpoint, detail), code or str(status), True)
+    error = _permanent(code, status, detail, uri, bucket, endpoint)
     return Failure(error, code or str(status), False)
 
 
 def _permanent(
-    code: str, status: int, said: str, uri: str, bucket: str, endpoint: str
+    code: str, status: int, detail: str, uri: str, bucket: str, endpoint: str
 ) -> StorageError:
-    if not code:  # a proxy or a web page: S3's errors always have a code
+    if not code:  # from a proxy or a web server: S3's errors always have a code
         return _not_s3(uri, endpoint)
     if code == "InvalidBucketName":
         advice = "correct the URI: a name has 3 to 63 lower-case letters, digits, dots and hyphens"
@@ -187,27 +194,28 @@ def _permanent(
             "create the bucket, or correct the URI or spec.storage.endpointURL",
         )
     if code in _WRONG_REGION_CODES or status in (301, 307):
-        problem = f"is not served from this region by {endpoint} ({said})"
+        problem = f"is not served from this region by {endpoint} ({detail})"
         return WrongEndpointError(
             uri, problem, "check spec.storage.region and spec.storage.endpointURL"
         )
+    # botocore uses the status as the code where the response has no body, as with HEAD.
     if code in ("PreconditionFailed", "412"):
         return AlreadyExistsError(uri, "exists already", "remove it, or choose another place")
     if code in ("NoSuchKey", "NoSuchUpload", "404"):
         return ObjectNotFoundError(
             uri, "does not exist", "correct the URI, or put the object there"
         )
-    if code == "RequestTimeTooSkewed":
+    if code == "RequestTimeTooSkewed":  # HTTP 403, but new credentials would not help
         return AccessDeniedError(uri, "is refused: this machine's clock is wrong", "set the clock")
     if status in (401, 403):
         advice = f"{_CREDENTIALS_ADVICE} and that they may read, list and write in {bucket}"
-        return AccessDeniedError(uri, f"is refused by {endpoint} ({said})", advice)
+        return AccessDeniedError(uri, f"is refused by {endpoint} ({detail})", advice)
     if status == 501:
-        problem = f"needs what {endpoint} does not implement ({said})"
+        problem = f"needs what {endpoint} does not implement ({detail})"
         return WrongEndpointError(
             uri, problem, "use a server with conditional writes (If-None-Match)"
         )
-    return StorageError(uri, f"is refused by {endpoint} ({said})", "check the server's log")
+    return StorageError(uri, f"is refused by {endpoint} ({detail})", "check the server's log")
 
 
 def _not_s3(uri: str, endpoint: str) -> WrongEndpointError:
@@ -229,13 +237,13 @@ def _code(raised: Exception) -> str:
 
 
 def _reason(raised: Exception) -> str:
-    """What happened, in words of our own: the libraries' texts repeat whole URLs."""
+    """A short reason; the libraries' own texts repeat whole URLs."""
     text = str(raised)
     if isinstance(raised, boto.EndpointConnectionError):
         return "nothing answers"
     if isinstance(raised, boto.SSLError):
-        found = re.search(r"\[SSL: (\w+)\]", text)
-        return f"TLS fails ({found.group(1) if found else 'certificate or protocol'})"
+        reason = re.search(r"\[SSL: (\w+)\]", text)
+        return f"TLS fails ({reason.group(1) if reason else 'certificate or protocol'})"
     if isinstance(raised, boto.ConnectTimeoutError | boto.ReadTimeoutError | TimeoutError):
         return "time-out"
     if isinstance(raised, TruncatedBodyError):

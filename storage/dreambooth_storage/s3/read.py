@@ -1,4 +1,4 @@
-"""Reading one S3 object by ranges, in parallel, into memory or into a file."""
+"""Reads one S3 object by ranges, in parallel, into memory or into a file (S3 GetObject)."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ SHA256_KEY = "dreambooth-sha256"
 """Metadata of every object that the project writes: the sha256 of its content."""
 
 _WHOLE_ATTEMPTS = 3
+# The ETag of a multipart upload is a hash of hashes with a suffix, "...-12", and does not match.
 _MD5 = re.compile('"?([0-9a-f]{32})"?')
 T = TypeVar("T")
 S = TypeVar("S", bound="_Sink")
@@ -37,19 +38,21 @@ class _ChangedError(Exception):
 
 
 class _Sink(Protocol):
-    """Where content goes. Ranges do not overlap, and come from several threads."""
+    """The destination of content. Ranges do not overlap, and are filled by several threads."""
 
     def fill(self, body: Any, start: int, length: int) -> int:
-        """Store up to `length` bytes of a body at offset `start`; returns how many there were."""
+        """Store up to `length` bytes of a body at offset `start`; returns the number read."""
 
     def digest(self, kind: str) -> str:
         """Hexadecimal sha256 or md5 of the content."""
 
 
 class _Memory:
-    """Content in memory, in one piece: `take` hands out the very buffer that was filled."""
+    """Content in memory, in one piece."""
 
     def __init__(self, size: int) -> None:
+        # BytesIO shares its buffer with the `bytes` that getvalue() returns, so an object is never
+        # held twice; a bytearray would have to be copied.
         self._buffer = io.BytesIO(bytes(size))
 
     def fill(self, body: Any, start: int, length: int) -> int:
@@ -85,7 +88,7 @@ class _File:
 
 @dataclass(frozen=True)
 class _Version:
-    """What the first answer says of the object; `first` is how many bytes came with it."""
+    """The object's version as of the first response, which came with its first `first` bytes."""
 
     size: int
     etag: str
@@ -94,12 +97,12 @@ class _Version:
 
     @property
     def md5(self) -> str | None:
-        """What most servers take for the ETag of what was uploaded in one piece."""
-        return found[1] if (found := _MD5.fullmatch(self.etag)) else None
+        """The content's MD5: the ETag of an object that was uploaded in one request."""
+        return match[1] if (match := _MD5.fullmatch(self.etag)) else None
 
 
 class _Check:
-    """Whether content is what was written, by the best that is known of it."""
+    """Verifies content by the caller's sha256, else the metadata's, else an ETag that is an MD5."""
 
     def __init__(self, location: Location, sha256: str | None = None) -> None:
         self._uri = location.uri
@@ -107,21 +110,22 @@ class _Check:
         self._seen: set[str] = set()
 
     def __call__(self, version: _Version, content: _Sink) -> None:
-        """Raises ChecksumMismatchError."""
+        """Raise `ChecksumMismatchError` when the content is damaged."""
         if expected := self._sha256 or version.sha256:
             verify(self._uri, expected, content.digest("sha256"))
         elif version.md5:
             self._check_md5(version.md5, content.digest("md5"))
 
-    def _check_md5(self, expected: str, found: str) -> None:
-        # Where a server's ETag is no md5, content that comes twice the same is believed.
-        if found != expected and found not in self._seen:
-            self._seen.add(found)
+    def _check_md5(self, expected: str, actual: str) -> None:
+        # With server-side encryption, an ETag looks like an MD5 and is none. Content that arrives
+        # twice the same is therefore accepted.
+        if actual != expected and actual not in self._seen:
+            self._seen.add(actual)
             raise ChecksumMismatchError(self._uri, "arrived damaged", "check the network")
 
 
 class Reader:
-    """Reads objects; the parts of all of them share one pool."""
+    """Reads objects, in parts from one pool that all objects share. Raises `StorageError`."""
 
     def __init__(self, client: S3Client, parts: Executor) -> None:
         self._client = client
@@ -130,9 +134,12 @@ class Reader:
     def exists(self, location: Location) -> bool:
         """Whether there is such an object.
 
-        By a GET: the answer to a HEAD has no body that tells a missing key from a missing bucket.
+        Raises:
+            NoSuchBucketError: there is no such bucket.
         """
 
+        # GetObject of one byte: the response to HeadObject has no body, so a missing key and a
+        # missing bucket look the same.
         def request(client: Any) -> bool:
             try:
                 _checked(client.get_object(**_name(location), Range="bytes=0-0"))["Body"].read()
@@ -161,7 +168,7 @@ class Reader:
         return self._whole(location, once)
 
     def download(self, location: Location, path: Path, sha256: str | None) -> int:
-        """Content into a file that appears when it is complete and verified.
+        """Write the content to a file, which appears when it is complete and verified.
 
         Returns its size in bytes.
 
@@ -172,11 +179,12 @@ class Reader:
         check = _Check(location, sha256)
 
         def once() -> int:
-            with unfinished(path) as beside, beside.open("w+b") as file:
+            with unfinished(path) as temporary, temporary.open("w+b") as file:
                 version, content = self._fetch(location, lambda size: _File(file, size))
                 check(version, content)
+                # The file is renamed below: its content must be on disk before its name is.
                 os.fsync(file.fileno())
-                beside.replace(path)
+                temporary.replace(path)
             return version.size
 
         return self._whole(location, once)
@@ -197,7 +205,8 @@ class Reader:
         )
 
     def _fetch(self, location: Location, make: Callable[[int], S]) -> tuple[_Version, S]:
-        """The content in a sink made for its size; all ranges are of one version."""
+        """The content in a sink of its size; all ranges are of one version."""
+        # The first part is fetched alone: its response has the size, which saves a HeadObject.
         version, sink = self._first(location, make)
         step = self._client.policy.part_size
         rest = range(version.first, version.size, step)
@@ -208,6 +217,7 @@ class Reader:
         return version, sink
 
     def _first(self, location: Location, make: Callable[[int], S]) -> tuple[_Version, S]:
+        # A retry gets a new sink, as the object may have been replaced by one of another size.
         def request(client: Any) -> tuple[_Version, S]:
             answer = _get_start(client, location, self._client.policy.part_size)
             version = _version_of(answer)
@@ -224,6 +234,7 @@ class Reader:
 
         def request(client: Any) -> None:
             try:
+                # Without If-Match, an object that is replaced meanwhile would come in two versions.
                 answer = client.get_object(
                     **_name(location), Range=f"bytes={start}-{stop - 1}", IfMatch=version.etag
                 )
@@ -237,7 +248,7 @@ class Reader:
 
 
 def _get_start(client: Any, location: Location, length: int) -> Any:
-    """The answer to a GET of the first `length` bytes."""
+    """The response to a GET of the first `length` bytes."""
     try:
         return _checked(client.get_object(**_name(location), Range=f"bytes=0-{length - 1}"))
     except ClientError as error:
@@ -248,7 +259,8 @@ def _get_start(client: Any, location: Location, length: int) -> Any:
 
 def _version_of(answer: Any) -> _Version:
     length = int(answer["ContentLength"])
-    content_range = str(answer.get("ContentRange", ""))  # bytes 0-99/12345
+    # "bytes 0-99/12345"; a server that ignores ranges sends the whole object and no Content-Range.
+    content_range = str(answer.get("ContentRange", ""))
     size = int(content_range.rpartition("/")[2]) if content_range else length
     return _Version(size, answer["ETag"], answer.get("Metadata", {}).get(SHA256_KEY), length)
 
@@ -259,18 +271,19 @@ def _fill(sink: _Sink, body: Any, start: int, length: int) -> None:
         if count < length:
             raise TruncatedBodyError(f"{count} of {length} bytes")
     finally:
+        # A body that was not read to its end would keep its connection from the pool.
         body.close()
 
 
 def _read_into(body: Any, view: memoryview) -> int:
-    done = 0  # in blocks: urllib3 fills a buffer of its own first
+    done = 0  # in blocks of 1 MiB, as urllib3 first reads each into a buffer of its own
     while done < len(view) and (count := body.readinto(view[done : done + MIB])):
         done += count
     return done
 
 
 def _checked(answer: Any) -> Any:
-    """The answer, once it is certain that an S3 server gave it: web pages have status 200 too."""
+    """The response, if it is from an S3 server: a web page may have status 200 too."""
     if "ETag" not in answer:
         answer["Body"].close()
         raise NotAnS3ServerError

@@ -27,7 +27,7 @@ from dreambooth_storage.uri import Location
 
 
 class S3Store:
-    """A Backend on S3."""
+    """A Backend on S3. Every method raises `StorageError`, without the job's field."""
 
     def __init__(
         self,
@@ -47,18 +47,19 @@ class S3Store:
         Raises:
             StorageUnavailableError: the server repeats a page.
         """
-        found: Listing = []
+        objects: Listing = []
         more: dict[str, str] = {}
+        # None is in the set: a truncated page without a token would repeat the first page.
         tokens: set[str | None] = {None}
         while True:
             page = self._client.call("list", location, partial(_page, location, more))
-            found += [
+            objects += [
                 _stored(location, entry)
                 for entry in page.get("Contents", ())
                 if _is_object(location, entry["Key"])
             ]
             if not page.get("IsTruncated"):
-                return found
+                return objects
             token = page.get("NextContinuationToken")
             if token in tokens:
                 raise StorageUnavailableError(
@@ -90,12 +91,13 @@ class S3Store:
         return self._writer.stream(path, location)
 
     def download(self, location: Location, path: Path, sha256: str | None) -> int:
-        """See `Reader.download`; what keeps the file from being written is a StorageError too."""
+        """See `Reader.download`; an `OSError` of the file becomes a `StorageError`."""
         with errors_of_target(location, path):
             return self._reader.download(location, path, sha256)
 
     def delete(self, location: Location) -> None:
-        """Delete one object: servers disagree about the checksum that DeleteObjects demands."""
+        """Delete one object; a missing one is no error (S3 DeleteObject)."""
+        # One by one: servers disagree about the checksum that DeleteObjects requires.
         self._client.call(
             "delete",
             location,
@@ -103,7 +105,12 @@ class S3Store:
         )
 
     def abort_unfinished(self, location: Location, selects: Callable[[str], bool]) -> None:
-        """Abort multipart uploads, whose parts take space and are in no listing."""
+        """Abort unfinished multipart uploads (S3 ListMultipartUploads, AbortMultipartUpload).
+
+        Raises:
+            StorageError: the server does not list them; that an upload cannot be aborted is
+                ignored.
+        """
         more: dict[str, str] = {}
         while True:
             page = self._client.call("list", location, partial(_uploads, location, more))
@@ -119,13 +126,14 @@ class S3Store:
             }
 
     def close(self) -> None:
-        """Wait for what runs, and close the connections."""
+        """Wait for running requests, and close the connections."""
         self._pool.shutdown()
         self._client.close()
 
 
 def _page(location: Location, more: dict[str, str], client: Any) -> Any:
     answer = client.list_objects_v2(Bucket=location.bucket, Prefix=location.prefix, **more)
+    # Any well-formed XML, such as a web page, parses as a listing without entries.
     if "Name" not in answer:
         raise NotAnS3ServerError
     return answer
@@ -136,7 +144,7 @@ def _uploads(location: Location, more: dict[str, str], client: Any) -> Any:
 
 
 def _is_object(location: Location, key: str) -> bool:
-    """Web consoles make markers for folders, which end in "/"."""
+    """Whether a key is an object: web consoles create markers for folders, which end in "/"."""
     return key.startswith(location.prefix) and not key.endswith("/")
 
 

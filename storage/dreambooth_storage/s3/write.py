@@ -1,4 +1,4 @@
-"""Writing one S3 object: in one request, or in parts in parallel."""
+"""Writes one S3 object: in one request, or in parallel parts (S3 PutObject, UploadPart)."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ from dreambooth_storage.uri import Location
 _MAX_PARTS = 10_000  # S3's limit
 _WRITE_KEY = "dreambooth-write"
 _CONTRADICTIONS = 3
-"""Attempts of a conditional write that the server refuses, though there is no object."""
+"""Attempts of a conditional write that the server refuses although there is no object."""
 Content = Callable[[int, int], bytes]
-"""content(start, stop): bytes start to stop of what is written."""
+"""content(start, stop): bytes start to stop of the object."""
 
 
 class Writer:
-    """Writes objects; the parts of all of them share one pool."""
+    """Writes objects, in parts from one pool that all objects share. Raises `StorageError`."""
 
     def __init__(self, client: S3Client, parts: Executor) -> None:
         self._client = client
         self._parts = parts
 
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
-        """Store bytes.
+        """Store bytes (If-None-Match of PutObject and CompleteMultipartUpload).
 
         Raises:
             AlreadyExistsError: `only_if_absent`, and there is an object already.
         """
         written = Written(location.uri, len(data), hashlib.sha256(data).hexdigest())
         condition = {"IfNoneMatch": "*"} if only_if_absent else {}
-        described = {SHA256_KEY: written.sha256}
+        metadata = {SHA256_KEY: written.sha256}
         size = written.size
-        self._store(location, lambda start, stop: data[start:stop], size, described, condition)
+        self._store(location, lambda start, stop: data[start:stop], size, metadata, condition)
         return written
 
     def upload(self, path: Path, location: Location) -> Written:
-        """Store a file, which is read twice.
+        """Store a file with its sha256 in the object's metadata.
 
-        Its sha256 travels in the object's metadata, which must be known before the first part.
+        The file is read twice, as CreateMultipartUpload takes the metadata before the first part.
 
         Raises:
             OSError: the file cannot be read, or became shorter meanwhile.
@@ -77,8 +77,9 @@ class Writer:
         Raises:
             OSError: the file cannot be read, or became shorter meanwhile.
         """
-        with path.open("rb") as file, ThreadPoolExecutor(1, "s3-sha256") as aside:
-            digest = aside.submit(hashlib.file_digest, file, "sha256")
+        # hashlib releases the GIL, so the hash is computed beside the parts' requests.
+        with path.open("rb") as file, ThreadPoolExecutor(1, "s3-sha256") as hasher:
+            digest = hasher.submit(hashlib.file_digest, file, "sha256")
             size = os.fstat(file.fileno()).st_size
             self._store(location, partial(_read_exactly, file.fileno()), size, {}, {})
             return Written(location.uri, size, digest.result().hexdigest())
@@ -88,26 +89,28 @@ class Writer:
         location: Location,
         content: Content,
         size: int,
-        described: dict[str, str],
+        metadata: dict[str, str],
         condition: dict[str, str],
     ) -> None:
-        # An answer that got lost makes a repeated conditional write fail on its own first try.
-        # The nonce tells this write from any other, whatever the content.
+        # When the response to a conditional write is lost, the retry fails because of the object
+        # that the first try wrote. The nonce identifies this write, whatever its content.
         nonce = secrets.token_hex(16)
         options = {
             "Bucket": location.bucket,
             "Key": location.key,
-            "Metadata": {**described, _WRITE_KEY: nonce},
+            "Metadata": {**metadata, _WRITE_KEY: nonce},
         }
         store = self._put if size <= self._client.policy.part_size else self._put_parts
         for _ in range(_CONTRADICTIONS):
             try:
                 return store(location, content, size, options, condition)
             except (AlreadyExistsError, ObjectNotFoundError) as error:
-                found = self._metadata(location)
-                if found is not None and found.get(_WRITE_KEY) == nonce:
+                # NoSuchUpload, an ObjectNotFoundError, is also the response when an upload that is
+                # complete is completed again.
+                stored = self._metadata(location)
+                if stored is not None and stored.get(_WRITE_KEY) == nonce:
                     return None
-                if found is not None or isinstance(error, ObjectNotFoundError):
+                if stored is not None or isinstance(error, ObjectNotFoundError):
                     raise
         raise StorageUnavailableError(
             location.uri,
@@ -123,6 +126,7 @@ class Writer:
         options: dict[str, Any],
         condition: dict[str, str],
     ) -> None:
+        # Both outside of the request, which may be repeated.
         body = content(0, size)
         md5 = _md5(body)
 
@@ -158,7 +162,7 @@ class Writer:
                     **upload, **condition, MultipartUpload={"Parts": parts}
                 ),
             )
-        except BaseException:
+        except BaseException:  # KeyboardInterrupt too: parts take space until they are aborted
             self.abort(location, upload)
             raise
 
@@ -193,10 +197,10 @@ class Writer:
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
     def abort(self, location: Location, upload: dict[str, str]) -> None:
-        """Free the parts of an upload.
+        """Free the parts of an upload; a `StorageError` is ignored.
 
-        Best effort: the caller is about to raise a better error, or cleans up after the dead. A
-        lifecycle rule of the bucket frees what stays.
+        The caller raises a better error, or cleans up after a killed writer. A lifecycle rule of
+        the bucket can remove what is left.
         """
         with contextlib.suppress(StorageError):
             self._client.call(
@@ -204,7 +208,7 @@ class Writer:
             )
 
     def _metadata(self, location: Location) -> dict[str, str] | None:
-        """What was written with the object; None when there is no object."""
+        """The object's metadata (S3 HeadObject); None when there is no object."""
         try:
             answer = self._client.call(
                 "write", location, lambda client: client.head_object(**_name(location))
@@ -216,14 +220,14 @@ class Writer:
 
 
 def part_size(size: int, smallest: int) -> int:
-    """Bytes per part, whole MiB beyond `smallest`, such that S3's limit of 10,000 parts holds."""
+    """Bytes per part: `smallest`, or the whole MiB that keep to S3's limit of 10,000 parts."""
     if size <= smallest * _MAX_PARTS:
         return smallest
     return -(-size // (_MAX_PARTS * MIB)) * MIB
 
 
 def _md5(body: bytes) -> str:
-    """Content-MD5 of a body: every server refuses one that was damaged on its way."""
+    """Content-MD5 of a body, by which servers refuse one that was damaged in transit."""
     return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
 
 
@@ -233,6 +237,7 @@ def _read_exactly(descriptor: int, start: int, stop: int) -> bytes:
     Raises:
         OSError: the file became shorter meanwhile, which must not become a short object.
     """
+    # pread has no shared offset, so several threads can read parts of one descriptor.
     data = os.pread(descriptor, stop - start, start)
     if len(data) != stop - start:
         raise OSError("the file changed while it was uploaded")

@@ -1,9 +1,8 @@
-"""Uploads from a process of their own.
+"""Uploads in a separate process.
 
-A thread would not do: signing, hashing and copying hold the interpreter lock, and every training
-step would wait for it. Content is handed over without a copy: both processes hold the same open
-files, which may be anonymous memory (memfd_create(2)) that is freed with its last holder, however
-that ends.
+In a thread, signing, hashing and copying would hold the GIL, and every training step would wait for
+it. Content is shared without a copy: both processes have the same files open, which may be
+anonymous memory (memfd_create(2)) that the kernel frees when the last process closes it or exits.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ MODULE = "dreambooth_storage.upload.worker"
 class UploadProcess:
     """Uploads files that this process has open.
 
-    It starts with the first upload at the latest, starts again when it has died, and never outlives
-    this process.
+    The process starts at the first upload at the latest, is restarted after it died, and never
+    outlives this one.
     """
 
     def __init__(
@@ -55,8 +54,9 @@ class UploadProcess:
         """Its process id, None while it does not run."""
         return self._process.pid if self._process is not None else None
 
-    def hold(self, descriptors: Sequence[int]) -> None:
-        """Set the open files that uploads may name from now on. No upload may be under way."""
+    def set_descriptors(self, descriptors: Sequence[int]) -> None:
+        """Set the open files that later uploads may name. No upload may be under way."""
+        # Descriptors are inherited at the start only, so the next upload starts a new process.
         self._end()
         self._descriptors = tuple(descriptors)
 
@@ -68,9 +68,9 @@ class UploadProcess:
         """Store each open file at its URI, and wait. One call at a time.
 
         Args:
-            files: descriptors that `hold` named, each with the URI to store it at.
-            on_progress: called in place of the observer's `progressed`, for a caller that may not
-                be waiting for the upload at all.
+            files: descriptors set by `set_descriptors`, each with the URI to store it at.
+            on_progress: called in place of the observer's `progressed`, for a caller whose uploads
+                run in the background and are no sign of its own progress.
 
         Raises:
             StorageError: the first file that could not be stored, or the process has died.
@@ -90,11 +90,11 @@ class UploadProcess:
                     progressed()
                 else:
                     self._relay(kind, details)
-        except (EOFError, OSError):
+        except (EOFError, OSError):  # the connection broke; a StorageError is neither
             raise self._died(files[0][1]) from None
 
     def close(self) -> None:
-        """Kill the process, and start no other."""
+        """Kill the process; `upload` and `start` then raise `RuntimeError`."""
         self._closed = True
         self._end()
 
@@ -102,6 +102,7 @@ class UploadProcess:
         process, connection = self._process, self._connection
         self._process = self._connection = None
         if process is not None:
+            # SIGKILL, as it ignores SIGTERM. Nothing is lost: objects appear whole or not at all.
             process.kill()
             with suppress(subprocess.TimeoutExpired):  # it may hang in the kernel
                 process.wait(KILL_TIMEOUT_SECONDS)
@@ -109,7 +110,7 @@ class UploadProcess:
             connection.close()
 
     def start(self) -> None:
-        """Start the process unless it runs, so that the first upload does not wait for it.
+        """Start the process unless it is running, so that the first upload need not wait for it.
 
         Raises:
             RuntimeError: `close` was called.
@@ -120,6 +121,7 @@ class UploadProcess:
             raise RuntimeError("the upload process is closed")
         if self._process is None:
             ours, theirs = socket.socketpair()
+            # Our copy of the child's end is closed, or the child's exit would go unnoticed.
             with theirs:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", MODULE, str(theirs.fileno())],
@@ -147,6 +149,6 @@ class UploadProcess:
         return StorageError(
             uri,
             f"was not uploaded: the upload process ended with exit code {code}",
-            "-9 mostly means that the pod needs more memory",
+            "-9 usually means that the pod needs more memory",
             "spec.output",
         )

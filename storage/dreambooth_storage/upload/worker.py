@@ -1,7 +1,7 @@
-"""The process that uploads open files of another one: the other end of `upload.process`.
+"""The upload process: the other end of `upload.process`.
 
-It loads no torch, so it starts in half a second. It ends with its parent, however that ends: their
-connection closes then.
+It does not import torch, so it starts in half a second. It exits when its parent does, however that
+exits, as their connection closes then.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from dreambooth_storage.interface import Written
 from dreambooth_storage.storage import Storage
 
 NICENESS = 10
-"""Training goes on meanwhile, and goes first."""
+"""Uploads yield the CPU to the training that goes on meanwhile."""
 
 
 class Relay:
-    """Sends messages to the parent, from any thread. It is a TransferObserver."""
+    """Sends messages to the parent, from any thread. It is a `TransferObserver`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        # A Connection is not thread-safe: messages of several threads would interleave.
         self._lock = threading.Lock()
 
     def send(self, kind: str, *details: Any) -> None:
@@ -48,14 +49,14 @@ class Relay:
 
 
 def upload(storage: Storage, files: Sequence[tuple[int, str]], relay: Relay) -> None:
-    """Upload each open file to its URI, and send what was written, or the first error."""
+    """Upload each open file to its URI; send the results ("done") or the first `StorageError`."""
     written: list[Written] = []
     try:
         for descriptor, uri in files:
             written.append(storage.stream(f"/proc/self/fd/{descriptor}", uri))
     except StorageError as error:
         relay.send("error", error)
-    except Exception as error:
+    except Exception as error:  # any: the parent waits for an answer
         reason = f"could not be uploaded: {type(error).__name__}: {error}"
         relay.send(
             "error", StorageError(files[len(written)][1], reason, "check the log of the rank")
@@ -66,7 +67,9 @@ def upload(storage: Storage, files: Sequence[tuple[int, str]], relay: Relay) -> 
 
 def main() -> None:
     """Serve the requests of the connection whose descriptor is the only argument."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # the parent ends it: a stopped rank still saves
+    # Signals to the process group are ignored: a rank that is asked to stop still saves its state
+    # through this process, and kills it at the end.
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
     connection = Connection(int(sys.argv[1]))
@@ -77,7 +80,9 @@ def main() -> None:
         try:
             files = connection.recv()
         except (EOFError, OSError):
-            os._exit(0)  # the parent is gone, and with it whoever waits
+            # The parent has exited. Without the usual cleanup, which would wait for uploads.
+            os._exit(0)
+        # In a thread, so that this one notices the end of the parent during an upload.
         threading.Thread(target=upload, args=(storage, files, relay), daemon=True).start()
 
 

@@ -28,7 +28,7 @@ def upload_seconds(
 ) -> list[float]:
     """Seconds to store all staged shards, once the process is up."""
     uploads = UploadProcess(settings)
-    uploads.hold([shard.descriptor for shard in staging.shards])
+    uploads.set_descriptors([shard.descriptor for shard in staging.shards])
     try:
         store = partial(
             uploads.upload,

@@ -96,7 +96,7 @@ class BackgroundSaver:
     def prepare(self, tensors: Mapping[str, Tensor]) -> None:
         """Prepare for such a state in the background: allocate memory, start the upload process."""
         self._buffers = [Staging(self._store.layouts(tensors)) for _ in range(2)]
-        self._uploads.hold([s.descriptor for b in self._buffers for s in b.shards])
+        self._uploads.set_descriptors([s.descriptor for b in self._buffers for s in b.shards])
         self._preparation = BackgroundTask(self._allocate)
 
     def _allocate(self) -> None:
