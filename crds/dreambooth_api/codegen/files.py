@@ -16,6 +16,7 @@ def write(root: Path, files: Files) -> None:
     """Write every file below `root`; one that is up to date keeps its modification time."""
     for path, text in files.items():
         target = root / path
+        # make compares modification times: what depends on an unchanged file is not made again.
         if target.exists() and target.read_text(encoding="utf-8") == text:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +39,11 @@ def differences(root: Path, files: Files) -> list[str]:
 
 
 def main(program: str, description: str | None, generated: Callable[[], Files]) -> None:
-    """The command line of a generator: write, or with --check exit 1 and show what differs."""
+    """Run the command line of a generator: write its files, or with --check compare them.
+
+    Raises:
+        SystemExit: A file differs, with the differences as message (exit code 1).
+    """
     parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 on any difference"

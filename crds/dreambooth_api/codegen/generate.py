@@ -27,7 +27,11 @@ def generated() -> Files:
 
 
 def main() -> None:
-    """Write the files, or with --check exit 1 and show what differs."""
+    """Write the files, or with --check compare them.
+
+    Raises:
+        SystemExit: A file differs, with the differences as message (exit code 1).
+    """
     files.main("python -m dreambooth_api.codegen.generate", __doc__, generated)
 
 

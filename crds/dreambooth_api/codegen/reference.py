@@ -91,7 +91,7 @@ def _default(field: Schema) -> str:
 def _bounds(field: Schema) -> str:
     """The form of a text, then `from 0 to 1 (exclusive)`, then the key of a map list."""
     keys = field.get("x-kubernetes-list-map-keys", [])
-    bounds = " ".join(words.format(field[key]) for key, words in BOUNDS.items() if key in field)
+    bounds = " ".join(text.format(field[key]) for key, text in BOUNDS.items() if key in field)
     form = PATTERNS.get(field.get("pattern", ""), "")
     unique = f"each with its own `{keys[0]}`" if keys else ""
     return "; ".join(part for part in (form, bounds, unique) if part)

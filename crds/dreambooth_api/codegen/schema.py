@@ -77,7 +77,7 @@ WIDE_COLUMNS = [
 
 
 def custom_resource_definition() -> Schema:
-    """The CRD as an apiextensions.k8s.io/v1 object."""
+    """The CustomResourceDefinition of the DreamBoothJob (apiextensions.k8s.io/v1)."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -85,6 +85,7 @@ def custom_resource_definition() -> Schema:
         "spec": {
             "group": GROUP,
             "names": {
+                # `kubectl get all` lists the jobs beside their pods.
                 "categories": ["all"],
                 "kind": KIND,
                 "listKind": f"{KIND}List",
@@ -118,7 +119,7 @@ def _column(name: str, kind: str, path: str, description: str) -> Schema:
 
 
 def job_schema() -> Schema:
-    """The structural schema of a DreamBoothJob."""
+    """The structural schema of a DreamBoothJob (openAPIV3Schema of the CRD)."""
     source = DreamBoothJob.model_json_schema(by_alias=True)
     whole = structural(source, source["$defs"])
     parts = whole["properties"]
@@ -141,6 +142,7 @@ def structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
     result: Schema = {key: node[key] for key in KEPT if key in node}
     if "description" in node:
         result["description"] = " ".join(node["description"].split())
+    # In a structural schema an absent field is just that: `default: null` would be refused.
     if node.get("default") is not None:
         result["default"] = node["default"]
     if "const" in node:
@@ -150,6 +152,8 @@ def structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
         result |= _object(node, definitions)
     if node.get("type") == "array":
         result["items"] = structural(node["items"], definitions)
+        # Items without a key cannot be told apart, so server-side apply replaces the list as a
+        # whole.
         result.setdefault("x-kubernetes-list-type", "atomic")
     return result
 
@@ -169,6 +173,7 @@ def _numbers(node: Schema) -> Schema:
     """Formats, and exclusive bounds as OpenAPI 3.0 writes them: a bound and a boolean."""
     result: Schema = {}
     if node.get("type") == "integer":
+        # Without a bound Go's int64, the widest integer of the API.
         small = node.get("maximum", 2**63) < 2**31
         result["format"] = "int32" if small else "int64"
     if node.get("type") == "number":
@@ -188,6 +193,7 @@ def _object(node: Schema, definitions: dict[str, Schema]) -> Schema:
         result["maxProperties"] = node["maxProperties"]
     if isinstance(values, dict):
         return result | {"additionalProperties": structural(values, definitions)}
+    # Opaque parts of a pod: without this the API server would drop (prune) their fields.
     if values is True:
         result["x-kubernetes-preserve-unknown-fields"] = True
     if "properties" not in node:

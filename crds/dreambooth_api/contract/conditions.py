@@ -4,8 +4,9 @@ from enum import StrEnum
 
 
 class ConditionType(StrEnum):
-    """What a condition is about."""
+    """Types of a job's conditions (status.conditions[].type)."""
 
+    # Users' scripts and alerts refer to these values: they are part of the API, as field names are.
     ACCEPTED = "Accepted"
     """The job can be carried out as it is written."""
     PREFLIGHT_PASSED = "PreflightPassed"
@@ -23,7 +24,7 @@ class ConditionType(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a condition has its status.
+    """Why a condition has its status (status.conditions[].reason).
 
     A condition may also have the reason for which a container waits (ImagePullBackOff), and Failed
     the outcome of the last attempt.

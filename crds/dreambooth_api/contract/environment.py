@@ -15,6 +15,7 @@ METRICS_PORT: Final = "DREAMBOOTH_METRICS_PORT"
 TERMINATION_LOG: Final = "DREAMBOOTH_TERMINATION_LOG"
 """File that the termination message is written to."""
 
+# From the downward API (core/v1 ObjectFieldSelector): a pod template cannot name its own pods.
 POD_NAME: Final = "POD_NAME"
 POD_NAMESPACE: Final = "POD_NAMESPACE"
 POD_IP: Final = "POD_IP"
@@ -41,6 +42,8 @@ AWS_SECRET_ACCESS_KEY: Final = "AWS_SECRET_ACCESS_KEY"
 AWS_SESSION_TOKEN: Final = "AWS_SESSION_TOKEN"
 WANDB_API_KEY: Final = "WANDB_API_KEY"
 
+# Another value of one of these would break the rendezvous, or make a pod report as another. AWS_*
+# and WANDB_API_KEY stay free: a user may prefer podOverrides to the Secrets that the spec names.
 RESERVED: Final = (
     *(MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE),
     *(JOB_COMPLETION_INDEX, POD_NAME, POD_NAMESPACE, POD_IP, NODE_NAME),
@@ -49,4 +52,5 @@ RESERVED: Final = (
 RESERVED_PREFIXES: Final = ("PET_", "DREAMBOOTH_")
 
 DEFAULT_METRICS_PORT: Final = 9400
+# torchrun's own default.
 DEFAULT_RENDEZVOUS_PORT: Final = 29500

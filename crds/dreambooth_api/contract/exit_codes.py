@@ -7,7 +7,10 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Why the trainer's container ended. A container that a signal n killed has 128 + n."""
+    """Why the trainer's container ended (core/v1 ContainerStateTerminated, exitCode).
+
+    A container that signal n killed has the code 128 + n.
+    """
 
     DONE = 0
     """Trained and exported."""
@@ -31,6 +34,8 @@ class ExitCode(IntEnum):
     """Stopped by SIGTERM (128 + 15), with the state saved."""
 
 
+# STALLED is left out: a hung rank is often the fault of one node, and the next attempt may get
+# another.
 NOT_RETRYABLE = tuple(code for code in ExitCode if ExitCode.BAD_CONFIG <= code <= ExitCode.FENCED)
 """Codes that no restart can help: the operator fails the job at once."""
 

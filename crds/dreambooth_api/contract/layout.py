@@ -25,7 +25,10 @@ class OutputLayout:
 
     @classmethod
     def of(cls, output: str, namespace: str, name: str, uid: str | None) -> "OutputLayout":
-        """The layout of a job's run; a job that no API server has stored has the uid `local`."""
+        """The layout of a job's run below `output` (spec.output of the job).
+
+        A job that no API server has stored has no uid; its folder is named `local`.
+        """
         return cls("/".join([output.rstrip("/"), namespace, name, uid or "local"]))
 
     def path(self, relative: str) -> str:
@@ -34,7 +37,7 @@ class OutputLayout:
 
     @property
     def checkpoints(self) -> str:
-        """Folder of the durable states."""
+        """Folder of the durable states that attempts resume from (spec.checkpoints)."""
         return self.path(self.CHECKPOINTS)
 
     @property
@@ -44,7 +47,7 @@ class OutputLayout:
 
     @property
     def history(self) -> str:
-        """Losses, learning rate and time of every step, one JSON object a line."""
+        """Losses, learning rate and time of every step, as one JSON object per line."""
         return self.path(self.HISTORY)
 
     @property
@@ -54,32 +57,33 @@ class OutputLayout:
 
     @property
     def scores(self) -> str:
-        """Scores of the result."""
+        """File of the scores of the final model (spec.evaluation)."""
         return self.path(self.SCORES)
 
     def scores_at(self, step: int) -> str:
-        """Scores of the model after an optimizer step."""
+        """File of the scores of the model after an optimizer step (spec.evaluation)."""
+        # Eight digits, as in `MAX_STEP`: names sort by step.
         return self.path(f"scores/step-{step:08d}.json")
 
     @property
     def tensorboard(self) -> str:
-        """Folder of TensorBoard's event files."""
+        """Folder of TensorBoard's event files (spec.tracking.tensorboard)."""
         return self.path(self.TENSORBOARD)
 
     @property
     def wandb(self) -> str:
-        """Folder of the files of an offline Weights & Biases run."""
+        """Folder of an offline Weights & Biases run (spec.tracking.wandb.mode)."""
         return self.path(self.WANDB)
 
     @property
     def before_after(self) -> str:
-        """Samples before and after training, side by side."""
+        """Image of samples before and after training, side by side (spec.samples)."""
         return self.path(self.BEFORE_AFTER)
 
     def samples(self, step: int) -> str:
-        """Folder of the samples of an optimizer step."""
+        """Folder of the samples of an optimizer step (spec.samples.every)."""
         return self.path(f"{self.SAMPLES}/step-{step:08d}")
 
     def grid(self, step: int) -> str:
-        """Contact sheet of the samples of an optimizer step."""
+        """Contact sheet of all samples of an optimizer step (spec.samples.every)."""
         return f"{self.samples(step)}/{self.GRID}"

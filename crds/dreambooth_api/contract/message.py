@@ -20,12 +20,17 @@ from pydantic.alias_generators import to_camel
 
 MAX_STEP = 10_000_000
 MAX_RANK = 65_535
+# Ten years: far more than any training takes, and a time that far ahead is still a valid date.
 MAX_SECONDS = 10 * 365 * 86_400
+# Without 9999, which a conversion to UTC can exceed.
 YEARS = range(2000, 9_999)
 
 
 class Message(BaseModel):
-    """camelCase on the wire; unknown fields, of a newer version, are ignored."""
+    """Base of the messages: camelCase on the wire, and unknown fields are ignored.
+
+    Unknown fields come from a newer version. Validation raises `ValidationError` (pydantic).
+    """
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -40,22 +45,27 @@ class Message(BaseModel):
 
 
 def printable(text: str, limit: int) -> str:
-    """The text without control characters but line breaks and tabs, and at most `limit` long."""
+    """The text cut to `limit` characters, without control characters but line breaks and tabs."""
     kept = "".join(c for c in text if c in "\n\t" or c.isprintable())
     return kept if len(kept) <= limit else kept[: limit - 3] + "..."
 
 
 def text(limit: int) -> Any:
-    """The type of a text for people that is cut at `limit` characters."""
+    """The type of a text for people: cut to `limit` characters, never refused for its length."""
 
     def cut(value: Any) -> Any:
         return printable(value, limit) if isinstance(value, str) else value
 
+    # A long message must not make the whole answer unreadable, as a bound on its length would.
     return Annotated[str, BeforeValidator(cut)]
 
 
 def to_utc_seconds(time: datetime) -> datetime:
-    """The time as Kubernetes stores it: in UTC, to the second; raises `ValueError` for others."""
+    """The time as Kubernetes stores it (meta/v1 Time): in UTC, to the second.
+
+    Raises:
+        ValueError: The year is not one of `YEARS`.
+    """
     if time.year not in YEARS:
         raise ValueError(f"the year must be from {YEARS[0]} to {YEARS[-1]}")
     return time.astimezone(UTC).replace(microsecond=0)
@@ -71,7 +81,7 @@ Uri = Annotated[
 
 
 class Checkpoint(Message):
-    """A durable checkpoint."""
+    """A durable checkpoint (status.lastCheckpoint of the job)."""
 
     step: Step
     """Optimizer step that it resumes from."""

@@ -17,7 +17,7 @@ RANK_LABELS: Final = (*JOB_LABELS, "attempt", "rank")
 
 @dataclass(frozen=True)
 class Definition:
-    """A Prometheus metric."""
+    """A Prometheus metric, in base units: seconds and bytes."""
 
     name: str
     """As it is exposed: a counter ends in `_total`, a histogram's series in `_bucket` and so on."""

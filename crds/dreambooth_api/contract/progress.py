@@ -21,14 +21,14 @@ class UnreadableProgressError(ValueError):
 
 
 class ClassImages(Message):
-    """Class images that exist of those that are needed."""
+    """Class images that exist, of those that are needed (spec.prior.count per subject)."""
 
     done: Step
     total: Step
 
 
 class Progress(Message):
-    """How far an attempt is."""
+    """How far an attempt is (status.progress and status.stage of the job)."""
 
     version: ContractVersion = VERSION
     stage: Stage
@@ -67,6 +67,7 @@ class Progress(Message):
         try:
             progress = cls.model_validate_json(data)
             check_version("the trainer", progress.version)
+        # ValidationError is a ValueError, too: it has to come before the one of `check_version`.
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "the answer"

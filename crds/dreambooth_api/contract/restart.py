@@ -14,12 +14,16 @@ from dreambooth_api.contract.termination import Termination
 
 PREEMPTION_BY_SCHEDULER = "PreemptionByScheduler"
 """Reason of core/v1 DisruptionTarget when the scheduler gives the node to others."""
+# Only bounds the shift: the longest back-off allowed, a day, is 17 doublings of a second.
 MAX_DOUBLINGS = 32
 
 
 @dataclass(frozen=True)
 class PodEnd:
-    """How one pod ended, or was about to when its peers did."""
+    """How one pod ended, as its containers (core/v1 ContainerStatus) or its process show.
+
+    Also how it was about to end when its peers did.
+    """
 
     index: int
     """Completion index: the node rank."""
@@ -30,12 +34,12 @@ class PodEnd:
     disruption: str | None = None
     """Reason of the DisruptionTarget condition, for example EvictionByEvictionAPI."""
     stop_requested: bool = False
-    """It was asked to stop while the attempt was to go on: it ended the attempt."""
+    """It was asked to stop while the attempt was meant to go on, and so ended the attempt."""
 
 
 @dataclass(frozen=True)
 class AttemptEnd:
-    """How an attempt ended, and the pod that ended it."""
+    """How an attempt ended, and the pod that ended it (status.attempts[] of the job)."""
 
     outcome: Outcome
     pod: PodEnd | None = None
@@ -46,7 +50,7 @@ class AttemptEnd:
 def classify(ends: Iterable[PodEnd]) -> AttemptEnd | None:
     """How an attempt ended, from its pods in the order in which they ended.
 
-    A pod that knows why it ended says more than its peers, which only lost a connection: first an
+    A pod that knows why it ended outweighs its peers, which only lost a connection: first an
     exit code that is not retryable, then a disruption, then a stall. Otherwise the first pod that
     failed counts.
 
@@ -54,6 +58,7 @@ def classify(ends: Iterable[PodEnd]) -> AttemptEnd | None:
         The end of the attempt; None when no pod shows why it ended.
     """
     pods = list(ends)
+    # `all` of no pods is true, but pods that nobody has seen have not succeeded.
     if pods and all(pod.exit_code == ExitCode.DONE for pod in pods):
         return AttemptEnd("Succeeded")
     ends_of_pods = [end for pod in pods if (end := _classify_pod(pod))]
@@ -80,14 +85,17 @@ def _classify_pod(pod: PodEnd) -> tuple[int, AttemptEnd] | None:
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """spec.runtime.restart, and what follows from it."""
+    """The restart policy (spec.runtime.restart). Times are in seconds."""
 
     max_failures: int
     backoff_seconds: int
     max_backoff_seconds: int
 
     def is_exhausted(self, failures: int, stalls: int) -> bool:
-        """Whether no more attempts may follow. Only failures and stalls use up the budget."""
+        """Whether no more attempts may follow (spec.runtime.restart.maxFailures).
+
+        Only failures and stalls use up the budget: disruptions are not the job's fault.
+        """
         return failures + stalls > self.max_failures
 
     def wait_seconds(self, outcomes: Sequence[Outcome | None]) -> int:
@@ -97,6 +105,7 @@ class RestartPolicy:
         stall in a row; after a disruption it is the shortest, and none after a preemption or a
         suspension.
         """
+        # The user or the queue decides when the job goes on, and neither was caused by the job.
         if outcomes[-1] in ("Suspended", "Preempted"):
             return 0
         in_a_row = 0
@@ -108,5 +117,5 @@ class RestartPolicy:
         return min(self.backoff_seconds << doublings, self.max_backoff_seconds)
 
     def restart_time(self, outcomes: Sequence[Outcome | None], ended: datetime) -> datetime:
-        """When the next attempt starts, after one that ended then."""
+        """When the next attempt starts: `wait_seconds` after the newest one ended."""
         return ended + timedelta(seconds=self.wait_seconds(outcomes))

@@ -17,7 +17,7 @@ MAX_MESSAGE = 2048
 
 
 class Termination(Message):
-    """Why a container ended, as the rank that decided its exit code saw it."""
+    """Why a container ended, as reported by the rank that decided its exit code."""
 
     version: ContractVersion = VERSION
     message: text(MAX_BYTES) = ""  # type: ignore[valid-type]
@@ -28,9 +28,11 @@ class Termination(Message):
     """The newest durable checkpoint of the attempt."""
 
     def encode(self) -> bytes:
-        """JSON of at most `MAX_BYTES`: the end of the message is cut where it is longer."""
+        """JSON of at most `MAX_BYTES` bytes; if it is longer, the end of the message is cut."""
         message = self.message
         while len(data := self._json(message)) > MAX_BYTES:
+            # A character takes up to four bytes: cut no more than is certainly too much, and try
+            # again.
             excess = len(data) - MAX_BYTES
             message = message[: max(0, len(message) - max(excess // 4, 1) - 3)] + "..."
         return data
@@ -42,8 +44,9 @@ class Termination(Message):
 
     @classmethod
     def decode(cls, data: str) -> Self:
-        """What `encode` wrote; any other text is the message of an unknown rank. Never raises."""
+        """Read what `encode` wrote; any other text becomes the message. Never raises an error."""
         try:
             return cls.model_validate_json(data.strip())
         except ValidationError:
+            # Of a log, the end: a traceback's last line names the error.
             return cls(message=printable(data.strip()[-MAX_BYTES:], MAX_BYTES))

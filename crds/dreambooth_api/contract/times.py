@@ -4,17 +4,18 @@ from datetime import UTC, datetime
 
 
 def now() -> datetime:
-    """The time in UTC, to the second."""
+    """The current time in UTC, to the second as in a meta/v1 Time."""
+    # A fraction would be lost in the status, which then differs from what is compared with it.
     return datetime.now(UTC).replace(microsecond=0)
 
 
 def rfc3339(time: datetime) -> str:
-    """A meta/v1 Time: RFC 3339 in UTC, to the second."""
+    """Format a time as Kubernetes does (meta/v1 Time): RFC 3339 in UTC, to the second."""
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def human_duration(seconds: float) -> str:
-    """A span of time as kubectl prints ages: 95s, 9m30s, 12m, 3h10m, 2d4h.
+    """Format `seconds`, rounded down, as kubectl prints ages: 95s, 9m30s, 12m, 3h10m, 2d4h.
 
     Source: k8s.io/apimachinery, duration.HumanDuration.
     """

@@ -17,7 +17,7 @@ ContractVersion = Annotated[int, Field(ge=1, le=1_000)]
 
 
 class UnsupportedVersionError(ValueError):
-    """The other side speaks a version of the contract that this side does not."""
+    """A message of a contract version that this side cannot read; raised by `check_version`."""
 
     def __init__(self, who: str, spoken: int) -> None:
         ours = str(VERSION) if OLDEST == VERSION else f"{OLDEST} to {VERSION}"

@@ -26,9 +26,10 @@ KIND = "DreamBoothJob"
 
 
 class ApiModel(BaseModel):
-    """A part of a DreamBoothJob.
+    """A part of a DreamBoothJob; an invalid one raises `ValidationError` (pydantic).
 
-    Unknown fields and values of another type are refused, as by the API server.
+    Unknown fields and values of another type are refused, as by the API server. A rule between
+    fields that does not hold is a `BrokenRulesError` among its errors.
     """
 
     model_config = ConfigDict(
@@ -36,8 +37,11 @@ class ApiModel(BaseModel):
         validate_by_name=True,
         validate_by_alias=True,
         serialize_by_alias=True,
+        # A misspelt field must not silently train something else.
         extra="forbid",
+        # As a structural schema: "8" is text, and not the number 8.
         strict=True,
+        # JSON has neither, so that no API server could store them.
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
@@ -55,13 +59,14 @@ class ApiModel(BaseModel):
     ) -> JsonSchemaValue:
         schema = handler(core_schema)
         rules = [rule.as_validation() for rule in rules_of(cls)]
+        # Into the definition, so that every reference to the model has its rules.
         if rules:
             handler.resolve_ref_schema(schema)["x-kubernetes-validations"] = rules
         return schema
 
 
 # Patterns are anchored, and name their characters: `\s`, `\w` and `\d` mean Unicode to pydantic's
-# engine and ASCII to the API server's. The words are for messages and the reference.
+# engine and ASCII to the API server's. The text is for messages and the reference.
 _PLAIN = r"^[^ \t\r\n]+$"
 PATTERNS = {
     (_URI := r"^(s3://[^/]+(/.*)?|file:///.+)$"): "s3://bucket/prefix or file:///absolute/path",
@@ -107,11 +112,12 @@ PATTERNS = {
     ),
     (_VARIANT := r"^[a-z0-9_]+$"): "a variant, for example fp16",
 }
-"""Every pattern of the API, and what it means in words."""
+"""Every pattern of the API, and its meaning for people."""
 
 
 def _number_as_text(value: Any) -> Any:
     """Read a whole number as text, as in `cpu: 4` (IntOrString in Kubernetes)."""
+    # True and False are integers in Python.
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -145,6 +151,7 @@ Quantity = Annotated[
     WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": _QUANTITY, "maxLength": 32}),
 ]
 ResourceList = Annotated[dict[str, Quantity], Field(max_length=16)]
+# Image i of a set is made from seed + i, which must stay within torch's 64-bit seeds.
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Steps = Annotated[int, Field(ge=1, le=1_000_000)]
 GuidanceScale = Annotated[float, Field(ge=0, le=50)]

@@ -11,12 +11,12 @@ ConditionStatus = Literal["True", "False", "Unknown"]
 
 
 def find_condition(conditions: Sequence[Condition], kind: str) -> Condition | None:
-    """The condition of type `kind`; None when there is none."""
+    """The condition of type `kind`; None when there is none (meta.FindStatusCondition)."""
     return next((condition for condition in conditions if condition.type == kind), None)
 
 
 def condition_status(conditions: Sequence[Condition], kind: str) -> ConditionStatus:
-    """The status of the condition of type `kind`; Unknown when there is none."""
+    """The status of the condition of type `kind` (meta/v1 Condition); Unknown without one."""
     condition = find_condition(conditions, kind)
     return condition.status if condition else "Unknown"
 
@@ -35,5 +35,5 @@ def set_condition(conditions: Sequence[Condition], new: Condition) -> list[Condi
 
 
 def remove_conditions(conditions: Sequence[Condition], *kinds: str) -> list[Condition]:
-    """The conditions that are of none of the types `kinds`."""
+    """The conditions without those of the types `kinds` (meta.RemoveStatusCondition)."""
     return [condition for condition in conditions if condition.type not in kinds]

@@ -84,8 +84,9 @@ class Spec(ApiModel):
         "each identifier must be used once (letter case does not count); rename one",
     )
     def _identifiers_are_unique(self) -> bool:
-        words = [_lower(subject.identifier) for subject in self.subjects]
-        return len(set(words)) == len(words)
+        # CLIP's tokenizer lowers its text: `Sks` and `sks` are one word to the model.
+        identifiers = [_lower(subject.identifier) for subject in self.subjects]
+        return len(set(identifiers)) == len(identifiers)
 
     @rule(
         "subjects",
@@ -122,7 +123,7 @@ class Spec(ApiModel):
 
 
 class Metadata(ApiModel):
-    """The parts of meta/v1 ObjectMeta that a job is known by; the rest is kept as it is."""
+    """The parts of a job's metadata that are used (meta/v1 ObjectMeta); the rest is kept."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -156,11 +157,16 @@ class DreamBoothJob(ApiModel):
     @model_validator(mode="before")
     @classmethod
     def _as_stored(cls, data: Any) -> Any:
+        # Before validation, which is strict: it would refuse 8.0 for an integer, and null for a
+        # default.
         return stored(data)
 
 
 def stored(value: Any) -> Any:
-    """Read a value of a job file as the API server does: null is absent, and 8.0 is 8."""
+    """Read a value of a job file as the API server does: null is absent, and 8.0 is 8.
+
+    A null in a list is kept: leaving it out would move the items after it.
+    """
     if isinstance(value, dict):
         return {key: stored(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
@@ -179,13 +185,13 @@ def _contains_word(text: str, subject: Subject) -> bool:
 
 
 def output_layout(job: DreamBoothJob) -> OutputLayout:
-    """The layout of the run's folder, `<output>/<namespace>/<name>/<uid>`."""
+    """The layout of the run's folder, `<output>/<namespace>/<name>/<uid>` (spec.output)."""
     meta = job.metadata
     return OutputLayout.of(job.spec.output, meta.namespace, meta.name, meta.uid)
 
 
 def prior_cache(job: DreamBoothJob) -> str:
-    """Folder that jobs share class images in."""
+    """Folder in which jobs share class images (spec.prior.cache, else below spec.output)."""
     return job.spec.prior.cache or f"{job.spec.output.rstrip('/')}/prior-cache"
 
 

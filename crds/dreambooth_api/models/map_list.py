@@ -15,7 +15,7 @@ from pydantic_core import CoreSchema, core_schema
 
 
 class DuplicateKeyError(ValueError):
-    """Two items of a list have the same key."""
+    """Two items of a list have the same key; raised by `MapList.check`."""
 
     def __init__(self, index: int, key: str, value: Any) -> None:
         super().__init__(f"item {index} repeats {key} {value!r}")

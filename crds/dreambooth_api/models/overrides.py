@@ -20,6 +20,8 @@ Opaque = dict[str, Any]
 TRAINER = "trainer"
 """Name of the container that trains."""
 
+# The operator, the Job controller and Kueue find pods by these: a changed one would hide a pod from
+# its owner, or queue it twice.
 RESERVED_LABELS = (
     "dreambooth.dev/",
     "app.kubernetes.io/",
@@ -33,7 +35,7 @@ def _any_starts(name: str, prefixes: tuple[str, ...]) -> str:
 
 
 class PodMetadata(ApiModel):
-    """Metadata of the pods."""
+    """Labels and annotations of the pods (meta/v1 ObjectMeta)."""
 
     labels: Annotated[dict[str, LabelValue], Field(max_length=32)] = {}
     """Labels added to the pods."""
@@ -54,7 +56,7 @@ class PodMetadata(ApiModel):
 
 
 class NamedObject(ApiModel):
-    """An item of a core/v1 list that is merged by name; its other fields are kept as they are."""
+    """An item of a list that is merged by name (core/v1 PodSpec); its other fields are kept."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -63,14 +65,14 @@ class NamedObject(ApiModel):
 
 
 class VolumeMount(NamedObject):
-    """A core/v1 VolumeMount of the trainer's container."""
+    """A volume mount of the trainer's container (core/v1 VolumeMount)."""
 
     mount_path: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
     """Where the volume is mounted."""
 
 
 class EnvVar(ApiModel):
-    """A core/v1 EnvVar of the trainer's container."""
+    """An environment variable of the trainer's container (core/v1 EnvVar)."""
 
     name: EnvName
     """Name of the variable."""
@@ -104,7 +106,7 @@ class EnvVar(ApiModel):
 
 
 class InitContainer(NamedObject):
-    """A core/v1 Container that runs before the trainer's, or beside it.
+    """A container that runs before the trainer's, or beside it (core/v1 Container).
 
     With `restartPolicy: Always` it is a sidecar: started first, stopped last.
     """
@@ -119,10 +121,10 @@ class InitContainer(NamedObject):
 
 
 class ContainerResources(ApiModel):
-    """A core/v1 ResourceRequirements of the trainer's container, merged over `runtime.resources`.
+    """Resources of the trainer's container (core/v1 ResourceRequirements).
 
-    GPUs that come by resource claims are asked for once: set `gpuResource` to 0 here, and
-    `gpusPerNode` to the number of ranks.
+    They are merged over `runtime.resources`. GPUs that come by resource claims are requested once:
+    set `gpuResource` to 0 here, and `gpusPerNode` to the number of ranks.
     """
 
     requests: ResourceList | None = None
@@ -199,7 +201,7 @@ class PodSpecOverrides(ApiModel):
 
 
 class PodTemplate(ApiModel):
-    """The parts of a core/v1 PodTemplateSpec that can be overridden."""
+    """The parts of a pod template that can be overridden (core/v1 PodTemplateSpec)."""
 
     metadata: PodMetadata = Field(default_factory=PodMetadata)
     """Labels and annotations."""
@@ -214,6 +216,8 @@ class AsGiven:
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(
+            # Only what the user wrote: a default would win over the operator's own value in the
+            # merge.
             lambda template: template.model_dump(mode="json", exclude_unset=True),
             handler.generate_schema(PodTemplate),
             serialization=core_schema.plain_serializer_function_ser_schema(lambda value: value),

@@ -11,7 +11,10 @@ Sampler = Literal["dpm-solver++", "ddim", "euler", "pndm"]
 
 
 class Prior(ApiModel):
-    """Class images that keep the model's idea of the class while it learns the subject."""
+    """Class images that keep the model's idea of the class while it learns the subject.
+
+    The prior-preservation loss of the paper, section 3.3.
+    """
 
     enabled: bool = True
     """Train on class images beside the subject's."""

@@ -15,7 +15,7 @@ _Predicate = TypeVar("_Predicate", bound=Callable[[Any], bool])
 
 @dataclass(frozen=True)
 class Rule:
-    """What must hold between the fields of one model."""
+    """What must hold between the fields of one model (x-kubernetes-validations)."""
 
     field: str
     """The field at fault, below the model: `globalBatch`, or `schedule.warmupSteps`."""
@@ -24,7 +24,7 @@ class Rule:
     """The rule in the Common Expression Language; `self` is the model."""
 
     message: str
-    """What to do, in words."""
+    """What to do, for people."""
 
     holds: Callable[[Any], bool]
     """The rule in Python."""
@@ -35,7 +35,7 @@ class Rule:
 
 
 class BrokenRulesError(ValueError):
-    """The rules that a model breaks."""
+    """The rules that a model breaks; raised when it is validated."""
 
     def __init__(self, rules: list[Rule]) -> None:
         super().__init__("; ".join(f"{rule.field}: {rule.message}" for rule in rules))
@@ -43,7 +43,13 @@ class BrokenRulesError(ValueError):
 
 
 def rule(field: str, cel: str, message: str) -> Callable[[_Predicate], _Predicate]:
-    """Make a method of a model a rule about `field`."""
+    """Make a method of a model a rule about `field`.
+
+    Args:
+        field: The field at fault, below the model, as it is written in YAML.
+        cel: The same condition in CEL, for x-kubernetes-validations.
+        message: What to do, for people: the same in the terminal and from the API server.
+    """
 
     def mark(predicate: _Predicate) -> _Predicate:
         predicate.__dict__["rule"] = Rule(field, cel, message, predicate)
@@ -54,6 +60,7 @@ def rule(field: str, cel: str, message: str) -> Callable[[_Predicate], _Predicat
 
 @functools.cache
 def rules_of(model: type) -> tuple[Rule, ...]:
-    """The rules of a model, in the order of the source. Cached: every value of the model asks."""
+    """The rules of a model, in the order of the source."""
+    # Cached, because every value of the model is checked by them.
     marks = (getattr(member, "__dict__", {}).get("rule") for member in vars(model).values())
     return tuple(rule for rule in marks if isinstance(rule, Rule))

@@ -19,12 +19,13 @@ from dreambooth_api.models.map_list import MapList
 from dreambooth_api.models.overrides import PodOverrides
 from dreambooth_api.models.rules import rule
 
+# A year: more is a mistake, and a date that far ahead can still be computed.
 MAX_SECONDS = 31_536_000
 Seconds = Annotated[int, Field(ge=0, le=MAX_SECONDS)]
 
 
 class Resources(ApiModel):
-    """Resources of the trainer's container. GPUs come from `gpusPerNode`."""
+    """Resources of the trainer's container (core/v1 ResourceRequirements), besides its GPUs."""
 
     requests: ResourceList = {}
     """What the scheduler reserves."""
@@ -34,6 +35,7 @@ class Resources(ApiModel):
 
     @rule(
         "requests",
+        # A structural schema cannot bound the keys of a map: only a rule can.
         "self.requests.all(k, size(k) > 0 && size(k) <= 253)"
         " && self.limits.all(k, size(k) > 0 && size(k) <= 253)",
         "resource names must have 1 to 253 characters; shorten them",
@@ -43,7 +45,7 @@ class Resources(ApiModel):
 
 
 class LocalObjectReference(ApiModel):
-    """A core/v1 LocalObjectReference."""
+    """A reference to an object of the job's namespace (core/v1 LocalObjectReference)."""
 
     name: ObjectName
     """Name of the object, in the job's namespace."""
@@ -53,7 +55,7 @@ ImagePullSecrets = Annotated[list[LocalObjectReference], Field(max_length=8), Ma
 
 
 class Toleration(ApiModel):
-    """A core/v1 Toleration."""
+    """A taint that the pods tolerate (core/v1 Toleration)."""
 
     key: LabelKey | None = None
     """Taint key; unset with operator Exists: every taint."""
@@ -116,7 +118,7 @@ class Restart(ApiModel):
         return self.max_backoff_seconds >= self.backoff_seconds
 
     def policy(self) -> RestartPolicy:
-        """The policy that these numbers mean."""
+        """The policy of these numbers, with times in seconds; a local run follows the same."""
         return RestartPolicy(self.max_failures, self.backoff_seconds, self.max_backoff_seconds)
 
 
@@ -214,6 +216,7 @@ class Runtime(ApiModel):
 
     @rule(
         "nodeSelector",
+        # A structural schema cannot bound the keys of a map: only a rule can.
         "self.nodeSelector.all(k, size(k) > 0 && size(k) <= 316)",
         "keys must have 1 to 316 characters; shorten them",
     )
@@ -231,10 +234,10 @@ class Runtime(ApiModel):
 
 
 def world_size(runtime: Runtime) -> int:
-    """Ranks of one attempt: nodes x GPUs per node, or nodes x processes per node on the CPU."""
+    """Ranks of one attempt: spec.runtime.nodes times `ranks_per_node`."""
     return runtime.nodes * ranks_per_node(runtime)
 
 
 def ranks_per_node(runtime: Runtime) -> int:
-    """Ranks of one pod."""
+    """Ranks of one pod (spec.runtime.gpusPerNode; on the CPU processesPerNode, else 1)."""
     return runtime.gpus_per_node or runtime.processes_per_node or 1

@@ -17,7 +17,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Condition(ApiModel):
-    """A meta/v1 Condition."""
+    """A condition of the job (meta/v1 Condition)."""
 
     type: ConditionTypeName
     """Kind of condition."""
@@ -95,7 +95,7 @@ class AttemptStatus(ApiModel):
     """No other attempt follows."""
 
     reason: Text = ""
-    """The first failure in words."""
+    """The first failure, for people."""
 
     rank: Count | None = None
     """First rank that failed."""

@@ -30,10 +30,11 @@ class Subject(ApiModel):
 
     @property
     def prompt(self) -> str:
-        """The instance prompt (paper, section 3.1): "a photo of <identifier> <class>"."""
+        """The instance prompt (paper, section 3.2): "a photo of <identifier> <class>"."""
         return f"a photo of {self.identifier} {self.class_noun}"
 
     @property
     def class_prompt(self) -> str:
-        """The prompt of the class in general: "a photo of a <class>"."""
+        """The prompt of the class in general (paper, section 3.3): "a photo of a <class>"."""
+        # `class` is a keyword of Python, and cannot be the name of an argument.
         return CLASS_PROMPT.format(**{"class": self.class_noun})

@@ -13,6 +13,8 @@ from dreambooth_api.models.runtime import Runtime
 ALWAYS = {"suspend", "runtime.ttlSecondsAfterFinished"}
 """Fields of the spec that can be changed at any time."""
 
+# What decides where and on how many nodes the pods run: an attempt that starts later resumes from
+# the checkpoint on other nodes, while a running one could not change them.
 WHILE_SUSPENDED = {
     "runtime.nodes",
     "runtime.gpusPerNode",
@@ -30,7 +32,7 @@ SUSPEND_FIRST = "can be changed only while the job is suspended; set spec.suspen
 
 @dataclass(frozen=True)
 class Transition:
-    """A field that an update must leave as it is."""
+    """A field that an update must leave as it is (x-kubernetes-validations, oldSelf)."""
 
     path: str
     """The field below the spec, for example `runtime.nodes`."""
@@ -40,7 +42,7 @@ class Transition:
 
     @property
     def while_suspended(self) -> bool:
-        """Whether it can be changed while the job is suspended."""
+        """Whether it can be changed while the job is suspended (spec.suspend)."""
         return self.path in WHILE_SUSPENDED
 
     def as_validation(self) -> dict[str, str]:
@@ -49,9 +51,8 @@ class Transition:
         same = f"{new} == {old}"
         if not self.always_set:
             same = f"has({new}) == has({old}) && (!has({new}) || {same})"
-        if (
-            self.path == "subjects"
-        ):  # a map list equals itself in any order, but training depends on it
+        # A map list equals itself in any order, but training depends on the order.
+        if self.path == "subjects":
             order = [f"{subjects}.map(s, s.identifier)" for subjects in (new, old)]
             same = f"{same} && {' == '.join(order)}"
         return {
@@ -62,7 +63,10 @@ class Transition:
 
 
 def transitions() -> list[Transition]:
-    """The fields of the spec that an update must leave as they are."""
+    """The fields of the spec that an update must leave as they are: one rule for each.
+
+    One rule for the whole spec could not name the field that was changed.
+    """
     fields = [*_fields(Spec, ""), *_fields(Runtime, "runtime.")]
     return [field for field in fields if field.path not in ALWAYS | {"runtime"}]
 

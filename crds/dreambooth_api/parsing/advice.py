@@ -6,10 +6,13 @@ from dreambooth_api.models.job import DreamBoothJob, Spec
 from dreambooth_api.models.runtime import world_size
 from dreambooth_api.models.training import Lora, Training
 
+# So few are memorized like the subject's own images, and no longer stand for the class.
 FEW_PRIOR_IMAGES = 16
+# Four times the rate of the paper for Stable Diffusion, 5e-6.
 HIGH_FULL_RATE = 2e-5
 LARGE_RESOLUTION = 256
 """Models below this many pixels are small, and take higher learning rates."""
+# The model has a strong prior for these, which it would have to unlearn first (paper, section 3.2).
 COMMON_WORDS = {
     *("a", "an", "the", "my", "this", "that", "it", "photo", "picture", "image", "style", "art"),
     *("cat", "dog", "man", "woman", "person", "boy", "girl", "baby", "king", "queen", "car"),
@@ -21,7 +24,7 @@ COMMON_WORDS = {
 def warnings(job: DreamBoothJob) -> list[str]:
     """Warn about a job, one line each: `field: what is unusual; what to do`."""
     spec = job.spec
-    return [*_subjects(spec), *_prompts(spec), *_prior(spec), *_training(spec), *_places(spec)]
+    return [*_subjects(spec), *_prompts(spec), *_prior(spec), *_training(spec), *_output(spec)]
 
 
 def _subjects(spec: Spec) -> Iterator[str]:
@@ -37,15 +40,17 @@ def _subjects(spec: Spec) -> Iterator[str]:
 def _prompts(spec: Spec) -> Iterator[str]:
     """Prompts without an identifier; one about the class alone is a useful comparison."""
     prompts = spec.samples.prompts
-    words = [subject.identifier.lower() for subject in spec.subjects]
-    silent = [prompt for prompt in prompts if not any(word in prompt.lower() for word in words)]
-    if prompts and len(silent) == len(prompts):
+    identifiers = [subject.identifier.lower() for subject in spec.subjects]
+    generic = [
+        prompt for prompt in prompts if not any(name in prompt.lower() for name in identifiers)
+    ]
+    if prompts and len(generic) == len(prompts):
         yield (
             "spec.samples.prompts: no prompt contains an identifier, so no sample shows a subject;"
             f" add one with {spec.subjects[0].identifier!r}"
         )
         return
-    for prompt in silent:
+    for prompt in generic:
         yield (
             f"spec.samples.prompts[{prompts.index(prompt)}]: does not contain an identifier, so it"
             " shows the class and not the subject; keep it only as a comparison"
@@ -85,7 +90,7 @@ def _has_lora(training: Training) -> bool:
     return "lora" in (training.method, training.text_encoder.method)
 
 
-def _places(spec: Spec) -> Iterator[str]:
+def _output(spec: Spec) -> Iterator[str]:
     if world_size(spec.runtime) > 1 and spec.output.startswith("file://"):
         yield (
             "spec.output: a file:// folder must be the same on every node; use s3://, or mount a"

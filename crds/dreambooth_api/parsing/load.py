@@ -16,7 +16,7 @@ MAX_BYTES = 262_144
 
 
 class InvalidJobError(ValueError):
-    """A job that cannot be run.
+    """A job that cannot be run; raised by `load` and `parse`.
 
     Each of its messages is one line: `field: what is wrong; what to do`.
     """
@@ -55,11 +55,13 @@ def dump(job: DreamBoothJob) -> str:
 
 
 def _text(source: str | Path) -> str:
+    # A job hardly fits on one line, and a path has no line break.
     if isinstance(source, str) and "\n" in source:
         return source
     path = Path(source)
     try:
         with path.open("rb") as file:
+            # One byte more shows that the file is too long, whatever its size: it may be /dev/zero.
             data = file.read(MAX_BYTES + 1)
         text = data.decode()
     except (OSError, ValueError) as error:

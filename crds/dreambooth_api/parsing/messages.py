@@ -14,13 +14,14 @@ from dreambooth_api.models.rules import BrokenRulesError
 from dreambooth_api.parsing.quote import quoted, shortened
 
 Location = tuple[int | str, ...]
+# A long list whose items are all wrong has an error for each; nobody reads thousands.
 MAX_ERRORS = 50
 
 
 def messages(error: ValidationError) -> list[str]:
     """One line for each error of a job: `field: what is wrong; what to do`.
 
-    Errors beyond the first 50 are only counted.
+    Errors beyond the first `MAX_ERRORS` are only counted.
     """
     details = error.errors()
     lines = [line for detail in details[:MAX_ERRORS] for line in _lines(detail)]
@@ -61,7 +62,7 @@ def _lines(detail: ErrorDetails) -> Iterator[str]:
 
 
 def _bound(value: float) -> float:
-    """A bound without a fraction that says nothing: 1.0 is 1."""
+    """A bound without an empty fraction: 1.0 is 1."""
     return int(value) if value == int(value) else value
 
 
@@ -91,6 +92,7 @@ SENTENCES: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
 
 def _remedy(location: Location) -> str:
     """Advice about an unknown field: the closest name at this place, else anywhere in the spec."""
+    # From the schema and not from the models: its names and nesting are those of the file.
     schema = job_schema()
     unknown = str(location[-1]).replace("_", "").lower()
     here = {name.lower(): name for name in _at(schema, location[:-1]).get("properties", {})}

@@ -6,10 +6,10 @@ MAX_CHARACTERS = 60
 
 
 def quoted(value: Any) -> str:
-    """Python's notation of a value, cut at 60 characters."""
+    """Python's notation of a value, cut to `MAX_CHARACTERS`: it escapes control characters."""
     return shortened(repr(value))
 
 
 def shortened(text: str) -> str:
-    """The text, cut at 60 characters."""
+    """The text, cut to `MAX_CHARACTERS`."""
     return text if len(text) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS - 3]}..."

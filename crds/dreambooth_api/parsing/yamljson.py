@@ -31,6 +31,7 @@ _PLAIN_VALUES = [
 
 _TAG = "tag:yaml.org,2002:"
 _TYPES = {_TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
+# Far below Python's recursion limit, as PyYAML reads nested values by recursion.
 MAX_DEPTH = 100
 MAX_ALIASED = 10_000
 """Values that all aliases of a text may expand to: ten lines can expand to billions."""
@@ -56,7 +57,11 @@ class _Loader(yaml.SafeLoader):
         self._values: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose a node, unless it is nested too deeply or its aliases stand for too much."""
+        """Compose a node, unless it is nested too deeply or its aliases stand for too much.
+
+        Raises:
+            yaml.MarkedYAMLError: It is; with the line and column.
+        """
         event = self.peek_event()  # type: ignore[no-untyped-call]
         self._depth += 1
         if self._depth > MAX_DEPTH:
@@ -64,6 +69,8 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent):
+            # An alias shares its node instead of composing it again, so depth and size do not show
+            # it.
             self._count_alias(node, event.start_mark)
         elif node is not None:
             self._values[id(node)] = 1 + sum(self._values[id(child)] for child in _children(node))
@@ -77,7 +84,11 @@ class _Loader(yaml.SafeLoader):
             raise _error(f"the aliases stand for more than {MAX_ALIASED} values", mark)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Build the value of a node, of a type that JSON has."""
+        """Build the value of a node, of a type that JSON has.
+
+        Raises:
+            yaml.MarkedYAMLError: It has another type; with the line and column.
+        """
         if node.tag not in _TYPES:
             raise _error(f"the tag {quoted(node.tag)} is not known", node.start_mark)
         try:
@@ -85,12 +96,17 @@ class _Loader(yaml.SafeLoader):
         except (ValueError, LookupError, ArithmeticError) as error:
             kind = node.tag.removeprefix(_TAG)
             raise _error(f"{quoted(node.value)} is not a valid {kind}", node.start_mark) from error
+        # No field needs more, and Python refuses to print integers of thousands of digits.
         if isinstance(value, int) and value.bit_length() > 64:
             raise _error(f"{quoted(node.value)} has more than 64 bits", node.start_mark)
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Build a mapping whose keys are text, each there once."""
+        """Build a mapping whose keys are text, each of them given once.
+
+        Raises:
+            yaml.MarkedYAMLError: They are not; with the line and column.
+        """
         if isinstance(node, yaml.MappingNode):
             self._check_keys(node)
         return super().construct_mapping(node, deep)
@@ -122,6 +138,7 @@ class _Dumper(yaml.CSafeDumper):
     yaml_implicit_resolvers = _resolvers()
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the name is PyYAML's
+        # The same value twice is written out twice: kubectl users rarely know anchors.
         return True
 
 
