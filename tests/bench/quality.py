@@ -43,7 +43,7 @@ def _scores(folder: Path, name: str, *, enabled: bool) -> dict[str, Any]:
     spec["subjects"][0]["images"] = _local(spec["subjects"][0]["images"])
     spec["output"] = f"file://{folder}/quality"
     spec["prior"]["enabled"] = enabled
-    ended = run_ranks(job, folder / name, nodes=2, patience=900)
+    ended = run_ranks(job, folder / name, nodes=2, timeout=900)
     assert set(ended.codes) == {0}, "\n".join(ended.logs)
     scores: dict[str, Any] = json.loads((run_folder(job) / "scores.json").read_text())
     entry: dict[str, Any] = scores["subjects"][0]

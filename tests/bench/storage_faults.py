@@ -48,7 +48,7 @@ def _seconds(
         storage.upload_tree(EXAMPLES / "subjects", f"s3://{name}/subjects")
     proxy.set_rules(*rules)
     began = time.perf_counter()
-    ended = run_ranks(_job(name, proxy.url), folder / name, nodes=2, patience=1800)
+    ended = run_ranks(_job(name, proxy.url), folder / name, nodes=2, timeout=1800)
     seconds = time.perf_counter() - began
     proxy.set_rules()
     assert set(ended.codes) == {0}, "\n".join(ended.logs)
