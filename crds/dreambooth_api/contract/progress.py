@@ -20,6 +20,12 @@ class UnreadableProgressError(ValueError):
     """An answer that is not a `Progress`, or of an unknown version; the message says which."""
 
 
+class _Versioned(Message):
+    """What an answer of any version has."""
+
+    version: ContractVersion = VERSION
+
+
 class ClassImages(Message):
     """Class images that exist, of those that are needed (spec.prior.count per subject)."""
 
@@ -65,8 +71,9 @@ class Progress(Message):
     def decode(cls, data: bytes) -> Self:
         """Read an answer; raises `UnreadableProgressError`."""
         try:
-            progress = cls.model_validate_json(data)
-            check_version("the trainer", progress.version)
+            # First, as an answer of another version may lack fields of this one.
+            check_version("the trainer", _Versioned.model_validate_json(data).version)
+            return cls.model_validate_json(data)
         # ValidationError is a ValueError, too: it has to come before the one of `check_version`.
         except ValidationError as error:
             first = error.errors()[0]
@@ -74,4 +81,3 @@ class Progress(Message):
             raise UnreadableProgressError(f"{field}: {first['msg']}") from error
         except ValueError as error:
             raise UnreadableProgressError(str(error)) from error
-        return progress

@@ -28,9 +28,14 @@ class Termination(Message):
     """The newest durable checkpoint of the attempt."""
 
     def encode(self) -> bytes:
-        """JSON of at most `MAX_BYTES` bytes; if it is longer, the end of the message is cut."""
-        message = self.message
-        while len(data := self._json(message)) > MAX_BYTES:
+        """JSON of at most `MAX_BYTES` bytes; if it is longer, the end of the message is cut.
+
+        A checkpoint whose URI alone is longer is left out.
+        """
+        kept, message = self, self.message
+        if len(kept._json("...")) > MAX_BYTES:
+            kept = self.model_copy(update={"checkpoint": None})
+        while len(data := kept._json(message)) > MAX_BYTES:
             # A character takes up to four bytes: cut no more than is certainly too much, and try
             # again.
             excess = len(data) - MAX_BYTES

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from dreambooth_api.contract.message import Checkpoint
+from dreambooth_api.contract.progress import Progress, UnreadableProgressError
 from dreambooth_api.contract.termination import MAX_BYTES, Termination
 
 SAVED = {"step": 7, "uri": "s3://my results/step-7", "time": "2026-11-01T14:00:00.999+02:00"}
@@ -52,8 +53,20 @@ def test_long_termination_message_is_cut_and_keeps_rank_and_checkpoint(text: str
     assert read.checkpoint == Checkpoint.model_validate(SAVED)
 
 
+def test_checkpoint_that_fits_into_no_termination_message_is_left_out() -> None:
+    checkpoint = Checkpoint.model_validate(SAVED | {"uri": "file:///" + "\U0001f600" * 1200})
+    data = Termination(message="why", rank=3, checkpoint=checkpoint).encode()
+    assert Termination.decode(data.decode()) == Termination(message="why", rank=3)
+
+
 @pytest.mark.parametrize("text", ["", "Traceback ...", "{}x", '{"rank": -1}', "[1]", "{" * 100_000])
 def test_text_of_another_origin_is_the_message(text: str) -> None:
     read = Termination.decode(text)
     assert (read.rank, read.checkpoint) == (None, None)
     assert read.message == text[-MAX_BYTES:]
+
+
+@pytest.mark.parametrize("fields", ["", ', "step": "many"', ', "stage": "Dreaming", "step": 1'])
+def test_progress_of_another_version_is_refused_by_its_version(fields: str) -> None:
+    with pytest.raises(UnreadableProgressError, match="the trainer speaks version 2"):
+        Progress.decode(f'{{"version": 2{fields}}}'.encode())
