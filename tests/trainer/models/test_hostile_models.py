@@ -244,6 +244,15 @@ def test_a_prediction_that_has_no_objective(storage: Storage, model: Path) -> No
     assert problem in refused(storage, model)
 
 
+def test_a_scheduler_that_is_no_json_hides_no_other_problem(storage: Storage, model: Path) -> None:
+    (model / "scheduler" / "scheduler_config.json").write_bytes(b"{")
+    (model / "unet" / "config.json").unlink()
+    with pytest.raises(BadModelError) as raised:
+        read_model_config(Model(source=str(model)), storage)
+    assert "scheduler/scheduler_config.json is not JSON" in str(raised.value)
+    assert "unet/config.json is missing" in str(raised.value)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"[" * 100_000, b"null", b"{}", *list(FILES.values())[:6]]
 )

@@ -151,7 +151,10 @@ def _unknown_prediction(files: ModelFiles) -> list[str]:
     name = "scheduler/scheduler_config.json"
     if name not in files.names:
         return [f"{name} is missing; copy the whole model"]
-    prediction = files.json(name).get("prediction_type", "epsilon")
+    try:
+        prediction = files.json(name).get("prediction_type", "epsilon")
+    except BadModelError as error:
+        return [str(error).removeprefix(f"{FIELD}: ")]
     if prediction in PREDICTION_TYPES:
         return []
     return [f"it predicts {prediction!r}; only {' and '.join(PREDICTION_TYPES)} can be trained"]
