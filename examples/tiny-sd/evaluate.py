@@ -3,6 +3,7 @@
 Writes scores.json and samples.png beside this file and prints the scores.
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -19,6 +20,7 @@ HELD_OUT_VIEWS_SEED, HELD_OUT_ITEMS = 4, 500
 
 def main() -> None:
     """Scores model/, clip/ and the classifier of this folder."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_grad_enabled(False)
     models = scoring.load_models(HERE / "model", HERE / "clip", HERE / "classifier.safetensors")
     held_out = draw_set(HELD_OUT_SEED, HELD_OUT)

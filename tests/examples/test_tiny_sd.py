@@ -1,5 +1,6 @@
 """tiny-sd as its users meet it: the committed weights, the drawings and the subjects."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -149,3 +150,10 @@ def test_photo_on_its_side_shows_upright_like_it_was_drawn(name, tmp_path):
         np.asarray(opened(SUBJECTS / name / "4.jpg"), float) - np.asarray(drawn, float)
     ).mean()
     assert on_its_side > 5
+
+
+def test_asking_for_help_draws_nothing():
+    before = {path: path.stat().st_mtime_ns for path in SUBJECTS.rglob("*.png")}
+    command = [sys.executable, TINY_SD / "draw_subjects.py", "--help"]
+    assert "usage: draw_subjects.py" in subprocess.check_output(command, text=True)
+    assert {path: path.stat().st_mtime_ns for path in SUBJECTS.rglob("*.png")} == before
