@@ -51,7 +51,11 @@ class Termination(Message):
     def decode(cls, data: str) -> Self:
         """Read what `encode` wrote; any other text becomes the message. Never raises an error."""
         try:
-            return cls.model_validate_json(data.strip())
+            read = cls.model_validate_json(data.strip())
         except ValidationError:
-            # Of a log, the end: a traceback's last line names the error.
-            return cls(message=printable(data.strip()[-MAX_BYTES:], MAX_BYTES))
+            read = cls()
+        # All fields have defaults: another image's log line in JSON would be read as no message.
+        if {"version", "message"} <= read.model_fields_set:
+            return read
+        # Of a log, the end: a traceback's last line names the error.
+        return cls(message=printable(data.strip()[-MAX_BYTES:], MAX_BYTES))

@@ -59,6 +59,11 @@ def test_checkpoint_that_fits_into_no_termination_message_is_left_out() -> None:
     assert Termination.decode(data.decode()) == Termination(message="why", rank=3)
 
 
+@pytest.mark.parametrize("text", ["{}", '{"level": "fatal", "msg": "x"}', '{"message": "x"}'])
+def test_json_of_another_origin_is_the_message(text: str) -> None:
+    assert Termination.decode(text) == Termination(message=text)
+
+
 @pytest.mark.parametrize("text", ["", "Traceback ...", "{}x", '{"rank": -1}', "[1]", "{" * 100_000])
 def test_text_of_another_origin_is_the_message(text: str) -> None:
     read = Termination.decode(text)
