@@ -1,8 +1,9 @@
 """Metadata of a job's children: its own labels and annotations, and the job as owner.
 
 Cost reports, policies and sidecar injectors so treat a child as they treat the job (as in JobSet).
-Keys by which other tools keep track of the job itself are not passed on: on a child, Argo CD or
-Helm would take it for an object of theirs and delete it, and Kueue would queue it a second time.
+Keys by which other tools keep track of the job itself are not passed on: on a child, Argo CD, Helm,
+kapp, Rancher Fleet or `kubectl apply --prune` would take it for an object of theirs and delete it,
+and Kueue would queue it a second time.
 """
 
 from collections.abc import Mapping
@@ -13,15 +14,18 @@ from dreambooth_operator.manifests.names import Manifest
 
 NOT_INHERITED_DOMAINS = {
     GROUP,
+    "applyset.kubernetes.io",
     "argocd.argoproj.io",
     "batch.kubernetes.io",
     "helm.sh",
     "helm.toolkit.fluxcd.io",
+    "kapp.k14s.io",
     "kopf.zalando.org",
     "kubectl.kubernetes.io",
     "kueue.x-k8s.io",
     "kustomize.toolkit.fluxcd.io",
     "meta.helm.sh",
+    "objectset.rio.cattle.io",
 }
 NOT_INHERITED = {
     "app.kubernetes.io/component",
@@ -55,13 +59,14 @@ def child_metadata(job: DreamBoothJob, name: str, labels: Mapping[str, str]) -> 
 
 def template_metadata(job: DreamBoothJob, labels: Mapping[str, str]) -> Manifest:
     """Labels and annotations of a pod template; the operator's own labels win."""
-    meta: Manifest = {"labels": {**_inherited(job.metadata.labels), **labels}}
-    if annotations := _inherited(job.metadata.annotations):
+    meta: Manifest = {"labels": {**inherited(job.metadata.labels), **labels}}
+    if annotations := inherited(job.metadata.annotations):
         meta["annotations"] = annotations
     return meta
 
 
-def _inherited(given: Mapping[str, str]) -> dict[str, str]:
+def inherited(given: Mapping[str, str]) -> dict[str, str]:
+    """The labels or annotations of a job that its children get, too."""
     return {
         key: value
         for key, value in given.items()

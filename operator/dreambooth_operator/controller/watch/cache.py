@@ -24,6 +24,7 @@ from dreambooth_operator.controller.kube.snapshots import (
 )
 from dreambooth_operator.controller.watch.job_summary import JobSummary, summarize
 from dreambooth_operator.manifests import names
+from dreambooth_operator.manifests.metadata import inherited
 
 REMEMBERED_REMOVALS = 10_000
 """Number of deleted objects whose uids are kept."""
@@ -240,7 +241,11 @@ def _dreambooth_job_snapshot(body: Body) -> DreamBoothJobSnapshot:
     kept: dict[str, Any] = {
         "apiVersion": DREAMBOOTH_JOB.api_version,
         "kind": DREAMBOOTH_JOB.name,
-        "metadata": {name: meta[name] for name in KEPT_METADATA if name in meta},
+        "metadata": {
+            **{name: meta[name] for name in KEPT_METADATA if name in meta},
+            # Not kubectl's, which hold the whole job a second time.
+            "annotations": inherited(meta.get("annotations", {})),
+        },
         "spec": body.get("spec", {}),
         "status": body.get("status") or {},
     }

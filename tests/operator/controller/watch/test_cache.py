@@ -9,6 +9,7 @@ import pytest
 
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, JOB, POD, SERVICE, Kind
 from dreambooth_operator.controller.kube.snapshots import Key
+from dreambooth_operator.controller.reconciler.codec import decode_job
 from dreambooth_operator.controller.watch.cache import Cache
 from tests.operator.controller.parts import job_body
 
@@ -64,6 +65,15 @@ def test_update_returns_the_job_that_the_object_belongs_to() -> None:
     assert [job.name for job in cache.jobs(KEY, OWNER)] == ["mug-0"]
     assert [pod.name for pod in cache.pods(KEY, OWNER)] == ["mug-0-0-x"]
     assert cache.owns(KEY, OWNER, "Service", "mug-ranks")
+
+
+def test_annotations_for_the_children_are_kept_and_those_of_kubectl_are_not() -> None:
+    body = _record(5)
+    body["metadata"]["annotations"]["example.com/cost-center"] = "42"
+    cache = Cache()
+    cache.update(DREAMBOOTH_JOB, body)
+    (record,) = cache.dreambooth_jobs()
+    assert decode_job(record).metadata.annotations == {"example.com/cost-center": "42"}
 
 
 @pytest.mark.parametrize("version", [9, 10])
