@@ -20,6 +20,8 @@ NO_TERMINATION = Termination()
 STARTING = ("ContainerCreating", "PodInitializing")
 """Waiting reasons of every pod that starts."""
 COUNTERS_ANNOTATION = f"{names.ATTEMPT_LABEL}-counters"
+MAX_GRACE_SECONDS = 10 * 365 * 86_400
+"""The API server takes any; longer ones do not fit into Python's times."""
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
 
@@ -166,7 +168,7 @@ def pod_snapshot(body: Body) -> PodSnapshot | None:
     disruption = conditions.get("DisruptionTarget", {})
     scheduled = conditions.get("PodScheduled", {})
     init_failure = _init_failure(status, state)
-    grace = timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)
+    grace = timedelta(seconds=min(meta.get("deletionGracePeriodSeconds") or 0, MAX_GRACE_SECONDS))
     deletion = time_of(meta.get("deletionTimestamp"))
     return PodSnapshot(
         key=Key(meta["namespace"], labels[names.JOB_LABEL]),

@@ -140,8 +140,17 @@ class Informer:
         return missed
 
     def _update(self, kind: Kind, body: Body) -> bool:
-        """Update the cache; returns whether that changed it."""
-        return self._enqueue(kind, self._cache.update(kind, body))
+        """Update the cache; returns whether that changed it.
+
+        An object that cannot be read is left out: it must not stop the operator for all others.
+        """
+        try:
+            key = self._cache.update(kind, body)
+        except Exception:
+            meta = body["metadata"]
+            logger.exception("%s %s/%s is ignored", kind.name, meta["namespace"], meta["name"])
+            return False
+        return self._enqueue(kind, key)
 
     def _remove(self, kind: Kind, namespace: str, name: str, uid: str) -> bool:
         """Remove an object from the cache; returns whether that changed it."""

@@ -96,3 +96,15 @@ def test_a_sidecar_never_decides_how_a_pod_ended() -> None:
     )
     assert seen is not None
     assert (seen.exit_code, seen.reason) == (1, "")
+
+
+@pytest.mark.parametrize("seconds", [2**40, 2**62])
+def test_a_grace_period_that_no_time_can_hold_is_cut(seconds: int) -> None:
+    body = pod()
+    body["metadata"] |= {
+        "deletionTimestamp": "2026-11-01T12:00:00Z",
+        "deletionGracePeriodSeconds": seconds,
+    }
+    snapshot = pod_snapshot(body)
+    assert snapshot is not None
+    assert snapshot.deletion_requested is not None

@@ -10,6 +10,7 @@ from dreambooth_operator.controller.kube.kinds import CONFIG_MAP, DREAMBOOTH_JOB
 from dreambooth_operator.controller.kube.snapshots import Key
 from dreambooth_operator.controller.watch import informer as informer_module
 from dreambooth_operator.controller.watch.informer import Informer
+from dreambooth_operator.manifests.names import Manifest
 from dreambooth_operator.manifests.resources import attempt_job, config_map
 from tests.operator.controller.parts import Parts, job_body, parts
 
@@ -140,5 +141,29 @@ def test_other_namespaces_are_ignored(namespace: str) -> None:
             await elsewhere.list_all()
             assert await elsewhere.resync(DREAMBOOTH_JOB) == 0
             assert own.cache.dreambooth_job(Key(namespace, "mug")) is not None
+
+    asyncio.run(work())
+
+
+def test_an_object_that_cannot_be_read_is_left_out_and_stops_nothing(
+    namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with parts() as own:
+            for name in ("mug", "dog"):
+                await _with_job(own, namespace, name)
+        async with parts() as own:
+            update = own.cache.update
+
+            def update_all_but_one(kind: Kind, body: Manifest) -> Key | None:
+                if body["metadata"]["name"] == "mug":
+                    raise OverflowError("date value out of range")
+                return update(kind, body)
+
+            monkeypatch.setattr(own.cache, "update", update_all_but_one)
+            informer = _informer(own, namespace, Repairs())
+            await informer.list_all()
+            assert {record.name for record in own.cache.dreambooth_jobs()} == {"dog"}
+            assert await informer.resync(DREAMBOOTH_JOB) == 0
 
     asyncio.run(work())
