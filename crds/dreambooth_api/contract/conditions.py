@@ -58,3 +58,6 @@ class Reason(StrEnum):
     SAVE_FAILED = "SaveFailed"
 
     TRAINED = "Trained"
+
+    OTHER = "Other"
+    """A reason of other origin that is not one CamelCase word; the message tells more."""

@@ -1,10 +1,13 @@
 """A decision while it is being made."""
 
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from dreambooth_api.contract.conditions import ConditionType
+from dreambooth_api.contract.conditions import ConditionType, Reason
+from dreambooth_api.contract.message import printable
 from dreambooth_api.contract.stages import Phase
+from dreambooth_api.models.base import CONDITION_REASON
 from dreambooth_api.models.conditions import (
     MAX_MESSAGE,
     ConditionStatus,
@@ -23,6 +26,7 @@ from dreambooth_operator.manifests.names import Manifest
 
 # Times in statuses have whole seconds: sooner, the clock would still read the same.
 MIN_REQUEUE_SECONDS = 1.0
+REASON = re.compile(rf"(?=.{{1,1024}}$){CONDITION_REASON}")
 
 
 @dataclass
@@ -74,12 +78,16 @@ class DecisionBuilder:
     def set_condition(
         self, kind: ConditionType, status: ConditionStatus, reason: str, message: str
     ) -> None:
-        """Set a condition (meta/v1 Condition); a message that is too long is cut."""
+        """Set a condition (meta/v1 Condition).
+
+        Reasons and messages of kubelets, providers of virtual nodes and pods may have any form: the
+        API server would refuse the status.
+        """
         condition = Condition(
             type=kind,
             status=status,
-            reason=reason,
-            message=message[:MAX_MESSAGE],
+            reason=reason if REASON.fullmatch(reason) else Reason.OTHER,
+            message=printable(message, MAX_MESSAGE),
             observed_generation=self.observed.generation,
             last_transition_time=self.now,
         )

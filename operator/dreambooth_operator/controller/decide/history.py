@@ -12,6 +12,8 @@ MAX_ATTEMPTS = 20
 """Attempts in a status; older ones are dropped."""
 MAX_REASON = 4096
 """Longest reason of an attempt, in characters."""
+EXIT_CODES = range(256)
+"""Those of Linux; a virtual node may report others, which the status cannot hold."""
 UNRELIABLE_AFTER = 2
 """A node on which this many attempts ended is avoided."""
 COUNTERS: dict[Outcome, str] = {
@@ -75,7 +77,7 @@ def record_result(status: Status, result: AttemptResult) -> Status:
         reason=result.reason[:MAX_REASON],
         rank=result.rank,
         node=result.node,
-        exit_code=result.exit_code,
+        exit_code=result.exit_code if result.exit_code in EXIT_CODES else None,
     )
 
 

@@ -48,6 +48,19 @@ def test_a_job_that_was_deleted_by_hand_is_replaced_by_the_next_attempt() -> Non
     assert world.attempt.name == "mug-1"
 
 
+def test_a_reason_and_message_that_a_status_cannot_hold_do_not_stop_the_job() -> None:
+    """A virtual node's provider may report anything."""
+    world = World()
+    world.pass_preflight()
+    world.control_jobs()
+    for uid, pod in world.pods.items():
+        world.pods[uid] = replace(pod, waiting="quota: exceeded", waiting_message="\udc80\x1b[2J")
+    world.settle()
+    _, reason, message = world.condition("PodsReady")
+    assert reason == "Other"
+    assert message.endswith(": [2J")
+
+
 def test_an_image_that_cannot_be_pulled_fails_the_job_after_the_grace_period() -> None:
     world = World()
     world.pass_preflight()

@@ -30,6 +30,14 @@ def test_a_stall_has_its_own_counter_and_uses_up_the_budget() -> None:
     assert world.status.phase == "Failed"
 
 
+@pytest.mark.parametrize("code", [-1, 256, 3221225786])
+def test_an_exit_code_that_linux_does_not_have_is_a_failure_without_a_code(code: int) -> None:
+    world = running()
+    world.fail(code)
+    assert world.record.outcome == "Failed"
+    assert world.record.exit_code is None
+
+
 def test_an_eviction_is_not_counted_as_a_failure() -> None:
     world = running(restart={"maxFailures": 0})
     pods = world.pods_of(world.attempt)
