@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import ValidationError
 
 from dreambooth_api.contract.message import Checkpoint, Message, Rank, printable, text
-from dreambooth_api.contract.version import VERSION, ContractVersion
+from dreambooth_api.contract.version import OLDEST, VERSION, ContractVersion
 
 MAX_BYTES = 4000
 """Kubernetes keeps 4096 bytes of one container, 12 KiB of a pod."""
@@ -49,13 +49,17 @@ class Termination(Message):
 
     @classmethod
     def decode(cls, data: str) -> Self:
-        """Read what `encode` wrote; any other text becomes the message. Never raises an error."""
+        """Read what `encode` wrote; any other text becomes the message. Never raises an error.
+
+        Of another version of the contract, only the message is taken: it says what is wrong.
+        """
         try:
             read = cls.model_validate_json(data.strip())
         except ValidationError:
             read = cls()
         # All fields have defaults: another image's log line in JSON would be read as no message.
         if {"version", "message"} <= read.model_fields_set:
-            return read
+            known = OLDEST <= read.version <= VERSION
+            return read if known else cls(message=read.message)
         # Of a log, the end: a traceback's last line names the error.
         return cls(message=printable(data.strip()[-MAX_BYTES:], MAX_BYTES))

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from dreambooth_api.contract.message import Checkpoint
 from dreambooth_api.contract.progress import Progress, UnreadableProgressError
 from dreambooth_api.contract.termination import MAX_BYTES, Termination
+from dreambooth_api.contract.version import VERSION
 
 SAVED = {"step": 7, "uri": "s3://my results/step-7", "time": "2026-11-01T14:00:00.999+02:00"}
 
@@ -57,6 +58,11 @@ def test_checkpoint_that_fits_into_no_termination_message_is_left_out() -> None:
     checkpoint = Checkpoint.model_validate(SAVED | {"uri": "file:///" + "\U0001f600" * 1200})
     data = Termination(message="why", rank=3, checkpoint=checkpoint).encode()
     assert Termination.decode(data.decode()) == Termination(message="why", rank=3)
+
+
+def test_of_another_version_only_the_message_is_taken() -> None:
+    written = Termination(version=VERSION + 1, message="no space", rank=3, checkpoint=SAVED)
+    assert Termination.decode(written.encode().decode()) == Termination(message="no space")
 
 
 @pytest.mark.parametrize("text", ["{}", '{"level": "fatal", "msg": "x"}', '{"message": "x"}'])
