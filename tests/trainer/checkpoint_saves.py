@@ -36,7 +36,7 @@ class InlineUploads:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
-    def hold(self, descriptors: Sequence[int]) -> None:
+    def set_descriptors(self, descriptors: Sequence[int]) -> None:
         pass
 
     def start(self) -> None:

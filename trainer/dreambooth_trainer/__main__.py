@@ -1,7 +1,7 @@
 """`torchrun -m dreambooth_trainer --config FILE`: one rank of one attempt.
 
-Exit codes are those of `dreambooth_api.contract.exit_codes`. The last line of the log says what
-went wrong and what to do; the termination message says the same, with the newest checkpoint.
+Exit codes are those of `dreambooth_api.contract.exit_codes`. The last line of the log describes the
+failure and its correction; the termination message is the same, with the newest checkpoint.
 """
 
 import argparse
@@ -25,9 +25,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="dreambooth_trainer", description="Train a job.")
     parser.add_argument("--config", type=Path, required=True, help="the job file")
     arguments = parser.parse_args()
-    # Libraries warn of image processors and safety checkers that are not even used.
+    # The libraries warn about image processors and safety checkers, which are not used here.
     for library in ("TRANSFORMERS", "DIFFUSERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    # First of all: SIGTERM may arrive while the imports, which take seconds, are running.
     stop = StopSignal()
     stop.install()
     heartbeat.start()
@@ -47,13 +48,13 @@ def _configure_logging(rank: int) -> None:
 
 
 def _run(config: Path, topology: Topology, stop: StopSignal) -> int:
-    # Imported late: by now, SIGTERM is handled.
+    # Imported here, as SIGTERM is handled by now.
     from dreambooth_trainer.process.exit_status import describe, exit_code_of, is_own
 
     progress: ProgressState | None = None
     try:
         job = load_job(config)
-        # Imported later still, as it takes seconds: a bad job file is refused without it.
+        # Imported later still, as torch takes seconds: an invalid job file is refused without it.
         from dreambooth_trainer.run.train import train
         from dreambooth_trainer.telemetry.telemetry import Telemetry
 
@@ -68,8 +69,8 @@ def _run(config: Path, topology: Topology, stop: StopSignal) -> int:
             traceback.print_exc()
         code, message = exit_code_of(error), describe(error)
     sys.stderr.write(f"rank {topology.rank}: {message}\n")
-    # Of ranks that are done, one message is enough: the operator reads the checkpoint there, as it
-    # may not have asked for the progress since that was saved.
+    # Of ranks that succeeded, rank 0 alone writes one: the operator reads the last checkpoint from
+    # it, which may be newer than the progress that it last polled.
     if code or topology.rank == 0:
         checkpoint = progress.last_checkpoint if progress else None
         write_termination(Termination(rank=topology.rank, message=message, checkpoint=checkpoint))

@@ -1,4 +1,4 @@
-"""What every stage of an attempt needs: the job, the ranks, storage, telemetry, the device."""
+"""The context of an attempt: the job, the ranks, storage, telemetry, the device."""
 
 from dataclasses import dataclass
 
@@ -46,5 +46,6 @@ class Attempt:
 
     def check_stop(self) -> None:
         """Raise `StoppedError` on all ranks when any was asked to stop. Collective."""
+        # Gathered, as SIGTERM reaches the ranks at different times, or only those of one pod.
         if any(self.ranks.gather(self.stop.requested)):
             raise StoppedError("asked to stop between two stages; every checkpoint is kept")

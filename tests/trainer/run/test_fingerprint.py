@@ -196,7 +196,7 @@ def test_other_files_are_named(run: Run) -> None:
     now = {"model": "bb", "sks/0.jpg": "00", "sks/2.jpg": "22", "class mug/0.png": "cc"}
     message = refusal(check_contents, run.attempt(), STEP, now)
     assert message.splitlines()[1:] == [
-        "  sks/1.jpg: is gone",
+        "  sks/1.jpg: was removed",
         "  sks/2.jpg: is new",
         "  model: has changed",
     ]

@@ -226,7 +226,7 @@ def test_with_other_images_a_job_does_not_go_on(job, subject, tmp_path):
     refused = run_ranks(run, tmp_path / "run", attempt=1)
     assert refused.codes == [64], refused.logs
     assert "sks/1.png: has changed" in refused.termination.message
-    assert "sks/3.png: is gone" in refused.termination.message
+    assert "sks/3.png: was removed" in refused.termination.message
 
 
 def test_an_attempt_that_was_overtaken_does_nothing(job, tmp_path):

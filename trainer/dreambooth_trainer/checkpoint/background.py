@@ -1,15 +1,15 @@
 """Saves states in the background, while training goes on.
 
-At a save, each rank copies its part of the state (see `staging`), and the steps go on. The rest is
-done in two phases, each in a background thread of every rank: all ranks upload their shards, each
-through a process of its own; then rank 0 commits, and deletes what is not to be kept.
+At a save, each rank copies its part of the state (see `staging`), and training continues. The rest
+happens in two phases, each in a background thread of every rank: all ranks upload their shards,
+each through its own upload process; then rank 0 commits, and deletes old checkpoints.
 
 The ranks enter a phase at the same step, without waiting for each other: the number of phases that
-each has finished travels with the losses (see `training.reporter`). A commit therefore comes a few
-steps after the last byte.
+each has finished is summed together with the losses (see `training.reporter`). A commit therefore
+follows the last byte by a few steps.
 
-One save is under way at a time. At most one waits behind it, and a newer one replaces that. A save
-that fails is tried again until a newer one waits.
+One save is in progress at a time. At most one is queued behind it, and a newer one replaces it. A
+save that fails is retried until a newer one is queued.
 """
 
 import logging
@@ -37,12 +37,12 @@ from dreambooth_trainer.process.exit_status import exit_code_of
 log = logging.getLogger(__name__)
 
 LAST_SAVE_ATTEMPTS = 3
-"""How often the last save is tried: no later one makes up for it. Each attempt has storage's own
-retries."""
+"""Attempts of the last save, which no later one can replace. Each has storage's own retries."""
 MAX_RETRY_SECONDS = 60.0
+"""Longest pause before a save is retried."""
 
 _FATAL = (ExitCode.BAD_CONFIG, ExitCode.STORAGE_DENIED, ExitCode.FENCED)
-"""Exit codes of errors that no later save can get past."""
+"""Exit codes of errors that every later save would meet too."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class BackgroundSaver:
     """The saves of one attempt, as one rank sees them; a context manager.
 
     All ranks call `begin`, `advance` and `finish` at the same steps, with the same state, whose
-    tensors keep their shapes from the first save on.
+    tensors keep their names, shapes and dtypes from the first save on.
 
     Args:
-        store: Where checkpoints go; it has claimed its prefix.
-        uploads: The process that uploads; it is closed with the saver.
-        keep: How many of the newest checkpoints stay (see `retention`).
-        listener: Is called at commits, ends and failures.
+        store: The store of the checkpoints; it has claimed its prefix.
+        uploads: The upload process; it is closed with the saver.
+        keep: Number of the newest checkpoints to keep (see `retention`).
+        listener: Is called at commits, completions and failures.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class BackgroundSaver:
         self._uploads = uploads
         self._keep = keep
         self._listener = listener
-        self._buffers: list[Staging] = []
+        self._buffers: list[Staging] = []  # two: one is uploaded while the other is filled
         self._current: _Save | None = None
         self._queued: _Save | None = None
         self._newest: CheckpointRef | None = None
@@ -89,12 +89,18 @@ class BackgroundSaver:
 
     @property
     def finished_phases(self) -> int:
-        """How many phases this rank has finished; `advance` takes the sum over all ranks."""
+        """Number of phases that this rank has finished; `advance` takes the sum over all ranks."""
+        # A future that is done is counted before its phase has ended on the other ranks: the sum
+        # tells when it has on all of them.
         running = self._started_phases > 0 and not self._phase.future.done()
         return self._started_phases - running
 
     def prepare(self, tensors: Mapping[str, Tensor]) -> None:
-        """Prepare for such a state in the background: allocate memory, start the upload process."""
+        """Allocate memory for such a state and start the upload process, in the background.
+
+        Raises:
+            OSError: Anonymous files for the state cannot be created.
+        """
         self._buffers = [Staging(self._store.layouts(tensors)) for _ in range(2)]
         self._uploads.set_descriptors([s.descriptor for b in self._buffers for s in b.shards])
         self._preparation = BackgroundTask(self._allocate)
@@ -109,7 +115,7 @@ class BackgroundSaver:
         Args:
             step: Optimizer steps over all attempts.
             tensors: The state by name, the same on every rank.
-            loss: Mean loss of the steps since the save before, for choosing the best checkpoint.
+            loss: Mean loss of the steps since the previous save, to choose the best checkpoint by.
         """
         started = time.perf_counter()
         pending = PendingManifest.of(step, tensors, loss)
@@ -137,26 +143,29 @@ class BackgroundSaver:
 
         Args:
             finished: Sum of `finished_phases` over the ranks, the same on each of them.
-            step: Newest step whose loss is known to be finite. A state is not committed before
-                the loss of a later step is: that step began with the state's weights.
+            step: Newest step whose loss is known to be finite.
 
         Raises:
-            Exception: What no later save can get past (credentials, a newer attempt), the same on
-                every rank.
+            Exception: An error that every later save would meet (credentials, a newer attempt), the
+                same on every rank.
         """
         due = self._started_phases * self._ranks.topology.world_size
         save = self._current
+        # A state is committed only once the loss of a later step is known to be finite, as that
+        # step started from the state's weights. All ranks see the same numbers here, and so all
+        # enter `_end_phase`, which is collective, or none does.
         if save is not None and step > save.pending.step and finished == due:
             self._end_phase()
 
     def finish(
         self, step: int, tensors: Mapping[str, Tensor], *, loss: float | None = None
     ) -> CheckpointRef:
-        """Save the last state, and wait for it; a save under way is ended first. Collective.
+        """Save the last state and wait for it; a save in progress is completed first. Collective.
 
         Raises:
-            Exception: Why the last save failed, `LAST_SAVE_ATTEMPTS` times.
+            Exception: The error of the last of `LAST_SAVE_ATTEMPTS` attempts.
         """
+        # The save in progress gets no retry, and a queued one is dropped: the last save is newer.
         self._queued, self._attempts_left = None, 1
         self._wait_for_saves()
         self._attempts_left = LAST_SAVE_ATTEMPTS
@@ -175,7 +184,8 @@ class BackgroundSaver:
         self._blocking = False
 
     def close(self) -> None:
-        """Drop the save under way, and free the memory."""
+        """Drop the save in progress, and free the memory."""
+        # The preparation allocates what is freed below, and may still be starting the process.
         wait([self._preparation.future])
         self._uploads.close()
         for buffer in self._buffers:
@@ -211,14 +221,17 @@ class BackgroundSaver:
             self._after_phase(results)
 
     def _upload(self, save: _Save) -> list[Shard]:
-        save.staging.wait()
+        save.staging.wait()  # here, in the background: copies from the GPU were only queued
         shards, step = save.staging.shards, save.pending.step
         files = [(s.descriptor, self._store.shard_uri(step, s.layout)) for s in shards]
         written = self._uploads.upload(files, self._send_heartbeat)
         return [shard_entry(s.layout, w) for s, w in zip(shards, written, strict=True)]
 
     def _send_heartbeat(self) -> None:
-        """An upload is progress only where the rank waits for it: otherwise, its steps are."""
+        """Send one only while the rank waits for the upload: otherwise its steps are the progress.
+
+        The watchdog would not notice a training loop that hangs during an upload.
+        """
         if self._blocking:
             heartbeat.send()
 
@@ -228,12 +241,14 @@ class BackgroundSaver:
         reference: CheckpointRef | None = None
 
         def commit() -> CheckpointRef:
-            nonlocal reference  # tried again, it does not commit again
+            nonlocal reference  # a retry after the commit must not commit again
             reference = reference or self._store.commit(pending, shards)
             self._listener.checkpoint_committed()
+            # Last: nothing old is deleted before the new checkpoint is complete.
             self._store.prune(self._keep)
             return reference
 
+        # The other ranks enter the phase with nothing to do, so that all count the same phases.
         is_first = self._ranks.topology.rank == 0
         self._enter_phase(commit if is_first else lambda: None, self._complete)
 
@@ -250,7 +265,7 @@ class BackgroundSaver:
             self._start(save)
 
     def _recover(self, error: Exception) -> None:
-        """A phase has failed on some rank: try it again, unless a newer state waits."""
+        """Retry a phase that failed on some rank, unless a newer state is queued."""
         assert self._current is not None
         if exit_code_of(error) in _FATAL:
             raise error
@@ -262,10 +277,12 @@ class BackgroundSaver:
         if self._queued is not None or self._attempts_left <= 0:
             self._start_queued()
         else:
+            # A retry is a phase of its own: `advance` compares the number of started phases.
             self._started_phases += 1
             self._phase = self._phase.retry(_retry_seconds(self._failures))
 
 
 def _retry_seconds(failures: int) -> float:
-    """Seconds before a save is tried again, doubling from 1 to `MAX_RETRY_SECONDS`."""
+    """Seconds before a save is retried, doubling from 1 to `MAX_RETRY_SECONDS`."""
+    # The exponent is bounded, as 2.0 ** 1024 raises OverflowError.
     return min(2.0 ** min(failures - 1, 10), MAX_RETRY_SECONDS)

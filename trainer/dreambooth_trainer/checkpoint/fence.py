@@ -4,12 +4,12 @@
     checkpoints/log/00000001.json   commit  attempt 0, step 500
     checkpoints/log/00000002.json   claim   attempt 1    <- attempt 0 never gets past this
 
-A writer knows the number of the last entry that it has seen, and puts its next entry at the number
-after that, on the condition that nothing is there. An attempt that lost the prefix to a newer one
-therefore collides with the newer claim, however long it slept between looking and writing: there is
-no window between a check and a write. Claims are never deleted, which keeps their numbers taken.
-Commits are deleted with their checkpoints. At worst, a put that was sent before the claim arrives
-late, in the gap of a deleted commit; it then names shards that are gone, and readers skip it.
+A writer knows the number of the last entry that it has seen, and writes its next entry at the next
+number, on the condition that nothing exists there. A superseded attempt therefore collides with the
+newer claim, however long it paused between reading and writing: there is no window between a check
+and a write. Claims are never deleted, so their numbers stay taken. Commits are deleted with their
+checkpoints. At worst, a put that was sent before the claim arrives late and fills the gap of a
+deleted commit; it then names shards that no longer exist, and readers skip it.
 """
 
 import logging
@@ -36,12 +36,16 @@ _NAME = re.compile(rf"{LOG}/([0-9]{{8}})\.json")
 
 
 class Fence:
-    """One attempt's right to commit below `prefix`, a URI. Used by rank 0 alone."""
+    """One attempt's right to commit below `prefix`, a URI. Used by rank 0 alone.
+
+    Methods that access storage raise `StorageError`.
+    """
 
     def __init__(self, storage: Storage, prefix: str, attempt: int) -> None:
         self._storage = storage
         self._prefix = prefix
         self._attempt = attempt
+        # Distinguishes processes of one attempt: a pod may be replaced within its attempt.
         self._token = secrets.token_hex(8)
         self._last = -1
         self.claimed: int | None = None
@@ -84,18 +88,23 @@ class Fence:
             raise FencedError(self._overtaken())
 
     def entries(self, listing: Sequence[StoredObject]) -> dict[int, Entry]:
-        """The log's readable entries by number, from a listing of the prefix."""
+        """The log's readable entries by number, from a listing of the prefix.
+
+        Raises:
+            UnknownFormatError: An entry is of another format version.
+        """
         uris = {int(m[1]): o.uri for o in listing if (m := _NAME.fullmatch(o.relative))}
         entries = {}
         for number, uri in sorted(uris.items()):
             try:
+                # One may be deleted since the listing: another attempt prunes.
                 entries[number] = read_entry(self._storage.read(uri, field="spec.output"), uri)
             except (DamagedCheckpointError, ObjectNotFoundError, ChecksumMismatchError) as error:
                 log.warning("%s; it is skipped", error)
         return entries
 
     def uri(self, number: int) -> str:
-        """Where entry `number` is."""
+        """URI of entry `number`."""
         return join(self._prefix, LOG, f"{number:08d}.json")
 
     def _append(self, kind: str, **details: object) -> int:
@@ -116,12 +125,12 @@ class Fence:
             try:
                 self._storage.write(self.uri(number), entry.encode(), only_if_absent=True)
             except AlreadyExistsError:
-                # This writer itself may have taken it, with a put whose answer was lost.
+                # This writer itself may have taken it, with a put whose response was lost.
                 present = read_entry(self._storage.read(self.uri(number)), self.uri(number))
                 if present.token != self._token:
                     raise
                 self._last = number
-                if present != entry:
+                if present != entry:  # an earlier entry of this writer: go on to the next number
                     continue
             self._last = number
             return number

@@ -1,6 +1,6 @@
-"""Where each tensor lies in a shard's safetensors file. Pure.
+"""The position of each tensor in a shard's safetensors file. Pure.
 
-As the layout is known in advance, a state is copied once, straight to its place in the file.
+As the layout is known in advance, a state is copied once, directly to its position in the file.
 Format: https://huggingface.co/docs/safetensors (8 bytes of the header's length, the header in
 JSON, the tensors without gaps).
 """
@@ -33,7 +33,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class StoredSlice:
-    """Where a slice lies in the file: bytes `start` to `stop`."""
+    """The position of a slice in the file: bytes `start` to `stop`."""
 
     slice: Slice
     dtype: torch.dtype
@@ -44,14 +44,14 @@ class StoredSlice:
 
 @dataclass(frozen=True)
 class Layout:
-    """One shard as a file."""
+    """A shard's file: its header, and the position of each slice in bytes from its start."""
 
     name: str
     header: bytes
     """Its first bytes, the length of the JSON header included."""
     slices: tuple[StoredSlice, ...]
     pieces: Mapping[str, Piece]
-    """The tensors of which only a part is in the file."""
+    """The tensors of which the file holds only a part."""
 
     @property
     def size(self) -> int:
@@ -60,9 +60,15 @@ class Layout:
 
 
 def plan_layout(name: str, tensors: Mapping[str, Tensor], slices: Sequence[Slice]) -> Layout:
-    """The layout of a shard; whole tensors keep their shapes, pieces are flat."""
-    # The widest types first, behind a padded header: so each element is aligned, and `staging` can
-    # view its bytes as a tensor.
+    """The layout of a shard; whole tensors keep their shapes, pieces are flat.
+
+    Args:
+        name: Name of the file.
+        tensors: The whole state by name; only shapes and dtypes are read.
+        slices: The shard's part of it, see `split.split`.
+    """
+    # The widest types first, after a padded header, so that every element is aligned and `staging`
+    # can view its bytes as a tensor.
     ordered = sorted(slices, key=lambda s: (-tensors[s.name].element_size(), s.name))
     stored, offset = [], 0
     for each in ordered:
@@ -103,5 +109,6 @@ def _header(stored: Sequence[StoredSlice]) -> bytes:
             "data_offsets": [each.start, each.stop],
         }
     text = json.dumps(entries, separators=(",", ":")).encode()
+    # The format allows spaces after the JSON: the tensors then start at a multiple of 8 bytes.
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text

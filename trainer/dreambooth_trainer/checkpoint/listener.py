@@ -6,13 +6,15 @@ from dreambooth_trainer.checkpoint.manifest import CheckpointRef
 
 
 class SaveListener(Protocol):
-    """Learns what becomes of the saves of an attempt."""
+    """Is notified of the saves of an attempt."""
 
     def checkpoint_committed(self) -> None:
-        """A checkpoint exists: make durable what belongs to it.
+        """A checkpoint is committed: store what belongs to it.
 
-        Called on rank 0 alone, in a background thread. An error fails the save, which is then tried
-        again, this call included.
+        Called on rank 0 alone, in a background thread.
+
+        Raises:
+            Exception: The save has failed. It is retried, this call included.
         """
 
     def checkpoint_saved(self, reference: CheckpointRef, seconds: float) -> None:

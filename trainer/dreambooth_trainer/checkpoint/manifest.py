@@ -1,7 +1,6 @@
-"""What is written beside a checkpoint's shards, and its validation when it is read back.
+"""The manifest of a checkpoint and the entries of the log, and their validation when read back.
 
-Every name in it must match a pattern without a slash, so no manifest can point outside its own
-folder.
+Every name must match a pattern without a slash, so that no manifest can point outside its folder.
 """
 
 import json
@@ -26,13 +25,17 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class DamagedCheckpointError(ValueError):
-    """What is stored is not what was written; an older checkpoint may still be intact."""
+    """A checkpoint is incomplete or damaged; an older one may be intact.
+
+    A `ValueError`, as it is for pydantic and json: `restore` skips the checkpoint.
+    """
 
 
 class UnknownFormatError(BadConfigError):
-    """Written by another version of the trainer.
+    """A file of another version of the trainer.
 
-    It must not be skipped: training would go back to an older state.
+    A `BadConfigError`, which ends the job: when it was skipped, training would silently continue
+    from an older state.
     """
 
 
@@ -53,14 +56,15 @@ class Stored(BaseModel):
     format: Literal[1] = FORMAT
 
     def encode(self) -> bytes:
-        """As JSON, the same bytes for the same values."""
+        """As JSON; equal values give equal bytes."""
+        # None is left out, so that a new optional field does not change existing manifests.
         return json.dumps(
             self.model_dump(mode="json", exclude_none=True), indent=1, sort_keys=True
         ).encode()
 
 
 class Piece(BaseModel):
-    """A part of a tensor that does not fit into one shard."""
+    """A part of a tensor that is divided between shards, as flat elements."""
 
     start: Count
     """Index of its first element in the flattened tensor."""
@@ -69,7 +73,7 @@ class Piece(BaseModel):
 
 
 class Shard(BaseModel):
-    """One safetensors file of a checkpoint."""
+    """One safetensors file of a checkpoint; `size` in bytes, `sha256` in hexadecimal."""
 
     name: ShardName
     size: Count
@@ -79,7 +83,7 @@ class Shard(BaseModel):
 
 
 class Manifest(Stored):
-    """A checkpoint: its shards, and what the state in them is."""
+    """A checkpoint: its shards, and the state that they hold; sizes in bytes."""
 
     step: Count
     attempt: Count
@@ -88,7 +92,7 @@ class Manifest(Stored):
     time: str
     fingerprint: str = ""
     loss: float | None = None
-    """Mean over the steps since the checkpoint before, as far as it was known at the save."""
+    """Mean over the steps since the previous checkpoint whose losses were known at the save."""
     tensors: Count
     payload_bytes: Count
     total_bytes: Count
@@ -97,7 +101,7 @@ class Manifest(Stored):
 
 @dataclass(frozen=True)
 class PendingManifest:
-    """What is known of a checkpoint before its shards are stored; see `Manifest`."""
+    """The part of a `Manifest` that is known before the shards are stored; sizes in bytes."""
 
     step: int
     tensors: int
@@ -106,7 +110,8 @@ class PendingManifest:
 
     @classmethod
     def of(cls, step: int, tensors: Mapping[str, Tensor], loss: float | None) -> "PendingManifest":
-        """What a state's manifest will say; a loss that is not finite is left out."""
+        """The pending manifest of a state; a loss that is not finite is left out."""
+        # JSON has no NaN, and `retention` compares losses.
         size = sum(tensor.nbytes for tensor in tensors.values())
         finite = loss if loss is not None and math.isfinite(loss) else None
         return cls(step, len(tensors), size, finite)
@@ -168,7 +173,10 @@ def read_entry(data: bytes, where: str) -> Entry:
 
 
 def _check_format(data: bytes, where: str) -> None:
-    """An unknown version gets its own message: the file is fine, this trainer is too old."""
+    """Raise `UnknownFormatError` for another version, before the fields are validated.
+
+    They would only give a confusing `DamagedCheckpointError`: the file is intact.
+    """
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -11,8 +11,7 @@ _FILE = re.compile(r"(step-([0-9]{8})-claim-([0-9]{4,8}))/.+")
 def kept_folders(complete: Sequence[CheckpointRef], keep: int) -> set[str]:
     """Names of the folders of the newest `keep` checkpoints, and of the best one.
 
-    The best is the one with the lowest mean loss over the steps that led to it; of equal ones, the
-    newest.
+    The best has the lowest mean loss over the steps that led to it; of equal ones, the newest.
 
     Args:
         complete: All complete checkpoints, the newest first.
@@ -24,17 +23,18 @@ def kept_folders(complete: Sequence[CheckpointRef], keep: int) -> set[str]:
 
 
 def is_deletable(path: str, kept: set[str], newest_step: int, claim: int) -> bool:
-    """Whether a file belongs to a checkpoint that is not kept, and that is not being written.
+    """Whether a file belongs to a checkpoint that is neither kept nor being written.
 
     Args:
         path: Relative to the folder of all checkpoints.
         kept: The names of the folders that stay.
         newest_step: Step of the newest complete checkpoint.
-        claim: The number of the claim of the attempt that asks (see `fence`). Files of later claims
-            belong to a newer attempt, and are never deletable.
+        claim: The number of this attempt's claim (see `fence`). Files of later claims belong to a
+            newer attempt, and are never deletable.
     """
     match = _FILE.fullmatch(path)
     if match is None or match[1] in kept:
         return False
     step, writer = int(match[2]), int(match[3])
+    # Earlier claims write nothing any more. In this claim, a newer step may be uploading just now.
     return writer < claim or (writer == claim and step <= newest_step)

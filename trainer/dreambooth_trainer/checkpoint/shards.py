@@ -1,4 +1,4 @@
-"""A state as safetensors files: what the manifest says of one, and reading them all back."""
+"""A state as safetensors files: their entries in the manifest, and reading them back."""
 
 from collections import defaultdict
 
@@ -52,7 +52,7 @@ def read_state(storage: Storage, folder_uri: str, manifest: Manifest) -> dict[st
 
 
 def _open(uri: str, data: bytes, shard: Shard) -> dict[str, Tensor]:
-    """The tensors of a shard, whose bytes are known to be those that were written."""
+    """The tensors of a shard, whose sha256 storage has verified."""
     if len(data) != shard.size:
         raise DamagedCheckpointError(f"{uri} is {len(data)} bytes long instead of {shard.size}")
     tensors: dict[str, Tensor] = safetensors.torch.load(data)

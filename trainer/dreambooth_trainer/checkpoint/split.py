@@ -1,7 +1,7 @@
-"""How a state is cut into shards of equal size. Pure.
+"""Divides a state into shards of equal size. Pure.
 
-The tensors, ordered by name, form one long stream of bytes that is cut at even distances, so
-shards differ by less than one element. A tensor on a cut is stored as flat pieces; there are fewer
+The tensors, ordered by name, form one long stream of bytes that is cut at equal distances, so that
+shards differ by less than one element. A tensor at a cut is stored as flat pieces; there are fewer
 such tensors than shards.
 """
 
@@ -29,6 +29,7 @@ def split(tensors: Mapping[str, Tensor], shards: int) -> list[list[Slice]]:
         The slices of each shard; together they cover every element exactly once.
     """
     total = payload(tensors.values())
+    # The last cut is beyond the end: empty tensors there belong to the last shard.
     cuts = [total * i // shards for i in range(shards)] + [total + 1]
     plan: list[list[Slice]] = [[] for _ in range(shards)]
     offset = 0
@@ -58,7 +59,7 @@ def payload(tensors: Iterable[Tensor]) -> int:
 
 
 def join(pieces: list[tuple[int, Tensor]], shape: list[int]) -> Tensor:
-    """Put a tensor together from its flat pieces.
+    """Assemble a tensor from its flat pieces.
 
     Args:
         pieces: Each with the index of its first element in the flattened tensor.

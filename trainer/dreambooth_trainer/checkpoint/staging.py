@@ -1,8 +1,8 @@
-"""A rank's part of a state in host memory, already in the form of the files that are uploaded.
+"""A rank's part of a state in host memory, in the format of the files that are uploaded.
 
-The memory is an anonymous file: another process can be given it without a copy, it counts to no
-limit of /dev/shm, has no name that could be left behind, and is freed with its last descriptor.
-Its pages are allocated when they are first written.
+The memory is an anonymous file (memfd_create(2)): the upload process shares it without a copy, the
+size of /dev/shm does not limit it, it leaves no name behind, and it is freed with its last
+descriptor. Its pages are allocated when they are first written.
 """
 
 import logging
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class StagedShard:
-    """One shard's file in memory."""
+    """One shard's file in memory, of `layout.size` bytes."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -33,28 +33,33 @@ class StagedShard:
 
     @property
     def path(self) -> str:
-        """A path of the file, for this process."""
+        """A path of the file, valid in this process."""
         return f"/proc/self/fd/{self.descriptor}"
 
     def allocate(self) -> None:
-        """Allocate the memory now."""
+        """Allocate the memory now, so that the first save does not take the page faults.
+
+        Raises:
+            OSError: There is not enough memory.
+        """
         os.posix_fallocate(self.descriptor, 0, self.layout.size)
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy the tensors' slices to their places in the file.
+        """Copy the tensors' slices to their positions in the file.
 
-        Copies from a GPU are only queued, on its current stream: there, the next step's changes of
-        the weights come after them.
+        Copies from a GPU are only queued: see `Staging.wait`.
         """
         sources = {stored: tensors[stored.slice.name].detach() for stored in self.layout.slices}
         if self._pinned is None and any(source.is_cuda for source in sources.values()):
             self._pinned = self._pin()
+        # Queued on the current stream, where the next step's update of the weights comes after
+        # them: the copies see the weights of this step, and no step waits for them.
         for stored, source in sources.items():
             if source.numel():
                 self._target(stored).copy_(_part(source, stored), non_blocking=True)
 
     def close(self) -> None:
-        """Free the memory, as soon as no other process has it open."""
+        """Free the memory; the kernel keeps it while another process has it open."""
         if self._pinned:
             _cuda().cudaHostUnregister(self._bytes.data_ptr())
         os.close(self.descriptor)
@@ -64,7 +69,9 @@ class StagedShard:
         return self._bytes[stored.start : stored.stop].view(stored.dtype).view(stored.shape)
 
     def _pin(self) -> bool:
-        """Pin the memory, so that copies need not be waited for; returns whether that worked."""
+        """Pin the memory; returns whether that worked."""
+        # Copies to pageable memory block the host, whatever `non_blocking` says. torch's own pinned
+        # memory is no option: it is not a file that another process can open.
         code = int(_cuda().cudaHostRegister(self._bytes.data_ptr(), self.layout.size, 0))
         if code:
             log.warning(
@@ -74,22 +81,27 @@ class StagedShard:
 
 
 class Staging:
-    """All shards that this rank writes."""
+    """All shards that this rank writes: as many bytes as its part of the state."""
 
     def __init__(self, layouts: Sequence[Layout]) -> None:
         self.shards = [StagedShard(layout) for layout in layouts]
         self._copied: torch.cuda.Event | None = None
 
     def allocate(self) -> None:
-        """Allocate the memory now, rather than when it is first filled."""
+        """Allocate the memory now, rather than when it is first filled.
+
+        Raises:
+            OSError: There is not enough memory.
+        """
         for shard in self.shards:
             shard.allocate()
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy this rank's part of the state, replacing the copy before."""
+        """Copy this rank's part of the state, replacing the previous copy."""
         for shard in self.shards:
             shard.fill(tensors)
         if any(tensor.is_cuda for tensor in tensors.values()):
+            # Recorded on the stream of the copies, so it is reached when all of them are done.
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._copied.record()
 

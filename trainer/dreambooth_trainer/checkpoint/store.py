@@ -1,12 +1,12 @@
 """Checkpoints of one run in object storage.
 
-    <prefix>/step-00000500-claim-0003/shard-00000-of-00002.safetensors   each rank writes its part
+    <prefix>/step-00000500-claim-0003/shard-00000-of-00002.safetensors   written by its rank
                                       manifest.json    sizes and sha256 of the shards
     <prefix>/log/00000007.json        the commit, written last (see `fence`)
 
-A checkpoint exists when its commit does. Each folder belongs to one claim, so no attempt ever
-overwrites what another one wrote. All ranks hold the same state (DDP). Collective methods say so;
-they raise the same error on every rank.
+A checkpoint exists once its commit does. Each folder belongs to one claim, so no attempt overwrites
+the files of another. All ranks hold the same state (DDP). Methods that are collective are marked as
+such, and raise the same error on every rank.
 """
 
 import hashlib
@@ -47,17 +47,17 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 MAX_SHARD_BYTES = 512 * 2**20
-"""Shards are held in memory: this bounds what saving and loading need beside the state itself."""
+"""A shard is read as a whole, so this bounds the memory that loading needs on top of the state."""
 
 
 class CheckpointStore:
     """Commits, finds, loads and deletes the checkpoints below `prefix`.
 
     Args:
-        storage: Where they are.
+        storage: Storage of the checkpoints.
         prefix: URI of their folder.
-        ranks: All ranks of the attempt. By default, one alone of attempt 0, for reading.
-        fingerprint: Identifies the config that the states belong to; it stands in the manifests.
+        ranks: All ranks of the attempt. By default, a single rank of attempt 0, for reading.
+        fingerprint: Identifies the config that the states belong to; it is part of the manifests.
         max_shard: Bytes of the largest shard.
     """
 
@@ -76,6 +76,7 @@ class CheckpointStore:
         self._fingerprint = fingerprint
         self._max_shard = max_shard
         self._fence = Fence(storage, prefix, self.ranks.topology.attempt)
+        # The fence knows the claim on rank 0 alone; every rank needs it for its shards' URIs.
         self._claim: int | None = None
         self._damaged: set[int] = set()
 
@@ -105,7 +106,7 @@ class CheckpointStore:
         ]
 
     def shard_uri(self, step: int, layout: Layout) -> str:
-        """Where a shard of the checkpoint of `step` belongs."""
+        """URI of a shard of the checkpoint of `step`; raises `RuntimeError` before `claim`."""
         return join(self._prefix, self._folder(step), layout.name)
 
     def _folder(self, step: int) -> str:
@@ -115,7 +116,7 @@ class CheckpointStore:
         """Write the manifest and the commit of a checkpoint. Rank 0 alone.
 
         Args:
-            pending: What is known of the state.
+            pending: The manifest without its shards.
             shards: Those of all ranks in order; all are stored.
 
         Raises:
@@ -135,6 +136,8 @@ class CheckpointStore:
             total_bytes=sum(shard.size for shard in shards),
             shards=list(shards),
         )
+        # The log's entry holds the manifest's digest, which covers the shards' digests: a manifest
+        # that is overwritten later does not match its commit.
         data, folder = manifest.encode(), self._folder(pending.step)
         self._storage.write(join(self._prefix, folder, MANIFEST), data)
         number = self._fence.commit(pending.step, folder, hashlib.sha256(data).hexdigest())
@@ -143,8 +146,8 @@ class CheckpointStore:
     def checkpoints(self) -> list[CheckpointRef]:
         """The complete checkpoints, newest first.
 
-        They are committed, their manifest is intact, and their shards have the right sizes; `load`
-        verifies what the shards hold.
+        They are committed, their manifest is intact, and their shards have the right sizes in
+        bytes; `load` verifies the shards' content.
         """
         listing = self._list()
         return self._complete(listing, self._fence.entries(listing))
@@ -197,7 +200,12 @@ class CheckpointStore:
         return read_state(self._storage, ref.uri, ref.manifest)
 
     def restore(self) -> tuple[dict[str, Tensor], Manifest] | None:
-        """The newest state that verifies on every rank; None: there is none. Collective."""
+        """The newest state that verifies on every rank; None: there is none. Collective.
+
+        Raises:
+            StorageError: Storage fails, which does not mean that a checkpoint is damaged.
+            UnknownFormatError: A checkpoint is of another format version.
+        """
         for ref in self.ranks.run_on_first(self.checkpoints):
             tensors, problem = self._load_on_all(ref)
             if tensors is not None:
@@ -207,11 +215,11 @@ class CheckpointStore:
         return None
 
     def _load_on_all(self, ref: CheckpointRef) -> tuple[dict[str, Tensor] | None, str | None]:
-        """Load on every rank, or on none: then with the first rank's problem."""
+        """The state on every rank; or None on every rank, with the problem of the first."""
         tensors: dict[str, Tensor] | None = None
 
         def load() -> str | None:
-            nonlocal tensors  # it stays on its rank: only the problems are gathered
+            nonlocal tensors  # stays on its rank: only the problems are gathered
             try:
                 tensors = self.load(ref)
             except DamagedCheckpointError as error:
@@ -224,8 +232,8 @@ class CheckpointStore:
     def check_owner(self) -> None:
         """Check that no newer attempt owns the prefix. Collective.
 
-        For results that are not commits, such as an export. It does not lock: an attempt may claim
-        the prefix right afterwards.
+        For results that are not commits, such as an export. It is no lock: an attempt may claim the
+        prefix immediately afterwards.
 
         Raises:
             FencedError: A newer attempt owns it.
@@ -233,11 +241,11 @@ class CheckpointStore:
         self.ranks.run_on_first(lambda: self._fence.check(self._fence.entries(self._list())))
 
     def prune(self, keep: int) -> None:
-        """Delete old checkpoints, and what dead attempts left behind. Rank 0 alone.
+        """Delete old checkpoints, and what killed attempts left behind. Rank 0 alone.
 
         The newest `keep` complete checkpoints stay, and the best one (see `retention`). Nothing of
-        a later claim is touched, so a process that lost the prefix cannot delete a newer attempt's
-        work. Storage that refuses to delete costs space, not the training: that is a warning.
+        a later claim is touched, so a superseded process cannot delete a newer attempt's work. When
+        storage refuses to delete, a warning is logged and training goes on.
 
         Raises:
             FencedError: A newer attempt owns the prefix.
@@ -246,12 +254,13 @@ class CheckpointStore:
             listing = self._list()
             entries = self._fence.entries(listing)
             self._fence.check(entries)
+            # A checkpoint that was found damaged must not count as one of the `keep` newest.
             intact = [r for r in self._complete(listing, entries) if r.number not in self._damaged]
             kept = kept_folders(intact, keep)
             newest = max((ref.step for ref in intact), default=0)
             deletable = partial(is_deletable, kept=kept, newest_step=newest, claim=self._own_claim)
-            # Commits go first: a deletion that is cut short leaves files without a checkpoint, not
-            # a damaged checkpoint.
+            # Commits go first: an interrupted deletion leaves files without a commit, which the
+            # next one removes, and not a damaged checkpoint.
             self._storage.delete(self._old_commits(entries, kept))
             self._storage.delete([o.uri for o in listing if deletable(o.relative)])
         except StorageError as error:

@@ -1,4 +1,4 @@
-"""Work in the background of a rank."""
+"""A rank's work in the background."""
 
 import threading
 import time
@@ -8,7 +8,10 @@ from typing import Any
 
 
 class BackgroundTask:
-    """Work in a daemon thread, which does not keep the process from ending."""
+    """Work in a daemon thread, `delay` seconds after its creation.
+
+    A daemon thread, unlike those of a ThreadPoolExecutor, does not keep the process from exiting.
+    """
 
     def __init__(self, work: Callable[[], Any], delay: float = 0.0) -> None:
         self._work = work
@@ -28,6 +31,6 @@ class BackgroundTask:
     def retry(self, delay: float) -> "BackgroundTask":
         """A task with the same work after `delay` seconds if this one failed, else this one.
 
-        A rank whose part of a phase succeeded keeps its result while others try again.
+        A rank whose part of a phase succeeded keeps its result while other ranks retry.
         """
         return self if self.future.exception() is None else BackgroundTask(self._work, delay)

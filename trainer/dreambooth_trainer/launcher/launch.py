@@ -5,7 +5,7 @@ exits with the code of the rank that ended the attempt (`decisive_end`), whose t
 becomes the pod's. When no rank makes progress for `spec.runtime.stallTimeoutSeconds`, it writes
 their stacks to the log, kills them and exits with `ExitCode.STALLED`.
 
-docs/adr/0005-start-ranks-without-torchrun.md says why it is not torchrun itself.
+Why not torchrun itself: docs/adr/0005-start-ranks-without-torchrun.md.
 """
 
 import argparse
@@ -31,13 +31,15 @@ from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.termination_message import write_termination
 
 KILLED = {128 + number for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL)}
-"""Exit codes of a rank that died of its own problem. SIGABRT is left out, as a library may abort
-when it loses a connection to a peer."""
+"""Exit codes of a rank that died of its own failure. SIGABRT is left out, as a library may abort
+when it loses the connection to a peer."""
 PEER_TIMEOUT_SECONDS = 15.0
-"""How long the other ranks of the pod may take to end by themselves once one has failed."""
+"""How long the other ranks of the pod may take to exit by themselves once one has failed."""
 STOP_RESERVE_SECONDS = 10.0
 """Part of the grace period that is kept for reporting why the ranks did not stop."""
 POLL_SECONDS = 0.05
+"""A poll costs a few system calls per rank; waiting for several processes and for their heartbeats
+at once would take more code."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,15 @@ class Limits:
     stall: float
     """Without progress; 0: no limit."""
     stop: float
-    """From SIGTERM to their end."""
+    """From SIGTERM to their exit."""
 
 
 def rank_environments(variables: Mapping[str, str]) -> list[dict[str, str]]:
-    """The environment of each local rank, from those of torchrun's variables that a pod has."""
+    """The environment of each local rank, from the pod's PET_* variables.
+
+    Raises:
+        ValueError: A variable is no number.
+    """
     nodes = int(variables.get(environment.NODES, "1"))
     local_size = int(variables.get(environment.RANKS_PER_NODE, "1"))
     node = int(variables.get(environment.NODE_RANK, "0"))
@@ -78,7 +84,11 @@ def rank_environments(variables: Mapping[str, str]) -> list[dict[str, str]]:
 def start_ranks(
     command: Sequence[str], variables: Mapping[str, str]
 ) -> Iterator[list[RankProcess]]:
-    """Start the pod's ranks, each running `command`; none is left running at the end."""
+    """Start the pod's ranks, each running `command`, and kill those that are left at the end.
+
+    Raises:
+        OSError: A process cannot be started.
+    """
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
         ranks = [RankProcess(command, own, Path(folder)) for own in rank_environments(variables)]
         try:
@@ -89,23 +99,27 @@ def start_ranks(
 
 
 def supervise(ranks: Sequence[RankProcess], limits: Limits, stop: StopSignal) -> int:
-    """Wait for the ranks to end, write the termination message, return the pod's exit code."""
+    """Wait for the ranks to exit, write the termination message, return the pod's exit code."""
     ends = _Supervisor(ranks, limits, stop).run()
     decisive = decisive_end(ends, stop.requested)
     _write_termination(ends, decisive)
     if decisive is None:
         return ExitCode.DONE
-    # A rank that lost its peers to a stop was stopped too, unless it has a better reason.
+    # During a stop, ranks also fail because their peers have exited. A code that no restart helps
+    # has another reason, and stays.
     stopped = stop.requested and is_retryable(decisive.code)
     return ExitCode.STOPPED if stopped else decisive.code
 
 
 def decisive_end(ends: Sequence[RankEnd], stopping: bool = False) -> RankEnd | None:
-    """The end that says why the pod ended, of ranks in the order in which they ended.
+    """The end that explains why the pod ended; None when no rank failed.
 
-    A rank whose exit code no restart helps knows why it ended, while its peers only lost a
-    connection; so does one that was stopped or killed. None when no rank failed.
+    Args:
+        ends: The ends of the ranks, in order of time.
+        stopping: Whether the pod was asked to stop.
     """
+    # The other ranks of a failed one only report a broken connection, and may do so before it has
+    # exited. A terminal exit code, a stop and a kill are causes of their own, so they come first.
     failed = [end for end in ends if end.code]
     terminal = [end for end in failed if not is_retryable(end.code)]
     stopped = [end for end in failed if stopping and end.code == ExitCode.STOPPED]
@@ -124,7 +138,7 @@ def _write_termination(ends: Sequence[RankEnd], decisive: RankEnd | None) -> Non
 
 
 class _Supervisor:
-    """Polls the ranks until all have ended, or those that are left are given up."""
+    """Polls the ranks until all have exited, or the time of the remaining ones is up."""
 
     def __init__(self, ranks: Sequence[RankProcess], limits: Limits, stop: StopSignal) -> None:
         self._running = list(ranks)
@@ -134,7 +148,7 @@ class _Supervisor:
         self._peer_deadline = self._stop_deadline = math.inf
 
     def run(self) -> list[RankEnd]:
-        """The ends in order. Of ranks that are stuck, one stands for all: the cause."""
+        """The ends in order of time. Of ranks that are stuck, only the cause is among them."""
         while not self._is_over():
             time.sleep(POLL_SECONDS)
         return self._ends
@@ -159,6 +173,8 @@ class _Supervisor:
             self._running.remove(rank)
             self._ends.append(end)
             if end.code:
+                # Ranks in a collective with it may wait for hours. The first failure counts: later
+                # ones are its consequences and do not move the deadline.
                 deadline = time.monotonic() + PEER_TIMEOUT_SECONDS
                 self._peer_deadline = min(self._peer_deadline, deadline)
 
@@ -170,8 +186,9 @@ class _Supervisor:
 
 
 def limits_of(config: Path) -> Limits:
-    """The limits of a job file; none for an invalid one, which makes the ranks end at once."""
-    from dreambooth_trainer.process.topology import load_job  # late: the ranks start meanwhile
+    """The limits of a job file; no limits for an invalid one, which the ranks refuse."""
+    # Imported here, as the ranks were started by now, and load meanwhile.
+    from dreambooth_trainer.process.topology import load_job
 
     try:
         runtime = load_job(config).spec.runtime
@@ -187,11 +204,13 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True, help="the job file")
     config: Path = parser.parse_args().config
     try:
+        # Before the ranks: another version's job file may not even parse.
         check_contract_version(os.environ)
     except BadConfigError as error:
         sys.stderr.write(f"{error}\n")
         write_termination(Termination(message=str(error)))
         return error.exit_code
+    # Before the ranks start: the default action of SIGTERM would leave them behind.
     stop = StopSignal()
     stop.install()
     command = [sys.executable, "-m", "dreambooth_trainer", "--config", str(config)]

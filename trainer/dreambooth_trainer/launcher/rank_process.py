@@ -14,28 +14,33 @@ from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.heartbeat import Heartbeat
 
 KILL_TIMEOUT_SECONDS = 5.0
-"""A process that is stuck in the kernel outlives SIGKILL; it is not waited for any longer."""
+"""How long to wait for a killed process: one that is stuck in the kernel outlives SIGKILL."""
 
 
 @dataclass(frozen=True)
 class RankEnd:
-    """How a rank ended."""
+    """How a rank ended: its exit code and termination message."""
 
     rank: int
     code: int
     """Its exit code; 128 + n when signal n killed it."""
     termination: Termination
-    """What it wrote, or what the launcher says for it; empty where neither applies."""
+    """The rank's own, or the launcher's for a rank that failed without one; empty after success."""
 
 
 class RankProcess:
-    """A started rank. Its heartbeat, stacks and termination message are files in `folder`."""
+    """A started rank. Its heartbeat, stacks and termination message are files in `folder`.
+
+    Raises:
+        OSError: The process cannot be started.
+    """
 
     def __init__(self, command: Sequence[str], variables: Mapping[str, str], folder: Path) -> None:
         self.number = int(variables[environment.RANK])
         self._termination = folder / f"termination-{self.number}"
         self._heartbeats = folder / f"heartbeat-{self.number}"
         self._stacks = folder / f"stacks-{self.number}"
+        # Files, not pipes: a full pipe would block a rank while the launcher is busy.
         files = {
             environment.TERMINATION_LOG: str(self._termination),
             heartbeat.HEARTBEAT_FILE: str(self._heartbeats),
@@ -48,12 +53,13 @@ class RankProcess:
         self._received = time.monotonic()
 
     def end(self) -> RankEnd | None:
-        """How it ended; None while it runs."""
+        """How it ended; None while it is running."""
         code = self._process.poll()
         if code is None:
             return None
         termination = Termination.decode(_text(self._termination))
         if code < 0:
+            # What it wrote before, if anything, was not its last state: the signal is the reason.
             termination = self._termination_of(f"killed by {_signal_name(-code)}")
         elif code and not termination.message:
             message = f"ended with exit code {code} and without a message; see its log"
@@ -64,18 +70,20 @@ class RankProcess:
         return Termination(rank=self.number, message=message)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal, while it runs."""
+        """Send it a signal, if it is running."""
         if self._process.poll() is None:
             self._process.send_signal(number)
 
     def kill(self) -> None:
-        """Kill it, and wait for its end for at most `KILL_TIMEOUT_SECONDS`."""
+        """Kill it, and wait at most 5 seconds (`KILL_TIMEOUT_SECONDS`) for its exit."""
         self.signal(signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(KILL_TIMEOUT_SECONDS)
 
     def silent_seconds(self) -> float:
         """Seconds since its newest heartbeat was read, by this process's clock."""
+        # Any change counts, and the file's time does not: clocks may be set, and a torn read is
+        # still a sign of life.
         with suppress(FileNotFoundError):
             content = self._heartbeats.read_bytes()
             if content != self._content:
@@ -86,7 +94,7 @@ class RankProcess:
 
     @property
     def stacks(self) -> str:
-        """The stacks that it has dumped so far."""
+        """The stacks that it has dumped so far, as faulthandler writes them; or empty."""
         return _text(self._stacks)
 
     @property

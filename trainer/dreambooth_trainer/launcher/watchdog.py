@@ -1,7 +1,6 @@
-"""Finds ranks that make no progress, and reports where they are stuck.
+"""Detects ranks that make no progress, and reports where they are stuck.
 
-It runs in the launcher's process, so it also finds a rank that is stuck in C code and holds the
-GIL.
+It runs in the launcher's process, so it also detects a rank that is stuck in C code with the GIL.
 """
 
 import sys
@@ -14,16 +13,18 @@ from dreambooth_trainer.launcher.rank_process import RankEnd, RankProcess
 from dreambooth_trainer.process.heartbeat import DUMP_SIGNAL
 
 WAITING_FACTOR = 4
-"""How many times longer ranks may be silent that all wait for those of other pods: the pod that
-they wait for is then found to be stalled first, and its message names the cause."""
+"""Factor on the time-out while all ranks of a pod wait for other pods. The pod that they wait for
+is then the first to be reported as stalled, with a message that names the cause."""
 DUMP_TIMEOUT_SECONDS = 3.0
+"""Until every rank has begun to write its stacks."""
 DUMP_SETTLE_SECONDS = 0.2
 """From the first bytes of the last dump to its end."""
 
 
 def are_stalled(ranks: Sequence[RankProcess], timeout: float) -> bool:
     """Whether none of the ranks has made progress for `timeout` seconds; 0: no limit."""
-    # Read in any case: a report names the stage and step of the newest heartbeat.
+    # The shortest silence: ranks that wait in a collective are silent while one of them works.
+    # Read even without a limit, as a report names the stage and step of the newest heartbeat.
     silence = min(rank.silent_seconds() for rank in ranks)
     all_waiting = all(rank.heartbeat.waiting for rank in ranks)
     limit = timeout * (WAITING_FACTOR if all_waiting else 1)
@@ -34,16 +35,17 @@ def report_stall(ranks: Sequence[RankProcess], problem: str | None = None) -> Ra
     """Write the stacks of all ranks to the log; return the end of the rank that caused the stall.
 
     Args:
-        ranks: Those that still run; at least one.
-        problem: What is wrong with them; by default, that they make no progress.
+        ranks: The running ranks; at least one.
+        problem: The reason for the report; by default, that they make no progress.
     """
+    # Before the dumps, which take seconds and would make every rank look silent for longer.
     summaries = {rank.number: _summary(rank, problem) for rank in ranks}
     _dump_stacks(ranks)
     for rank in ranks:
         sys.stderr.write(f"rank {rank.number}: {summaries[rank.number]}: {_stacks(rank)}\n")
     sys.stderr.flush()
-    # A rank that cannot even dump its stacks is certainly stuck; otherwise the longest silent one
-    # that does not wait for its peers is.
+    # The cause is a rank that cannot even dump its stacks; else the rank that has been silent for
+    # longest among those that do not wait for their peers.
     cause = min(ranks, key=lambda r: (bool(r.stacks), r.heartbeat.waiting, -r.silent_seconds()))
     message = (
         f"{summaries[cause.number]}; the stacks of all ranks are in the log, and the newest"

@@ -1,4 +1,4 @@
-"""Model families: what differs between one kind of diffusion model and another."""
+"""Model families: the differences between one kind of diffusion model and another."""
 
 from dreambooth_trainer.models.family import Conditioning, Family
 from dreambooth_trainer.models.load import load_family

@@ -1,4 +1,4 @@
-"""Which parameters train: all weights or LoRA adapters, of denoiser and text encoders."""
+"""Selects the parameters to train: all weights or LoRA adapters, of denoiser and text encoders."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float
 
 @dataclass(frozen=True)
 class TrainableParameters:
-    """Parameters that are trained, by names that do not depend on ranks or wrappers."""
+    """Trained fp32 parameters, by names that do not depend on ranks or wrappers (DDP)."""
 
     denoiser: dict[str, nn.Parameter]
     text: dict[str, nn.Parameter]
@@ -26,16 +26,19 @@ class TrainableParameters:
 
 
 def make_trainable(family: Family, training: Training) -> TrainableParameters:
-    """Unfreeze the family's weights, or add LoRA adapters, as `spec.training` says.
+    """Unfreeze the family's weights, or add LoRA adapters, according to `spec.training`.
 
-    Trained weights are fp32. A frozen denoiser is kept in the precision of the forward pass, which
-    halves its memory. Adapters (Hu et al. 2021) start from the same values on every rank.
+    Trained weights are fp32; a frozen denoiser has the precision of the forward pass. Adapters:
+    Hu et al. 2021, section 4.1.
     """
+    # Adapters start from the same random values on every rank, without a broadcast.
     torch.manual_seed(training.seed)
     denoiser = _train(
         family.denoiser, training.method, training.lora, training.lora.targets, "denoiser"
     )
     if training.method == "lora":
+        # Autocast would convert these weights at each step, and keep fp32 beside them: 2 to 4 bytes
+        # more per weight.
         for parameter in family.denoiser.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(PRECISIONS[training.precision])
@@ -58,6 +61,7 @@ def _train(
             lora_alpha=lora.alpha or lora.rank,
             lora_dropout=lora.dropout,
             target_modules=targets,
+            # A normal A and a zero B, as in diffusers' scripts: training starts at the base model.
             init_lora_weights="gaussian",
         )
         module.add_adapter(config)  # type: ignore[operator]

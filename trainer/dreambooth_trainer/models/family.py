@@ -1,4 +1,4 @@
-"""The one interface that training needs from a model family."""
+"""The interface of a model family that training uses."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -9,14 +9,15 @@ Conditioning = dict[str, Tensor]
 """What the denoiser is conditioned on; the first dimension of every tensor is the caption."""
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
-"""What a denoiser that can be trained predicts."""
+"""The prediction types that can be trained."""
 
 
 class Family(Protocol):
     """A base model of one family: its parts, and the arithmetic between them.
 
     `denoiser` is trained; `text_encoders` may be (by name, "text_encoder" first); the VAE never is.
-    Shapes: N images of R x R pixels, latents of C channels and h x w cells.
+    Shapes: N images of R x R pixels, latents of C channels and h x w cells; for Stable Diffusion C
+    is 4, and h and w are R/8.
     """
 
     model_hash: str
@@ -25,7 +26,7 @@ class Family(Protocol):
 
     @property
     def prediction_type(self) -> str:
-        """What the denoiser predicts: `epsilon` (the noise) or `v_prediction`."""
+        """`epsilon` (Ho et al. 2020, section 3.2) or `v_prediction` (Salimans & Ho 2022)."""
 
     @property
     def alphas_cumprod(self) -> Tensor:
@@ -42,13 +43,13 @@ class Family(Protocol):
         """Pixels [N, 3, R, R] in -1..1 -> moments of the latents' posterior [N, 2C, h, w]."""
 
     def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
-        """Draw latents from their posterior, scaled as the denoiser reads them.
+        """Sample latents from their posterior, in the denoiser's scale.
 
         Moments [N, 2C, h, w], standard normal noise [N, C, h, w] -> latents [N, C, h, w].
         """
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Token ids [captions, ...], padded and cut to what the text encoder reads."""
+        """Token ids [captions, ...], padded or truncated to the text encoder's length."""
 
     def encode_tokens(self, tokens: Tensor) -> Conditioning:
         """Conditioning of token ids [captions, ...]; differentiable in the text encoders."""
@@ -60,4 +61,4 @@ class Family(Protocol):
         """
 
     def pipeline(self) -> Any:
-        """A diffusers pipeline over the very modules that are trained."""
+        """A diffusers pipeline of the modules that are trained: it shares their weights."""

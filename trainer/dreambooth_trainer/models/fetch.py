@@ -1,7 +1,7 @@
 """From `spec.model.source` to files on this node: fetched once, and shared by its ranks.
 
-The folder of a model from storage is named by a hash over all names, sizes and ETags. A model that
-was changed in place is therefore fetched again into the cache, and one that was not is found there.
+The folder of a model from storage is named by a hash over all names, sizes and ETags, so a model
+that was changed in place is fetched again, and an unchanged one is reused.
 """
 
 import fcntl
@@ -27,7 +27,7 @@ from dreambooth_trainer.process.topology import cache_folder
 
 FIELD = "spec.model.source"
 HUB_ERRORS = (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError)
-"""What the hub's client raises; its offline errors and `LocalEntryNotFoundError` among them."""
+"""What the hub's client raises; its offline errors and `LocalEntryNotFoundError` are OSErrors."""
 # Only what a Stable Diffusion pipeline needs: hub repositories hold many copies of the weights.
 HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
 
@@ -44,7 +44,8 @@ def fetched(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) ->
     """
     path = fetch(model, storage, ranks, field)
     yield path
-    ranks.barrier()  # all ranks of the node have loaded it
+    # Other ranks of the node may still be reading what is deleted below.
+    ranks.barrier()
     if ranks.topology.local_rank == 0 and not _is_local(model):
         local_files.delete_from_memory(path)
 
@@ -69,13 +70,14 @@ def fetch(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) -> P
     path_here = None
     if topology.local_rank == 0:
         path_here = _fetch(model, storage, field, topology.ranks_per_node)
+    # The index of this node's first rank. The gather is also the barrier behind the download.
     of_this_node = ranks.gather(path_here)[topology.rank - topology.local_rank]
     assert of_this_node is not None
     return of_this_node
 
 
 def _is_local(model: Model) -> bool:
-    """Whether the files are mounted: those are read where they are, and never deleted."""
+    """Whether the files are mounted: they are used in place, and never deleted."""
     return model.source.startswith(("/", "file:///"))
 
 
@@ -110,6 +112,7 @@ def _download_once(
     files: list[StoredObject], ranks_here: int, download: Callable[[Path], None]
 ) -> Path:
     """The folder of these files, downloaded unless it exists; it appears only when complete."""
+    # 16 of 64 digits keep paths short: a collision needs billions of models on one node.
     names = "\n".join(f"{each.relative} {each.size} {each.version}" for each in files)
     key = hashlib.sha256(names.encode()).hexdigest()[:16]
     target = local_files.choose_folder(key, files, ranks_here)
@@ -125,6 +128,8 @@ def _download_once(
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the lock file: jobs that share a cache do not download the same model twice."""
+    # flock(2) is released when its process dies. The file stays: deleting it would let a waiting
+    # process lock a file that others no longer see.
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -132,7 +137,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _fetch_from_hub(model: Model, field: str) -> Path:
-    """Files from the hub; its client itself downloads only what is missing."""
+    """Files from the hub, whose client downloads only what is missing and locks by itself."""
     key = hashlib.sha256(f"{model.source}@{model.revision}".encode()).hexdigest()[:16]
     target = cache_folder() / "models" / key
     name = model.source.removeprefix("hf://")
@@ -150,7 +155,7 @@ def _fetch_from_hub(model: Model, field: str) -> Path:
 
 
 def hub_error(model: Model, field: str, error: Exception) -> TrainerError:
-    """One of `HUB_ERRORS` as a sentence for the user.
+    """One of `HUB_ERRORS` with a message for the user.
 
     A `BadModelError` when the hub refuses, which no retry changes; else a plain `TrainerError`.
     """
@@ -164,7 +169,10 @@ def hub_error(model: Model, field: str, error: Exception) -> TrainerError:
 
 
 class _HeartbeatBar(tqdm):
-    """A progress bar that sends a heartbeat whenever bytes have arrived from the hub."""
+    """A progress bar that sends a heartbeat whenever bytes arrive from the hub.
+
+    The client has no other hook for it.
+    """
 
     def update(self, n: float | None = 1) -> Any:
         """Hook of the hub's client."""

@@ -30,7 +30,7 @@ SCHEDULERS: dict[Sampler, tuple[Any, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """One image. Its seed alone fixes the initial noise, on any device and rank."""
+    """One image. Its seed alone determines the initial noise, on any device and rank."""
 
     prompt: str
     seed: int
@@ -51,17 +51,23 @@ def generate_images(
     A guidance scale of 1 or less means no guidance (w = scale - 1 in Ho & Salimans 2022, equation
     6); above it, the conditional and the unconditional half go through the model as one batch.
     Modules run in eval mode, without gradients, in the precision of the surrounding
-    `torch.autocast`; the pipeline and the global random state are left as they were.
+    `torch.autocast`; the pipeline and the global random state are restored.
+
+    Returns:
+        The images in the order of their requests.
     """
     with _prepared(pipeline, sampler):
         latents = pipeline(
             prompt=[request.prompt for request in requests],
             negative_prompt=[negative_prompt] * len(requests),
+            # CPU generators, as CUDA's give other numbers on other GPUs; one per image, so that the
+            # batch an image is in does not matter.
             generator=[torch.Generator("cpu").manual_seed(request.seed) for request in requests],
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
             height=size,
             width=size,
+            # Decoded below, in fp32: the pipeline would decode under autocast, all at once.
             output_type="latent",
             callback_on_step_end=_send_heartbeat,
         ).images
@@ -78,7 +84,9 @@ def _send_heartbeat(
 
 @torch.no_grad()
 def _decode(pipeline: Any, latent: Tensor) -> Image.Image:
-    """The image of a latent [C, h, w]: one at a time, and in fp32, as bf16 shows as bands."""
+    """The image of a latent [C, h, w]."""
+    # One at a time, which bounds the memory of the VAE's activations, and in fp32, as bf16 causes
+    # visible bands.
     vae = pipeline.vae
     with torch.autocast(latent.device.type, enabled=False):
         scaled = latent[None].to(vae.dtype) / vae.config.scaling_factor
@@ -89,14 +97,15 @@ def _decode(pipeline: Any, latent: Tensor) -> Image.Image:
 
 @contextmanager
 def _prepared(pipeline: Any, sampler: Sampler) -> Iterator[None]:
-    """Within, the pipeline has the sampler's scheduler, no progress bar and is in eval mode."""
+    """Within, the pipeline has the sampler's scheduler and no progress bar, and is in eval mode."""
     scheduler_class, settings = SCHEDULERS[sampler]
     before, bar = pipeline.scheduler, getattr(pipeline, "_progress_bar_config", {})
     with ExitStack() as stack:
         stack.callback(setattr, pipeline, "scheduler", before)
         stack.callback(setattr, pipeline, "_progress_bar_config", bar)
+        # Training's dropout must not depend on how many samples were generated before.
         stack.enter_context(torch.random.fork_rng())
-        # diffusers makes arrays of tensors in a way that numpy 2 deprecates.
+        # diffusers converts tensors to arrays in a way that numpy 2 deprecates.
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         for part in pipeline.components.values():
@@ -109,6 +118,7 @@ def _prepared(pipeline: Any, sampler: Sampler) -> Iterator[None]:
 
 @contextmanager
 def _eval_mode(module: nn.Module) -> Iterator[None]:
+    # Per module: frozen parts of a model in training may be in eval mode already.
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

@@ -24,7 +24,7 @@ from dreambooth_trainer.process.errors import BadModelError, TrainerError
 
 FAMILIES = {"StableDiffusionPipeline": StableDiffusion}
 LIBRARIES = (None, "diffusers", "transformers")
-"""Libraries that model_index.json may name for a part; null stands for a part that is left out."""
+"""Libraries that model_index.json may name for a part; null stands for an omitted part."""
 WEIGHTS = (".safetensors", ".bin", ".ckpt")
 
 
@@ -38,6 +38,7 @@ def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.devi
     for library in (diffusers, transformers):  # progress bars are noise in a pod's log
         library.utils.logging.disable_progress_bar()
     with fetched(model, storage, ranks) as path:
+        # Hashing gigabytes takes seconds, so one rank does it; the files are the same on all nodes.
         digest = ranks.run_on_first(lambda: hash_model(path))
         pipeline = _open(model, path)
     family = FAMILIES.get(type(pipeline).__name__)
@@ -59,12 +60,16 @@ def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.devi
 def hash_model(path: Path) -> str:
     """sha256 over the names and contents of the model's files, in hexadecimal digits.
 
-    Caches of class images are keyed by it.
+    The caches of class images are keyed by it.
+
+    Raises:
+        OSError: A file cannot be read.
     """
     total = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     for file in files:
         heartbeat.send()
+        # Not the hub client's own files, nor a README: the same model has the same hash everywhere.
         if file.suffix in (*WEIGHTS, ".json", ".txt"):
             with file.open("rb") as stream:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -82,9 +87,9 @@ def _open(model: Model, path: Path) -> Any:
             path,
             variant=model.variant,
             dtype=torch.float32,
-            use_safetensors=True,
+            use_safetensors=True,  # a pickle can run code when it is loaded
             local_files_only=True,
-            # Neither is part of training, and both are large.
+            # Neither takes part in training, and the checker has more than a gigabyte.
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -98,7 +103,7 @@ def _open(model: Model, path: Path) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """The underlying reason, where diffusers only says that a file could not be loaded."""
+    """The underlying reason, as diffusers only reports that a file could not be loaded."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, (SafetensorError, UnpicklingError)):
         cause = cause.__cause__ or cause.__context__
@@ -135,9 +140,9 @@ def check_parts(model: Model, index: Mapping[str, Any]) -> None:
         raise BadModelError(
             f"{FIELD}: {model.source} is a {name}; only {', '.join(FAMILIES)} can be trained"
         )
-    for part, made_by in index.items():
-        if isinstance(made_by, list) and made_by and made_by[0] not in LIBRARIES:
+    for part, entry in index.items():  # "unet": ["diffusers", "UNet2DConditionModel"]
+        if isinstance(entry, list) and entry and entry[0] not in LIBRARIES:
             raise BadModelError(
-                f"{FIELD}: the {part} of {model.source} is made by {made_by[0]!r}, and no code that"
-                f" comes with a model is run; only {' and '.join(LIBRARIES[1:])} are known"
+                f"{FIELD}: the {part} of {model.source} needs the library {entry[0]!r}; code that"
+                f" comes with a model is not run, only {' and '.join(LIBRARIES[1:])}"
             )

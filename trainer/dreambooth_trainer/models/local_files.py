@@ -1,8 +1,8 @@
-"""Where the files of a model go on this node.
+"""Chooses the folder for a model's files on this node.
 
-Pods have a folder in memory: what is fetched into it becomes tensors without being written to a
-disk, and is deleted as soon as all ranks of the node have loaded it. Where memory is short, or the
-node keeps models for later attempts and jobs, they go to the cache.
+Pods have a folder in memory: files in it are never written to a disk, and are deleted as soon as
+all ranks of the node have loaded them. When memory is short, or the model is in the cache of the
+node, the files go to the cache.
 """
 
 import os
@@ -20,9 +20,12 @@ COPIES_PER_RANK = 2
 
 
 def choose_folder(name: str, files: Sequence[StoredObject], ranks_here: int) -> Path:
-    """The folder `name` for a model's files, in memory where it fits.
+    """The folder `name` for a model's files, in memory if they fit.
 
-    ranks_here: ranks of this node, each of which loads the model.
+    Args:
+        name: A hash of the files.
+        files: The files, for their sizes in bytes.
+        ranks_here: Ranks of this node, each of which loads the model.
     """
     cached, memory = cache_folder() / "models" / name, models_folder()
     if memory is None or cached.exists() or not _fits(files, memory, ranks_here):
@@ -31,7 +34,7 @@ def choose_folder(name: str, files: Sequence[StoredObject], ranks_here: int) -> 
 
 
 def delete_from_memory(path: Path) -> None:
-    """Delete the files of a model that is loaded, if they are in memory."""
+    """Delete the files of a loaded model if they are in memory; raises `OSError` on failure."""
     memory = models_folder()
     if memory is not None and path.is_relative_to(memory):
         shutil.rmtree(memory / path.relative_to(memory).parts[0])
@@ -41,6 +44,7 @@ def _fits(files: Sequence[StoredObject], memory: Path, ranks_here: int) -> bool:
     size = sum(each.size for each in files)
     memory.mkdir(parents=True, exist_ok=True)
     disk = os.statvfs(memory)
+    # The files themselves count against the container's memory, as a tmpfs does.
     peak = (1 + COPIES_PER_RANK * ranks_here) * size
     return size <= disk.f_bavail * disk.f_frsize and peak <= free_memory()
 
@@ -58,5 +62,6 @@ def free_memory() -> int:
 
 def _reclaimable() -> int:
     """Bytes of the page cache that the kernel frees when a process needs memory."""
+    # inactive_file, as the kubelet counts for its working set. memory.current includes it.
     lines = (CGROUP / "memory.stat").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))

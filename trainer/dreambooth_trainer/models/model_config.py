@@ -28,11 +28,11 @@ from dreambooth_trainer.process.errors import BadModelError
 
 PARTS = ("unet", "vae", "text_encoder")
 
-# Largest believable numbers in a configuration.
+# Bounds of plausible numbers in a configuration; Stable Diffusion has 49,408 tokens at most.
 MAX_LAYERS = 100
 MAX_VALUE = 10_000_000
 LAYER_SETTINGS = ("layers", "layers_per_block")
-"""Ends of the names of settings that count layers."""
+"""Suffixes of the names of settings that count layers."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +46,27 @@ class ModelConfig:
 
     @property
     def vae_factor(self) -> int:
-        """Pixels per latent, along one side."""
+        """Pixels per cell of the latent, along one side: 8 in Stable Diffusion."""
+        # Every level but the first halves the resolution.
         return int(2 ** (len(self.vae["block_out_channels"]) - 1))
 
     @property
     def unet_factor(self) -> int:
-        """Latents per cell of the UNet's coarsest level, along one side."""
+        """Latent cells per cell of the UNet's coarsest level, along one side: 8 in SD 1 and 2."""
         return int(2 ** (len(self.unet["block_out_channels"]) - 1))
 
     @property
     def native_resolution(self) -> int:
-        """Pixels along one side of the images that the model was made for."""
+        """Size, in pixels along one side, of the images that the model was trained on."""
         return int(self.unet["sample_size"]) * self.vae_factor
 
     @cached_property
     def skeleton(self) -> dict[str, nn.Module]:
-        """The parts by name, on the meta device: with shapes, but without memory for weights."""
+        """The parts by name, on the meta device: shapes without memory for weights.
+
+        Raises:
+            Exception: Anything, from the libraries, for a configuration that is damaged.
+        """
         with torch.device("meta"):
             return {
                 "unet": UNet2DConditionModel.from_config(dict(self.unet)),
@@ -70,7 +75,7 @@ class ModelConfig:
             }
 
     def count_tokens(self, text: str) -> int:
-        """Number of tokens of a text, with those that mark its start and end."""
+        """Number of tokens of a text, including the start and end tokens."""
         return len(self.tokenizer(text, truncation=False, verbose=False).input_ids)
 
 
@@ -98,7 +103,7 @@ def read_model_config(model: Model, storage: Storage) -> ModelConfig:
 
 def _check_skeleton(model: Model, config: ModelConfig) -> None:
     try:
-        assert config.skeleton
+        assert config.skeleton  # builds it; it is kept for later checks
     except Exception as error:  # damaged files make the libraries raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadModelError(
@@ -142,7 +147,7 @@ def _missing_weights(model: Model, files: ModelFiles) -> list[str]:
 
 
 def _missing_tokenizer(files: ModelFiles) -> list[str]:
-    """Without a vocabulary transformers makes a tokenizer without words, and does not warn."""
+    """Why there is no vocabulary: transformers would build an empty tokenizer without a warning."""
     vocabularies = {"tokenizer/vocab.json", "tokenizer/tokenizer.json"}
     return [] if vocabularies & files.names else ["there is no tokenizer/vocab.json"]
 
@@ -161,11 +166,12 @@ def _unknown_prediction(files: ModelFiles) -> list[str]:
 
 
 def _absurd_values(configs: Mapping[str, JsonObject]) -> list[str]:
-    """Numbers that no model has: building it would take for ever, or all memory."""
+    """Implausible numbers: building such a model would take all time or memory."""
     problems = []
     for part, config in configs.items():
         for name, value in config.items():
             largest = MAX_LAYERS if name.endswith(LAYER_SETTINGS) else MAX_VALUE
+            # "not <=" also catches NaN.
             numbers = [n for n in _flatten(value) if isinstance(n, (int, float))]
             if any(not abs(n) <= largest for n in numbers) or len(numbers) > MAX_LAYERS:
                 problems.append(f"{part}/config.json: {name} is {str(value)[:40]}; copy it again")

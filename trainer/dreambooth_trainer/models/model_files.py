@@ -1,4 +1,4 @@
-"""The files of a model where they are stored, without downloading its weights."""
+"""Access to single files of a model in storage, without downloading its weights."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ JsonObject = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files in a model's folder."""
+    """The files in a model's folder; `read` raises `StorageError`, or an error of the hub."""
 
     field: str
     """The job's field that names the model, for error messages."""
@@ -52,7 +52,8 @@ def open_files(model: Model, storage: Storage, field: str = FIELD) -> ModelFiles
     """The model's folder in storage, on this machine, or on the hub.
 
     Raises:
-        BadModelError: There is no file at all, or the hub refuses.
+        BadModelError: The folder is empty, or the hub refuses.
+        TrainerError: The hub cannot be reached.
         StorageError: The folder cannot be listed.
     """
     if model.source.startswith("hf://"):

@@ -23,27 +23,28 @@ class StableDiffusion:
         self._pipeline = pipeline
         self._vae = pipeline.vae
         self._tokenizer = pipeline.tokenizer
-        # Samplers have schedules of their own; training uses the one the model was trained with.
+        # Samplers have schedules of their own; training uses that of the base model's training.
         self._schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
         self.denoiser: nn.Module = pipeline.unet
         self.text_encoders: dict[str, nn.Module] = {"text_encoder": pipeline.text_encoder}
+        # `make_trainable` unfreezes what is trained.
         for module in (self._vae, self.denoiser, pipeline.text_encoder):
             module.requires_grad_(False)
             module.eval()
 
     @property
     def prediction_type(self) -> str:
-        """`epsilon`; `v_prediction` for Stable Diffusion 2 at 768 px."""
+        """`epsilon`; `v_prediction` for Stable Diffusion 2 at 768 x 768 pixels."""
         return str(self._schedule.config.prediction_type)
 
     @property
     def alphas_cumprod(self) -> Tensor:
-        """Cumulative signal of the training timesteps, [1000]."""
+        """Cumulative signal of the training timesteps, [1000] (Ho et al. 2020, section 2)."""
         alphas: Tensor = self._schedule.alphas_cumprod
         return alphas
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """(4, R/8, R/8) with the published VAEs, whose first level alone keeps the resolution."""
+        """(4, R/8, R/8) for R pixels, with the published VAEs."""
         factor = 2 ** (len(self._vae.config.block_out_channels) - 1)
         side = resolution // factor
         return int(self._vae.config.latent_channels), side, side
@@ -51,11 +52,15 @@ class StableDiffusion:
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Pixels [N, 3, R, R] -> mean and log variance [N, 8, R/8, R/8], stacked, in fp32."""
+        # The moments, not a sample: a new sample is drawn at every step that uses the image.
         parameters: Tensor = self._vae.encode(pixels.to(self._vae.dtype)).latent_dist.parameters
         return parameters.float()
 
     def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
-        """Mean + deviation x noise, [N, 4, R/8, R/8], scaled to about unit variance."""
+        """Mean + deviation x noise, [N, 4, R/8, R/8], scaled to about unit variance.
+
+        Source: Rombach et al. 2022, section 4.3.2 and appendix G.
+        """
         mean, log_variance = moments.chunk(2, dim=1)
         deviation = (0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE)).exp()
         shift = self._vae.config.get("shift_factor") or 0.0
@@ -74,7 +79,7 @@ class StableDiffusion:
         return tokens
 
     def encode_tokens(self, tokens: Tensor) -> Conditioning:
-        """The text encoder's last hidden states [captions, 77, D]."""
+        """The text encoder's last hidden states [captions, 77, D], after its final layer norm."""
         return {"hidden_states": self.text_encoders["text_encoder"](tokens)[0]}
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
@@ -84,5 +89,5 @@ class StableDiffusion:
         return prediction
 
     def pipeline(self) -> Any:
-        """The pipeline whose UNet and text encoder are trained in place."""
+        """The pipeline, whose UNet and text encoder are trained in place."""
         return self._pipeline

@@ -11,10 +11,13 @@ from torch import Tensor
 
 
 class DDPMObjective:
-    """What the denoiser reads, what it should predict, and how much each timestep counts.
+    """The denoiser's input and target, and the loss weight of each timestep.
 
-    alphas_cumprod: cumulative signal of every training timestep, [T].
-    min_snr_gamma: gamma of Min-SNR weighting; None: every timestep counts the same.
+    Args:
+        alphas_cumprod: Cumulative signal of every training timestep, [T] (Ho et al. 2020, section
+            2).
+        prediction_type: `epsilon` or `v_prediction`.
+        min_snr_gamma: Gamma of Min-SNR weighting (Hang et al. 2023); None: equal weights.
     """
 
     def __init__(
@@ -22,6 +25,7 @@ class DDPMObjective:
     ) -> None:
         self.timesteps = len(alphas_cumprod)
         self._predicts_v = prediction_type == "v_prediction"
+        # Tables on the device: looking a timestep up there does not wait for the host.
         self._signal = alphas_cumprod.sqrt()
         self._sigma = (1 - alphas_cumprod).sqrt()
         self._weights = None
@@ -46,7 +50,7 @@ class DDPMObjective:
         return signal * noise - sigma * latents
 
     def weights(self, timesteps: Tensor) -> Tensor | None:
-        """Loss weight of each sample, [N]; None: all count the same."""
+        """Loss weight of each sample, [N] (Hang et al. 2023, section 3.3); None: equal weights."""
         return None if self._weights is None else self._weights[timesteps]
 
     def _scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,7 +76,7 @@ def min_snr_weights(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars: `total` = `subject` + prior weight x `prior`."""
+    """Scalars: `total` = `subject` + prior weight x `prior` (Ruiz et al. 2022, equation 2)."""
 
     total: Tensor
     subject: Tensor
@@ -84,15 +88,20 @@ def dreambooth_loss(
 ) -> Losses:
     """Mean squared error of each half of the batch (Ruiz et al. 2022, equation 2).
 
-    prediction, target: [2B, C, h, w], the subject's half first; [B, C, h, w] when `prior_weight`
-    is None. weights: [2B] or [B], each sample's own timestep weight, or None.
+    Args:
+        prediction: [2B, C, h, w], the subject's half first; [B, C, h, w] without class samples.
+        target: As `prediction`.
+        weights: [2B] or [B], the weight of each sample's own timestep; None: equal weights.
+        prior_weight: Lambda of the paper; None without class samples.
     """
+    # In fp32: half precision would round the sum over thousands of squares.
     each = (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
     if weights is not None:
         each = each * weights
     if prior_weight is None:
         subject = each.mean()
         return Losses(subject, subject, torch.zeros_like(subject))
+    # A mean for each half, not over all: their ratio does not depend on the batch size.
     subject_half, prior_half = each.chunk(2)
     subject, prior = subject_half.mean(), prior_half.mean()
     return Losses(subject + prior_weight * prior, subject, prior)

@@ -1,4 +1,4 @@
-"""Shares work among the ranks in chunks whose results do not depend on how many ranks there are."""
+"""Shares work among the ranks, in chunks whose results do not depend on the number of ranks."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -15,7 +15,11 @@ sizes, so the size is fixed, and a chunk is never divided between ranks."""
 
 
 def own_chunks(items: Sequence[Item], topology: Topology) -> dict[int, Sequence[Item]]:
-    """This rank's chunks of `items` by number; the ranks take turns."""
+    """This rank's chunks of `items` by number, dealt out round-robin.
+
+    Returns:
+        Up to `CHUNK_SIZE` items per chunk; the numbers of rank r are r, r + world size, ...
+    """
     starts = range(0, len(items), CHUNK_SIZE)
     numbers = range(topology.rank, len(starts), topology.world_size)
     return {n: items[starts[n] : starts[n] + CHUNK_SIZE] for n in numbers}

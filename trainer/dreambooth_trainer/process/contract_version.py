@@ -1,4 +1,4 @@
-"""Refuses an operator that speaks another version of the contract."""
+"""Refuses an operator with another version of the contract."""
 
 from collections.abc import Mapping
 
@@ -8,21 +8,21 @@ from dreambooth_trainer.process.errors import BadConfigError
 
 
 def check_contract_version(variables: Mapping[str, str]) -> None:
-    """Check that the operator which set these variables speaks this trainer's contract.
+    """Check that the operator which set these variables has this trainer's contract version.
 
     Raises:
-        BadConfigError: It speaks another version. Without `DREAMBOOTH_CONTRACT_VERSION`, nothing is
-            checked: nobody but an operator sets it.
+        BadConfigError: It has another one.
     """
-    spoken = variables.get(environment.CONTRACT_VERSION)
-    if spoken is None:
+    # Only the operator sets the variable: it is absent on a laptop and under plain torchrun.
+    value = variables.get(environment.CONTRACT_VERSION)
+    if value is None:
         return
     try:
-        check_version("the operator", int(spoken))
+        check_version("the operator", int(value))
     except UnsupportedVersionError as error:
         raise BadConfigError(f"spec.runtime.image: {error}") from error
     except ValueError as error:
         raise BadConfigError(
-            f"{environment.CONTRACT_VERSION} is {spoken!r}, which is no version of the contract;"
+            f"{environment.CONTRACT_VERSION} is {value!r}, which is no version of the contract;"
             " remove it, or use a spec.runtime.image of the operator's release"
         ) from error

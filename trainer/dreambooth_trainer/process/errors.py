@@ -4,16 +4,17 @@ from dreambooth_api.contract.exit_codes import ExitCode
 
 
 class TrainerError(Exception):
-    """An end that the user can do something about.
+    """A failure that the user can correct.
 
-    The message is a sentence that names the field of the job and says what to do.
+    The message is a sentence that names the field of the job and the correction. `exit_code` is a
+    `dreambooth_api.contract.exit_codes.ExitCode`.
     """
 
     exit_code: int = ExitCode.ERROR
 
 
 class BadConfigError(TrainerError):
-    """The job asks for something that cannot be trained."""
+    """The job's settings cannot be trained, or contradict each other or an earlier attempt."""
 
     exit_code = ExitCode.BAD_CONFIG
 
@@ -31,7 +32,7 @@ class BadModelError(TrainerError):
 
 
 class StorageDeniedError(TrainerError):
-    """Storage refuses: credentials, bucket or endpoint are wrong."""
+    """Storage refuses: credentials, bucket, endpoint or conditional writes are missing or wrong."""
 
     exit_code = ExitCode.STORAGE_DENIED
 
@@ -49,12 +50,12 @@ class FencedError(TrainerError):
 
 
 class RefusedJobError(TrainerError):
-    """Preflight found the job impossible to train; the message lists every reason."""
+    """The preflight checks failed; the message lists every reason."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 
     def __reduce__(self) -> tuple[type["RefusedJobError"], tuple[str, int]]:
-        # It is pickled for the other ranks, and BaseException would leave the exit code out.
+        # It is pickled for the other ranks; BaseException.__reduce__ would leave the exit code out.
         return type(self), (str(self), self.exit_code)

@@ -1,4 +1,4 @@
-"""What an error means for the exit code, and how it is shown to people."""
+"""The exit code and the description of an error."""
 
 from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_storage import (
@@ -15,11 +15,12 @@ MODEL_FIELDS = ("spec.model.source", "spec.evaluation.model")
 
 
 def exit_code_of(error: Exception) -> int:
-    """The exit code for an error; one that cannot pass by itself is not retryable."""
+    """The exit code for an error; an error that a restart cannot fix has a terminal one."""
     if isinstance(error, TrainerError):
         return error.exit_code
     if isinstance(error, (AccessDeniedError, NoSuchBucketError, WrongEndpointError)):
         return ExitCode.STORAGE_DENIED
+    # The field decides what is missing: the same error means a missing model or missing images.
     if isinstance(error, (ObjectNotFoundError, EmptyPrefixError)):
         return ExitCode.BAD_MODEL if error.field in MODEL_FIELDS else ExitCode.BAD_DATA
     return ExitCode.ERROR
@@ -31,11 +32,7 @@ def is_own(error: Exception) -> bool:
 
 
 def describe(error: Exception) -> str:
-    """What went wrong, on one line unless this project wrote the message.
-
-    This project's own errors are described by their message alone, others by their type and the
-    first line of their message.
-    """
+    """The message of an error of this project; else its type and the first line of its message."""
     if is_own(error):
         return str(error)
     lines = str(error).strip().splitlines() or ["no message"]

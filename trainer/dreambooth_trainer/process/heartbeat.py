@@ -1,8 +1,8 @@
 """The heartbeat of this rank, for the watchdog of its pod (see `launcher.watchdog`).
 
-A rank sends one at whatever a user would call progress: a stage, a step, an image generated or
-encoded, a request that storage has answered. There is one heartbeat per process, as there is one
-log, so that any module can send it.
+A rank sends one whenever it makes progress: at a stage, a step, an image generated or encoded, a
+response of storage. There is one writer per process, as with logging, so that any module can use
+it.
 """
 
 import faulthandler
@@ -23,6 +23,7 @@ STACKS_FILE = "DREAMBOOTH_STACKS_FILE"
 """Variable with the file that the stacks are dumped to; without it, they go to stderr."""
 DUMP_SIGNAL = signal.SIGUSR1
 _SIZE = 128
+"""Bytes of a heartbeat: the longest one has about 90."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class Heartbeat:
     """It has done its part and waits for the other ranks."""
 
     def encode(self) -> bytes:
-        """JSON of a fixed size, so that one write replaces the heartbeat before."""
+        """JSON, padded to 128 bytes, so that one write replaces the previous heartbeat."""
         return json.dumps(asdict(self)).ljust(_SIZE).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> "Heartbeat":
-        """Read what `encode` wrote; raises `ValueError` when it is cut or mixed."""
+        """Parse what `encode` wrote; raises `ValueError` when it is truncated or torn."""
         return cls(**json.loads(data))
 
 
@@ -58,7 +59,11 @@ class HeartbeatWriter:
         self._lock = Lock()
 
     def open(self, path: Path) -> None:
-        """Write the newest heartbeat, and all later ones, to `path`."""
+        """Write the newest heartbeat, and all later ones, to `path`.
+
+        Raises:
+            OSError: The file cannot be created.
+        """
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         self.send()
 
@@ -68,6 +73,7 @@ class HeartbeatWriter:
             newest = replace(self._newest, number=self._newest.number + 1, **changes)
             self._newest = newest
             if self._file is not None:
+                # One system call at offset 0, without a rename or fsync: the reader retries.
                 os.pwrite(self._file, newest.encode(), 0)
 
 
@@ -75,10 +81,9 @@ _writer = HeartbeatWriter()
 
 
 def start() -> None:
-    """Write heartbeats for the launcher, and dump the stacks of all threads on `DUMP_SIGNAL`.
-
-    The dump is written in C and needs no GIL, so a rank that is stuck in a library answers too.
-    """
+    """Write heartbeats for the launcher, and dump the stacks of all threads on `DUMP_SIGNAL`."""
+    # faulthandler's handler is written in C and needs no GIL, so it also works in a rank that is
+    # stuck in a library.
     stacks = os.environ.get(STACKS_FILE)
     file = Path(stacks).open("wb") if stacks else sys.stderr  # noqa: SIM115 (faulthandler keeps it)
     faulthandler.register(DUMP_SIGNAL, file=file, all_threads=True)
@@ -103,7 +108,7 @@ def finish_step(step: int) -> None:
 
 @contextmanager
 def waiting_for_peers() -> Iterator[None]:
-    """Mark this rank as waiting for the others: what is stuck is not here."""
+    """Mark this rank as waiting for the others: it is not the one that is stuck."""
     _writer.send(waiting=True)
     try:
         yield

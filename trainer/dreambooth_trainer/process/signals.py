@@ -1,7 +1,7 @@
 """Requests to stop.
 
-SIGTERM only sets a flag; the step under way is finished, its state is saved, and the process exits
-with `ExitCode.STOPPED`.
+SIGTERM only sets a flag. The trainer finishes the current step, saves its state and exits with
+`ExitCode.STOPPED`.
 """
 
 import signal
@@ -15,13 +15,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StoppedError(Exception):
-    """The trainer was asked to stop, and everything worth keeping is saved."""
+    """The trainer was asked to stop, and its state is saved."""
 
     exit_code = ExitCode.STOPPED
 
 
 class StopSignal:
-    """Whether this process was asked to stop."""
+    """The flag that SIGTERM and SIGINT set; `requested` may be read from any thread."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -36,17 +36,16 @@ class StopSignal:
 
     @contextmanager
     def default_action(self) -> Iterator[None]:
-        """Let a signal end the process at once.
-
-        For waits in C code, which never return to Python's handlers, while there is no state to
-        save.
+        """Let a signal end the process immediately, while there is no state to save.
 
         Raises:
             StoppedError: A stop was requested before.
         """
+        # Python runs a handler only between bytecodes: during a wait in C code, it never would.
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         try:
+            # Checked after the change, or a signal in between would be missed.
             if self.requested:
                 raise StoppedError("asked to stop before training had begun; nothing to save")
             yield

@@ -14,13 +14,13 @@ DEFAULT_PATH = "/dev/termination-log"
 def write_termination(termination: Termination) -> None:
     """Write the termination message, unless there is one already.
 
-    Under torchrun, all ranks of a pod share the file: the first one that fails keeps it, as its
-    peers only lose a connection. A file that cannot be written is ignored.
+    An `OSError` is ignored: the exit code still says enough.
     """
     path = Path(os.environ.get(environment.TERMINATION_LOG, DEFAULT_PATH))
     if not path.parent.is_dir():
         return
     with suppress(OSError):
-        # The kubelet creates the file empty.
+        # The kubelet creates the file empty. Under torchrun, all ranks of a pod share it: the first
+        # that fails knows the reason, and the others only report a broken connection.
         if not path.exists() or not path.read_text().strip():
             path.write_bytes(termination.encode())

@@ -1,4 +1,4 @@
-"""What the environment says to this process: its rank, the job, its folders."""
+"""This process's rank, job and folders, from its environment."""
 
 import os
 from dataclasses import dataclass
@@ -32,7 +32,11 @@ class Topology:
 
     @classmethod
     def from_environment(cls) -> "Topology":
-        """Read torchrun's variables and `DREAMBOOTH_ATTEMPT`; one rank alone without them."""
+        """Read torchrun's variables and `DREAMBOOTH_ATTEMPT`; without them, a single rank.
+
+        Raises:
+            ValueError: A variable is no number.
+        """
         return cls(
             rank=int(os.environ.get(environment.RANK, "0")),
             local_rank=int(os.environ.get(environment.LOCAL_RANK, "0")),
@@ -79,6 +83,6 @@ def cache_folder() -> Path:
 
 
 def models_folder() -> Path | None:
-    """Folder in memory for models that no later attempt needs; None: the cache folder serves."""
+    """Folder in memory (a tmpfs) for models; None: they go to the cache folder."""
     folder = os.environ.get(environment.MODELS_DIR)
     return Path(folder) if folder else None

@@ -1,8 +1,8 @@
 """The baseline: samples and scores of the model before training, for "before and after".
 
-The first attempt makes it. A later one makes it again when the first did not get that far, or when
-the job now asks for other prompts, samples or scores: until an attempt loads trained weights, its
-model is the base model.
+The first attempt creates it. A later one repeats it when the first did not get that far, or when
+the job's prompts, samples or scores have changed: until an attempt loads trained weights, its model
+is the base model.
 """
 
 import json
@@ -15,12 +15,19 @@ from dreambooth_trainer.telemetry.telemetry import write_json
 
 
 def needs_baseline(attempt: Attempt) -> bool:
-    """Whether there is no baseline yet for what the job asks for. Collective."""
+    """Whether there is no baseline yet for the job's settings. Collective.
+
+    Raises:
+        StorageError: The settings of the baseline cannot be read.
+    """
+    # Rank 0 decides for all: generating samples is collective, and another rank might read the
+    # settings after rank 0 has written them.
     return attempt.ranks.run_on_first(lambda: bool(_stored_settings(attempt) != _settings(attempt)))
 
 
 def record_baseline(attempt: Attempt) -> None:
-    """Record that the baseline is complete, and for which settings. Rank 0 writes."""
+    """Record the settings of a complete baseline. Rank 0 writes; raises `StorageError`."""
+    # Last, so that a baseline that was interrupted is repeated.
     if attempt.topology.rank == 0:
         write_json(attempt.storage, _uri(attempt), _settings(attempt))
 
@@ -37,7 +44,7 @@ def _stored_settings(attempt: Attempt) -> Any:
 
 
 def _settings(attempt: Attempt) -> dict[str, Any]:
-    """What samples and scores depend on, beside what a resumed job cannot change anyway."""
+    """The settings of samples and scores, without those that no resumed job may change."""
     spec = resolved(attempt.job)["spec"]
     samples = {name: value for name, value in spec["samples"].items() if name != "every"}
     return {"samples": samples, "evaluation": spec.get("evaluation")}

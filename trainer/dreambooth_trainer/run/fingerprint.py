@@ -1,9 +1,9 @@
-"""Checks that a job may resume from a state: it must be one that the job itself would have reached.
+"""Checks that a job may resume from a checkpoint: it must be one that the job would have reached.
 
-What a state depends on is in run.json: the resolved job, and the hashes of model and images. Where
-the present job differs, resuming would give a result that neither job file describes, so it is
-refused, with every difference. The number of steps, the nodes, and how often is saved and sampled
-may change.
+run.json records what a state depends on: the resolved job, and the hashes of model and images. When
+the current job differs, resuming would give a result that neither job file describes. That is
+refused, with a list of the differences. The number of steps and of nodes, and the intervals of
+checkpoints and samples, may change.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 SECTIONS = ("model", "subjects", "prior", "training")
 """Parts of the spec that a state depends on."""
 FREE = ("prior.cache", "training.steps", "training.gradientCheckpointing")
-"""Fields of these sections that do not change the states, or only how many there are."""
+"""Fields of these sections that may change: they affect no state, or only the number of states."""
 SPLIT = ("training.perDeviceBatch", "training.accumulation")
 """How the global batch is divided: free as well where `globalBatch` fixes its size."""
 CLASS_IMAGES = "class "
@@ -33,17 +33,18 @@ CLASS_IMAGES = "class "
 
 
 def fingerprint(job: DreamBoothJob) -> str:
-    """sha256 of what a training state depends on, for the manifests of checkpoints."""
+    """sha256, in hexadecimal, of the settings that a training state depends on."""
     return hashlib.sha256(json.dumps(relevant(resolved(job)), sort_keys=True).encode()).hexdigest()
 
 
 def relevant(config: Mapping[str, Any]) -> dict[str, JsonValue]:
-    """What a training state depends on in a resolved job: values by field name.
+    """The settings of a resolved job that a training state depends on: values by field name.
 
     Args:
         config: As `resolved` returns it.
     """
     spec = config["spec"]
+    # A change of the batch per device would otherwise change the global batch.
     free = {*FREE, *(SPLIT if "globalBatch" in spec["training"] else ())}
     values = (pair for name in SECTIONS for pair in _values(spec.get(name), name))
     return {f"spec.{path}": value for path, value in values if path not in free}
@@ -74,10 +75,10 @@ def _shown(values: Mapping[str, JsonValue], name: str) -> str:
 
 
 def check_config(attempt: Attempt, manifest: Manifest) -> None:
-    """Check that a checkpoint was made for the present job. Collective.
+    """Check that a checkpoint belongs to the current job. Collective.
 
     Raises:
-        BadConfigError: It was made for another one; the message lists every field that differs.
+        BadConfigError: It belongs to another one; the message lists every field that differs.
     """
     steps = attempt.job.spec.training.steps
     if manifest.step > steps:
@@ -85,6 +86,8 @@ def check_config(attempt: Attempt, manifest: Manifest) -> None:
             f"spec.training.steps: {steps}, but the newest checkpoint is of step {manifest.step};"
             f" use at least {manifest.step}, or give the job another name"
         )
+    # All ranks compare the same manifest and job, so all or none enter the collective. A different
+    # fingerprint is no proof: a new version of the trainer may have added a field.
     if manifest.fingerprint != fingerprint(attempt.job):
         attempt.ranks.run_on_first(lambda: _refuse_other_config(attempt, manifest.step))
 
@@ -93,7 +96,7 @@ def _refuse_other_config(attempt: Attempt, step: int) -> None:
     earlier = read_run_record(attempt.storage, attempt.layout)
     if earlier is None:
         raise _refusal(step, ["spec: unknown, as run.json is missing"])
-    # Read through today's models: a field that is new in this version has its default.
+    # Parsed by this version's models: a field that is new has its default.
     then = relevant(resolved(DreamBoothJob.model_validate(earlier["job"])))
     changed = differences(then, relevant(resolved(attempt.job)))
     if changed:
@@ -103,10 +106,10 @@ def _refuse_other_config(attempt: Attempt, step: int) -> None:
 def check_contents(attempt: Attempt, step: int, hashes: Mapping[str, str]) -> None:
     """Check that model and images are those of the earlier attempts. Collective.
 
-    Class images may have been generated again: that is a warning.
+    Class images that were generated again are only a warning.
 
     Args:
-        attempt: The present one.
+        attempt: The current one.
         step: Of the checkpoint that it resumes from.
         hashes: sha256 by name, as run.json holds them.
 
@@ -130,7 +133,7 @@ def _refuse_other_contents(attempt: Attempt, step: int, hashes: Mapping[str, str
 
 def _changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return [
-        *(f"{name}: is gone" for name in sorted(then.keys() - now.keys())),
+        *(f"{name}: was removed" for name in sorted(then.keys() - now.keys())),
         *(f"{name}: is new" for name in sorted(now.keys() - then.keys())),
         *(f"{name}: has changed" for name in sorted(then.keys() & now) if then[name] != now[name]),
     ]

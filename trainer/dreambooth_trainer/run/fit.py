@@ -1,4 +1,4 @@
-"""Runs Lightning's loop over the steps that are left."""
+"""Runs Lightning's loop over the remaining steps."""
 
 import logging
 import warnings
@@ -34,6 +34,8 @@ from dreambooth_trainer.training.callbacks import (
 from dreambooth_trainer.training.module import DreamBooth
 from dreambooth_trainer.training.reporter import MeanLoss, StepReporter
 
+# Lightning's names. "-true" variants of bf16 and fp16 would train the weights themselves in half
+# precision, where small updates are rounded away.
 PRECISIONS = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
 
@@ -76,9 +78,10 @@ def fit(
             total_steps=training.steps,
         )
         trainer = _trainer(attempt, module, _callbacks(attempt, writer, reporter, save))
-        # Lightning 2.6 calls what torch 2.13 deprecates; nothing that a user could do about it.
+        # Lightning 2.6 calls what torch 2.13 deprecates; users cannot change that.
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         trainer.fit(module, train_dataloaders=stream)
+    # Reports are two steps late, and the losses of the last steps belong into the history.
     reporter.flush()
     # Lightning's strategies leave the module on the CPU.
     module.to(attempt.device)
@@ -94,17 +97,19 @@ def _saver(attempt: Attempt, store: CheckpointStore) -> BackgroundSaver:
 
 
 class _SaveReporter(SaveListener):
-    """Makes the history durable with each checkpoint, and reports saves to telemetry."""
+    """Stores the history with each checkpoint, and reports saves to telemetry."""
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
 
     def checkpoint_committed(self) -> None:
+        # The history may be a few steps ahead of the checkpoint: `History.resume` cuts it.
         telemetry = self._attempt.telemetry
         self._attempt.storage.write(self._attempt.layout.history, telemetry.history.text().encode())
         telemetry.trackers.sync()
 
     def checkpoint_saved(self, reference: CheckpointRef, seconds: float) -> None:
+        # The metric sums up over ranks; shards differ by less than one element.
         size = reference.manifest.total_bytes // self._attempt.topology.world_size
         self._attempt.telemetry.record_checkpoint(
             reference.step, reference.uri, size=size, seconds=seconds
@@ -135,7 +140,9 @@ def _stream(attempt: Attempt, module: DreamBooth, dataset: Dataset) -> BatchStre
 def _callbacks(
     attempt: Attempt, writer: SampleWriter, reporter: StepReporter, save: SaveCheckpoints
 ) -> list[pl.Callback]:
-    """In the order in which they act on a step that has ended."""
+    """The callbacks, in the order in which they run after a step."""
+    # EMA comes before saves and samples, which use its averages; the reporter before the save,
+    # which reads the number of finished phases from it.
     spec = attempt.job.spec
     return [
         RestoreSignalHandler(attempt.stop),
@@ -157,13 +164,14 @@ def _trainer(attempt: Attempt, module: DreamBooth, callbacks: list[pl.Callback])
         devices=topology.ranks_per_node if topology.world_size > 1 else 1,
         num_nodes=topology.nodes,
         strategy=_strategy(attempt),
+        # Named, as Lightning only recognises torchrun by variables that the launcher does not set.
         plugins=[TorchElasticEnvironment()] if topology.world_size > 1 else None,
         precision=PRECISIONS[training.precision],  # type: ignore[arg-type]
         max_steps=training.steps - module.start,
         max_epochs=-1,
         accumulate_grad_batches=training.accumulation,
         callbacks=callbacks,
-        # Checkpoints, logs and progress are this project's own.
+        # This project has its own checkpoints, logs, progress and sampler.
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -175,4 +183,5 @@ def _trainer(attempt: Attempt, module: DreamBooth, callbacks: list[pl.Callback])
 def _strategy(attempt: Attempt) -> Strategy:
     if attempt.topology.world_size == 1:
         return SingleDeviceStrategy(device=attempt.device)
+    # Gradients that are views of the buckets save their copy: 4 bytes per trained parameter.
     return DDPStrategy(gradient_as_bucket_view=True, timeout=COLLECTIVE_TIMEOUT)

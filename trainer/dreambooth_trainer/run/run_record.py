@@ -1,6 +1,6 @@
-"""run.json: how a result was made, and what is needed to make it again.
+"""run.json: how a result was produced, and what is needed to reproduce it.
 
-It holds no secrets.
+It contains no secrets.
 """
 
 import json
@@ -46,17 +46,17 @@ def write_run_record(
     seeds: Mapping[str, int],
     resumed_from: int | None = None,
 ) -> None:
-    """Write run.json, with this attempt added to those that are in it already. Rank 0 alone.
+    """Write run.json, with this attempt added to the earlier ones. Rank 0 alone.
 
     Args:
-        storage: Where it goes.
+        storage: Storage of the run.
         layout: The paths of the run.
         job: As this attempt trains it.
         attempt: Number of the attempt.
         world_size: Ranks of the attempt.
         hashes: sha256 of the model and of each image, by name.
-        seeds: By what they are for.
-        resumed_from: Step of the checkpoint that this attempt resumes from; None: it starts anew.
+        seeds: By purpose.
+        resumed_from: Step of the checkpoint that this attempt resumes from; None: there is none.
     """
     earlier = read_run_record(storage, layout)
     this = {
@@ -78,9 +78,10 @@ def write_run_record(
 
 
 def read_run_record(storage: Storage, layout: OutputLayout) -> dict[str, Any] | None:
-    """The content of run.json; None when there is none.
+    """The content of run.json; None when it is missing, or damaged, which is logged.
 
-    One that cannot be read is as good as none, with a warning: it is not worth losing an attempt.
+    Raises:
+        StorageError: It cannot be read.
     """
     uri = layout.run_record
     try:
@@ -95,11 +96,13 @@ def read_run_record(storage: Storage, layout: OutputLayout) -> dict[str, Any] | 
 
 
 def public_config(job: DreamBoothJob) -> dict[str, JsonValue]:
-    """The resolved job without what could hold a secret.
+    """The resolved job without anything that may be secret.
 
-    Annotations (kubectl keeps a copy of the job there) and `runtime.podOverrides` (whose `env` may
-    hold values) are left out; user and password are taken out of `storage.endpointURL`.
+    Left out are annotations, `runtime.podOverrides`, and the user and password of
+    `storage.endpointURL`.
     """
+    # kubectl apply keeps a copy of the whole job in an annotation, and the overrides' `env` may
+    # have values in plain text.
     config = resolved(job)
     meta, spec = config["metadata"], config["spec"]
     config["metadata"] = {name: meta[name] for name in ("namespace", "name", "uid") if name in meta}
@@ -123,7 +126,7 @@ def versions() -> dict[str, str]:
 
 
 def devices() -> list[str]:
-    """Names of the GPUs of this node, or of its processor architecture."""
+    """Names of this node's GPUs, or its processor architecture."""
     if torch.cuda.is_available():
         return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return [f"cpu {platform.machine()}"]

@@ -1,7 +1,7 @@
 """One attempt of one job, from beginning to end.
 
-Read `train` first: it is the whole story. Every rank runs all of it; what one writer should write,
-rank 0 writes, and no collective runs on one rank alone.
+Start with `train`, which calls every stage. All ranks run all of it, so that collectives match;
+only rank 0 writes shared files.
 """
 
 import logging
@@ -49,8 +49,8 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         StorageError: Storage fails or refuses.
         StoppedError: The ranks were asked to stop.
     """
-    local_batch(job, topology.world_size)  # refuses a bad one before the ranks wait for each other
-    # A pod is ready when it answers /healthz: not before all ranks have joined.
+    local_batch(job, topology.world_size)  # raises for a bad one before ranks wait for each other
+    # A pod is ready when it answers /healthz, which must not be before all ranks have joined.
     with join_ranks(topology, stop) as ranks, telemetry.serving():
         attempt = Attempt(
             job, ranks, _storage(job, telemetry), telemetry, stop, _device(job, topology)
@@ -78,12 +78,14 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         module = _module(attempt, family, dataset, resume)
         fit(attempt, module, dataset, store, writer)
 
+        # Saved states have both sets of weights; only the averages are scored and exported.
         with module.ema_weights():
             attempt.enter_stage("Evaluating")
             _evaluate(attempt, writer, evaluator, step=job.spec.training.steps)
             writer.compare(0, job.spec.training.steps)
             attempt.enter_stage("Exporting")
             _export(attempt, store, family)
+        # Rank 0 may still be uploading: no pod succeeds before the export is complete.
         ranks.barrier()
 
 
@@ -98,17 +100,18 @@ def _device(job: DreamBoothJob, topology: Topology) -> torch.device:
     if gpus == 0:
         return torch.device("cpu")
     if torch.cuda.device_count() < topology.ranks_per_node:
-        # Retryable, as another node may have them.
+        # A plain TrainerError is retryable: another node may have them.
         raise TrainerError(
             f"spec.runtime.gpusPerNode: {gpus} asked for, but {torch.cuda.device_count()} GPUs are"
             " visible here; check the node's driver, or set it to 0 to train on the CPU"
         )
+    # NCCL and allocations without a device use the current one: by default GPU 0, in every rank.
     torch.cuda.set_device(topology.local_rank)
     return torch.device("cuda", topology.local_rank)
 
 
 def _preflight(attempt: Attempt) -> None:
-    """Refuse a job that cannot work, with the whole list of what is wrong. Collective."""
+    """Raise `RefusedJobError`, with every reason, for a job that cannot be trained. Collective."""
 
     def check() -> None:
         report = check_job(attempt.job, attempt.storage)
@@ -212,7 +215,7 @@ def _module(
 def _evaluate(
     attempt: Attempt, writer: SampleWriter, evaluator: Evaluator | None, step: int
 ) -> None:
-    """Sample and score the model as it is now."""
+    """Sample and score the model in its current state. Collective."""
     writer.write(step)
     if evaluator is not None:
         evaluator.score(step)
@@ -220,7 +223,7 @@ def _evaluate(
 
 
 def _export(attempt: Attempt, store: CheckpointStore, family: Family) -> None:
-    """Write what the user takes home: adapters alone where only adapters were trained."""
+    """Export the model: only its adapters, where nothing else was trained. Collective."""
     job, target = attempt.job, attempt.layout.export
     only_adapters = (
         job.spec.training.method == "lora" and job.spec.training.text_encoder.method != "full"

@@ -1,4 +1,4 @@
-"""What each optimizer step was like, for history.jsonl: one JSON object a line."""
+"""The measurements of each optimizer step, for history.jsonl: one JSON object per line."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class StepReport:
-    """One optimizer step over all ranks."""
+    """One optimizer step; losses are over all ranks, times in seconds are of this rank."""
 
     step: int
     """From 1, over all attempts."""
@@ -22,7 +22,7 @@ class StepReport:
 
 
 class History:
-    """The reports of all steps, those of earlier attempts included."""
+    """The reports of all steps, earlier attempts included."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -32,7 +32,12 @@ class History:
         self._lines.append(json.dumps(asdict(report)))
 
     def resume(self, text: str, step: int) -> None:
-        """Take over the lines of earlier attempts up to `step`; what follows is trained again."""
+        """Continue the lines of earlier attempts (the text of history.jsonl) after `step`.
+
+        Raises:
+            ValueError: a line is not JSON.
+        """
+        # Later lines are of steps that were not saved: they are trained, and reported, again.
         self._lines = [line for line in text.splitlines() if json.loads(line)["step"] <= step]
 
     def text(self) -> str:

@@ -23,6 +23,8 @@ from dreambooth_api.contract.stages import STAGES, Stage
 
 M = TypeVar("M", bound=MetricWrapperBase)
 
+# Bucket limits: from a small model's step to one with many micro-batches, from a full queue to a
+# stalled one, and from a small object to a checkpoint.
 _STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _WAIT_SECONDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 _TRANSFER_SECONDS = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0)
@@ -31,7 +33,7 @@ _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Metrics:
-    """The metrics of one process, in a registry of its own.
+    """The metrics of one process, in a registry of its own; times in seconds, sizes in bytes.
 
     All methods are thread-safe and never block. Every series carries `labels` (a fixed set such as
     job, namespace, attempt, rank), so the number of ranks bounds the number of series.
@@ -56,7 +58,9 @@ class Metrics:
             self._checkpoint_wait,
             self._checkpoint_failures,
         ):
-            self._of(metric)  # exposed as 0 at first: PromQL's increase() then sees the first event
+            # A counter without a value is not exposed, and PromQL's increase() does not count the
+            # first event of a series that starts at 1.
+            self._of(metric)
 
     def _training(self) -> None:
         self._loss = self._gauge(
@@ -153,14 +157,12 @@ class Metrics:
 
     def enter_stage(self, stage: Stage) -> None:
         """The trainer enters `stage`."""
+        # One series per stage, as in an OpenMetrics StateSet: a label cannot change its value.
         for name in STAGES:
             self._of(self._stage, stage=name).set(name == stage)
 
     def start_training(self, step: int, target_steps: int) -> None:
-        """Training starts after `step` optimizer steps of earlier attempts.
-
-        It ends after `target_steps`.
-        """
+        """Training starts after `step` optimizer steps, and ends after `target_steps`."""
         self._of(self._step).set(step)
         self._of(self._target_steps).set(target_steps)
         self._of(self._unsaved).set_to_current_time()
@@ -173,7 +175,7 @@ class Metrics:
         Args:
             step: From 1, over all attempts.
             images: Subject and class images of this rank.
-            seconds: The whole step took.
+            seconds: Time of the whole step.
             data_wait_seconds: Part of `seconds` spent waiting for data.
         """
         self._of(self._step).set(step)
@@ -226,7 +228,7 @@ class Metrics:
         self._of(self._storage_seconds, operation=operation).observe(seconds)
 
     def failed(self, operation: str, error_code: str) -> None:
-        """A storage operation failed."""
+        """A request of a storage operation failed, whether it is retried or not."""
         self._of(self._storage_errors, operation=operation, code=self._bounded(error_code)).inc()
 
     def _bounded(self, code: str) -> str:
@@ -234,6 +236,7 @@ class Metrics:
 
         Servers choose their codes, and must not be able to create any number of series.
         """
+        # Two threads may add a code at once; the limit is then exceeded by one, which is harmless.
         if code not in self._codes and (
             len(self._codes) >= _MAX_CODES or not _CODE.fullmatch(code)
         ):

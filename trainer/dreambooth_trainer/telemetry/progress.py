@@ -12,18 +12,19 @@ from dreambooth_api.contract.times import now
 SMOOTHING = 0.95
 """Decay per step of the averages behind throughput and ETA."""
 LARGEST_LOSS = 1e9
+"""Larger values are left out: `Progress` refuses them, and the job's status has no use for them."""
 
 
 @dataclass
 class Average:
-    """Exponential moving average whose first values count fully (Adam's bias correction)."""
+    """Exponential moving average with Adam's bias correction (Kingma & Ba 2015, section 3)."""
 
     decay: float
     _sum: float = 0.0
     _weight: float = 0.0
 
     def add(self, value: float) -> None:
-        """Count one more value."""
+        """Add a value."""
         self._sum = self.decay * self._sum + (1 - self.decay) * value
         self._weight = self.decay * self._weight + (1 - self.decay)
 
@@ -58,6 +59,7 @@ class ProgressState:
         self._lock = threading.Lock()
 
     def _update(self, **changes: object) -> None:
+        # A copy, as `snapshot` hands the object out to the server's threads.
         self._progress = self._progress.model_copy(update={**changes, "updated_at": now()})
 
     def enter_stage(self, stage: Stage) -> None:
@@ -82,7 +84,7 @@ class ProgressState:
     def record_losses(
         self, loss: float, subject: float, prior: float | None, learning_rate: float
     ) -> None:
-        """Losses that have reached the host."""
+        """Losses that have reached the host; a NaN or infinity is left out."""
         with self._lock:
             self._update(
                 loss=_reportable(loss),
@@ -126,11 +128,12 @@ class ProgressState:
 
     @property
     def images_per_second(self) -> float | None:
-        """Smoothed throughput over all ranks; None before the first step."""
+        """Images per second over all ranks, smoothed; None before the first step."""
         with self._lock:
             return self._progress.images_per_second
 
     def _images_per_second(self) -> float | None:
+        # A ratio of averages: an average of ratios would give short steps too much weight.
         seconds, images = self._step_seconds.value, self._step_images.value
         return images / seconds if seconds and images is not None else None
 

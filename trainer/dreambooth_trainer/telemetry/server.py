@@ -18,7 +18,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: "_HttpServer"
     timeout = 10  # seconds, so that an idle client does not hold a thread for ever
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # the name that BaseHTTPRequestHandler calls
         path = self.path.split("?", 1)[0]
         if path == "/metrics":
             self._send(self.server.metrics.render(), CONTENT_TYPE_LATEST)
@@ -43,7 +43,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _HttpServer(ThreadingHTTPServer):
-    daemon_threads = True
+    daemon_threads = True  # a request that hangs must not keep the rank from exiting
 
     def __init__(
         self, metrics: Metrics, progress: ProgressState | None, address: str, port: int
@@ -53,7 +53,7 @@ class _HttpServer(ThreadingHTTPServer):
         super().__init__((address, port), _Handler)
 
     def handle_error(self, _request: object, client_address: object) -> None:
-        # A client that closes its connection early is not worth a traceback.
+        # Clients that close their connection early are normal; the default prints a traceback.
         log.debug("request of %s failed", client_address, exc_info=True)
 
 
@@ -69,13 +69,14 @@ class Server:
     ) -> None:
         self._http = _HttpServer(metrics, progress, address, port)
         self.port: int = self._http.server_address[1]
+        # serve_forever checks every 0.1 s whether `close` was called; its default is 0.5 s.
         self._thread = threading.Thread(
             target=self._http.serve_forever, args=(0.1,), name="metrics-http", daemon=True
         )
         self._thread.start()
 
     def close(self) -> None:
-        """Stop serving and free the port."""
+        """Stop serving and free the port; waits for at most 0.1 seconds."""
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -86,8 +87,8 @@ def serve(
 ) -> Server | None:
     """Start serving on `address`:`port` (0: any free port).
 
-    A port that cannot be listened on costs the metrics, not the training: that is a warning, and
-    the result is None.
+    An `OSError` of the port is logged as a warning and the result is None: training goes on without
+    metrics.
     """
     try:
         return Server(metrics, progress, address, port)

@@ -53,7 +53,8 @@ class Telemetry:
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """Answer /metrics, and on rank 0 /progress, at the pod's address."""
+        """Serve /metrics, and on rank 0 /progress, at the pod's address."""
+        # Ranks of a pod share its address, so each has the port of its local rank.
         first = os.environ.get(environment.METRICS_PORT, environment.DEFAULT_METRICS_PORT)
         port = int(first) + self._topology.local_rank
         progress = self.progress if self._topology.rank == 0 else None
@@ -62,6 +63,7 @@ class Telemetry:
         try:
             yield
         finally:
+            # While the metrics are still served: trackers upload their files.
             self.trackers.close()
             if server is not None:
                 server.close()
@@ -82,7 +84,7 @@ class Telemetry:
         self.progress.start_training(step)
 
     def record_step(self, report: StepReport) -> None:
-        """An optimizer step is done."""
+        """An optimizer step is done (see `StepReport` for its units)."""
         images, seconds = self._images_per_step, report.seconds
         losses = (report.loss, report.subject_loss, report.prior_loss, report.learning_rate)
         self.metrics.record_step(
@@ -124,17 +126,22 @@ class Telemetry:
         self.progress.record_failed_save(describe(error))
 
     def record_samples(self, storage: Storage, step: int, grid: str) -> None:
-        """A grid of samples was written to the URI `grid`."""
+        """A grid of samples was written to the URI `grid`.
+
+        Raises:
+            StorageError: The grid cannot be read back, for the trackers of rank 0.
+        """
         self.progress.record_samples(grid)
         if self._topology.rank == 0:
             self.trackers.images(step, Image.open(BytesIO(storage.read(grid))))
 
 
 def _sum_over_gpus(read: Callable[[int], int]) -> int:
-    """This process uses one GPU, but the thread that answers a scrape does not know which."""
+    """A sum over all visible GPUs, of which this process uses one."""
+    # CUDA's current device is per thread: the server's threads do not know which one is used.
     return sum(read(gpu) for gpu in range(torch.cuda.device_count()))
 
 
 def write_json(storage: Storage, uri: str, value: object) -> None:
-    """Write a result for people and programs."""
+    """Write an indented JSON file; raises `StorageError` when it cannot be written."""
     storage.write(uri, json.dumps(value, indent=2).encode())

@@ -1,6 +1,6 @@
 """Experiment trackers: TensorBoard and Weights & Biases, on rank 0.
 
-A tracker that fails never ends the training.
+A tracker's failure never ends the training.
 """
 
 import logging
@@ -21,25 +21,26 @@ log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """Where scalars and images of a run are shown."""
+    """Records scalars and images of a run. Methods may raise anything: see `Trackers`."""
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         """Scalars of `step`, by name."""
 
     def images(self, step: int, grid: Image.Image) -> None:
-        """A grid of samples made after `step` steps."""
+        """A grid of samples of the model after `step` steps."""
 
     def sync(self) -> None:
-        """Make what was logged so far durable. Called at checkpoints."""
+        """Make everything logged so far durable. Called at checkpoints, from another thread."""
 
     def close(self) -> None:
         """End the run; nothing is logged after it."""
 
 
 class TensorBoard:
-    """Event files, uploaded to `uri`."""
+    """Event files, uploaded to `uri`; methods raise `StorageError` when they cannot be."""
 
     def __init__(self, storage: Storage, uri: str, attempt: int) -> None:
+        # Imported here: it takes a second, and most jobs have no tracker.
         from torch.utils.tensorboard import SummaryWriter
 
         self._storage, self._uri = storage, uri
@@ -59,6 +60,7 @@ class TensorBoard:
 
     def sync(self) -> None:
         """Upload the event files."""
+        # Whole files each time, as objects cannot be appended to; they are small.
         self._writer.flush()
         self._storage.upload_tree(Path(self._folder.name), self._uri)
 
@@ -70,7 +72,11 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A W&B run; offline, its files are uploaded to `uri` for a later `wandb sync`."""
+    """A W&B run; offline, its files are uploaded to `uri` for a later `wandb sync`.
+
+    Raises:
+        ValueError: The run is online, and WANDB_API_KEY is not set.
+    """
 
     def __init__(
         self,
@@ -81,6 +87,7 @@ class WeightsAndBiases:
         name: str,
         config: Mapping[str, Any],
     ) -> None:
+        # wandb itself would prompt for a key.
         if settings.mode == "online" and not os.environ.get("WANDB_API_KEY"):
             raise ValueError(
                 "WANDB_API_KEY is not set; name a Secret with it in spec.tracking.wandb.secretRef"
@@ -95,11 +102,13 @@ class WeightsAndBiases:
             project=settings.project,
             entity=settings.entity,
             mode=settings.mode,
+            # A later attempt continues the run. Offline, wandb ignores `resume` with a warning.
             id=run_id,
             resume="allow" if settings.mode == "online" else None,
             name=name,
             config=dict(config),
             dir=self._folder.name,
+            # Only what is logged here: no console output, code, git state or system metrics.
             settings=wandb.Settings(
                 silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True
             ),
@@ -114,7 +123,7 @@ class WeightsAndBiases:
         self._run.log({"samples": self._wandb.Image(grid)}, step=step)
 
     def sync(self) -> None:
-        """Nothing to do: W&B sends by itself, and offline files are complete only at the end."""
+        """Do nothing: W&B sends in the background, and offline files are complete at the end."""
 
     def close(self) -> None:
         """End the run; upload the files of an offline one."""
@@ -125,7 +134,7 @@ class WeightsAndBiases:
 
 
 class Trackers:
-    """All trackers of a job. One that fails causes one warning, and is left out from then on."""
+    """All trackers of a job. One that raises is dropped, with a single warning."""
 
     def __init__(self) -> None:
         self._open: dict[str, Tracker] = {}
@@ -142,11 +151,11 @@ class Trackers:
         self._each(lambda tracker: tracker.log(step, scalars))
 
     def images(self, step: int, grid: Image.Image) -> None:
-        """A grid of samples made after `step` steps."""
+        """A grid of samples of the model after `step` steps."""
         self._each(lambda tracker: tracker.images(step, grid))
 
     def sync(self) -> None:
-        """Make what was logged so far durable."""
+        """Make everything logged so far durable."""
         self._each(lambda tracker: tracker.sync())
 
     def close(self) -> None:
@@ -174,11 +183,11 @@ def open_trackers(
     name: str,
     config: Mapping[str, Any],
 ) -> Trackers:
-    """Open the trackers that the job asks for; none on ranks other than 0.
+    """Open the trackers of the job; none on ranks other than 0.
 
     Args:
         tracking: `spec.tracking`.
-        storage: Where files of trackers go.
+        storage: Stores the trackers' files.
         layout: The paths of the run.
         rank: This rank.
         attempt: Number of the attempt; each has an event file of its own.

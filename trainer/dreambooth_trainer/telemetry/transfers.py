@@ -1,11 +1,11 @@
-"""What storage reports of its transfers, as metrics and heartbeats of this rank."""
+"""Turns storage's events into metrics and heartbeats of this rank."""
 
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.telemetry.metrics import Metrics
 
 
 class TransferTelemetry:
-    """The `TransferObserver` of a rank: every answer of storage is progress to the watchdog."""
+    """The `TransferObserver` of a rank: every response of storage is a heartbeat."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
