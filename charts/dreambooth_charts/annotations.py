@@ -10,7 +10,10 @@ from dreambooth_charts.panels import SOURCE, Query
 
 @dataclass(frozen=True)
 class TimeAnnotations(Builder[AnnotationQuery]):
-    """An annotation at each Unix time, in milliseconds, that a query returns."""
+    """An annotation at each Unix time, in milliseconds, that a query returns.
+
+    Prometheus' times are in seconds: multiply them by 1000 in the query.
+    """
 
     name: str
     query: Query
@@ -20,7 +23,7 @@ class TimeAnnotations(Builder[AnnotationQuery]):
     text: str = ""
 
     def build(self) -> AnnotationQuery:
-        """The annotation."""
+        """Build the annotation, as Grafana's builders do."""
         return _Annotation(self)
 
 

@@ -10,7 +10,7 @@ from dreambooth_charts.jobs_dashboard import jobs_dashboard
 
 
 def dashboards() -> dict[str, str]:
-    """The JSON of each dashboard by the name of its file."""
+    """The JSON of each dashboard by the name of its file below files/dashboards of the chart."""
     return {"jobs.json": _to_json(jobs_dashboard()), "job.json": _to_json(job_dashboard())}
 
 

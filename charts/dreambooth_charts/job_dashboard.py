@@ -9,7 +9,7 @@ from grafana_foundation_sdk.models.dashboard import DashboardCursorSync
 
 from dreambooth_charts import variables
 from dreambooth_charts.annotations import TimeAnnotations
-from dreambooth_charts.panels import Column, Panels, Query, numbers, rows, series, words
+from dreambooth_charts.panels import Column, Panels, Query, labels, numbers, rows, series
 
 UID = "dreambooth-job"
 CHOSEN = 'namespace="$namespace", job="$job"'
@@ -78,7 +78,7 @@ def _ends() -> TimeAnnotations:
 
 
 def _phase() -> Panels:
-    return words(
+    return labels(
         "Phase",
         _query("max by (phase, stage) (dreambooth_job_phase{CHOSEN})", "{{phase}} {{stage}}"),
         text="What `kubectl get dbj` shows.",
@@ -89,6 +89,7 @@ def _progress() -> Panels:
     return numbers(
         "Done",
         "percentunit",
+        # `> 0` leaves out a series instead of dividing by 0, here and below.
         _query("max(dreambooth_job_step{CHOSEN} / (dreambooth_job_target_steps{CHOSEN} > 0))"),
         text="Share of the optimizer steps that are done.",
     )
@@ -108,7 +109,7 @@ def _left() -> Panels:
 
 
 def _attempt() -> Panels:
-    return words(
+    return labels(
         "Attempt",
         _query(
             "topk(1, max by (attempt) (dreambooth_job_attempt_start_timestamp_seconds{CHOSEN}))",
@@ -184,6 +185,7 @@ def _images() -> Panels:
 def _step_time() -> Panels:
     steps = "sum(rate(dreambooth_trainer_step_seconds_count{CHOSEN}[$__rate_interval])) > 0"
     spent = "sum(rate(dreambooth_trainer_{}_seconds_sum{{CHOSEN}}[$__rate_interval]))"
+    # The wait for data is part of a step, the wait for a checkpoint is not.
     step, data, checkpoint = map(spent.format, ("step", "data_wait", "checkpoint_wait"))
     return series(
         "Step time",

@@ -20,7 +20,7 @@ OPEN = (
 
 
 def jobs_dashboard() -> Dashboard:
-    """All jobs: what they do and wait for, and the health of the operator."""
+    """All jobs: their phases, GPUs, delays and losses, and the health of the operator."""
     dashboard = (
         Dashboard("DreamBooth / Jobs")
         .uid(UID)
@@ -69,6 +69,7 @@ def _gpus() -> Panels:
         "short",
         _query("sum(max by (namespace, job) (dreambooth_job_gpus_in_use{CHOSEN}))", "in use"),
         _query(
+            # vector(0): a cluster without unfinished jobs shows 0, and not "No data".
             "sum(max by (namespace, job) (dreambooth_job_gpus_requested{CHOSEN}"
             ' and ignoring (phase, stage) dreambooth_job_phase{phase!~"Succeeded|Failed|Suspended"}'
             ")) or vector(0)",

@@ -21,6 +21,7 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+# The data source that is chosen at the top: a dashboard in a chart knows no cluster's own.
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 HEIGHT = 8
 Panels = Builder[Panel]
@@ -50,7 +51,16 @@ class Column:
 def series(
     title: str, unit: str, *queries: Query, text: str, span: int = 8, stacked: bool = False
 ) -> Panels:
-    """Lines over time."""
+    """Lines over time.
+
+    Args:
+        title: Title of the panel.
+        unit: Grafana's name of the unit of all values, for example "s" or "Bps".
+        queries: One line for each series of each of these.
+        text: Description, shown when the pointer rests on the title.
+        span: Width, of 24 columns.
+        stacked: Show the values on top of each other.
+    """
     panel = (
         timeseries.Panel()
         .title(title)
@@ -71,7 +81,7 @@ def series(
 def numbers(
     title: str, unit: str, *queries: Query, text: str, span: int = 4, height: int = 4
 ) -> Panels:
-    """The newest values, large."""
+    """The newest values, large; arguments as for `series`, with the height in rows of the grid."""
     named = any(query.legend for query in queries)
     return (
         stat.Panel()
@@ -88,8 +98,8 @@ def numbers(
     )
 
 
-def words(title: str, query: Query, text: str, span: int = 4, height: int = 4) -> Panels:
-    """The legends of the existing series, as words."""
+def labels(title: str, query: Query, text: str, span: int = 4, height: int = 4) -> Panels:
+    """The legends of the series that exist, such as a phase, large."""
     return (
         stat.Panel()
         .title(title)
@@ -105,7 +115,7 @@ def words(title: str, query: Query, text: str, span: int = 4, height: int = 4) -
 
 
 def bars(title: str, unit: str, query: Query, text: str, span: int = 8) -> Panels:
-    """The newest values as bars."""
+    """The newest values as bars; arguments as for `series`."""
     return (
         bargauge.Panel()
         .title(title)
@@ -125,7 +135,7 @@ def bars(title: str, unit: str, query: Query, text: str, span: int = 8) -> Panel
 def rows(
     title: str, columns: Sequence[Column], *queries: Query, text: str, height: int = HEIGHT
 ) -> Panels:
-    """A table: the series of all queries, joined by their labels."""
+    """A table as wide as the dashboard: the series of all queries, joined by their labels."""
     names = {column.field: column.title for column in columns}
     order = {column.field: index for index, column in enumerate(columns)}
     panel = (
@@ -166,6 +176,7 @@ def _properties(column: Column) -> list[DynamicConfigValue]:
 
 
 def _newest() -> common.ReduceDataOptions:
+    # The newest sample may be missing in the last seconds of the range.
     return common.ReduceDataOptions().calcs(["lastNotNull"])
 
 

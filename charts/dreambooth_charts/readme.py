@@ -20,7 +20,14 @@ Fields of `settings` with the operator's defaults. The chart sets another defaul
 
 
 def readme(values: Iterable[Value]) -> str:
-    """The whole README as Markdown."""
+    """Write the chart's README.
+
+    Args:
+        values: The values of values.yaml, from `documented`.
+
+    Returns:
+        The whole file as Markdown.
+    """
     sections = [_section(value) for value in values if value.text or value.leaf]
     settings = settings_schema()
     rows = _rows(settings, settings["$defs"])

@@ -13,12 +13,17 @@ Schema = dict[str, Any]
 TEMPLATE = Path(__file__).parent / "values.schema.yaml"
 SET_BY_CHART = ("trainerImage",)
 """Settings that the chart derives from other values."""
+# Without "0: a free port": see below.
 PORT = "Port of /metrics, /healthz and /readyz."
 LEASE_SET_BY_CHART = ("enabled", "namespace", "name")
 
 
 def values_schema(values: Iterable[Value]) -> Schema:
-    """The schema of values.yaml; `values` are its values with their comments."""
+    """The JSON schema of values.yaml, in which every unknown value is an error.
+
+    Args:
+        values: The values with their comments, which become descriptions.
+    """
     schema: Schema = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
     settings = settings_schema()
     schema["$defs"] |= settings.pop("$defs")
@@ -32,7 +37,7 @@ def values_schema(values: Iterable[Value]) -> Schema:
 
 
 def settings_schema() -> Schema:
-    """The schema of those of the operator's settings that a user of the chart may set."""
+    """The JSON schema of the operator's settings, without those that the chart sets itself."""
     schema = Settings.model_json_schema(by_alias=True)
     for name in SET_BY_CHART:
         del schema["properties"][name]

@@ -10,7 +10,7 @@ import yaml
 
 @dataclass(frozen=True)
 class Value:
-    """A value of the chart."""
+    """A value of the chart, as documented in values.yaml."""
 
     path: tuple[str, ...]
     text: str
@@ -26,8 +26,13 @@ class Value:
 
 
 def documented(path: Path) -> list[Value]:
-    """The values of a file in its order, parents before children."""
+    """Read the values of a file, in its order and parents before children.
+
+    Raises:
+        ValueError: The file is not a mapping.
+    """
     text = path.read_text(encoding="utf-8")
+    # The nodes give the lines, which the loaded values no longer have.
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     if not isinstance(root, yaml.MappingNode):
         raise ValueError(f"{path}: must be a mapping of values")
@@ -40,6 +45,7 @@ def _values(
     for key, child in node.value:
         path, default = (*parents, key.value), defaults[key.value]
         inner: list[Value] = []
+        # `{}` is a value to be set as a whole, not a group.
         if isinstance(child, yaml.MappingNode) and not child.flow_style:
             inner = list(_values(child, default, path, lines))
         # A mapping without comments in it, such as `resources`, is one value.

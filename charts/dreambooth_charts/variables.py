@@ -9,6 +9,7 @@ from grafana_foundation_sdk.models.dashboard import VariableOption, VariableRefr
 
 from dreambooth_charts.panels import SOURCE
 
+# AWS's console; MinIO and others have web pages of their own.
 BROWSER = "https://s3.console.aws.amazon.com/s3/buckets/"
 
 

@@ -18,7 +18,7 @@ def version() -> str:
 
 
 def versioned_files() -> Files:
-    """Every pyproject.toml and Chart.yaml with the project's version."""
+    """Every pyproject.toml and Chart.yaml, with the project's version in place of the old one."""
     number = version()
     files = {
         path: _replaced(path, r'^version = ".*"$', f'version = "{number}"')

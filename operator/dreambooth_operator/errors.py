@@ -5,4 +5,7 @@ USAGE_EXIT_CODE = 2
 
 
 class UserError(Exception):
-    """An error that the user can correct. The message says what is wrong and what to do."""
+    """An error that the user can correct; the message names the problem and what to do.
+
+    The command line prints it and exits with `USAGE_EXIT_CODE`.
+    """

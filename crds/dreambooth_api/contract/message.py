@@ -75,6 +75,7 @@ Step = Annotated[int, Field(ge=0, le=MAX_STEP)]
 Rank = Annotated[int, Field(ge=0, le=MAX_RANK)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
 Time = Annotated[AwareDatetime, AfterValidator(to_utc_seconds)]
+# No control characters: a URI is printed on terminals, and is the value of a Prometheus label.
 Uri = Annotated[
     str, StringConstraints(min_length=1, max_length=2048, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]

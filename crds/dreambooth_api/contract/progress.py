@@ -10,9 +10,11 @@ from dreambooth_api.contract.version import VERSION, ContractVersion, check_vers
 
 MAX_BYTES = 1 << 17
 """Longest answer that is read: twice the longest that can be written."""
+# Of a long run only the newest grids fit into an answer; all of them are in storage.
 MAX_SAMPLES = 20
 MAX_PROBLEM = 1024
 
+# Wide bounds, here and below: they refuse only what cannot have been measured.
 Loss = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 

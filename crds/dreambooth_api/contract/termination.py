@@ -13,6 +13,7 @@ from dreambooth_api.contract.version import OLDEST, VERSION, ContractVersion
 
 MAX_BYTES = 4000
 """Kubernetes keeps 4096 bytes of one container, 12 KiB of a pod."""
+# Half of a condition's message: room is left for the pod's name and the advice around it.
 MAX_MESSAGE = 2048
 
 

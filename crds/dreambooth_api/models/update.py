@@ -67,6 +67,7 @@ def transitions() -> list[Transition]:
 
     One rule for the whole spec could not name the field that was changed.
     """
+    # The runtime field by field, as some of it may change; every other part of the spec as a whole.
     fields = [*_fields(Spec, ""), *_fields(Runtime, "runtime.")]
     return [field for field in fields if field.path not in ALWAYS | {"runtime"}]
 

@@ -14,6 +14,7 @@ import yaml
 
 from dreambooth_api.parsing.quote import quoted
 
+# YAML 1.1, as kubectl's parser reads it: yes, no, on and off are booleans; y and n are text.
 _BOOL = r"^(true|True|TRUE|false|False|FALSE|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF)$"
 _INT = r"^[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$"
 _FLOAT = (
@@ -52,6 +53,7 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
+        # Both are counted while nodes are composed, before any value is built from them.
         self._depth = 0
         self._aliased = 0
         self._values: dict[int, int] = {}

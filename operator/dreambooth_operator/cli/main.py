@@ -20,6 +20,7 @@ app = typer.Typer(
     help="Teach a diffusion model your subject: check, render and run DreamBoothJobs.",
     no_args_is_help=True,
     add_completion=False,
+    # Its tracebacks print local variables, which may hold credentials.
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -127,7 +128,11 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run the command line; errors that the user can correct are one message and exit code 2."""
+    """Run the command line.
+
+    Raises:
+        SystemExit: An error that the user can correct, printed as one message (exit code 2).
+    """
     try:
         app()
     except (UserError, StorageError, OSError) as error:

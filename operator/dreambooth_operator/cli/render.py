@@ -17,5 +17,7 @@ def render(file: Path, attempt: int, image: str | None) -> str:
         UserError: The file is not a valid job.
     """
     job = read_job(file)
+    # The chart's default, without a registry: the output is to be read, or applied to a local
+    # cluster.
     image = image or f"dreambooth-trainer:{version('dreambooth-operator')}"
     return to_yaml([*attempt_objects(job, attempt, image), preflight_job(job, image)])

@@ -30,7 +30,7 @@ class Report:
     console: Console
 
     def print_end(self, end: RunEnd, seconds: float) -> None:
-        """Print the results of a run that took so long, why it failed, or how to resume it."""
+        """Print the results of a run of so many seconds, why it failed, or how to resume it."""
         if end.failure:
             self._print_failure(end.failure)
         elif end.exit_code:
@@ -45,6 +45,7 @@ class Report:
         All but the checkpoints is copied out of the embedded storage, which stops with the run.
         """
         layout = output_layout(self.run.job)
+        # The user's own storage keeps the results: a model of gigabytes is not copied unasked.
         select = is_result if self.storage.embedded else is_summary
         try:
             results = fetch(self.storage.client, layout, self.run.results, select)
@@ -96,11 +97,11 @@ class Report:
 
 def resume_command(file: Path, *, state: Path | None, nodes: int | None, gpus: int | None) -> str:
     """The command line that resumes a run of a job file with the same options."""
-    words = ["dreambooth", "run", str(file), "--resume"]
+    arguments = ["dreambooth", "run", str(file), "--resume"]
     for option, value in (("--state", state), ("--nodes", nodes), ("--gpus", gpus)):
         if value is not None:
-            words += [option, str(value)]
-    return shlex.join(words)
+            arguments += [option, str(value)]
+    return shlex.join(arguments)
 
 
 def print_entry(console: Console, name: str, value: object) -> None:
@@ -109,5 +110,5 @@ def print_entry(console: Console, name: str, value: object) -> None:
 
 
 def print_text(console: Console, text: str, style: str = "") -> None:
-    """Print text in which brackets, paths and numbers have no meaning for rich."""
+    """Print text as it is: rich would read brackets as markup and color paths and numbers."""
     console.print(text, style=style, markup=False, highlight=False)

@@ -22,17 +22,18 @@ class LocalResults:
 
     @property
     def before_after(self) -> Path | None:
-        """Samples before and after training, side by side."""
+        """Image of samples before and after training, side by side; None if it was not fetched."""
         return self._file(OutputLayout.BEFORE_AFTER)
 
     @property
     def newest_grid(self) -> Path | None:
-        """The sample grid of the highest step."""
+        """The sample grid of the highest step; None without one."""
+        # Paths of samples sort by step: see `OutputLayout.samples`.
         return max((path for path in self.files if path.name == OutputLayout.GRID), default=None)
 
     @property
     def export(self) -> Path | None:
-        """Folder of the exported model."""
+        """Folder of the exported model; None if it was not fetched."""
         folder = self.folder / OutputLayout.EXPORT
         return folder if folder.is_dir() else None
 

@@ -25,7 +25,7 @@ UPLOAD = re.compile(r"(?P<source>.+)=(?P<uri>(?:s3://[^/]|file:///).*)", re.DOTA
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The command's options, as they were given."""
+    """The options of `dreambooth run`, as they were given."""
 
     file: Path
     uploads: tuple[str, ...]
@@ -44,6 +44,7 @@ def run(options: RunOptions) -> int:
             another process uses the state folder.
         StorageError: An upload fails.
     """
+    # Paths and commands stay on one line, so that they can be copied.
     console = Console(soft_wrap=True)
     job = _with_options(read_job(options.file), options)
     check_fits(job)
@@ -55,6 +56,7 @@ def run(options: RunOptions) -> int:
         if options.fresh:
             state.wipe()
         if options.resume:
+            # Under the lock: another process may be running this very job.
             run = _resumed_run(job, state)
         else:
             run = state.new_run(job, embedded=needs_embedded(job))
@@ -71,6 +73,7 @@ def _with_options(job: DreamBoothJob, options: RunOptions) -> DreamBoothJob:
     overrides = {field: value for field, value in given.items() if value is not None}
     if not overrides:
         return job
+    # Not model_copy, which validates nothing: other fields may depend on the number of ranks.
     document = job.model_dump(mode="json", by_alias=True, exclude_unset=True)
     document["spec"]["runtime"] = document["spec"].get("runtime", {}) | overrides
     return check_job(document, "the job with --nodes and --gpus")
@@ -96,6 +99,7 @@ def _resumed_run(job: DreamBoothJob, state: State) -> Run:
         raise UserError(f"--resume: {state.folder} holds no run of {name}; run it without --resume")
     if run.record.state == "Succeeded":
         raise UserError(f"--resume: the last run of {name} succeeded; run it without --resume")
+    # The uid names the output folder, in which the checkpoints are.
     job.metadata.uid = run.job.metadata.uid
     run.record.job = job
     return run

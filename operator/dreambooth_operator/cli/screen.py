@@ -1,4 +1,4 @@
-"""What the terminal shows while a job runs."""
+"""The terminal while a job runs: a live view, or plain lines."""
 
 import time
 
@@ -11,6 +11,7 @@ from dreambooth_api.contract.progress import Progress
 from dreambooth_api.contract.times import human_duration
 from dreambooth_operator.local.screen import Screen
 
+# A log is kept: a line for each step would bury the rest.
 PLAIN_SECONDS = 5.0
 """Shortest time between two lines about the same stage."""
 REDRAW_SECONDS = 0.2
@@ -42,7 +43,7 @@ class PlainScreen:
         self.print_line(f"attempt {attempt}: starting")
 
     def update(self, progress: Progress | None, problem: str | None, stopping: bool) -> None:
-        """Print what has changed, but at most every `PLAIN_SECONDS` within a stage."""
+        """Print what has changed, within a stage at most every `PLAIN_SECONDS` seconds."""
         shown, self._warnings = self._warnings, warnings(progress, problem)
         for warning in self._warnings:
             if warning not in shown:
@@ -65,6 +66,7 @@ class LiveScreen:
 
     def __init__(self, console: Console) -> None:
         # No refresh thread of rich's own: `update` is called many times a second.
+        # transient: the view is removed at the end, when the report takes its place.
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._live.start()
         self._attempt = 0
@@ -79,7 +81,7 @@ class LiveScreen:
         self._attempt = attempt
 
     def update(self, progress: Progress | None, problem: str | None, stopping: bool) -> None:
-        """Redraw, but at most every `REDRAW_SECONDS`."""
+        """Redraw, at most every `REDRAW_SECONDS` seconds."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + REDRAW_SECONDS
@@ -133,7 +135,7 @@ def figures(progress: Progress | None) -> list[str]:
 
 
 def warnings(progress: Progress | None, problem: str | None) -> list[str]:
-    """What is wrong while training goes on: a failed save, an answer that could not be read."""
+    """Problems while training goes on: a failed save, an answer that could not be read."""
     texts = [f"progress unknown: {problem}"] if problem else []
     if progress and progress.save_problem:
         failed = f"checkpoint not saved ({progress.failed_saves} failed so far)"

@@ -16,7 +16,11 @@ from dreambooth_operator.errors import UserError
 
 
 def main() -> None:
-    """Run until SIGTERM or SIGINT. Stopping the operator does not affect running jobs."""
+    """Run until SIGTERM or SIGINT. Stopping the operator does not affect running jobs.
+
+    Raises:
+        SystemExit: The settings or the API server's address are wrong, with the message.
+    """
     parser = argparse.ArgumentParser(
         prog="dreambooth-operator",
         description="Runs DreamBoothJobs on a Kubernetes cluster.",

@@ -1,4 +1,4 @@
-"""What this machine offers to the pods that run on it as processes."""
+"""This machine as a node: the GPUs, cores, addresses and ports of pods that are processes."""
 
 import hashlib
 import os
@@ -54,6 +54,7 @@ def visible_gpus() -> tuple[str, ...]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return tuple(name for name in visible.split(",") if name.strip() not in ("", "-1"))
+    # The devices are counted, and named from 0: the numbers in /dev may have gaps.
     devices = list(Path("/dev").glob("nvidia[0-9]*"))
     return tuple(str(index) for index in range(len(devices)))
 
@@ -76,6 +77,7 @@ def loopback_addresses(count: int, seed: str) -> tuple[str, ...]:
         UserError: An address cannot be bound, as on systems that answer on 127.0.0.1 only.
     """
     digest = hashlib.sha256(seed.encode()).digest()
+    # Never 127.0, where other programs of this machine listen.
     network = f"127.{1 + digest[0] % 254}.{digest[1]}"
     addresses = tuple(f"{network}.{index + 1}" for index in range(count))
     for address in addresses:

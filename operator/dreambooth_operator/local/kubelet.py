@@ -1,4 +1,4 @@
-"""What a node does before a container starts: its volumes, command and environment, here."""
+"""The kubelet's work before a container starts: its volumes, command and environment."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ LAUNCHER_VARIABLES = {
 
 @dataclass(frozen=True)
 class NodeEnvironment:
-    """What all pods of an attempt share on this machine."""
+    """What all pods of an attempt share on this machine (core/v1 Node)."""
 
     folder: Path
     """The run's folder: logs, and the pods' folders while they run."""
@@ -82,9 +82,15 @@ def _pod_name(job: Manifest, index: int) -> str:
 def mount_volumes(
     container: Manifest, contents: Mapping[str, Mapping[str, bytes]], folder: Path
 ) -> dict[str, Path]:
-    """Create the container's folders; returns the host path of each path inside the container.
+    """Create the container's volumes (core/v1 VolumeMount).
 
-    `contents` are the files of each volume by name; a volume without any starts as an empty folder.
+    Args:
+        container: Its volumeMounts and terminationMessagePath.
+        contents: Files of each volume, by their names; other volumes start as empty folders.
+        folder: The pod's folder; what an earlier attempt left there is deleted.
+
+    Returns:
+        The path on this machine of each path inside the container.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -103,12 +109,12 @@ def mount_volumes(
 
 
 def local_command(container: Manifest, paths: Mapping[str, Path]) -> list[str]:
-    """The container's command line (`command` and `args`), with this interpreter for `python`.
+    """The container's command line (core/v1 Container), with this interpreter for `python`.
 
     The image's entrypoint is assumed to run its arguments as a command.
     """
-    words = [*container.get("command", []), *container.get("args", [])]
-    program, *arguments = [to_host_path(word, paths) for word in words]
+    line = [*container.get("command", []), *container.get("args", [])]
+    program, *arguments = [to_host_path(argument, paths) for argument in line]
     return [sys.executable if program == "python" else program, *arguments]
 
 

@@ -26,12 +26,17 @@ def with_parent_death_signal(
 
 
 def main() -> None:
-    """Request the signal, then become the command."""
+    """Request the signal, then become the command (exec).
+
+    Raises:
+        OSError: The command cannot be run.
+    """
     parent, number, *command = sys.argv[1:]
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
+        # The parent died before the request, which then concerns its successor.
         if os.getppid() != int(parent):
             sys.exit(128 + int(number))
     os.execvp(command[0], command)

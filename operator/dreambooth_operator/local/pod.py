@@ -20,7 +20,7 @@ MAX_TAIL_BYTES = 64 * 1024
 
 @dataclass
 class LocalPod:
-    """A pod that was set up here. `start` it once; then `poll` until it has ended."""
+    """A pod that was set up here (core/v1 Pod). `start` it once; then `poll` until it has ended."""
 
     index: int
     """Completion index: the node rank."""
@@ -39,7 +39,7 @@ class LocalPod:
 
     @property
     def termination_log(self) -> Path:
-        """File that the trainer writes its termination message to."""
+        """File of the termination message (core/v1 Container, terminationMessagePath)."""
         return self.folder / TERMINATION_LOG
 
     def start(self) -> None:
@@ -59,16 +59,21 @@ class LocalPod:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                # Also makes the process the leader of a group, by which its ranks can be killed.
                 start_new_session=True,
             )
 
     def poll(self) -> PodEnd | None:
-        """How the pod ended, or None while it runs. What is left of its group is killed."""
+        """How the pod ended (core/v1 PodStatus); None while it runs.
+
+        What is left of its process group is then killed.
+        """
         if self._process is None or self._process.poll() is None:
             return None
         # Ranks may survive their launcher, and would hold ports and GPUs of the next attempt.
         self._kill_group(self._process)
         code = self._process.returncode
+        # Popen reports signal n as -n, a container runtime as 128 + n.
         exit_code = code if code >= 0 else 128 - code
         return PodEnd(
             self.index,
@@ -79,7 +84,10 @@ class LocalPod:
         )
 
     def terminate(self) -> None:
-        """Send SIGTERM to the container's first process, as a node does."""
+        """Send SIGTERM to the container's first process, as the kubelet does.
+
+        Its grace period (spec.terminationGracePeriodSeconds) is for the caller to watch.
+        """
         if self._process is not None and self._process.poll() is None:
             self._is_terminating = True
             self._process.send_signal(signal.SIGTERM)

@@ -13,9 +13,10 @@ REQUEST = b"GET /progress HTTP/1.0\r\nConnection: close\r\n\r\n"
 
 
 class ProgressReader:
-    """Polls rank 0 in a thread, so that a slow answer never holds up the run; a context manager.
+    """Polls rank 0 every `interval_seconds` seconds in a thread; a context manager.
 
-    No answer is usual while a job starts and ends, so `latest` keeps the last one that was read.
+    A slow answer never holds up the run. No answer is usual at the start and the end, so `latest`
+    keeps the last one that was read.
     """
 
     def __init__(self, address: str, port: int, interval_seconds: float = 0.5) -> None:

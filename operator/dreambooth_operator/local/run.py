@@ -24,7 +24,7 @@ LOCAL_IMAGE = "this-machine"
 
 @dataclass(frozen=True)
 class RunFailure:
-    """Why a run failed, for the user."""
+    """Why a run failed: the pod that ended its last attempt."""
 
     pod: LocalPod
     end: PodEnd
@@ -129,8 +129,9 @@ def _restart_notice(pod: PodEnd, outcomes: list[Outcome], policy: RestartPolicy)
 
 
 def _wait(seconds: float, stop: StopRequest) -> bool:
-    """Wait; returns False when the user asks to stop meanwhile."""
+    """Wait; returns False as soon as the user asks to stop."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and not stop.requested:
+        # Signals only count: the time until a stop is noticed is at most this.
         time.sleep(0.1)
     return not stop.requested

@@ -18,7 +18,7 @@ POLL_SECONDS = 0.05
 
 @dataclass
 class StopRequest:
-    """How many times the user has asked to stop."""
+    """How many times the user has asked to stop: once saves the state, twice does not."""
 
     count: int = 0
 
@@ -42,6 +42,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     """Count Ctrl-C, SIGTERM and a closed terminal (SIGHUP) as requests to stop."""
     stop = StopRequest()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # Handlers only count: an exception out of a handler could leave processes behind.
     before = {number: signal.signal(number, lambda *_: stop.add()) for number in numbers}
     try:
         yield stop
@@ -83,9 +84,11 @@ def _watch(
             deadline = time.monotonic() + max((pod.grace_seconds for pod in running), default=0)
             for pod in running:
                 pod.terminate()
+        # As the kubelet: SIGKILL when the grace period is over.
         if stop.immediate or (deadline is not None and time.monotonic() > deadline):
             for pod in running:
                 pod.kill()
+        # After the signals, which must not wait for the terminal.
         on_tick()
         time.sleep(POLL_SECONDS)
     return ends

@@ -1,4 +1,4 @@
-"""What a run reports to while it goes on; the command line implements it."""
+"""The interface that a run reports to; the command line implements it."""
 
 from typing import Protocol
 

@@ -20,6 +20,7 @@ from typing import Any
 from dreambooth_operator.errors import UserError
 
 REGION = "us-east-1"
+# A port is only known to be free until it is released for the server.
 _START_ATTEMPTS = 3
 _PORT_NAMES = ("master", "volume", "filer", "s3")
 
@@ -59,7 +60,7 @@ class SeaweedServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables from which boto3 reads credentials and region."""
+        """The environment variables from which boto3 reads credentials and region."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -83,7 +84,7 @@ class SeaweedServer:
         raise SeaweedError(f"SeaweedFS did not start within {timeout:.0f} s; see {self.log}")
 
     def stop(self) -> None:
-        """Stop the server and wait until it has gone; the objects stay in the folder."""
+        """Stop the server and wait until it has ended; the objects stay in the folder."""
         process, self._process = self._process, None
         if process is None:
             return

@@ -24,7 +24,7 @@ RunState = Literal["Running", "Succeeded", "Failed", "Stopped"]
 
 
 class RunRecord(BaseModel):
-    """One run of a job on this machine, as run.json holds it."""
+    """One run of a job on this machine, as stored in run.json."""
 
     job: DreamBoothJob
     """The job as the user wrote it, with the run's uid."""
@@ -54,11 +54,16 @@ class Run:
         return self.folder / "results"
 
     def save(self) -> None:
-        """Write the record, whole or not at all."""
+        """Write the record, whole or not at all.
+
+        Raises:
+            OSError: The folder cannot be written to.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         text = self.record.model_dump_json(indent=2, by_alias=True, exclude_none=True)
         temporary = self.folder / "run.json.part"
         temporary.write_text(text)
+        # A rename is atomic, while a write that is interrupted leaves half a file.
         temporary.replace(self.folder / "run.json")
 
 
@@ -72,7 +77,11 @@ class State:
         self._lock = self.folder / "lock"
 
     def new_run(self, job: DreamBoothJob, *, embedded: bool) -> Run:
-        """Create a run, with a uid of its own as the API server assigns one."""
+        """Create a run with a uid of its own, as the API server assigns one (meta/v1 ObjectMeta).
+
+        Raises:
+            OSError: The state folder cannot be written to.
+        """
         job = job.model_copy(deep=True)  # the caller's job stays without a uid
         job.metadata.uid = str(uuid.uuid4())
         record = RunRecord(job=job, embedded=embedded, started=datetime.now(UTC))
@@ -93,9 +102,11 @@ class State:
         return max(runs, key=lambda run: run.record.started, default=None)
 
     def _all_runs(self, name: str) -> Iterator[Run]:
+        # Also matches longer names that begin alike; `latest_run` compares the whole name.
         for path in self._runs.glob(f"{name}-*/run.json"):
             try:
                 yield Run(path.parent, RunRecord.model_validate_json(path.read_text()))
+            # A record of another version, or one that is damaged: neither can be resumed.
             except ValidationError:
                 continue
 
@@ -112,6 +123,7 @@ class State:
             UserError: Another process holds the lock.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        # Beside the folders, which --fresh deletes while it holds the lock.
         with self._lock.open("a") as lock:
             try:
                 # The kernel releases the lock when the process dies, however it dies.

@@ -17,7 +17,7 @@ TRANSFER_POLICY = TransferPolicy(attempts=4, max_delay=2.0)
 
 @dataclass(frozen=True)
 class LocalStorage:
-    """Storage that is ready for a run."""
+    """The storage of a run (spec.storage), open and with its credentials."""
 
     job: DreamBoothJob
     """The job, with the endpoint to use."""
@@ -29,12 +29,12 @@ class LocalStorage:
 
 
 def needs_embedded(job: DreamBoothJob) -> bool:
-    """Whether the job uses s3:// and names no server."""
+    """Whether the job uses s3:// and names no server (spec.storage.endpointURL)."""
     return job.spec.storage.endpoint_url is None and bool(buckets(job))
 
 
 def buckets(job: DreamBoothJob) -> set[str]:
-    """The buckets of all URIs in the job."""
+    """The buckets of all URIs in the job (spec)."""
     return {parse(uri).bucket for uri in _strings(resolved(job)["spec"]) if uri.startswith("s3://")}
 
 
@@ -51,11 +51,13 @@ def storage_for(job: DreamBoothJob, state: State, embedded: bool) -> Iterator[Lo
         with _client(job, os.environ) as client:
             yield LocalStorage(job, dict(os.environ), embedded=False, client=client)
         return
+    # Only here: a job with a server of its own needs no embedded one.
     from dreambooth_operator.local.seaweed import REGION, SeaweedServer
 
     with SeaweedServer(state.storage) as server:
         for bucket in sorted(buckets(job)):
             server.create_bucket(bucket)
+        # The caller's job is the record of the run: the endpoint has another port the next time.
         job = job.model_copy(deep=True)
         job.spec.storage.endpoint_url = server.endpoint_url
         job.spec.storage.region = REGION

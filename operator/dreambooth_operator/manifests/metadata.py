@@ -12,6 +12,7 @@ from dreambooth_api.models.base import API_VERSION, GROUP, KIND
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_operator.manifests.names import Manifest
 
+# GROUP and batch.kubernetes.io: the operator and the Job controller select pods by these.
 NOT_INHERITED_DOMAINS = {
     GROUP,
     "applyset.kubernetes.io",
@@ -39,7 +40,7 @@ NOT_INHERITED = {
 
 
 def child_metadata(job: DreamBoothJob, name: str, labels: Mapping[str, str]) -> Manifest:
-    """Metadata of a child. A job with a uid owns its children: they are deleted with it.
+    """Metadata of a child (meta/v1 ObjectMeta), owned by the job if that has a uid.
 
     `blockOwnerDeletion` stays unset: strict clusters demand finalizer rights for it.
     """
@@ -58,7 +59,10 @@ def child_metadata(job: DreamBoothJob, name: str, labels: Mapping[str, str]) -> 
 
 
 def template_metadata(job: DreamBoothJob, labels: Mapping[str, str]) -> Manifest:
-    """Labels and annotations of a pod template; the operator's own labels win."""
+    """Labels and annotations of a pod template (core/v1 PodTemplateSpec).
+
+    The operator's own labels win over the job's: it selects by them.
+    """
     meta: Manifest = {"labels": {**inherited(job.metadata.labels), **labels}}
     if annotations := inherited(job.metadata.annotations):
         meta["annotations"] = annotations

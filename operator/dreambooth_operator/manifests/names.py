@@ -19,22 +19,22 @@ PREFLIGHT = "preflight"
 
 
 def service_name(job: DreamBoothJob) -> str:
-    """Name of the headless Service that gives the pods their DNS names."""
+    """Name of the headless Service that gives the pods their DNS names (core/v1 Service)."""
     return f"{job.metadata.name}-ranks"
 
 
 def config_name(job: DreamBoothJob) -> str:
-    """Name of the ConfigMap that holds job.yaml."""
+    """Name of the ConfigMap that holds job.yaml (core/v1 ConfigMap)."""
     return f"{job.metadata.name}-config"
 
 
 def attempt_name(job: DreamBoothJob, attempt: int) -> str:
-    """Name of the batch/v1 Job of an attempt (numbered from 0)."""
+    """Name of the Job of an attempt, numbered from 0 (batch/v1 Job)."""
     return f"{job.metadata.name}-{attempt}"
 
 
 def preflight_name(job: DreamBoothJob) -> str:
-    """Name of the batch/v1 Job that checks a job before it trains."""
+    """Name of the Job that checks a job before it trains (batch/v1 Job)."""
     return f"{job.metadata.name}-{PREFLIGHT}"
 
 

@@ -26,7 +26,7 @@ hold both."""
 
 
 def merged(base: Tree, over: Tree) -> Tree:
-    """Return `base` with `over` merged over it; neither is changed."""
+    """Return `base` with `over` merged over it; neither is changed (core/v1 PodTemplateSpec)."""
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
@@ -40,7 +40,7 @@ def merged(base: Tree, over: Tree) -> Tree:
 
 
 def without_devices(overrides: Tree) -> Tree:
-    """Return the overrides for a pod that needs no device: no resources and no resource claims."""
+    """Return the overrides for a pod without devices: no resources, no claims (core/v1 PodSpec)."""
     spec = {
         key: value for key, value in overrides.get("spec", {}).items() if key != "resourceClaims"
     }
@@ -61,6 +61,7 @@ def _without_claims(container: Tree) -> Tree:
 def _merged_list(field: str, base: list[Tree], over: list[Tree]) -> list[Tree]:
     """Items with the same key become one, at the place of the first; the others are appended."""
     key = MERGE_KEYS[field]
+    # A dictionary keeps its order: an item that is replaced stays at its place.
     items = {item[key]: item for item in base}
     for item in over:
         old = items.get(item[key])

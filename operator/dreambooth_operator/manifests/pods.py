@@ -21,13 +21,14 @@ MODELS_FOLDER = "/run/dreambooth/models"
 """Where no user is likely to mount models of their own."""
 TERMINATION_LOG = "/dev/termination-log"
 COMPLETION_INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+# Enough to decode images and read a model's headers; no weights are loaded.
 PREFLIGHT_RESOURCES = {"requests": {"cpu": "500m", "memory": "2Gi"}}
 PREFLIGHT_GRACE_SECONDS = 30
 PREFLIGHT_DEADLINE_SECONDS = 900
 
 
 def trainer_template(job: DreamBoothJob, attempt: int, default_image: str) -> Manifest:
-    """PodTemplateSpec of the pods that train, with the job's `podOverrides` merged over it.
+    """The template of the pods that train (core/v1 PodTemplateSpec), with the job's overrides.
 
     `default_image` is the trainer's image for jobs that name none.
     """
@@ -40,7 +41,7 @@ def trainer_template(job: DreamBoothJob, attempt: int, default_image: str) -> Ma
         resources=_trainer_resources(runtime),
     )
     volumes = _volumes(job)
-    if not _brings_cache(runtime):
+    if not _has_own_cache(runtime):
         container["env"].append(_value(environment.MODELS_DIR, MODELS_FOLDER))
         container["volumeMounts"].append({"name": "models", "mountPath": MODELS_FOLDER})
         volumes.append({"name": "models", "emptyDir": {"medium": "Memory"}})
@@ -48,14 +49,19 @@ def trainer_template(job: DreamBoothJob, attempt: int, default_image: str) -> Ma
     container["readinessProbe"] = _readiness_probe()
     grace_seconds = runtime.termination_grace_period_seconds
     spec = _pod_spec(job, container, volumes, grace_seconds=grace_seconds)
+    # With the headless Service, each pod has the DNS name <job>-<index>.<service>.
     spec["subdomain"] = names.service_name(job)
     spec |= _placement(runtime)
+    # Overrides come last: the API has already refused those of fields that the operator relies on.
     meta = template_metadata(job, names.labels(job, names.TRAINER, attempt))
     return merged({"metadata": meta, "spec": spec}, runtime.pod_overrides)
 
 
 def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
-    """PodTemplateSpec of the preflight check: it needs no GPU, so any node will do."""
+    """The template of the preflight's pod (core/v1 PodTemplateSpec).
+
+    It needs no GPU, so any node will do: neither nodeSelector nor priority of the job apply.
+    """
     container = _container(
         job,
         default_image,
@@ -73,11 +79,12 @@ def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
     return merged({"metadata": meta, "spec": spec}, overrides)
 
 
-def _brings_cache(runtime: Runtime) -> bool:
+def _has_own_cache(runtime: Runtime) -> bool:
     """Whether the job mounts a cache of its own, which outlives its pods.
 
     Without one, models are kept in memory: no later attempt could read them from the node's disk.
     """
+    # podOverrides is kept as the user wrote it, so every level may be missing.
     volumes = runtime.pod_overrides.get("spec", {}).get("volumes", [])
     return any(volume["name"] == CACHE for volume in volumes)
 
@@ -102,6 +109,7 @@ def _pod_spec(
     }
     if runtime.image_pull_secrets:
         spec["imagePullSecrets"] = _plain(runtime.image_pull_secrets)
+    # A cloud's webhook mounts a token of its own, whatever automountServiceAccountToken is.
     if runtime.service_account_name:
         spec["serviceAccountName"] = runtime.service_account_name
     return spec
@@ -125,6 +133,7 @@ def _container(
             "readOnlyRootFilesystem": True,  # writable are only the volumes below
         },
         "terminationMessagePath": TERMINATION_LOG,
+        # A container that is killed or crashes writes no message: its last lines of log stand in.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True},
@@ -206,6 +215,7 @@ def _metrics_ports(runtime: Runtime) -> list[Manifest]:
     """One port per rank of the pod: `metrics`, `metrics-1`, `metrics-2` and so on."""
     return [
         {
+            # Prometheus' pod discovery makes a target of each port that is declared.
             "name": f"metrics-{local_rank}" if local_rank else "metrics",
             "containerPort": environment.DEFAULT_METRICS_PORT + local_rank,
             "protocol": "TCP",
@@ -217,6 +227,8 @@ def _metrics_ports(runtime: Runtime) -> list[Manifest]:
 def _readiness_probe() -> Manifest:
     """Readiness: the pod's first rank has joined the others and serves its metrics."""
     return {
+        # Half a minute of silence: a checkpoint may hold up the process that answers for some
+        # seconds.
         "httpGet": {"path": "/healthz", "port": "metrics"},
         "periodSeconds": 5,
         "timeoutSeconds": 5,

@@ -28,7 +28,7 @@ def attempt_objects(job: DreamBoothJob, attempt: int, default_image: str) -> lis
 
 
 def service(job: DreamBoothJob) -> Manifest:
-    """The headless Service of the pods (core/v1), by which rank 0 has a DNS name."""
+    """The headless Service of the pods (core/v1 Service), by which rank 0 has a DNS name."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -50,7 +50,7 @@ def service(job: DreamBoothJob) -> Manifest:
 
 
 def config_map(job: DreamBoothJob) -> Manifest:
-    """The ConfigMap with the job as `job.yaml`, all defaults filled in."""
+    """The ConfigMap with the job as `job.yaml`, all defaults filled in (core/v1 ConfigMap)."""
     text = yamljson.dump(_trainer_config(job))
     return {
         "apiVersion": "v1",
@@ -64,6 +64,7 @@ def _trainer_config(job: DreamBoothJob) -> Manifest:
     """The job with all defaults, without what may change while it runs."""
     meta = job.metadata
     spec = resolved(job)["spec"]
+    # The ConfigMap is applied again for each attempt: these may have changed, all else is fixed.
     spec.pop("suspend")
     spec["runtime"].pop("ttlSecondsAfterFinished", None)
     known = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
@@ -76,7 +77,7 @@ def _trainer_config(job: DreamBoothJob) -> Manifest:
 
 
 def attempt_job(job: DreamBoothJob, attempt: int, default_image: str) -> Manifest:
-    """The Indexed batch/v1 Job of an attempt: one pod per node, and no pod is restarted."""
+    """The Indexed Job of an attempt (batch/v1 Job): one pod per node, and none is restarted."""
     labels = names.labels(job, names.TRAINER, attempt)
     queue = job.spec.runtime.queue
     queued = labels | {names.QUEUE_LABEL: queue} if queue else labels
@@ -110,9 +111,10 @@ def attempt_job(job: DreamBoothJob, attempt: int, default_image: str) -> Manifes
 
 
 def preflight_job(job: DreamBoothJob, default_image: str) -> Manifest:
-    """The batch/v1 Job that checks storage, images, model and prompts before a GPU is taken.
+    """The Job that checks storage, images, model and prompts before a GPU is taken (batch/v1 Job).
 
-    It needs no GPU, so it never waits in the job's queue. It writes nothing, so it can be retried.
+    It needs no GPU, so it never waits in the job's queue. It leaves nothing behind, so it can
+    be retried.
     """
     return {
         "apiVersion": "batch/v1",

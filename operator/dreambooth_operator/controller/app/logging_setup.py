@@ -26,7 +26,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(log: Log) -> None:
-    """Log to standard error from now on."""
+    """Log to standard error, replacing the handlers that imported libraries have set."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log.as_json else logging.Formatter(PLAIN))
     logging.basicConfig(level=log.level.upper(), handlers=[handler], force=True)

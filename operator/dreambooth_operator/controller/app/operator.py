@@ -36,6 +36,7 @@ from dreambooth_operator.controller.watch.queue import Queue
 
 logger = logging.getLogger(__name__)
 
+# Less than Prometheus' scrape time-out of 10 s: the rest of the metrics is still delivered.
 MEASURE_SECONDS = 2.0
 """How long a scrape waits for the event loop."""
 RESTART_SECONDS = 2.0
@@ -43,13 +44,17 @@ RESTART_SECONDS = 2.0
 
 
 class Operator:
-    """Watches, decides and acts until it is stopped. Create it in a running event loop."""
+    """Watches, decides and acts until it is stopped.
+
+    Create it in a running event loop: its queue and locks belong to that loop.
+    """
 
     def __init__(self, settings: Settings, on_lost_lease: Callable[[], None]) -> None:
         """`on_lost_lease` must end the process: another one may lead by then."""
         self._settings = settings
         self._on_lost_lease = on_lost_lease
         self._metrics = Metrics()
+        # One clock for all times in statuses: the nodes' clocks may differ.
         clock = ServerClock()
         self._session = Session(clock, self._metrics.api_responded)
         self._api = Api(self._session)
@@ -110,12 +115,15 @@ class Operator:
                     tasks += [
                         group.create_task(self._worker.run()) for _ in range(self._settings.workers)
                     ]
+                # kopf ends its watches for good when a CRD is deleted; the operator waits for it to
+                # come back.
                 while not stop.is_set():
                     await self._watch(stop)
                 for task in tasks:
                     task.cancel()
         finally:
             if self._leader:
+                # All tasks that write have ended by now, so another process may lead.
                 await self._leader.release()
             await self._api.close()
             server.close()
@@ -190,7 +198,7 @@ class Operator:
 
 
 def handle_signals(stop: asyncio.Event) -> None:
-    """Have SIGTERM and SIGINT set `stop`."""
+    """Have SIGTERM and SIGINT set `stop`, in place of the running event loop's handlers."""
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
@@ -211,6 +219,7 @@ async def _run_until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> No
     stopping.cancel()
     if not working.done():
         working.cancel()
+        # To its end, so that nothing is written after the caller goes on.
         await asyncio.wait({working})
     elif error := working.exception():
         raise error

@@ -30,7 +30,7 @@ APPLY = ("get", "create", "patch")
 
 
 def rules() -> list[Manifest]:
-    """PolicyRules (rbac/v1) of the Role in each watched namespace."""
+    """Rules of the Role in each watched namespace (rbac/v1 PolicyRule)."""
     return [
         _rule(DREAMBOOTH_JOB, "get", *WATCH, "delete"),  # delete: ttlSecondsAfterFinished
         _rule(DREAMBOOTH_JOB, "patch", subresource="status"),
@@ -43,12 +43,17 @@ def rules() -> list[Manifest]:
 
 
 def lease_rules() -> list[Manifest]:
-    """PolicyRules of the Role in the namespace of the Lease."""
+    """Rules of the Role in the namespace of the Lease (rbac/v1 PolicyRule)."""
     return [_rule(LEASE, "get", "create", "update")]
 
 
 def manifests(namespace: str, watched: Sequence[str]) -> list[Manifest]:
-    """The ServiceAccount in `namespace`, with its Roles in the watched namespaces; none: in all."""
+    """The operator's ServiceAccount with its Roles and bindings.
+
+    Args:
+        namespace: Where the operator runs, and its Lease is.
+        watched: Namespaces to grant access to; none: all, by a ClusterRole.
+    """
     subject = {"kind": "ServiceAccount", "name": NAME, "namespace": namespace}
     account = {
         "apiVersion": "v1",
@@ -59,6 +64,7 @@ def manifests(namespace: str, watched: Sequence[str]) -> list[Manifest]:
         roles = [m for ns in watched for m in _grant("", NAME, ns, rules(), subject)]
     else:
         roles = _grant("Cluster", NAME, None, rules(), subject)
+    # A Role of its own: the Lease is in the operator's namespace, which may not be watched.
     lease = _grant("", f"{NAME}-leader", namespace, lease_rules(), subject)
     return [account, *roles, *lease]
 

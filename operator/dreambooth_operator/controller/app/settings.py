@@ -29,7 +29,7 @@ Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 
 
 class InvalidSettingsError(UserError):
-    """Invalid settings; the message has one line for each problem, with its field."""
+    """Invalid settings; raised by `read_settings`, with one line for each problem and its field."""
 
 
 class _Section(BaseModel):
@@ -44,7 +44,7 @@ class _Section(BaseModel):
 
 
 class LeaderElection(_Section):
-    """Election of the one replica that acts. A single replica needs none."""
+    """Election of the one replica that acts, by a Lease. Durations are in seconds."""
 
     enabled: bool = False
     """Acquire a Lease before watching anything."""
@@ -116,7 +116,7 @@ class Settings(_Section):
     """What the operator logs, and in which format."""
 
     def policy(self) -> Policy:
-        """The settings that bear on decisions."""
+        """The settings that bear on decisions; durations are in seconds."""
         return Policy(
             default_image=self.trainer_image,
             progress_seconds=self.progress_seconds,
@@ -133,6 +133,7 @@ def read_settings(path: Path) -> Settings:
         raise InvalidSettingsError(f"{path}: {error.strerror}; name a readable file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidSettingsError(f"{path}: not valid YAML: {error}") from error
+    # An empty file is None in YAML.
     if not isinstance(values, dict):
         raise InvalidSettingsError(f"{path}: must be a mapping; write trainerImage: IMAGE")
     try:

@@ -39,7 +39,7 @@ STOPPING = (Reason.STOPPING, "the pods are saving their state and stopping")
 
 
 def advance_attempt(builder: DecisionBuilder, record: AttemptStatus) -> None:
-    """Decide about the newest attempt, whose record is open.
+    """Decide about the newest attempt, whose record is open (status.attempts[]).
 
     Why it ends is recorded before anything is stopped, so that an operator that dies in between
     goes on where it was.
@@ -120,11 +120,11 @@ def _reason_to_stop(
         return AttemptResult("Failed", message, final=True)
     pods = _current_pods(builder, job)
     # A Job waits for ever for a pod that never stops.
-    if lost := [pod for pod in pods if is_lost(builder, pod)]:
+    if lost_pods := [pod for pod in pods if is_lost(builder, pod)]:
         if job.failing:
             return _failure(builder, job)
-        return lost_node(lost[0], ranks_per_node(builder.runtime))
-    # A suspended Job has no pods to judge by, and a failing one stops them itself.
+        return lost_node(lost_pods[0], ranks_per_node(builder.runtime))
+    # A suspended Job has no pods to check, and a failing one stops them itself.
     if job.suspended or job.failing:
         return None
     return _pod_failure(builder, record, job, pods)
@@ -201,9 +201,9 @@ def _report(builder: DecisionBuilder, record: AttemptStatus, job: JobSnapshot) -
 
 def _restore_shared_children(builder: DecisionBuilder) -> None:
     """Pods that start need the Service for their names and the ConfigMap for their job."""
-    make = {"Service": service, "ConfigMap": config_map}
+    manifests = {"Service": service, "ConfigMap": config_map}
     missing = builder.observed.missing
-    builder.apply([make[kind](builder.job) for kind in make if kind in missing])
+    builder.apply([build(builder.job) for kind, build in manifests.items() if kind in missing])
 
 
 def _report_joined(builder: DecisionBuilder, record: AttemptStatus, nodes: int) -> None:
@@ -235,7 +235,10 @@ def _ended_before_resumption(pod: PodSnapshot, job: JobSnapshot) -> bool:
 
     Its creation time does not show that: a resumed Job has pods before it has its startTime.
     """
+    # The request comes first where there is one: a pod may take its whole grace period to end.
     ended = min((time for time in (pod.deletion_requested, pod.finished) if time), default=None)
+    # Deleted while the watch was away: it ended at an unknown time, at the earliest when it was
+    # created.
     if ended is None and pod.gone:
         ended = pod.created
     return ended is not None and job.started is not None and ended < job.started

@@ -1,4 +1,4 @@
-"""A decision while it is being made."""
+"""Builds a decision step by step."""
 
 import re
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ REASON = re.compile(rf"(?=.{{1,1024}}$){CONDITION_REASON}")
 
 @dataclass
 class DecisionBuilder:
-    """What was observed, and the decision so far. Each policy adds to it."""
+    """What was observed, and the decision so far, to which each policy adds. Times in seconds."""
 
     observed: Observed
     now: datetime
@@ -46,25 +46,25 @@ class DecisionBuilder:
 
     @property
     def job(self) -> DreamBoothJob:
-        """The job that is decided about."""
+        """The job in question, with the operator's defaults (spec and status)."""
         return self.observed.job
 
     @property
     def runtime(self) -> Runtime:
-        """spec.runtime of the job."""
+        """The job's runtime settings (spec.runtime)."""
         return self.job.spec.runtime
 
     def apply(self, manifests: list[Manifest]) -> None:
-        """Apply children, in this order."""
+        """Apply children, in this order (meta/v1 ApplyOptions)."""
         self.actions += [Apply(manifest) for manifest in manifests]
 
     def delete(self, job: JobSnapshot) -> None:
-        """Delete a Job, unless that was requested before."""
+        """Delete a Job (batch/v1), unless that was requested before."""
         if not job.deleting:
             self.actions.append(DeleteJob(job.name, job.uid))
 
     def requeue_after(self, seconds: float) -> None:
-        """Have the job reconciled again after this many seconds at the latest."""
+        """Have the job reconciled again after `seconds`; the earliest of all requests counts."""
         self.requeues.append(max(seconds, MIN_REQUEUE_SECONDS))
 
     def update_status(self, **values: object) -> None:
@@ -72,7 +72,7 @@ class DecisionBuilder:
         self.status = self.status.model_copy(update=values)
 
     def set_phase(self, phase: Phase) -> None:
-        """Set the phase; only a running job has a stage."""
+        """Set the phase; only a running job has a stage (status.phase, status.stage)."""
         self.update_status(phase=phase, stage=self.status.stage if phase == "Running" else None)
 
     def set_condition(
@@ -94,11 +94,11 @@ class DecisionBuilder:
         self.update_status(conditions=set_condition(self.status.conditions, condition))
 
     def remove_conditions(self, *kinds: ConditionType) -> None:
-        """Remove conditions that no longer apply."""
+        """Remove conditions that no longer apply (status.conditions)."""
         self.update_status(conditions=remove_conditions(self.status.conditions, *kinds))
 
     def condition_status(self, kind: ConditionType) -> ConditionStatus:
-        """Status of a condition; Unknown when there is none."""
+        """Status of a condition (status.conditions[].status); Unknown when there is none."""
         return condition_status(self.status.conditions, kind)
 
     def build(self) -> Decision:

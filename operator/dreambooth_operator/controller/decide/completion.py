@@ -10,7 +10,7 @@ from dreambooth_operator.controller.decide.progress import complete_progress
 
 
 def succeed(builder: DecisionBuilder) -> None:
-    """End the job as Succeeded."""
+    """End the job with the condition Complete (status.conditions) and the phase Succeeded."""
     builder.status = complete_progress(builder.status, builder.job)
     message = "the model was trained and exported"
     builder.set_condition(ConditionType.COMPLETE, "True", Reason.TRAINED, message)
@@ -26,7 +26,10 @@ def fail(builder: DecisionBuilder, reason: str, message: str) -> None:
 
 
 def reopen(builder: DecisionBuilder) -> None:
-    """Remove the end of a job that goes on: a status can be edited by hand."""
+    """Remove the end of a job that goes on (status.completionTime, Complete and Failed).
+
+    Only a status that was edited by hand has one.
+    """
     builder.remove_conditions(ConditionType.COMPLETE, ConditionType.FAILED)
     builder.update_status(completion_time=None)
 

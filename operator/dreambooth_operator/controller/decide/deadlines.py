@@ -23,6 +23,7 @@ def active_deadline_exceeded(builder: DecisionBuilder, record: AttemptStatus) ->
     limit = builder.runtime.active_deadline_seconds
     if not limit or record.running is None:
         return None
+    # Attempts that have ended are in status.runSeconds, the one that runs is not.
     ran = builder.status.run_seconds + (builder.now - record.running).total_seconds()
     if ran < limit:
         builder.requeue_after(limit - ran)
@@ -61,6 +62,7 @@ def is_lost(builder: DecisionBuilder, pod: PodSnapshot) -> bool:
     if pod.deletion_requested is None or pod.ended:
         return False
     limit = builder.runtime.terminating_timeout_seconds
+    # By the clock of the API server, as is `builder.now`: a lost node's clock is of no use.
     left = limit - (builder.now - pod.deletion_requested).total_seconds()
     if left > 0:
         builder.requeue_after(left)

@@ -24,6 +24,7 @@ from dreambooth_operator.controller.decide.preflight import advance_preflight
 from dreambooth_operator.controller.decide.restart import start_next_attempt
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot
 
+# No watch reports that a Role was extended, a quota raised or an object in the way deleted.
 BLOCKED_RETRY_SECONDS = 60
 
 
@@ -38,15 +39,22 @@ def decide(observed: Observed, now: datetime, policy: Policy) -> Decision:
         now: The time by the API server's clock, in UTC.
         policy: The operator's settings.
     """
+    # The garbage collector deletes the children, and no new ones may be created.
     if observed.deleting:
         return NOTHING
     builder = DecisionBuilder(
-        observed, now.replace(microsecond=0), policy, _recover_status(observed)
+        # Times in a status have whole seconds: without this, a status would differ from what was
+        # written.
+        observed,
+        now.replace(microsecond=0),
+        policy,
+        _recover_status(observed),
     )
     _report_accepted(builder)
     record = newest_attempt(builder.status)
     if record and record.ended is None:
         advance_attempt(builder, record)
+    # In the same round: the end of an attempt and the next step are one write of the status.
     if not has_open_attempt(builder.status) and not observed.blocked:
         _advance_between_attempts(builder)
     return builder.build()
@@ -77,10 +85,12 @@ def _recover_counters(status: Status, job: JobSnapshot) -> Status:
     Only preemptions are counted while an attempt goes on.
     """
     try:
+        # Fails for a Job of another version, or one whose annotation was removed.
         counters = Counters.model_validate_json(job.counters)
     except ValidationError:
         return status
     known, record = status.counters or Counters(), status.attempts[-1]
+    # The newest attempt's Job is gone: counters of an older Job may be lower than the status'.
     if record.number != job.attempt:
         counters = max_counters(known, counters)
     elif record.ended is not None:

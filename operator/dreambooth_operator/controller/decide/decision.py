@@ -19,7 +19,10 @@ class Apply:
 
 @dataclass(frozen=True)
 class DeleteJob:
-    """Delete a batch/v1 Job. In the foreground, it exists until its pods have ended."""
+    """Delete a Job (batch/v1). In the foreground, it exists until its pods have ended.
+
+    That is the barrier between two attempts: the next one starts when the Job is gone.
+    """
 
     name: str
     uid: str
@@ -29,7 +32,7 @@ class DeleteJob:
 
 @dataclass(frozen=True)
 class DeleteDreamBoothJob:
-    """Delete the DreamBoothJob itself (spec.runtime.ttlSecondsAfterFinished), and its children."""
+    """Delete the DreamBoothJob (spec.runtime.ttlSecondsAfterFinished); its children follow."""
 
 
 Action = Apply | DeleteJob | DeleteDreamBoothJob
@@ -37,7 +40,7 @@ Action = Apply | DeleteJob | DeleteDreamBoothJob
 
 @dataclass(frozen=True)
 class Event:
-    """A core/v1 Event about the DreamBoothJob."""
+    """An event about the DreamBoothJob (core/v1 Event)."""
 
     type: Literal["Normal", "Warning"]
     reason: str
@@ -46,7 +49,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do about a job.
+    """What to do about a job: actions, then status and events; times are in seconds.
 
     Actions come first. If they change anything, the job is reconciled again, and status and events
     follow from what is observed then; otherwise they are written at once.
@@ -57,7 +60,7 @@ class Decision:
     """The complete new status; None: it has not changed, and nothing is written."""
     events: tuple[Event, ...] = ()
     requeue_seconds: float | None = None
-    """Reconcile again after this time, even if nothing happens."""
+    """Reconcile again after so many seconds, even if nothing happens."""
     poll_address: str | None = None
     """Address of the pod whose progress is polled."""
 

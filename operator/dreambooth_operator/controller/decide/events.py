@@ -16,7 +16,7 @@ EventType = Literal["Normal", "Warning"]
 
 
 def events_between(old: Status, new: Status) -> Iterator[Event]:
-    """The events of a change of status."""
+    """The events of a change of status (core/v1 Event)."""
     yield from _condition_events(old, new)
     yield from _attempt_events(old, new)
     if new.phase != old.phase:
@@ -63,6 +63,7 @@ def _preemption_event(old: Status, new: Status) -> Iterator[Event]:
     """A queue took the nodes back, and the attempt waits to go on."""
     record = newest_attempt(new)
     before, after = (each.counters.preemptions if each.counters else 0 for each in (old, new))
+    # An attempt that ended as Preempted has an event of its own.
     ended = any(each.outcome == "Preempted" for each in new.attempts if each not in old.attempts)
     if record is not None and after > before and not ended:
         message = f"The queue took the nodes of attempt {record.number} back"

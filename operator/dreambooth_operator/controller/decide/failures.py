@@ -24,7 +24,7 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 def classify_failure(
     job: JobSnapshot, pods: Iterable[PodSnapshot], ranks_per_node: int
 ) -> AttemptResult:
-    """How an attempt ended whose Job is failing or has failed.
+    """Classify the end of an attempt whose Job is failing or has failed.
 
     Args:
         job: The Job of the attempt.
@@ -32,6 +32,8 @@ def classify_failure(
         ranks_per_node: To name the first rank of a pod whose termination message names none.
     """
     ended = [pod for pod in pods if pod.failed or pod.disruption or pod.deletion_requested]
+    # If a pod failed by itself, its peers were stopped because of that, and did not end the
+    # attempt.
     failed = any(_failed_by_itself(pod) for pod in ended)
     requested = {pod.uid for pod in ended if _is_stop_requested(pod, job, failed)}
     # Peers that the Job controller stopped come last, whatever the clocks of their nodes say.
@@ -57,7 +59,11 @@ def classify_failure(
 
 
 def lost_node(pod: PodSnapshot, ranks_per_node: int) -> AttemptResult:
-    """The result of an attempt with a pod that does not stop because its node is unreachable."""
+    """The result of an attempt with a pod that does not stop, as its node is unreachable.
+
+    Such a pod stays Terminating and never becomes Failed (core/v1 PodPhase), so that no
+    podFailurePolicy matches it.
+    """
     reason = f"pod {pod.name} does not stop; its node is considered lost"
     return _result("Disrupted", pod, reason, ranks_per_node)
 
@@ -135,10 +141,11 @@ def _from_job_message(job: JobSnapshot) -> AttemptResult:
     JobCondition).
     """
     message = job.failure_message
+    # For example: "Pod NS/NAME has condition DisruptionTarget matching FailJob rule at index 0".
     if "DisruptionTarget" in message:
         return AttemptResult("Disrupted", message)
-    if found := JOB_EXIT_CODE.search(message):
-        code = int(found[1])
+    if match := JOB_EXIT_CODE.search(message):
+        code = int(match[1])
         return AttemptResult("Failed", message, final=not is_retryable(code), exit_code=code)
     return AttemptResult(
         "Failed", message or f"Job {job.name} failed, and none of its pods is left"

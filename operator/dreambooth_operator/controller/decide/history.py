@@ -8,12 +8,14 @@ from dreambooth_api.contract.restart import RestartPolicy
 from dreambooth_api.contract.stages import Outcome
 from dreambooth_api.models.status import AttemptStatus, Counters, Status
 
+# Bounds the size of the object, which every watch and every write of the status transfers.
 MAX_ATTEMPTS = 20
 """Attempts in a status; older ones are dropped."""
 MAX_REASON = 4096
 """Longest reason of an attempt, in characters."""
 EXIT_CODES = range(256)
 """Those of Linux; a virtual node may report others, which the status cannot hold."""
+# One failure may be the job's own; two attempts on one node make the node suspect.
 UNRELIABLE_AFTER = 2
 """A node on which this many attempts ended is avoided."""
 COUNTERS: dict[Outcome, str] = {
@@ -27,7 +29,7 @@ COUNTERS: dict[Outcome, str] = {
 
 @dataclass(frozen=True)
 class AttemptResult:
-    """How an attempt ended, or why it is being stopped, and the rank that it is due to."""
+    """How an attempt ended or why it is stopped, and the rank at fault (status.attempts[])."""
 
     outcome: Outcome
     reason: str = ""
@@ -39,31 +41,31 @@ class AttemptResult:
 
 
 def newest_attempt(status: Status) -> AttemptStatus | None:
-    """The attempt that started last."""
+    """The attempt that started last (status.attempts[-1]); None before the first."""
     return status.attempts[-1] if status.attempts else None
 
 
 def has_open_attempt(status: Status) -> bool:
-    """Whether the newest attempt has not ended."""
+    """Whether the newest attempt has not ended (status.attempts[].ended is unset)."""
     record = newest_attempt(status)
     return record is not None and record.ended is None
 
 
 def open_attempt(status: Status, number: int, started: datetime) -> Status:
-    """The status with one more attempt, as of status.attempts; the first sets status.startTime."""
+    """The status with one more attempt (status.attempts); the first sets status.startTime."""
     records = [*status.attempts, AttemptStatus(number=number, started=started)][-MAX_ATTEMPTS:]
     first = status.start_time or started
     return status.model_copy(update={"attempts": records, "start_time": first})
 
 
 def drop_attempts_after(status: Status, number: int) -> Status:
-    """The status without attempts of a higher number."""
+    """The status without the attempts after `number` (status.attempts[].number)."""
     records = [record for record in status.attempts if record.number <= number]
     return status.model_copy(update={"attempts": records})
 
 
 def update_attempt(status: Status, **values: object) -> Status:
-    """The status with fields of the newest attempt set."""
+    """The status with fields of the newest attempt set (status.attempts[])."""
     record = status.attempts[-1].model_copy(update=values)
     return status.model_copy(update={"attempts": [*status.attempts[:-1], record]})
 
@@ -101,6 +103,7 @@ def close_attempt(
         and not record.final
         and policy.is_exhausted(counters.failures, counters.stalls)
     ):
+        # The end of this attempt was not followed by a restart.
         restarts = counters.failures + counters.stalls - 1
         reason = (
             f"{record.reason}\nNot restarted: {restarts} of {policy.max_failures} restarts are used"
@@ -112,7 +115,10 @@ def close_attempt(
 
 
 def add_run_time(status: Status, until: datetime) -> Status:
-    """The status with the time of the newest attempt, with all ranks joined, in `run_seconds`."""
+    """The status with the seconds that the newest attempt ran added (status.runSeconds).
+
+    Only time with all ranks joined counts.
+    """
     since = status.attempts[-1].running
     # Never negative: `running` may have been edited by hand.
     seconds = max(0, int((until - since).total_seconds())) if since else 0
@@ -120,13 +126,13 @@ def add_run_time(status: Status, until: datetime) -> Status:
 
 
 def count_outcome(counters: Counters, outcome: Outcome | None) -> Counters:
-    """The counters after one more attempt with that outcome."""
+    """The counters after one more attempt with that outcome (status.counters)."""
     name = COUNTERS.get(outcome) if outcome else None
     return counters.model_copy(update={name: getattr(counters, name) + 1}) if name else counters
 
 
 def max_counters(one: Counters, other: Counters) -> Counters:
-    """The larger of each counter: they only grow."""
+    """The larger of each counter (status.counters): they only grow, so the larger is the newer."""
     names = Counters.model_fields
     return Counters(**{name: max(getattr(one, name), getattr(other, name)) for name in names})
 

@@ -10,7 +10,7 @@ from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapsh
 
 @dataclass(frozen=True)
 class Policy:
-    """The operator's settings that bear on decisions."""
+    """The operator's settings that bear on decisions. Times are in seconds."""
 
     default_image: str
     """Trainer image of jobs that name none."""
@@ -24,7 +24,10 @@ class Policy:
 
 @dataclass(frozen=True)
 class Reading:
-    """An answer of rank 0 to GET /progress, or why there is none."""
+    """An answer of rank 0 to GET /progress, or why there is none.
+
+    An answer that raised `UnreadableProgressError` is marked `unreadable`.
+    """
 
     time: datetime
     address: str
@@ -37,7 +40,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Blocked:
-    """Why the API server refuses a child of the job: reason and message of a condition."""
+    """Why the API server refuses a child of the job: a condition's reason and message (meta/v1)."""
 
     reason: str
     message: str
@@ -69,5 +72,5 @@ class Observed:
     """Kinds of shared children that do not exist: "Service", "ConfigMap"."""
 
     def pods_of(self, job: JobSnapshot) -> list[PodSnapshot]:
-        """The pods that a Job created."""
+        """The pods that a Job created, by the uid of their controller (meta/v1 OwnerReference)."""
         return [pod for pod in self.pods if pod.job_uid == job.uid]

@@ -25,6 +25,7 @@ def start_failure(builder: DecisionBuilder, pods: Iterable[PodSnapshot]) -> str 
     failing = [pod for pod in pods if not pod.ended and pod.cannot_start]
     if not failing:
         return None
+    # Of several pods, the one whose time is up first decides, and gives the reason.
     left, pod = min(((_grace_left(builder, pod), pod) for pod in failing), key=lambda each: each[0])
     if left > 0:
         builder.requeue_after(left)

@@ -37,17 +37,21 @@ def advance_preflight(builder: DecisionBuilder) -> bool:
 
 
 def confirm_preflight(builder: DecisionBuilder) -> None:
-    """Restore the condition of a job that trains: its preflight has passed."""
+    """Restore the condition PreflightPassed of a job that trains (status.conditions).
+
+    An attempt is only ever started after the preflight has passed, but a status can be edited.
+    """
     if builder.condition_status(ConditionType.PREFLIGHT_PASSED) != "True":
         _pass(builder, builder.observed.preflight)
 
 
 def preflight_children(job: DreamBoothJob, default_image: str) -> list[Manifest]:
-    """ConfigMap and Job of the preflight, in the order of creation."""
+    """ConfigMap (core/v1) and Job (batch/v1) of the preflight, in the order of creation."""
     return [config_map(job), preflight_job(job, default_image)]
 
 
 def _advance(builder: DecisionBuilder, job: JobSnapshot | None) -> None:
+    # A preflight that runs is not stopped: it takes minutes, and holds no GPU.
     if builder.job.spec.suspend and (job is None or not job.live):
         builder.set_phase("Suspended")
     elif job is None:
@@ -57,6 +61,7 @@ def _advance(builder: DecisionBuilder, job: JobSnapshot | None) -> None:
         _pass(builder, job)
     elif job.failed:
         message = f"{job.failure_reason}: {job.failure_message}".strip(": ")
+        # The trainer's own report lists all errors; the Job's message only names an exit code.
         report = _report(builder.observed.pods_of(job)) or message or "the preflight failed"
         _refuse(builder, Reason.REFUSED, report)
     else:
@@ -67,7 +72,7 @@ def _advance_pods(builder: DecisionBuilder, job: JobSnapshot) -> None:
     pods = builder.observed.pods_of(job)
     alive = [pod for pod in pods if not pod.ended]
     if alive and all(is_lost(builder, pod) for pod in alive):
-        # It changes nothing, so that it can run again while the lost pod may still be alive.
+        # It leaves nothing behind, so it can run again while the lost pod may still be alive.
         builder.actions.append(DeleteJob(job.name, job.uid, background=True))
         return
     failure = start_failure(builder, pods) or start_deadline_exceeded(builder, job, pods, 1)
@@ -97,5 +102,6 @@ def _refuse(builder: DecisionBuilder, reason: Reason, message: str) -> None:
 
 def _report(pods: Iterable[PodSnapshot]) -> str:
     """The termination message of the pod that ended last."""
+    # A preflight that was retried has several pods: the report of the last one holds.
     ended = [(pod.finished, pod.name, pod.termination.message) for pod in pods if pod.finished]
     return max((each for each in ended if each[2]), default=(None, "", ""))[2]

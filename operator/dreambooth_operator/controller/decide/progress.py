@@ -1,4 +1,4 @@
-"""What the status says of the training: progress, checkpoints and artifacts."""
+"""The training as the status shows it: progress, checkpoints and artifacts."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -14,7 +14,10 @@ from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapsh
 
 
 def report_progress(builder: DecisionBuilder, job: JobSnapshot) -> None:
-    """Report the newest reading of an attempt; without an answer, progress stays as it was."""
+    """Report the newest reading of an attempt (status.progress and its conditions).
+
+    Without an answer, progress stays as it was.
+    """
     reading = builder.observed.reading
     if reading is None or reading.time < job.active_since:  # of an earlier attempt
         return
@@ -31,6 +34,7 @@ def report_progress(builder: DecisionBuilder, job: JobSnapshot) -> None:
 
 def _report_saves(builder: DecisionBuilder, progress: Progress) -> None:
     failed = f"{progress.failed_saves} failed save{'' if progress.failed_saves == 1 else 's'}"
+    # A failed save does not end the training, so only a condition can warn of it.
     if progress.save_problem is not None:
         message = (
             f"{failed} in this attempt; training goes on. The last one: {progress.save_problem}"
@@ -57,6 +61,7 @@ def _update_progress(builder: DecisionBuilder, progress: Progress) -> None:
             "artifacts": _with_samples(old.artifacts, progress.samples),
         }
     )
+    # Each write goes to etcd and to every watch: of a thousand jobs, one a second each is too much.
     urgent = new.stage != old.stage or new.last_checkpoint != old.last_checkpoint
     wait = 0.0 if urgent or new == old else _seconds_until_write(builder)
     if wait > 0:
@@ -120,7 +125,10 @@ def add_final_checkpoint(status: Status, pods: Iterable[PodSnapshot]) -> Status:
 
 
 def complete_progress(status: Status, job: DreamBoothJob) -> Status:
-    """The status of a job that succeeded: all steps are done, and the export exists."""
+    """The status of a job that succeeded (status.progress, status.artifacts).
+
+    All steps are done, and the export exists, even where the last poll came before that.
+    """
     layout = output_layout(job)
     artifacts = (status.artifacts or Artifacts()).model_copy(
         update={"output": layout.root, "export": layout.export}
@@ -131,7 +139,7 @@ def complete_progress(status: Status, job: DreamBoothJob) -> Status:
 
 
 def add_output(status: Status, job: DreamBoothJob) -> Status:
-    """The status with the folder of the run in status.artifacts.output."""
+    """The status with the folder of the run (status.artifacts.output)."""
     if status.artifacts and status.artifacts.output:
         return status
     return status.model_copy(update={"artifacts": Artifacts(output=output_layout(job).root)})

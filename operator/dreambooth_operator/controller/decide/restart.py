@@ -18,14 +18,19 @@ from dreambooth_operator.controller.kube.snapshots import COUNTERS_ANNOTATION
 from dreambooth_operator.manifests.names import TRAINER, Manifest
 from dreambooth_operator.manifests.resources import attempt_objects
 
+# Finished Jobs keep their pods, which the API server stores: a job can have a hundred attempts.
 KEPT_JOBS = 3
 """Jobs of the newest attempts are kept, with the logs of the pods that failed."""
+# A preference and not a requirement: in a small cluster the same node may be the only one.
 AVOID_WEIGHT = 100
 """The highest weight: another node is taken where there is one, otherwise the same one again."""
 
 
 def start_next_attempt(builder: DecisionBuilder) -> None:
-    """Start the next attempt when it is due (spec.runtime.restart) and no earlier one is left."""
+    """Start the next attempt when it is due (spec.runtime.restart) and no earlier one is left.
+
+    Two attempts at a time would write to the same output and hold twice the GPUs.
+    """
     record = newest_attempt(builder.status)
     number = 0 if record is None else record.number + 1
     if record != newest_attempt(builder.job.status or Status()):
@@ -78,6 +83,7 @@ def _seconds_left(builder: DecisionBuilder, record: AttemptStatus) -> float:
 
 
 def _start(builder: DecisionBuilder, number: int) -> None:
+    # Written to the Job, too: `_recover_counters` restores them if the status is lost.
     counters = builder.status.counters or Counters()
     avoid = unreliable_nodes(builder.status.attempts)
     builder.apply(
@@ -111,6 +117,7 @@ def attempt_children(
         counters: Annotated on the Job, so that they survive a status that is lost.
         avoid: Names of nodes on which earlier attempts ended.
     """
+    # Service and ConfigMap first: a pod that starts before them waits for its volume and its name.
     *shared, manifest = attempt_objects(job, number, default_image)
     manifest = copy.deepcopy(manifest)  # it shares parts with the job
     annotations = manifest["metadata"].setdefault("annotations", {})

@@ -16,7 +16,10 @@ SUSPENDED = AttemptResult("Suspended", "spec.suspend is true")
 
 
 def suspension(builder: DecisionBuilder, job: JobSnapshot) -> AttemptResult | None:
-    """The result of an attempt that spec.suspend stops; None when it does not."""
+    """The result of an attempt that the user stops (spec.suspend); None when it goes on.
+
+    The attempt's Job is deleted rather than suspended: Kueue would resume a suspended one.
+    """
     if builder.job.spec.suspend:
         return SUSPENDED
     if job.completions not in (None, builder.runtime.nodes):
@@ -38,6 +41,8 @@ def report_queued(builder: DecisionBuilder, record: AttemptStatus) -> None:
         counters = count_outcome(status.counters or Counters(), "Preempted")
         builder.status = status.model_copy(update={"counters": counters})
     builder.set_condition(ConditionType.QUEUED, "True", *QUEUED)
+    # The Job controller deletes the pods of a suspended Job: what was known of them no longer
+    # holds.
     builder.remove_conditions(
         ConditionType.PODS_READY, ConditionType.PROGRESS_KNOWN, ConditionType.CHECKPOINTS_SAVED
     )
@@ -45,7 +50,7 @@ def report_queued(builder: DecisionBuilder, record: AttemptStatus) -> None:
 
 
 def report_admitted(builder: DecisionBuilder) -> None:
-    """Report that the queue released the Job, if it was ever held back."""
+    """Report that the queue admitted the Job (batch/v1 Job, spec.suspend), if it ever held it."""
     if builder.condition_status(ConditionType.QUEUED) != "Unknown":
         message = "the queue admitted the job"
         builder.set_condition(ConditionType.QUEUED, "False", Reason.ADMITTED, message)

@@ -12,19 +12,22 @@ from dreambooth_operator.controller.kube.kinds import Kind
 from dreambooth_operator.controller.kube.session import Session
 from dreambooth_operator.manifests.names import Manifest
 
+# Under another name, the fields that earlier versions applied would stay theirs for ever.
 FIELD_MANAGER = "dreambooth-operator"
+# Seconds. A server under load may need long for a page; a connection that hangs is given up soon.
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 PAGE = 100
 """Objects on one page of a list: a page of pods takes a few megabytes while it is read."""
 DEFAULT_RETRY_AFTER = 1.0
 """Seconds to wait after HTTP 429 without a Retry-After header."""
 
+# JSON is YAML, too.
 APPLY = "application/apply-patch+yaml"
 JSON_PATCH = "application/json-patch+json"
 
 
 class Page:
-    """A page of a list (meta/v1 ListMeta)."""
+    """A page of at most `PAGE` objects of a list (meta/v1 ListMeta)."""
 
     def __init__(self, body: Manifest) -> None:
         self.items: list[Manifest] = body.get("items") or []
@@ -42,12 +45,16 @@ class Api:
         self._client: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; a later request opens new ones."""
         if self._client is not None:
             await self._client.close()
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Manifest:
-        """Read an object from the API server, bypassing the cache."""
+        """Read an object from the API server, bypassing the cache.
+
+        Raises:
+            NotFoundError: There is none of that name.
+        """
         return await self._send("GET", kind.path(namespace, name))
 
     async def version(self) -> Manifest:
@@ -55,7 +62,11 @@ class Api:
         return await self._send("GET", "/version")
 
     async def pages(self, kind: Kind, namespace: str | None) -> AsyncIterator[Page]:
-        """List the objects that a kind's selector matches, page by page; no namespace means all."""
+        """List the objects that a kind's selector matches, page by page; no namespace means all.
+
+        Raises:
+            ConflictError: The next page was requested too late (HTTP 410): list again.
+        """
         parameters = {"limit": str(PAGE)}
         if kind.selector:
             parameters["labelSelector"] = kind.selector
@@ -67,7 +78,10 @@ class Api:
             parameters["continue"] = page.continue_token
 
     async def apply(self, kind: Kind, manifest: Manifest) -> Manifest:
-        """Create or change an object by server-side apply, taking over conflicting fields."""
+        """Create or change an object by server-side apply (meta/v1 ApplyOptions).
+
+        Fields that another manager owns are taken over, as only the operator may set them.
+        """
         meta = manifest["metadata"]
         return await self._send(
             "PATCH",
@@ -86,6 +100,8 @@ class Api:
             ConflictError: The object no longer has this `version`.
         """
         operations: list[Manifest] = [
+            # A JSON patch and not a merge patch, in which a field that is left out would stay as it
+            # was.
             # Makes the API server compare versions, as a merge patch's resourceVersion does.
             {"op": "add", "path": "/metadata/resourceVersion", "value": str(version)},
             {"op": "add", "path": "/status", "value": status},
@@ -146,12 +162,15 @@ class Api:
                 content = await response.read()
                 if response.status >= 400:
                     raise _error(request, response.status, response.headers, content)
+                # A body that is not JSON comes from a proxy on the way, not from the API server: a
+                # ValueError.
                 body_read: Manifest = json.loads(content)
                 return body_read
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise errors.UnavailableError(f"{request}: {error or type(error).__name__}") from error
 
     def _connected(self) -> aiohttp.ClientSession:
+        # Opened at the first request: a session belongs to the event loop that runs then.
         if self._client is None or self._client.closed:
             self._client = self._session.connect()
         return self._client
@@ -173,10 +192,12 @@ def _error(
         return errors.InvalidError(message)
     if status == 429:
         return errors.TooManyRequestsError(message, _retry_after(headers))
+    # A ResourceQuota, which another permission would not lift.
     if status == 403 and b"exceeded quota" in content:
         return errors.ForbiddenError(message)
     if status == 403:
         return errors.ForbiddenError(f"{message}; grant it in the operator's Role or ClusterRole")
+    # 401: tokens rotate, and the session has already tried the newest one.
     if status >= 500 or status in (401, 408):
         return errors.UnavailableError(message)
     by_status = {404: errors.NotFoundError, 409: errors.ConflictError, 410: errors.ConflictError}

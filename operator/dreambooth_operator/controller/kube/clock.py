@@ -1,4 +1,4 @@
-"""The time by the API server's clock, whatever this node's clock says.
+"""The time by the API server's clock, whatever this node's clock shows.
 
 Every time in a status, and every time that is compared with one, is by that clock.
 """
@@ -20,7 +20,7 @@ HALF_SECOND = timedelta(seconds=0.5)
 
 
 class ServerClock:
-    """Synchronizes with the `Date` headers of the API server's responses.
+    """A clock synchronized with the `Date` headers of the API server's responses, to 2 seconds.
 
     It starts with this node's time, and reads only the monotonic clock after that, so that steps
     of the node's clock have no effect.
@@ -39,11 +39,16 @@ class ServerClock:
         return self._origin + timedelta(seconds=self._monotonic())
 
     def synchronize(self, date: str | None) -> None:
-        """Correct the clock by a `Date` header; a missing or unreadable one is ignored."""
+        """Correct the clock by a `Date` header if it is off by more than `TOLERANCE` (2 seconds).
+
+        A missing or unreadable header is ignored.
+        """
         try:
             server_time = parsedate_to_datetime(date or "")
         except ValueError:
             return
+        # A Date header is cut to whole seconds: on average the server's time is half a second
+        # later.
         ahead = server_time + HALF_SECOND - self.now()
         if abs(ahead) > TOLERANCE:
             self._origin += ahead

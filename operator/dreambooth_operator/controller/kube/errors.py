@@ -14,7 +14,7 @@
 
 
 class ApiError(Exception):
-    """A request that failed. The message names the request."""
+    """A request that failed; raised by every method of `Api`. The message names the request."""
 
     kind = "other"
     """Value of the label `kind` in the metrics."""
@@ -41,13 +41,13 @@ class ForbiddenError(ApiError):
 
 
 class InvalidError(ApiError):
-    """The API server rejects the request; the message says why."""
+    """The API server rejects the request (HTTP 400, 422 and others); the message is its reason."""
 
     kind = "invalid"
 
 
 class TooManyRequestsError(ApiError):
-    """The API server is overloaded (HTTP 429)."""
+    """The API server is overloaded (HTTP 429); `retry_after` is in seconds."""
 
     kind = "too_many_requests"
 
@@ -63,13 +63,16 @@ class UnavailableError(ApiError):
 
 
 class NotLeadingError(ApiError):
-    """This process may no longer write: another one may lead."""
+    """This process may no longer write: another one may lead; raised by `Leader.ensure`."""
 
     kind = "not_leading"
 
 
 class NameTakenError(Exception):
-    """An object that the job does not own has the name of one of its children."""
+    """An object that the job does not own has the name of one of its children.
+
+    Raised by `Executor.execute` before it applies anything.
+    """
 
     def __init__(self, kind: str, name: str) -> None:
         super().__init__(f"{kind} {name}")

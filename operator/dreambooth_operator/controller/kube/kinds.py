@@ -9,7 +9,7 @@ from dreambooth_operator.manifests import names
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A namespaced kind of the Kubernetes API."""
+    """A namespaced kind of the Kubernetes API (meta/v1 APIResource)."""
 
     api_version: str
     name: str
@@ -19,7 +19,7 @@ class Kind:
 
     @property
     def group(self) -> str:
-        """API group; empty for the core group."""
+        """API group; empty for the core group (core/v1)."""
         return self.api_version.rpartition("/")[0]
 
     def path(self, namespace: str | None, name: str = "", subresource: str = "") -> str:
@@ -32,6 +32,7 @@ class Kind:
 
 DREAMBOOTH_JOB = Kind(API_VERSION, KIND, PLURAL)
 JOB = Kind("batch/v1", "Job", "jobs", names.JOB_LABEL)
+# Selected by label on the server: a cluster has many Jobs and pods of others.
 POD = Kind("v1", "Pod", "pods", names.JOB_LABEL)
 SERVICE = Kind("v1", "Service", "services", names.JOB_LABEL)
 CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps", names.JOB_LABEL)

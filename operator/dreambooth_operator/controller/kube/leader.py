@@ -24,7 +24,7 @@ OVERDUE = "the Lease was not renewed in time: another process may lead"
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The Lease that replicas compete for."""
+    """The Lease that replicas compete for (coordination.k8s.io/v1). Times are in seconds."""
 
     namespace: str
     name: str
@@ -35,7 +35,10 @@ class Lease:
 
 
 class Leader:
-    """One process's part in the election."""
+    """One process's part in the election: `acquire`, then `hold`, then `release`.
+
+    Writes must be preceded by `ensure`, which raises `NotLeadingError`.
+    """
 
     def __init__(self, api: Api, lease: Lease, identity: str, now: Now) -> None:
         self._api = api
@@ -50,12 +53,16 @@ class Leader:
         self.leads = False
 
     def ensure(self) -> None:
-        """Raise `NotLeadingError` when another process may lead by now: this one was stalled."""
+        """Check that this process still leads; it may have been stalled.
+
+        Raises:
+            NotLeadingError: Another process may lead by now.
+        """
         if self._overdue:
             raise errors.NotLeadingError(OVERDUE)
 
     async def acquire(self) -> None:
-        """Wait until this process leads, however long that takes."""
+        """Wait until this process leads, however long that takes; tries every `renew_seconds`."""
         logger.info("waiting for the Lease %s/%s", self._lease.namespace, self._lease.name)
         while not await self._try_renew():
             await asyncio.sleep(self._lease.renew_seconds)
@@ -79,6 +86,7 @@ class Leader:
         try:
             lease = await self._read()
             if lease and lease["spec"].get("holderIdentity") == self._identity:
+                # As client-go releases a Lease: the API server refuses a duration of 0.
                 lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
                 await self._api.replace(LEASE, lease)
         except errors.ApiError as error:
@@ -94,6 +102,8 @@ class Leader:
         """Try to take or renew the Lease; returns whether this process holds it now."""
         began = time.monotonic()  # the Lease counts from when it was asked for, not answered
         try:
+            # Shorter than the client's time-out, so that a hanging request leaves time for another
+            # try.
             async with asyncio.timeout(self._lease.renew_seconds):
                 held = await self._take()
         except (errors.ApiError, TimeoutError) as error:
@@ -109,11 +119,15 @@ class Leader:
             await self._api.create(LEASE, self._new())
             return True
         spec: dict[str, Any] = lease.setdefault("spec", {})
+        # Any change counts as a sign of life; renewTime is by the other process's clock, and is not
+        # used.
         if spec != self._observed_spec:
             self._observed_spec, self._observed = dict(spec), time.monotonic()
         holder = spec.get("holderIdentity") or ""
         if holder not in ("", self._identity) and not self._expired(spec):
             return False
+        # Of two processes that get here at once, the resourceVersion lets only one replace the
+        # Lease.
         transitions = spec.get("leaseTransitions", 0) + (holder != self._identity)
         lease["spec"] = self._spec(spec if holder == self._identity else {}, transitions)
         await self._api.replace(LEASE, lease)

@@ -27,7 +27,7 @@ OnResponse = Callable[[str, str, int], None]
 
 
 class Session:
-    """Opens HTTP sessions with the API server.
+    """Opens HTTP sessions with the API server; `load` it first, which may raise `UserError`.
 
     Address and credentials come from KUBECONFIG, or in a pod without it from the service account.
     As tokens rotate, rejected credentials are read again and the request is sent a second time.
@@ -61,9 +61,10 @@ class Session:
         self._loaded = time.monotonic()
 
     def connect(self) -> aiohttp.ClientSession:
-        """Open a session, which the caller closes."""
+        """Open a session, which the caller closes, with the credentials that `load` has read."""
         configuration = self._configuration
         return aiohttp.ClientSession(
+            # No limit: a watch holds its connection for as long as it lasts.
             connector=aiohttp.TCPConnector(limit=0, ssl=_trust(configuration)),
             headers={hdrs.USER_AGENT: USER_AGENT},
             middlewares=(self._exchange,),
@@ -89,12 +90,14 @@ class Session:
         token = await self._configuration.get_api_key_with_prefix("BearerToken")
         if token:
             request.headers[hdrs.AUTHORIZATION] = token
+        # For an API server that is reached by another name than those in its certificate.
         if self._configuration.tls_server_name:
             request.server_hostname = self._configuration.tls_server_name
 
     async def _reloaded(self) -> bool:
         """Read the credentials again; returns whether they may be newer than the rejected ones."""
         async with self._loading:
+            # Of many requests that are rejected together, the first reads the credentials for all.
             if time.monotonic() - self._loaded <= RELOAD_SECONDS:
                 return False
             self._loaded = time.monotonic()
@@ -109,11 +112,15 @@ class Session:
 async def _load_into(configuration: Configuration) -> None:
     named = os.environ.get("KUBECONFIG")
     default = Path.home() / ".kube" / "config"
+    # Every pod has this variable; a KUBECONFIG that was set on purpose comes first.
     if named is None and "KUBERNETES_SERVICE_HOST" in os.environ:
         config.load_incluster_config(client_configuration=configuration)
         return
     await config.load_kube_config(
-        named or str(default), client_configuration=configuration, persist_config=False
+        # persist_config: refreshed tokens are not written to the user's file.
+        named or str(default),
+        client_configuration=configuration,
+        persist_config=False,
     )
 
 

@@ -38,7 +38,7 @@ CONFIG_FAILS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A DreamBoothJob's namespace and name."""
+    """A DreamBoothJob's namespace and name (meta/v1 ObjectMeta)."""
 
     namespace: str
     name: str
@@ -49,7 +49,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class PodSnapshot:
-    """A pod of an attempt or of the preflight Job."""
+    """A pod of an attempt or of the preflight Job (core/v1 Pod)."""
 
     key: Key
     """The DreamBoothJob that it belongs to."""
@@ -97,23 +97,24 @@ class PodSnapshot:
 
     @property
     def ended(self) -> bool:
-        """Its container has ended, or the pod is gone."""
+        """Its container has ended (status.phase), or the object was deleted."""
         return self.gone or self.phase in ("Succeeded", "Failed")
 
     @property
     def cannot_start(self) -> bool:
-        """Its container waits for a reason that may never go away."""
+        """Its container waits, maybe for ever (core/v1 ContainerStateWaiting, reason)."""
         return self.waiting in NEVER_STARTS | IMAGE_PULL_FAILS | CONFIG_FAILS
 
     @property
     def failed(self) -> bool:
-        """It has failed, whether or not its container ran."""
+        """It has failed (status.phase), whether or not its container ran."""
+        # With sidecars the phase changes only after they have ended, too.
         return self.phase == "Failed" or bool(self.exit_code)
 
 
 @dataclass(frozen=True, slots=True)
 class JobSnapshot:
-    """A batch/v1 Job: an attempt, or the preflight."""
+    """A Job of an attempt or of the preflight (batch/v1 Job)."""
 
     key: Key
     name: str
@@ -146,17 +147,17 @@ class JobSnapshot:
 
     @property
     def active_since(self) -> datetime:
-        """When it was created, or last resumed by its queue."""
+        """When it was created, or last resumed by its queue (status.startTime)."""
         return self.started or self.created
 
     @property
     def live(self) -> bool:
-        """Its pods run or may run, and have not been asked to stop."""
+        """Its pods run or may run, and it is not being deleted (status.conditions)."""
         return not (self.complete or self.failed or self.deleting)
 
 
 def pod_snapshot(body: Body) -> PodSnapshot | None:
-    """The snapshot of a pod; None for a pod without the operator's labels."""
+    """The snapshot of a pod (core/v1 Pod); None for one without the operator's labels."""
     meta, status = body["metadata"], body.get("status", {})
     labels = meta.get("labels", {})
     if names.JOB_LABEL not in labels:
@@ -168,6 +169,7 @@ def pod_snapshot(body: Body) -> PodSnapshot | None:
     disruption = conditions.get("DisruptionTarget", {})
     scheduled = conditions.get("PodScheduled", {})
     init_failure = _init_failure(status, state)
+    # The API server sets deletionTimestamp to the end of the grace period, in the future.
     grace = timedelta(seconds=min(meta.get("deletionGracePeriodSeconds") or 0, MAX_GRACE_SECONDS))
     deletion = time_of(meta.get("deletionTimestamp"))
     return PodSnapshot(
@@ -202,7 +204,7 @@ def pod_snapshot(body: Body) -> PodSnapshot | None:
 
 
 def job_snapshot(body: Body) -> JobSnapshot | None:
-    """The snapshot of a batch/v1 Job; None for a Job without the operator's labels."""
+    """The snapshot of a Job (batch/v1 Job); None for one without the operator's labels."""
     meta, status = body["metadata"], body.get("status", {})
     labels = meta.get("labels", {})
     if names.JOB_LABEL not in labels:
@@ -210,6 +212,8 @@ def job_snapshot(body: Body) -> JobSnapshot | None:
     conditions = by_type(status.get("conditions", []))
     failed, target = conditions.get("Failed", {}), conditions.get("FailureTarget", {})
     complete = conditions.get("Complete", {})
+    # FailureTarget comes first, and has the same reason and message; Failed waits for the pods to
+    # end.
     failure = failed if _is_true(failed) else target
     return JobSnapshot(
         key=Key(meta["namespace"], labels[names.JOB_LABEL]),
@@ -236,7 +240,7 @@ def job_snapshot(body: Body) -> JobSnapshot | None:
 
 
 def by_type(conditions: Iterable[Body]) -> dict[str, Body]:
-    """Conditions by their type."""
+    """Conditions by their type (status.conditions[].type)."""
     return {condition["type"]: condition for condition in conditions}
 
 
@@ -256,12 +260,12 @@ def controls(job_uid: str, meta: Body) -> bool:
 
 
 def time_of(text: str | None) -> datetime | None:
-    """Parse a meta/v1 Time or MicroTime."""
+    """Parse an optional time (meta/v1 Time or MicroTime)."""
     return datetime.fromisoformat(text) if text else None
 
 
 def required_time(text: str) -> datetime:
-    """Parse a meta/v1 Time of a field that every object has."""
+    """Parse the time of a field that every object has (meta/v1 Time)."""
     return datetime.fromisoformat(text)
 
 
@@ -272,7 +276,7 @@ def _trainer_state(status: Body) -> Body:
 
 
 def _init_waiting(status: Body, trainer: Body) -> Body | None:
-    """What the init container waits for that keeps the trainer's from starting."""
+    """The waiting state of an init container that keeps the trainer's from starting."""
     if trainer.get("running") or trainer.get("terminated"):
         return None
     waiting = [c.get("state", {}).get("waiting") or {} for c in _init_statuses(status)]
@@ -294,8 +298,8 @@ def _init_failure(status: Body, trainer: Body) -> str:
 
 
 def _init_statuses(status: Body) -> Iterable[Body]:
-    found: Iterable[Body] = status.get("initContainerStatuses", [])
-    return found
+    statuses: Iterable[Body] = status.get("initContainerStatuses", [])
+    return statuses
 
 
 def _is_true(condition: Body | None) -> bool:

@@ -40,6 +40,7 @@ class HealthServer:
             raise UserError(
                 f"metricsPort: {port} cannot be used: {error.strerror}; choose another"
             ) from error
+        # A connection that hangs must not keep the process from ending.
         self._server.daemon_threads = True
         self.port = self._server.server_port
         thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
@@ -47,7 +48,7 @@ class HealthServer:
         logger.info("serving /metrics, /healthz and /readyz on port %d", self.port)
 
     def close(self) -> None:
-        """Stop serving."""
+        """Stop serving, and release the port; waits up to half a second."""
         self._server.shutdown()
         self._server.server_close()
 

@@ -31,12 +31,13 @@ class MeasuredJob:
 
 
 def count_gpu_pods(pods: Iterable[PodSnapshot]) -> int:
-    """How many of a job's pods hold its GPUs: they have a node, and have not ended."""
+    """Number of pods that hold the job's GPUs: they have a node (spec.nodeName) and run."""
     return sum(pod.component == TRAINER and bool(pod.node) and not pod.ended for pod in pods)
 
 
 def collect(jobs: Iterable[MeasuredJob]) -> Iterator[Metric]:
-    """All series of all jobs."""
+    """All series of all jobs; times are Unix times in seconds."""
+    # One family for all jobs: in the exposition format a metric's series must be together.
     families = {definition: _family(definition) for definition in d.JOB_METRICS}
     for job in jobs:
         for definition, labels, value in _samples(job):

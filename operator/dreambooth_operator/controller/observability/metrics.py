@@ -1,4 +1,4 @@
-"""The operator's metrics: what it counts, and what it computes at each scrape."""
+"""The operator's metrics: those it counts, and those it computes at each scrape."""
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,9 +40,10 @@ class Measurements:
 
 
 class Metrics:
-    """All metrics, with a method for each event that they count."""
+    """All metrics, with a method for each event that they count. Durations are in seconds."""
 
     def __init__(self) -> None:
+        # Not the global registry, in which libraries register metrics of their own.
         self.registry = CollectorRegistry()
         self._requests = self._counter(d.API_REQUESTS)
         self._errors = self._counter(d.RECONCILE_ERRORS)
@@ -64,7 +65,7 @@ class Metrics:
         self._requests.labels(verb, resource, str(code)).inc()
 
     def reconciled(self, seconds: float) -> None:
-        """A job was reconciled, successfully or not."""
+        """A job was reconciled, successfully or not, in so many seconds."""
         self._reconciled.observe(seconds)
 
     def failed(self, kind: str) -> None:
@@ -94,6 +95,7 @@ class Metrics:
             return
         after = new.attempts[-1]
         before = _attempt(observed.job.status, after.number)
+        # The first attempt is no restart, nor is one whose predecessor the status does not hold.
         if before is None and after.number > 0 and len(new.attempts) > 1:
             self._restarts.labels(new.attempts[-2].outcome or "unknown").inc()
         if after.running and not (before and before.running):
@@ -103,6 +105,7 @@ class Metrics:
 
     def _observe_start(self, observed: Observed, attempt: AttemptStatus) -> None:
         job = next((job for job in observed.attempts if job.attempt == attempt.number), None)
+        # Without a startTime the Job was never admitted; the watch may also lag behind the status.
         if job and job.started and attempt.running:
             self._queued.observe(_seconds(job.started, job.created))
             self._starting.observe(_seconds(attempt.running, job.started))
@@ -134,6 +137,7 @@ class _Measured(Collector):
         if measured is None:
             return
         phases = Tally(job.summary.phase for job in measured.jobs)
+        # Every phase, 0 included: a series that disappears cannot be alerted on.
         yield _labelled_gauge(d.JOBS, {phase: phases[phase] for phase in get_args(Phase)})
         yield _gauge(d.QUEUE_DEPTH, measured.queue_depth)
         yield _gauge(d.QUEUE_OLDEST_SECONDS, measured.queue_oldest_age)

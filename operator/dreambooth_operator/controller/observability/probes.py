@@ -1,4 +1,4 @@
-"""What the liveness probe (/healthz) and the readiness probe (/readyz) of the operator answer."""
+"""The operator's liveness probe (/healthz) and readiness probe (/readyz)."""
 
 import asyncio
 import time
@@ -15,12 +15,15 @@ CHECK_SECONDS = 10.0
 """Time between two requests to the API server, which also show that the event loop runs."""
 ANSWER_SECONDS = 5.0
 """Time-out of such a request."""
+# Several checks: a scrape or a large list may hold up the loop for some seconds.
 STUCK_SECONDS = 60.0
 """After this time without a check the event loop counts as stuck."""
 SILENT_SECONDS = 30.0
 """After this time without an answer the API server counts as unreachable."""
+# A single change can be missed when a watch reconnects; twice in a row, it does not deliver.
 MAX_MISSES = 2
 """Resyncs in a row that find missed changes before a watch counts as dead."""
+# An API server that restarts may fail one or two.
 MAX_FAILED_RESYNCS = 3
 """Resyncs in a row that may fail before a kind counts as impossible to list."""
 
@@ -41,7 +44,10 @@ class Probes:
         """Another process leads, and this one is ready to take over."""
 
     async def run(self, api: Api) -> None:
-        """Check until cancelled. The API server's answers also keep the clock synchronized."""
+        """Send a request every `CHECK_SECONDS` (10 seconds) until cancelled.
+
+        The API server's answers also keep the clock synchronized. No `ApiError` ends it.
+        """
         while True:
             self._checked = time.monotonic()
             with suppress(errors.ApiError, TimeoutError):
@@ -56,7 +62,7 @@ class Probes:
         return time.monotonic() - answered if answered is not None else float("inf")
 
     def liveness(self) -> str:
-        """Why kubelet should restart the process; empty if it should not.
+        """Why the kubelet should restart the process (core/v1 Probe); empty if it should not.
 
         An API server that does not answer is no reason: a restart would not help.
         """
@@ -73,7 +79,7 @@ class Probes:
         return ""
 
     def readiness(self) -> str:
-        """Why the process cannot do its work now; empty if it can."""
+        """Why the process cannot do its work now (core/v1 Probe); empty if it can."""
         if self.answer_age > SILENT_SECONDS:
             return "the API server does not answer"
         if not (self.watching or self.standing_by):

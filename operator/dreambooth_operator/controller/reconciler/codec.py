@@ -36,13 +36,14 @@ def decode_job(snapshot: DreamBoothJobSnapshot) -> DreamBoothJob:
     try:
         return parse(body)
     except InvalidJobError as error:
+        # A status of another version of the CRD, or one edited by hand, must not stop a valid job.
         job = parse({name: value for name, value in body.items() if name != "status"})
         logger.warning("%s: ignoring its status, which is not valid: %s", snapshot.key, error)
         return job
 
 
 def encode_status(status: Status) -> Manifest:
-    """A status as JSON, with times in UTC to the second (meta/v1 Time)."""
+    """Encode a status as JSON, with times in UTC to the second (meta/v1 Time)."""
     body: Manifest = _encode_times(status.model_dump(by_alias=True, exclude_none=True))
     return body
 
@@ -86,6 +87,7 @@ def encode_event(job: DreamBoothJob, event: Event, now: datetime) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Event",
+        # A random name: events are only created, never updated, so equal ones may not collide.
         "metadata": {"name": f"{meta.name}.{uuid.uuid4().hex[:16]}", "namespace": meta.namespace},
         "involvedObject": {
             "apiVersion": API_VERSION,

@@ -48,13 +48,15 @@ class Executor:
         self._ensure_leads = ensure_leads
 
     async def execute(self, job: DreamBoothJob, actions: Sequence[Action]) -> bool:
-        """Carry out actions in order; whether they changed anything.
+        """Carry out actions in order; returns whether they changed anything.
 
         Raises:
             NameTakenError: The name of a child is taken. Nothing was applied.
             ApiError: A request failed. The actions after it were not carried out.
         """
         for action in actions:
+            # All names are checked first, so that a job of which one child cannot be created gets
+            # none.
             if isinstance(action, Apply):
                 await self._ensure_name_is_free(job, action.manifest)
         changed = False
@@ -63,7 +65,7 @@ class Executor:
         return changed
 
     async def report(self, job: DreamBoothJob, decision: Decision) -> bool:
-        """Write the status, then post the events; whether the status changed.
+        """Write the status, then post the events; returns whether the status changed.
 
         Raises:
             ConflictError: The job has changed since it was observed. Nothing was written.
@@ -72,6 +74,7 @@ class Executor:
         changed = False
         if decision.status is not None:
             meta = job.metadata
+            # Of the object that the decision was based on: the write fails if it has changed since.
             version = int((meta.model_extra or {})["resourceVersion"])
             status = encode_status(decision.status)
             changed = await self._replace_status(Key(meta.namespace, meta.name), version, status)
@@ -80,7 +83,7 @@ class Executor:
         return changed
 
     async def report_invalid_spec(self, error: InvalidSpecError) -> None:
-        """Set the condition Accepted to False, and touch nothing else.
+        """Set the condition Accepted to False, and leave the rest of the status as it is.
 
         Raises:
             ApiError: The request failed.
@@ -108,6 +111,7 @@ class Executor:
             body = await self._api.get(kind, namespace, name)
         except errors.NotFoundError:
             return
+        # The job's own child, which the watch has not delivered yet.
         if controls(uid, body["metadata"]):
             self._cache.update(kind, body)
         elif _is_being_removed(job, body["metadata"]):
@@ -138,6 +142,7 @@ class Executor:
         try:
             body = await self._api.delete(kind, namespace, name, uid, propagation=propagation)
         except (errors.NotFoundError, errors.ConflictError):
+            # Deleted already, or replaced by another object of the name: the cache was behind.
             return self._cache.remove(kind, namespace, name, uid) is not None
         # The object, while it waits for its children to be deleted; otherwise a meta/v1 Status.
         return body["kind"] != kind.name or self._update_cache(kind, body)

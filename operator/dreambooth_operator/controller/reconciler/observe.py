@@ -1,4 +1,4 @@
-"""Collects what is known of a job, and asks the API server where the cache is not enough."""
+"""Collects the state of a job, and reads from the API server what the cache may not yet hold."""
 
 import logging
 from datetime import datetime
@@ -23,7 +23,10 @@ NO_DEFAULTS = JobDefaults()
 
 
 class InvalidSpecError(Exception):
-    """A DreamBoothJob with a spec that this operator does not understand."""
+    """A DreamBoothJob whose spec this operator does not understand; raised by `Observer.observe`.
+
+    The API server has accepted it, so the CRD is of another version than the operator.
+    """
 
     def __init__(self, snapshot: DreamBoothJobSnapshot, problem: str) -> None:
         super().__init__(problem)
@@ -43,11 +46,11 @@ class Observer:
         self._defaults = defaults
 
     async def observe(self, key: Key) -> Observed | None:
-        """Everything that is known of a job; None when there is no such job.
+        """Everything that is known of a job; None when the job does not exist.
 
         Raises:
             InvalidSpecError: The spec of the job is not understood.
-            ApiError: The API server had to be asked, and did not answer.
+            ApiError: The API server had to be queried, and the request failed.
         """
         snapshot = self._cache.dreambooth_job(key)
         if snapshot is None:
@@ -116,4 +119,6 @@ class Observer:
 
 
 def _number(job: JobSnapshot) -> tuple[int, datetime]:
+    # A Job without a number is not one of the operator's: it sorts first, and never counts as
+    # newest.
     return (-1 if job.attempt is None else job.attempt, job.created)

@@ -24,10 +24,10 @@ Decide = Callable[[Observed, datetime, Policy], Decision]
 
 
 class WorkerMetrics(Protocol):
-    """What a worker measures."""
+    """What a worker measures. Durations are in seconds."""
 
     def reconciled(self, seconds: float) -> None:
-        """A job was reconciled, successfully or not."""
+        """A job was reconciled, successfully or not, in so many seconds."""
 
     def failed(self, kind: str) -> None:
         """A reconciliation failed; `kind` is that of the `ApiError`, or "bug"."""
@@ -68,6 +68,8 @@ class Worker:
             started = time.monotonic()
             try:
                 await self._reconcile(key)
+            # A bug that one job triggers must not stop the others: the key is retried with a
+            # back-off.
             except Exception as error:
                 self._retry(key, error)
             else:
@@ -78,6 +80,7 @@ class Worker:
         try:
             observed = await self._observer.observe(key)
             if observed is None:
+                # The job was deleted: nothing of it may stay in memory.
                 self._poller.set_address(key, None)
                 self._posted.pop(key, None)
             else:
@@ -85,6 +88,8 @@ class Worker:
         except InvalidSpecError as error:
             await self._executor.report_invalid_spec(error)
         except (errors.ConflictError, errors.NotFoundError):
+            # Usual after a missed or late event. If the cache was up to date, another object is in
+            # conflict.
             if not await self._observer.refresh(key):
                 raise
             self._queue.add(key)  # decide again on what was just read

@@ -42,7 +42,10 @@ KEPT_METADATA = (
 
 @dataclass(frozen=True, slots=True)
 class DreamBoothJobSnapshot:
-    """A DreamBoothJob as the API server sent it, without the metadata that the operator ignores."""
+    """A DreamBoothJob as the API server sent it, without metadata that the operator ignores.
+
+    Above all without managedFields, often the largest part (meta/v1 ObjectMeta).
+    """
 
     key: Key
     name: str
@@ -55,7 +58,7 @@ class DreamBoothJobSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class ChildSnapshot:
-    """A Service or ConfigMap of a job."""
+    """A Service or ConfigMap of a job (core/v1)."""
 
     key: Key
     kind: str
@@ -94,7 +97,11 @@ class _Family:
 
 
 class Cache:
-    """The objects that the operator watches, by DreamBoothJob."""
+    """The objects that the operator watches, by DreamBoothJob.
+
+    Objects are filed by the label of their job, and count as its children only if it is their
+    controller (meta/v1 OwnerReference): anyone can set a label.
+    """
 
     def __init__(self, now: Now = lambda: datetime.now(UTC)) -> None:
         self._now = now
@@ -102,7 +109,7 @@ class Cache:
         self._index: dict[Kind, dict[tuple[str, str], Snapshot]] = {kind: {} for kind in WATCHED}
         """The same objects by kind, namespace and name."""
         self._removed: OrderedDict[str, None] = OrderedDict()
-        """uids of deleted objects: an answer that comes late does not bring them back."""
+        """uids of deleted objects: an answer that arrives late must not restore them."""
 
     def update(self, kind: Kind, body: Body) -> Key | None:
         """Add or replace an object unless the cache holds this or a newer version.
@@ -134,6 +141,7 @@ class Cache:
             The job that the object belonged to; None if the cache did not hold it.
         """
         self._removed[uid] = None
+        # Answers are late by seconds: the oldest uids are no longer needed.
         while len(self._removed) > REMEMBERED_REMOVALS:
             self._removed.popitem(last=False)
         snapshot = self._index[kind].get((namespace, name))
@@ -144,7 +152,7 @@ class Cache:
         return snapshot.key
 
     def dreambooth_job(self, key: Key) -> DreamBoothJobSnapshot | None:
-        """The DreamBoothJob itself."""
+        """The DreamBoothJob itself; None if it does not exist."""
         family = self._families.get(key)
         return family.dreambooth_job if family else None
 
@@ -155,7 +163,7 @@ class Cache:
         )
 
     def jobs(self, key: Key, owner: str) -> list[JobSnapshot]:
-        """The batch/v1 Jobs that the DreamBoothJob with the uid `owner` controls."""
+        """The Jobs that the DreamBoothJob with the uid `owner` controls (batch/v1 Job)."""
         family = self._families.get(key, _Family())
         return [job for job in family.jobs.values() if job.owner == owner]
 
@@ -171,13 +179,13 @@ class Cache:
         return [pod for pod in family.pods.values() if pod.job_uid in uids or not pod.ended]
 
     def owns(self, key: Key, owner: str, kind: str, name: str) -> bool:
-        """Whether a child exists that the DreamBoothJob with the uid `owner` controls."""
+        """Whether a child exists whose controller has the uid `owner` (meta/v1 OwnerReference)."""
         family = self._families.get(key, _Family())
         child = family.jobs.get(name) if kind == JOB.name else family.shared.get((kind, name))
         return child is not None and child.owner == owner
 
     def objects(self, kind: Kind) -> Mapping[tuple[str, str], Snapshot]:
-        """The objects of a kind that exist, by namespace and name."""
+        """The objects of a kind that exist, by namespace and name (meta/v1 ObjectMeta)."""
         return self._index[kind]
 
     def _add(self, snapshot: Snapshot) -> None:
@@ -210,6 +218,7 @@ class Cache:
             del family.jobs[snapshot.name]
             family.forget_deleted_job()
             family.deleted_job = snapshot
+            # Nothing is decided about a job that was deleted.
             if family.dreambooth_job is None:
                 family.forget_deleted_job()
         elif isinstance(snapshot, PodSnapshot):

@@ -37,14 +37,14 @@ ObjectId = tuple[str, str, str]
 
 @dataclass
 class WatchHealth:
-    """How well the watch of a kind works. Times are by time.monotonic()."""
+    """How well the watch of a kind works. Times are in seconds, by time.monotonic()."""
 
     listed: float = field(default_factory=time.monotonic)
     """When the kind could be listed last."""
     confirmed: float = field(default_factory=time.monotonic)
     """When the watch was last known to work: it delivered an event, or had missed nothing."""
     misses: int = 0
-    """Resyncs in a row that found changes that the watch had missed."""
+    """Resyncs in a row that showed changes that the watch had missed."""
 
 
 class Informer:
@@ -63,6 +63,7 @@ class Informer:
         self._api = api
         self._cache = cache
         self._queue = queue
+        # None: one list of the whole cluster.
         self._namespaces: Collection[str | None] = namespaces or [None]
         self._on_repair = on_repair
         self._lag = lag_seconds
@@ -70,7 +71,7 @@ class Informer:
         self.watches = {kind: WatchHealth() for kind in WATCHED}
 
     def on_event(self, kind: Kind, event_type: str | None, body: Body) -> None:
-        """Handle a watch event; kopf's initial list has no event type."""
+        """Handle a watch event (meta/v1 WatchEvent); kopf's initial list has no event type."""
         self.watches[kind].confirmed = time.monotonic()
         if event_type == "DELETED":
             meta = body["metadata"]
@@ -79,7 +80,7 @@ class Informer:
             self._update(kind, body)
 
     async def list_all(self) -> None:
-        """List everything into the cache; retries until that succeeds."""
+        """List everything into the cache; after an `ApiError` it retries every `RETRY_SECONDS`."""
         last_problem = ""
         while True:
             try:
@@ -89,13 +90,18 @@ class Informer:
                 return
             except errors.ApiError as error:
                 problem = _describe(error)
+                # Once for each problem, and not every few seconds for as long as the CRD is
+                # missing.
                 if problem != last_problem:
                     logger.warning("not started yet: %s", problem)
                 last_problem = problem
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def run(self, resync_seconds: float) -> None:
-        """Resync every so many seconds, and soon after each `list_all`; until cancelled."""
+        """Resync every `resync_seconds`, and soon after each `list_all`; until cancelled.
+
+        A kind that cannot be listed is logged and skipped: no `ApiError` is raised.
+        """
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(resync_seconds):
@@ -127,6 +133,8 @@ class Informer:
         watch = self.watches[kind]
         watch.listed = time.monotonic()
         if newer or gone:
+            # Watch events of recent changes may still be on their way: only what is missing then
+            # was missed.
             await asyncio.sleep(self._lag)
         missed = sum(self._update(kind, body) for body in newer)
         missed += sum(self._remove(kind, *object_id) for object_id in gone)
@@ -188,6 +196,8 @@ class Informer:
             for body in page.items:
                 meta = body["metadata"]
                 snapshot = cached.pop((meta["namespace"], meta["name"]), None)
+                # Versions are compared as numbers: etcd's revision, and a documented guarantee
+                # since 1.35.
                 if snapshot is None or snapshot.version < int(meta["resourceVersion"]):
                     on_newer(body)
         # An object that is newer than the list was created while the list was read.

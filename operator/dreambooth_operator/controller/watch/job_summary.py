@@ -21,7 +21,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class JobSummary:
-    """A DreamBoothJob as the metrics show it."""
+    """A DreamBoothJob as the metrics show it (status.phase, status.progress, status.attempts)."""
 
     phase: str
     phase_start: datetime
@@ -45,7 +45,10 @@ class JobSummary:
 
 
 def summarize(body: Body) -> JobSummary:
-    """Summarize a DreamBoothJob; parts of another version of the CRD count as empty."""
+    """Summarize a DreamBoothJob; parts of another version of the CRD count as empty.
+
+    Never raises `ValidationError`: one odd job must not end the watch of all.
+    """
     status = _parse(Status, body.get("status"))
     runtime = _parse(Runtime, (body.get("spec") or {}).get("runtime"))
     progress, artifacts = status.progress, status.artifacts

@@ -1,4 +1,4 @@
-"""How kopf watches: it passes events on to the informer, and writes nothing to any object."""
+"""kopf's part: it watches, passes events on to the informer, and writes to no object."""
 
 import asyncio
 import functools
@@ -15,6 +15,7 @@ from dreambooth_operator.controller.watch.informer import Informer
 
 INACTIVITY_SECONDS = 90.0
 """The API server sends a bookmark every minute; a watch that is silent for longer is dead."""
+# The same limits as those of this project's own client.
 REQUEST_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
 IDLE_SECONDS = 0.2
@@ -25,11 +26,17 @@ MAX_BACKOFF_SECONDS = 10.0
 def registry(
     informer: Informer, server: str, client: aiohttp.ClientSession
 ) -> kopf.OperatorRegistry:
-    """Make kopf's handlers: use this session, and pass every event on."""
+    """Make kopf's handlers: use this session, and pass every event on.
+
+    Only event handlers: create, update and delete handlers write annotations and finalizers, and a
+    finalizer blocks deletion while the operator is down (meta/v1 ObjectMeta).
+    """
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=handlers)
     async def login(**_: Any) -> kopf.AiohttpSession:
+        # The session authenticates by itself, and reads rotated tokens again; kopf's login would
+        # not.
         return kopf.AiohttpSession(server=server, aiohttp_session=client)
 
     for kind in WATCHED:
@@ -39,10 +46,15 @@ def registry(
 
 
 def settings() -> kopf.OperatorSettings:
-    """Make kopf's settings: no peering, posting or scanning, and retries without end."""
+    """Make kopf's settings: no peering, posting or scanning, and retries without end.
+
+    Time-outs are in seconds.
+    """
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False
+    # Scanning lists CRDs and namespaces, for which the operator has no permission.
     chosen.scanning.disabled = True
+    # A Lease elects the leader; kopf's peering does not exclude two at a time.
     chosen.peering.standalone = True
     chosen.persistence.diffbase_storage = _NoDiffBase()
     chosen.queueing.idle_timeout = IDLE_SECONDS
@@ -63,6 +75,7 @@ async def cancel_watchers() -> None:
 
     kopf would cancel them together with the tasks that they wait for, and then wait for ever.
     """
+    # kopf hands out no list of these tasks: their names are all there is.
     watchers = {task for task in asyncio.all_tasks() if task.get_name().startswith("watcher for")}
     for task in watchers:
         task.cancel()

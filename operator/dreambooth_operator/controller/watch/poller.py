@@ -1,4 +1,4 @@
-"""Asks rank 0 of each running job for its progress."""
+"""Polls rank 0 of each running job for its progress."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,11 +21,17 @@ OnReading = Callable[[Key, Reading], None]
 
 
 class ProgressUnavailableError(Exception):
-    """No answer. Usual while a job starts and while it ends; the message says why."""
+    """No answer, with the reason; raised by `request_progress`.
+
+    Usual while a job starts and while it ends.
+    """
 
 
 class Poller:
-    """Keeps the latest reading of each job that has an address. A pod's answer is untrusted."""
+    """Keeps the latest reading of each job that has an address (status.podIP of rank 0).
+
+    A pod's answer is not trusted: its size, time and content are bounded.
+    """
 
     def __init__(
         self,
@@ -43,11 +49,12 @@ class Poller:
         self._due: Queue[Key] = Queue()
 
     async def run(self) -> None:
-        """Poll until cancelled, which ends requests that are under way."""
+        """Poll each address every `every_seconds` seconds until cancelled."""
         async with (
             aiohttp.ClientSession(
                 # Polls are too far apart for connections to be worth keeping.
                 connector=aiohttp.TCPConnector(limit=CONCURRENCY, force_close=True),
+                # A pod's cookie would be sent to other pods.
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
                 auto_decompress=False,  # a small answer must not become a large one
@@ -58,9 +65,10 @@ class Poller:
                 group.create_task(self._poll_forever(session), name=f"progress {number}")
 
     def set_address(self, key: Key, address: str | None) -> None:
-        """Poll the pod with this IP address, at once and then regularly; None: poll no more."""
+        """Poll the pod with this address (status.podIP), now and then regularly; None: stop."""
         if self._addresses.get(key) == address:
             return
+        # A reading of another pod would be reported as this one's.
         self._readings.pop(key, None)
         if address is None:
             del self._addresses[key]
@@ -69,7 +77,7 @@ class Poller:
             self._due.add(key)
 
     def reading(self, key: Key) -> Reading | None:
-        """The latest answer from the job's present address."""
+        """The latest answer from the job's present address; None before the first."""
         return self._readings.get(key)
 
     async def _poll_forever(self, session: aiohttp.ClientSession) -> None:

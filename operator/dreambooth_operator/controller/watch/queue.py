@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
+# A conflict is over within a second; an API server that is down is asked once a minute per job.
 FIRST_BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 60.0
 
@@ -39,7 +40,7 @@ class Queue(Generic[K]):
         self._backoffs: dict[K, _Backoff] = {}
 
     def add(self, key: K, after: float = 0.0) -> None:
-        """Make a key due after so many seconds; of several times, the earliest counts.
+        """Make a key due after `after` seconds; of several times, the earliest counts.
 
         After an error the key waits for its back-off in any case.
         """
@@ -48,14 +49,17 @@ class Queue(Generic[K]):
         self._add_at(key, max(due, backoff.until) if backoff else due)
 
     async def get(self) -> K:
-        """Wait for the next due key. The caller must call `done` or `failed` with it."""
+        """Wait for the next due key. The caller must call `done` or `failed` with it.
+
+        Until then no other worker gets the key, so that a job is never reconciled twice at a time.
+        """
         key = await self._ready.get()
         del self._since[key]
         self._active.add(key)
         return key
 
     def done(self, key: K) -> None:
-        """End the work on a key, and forget its errors."""
+        """End the work on a key without an error: its back-off starts at 1 second again."""
         self._backoffs.pop(key, None)
         self._finish(key)
 
@@ -75,17 +79,19 @@ class Queue(Generic[K]):
 
     @property
     def depth(self) -> int:
-        """Keys that are due and wait for a worker."""
+        """Number of keys that are due and wait for a worker."""
         return len(self._since)
 
     @property
     def oldest_age(self) -> float:
-        """Seconds that the first of them has waited."""
+        """Seconds for which the first due key has waited; 0 if there is none."""
         first = next(iter(self._since.values()), None)
         return 0.0 if first is None else asyncio.get_running_loop().time() - first
 
     def _delay(self, errors: int) -> float:
+        # The exponent is bounded, as a float overflows after a thousand errors.
         longest = min(FIRST_BACKOFF_SECONDS * 2.0 ** min(errors - 1, 16), MAX_BACKOFF_SECONDS)
+        # Jobs that failed together, as when the API server went down, are not all retried together.
         return longest * (0.5 + 0.5 * self._jitter())
 
     def _add_at(self, key: K, due: float) -> None:
