@@ -13,6 +13,7 @@ from dreambooth_charts.panels import Column, Panels, Query, labels, numbers, row
 
 UID = "dreambooth-job"
 CHOSEN = 'namespace="$namespace", job="$job"'
+# Raw: Grafana would otherwise escape the slashes of the address.
 SAMPLES = "${browser:raw}${__data.fields.Bucket}?prefix=${__data.fields.Folder}/samples/"
 
 
@@ -124,6 +125,7 @@ def _unsaved() -> Panels:
         "Not saved for",
         "s",
         _query(
+            # Rank 0 commits the checkpoints of all ranks.
             'time() - max(dreambooth_trainer_unsaved_since_timestamp_seconds{CHOSEN, rank="0"})'
         ),
         text="Work that would be lost if a node failed now.",
@@ -266,6 +268,7 @@ def _results() -> Panels:
             Column("folder", "Folder", link=SAMPLES, tooltip="Open the samples"),
         ),
         _query(
+            # Grafana cannot take a URI apart: Prometheus splits it into bucket and folder.
             "max by (output, bucket, folder) (label_replace(label_replace("
             'dreambooth_job_info{CHOSEN, output!=""}'
             f', "bucket", "$1", "output", "{uri}"), "folder", "$2", "output", "{uri}"))'

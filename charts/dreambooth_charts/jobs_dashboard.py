@@ -120,6 +120,7 @@ def _waiting() -> Panels:
         _query(
             "topk(20, time() - max by (namespace, job) ("
             "dreambooth_job_phase_start_timestamp_seconds{CHOSEN} and ignoring (phase, stage)"
+            # `and` keeps the jobs that are in such a phase; the two series differ in their labels.
             ' dreambooth_job_phase{phase=~"Pending|Preflight|Queued|Starting|Restarting"}))',
             "{{namespace}}/{{job}}",
         ),
@@ -130,6 +131,7 @@ def _waiting() -> Panels:
 
 def _delays() -> Panels:
     quantile = (
+        # An hour, whatever the range: attempts start too rarely for a rate over minutes.
         "histogram_quantile({}, sum by (le) (increase(dreambooth_operator_{}_seconds_bucket[1h])))"
     )
     return series(
@@ -234,6 +236,7 @@ def _watch_ages() -> Panels:
         "s",
         Query(
             "max by (resource) (dreambooth_operator_watch_age_seconds"
+            # A process on standby watches nothing, so its ages only grow.
             " and on (instance) (dreambooth_operator_leader == 1))",
             "{{resource}}",
         ),

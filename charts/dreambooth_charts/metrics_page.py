@@ -58,7 +58,8 @@ def metrics_page(rules: Iterable[Path]) -> str:
     parts = [f"{HEADER}\n# Metrics and alerts\n"]
     for prefix, title, text, common in SECTIONS:
         section = sorted(
-            (d for d in all_metrics if d.name.startswith(f"{prefix}_")), key=lambda d: d.name
+            (d for d in all_metrics if d.name.startswith(f"{prefix}_")),
+            key=lambda d: d.name,
         )
         rows = [_metric(definition, common) for definition in section]
         head = "| Metric | Type | Labels | Meaning |\n|---|---|---|---|"
@@ -70,6 +71,7 @@ def metrics_page(rules: Iterable[Path]) -> str:
 
 def definitions() -> list[Definition]:
     """Every metric of operator and trainer, in base units: seconds and bytes."""
+    # Only the definitions are read, so the values of the labels do not matter.
     trainer = TrainerMetrics(dict.fromkeys(RANK_LABELS, "")).definitions
     return [*OPERATOR_METRICS, *JOB_METRICS, *trainer]
 

@@ -84,6 +84,7 @@ def _type(field: Schema) -> str:
 
 def _default(field: Schema) -> str:
     """The default of an object is in the rows of its fields."""
+    # An empty list is what a reader expects of a field that is not set.
     default = field.get("default")
     return "" if isinstance(default, dict) or default in (None, []) else f"`{json.dumps(default)}`"
 

@@ -44,6 +44,7 @@ def _of_condition(kind: str, field: str) -> str:
     return f'.status.conditions[?(@.type=="{kind}")].{field}'
 
 
+# What a user filters by: unlike labels, these need no copy that could be out of date.
 SELECTABLE_FIELDS = [
     ".spec.suspend",
     ".spec.training.method",
@@ -55,8 +56,8 @@ SELECTABLE_FIELDS = [
 """Fields for `kubectl get dbj --field-selector`; the API server takes eight at most."""
 
 PRINTER_COLUMNS = [
-    ("Phase", "string", ".status.phase", "Where the job is in its life"),
-    ("Stage", "string", ".status.stage", "What a running job does"),
+    ("Phase", "string", ".status.phase", "Phase of the job's life cycle"),
+    ("Stage", "string", ".status.stage", "What a running job is doing"),
     ("Step", "integer", ".status.progress.step", "Optimizer steps done"),
     ("Total", "integer", ".status.progress.totalSteps", "Optimizer steps to do"),
     ("Loss", "string", ".status.progress.loss", "Total loss"),

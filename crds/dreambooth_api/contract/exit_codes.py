@@ -12,6 +12,7 @@ class ExitCode(IntEnum):
     A container that signal n killed has the code 128 + n.
     """
 
+    # Values are the contract with the podFailurePolicy of running Jobs: never change or reuse one.
     DONE = 0
     """Trained and exported."""
     ERROR = 1

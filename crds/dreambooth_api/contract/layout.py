@@ -29,6 +29,7 @@ class OutputLayout:
 
         A job that no API server has stored has no uid; its folder is named `local`.
         """
+        # The uid keeps the runs of a job that was deleted and created again apart.
         return cls("/".join([output.rstrip("/"), namespace, name, uid or "local"]))
 
     def path(self, relative: str) -> str:

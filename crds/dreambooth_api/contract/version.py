@@ -35,5 +35,6 @@ def check_version(who: str, spoken: int) -> None:
     Raises:
         UnsupportedVersionError: It does not; the message names `who` and both versions.
     """
+    # A newer version is refused, too: what a field means may have changed.
     if not OLDEST <= spoken <= VERSION:
         raise UnsupportedVersionError(who, spoken)

@@ -108,7 +108,7 @@ class AttemptStatus(ApiModel):
 
 
 class Counters(ApiModel):
-    """Ends of attempts by kind. Only failures and stalls use up the restart budget."""
+    """Interruptions of attempts by kind. Only failures and stalls use up the restart budget."""
 
     failures: Count = 0
     """A rank failed."""
@@ -130,7 +130,7 @@ class Artifacts(ApiModel):
     """Folder of this run."""
 
     export: Annotated[str, StringConstraints(max_length=2048)] | None = None
-    """The model to take home."""
+    """Folder of the exported model."""
 
     samples: Annotated[str, StringConstraints(max_length=2048)] | None = None
     """The newest sample grid."""
@@ -140,10 +140,10 @@ class Status(ApiModel):
     """What the operator reports."""
 
     phase: Phase | None = None
-    """Where the job is in its life."""
+    """Phase of the job's life cycle."""
 
     stage: Stage | None = None
-    """What a running job does."""
+    """What a running job is doing."""
 
     observed_generation: Count | None = None
     """Generation of the job that this status is about."""
@@ -158,13 +158,13 @@ class Status(ApiModel):
     """The newest durable checkpoint."""
 
     counters: Counters | None = None
-    """Ends of attempts by kind."""
+    """Interruptions of attempts by kind."""
 
     attempts: Annotated[list[AttemptStatus], Field(max_length=20), MapList("number")] = []
     """The newest attempts."""
 
     run_seconds: Count = 0
-    """How long ended attempts ran with all their ranks."""
+    """Seconds for which the attempts that ended ran with all their ranks."""
 
     artifacts: Artifacts | None = None
     """Where the results are."""

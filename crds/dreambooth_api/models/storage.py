@@ -47,6 +47,7 @@ class CredentialsSecret(ApiModel):
 class Credentials(ApiModel):
     """Where the credentials for object storage come from."""
 
+    # One field, so that another origin can be added without a change of this one.
     secret_ref: CredentialsSecret
     """The Secret that holds them."""
 

@@ -10,7 +10,7 @@ CLASS_PROMPT = "a photo of a {class}"
 
 
 class Subject(ApiModel):
-    """One subject: 3-5 images of it, the word that will mean it, and its class."""
+    """One subject: 3-5 images of it, the word that will stand for it, and its class."""
 
     identifier: Word
     """The rare word that will stand for the subject, for example `sks` (paper, section 3.2)."""

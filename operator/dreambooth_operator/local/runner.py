@@ -29,11 +29,11 @@ class StopRequest:
 
     @property
     def immediate(self) -> bool:
-        """Whether to stop without saving: the user has asked twice."""
+        """Whether to stop without saving: the user has requested it a second time."""
         return self.count > 1
 
     def add(self) -> None:
-        """Ask once more."""
+        """Count one more request to stop."""
         self.count += 1
 
 

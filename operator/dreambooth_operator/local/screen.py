@@ -21,4 +21,4 @@ class Screen(Protocol):
         """
 
     def close(self) -> None:
-        """Give the terminal back; no other method is called afterwards."""
+        """Restore the terminal; no other method is called afterwards."""

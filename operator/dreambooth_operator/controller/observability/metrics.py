@@ -73,7 +73,7 @@ class Metrics:
         self._errors.labels(kind).inc()
 
     def progress_polled(self, reading: Reading) -> None:
-        """Rank 0 of a job was asked for its progress."""
+        """A poll of rank 0's progress has ended, with or without an answer."""
         if reading.progress is None:
             self._progress_failures.inc()
 
@@ -82,7 +82,7 @@ class Metrics:
         self._repairs.labels(kind.plural).inc(changes)
 
     def set_leader(self, leads: bool) -> None:
-        """Whether this process leads."""
+        """Set whether this process leads."""
         self._leader.set(leads)
 
     def changed(self, observed: Observed, decision: Decision) -> None:

@@ -88,7 +88,7 @@ class _Family:
         return bool(self.dreambooth_job or self.jobs or self.pods or self.shared)
 
     def forget_deleted_job(self) -> None:
-        """Forget the Job that was deleted last, and those of its pods that are gone."""
+        """Forget the Job that was deleted last, and its deleted pods."""
         if self.deleted_job:
             uid, self.deleted_job = self.deleted_job.uid, None
             gone = [pod.uid for pod in self.pods.values() if pod.gone and pod.job_uid == uid]

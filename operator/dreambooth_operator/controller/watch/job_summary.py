@@ -26,7 +26,7 @@ class JobSummary:
     phase: str
     phase_start: datetime
     stage: str
-    """What a running job does; empty for others."""
+    """What a running job is doing; empty for others."""
     queue: str
     output: str
     """Folder of the run; empty before the first attempt has started."""
