@@ -261,7 +261,7 @@ def test_a_resolution_far_from_the_models_own_is_a_warning(job: Job, resolution:
     report = examine(job)
     assert report.errors == []
     assert report.warnings == [
-        f"spec.training.resolution: {resolution} is far from 64, which the model was made for;"
+        f"spec.training.resolution: {resolution} is far from 64, which the model was trained at;"
         " use 64"
     ]
 

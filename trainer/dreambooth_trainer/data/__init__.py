@@ -1,1 +1,1 @@
-"""What is trained on: images, captions, class images, and the batches made from them."""
+"""Training data: images, captions, class images, and the batches drawn from them."""

@@ -1,4 +1,4 @@
-"""The stream of micro-batches that one rank trains on, made ahead of time in a thread."""
+"""The stream of micro-batches that one rank trains on, prepared ahead of time in a thread."""
 
 import queue
 import threading
@@ -17,15 +17,15 @@ Batch = dict[str, Tensor]
 N = 2B with prior preservation: B subject samples, then the B class samples that belong to them."""
 
 BATCHES_AHEAD = 3
-"""More would only cost memory: a batch takes far less time than a step."""
+"""More would only take memory: drawing a batch takes far less time than a step."""
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Which steps to train, and this rank's share of each."""
+    """The steps to train, and this rank's share of each: batch sizes in subject images."""
 
     start: int
-    """Optimizer steps that are done."""
+    """Optimizer steps done."""
     stop: int
     accumulation: int
     """Micro-batches per optimizer step."""
@@ -40,7 +40,12 @@ class BatchPlan:
         return self.local_batch * self.world_size * self.accumulation
 
     def positions(self, micro: int, rank: int | None = None) -> range:
-        """Positions in the global batch of a rank's micro-batch; this rank's by default."""
+        """Positions in the global batch of a rank's micro-batch; this rank's by default.
+
+        Returns:
+            `local_batch` consecutive positions; together, ranks and micro-batches cover the global
+            batch exactly once.
+        """
         place = micro * self.world_size + (self.rank if rank is None else rank)
         return range(place * self.local_batch, (place + 1) * self.local_batch)
 
@@ -52,7 +57,11 @@ class BatchPlan:
 def make_batch(sampler: TrainingSampler, noise_offset: float, step: int, positions: range) -> Batch:
     """The micro-batch of B positions of a step's global batch; see `Batch` for the shapes.
 
-    noise_offset: how much noise that is constant over a channel is added (0: none).
+    Args:
+        sampler: Draws the samples.
+        noise_offset: Scale of noise that is constant over a channel (0: none).
+        step: Optimizer steps before this one.
+        positions: In the global batch.
     """
     pairs = [sampler.draw(step, position) for position in positions]
     draws = [subject for subject, _ in pairs] + [prior for _, prior in pairs if prior is not None]
@@ -61,6 +70,7 @@ def make_batch(sampler: TrainingSampler, noise_offset: float, step: int, positio
         "timestep": torch.tensor([draw.timestep for draw in draws]),
         "drop_caption": torch.tensor([draw.drop_caption for draw in draws]),
         "latent_noise": torch.from_numpy(np.stack([draw.latent_noise for draw in draws])),
+        # The sum is the noise and the target: the model learns to change an image's mean too.
         "noise": torch.from_numpy(
             np.stack([draw.noise + noise_offset * draw.offset for draw in draws])
         ),
@@ -71,7 +81,7 @@ def make_batch(sampler: TrainingSampler, noise_offset: float, step: int, positio
 class BatchStream:
     """Iterates over one rank's micro-batches.
 
-    wait_seconds: how long the training loop waited for the newest one.
+    `wait_seconds` is the time that the training loop waited for the newest one, in seconds.
     """
 
     sampler: TrainingSampler
@@ -85,6 +95,7 @@ class BatchStream:
 
     def rows(self, step: int, rank: int) -> list[int]:
         """Rows of the cache that a rank trains on in a step (from 0), of subjects and classes."""
+        # Drawn again rather than remembered: it is needed only for the message of a bad loss.
         pairs = [
             self.sampler.draw(step, position)
             for micro in range(self.plan.accumulation)
@@ -110,6 +121,7 @@ class BatchStream:
     def _fill(self, ready: "queue.Queue[Batch | BaseException]", stopped: threading.Event) -> None:
         try:
             for batch in self._batches():
+                # With a time-out: a consumer that has stopped never makes room in the queue.
                 while not stopped.is_set():
                     try:
                         ready.put(batch, timeout=0.2)
@@ -127,4 +139,5 @@ class BatchStream:
                 batch = make_batch(
                     self.sampler, self.noise_offset, step, self.plan.positions(micro)
                 )
+                # Copies from pageable memory would make the host wait for the device.
                 yield {k: v.pin_memory() for k, v in batch.items()} if self.pin_memory else batch

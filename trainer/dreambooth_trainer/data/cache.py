@@ -1,4 +1,7 @@
-"""Everything that does not train, computed once: latents of all image variants, embeddings."""
+"""Outputs of the frozen modules, computed once: latents of all image variants, and embeddings.
+
+The VAE's encoder takes more arithmetic than the forward pass of the denoiser.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from dreambooth_trainer.process.chunks import CHUNK_SIZE, gather_chunks, own_chu
 from dreambooth_trainer.process.distributed import Ranks
 
 NO_CAPTION = 0
-"""Index of the empty caption, by which caption dropout replaces others."""
+"""Index of the empty caption, which replaces others under caption dropout."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,14 @@ class ImageGroup:
 
 @dataclass(frozen=True)
 class TrainingCache:
-    """What the training step looks up instead of computing.
+    """Tensors that the training step looks up instead of computing them.
 
-    moments: [rows, 2C, h, w], mean and log variance of the latent of each variant of each image.
-    caption_of_row: [rows], index into `captions`.
-    tokens: [captions, ...], token ids.
-    conditioning: of every caption, or None where the text encoder is trained.
+    Args:
+        moments: [rows, 2C, h, w], mean and log variance of the latent of each image's variants.
+        caption_of_row: [rows], index into `captions`.
+        captions: All captions, the empty one first.
+        tokens: [captions, ...], token ids.
+        conditioning: Of every caption; None where the text encoder is trained.
     """
 
     moments: Tensor
@@ -45,7 +50,11 @@ class TrainingCache:
 
 
 def image_pools(groups: Sequence[ImageGroup]) -> list[ImagePool]:
-    """The rows of each group in the cache."""
+    """The rows of each group in the cache, in the order of the groups.
+
+    Returns:
+        Pools whose rows follow each other without gaps from row 0.
+    """
     pools, first = [], 0
     for group in groups:
         pools.append(ImagePool(first, len(group.images), len(group.variants)))
@@ -62,9 +71,15 @@ def build_cache(
     ranks: Ranks,
     device: torch.device,
 ) -> TrainingCache:
-    """Encode every variant of every image once, the work split over the ranks. Collective.
+    """Encode every variant of every image once, divided among the ranks. Collective.
 
-    resolution: of the crops, in pixels along one side.
+    Args:
+        family: The base model.
+        groups: Images of all subjects and classes.
+        resolution: Of the crops, in pixels along one side.
+        text_is_trained: Whether the conditioning changes, and so cannot be cached.
+        ranks: All ranks.
+        device: Holds the cache: a lookup then waits for no copy.
     """
     captions = ["", *dict.fromkeys(caption for group in groups for caption in group.captions)]
     tokens = family.tokenize(captions).to(device)
@@ -80,10 +95,12 @@ def build_cache(
 def _captions_of_rows(groups: Sequence[ImageGroup], captions: Sequence[str]) -> Iterator[int]:
     for group in groups:
         for caption in group.captions:
+            # From index 1, so that an empty caption of the user's is not taken for dropout's.
             yield from [captions.index(caption, 1)] * len(group.variants)
 
 
 def _encode_captions(family: Family, tokens: Tensor) -> Conditioning:
+    # On every rank: captions are few, and a gather would take longer.
     with torch.no_grad():
         parts = [family.encode_tokens(chunk) for chunk in torch.split(tokens, CHUNK_SIZE)]
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
@@ -99,6 +116,7 @@ def _encode_all(
     work = [
         (image, variant) for group in groups for image in group.images for variant in group.variants
     ]
+    # On the host, as `gather` pickles: a tensor on a GPU would be unpickled on the sender's device.
     own = {
         number: _encode(family, chunk, resolution, device).cpu()
         for number, chunk in own_chunks(work, ranks.topology).items()

@@ -10,13 +10,13 @@ from dreambooth_trainer.data.images import SourceImage
 from dreambooth_trainer.process.errors import BadDataError
 
 MAX_CHARACTERS = 1000
-"""Of one caption. Stable Diffusion's text encoders read 77 tokens, about 300 characters."""
+"""Of one caption. Stable Diffusion's text encoder reads 77 tokens, about 300 characters."""
 TOO_LONG = f"is over {MAX_CHARACTERS} characters: shorten it to what the image shows"
 
 
 @dataclass(frozen=True)
 class Captions:
-    """One caption per image, in the images' order, with warnings about them."""
+    """One caption per image, in the images' order, and warnings about them."""
 
     texts: list[str]
     warnings: list[str]
@@ -27,8 +27,8 @@ def load_captions(
 ) -> Captions:
     """Captions of the images of `spec.subjects[index]`.
 
-    Without a `captions` folder, the instance prompt for every image. With it, the text of
-    `<image name>.txt` (`dog.txt` or `dog.jpg.txt` for `dog.jpg`).
+    Without a `captions` folder, every image has the instance prompt. With it, its caption is the
+    text of `dog.jpg.txt` or `dog.txt` for `dog.jpg`.
 
     Raises:
         BadDataError: Captions are missing, empty, not UTF-8 or too long; all of them are listed.
@@ -46,7 +46,8 @@ def load_captions(
 
 
 def has_identifier(text: str, identifier: str) -> bool:
-    """Whether the identifier stands in the text as a word of its own."""
+    """Whether the identifier occurs in the text as a separate word."""
+    # With and without punctuation, as an identifier may contain some itself.
     words = (word.strip(".,;:!?\"'()") for word in text.lower().split())
     return identifier.lower() in words or identifier.lower() in text.lower().split()
 
@@ -70,7 +71,7 @@ def _read_all(
         if file is None
     ]
     wanted = {file.uri: file for file in matches if file is not None}
-    # A character takes 4 bytes in UTF-8, a byte order mark 3: larger files need not be read.
+    # A character takes at most 4 bytes in UTF-8, a byte order mark 3: larger files are not read.
     long = {uri for uri, file in wanted.items() if file.size > 4 * MAX_CHARACTERS + 3}
     problems += [f"{wanted[uri].relative} {TOO_LONG}" for uri in sorted(long)]
     readable = [uri for uri in wanted if uri not in long]

@@ -20,13 +20,16 @@ FIELD = "spec.prior.cache"
 
 
 def class_prompt(prior: Prior, class_noun: str) -> str:
-    """Prompt of a class's images, and their caption in training."""
+    """Prompt of a class's images, and their caption in training (Ruiz et al. 2022, section 3.3)."""
     return prior.prompt.replace("{class}", class_noun)
 
 
 @dataclass(frozen=True)
 class ClassImageRecipe:
-    """Everything that class images depend on, except for their index."""
+    """Everything that class images depend on, except their index; `resolution` in pixels.
+
+    Not the precision: images that differ by rounding serve equally well.
+    """
 
     model: str
     """sha256 of the base model."""
@@ -58,7 +61,10 @@ class ClassImageRecipe:
 
 
 class ClassImageCache:
-    """The first `count` images of one recipe, in the folder `<root>/<key>`."""
+    """The first `count` images of one recipe, in the folder `<root>/<key>`.
+
+    All methods that access storage raise `StorageError`.
+    """
 
     def __init__(self, storage: Storage, root: str, recipe: ClassImageRecipe, count: int) -> None:
         self._storage = storage
@@ -67,7 +73,7 @@ class ClassImageCache:
         self.count = count
 
     def write_manifest(self) -> None:
-        """Write what the folder's images are made from, for people who look into it."""
+        """Write the recipe beside the images, for users who inspect the folder."""
         manifest = json.dumps(asdict(self.recipe), indent=2).encode() + b"\n"
         self._write(join(self._folder, "manifest.json"), manifest)
 
@@ -77,7 +83,10 @@ class ClassImageCache:
         return {i for i in range(self.count) if _name(i) in names}
 
     def verify(self, indices: Sequence[int]) -> tuple[set[int], set[int]]:
-        """Which of the indices have an image, and which have a file that is damaged.
+        """Check which of the indices have an image.
+
+        Returns:
+            The indices with an intact image, and those with a damaged file.
 
         Raises:
             StorageError: The cache cannot be read.
@@ -121,7 +130,7 @@ class ClassImageCache:
         return SourceImage(_name(index), pixels, sha256, self._uri(index))
 
     def _write(self, uri: str, data: bytes, *, replace: bool = False) -> None:
-        # Another job may generate the same image: the first one wins, and all jobs read that one.
+        # Jobs may generate the same image at once: the first one stays, and all jobs read that one.
         with suppress(AlreadyExistsError):
             self._storage.write(uri, data, only_if_absent=not replace, field=FIELD)
 

@@ -1,7 +1,7 @@
 """Class images for prior preservation (Ruiz et al. 2022, section 3.3), shared by jobs.
 
-The user's own images come first, then the cache's; missing ones are generated. Image i of a cache
-is generated from seed + i by whichever rank its chunk falls to, so the set does not depend on the
+The user's own images come first, then those of the cache; missing ones are generated. Image i of a
+cache is generated from seed + i, whichever rank has its chunk, so the set does not depend on the
 number of ranks.
 """
 
@@ -31,11 +31,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ClassImageSet:
-    """The class images, the same on every rank, and where they came from.
+    """The class images, the same on every rank, and their origin.
 
-    supplied: from `spec.prior.images`, with what was rejected there.
-    reused, generated: number of images of the cache that were there, and that were generated, over
-    all ranks.
+    Args:
+        images: All of them.
+        supplied: Those of `spec.prior.images`, and the files that were rejected there.
+        reused: Number of images that the cache had already, over all ranks.
+        generated: Number of images that were generated, over all ranks.
     """
 
     images: list[SourceImage]
@@ -50,7 +52,7 @@ def prepare_class_images(attempt: Attempt, family: Family, class_noun: str) -> l
     Raises:
         BadDataError: `spec.prior.images` has no image that can be used.
         StorageError: The cache cannot be read or written.
-        StoppedError: On every rank, when one was asked to stop; images made by then are kept.
+        StoppedError: On every rank, when one was asked to stop; the images so far are kept.
     """
     precision = PRECISIONS[attempt.job.spec.training.precision]
     mixed = precision is not torch.float32
@@ -91,13 +93,12 @@ def load_class_images(
     Args:
         job: The job that trains on them.
         class_noun: The class.
-        storage: Where the user's images and the cache are.
+        storage: Storage of the user's images and of the cache.
         ranks: All ranks, which share the work.
         model_hash: sha256 of the base model.
-        pipeline: Called only where something is to be generated; it runs in the surrounding
-            autocast.
-        progress: Called on rank 0 with the number of images of the cache that exist and that are
-            wanted, over all ranks.
+        pipeline: Called only if images are missing; it runs in the surrounding autocast.
+        progress: Called on rank 0 with the number of images that the cache has, over all ranks, and
+            with the number that it needs.
         should_stop: Whether this rank was asked to stop.
     """
     supplied = _load_supplied(job, storage)
@@ -112,15 +113,16 @@ def load_class_images(
     generated = 0
     for indices in missing:
         if should_stop():
-            break
+            break  # not raised here: the other ranks are waiting in the gather below
         _generate(pipeline(), cache, indices, damaged)
         generated += len(indices)
         if ranks.topology.rank == 0:
+            # A listing counts the images of all ranks, and of other jobs, without a collective.
             progress(len(cache.present()), wanted)
-    # Nobody reads the set before every rank has written its share.
+    # Also a barrier: no rank reads the set before every rank has written its share.
     shares = ranks.gather((len(intact), generated, should_stop()))
     if any(stopped for _, _, stopped in shares):
-        raise StoppedError("asked to stop while class images were made; finished ones are kept")
+        raise StoppedError("asked to stop while generating class images; finished ones are kept")
     return ClassImageSet(
         images=[*supplied.images, *cache.read()],
         supplied=supplied,

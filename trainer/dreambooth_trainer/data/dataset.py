@@ -1,4 +1,4 @@
-"""What a job trains on: its subjects' images, and their classes' for prior preservation."""
+"""The images of a job: its subjects', and their classes' for prior preservation."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,13 +33,19 @@ class Dataset:
 
     @property
     def has_prior(self) -> bool:
-        """Whether class images are trained on."""
+        """Whether class images are trained on (Ruiz et al. 2022, section 3.3)."""
         return bool(self.classes)
 
     def sampler(
         self, global_batch: int, latent_shape: tuple[int, int, int], timesteps: int
     ) -> TrainingSampler:
-        """The sampler of these images; `latent_shape` is (C, h, w)."""
+        """The sampler of these images.
+
+        Args:
+            global_batch: Subject images per optimizer step over all ranks.
+            latent_shape: (C, h, w).
+            timesteps: Training timesteps of the base model.
+        """
         pools = image_pools(self.groups)
         of_class = dict(zip(self.classes, pools[len(self.subjects) :], strict=True))
         subjects = self.job.spec.subjects
@@ -62,7 +68,7 @@ class Dataset:
         return list(dict.fromkeys(of_row[row] for row in rows))
 
     def hashes(self) -> dict[str, str]:
-        """sha256 of every image, by its subject's identifier or its class, and its name."""
+        """sha256 of every image by `<identifier>/<name>`, or `class <noun>/<name>`."""
         return {
             f"{name}/{image.name}": image.sha256
             for name, group in self._named_groups()

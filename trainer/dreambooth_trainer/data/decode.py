@@ -1,6 +1,6 @@
-"""From an image file's bytes to upright RGB pixels.
+"""Decodes an image file to upright RGB pixels.
 
-Files come from users: nothing about them is trusted.
+Files come from users and are not trusted.
 """
 
 import io
@@ -13,13 +13,14 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
-"""Pillow's names of what is read. JPEG includes MPO: a JPEG with a gain map, as phones write it."""
+"""Pillow's names of the formats to read. JPEG includes MPO: a JPEG with a gain map, from phones."""
 
 MAX_PIXELS = 64_000_000
 """Largest image in pixels, read from the header: a small file can unpack to gigabytes."""
 
 MAX_PARTS = 1000
-"""Segments and scans of a JPEG: each scan, even an empty one, takes a walk over all its pixels."""
+"""Segments and scans of a JPEG. A decoder walks over all pixels for each scan, even an empty one,
+so a small file could keep it busy for hours."""
 
 READABLE = "JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF"
 """The formats as messages name them."""
@@ -32,7 +33,7 @@ _TO_8_BITS = ((np.arange(65536, dtype=np.uint32) * 255 + 32767) // 65535).astype
 
 
 class UnreadableImageError(ValueError):
-    """The file cannot be trained on; the message is the reason."""
+    """The file cannot be used as a training image; the message is the reason."""
 
 
 def decode(data: bytes, *, smallest: int = 1, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -50,7 +51,7 @@ def decode(data: bytes, *, smallest: int = 1, max_pixels: int = MAX_PIXELS) -> I
             return _upright_rgb(image)
         except UnreadableImageError:
             raise
-        except MemoryError:
+        except MemoryError:  # says nothing about the file
             raise
         except Exception as error:  # damaged files make the decoders raise anything
             reason = str(error) or type(error).__name__
@@ -68,6 +69,7 @@ def _quiet() -> Iterator[None]:
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise UnreadableImageError("the file is empty")
+    # Before Pillow opens it, as its decoder cannot be interrupted.
     if data.startswith(_JPEG) and _has_too_many_parts(data):
         raise UnreadableImageError(f"it has more than {MAX_PARTS} parts; save it again")
     try:
@@ -92,6 +94,7 @@ def _has_too_many_parts(jpeg: bytes) -> bool:
 
 
 def _check_header(image: Image.Image, smallest: int, max_pixels: int) -> None:
+    # From the header alone: nothing is decompressed yet.
     width, height = image.size
     if width * height > max_pixels:
         limit = max_pixels // 1_000_000
@@ -113,6 +116,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
         return Image.fromarray(_TO_8_BITS[np.asarray(image)]).convert("RGB")
+    # Their range is unknown: 0 to 1, 0 to 65535 or anything else.
     if image.mode in ("I", "F"):
         raise UnreadableImageError("32 bits per channel are not read; save it with 8 or 16")
     if image.has_transparency_data:
@@ -121,7 +125,8 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _over_white(image: Image.Image) -> Image.Image:
-    """Paste onto white: one copy less than compositing, as large images fill much memory."""
+    """The image on a white background."""
+    # paste makes one copy less than alpha_composite, which counts for images of 64 megapixels.
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
     white.paste(rgba, mask=rgba)
@@ -129,10 +134,11 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Apply the colour profile: phones save Display P3, scanners and printers CMYK."""
+    """The image in sRGB: phones save Display P3, scanners and print shops CMYK."""
     if profile and image.mode in ("RGB", "CMYK"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            # Most files have this profile; converting to itself would take time and rounding.
             if "sRGB" not in ImageCms.getProfileDescription(source):
                 target = ImageCms.createProfile("sRGB")
                 converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")

@@ -1,4 +1,4 @@
-"""The images of a folder in storage: checked, upright and reduced to the resolution."""
+"""Loads the images of a folder in storage: checked, upright and reduced to the resolution."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -11,15 +11,15 @@ from dreambooth_trainer.data.decode import MAX_PIXELS, READABLE, UnreadableImage
 from dreambooth_trainer.process.errors import BadDataError
 
 NOT_IMAGES = (".txt", ".caption", ".json", ".jsonl", ".csv")
-"""Suffixes of captions and metadata, which lie beside the images."""
+"""Suffixes of captions and metadata, which may be in the same folder."""
 
 FILE_MANAGER_FILES = ("thumbs.db", "desktop.ini")
-"""What Windows writes into folders; the files of others are hidden."""
+"""Files that Windows writes into folders; those of other systems are hidden."""
 
 
 @dataclass(frozen=True)
 class FolderLimits:
-    """Largest images and folder that are read, so that a wrong URI cannot fill the memory."""
+    """Limits in pixels, bytes and files, so that a wrong URI cannot fill the memory."""
 
     max_pixels: int = MAX_PIXELS
     """Of one image."""
@@ -35,8 +35,11 @@ LIMITS = FolderLimits()
 class SourceImage:
     """An image that can be trained on.
 
-    pixels: upright RGB; reduced at load so that the shorter side is at most the resolution.
-    sha256: of the file.
+    Args:
+        name: Relative to its folder.
+        pixels: Upright RGB, reduced so that its shorter side has at most `resolution` pixels.
+        sha256: Of the file, in hexadecimal.
+        uri: Of the file.
     """
 
     name: str
@@ -80,10 +83,10 @@ def load_images(
     limits: FolderLimits = LIMITS,
     count: int | None = None,
 ) -> ImageSet:
-    """The images right below `uri` by name, the first `count` that can be used.
+    """The images directly in the folder `uri`, by name: the first `count` that can be used.
 
-    Rejected, each with its reason: files that do not decode, are animated, over a limit, smaller
-    than half the resolution, or the same picture as an earlier one. Captions, metadata, hidden
+    Files that do not decode, are animated, exceed a limit, are smaller than half the resolution, or
+    are the same picture as an earlier one are rejected with the reason. Captions, metadata, hidden
     files and sub-folders are ignored.
 
     Raises:
@@ -140,7 +143,7 @@ def _stream(
     resolution: int,
     limits: FolderLimits,
 ) -> Iterator[SourceImage | RejectedImage]:
-    """Every object in order, decoded while storage reads ahead; too large ones come first."""
+    """Every object in order, decoded while storage reads ahead; too large ones are first."""
     seen: dict[str, str] = {}
     names = {item.uri: item.relative for item in objects if item.size <= limits.max_bytes}
     for item in objects:
@@ -158,6 +161,7 @@ def _check_image(
         pixels = decode(data, smallest=-(-resolution // 2), max_pixels=limits.max_pixels)
     except UnreadableImageError as error:
         return RejectedImage(name, str(error))
+    # Of pixels, not of files: the same picture may have been saved twice with other metadata.
     first = seen.setdefault(_pixel_hash(pixels), name)
     if first != name:
         return RejectedImage(name, f"the same picture as {first}")
@@ -173,6 +177,7 @@ def _pixel_hash(pixels: Image.Image) -> str:
 
 def reduce_image(pixels: Image.Image, resolution: int) -> Image.Image:
     """The image with `resolution` pixels on its shorter side; a smaller one is not changed."""
+    # At load, so that a folder of large photographs does not stay in memory at full size.
     shorter = min(pixels.size)
     if shorter <= resolution:
         return pixels

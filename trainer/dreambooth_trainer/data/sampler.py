@@ -1,8 +1,8 @@
-"""Which image, timestep and noise a step uses: a pure function of (seed, step, position).
+"""Draws the image, timestep and noise of each sample: a pure function of (seed, step, position).
 
-`position` counts the samples of one global batch, so nothing here depends on a rank or on how many
-there are. A counter-based generator (Philox, Salmon et al. 2011) gives every (step, position) its
-own stream without any state to save: resuming needs the step alone, and may change the number of
+`position` counts the samples of one global batch, so nothing here depends on the rank or on the
+number of ranks. A counter-based generator (Philox, Salmon et al. 2011) gives every (step, position)
+its own stream without any state to save: resuming needs only the step, and may change the number of
 ranks.
 """
 
@@ -21,8 +21,10 @@ SUBJECT, PRIOR, ORDER = 0, 1, 2
 class ImagePool:
     """Images of one subject or class to draw from.
 
-    Their rows in the cache start at `first`: `variants` (crops, mirrorings) of each of `size`
-    images.
+    Args:
+        first: Their first row in the cache.
+        size: Number of images.
+        variants: Rows (crops, mirrorings) of each image.
     """
 
     first: int
@@ -32,12 +34,15 @@ class ImagePool:
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """What one position of one step trains on.
+    """The training sample of one position of one step.
 
-    row: of the image's variant in the cache.
-    latent_noise: draws a latent from the VAE's posterior, [C, h, w] float32.
-    noise: added at `timestep`, [C, h, w] float32.
-    offset: noise that is constant over a channel, before scaling, [C, 1, 1] float32.
+    Args:
+        row: Of the image's variant in the cache.
+        timestep: From 0 (nearly clean) to T - 1 (nearly noise).
+        drop_caption: Whether the empty caption replaces the image's.
+        latent_noise: Selects a latent of the VAE's posterior, [C, h, w] float32.
+        noise: Added at `timestep`, [C, h, w] float32.
+        offset: Noise that is constant over a channel, before scaling, [C, 1, 1] float32.
     """
 
     row: int
@@ -52,8 +57,15 @@ class TrainingSample:
 class TrainingSampler:
     """Draws the training samples of one run.
 
-    subjects, weights: the images of each subject, and how often it is drawn.
-    priors: the images of each subject's class; empty without prior preservation.
+    Args:
+        seed: Of the run.
+        subjects: The images of each subject.
+        priors: The images of each subject's class; empty without prior preservation.
+        weights: Relative frequencies of the subjects.
+        timesteps: T, the training timesteps of the base model.
+        latent_shape: (C, h, w).
+        global_batch: Subject images per optimizer step over all ranks.
+        caption_dropout: Probability that the empty caption replaces the image's.
     """
 
     seed: int
@@ -66,9 +78,13 @@ class TrainingSampler:
     caption_dropout: float = 0.0
 
     def draw(self, step: int, position: int) -> tuple[TrainingSample, TrainingSample | None]:
-        """The subject's sample and, with prior preservation (paper, section 3.3), the class's.
+        """The subject's sample and, with prior preservation, the class's.
 
-        step: optimizer steps before this one; position: in the global batch.
+        Source: Ruiz et al. 2022, section 3.3.
+
+        Args:
+            step: Optimizer steps before this one.
+            position: In the global batch.
         """
         stream = self._stream(SUBJECT, step, position)
         index = self._choose_subject(stream.random())
@@ -76,23 +92,26 @@ class TrainingSampler:
         subject = self._draw(stream, SUBJECT, self.subjects[index], count)
         if not self.priors:
             return subject, None
+        # A stream of its own: the subject's draws are the same with and without a prior.
         stream = self._stream(PRIOR, step, position)
         return subject, self._draw(stream, PRIOR, self.priors[index], count)
 
     def _choose_subject(self, uniform: float) -> int:
         shares = np.cumsum(self.weights) / np.sum(self.weights)
+        # Clipped, as the last share may be rounded to less than 1.
         return int(np.searchsorted(shares, uniform, side="right").clip(0, len(self.weights) - 1))
 
     def _draw(
         self, stream: np.random.Generator, kind: int, pool: ImagePool, count: int
     ) -> TrainingSample:
-        """A sample of the pool; every image comes once before any comes again.
+        """A sample of the pool; `count` samples of the run, of any subject, came before it.
 
-        count: samples of the run before this one.
+        With one subject, every image is used once before any is used again.
         """
         epoch, index = divmod(count, pool.size)
         image = int(_permutation(self.seed, kind, pool, epoch)[index])
         channels = self.latent_shape[0]
+        # The order of these draws is part of the result: a change breaks resumed runs.
         return TrainingSample(
             row=pool.first + image * pool.variants + int(stream.integers(pool.variants)),
             timestep=int(stream.integers(self.timesteps)),

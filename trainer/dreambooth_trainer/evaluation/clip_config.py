@@ -1,4 +1,4 @@
-"""Checks the configuration of the CLIP model that scores, without its weights."""
+"""Checks the configuration of the evaluation's CLIP model, without its weights."""
 
 import torch
 from transformers import CLIPConfig, CLIPModel
@@ -36,6 +36,7 @@ def _model_problem(files: ModelFiles) -> str | None:
         config = files.json("config.json")
         if config.get("model_type") != "clip":
             return f"it is a {config.get('model_type')} model, not a clip model"
+        # Built on the meta device, without memory for weights: what cannot be built raises here.
         with torch.device("meta"):
             CLIPModel(CLIPConfig(**config))
     except BadModelError as error:
@@ -46,7 +47,8 @@ def _model_problem(files: ModelFiles) -> str | None:
 
 
 def _processor_problem(files: ModelFiles) -> str | None:
-    """Why there is no image processor; transformers 5 writes it to another file."""
+    """Why there is no image processor."""
+    # Transformers 5 writes another file than 4, and reads both.
     newer = "processor_config.json"
     try:
         files.json(newer if newer in files.names else "preprocessor_config.json")

@@ -15,7 +15,7 @@ from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.errors import BadModelError
 
 CHUNK = 32
-"""Images encoded together."""
+"""Images per forward pass, which bounds the memory of a large evaluation."""
 
 
 class ClipEncoder:
@@ -39,7 +39,7 @@ class ClipEncoder:
 
     @torch.no_grad()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Unit vectors [N, D] of N images."""
+        """Unit vectors [N, D] of N images (Radford et al. 2021, section 2.3)."""
         parts = []
         for first in range(0, len(images), CHUNK):
             heartbeat.send()
@@ -49,7 +49,10 @@ class ClipEncoder:
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors [N, D] of N texts, each cut to the model's 77 tokens."""
+        """Unit vectors [N, D] of N texts, each truncated to the model's 77 tokens.
+
+        Source: Radford et al. 2021, section 2.3.
+        """
         tokens = self._tokenizer(
             list(texts), padding="max_length", truncation=True, return_tensors="pt"
         )

@@ -1,4 +1,4 @@
-"""Scores of the model: does it know the subject, follow prompts and still know the class?"""
+"""Scores the model: fidelity to the subject and to prompts, and preservation of the class."""
 
 import json
 from dataclasses import asdict
@@ -36,7 +36,11 @@ def load_evaluator(attempt: Attempt, generator: ImageGenerator) -> "Evaluator | 
 
 
 class Evaluator:
-    """Scores every subject of a job, before and after training."""
+    """Scores every subject of a job, before and after training.
+
+    Raises:
+        BadDataError: The real images to compare with cannot be used.
+    """
 
     def __init__(
         self, attempt: Attempt, evaluation: Evaluation, generator: ImageGenerator, clip: ClipEncoder
@@ -49,12 +53,13 @@ class Evaluator:
         self._real = [clip.images(self._references(index)) for index in range(len(self._subjects))]
 
     def score(self, step: int) -> None:
-        """Write the scores of the model as it is now. Collective.
+        """Write the scores of the model in its current state. Collective.
 
-        step: optimizer steps done; 0 is the base model, anything later also writes scores.json.
+        Args:
+            step: Optimizer steps done; 0 is the base model, a later one also writes scores.json.
 
         Raises:
-            StoppedError: On every rank, when one was asked to stop while images were made.
+            StoppedError: On every rank, when one was asked to stop while generating images.
         """
         scores = [
             self._score_subject(subject, real)
@@ -64,7 +69,7 @@ class Evaluator:
             self._write(step, scores)
 
     def _references(self, index: int) -> list[Image.Image]:
-        """Real images to compare with: where the job has such, those kept out of training."""
+        """Real images to compare with: those kept out of training, if the job has any."""
         job = self._attempt.job
         uri, field = self._evaluation.images, "spec.evaluation.images"
         if uri is None:
@@ -80,7 +85,7 @@ class Evaluator:
         requests = [ImageRequest(prompt, seed + i) for prompt in prompts for i in range(count)]
         vectors = self._clip.images(self._generator.generate(requests))
         of_subject, of_class = vectors[:count], vectors[count:]
-        # The identifier means nothing to CLIP, so it reads the prompt with the class alone.
+        # The identifier means nothing to CLIP, so its prompt has only the class.
         prompt = self._clip.texts([subject.class_prompt])
         return Scores(
             subject_similarity=mean_similarity(of_subject, real),
@@ -97,7 +102,7 @@ class Evaluator:
             return
         first = json.loads(storage.read(layout.scores_at(0)))
         entries = [
-            # Real images among each other: 1 - diversity is their mean cosine.
+            # 1 - diversity is the mean cosine between the real images.
             score_entry(subject, Scores(**before), after, real=1 - diversity(real))
             for subject, before, after, real in zip(
                 self._subjects, first, scores, self._real, strict=True

@@ -17,7 +17,7 @@ GAP, MARGIN = 6, 18
 
 @dataclass(frozen=True)
 class _Strip:
-    """Images beside one another, with a word to their left."""
+    """Images next to each other, with a name to their left."""
 
     images: Row
     name: str = ""
@@ -41,7 +41,11 @@ def grid(rows: Sequence[Row], labels: Sequence[str]) -> Image.Image:
 
 
 def before_after(before: Sequence[Row], after: Sequence[Row], labels: Sequence[str]) -> Image.Image:
-    """A sheet with two rows below every label: images from before training, and from after."""
+    """A sheet with two rows below every label: images from before training, and from after.
+
+    Raises:
+        ValueError: There are not as many rows as labels.
+    """
     sections = [
         _Section(label, [*_broken(old, "before"), *_broken(new, "after")])
         for old, new, label in zip(before, after, labels, strict=True)
@@ -71,6 +75,8 @@ class _Layout:
     def lines(self, label: str) -> list[str]:
         """The label in lines that fit, three at most."""
         text = _drawable(label)
+        # An estimate from the average width, then one character less at a time: textwrap counts
+        # characters, and the font is proportional.
         per_line = int(self.text_width * len(text) / max(1, self.font.getlength(text))) + 1
         lines = [text]
         while max(map(self.font.getlength, lines), default=0) > self.text_width and per_line > 4:
@@ -79,20 +85,20 @@ class _Layout:
         return lines
 
     def height(self, section: _Section) -> int:
-        """Height of a section with the space below it."""
+        """Height of a section with the space below it, in pixels."""
         text = len(self.lines(section.label)) * self.line
         return text + GAP + len(section.strips) * (self.tile + GAP) + MARGIN
 
 
 def _drawable(text: str) -> str:
-    """Pillow's built-in font has ASCII letters only: accents go, and what is left becomes "?"."""
+    """The text without accents, and with "?" for letters that Pillow's built-in font lacks."""
     letters = unicodedata.normalize("NFKD", text)
     bare = "".join(letter for letter in letters if not unicodedata.combining(letter))
     return bare.encode("ascii", "replace").decode()
 
 
 def _tile_side(side: int) -> int:
-    """Small images grow by a whole factor, so that their pixels stay even."""
+    """Pixels of a tile's side: small images grow by a whole factor, which keeps pixels square."""
     if side >= SMALLEST_TILE:
         return min(side, LARGEST_TILE)
     return side * -(-SMALLEST_TILE // side)

@@ -1,4 +1,4 @@
-"""Images of the model as it is now, made by all ranks together."""
+"""Generates images of the model in its current state, on all ranks together."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ from dreambooth_trainer.process.signals import StoppedError
 
 
 class ImageGenerator:
-    """Generates images with the settings of `spec.samples`, split over the ranks."""
+    """Generates images with the settings of `spec.samples`, divided among the ranks."""
 
     def __init__(self, attempt: Attempt, family: Family) -> None:
         self._family = family
@@ -31,15 +31,16 @@ class ImageGenerator:
         """One image per request, in their order, on every rank. Collective.
 
         Raises:
-            StoppedError: On every rank, when one of them was asked to stop meanwhile.
+            StoppedError: On every rank, when one was asked to stop meanwhile.
         """
         own: dict[int, list[bytes]] = {}
         for number, chunk in own_chunks(requests, self._ranks.topology).items():
             if self._stop.requested:
-                break
+                break  # not raised here: the other ranks are waiting in the gather below
+            # As PNG, which is smaller to gather than pixels, and lossless.
             own[number] = [encode_png(image) for image in self._generate(chunk)]
         if any(self._ranks.gather(self._stop.requested)):
-            raise StoppedError("asked to stop while images were made; every checkpoint is kept")
+            raise StoppedError("asked to stop while generating images; every checkpoint is kept")
         return [decode_png(png) for pngs in gather_chunks(self._ranks, own) for png in pngs]
 
     def _generate(self, chunk: Sequence[ImageRequest]) -> list[Image.Image]:

@@ -1,4 +1,4 @@
-"""Sample images of the job's prompts, always from the same seeds."""
+"""Writes sample images of the job's prompts, always from the same seeds."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from dreambooth_trainer.models.generate import ImageRequest
 
 
 class SampleWriter:
-    """Writes samples of `spec.samples.prompts`, by default each subject's instance prompt."""
+    """Writes samples of `spec.samples.prompts`; by default, of each subject's instance prompt."""
 
     def __init__(
         self, generator: ImageGenerator, attempt: Attempt, check_owner: Callable[[], None]
@@ -39,6 +39,8 @@ class SampleWriter:
             [ImageRequest(prompt, seed) for prompt in self._prompts for seed in seeds]
         )
         rows = [images[i : i + self._count] for i in range(0, len(images), self._count)]
+        # After generating, which takes long: an attempt that was superseded meanwhile must not
+        # overwrite the newer one's samples.
         self._check_owner()
         if self._attempt.topology.rank == 0:
             for prompt, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Scores of Ruiz et al. 2022, section 4.2, with CLIP as the encoder.
+"""Scores of Ruiz et al. 2022, sections 4.1 and 4.3, with CLIP as the encoder.
 
 Subject similarity is the paper's CLIP-I: the mean cosine between generated and real images of the
 subject. Prompt similarity is CLIP-T: between generated images and their prompt. Similarity and
@@ -27,7 +27,10 @@ class Scores:
 
 
 def mean_similarity(left: Tensor, right: Tensor) -> float:
-    """Mean cosine over all pairs of unit vectors [N, D] and [M, D]."""
+    """Mean cosine over all pairs of unit vectors [N, D] and [M, D].
+
+    CLIP-I or CLIP-T of Ruiz et al. 2022, section 4.1.
+    """
     return float((left @ right.T).mean())
 
 
@@ -36,6 +39,7 @@ def diversity(vectors: Tensor) -> float:
     count = len(vectors)
     if count < 2:
         return 0.0
+    # The diagonal, each vector with itself, adds 1 per vector.
     total = float((vectors @ vectors.T).sum()) - count
     return 1 - total / (count * (count - 1))
 
@@ -43,7 +47,11 @@ def diversity(vectors: Tensor) -> float:
 def score_entry(subject: Subject, before: Scores, after: Scores, real: float) -> dict[str, Any]:
     """One subject's entry in scores.json.
 
-    real: mean cosine among the subject's real images, what a perfect model would reach.
+    Args:
+        subject: The subject.
+        before: Its scores with the base model.
+        after: Its scores with the trained model.
+        real: Mean cosine among the subject's real images, which a perfect model would reach.
     """
     return {
         "identifier": subject.identifier,

@@ -1,4 +1,4 @@
-"""A LoRA file as diffusers loads it."""
+"""Exports a LoRA in the format that diffusers loads."""
 
 import json
 from pathlib import Path
@@ -24,8 +24,8 @@ CONFIG_FIELDS = (
     "use_rslora",
     "use_dora",
 )
-"""Fields of `LoraConfig` that change the arithmetic. Older and newer versions of peft may not know
-the others, and refuse what they do not know."""
+"""Fields of `LoraConfig` that affect the arithmetic. peft refuses fields that it does not know, and
+other versions of it may not know the others."""
 
 
 def export_lora(
@@ -58,10 +58,9 @@ def export_lora(
 
 
 def _portable(part: str, name: str) -> str:
-    """The parameter's name in a form that transformers 4 and 5 both load.
-
-    Transformers 5 dropped the level `text_model` from CLIP's names.
-    """
+    """The parameter's name in a form that transformers 4 and 5 both load."""
+    # Transformers 5 writes CLIP's names without the level `text_model`. It reads both forms, while
+    # version 4 would initialise the weights randomly, with only a warning.
     if part == "text_encoder" and not name.startswith("text_model."):
         return f"text_model.{name}"
     return name
@@ -69,4 +68,5 @@ def _portable(part: str, name: str) -> str:
 
 def _config_fields(config: LoraConfig) -> dict[str, Any]:
     fields = {name: getattr(config, name) for name in CONFIG_FIELDS}
+    # JSON has no sets, and sorting makes equal exports equal files.
     return {name: sorted(v) if isinstance(v, set) else v for name, v in fields.items()}

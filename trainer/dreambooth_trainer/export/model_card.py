@@ -18,7 +18,7 @@ tags:
 
 # {title}
 
-{kind} that knows {subjects}, made with DreamBooth {version} in {step} steps.
+{kind} for {subjects}, trained with DreamBooth {version} in {step} steps.
 
 ```python
 from diffusers import StableDiffusionPipeline
@@ -33,14 +33,14 @@ image = pipe({prompt}).images[0]
 
 
 def model_card(provenance: Provenance, *, lora: bool) -> str:
-    """Say what the model is and how it is used, with the front matter that model hubs read."""
+    """A description of the model and its use, with the front matter that model hubs read."""
     code = 'pipe = StableDiffusionPipeline.from_pretrained(".")'
     if lora:
         source = json.dumps(_loadable(provenance.base_model))
         code = f"pipe = StableDiffusionPipeline.from_pretrained({source})"
         code += '\npipe.load_lora_weights(".")'
     subjects = zip(provenance.identifiers, provenance.class_nouns, strict=True)
-    # Values are JSON strings, which YAML reads too: text of a job cannot add front matter.
+    # Values are JSON strings, which are valid YAML: a job's text cannot add front matter.
     return TEMPLATE.format(
         base=json.dumps(provenance.base_model.removeprefix("hf://")),
         license=json.dumps(LICENSE),
@@ -57,7 +57,7 @@ def model_card(provenance: Provenance, *, lora: bool) -> str:
 
 
 def _loadable(base_model: str) -> str:
-    """What `from_pretrained` takes: the name on the hub, or a path, which is the reader's own."""
+    """The argument of `from_pretrained`: the name on the hub, or a placeholder for a path."""
     if base_model.startswith("hf://"):
         return base_model.removeprefix("hf://")
     return "path/to/the/base/model"

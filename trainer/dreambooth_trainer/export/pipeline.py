@@ -1,4 +1,4 @@
-"""A whole pipeline in the diffusers layout, with adapters merged."""
+"""Exports a whole pipeline in the diffusers layout, with adapters merged."""
 
 import copy
 import json
@@ -21,8 +21,12 @@ def export_pipeline(
     """Write the whole pipeline to `folder`, its weights as safetensors in `dtype`.
 
     Adapters are merged into the weights of the copy that is written; `pipeline` is not changed.
+
+    Raises:
+        OSError: A file cannot be written.
     """
     merged = type(pipeline)(**{name: _merged(part) for name, part in pipeline.components.items()})
+    # Converted below, file by file: the modules themselves may still be in use, and stay fp32.
     merged.save_pretrained(folder, safe_serialization=True)
     for path in sorted(folder.rglob("*.safetensors")):
         _convert(path, dtype, provenance)
@@ -37,11 +41,13 @@ def _merged(part: Any) -> Any:
         isinstance(m, BaseTunerLayer) for m in part.modules()
     ):
         return part
-    plain = copy.deepcopy(part).float()  # a small change is lost when it is added in bf16
+    # Merged in fp32: in bf16, a small change would be rounded away when it is added.
+    plain = copy.deepcopy(part).float()
     for name, layer in list(plain.named_modules()):
         if isinstance(layer, BaseTunerLayer):
             layer.merge()
             plain.set_submodule(name, layer.get_base_layer())
+    # save_pretrained would otherwise save the adapters alone, which no longer exist.
     del plain.peft_config
     plain._hf_peft_config_loaded = False  # type: ignore[assignment]
     return plain
@@ -57,11 +63,9 @@ def _convert(path: Path, dtype: torch.dtype, provenance: Provenance) -> None:
 
 
 def _clean_config(path: Path) -> None:
-    """Remove the folder that the part was loaded from, and make fp32 its default precision.
-
-    Where no dtype is asked for, diffusers loads fp32, but transformers what the config names;
-    mixed, they do not run. The published Stable Diffusion models say fp32 too.
-    """
+    """Remove the folder that the part was loaded from, and make fp32 its default precision."""
+    # By default, diffusers loads fp32, and transformers what the config names: parts of different
+    # precision do not run together. The published Stable Diffusion models name fp32 too.
     config = json.loads(path.read_text())
     config.pop("_name_or_path", None)
     if "dtype" in config:

@@ -1,4 +1,4 @@
-"""Where an exported model comes from."""
+"""The origin of an exported model."""
 
 import json
 from dataclasses import dataclass

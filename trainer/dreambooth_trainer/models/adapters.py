@@ -31,7 +31,7 @@ def make_trainable(family: Family, training: Training) -> TrainableParameters:
     Trained weights are fp32; a frozen denoiser has the precision of the forward pass. Adapters:
     Hu et al. 2021, section 4.1.
     """
-    # Adapters start from the same random values on every rank, without a broadcast.
+    # Adapters start from the same random values on every rank and in every attempt.
     torch.manual_seed(training.seed)
     denoiser = _train(
         family.denoiser, training.method, training.lora, training.lora.targets, "denoiser"

@@ -59,7 +59,7 @@ class StableDiffusion:
     def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
         """Mean + deviation x noise, [N, 4, R/8, R/8], scaled to about unit variance.
 
-        Source: Rombach et al. 2022, section 4.3.2 and appendix G.
+        Source of the scale: Rombach et al. 2022, appendix G.
         """
         mean, log_variance = moments.chunk(2, dim=1)
         deviation = (0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE)).exp()

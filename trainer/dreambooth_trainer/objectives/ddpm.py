@@ -50,7 +50,7 @@ class DDPMObjective:
         return signal * noise - sigma * latents
 
     def weights(self, timesteps: Tensor) -> Tensor | None:
-        """Loss weight of each sample, [N] (Hang et al. 2023, section 3.3); None: equal weights."""
+        """Loss weight of each sample, [N], by `min_snr_weights`; None: equal weights."""
         return None if self._weights is None else self._weights[timesteps]
 
     def _scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:

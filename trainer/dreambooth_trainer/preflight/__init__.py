@@ -1,1 +1,1 @@
-"""Everything that can be known to be wrong with a job before a GPU is taken."""
+"""Checks of a job that need no GPU."""

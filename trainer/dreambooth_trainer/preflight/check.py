@@ -1,4 +1,4 @@
-"""All that can be known to be wrong before a GPU is taken, in one report."""
+"""All checks of a job that need no GPU, in one report."""
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.parsing.advice import warnings as advice
@@ -13,9 +13,13 @@ from dreambooth_trainer.preflight.writing import check_writing
 
 
 def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
-    """Check everything that the job names, except weights. Writes and deletes small probes."""
+    """Check everything that the job refers to, except weights. Writes and deletes small probes.
+
+    Errors are collected in the report: `TrainerError` and `StorageError` are not raised.
+    """
     report = PreflightReport(warnings=advice(job))
     check_writing(job, storage, report)
+    # Every further check would wait for all retries, one after the other.
     if report.unreachable:
         report.warnings.append("images and model were not checked, as storage does not answer")
         return report

@@ -1,4 +1,4 @@
-"""Can the images and captions be trained on?"""
+"""Checks whether the images and captions can be trained on."""
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage
@@ -8,11 +8,15 @@ from dreambooth_trainer.preflight.prompts import Prompts
 from dreambooth_trainer.preflight.report import PreflightReport
 
 SAMPLE_SIZE = 64
-"""How many class images and images for the evaluation are checked, at most."""
+"""Class images and evaluation images to check at most: there may be thousands."""
 
 
 def check_subjects(job: DreamBoothJob, storage: Storage, report: PreflightReport) -> Prompts:
-    """Check every subject's images and captions; returns the captions."""
+    """Check every subject's images and captions.
+
+    Returns:
+        The captions, each with its field.
+    """
     captions: Prompts = []
     for index, subject in enumerate(job.spec.subjects):
         field = f"spec.subjects[{index}].images"

@@ -1,9 +1,9 @@
-"""How much GPU memory a job needs, from the shapes of its model.
+"""Estimates the GPU memory of a job from the shapes of its model.
 
 Per rank, in bytes:
 - each trained parameter takes 16: weight, gradient and two moments of AdamW in fp32; 4 more for the
   gradient buckets of DDP, and 4 for an average of the weights;
-- each frozen one 4, or 2 in a denoiser that only adapters train in half precision;
+- each frozen one 4, or 2 in a denoiser whose adapters are trained in half precision;
 - half precision keeps a copy of 2 per fp32 weight of the denoiser during a step;
 - saved activations: 40 values per cell of a UNet level, channel and layer, as counted on Stable
   Diffusion's architecture by what autograd saves (38 to 40 at 256 and 512 px, and at a quarter and
@@ -74,7 +74,7 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def adapted_modules(module: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Module]:
-    """The modules that adapters go to, as peft finds them: by the end of their names."""
+    """The modules that get adapters: as in peft, those whose names end in a target."""
     return {
         name: part
         for name, part in module.named_modules()
@@ -98,6 +98,7 @@ def _count_trained_of(module: nn.Module, method: str, lora: Lora, targets: tuple
         return 0
     parts = adapted_modules(module, targets).values()
     weights = [part.weight.shape for part in parts if isinstance(part.weight, Tensor)]
+    # LoRA's B is [out, rank] and its A [rank, in]; a convolution's `in` includes its kernel.
     return sum(lora.rank * (shape[0] + shape[1:].numel()) for shape in weights)
 
 

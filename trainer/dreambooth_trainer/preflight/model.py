@@ -1,4 +1,4 @@
-"""Can this base model be trained with these settings?"""
+"""Checks whether the base model can be trained with the job's settings."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from dreambooth_trainer.process.errors import BadConfigError, BadModelError
 
 
 def read_config(model: Model, storage: Storage) -> ModelConfig | None:
-    """The model's configuration; None for a single file, of which only the presence is checked.
+    """The model's configuration; None for a single file, which is only checked for existence.
 
     Raises:
         BadModelError: There is no such model, or it cannot be trained.
@@ -30,7 +30,7 @@ def read_config(model: Model, storage: Storage) -> ModelConfig | None:
 
 
 def check_model(job: DreamBoothJob, config: ModelConfig, report: PreflightReport) -> None:
-    """Check the resolution and the modules that adapters go to."""
+    """Check the resolution (in pixels) and the target modules of the adapters."""
     training = job.spec.training
     report.warnings += _unusual_resolution(config, training.resolution)
     with report.collecting():
@@ -43,7 +43,7 @@ def _unusual_resolution(config: ModelConfig, resolution: int) -> Iterator[str]:
     field, native = "spec.training.resolution", config.native_resolution
     if resolution >= 2 * native or 2 * resolution <= native:
         yield (
-            f"{field}: {resolution} is far from {native}, which the model was made for; use"
+            f"{field}: {resolution} is far from {native}, which the model was trained at; use"
             f" {native}"
         )
     if resolution % (whole := config.vae_factor * config.unet_factor):

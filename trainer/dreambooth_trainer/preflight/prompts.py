@@ -1,4 +1,4 @@
-"""Does the text encoder read all prompts and captions to their ends?"""
+"""Checks whether prompts and captions fit into the text encoder."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,11 @@ def sample_and_class_prompts(job: DreamBoothJob) -> Prompts:
 
 
 def check_lengths(config: ModelConfig, prompts: Prompts) -> Iterator[str]:
-    """Warn of texts with more tokens than the text encoder reads: the rest is cut off."""
+    """Warn of texts with more tokens than the text encoder reads: the rest is cut off.
+
+    Returns:
+        A warning for each of them.
+    """
     limit = config.tokenizer.model_max_length
     for field, text in prompts:
         if (count := config.count_tokens(text)) > limit:

@@ -1,4 +1,4 @@
-"""The result of preflight, for people and for the job's status."""
+"""The result of preflight, for the log and for the job's status."""
 
 import json
 import re
@@ -18,14 +18,14 @@ LONGEST_LINE = 600
 
 @dataclass
 class PreflightReport:
-    """The problems that were found: `errors` prevent training, `warnings` do not."""
+    """The problems of a job: `errors` prevent training, `warnings` do not."""
 
     errors: list[Exception] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Record an error of the job or of storage, so that the next check still runs."""
+        """Record a `TrainerError` or `StorageError`, so that the next check still runs."""
         try:
             yield
         except (TrainerError, StorageError) as error:
@@ -63,6 +63,7 @@ class PreflightReport:
         room = MAX_BYTES - len(rest.encode())
         kept: list[str] = []
         for line in lines:
+            # As JSON, which is longer than the line: the termination message is JSON.
             room -= len(json.dumps(line, ensure_ascii=False).encode())
             if room < 0:
                 kept.append(f"... and {len(lines) - len(kept)} more")

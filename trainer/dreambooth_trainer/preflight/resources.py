@@ -1,4 +1,4 @@
-"""Does the job fit into GPU memory, and its last checkpoint into the grace period?"""
+"""Checks whether the job fits into GPU memory, and its last checkpoint into the grace period."""
 
 import math
 from collections.abc import Iterator
@@ -11,16 +11,20 @@ from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.process.topology import local_batch
 
 UPLOAD_BYTES_PER_SECOND = 100e6
-"""What one node writes to a slow object store; every node writes its share of a checkpoint."""
+"""Of one node to a slow object store; every node writes its share of a checkpoint."""
 LAST_STEP_SECONDS = 15
-"""Until all ranks have agreed to stop and have finished their step."""
+"""Until all ranks have seen the request to stop and have finished their step."""
 
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
          "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}  # fmt: skip
 
 
 def check_grace_period(job: DreamBoothJob, config: ModelConfig) -> Iterator[str]:
-    """Warn when terminationGracePeriodSeconds are too few to upload the last checkpoint."""
+    """Warn when terminationGracePeriodSeconds is too short to upload the last checkpoint.
+
+    Returns:
+        The warning, in seconds and bytes, or nothing.
+    """
     runtime = job.spec.runtime
     grace = runtime.termination_grace_period_seconds
     size = checkpoint_bytes(config, job.spec.training)
@@ -37,7 +41,7 @@ def check_memory(job: DreamBoothJob, config: ModelConfig) -> None:
     """Compare the estimate with `spec.runtime.gpuMemory`, where that is set.
 
     Raises:
-        BadConfigError: One GPU has too little memory, however the estimate errs.
+        BadConfigError: One GPU has too little memory, even if the estimate is much too high.
     """
     runtime, training = job.spec.runtime, job.spec.training
     if runtime.gpu_memory is None or runtime.gpus_per_node == 0:

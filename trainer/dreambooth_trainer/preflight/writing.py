@@ -1,4 +1,4 @@
-"""Can the job write its results, and are its checkpoints safe from lost pods?"""
+"""Checks whether the job can write its results, and whether conditional writes protect them."""
 
 import uuid
 
@@ -9,7 +9,11 @@ from dreambooth_trainer.process.errors import StorageDeniedError
 
 
 def check_writing(job: DreamBoothJob, storage: Storage, report: PreflightReport) -> None:
-    """Write, write again conditionally, and delete a probe wherever the job will write."""
+    """Write, write again conditionally, and delete a probe wherever the job will write.
+
+    Errors are collected in the report: any `StorageError`, and a `StorageDeniedError` for a server
+    without conditional writes.
+    """
     folders = {"spec.output": output_layout(job).root}
     if job.spec.prior.enabled and job.spec.prior.cache:
         folders["spec.prior.cache"] = prior_cache(job)

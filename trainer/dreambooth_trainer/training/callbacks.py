@@ -1,4 +1,4 @@
-"""What happens between steps: EMA, dropout's seeds, checkpoints, samples, stopping."""
+"""Lightning callbacks between steps: EMA, dropout's seeds, checkpoints, samples, stopping."""
 
 import hashlib
 import time
@@ -29,16 +29,18 @@ class StepCallback(pl.Callback):
     ) -> None:
         """Lightning's hook after each micro-batch."""
         assert isinstance(module, DreamBooth)
+        # Lightning has no hook after an optimizer step. The stream is one epoch of whole steps, so
+        # that each step has all of its micro-batches.
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self.after_step(module, module.steps_done)
 
     def after_step(self, module: DreamBooth, step: int) -> None:
-        """Optimizer step number `step` (from 1) has ended."""
+        """Called after optimizer step number `step` (from 1); raises what ends the training."""
         raise NotImplementedError
 
 
 class TimedCallback(StepCallback):
-    """Measures how long another callback takes after each step."""
+    """Measures the seconds that another callback takes after each step."""
 
     def __init__(self, inner: StepCallback, observe: Callable[[float], None]) -> None:
         self._inner = inner
@@ -52,9 +54,10 @@ class TimedCallback(StepCallback):
 
 
 class RestoreSignalHandler(pl.Callback):
-    """Takes SIGTERM back from Lightning.
+    """Replaces Lightning's handler of SIGTERM.
 
-    Lightning's handler starts a collective in the middle of others, and the ranks would deadlock.
+    Lightning's starts a collective between others, whose order then differs from other ranks': they
+    would deadlock.
     """
 
     def __init__(self, stop: StopSignal) -> None:
@@ -84,8 +87,8 @@ class HeartbeatCallback(pl.Callback):
 class SeedDropout(pl.Callback):
     """Seeds torch's generator from (seed, step, micro-batch, rank).
 
-    A resumed run therefore drops the same units. Everything else that is random comes from the
-    sampler; dropout masks alone depend on the rank.
+    A resumed run therefore drops the same units. All other random numbers come from the sampler;
+    only dropout masks depend on the rank.
     """
 
     def __init__(self, seed: int, rank: int) -> None:
@@ -98,6 +101,7 @@ class SeedDropout(pl.Callback):
         """Seed the generator for one micro-batch."""
         assert isinstance(module, DreamBooth)
         micro = batch_idx % trainer.accumulate_grad_batches
+        # Hashed, as similar seeds can give correlated streams in some generators.
         text = f"{self._seed}/{module.steps_done}/{micro}/{self._rank}"
         torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]))
 
@@ -139,7 +143,8 @@ class SaveCheckpoints(StepCallback):
         Raises:
             StoppedError: The ranks have agreed to stop, and the state is saved.
         """
-        if not self._prepared:  # not before the first step: AdamW has no moments until then
+        # After the first step, as AdamW creates its moments there.
+        if not self._prepared:
             self._saver.prepare(module.state())
             self._prepared = True
         self._saver.advance(finished=self._reporter.finished_phases, step=self._reporter.step)
@@ -165,11 +170,9 @@ class WriteSamples(StepCallback):
         self._write = write
 
     def after_step(self, module: DreamBooth, step: int) -> None:
-        """Write samples of the averaged weights where they are due.
-
-        A rank that is asked to stop meanwhile gives the samples up, and trains on to the step that
-        all ranks agree to stop at.
-        """
+        """Write samples of the averaged weights when they are due."""
+        # When the ranks are asked to stop meanwhile, they skip the samples and train on to the step
+        # at which `reporter` lets all of them stop: the state is saved only there.
         if self._every and step % self._every == 0 and step < self._total_steps:
             with module.ema_weights(), suppress(StoppedError):
                 self._write(step)

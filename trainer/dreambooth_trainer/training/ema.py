@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class ExponentialMovingAverage:
-    """An fp32 average of named parameters (Polyak averaging)."""
+    """An fp32 average of named parameters (Polyak & Juditsky 1992)."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self._parameters = dict(parameters)
@@ -21,21 +21,23 @@ class ExponentialMovingAverage:
     def update(self, step: int) -> None:
         """Move the averages towards the weights after optimizer step `step` (from 1).
 
-        The decay is warmed up as (1 + step) / (10 + step), so that the average of a short run is
-        not dominated by the initial weights.
+        averages = decay * averages + (1 - decay) * weights, where the decay is at most
+        (1 + step) / (10 + step).
         """
+        # The warm-up keeps the initial weights from dominating the average of a short run.
         decay = min(self._decay, (1 + step) / (10 + step))
         weights = [p.detach() for p in self._parameters.values()]
+        # One kernel for many tensors: a loop would launch hundreds per step.
         torch._foreach_lerp_(list(self.averages.values()), weights, 1 - decay)
 
     def load(self, averages: Mapping[str, Tensor]) -> None:
-        """Continue from saved averages."""
+        """Continue from saved averages by name; raises `KeyError` when one is missing."""
         for name, average in self.averages.items():
             average.copy_(averages[name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within, the parameters hold their averages; their values return afterwards."""
+        """Within, the parameters have their averages' values; their own are restored afterwards."""
         saved = {name: p.detach().clone() for name, p in self._parameters.items()}
         self._assign(self.averages)
         try:

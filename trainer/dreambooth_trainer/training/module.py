@@ -1,4 +1,4 @@
-"""The LightningModule: one forward pass for subject and class, and nothing waits for the host."""
+"""The LightningModule: one forward pass for subject and class, without waiting for the device."""
 
 import math
 from collections.abc import Mapping
@@ -33,7 +33,9 @@ from dreambooth_trainer.training.optimizer import (
 class ResumeState:
     """The state that an earlier attempt saved.
 
-    step: optimizer steps done; tensors: those of `DreamBooth.state`.
+    Args:
+        step: Optimizer steps done.
+        tensors: Those of `DreamBooth.state`.
     """
 
     step: int
@@ -43,8 +45,17 @@ class ResumeState:
 class DreamBooth(pl.LightningModule):
     """Trains a family's denoiser (and text encoders) on cached latents.
 
-    After each step `losses` holds the three losses of the last micro-batch, and `gradient_norm`
-    the norm of the gradient that the weights were updated with, still on the device.
+    After each step `losses` holds the three losses of the last micro-batch, and `gradient_norm` the
+    norm of the gradient that the weights were updated with. Both stay on the device: reading them
+    would make the host wait for it.
+
+    Args:
+        family: The base model.
+        trained: Its trained parameters.
+        training: `spec.training`.
+        cache: Latents and conditioning.
+        prior_weight: Weight of the prior loss; None without class images.
+        resume: The state to continue from.
     """
 
     def __init__(
@@ -58,6 +69,7 @@ class DreamBooth(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.denoiser = family.denoiser
+        # Submodules only if they are trained: DDP would broadcast their weights.
         if trained.text:
             self.text_encoders = nn.ModuleDict(family.text_encoders)
         self.trained = trained
@@ -145,7 +157,7 @@ class DreamBooth(pl.LightningModule):
         parameters = list(self.trained.all.values())
         limit = self.training_spec.max_grad_norm or math.inf
         norm = nn.utils.clip_grad_norm_(parameters, limit)
-        # With fp16 it may be infinite: the scaler then skips the step.
+        # With fp16 it may be infinite, which is no failure: the scaler then skips the step.
         self.gradient_norm = norm if self._scaler is None else torch.zeros_like(norm)
 
     @property
@@ -155,10 +167,10 @@ class DreamBooth(pl.LightningModule):
         return float(self._optimizer.param_groups[0]["lr"])
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that a later attempt needs, by name.
+        """Everything that a later attempt needs, by name, still on its device.
 
         `weight/<name>`, AdamW's moments and step count, `average/<name>` with EMA, and the gradient
-        scaler's state with fp16.
+        scaler's state with fp16. The learning rate is a function of the step.
         """
         assert self._optimizer is not None
         tensors = {f"weight/{name}": p.detach() for name, p in self.trained.all.items()}
@@ -174,7 +186,10 @@ class DreamBooth(pl.LightningModule):
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def ema_weights(self) -> AbstractContextManager[None]:
-        """Within, the averaged weights, if any: they are sampled, scored and exported."""
+        """Within, the model has its averaged weights, if there are any.
+
+        Samples, scores and exports use them.
+        """
         return self.ema.applied() if self.ema else nullcontext()
 
     def _restore_weights(self, tensors: Mapping[str, Tensor]) -> None:

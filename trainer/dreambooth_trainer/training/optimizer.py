@@ -14,13 +14,17 @@ from dreambooth_trainer.models.adapters import TrainableParameters
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 COUNT = "optimizer/step"
-"""Names the number of AdamW's updates: fewer than steps where fp16 has skipped some."""
+"""Name of the number of AdamW's updates: fewer than steps if fp16 has skipped some."""
 SCALER = ("scale", "_growth_tracker")
 """The part of a gradient scaler's state that changes."""
 
 
 def make_optimizer(trained: TrainableParameters, training: Training) -> AdamW:
-    """AdamW (Loshchilov & Hutter 2019); the text encoders have a learning rate of their own."""
+    """AdamW (Loshchilov & Hutter 2019); the text encoders have their own learning rate.
+
+    Returns:
+        An optimizer with one or two parameter groups, the denoiser's first.
+    """
     groups = [{"params": list(trained.denoiser.values()), "lr": training.learning_rate}]
     if trained.text:
         rate = training.text_encoder.learning_rate or training.learning_rate
@@ -31,8 +35,8 @@ def make_optimizer(trained: TrainableParameters, training: Training) -> AdamW:
         betas=(settings.beta1, settings.beta2),
         weight_decay=settings.weight_decay,
         eps=settings.epsilon,
-        # Gradient scaling for fp16 and the fused kernel both want to unscale; Lightning refuses
-        # the pair.
+        # With fp16, the fused kernel and the gradient scaler would both unscale the gradients:
+        # Lightning refuses the pair.
         fused=training.precision != "fp16",
     )
 
@@ -41,11 +45,14 @@ def make_schedule(optimizer: AdamW, training: Training, start: int) -> LambdaLR:
     """The learning rate from optimizer step `start` on.
 
     After `textEncoder.stopFraction` of the steps the text encoders' learning rate is zero.
+
+    Returns:
+        A schedule whose step 0 is `start`; it counts optimizer steps, on any number of ranks.
     """
     multiplier = _multiplier(training.schedule, training.steps)
     text_stop = training.text_encoder.stop_fraction * training.steps
 
-    # LambdaLR begins at step 0; shifting the clock resumes without replaying the steps.
+    # LambdaLR begins at step 0. The shift resumes without replaying the steps before.
     def denoiser(step: int) -> float:
         return multiplier(start + step)
 
@@ -58,7 +65,7 @@ def make_schedule(optimizer: AdamW, training: Training, start: int) -> LambdaLR:
 
 def _multiplier(schedule: Schedule, steps: int) -> Callable[[int], float]:
     """Diffusers' multiplier of the learning rate by optimizer step."""
-    # get_scheduler wants an optimizer; its lambda alone is needed.
+    # get_scheduler requires an optimizer, but only its lambda is used.
     unused = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     name = "constant_with_warmup" if schedule.name == "constant" else schedule.name
     scheduler = get_scheduler(
@@ -73,6 +80,7 @@ def optimizer_tensors(optimizer: AdamW, trained: TrainableParameters) -> dict[st
 
     Empty before the first update.
     """
+    # All parameters have the same count, so that one stands for all.
     counts = [state["step"] for state in optimizer.state.values()]
     moments = {
         f"{moment}/{name}": optimizer.state[parameter][moment]
@@ -86,7 +94,7 @@ def optimizer_tensors(optimizer: AdamW, trained: TrainableParameters) -> dict[st
 def restore_optimizer(
     optimizer: AdamW, trained: TrainableParameters, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Load what `optimizer_tensors` returned."""
+    """Load the result of `optimizer_tensors`; raises `KeyError` when a tensor is missing."""
     count = tensors[COUNT]
     for name, parameter in trained.all.items():
         state = {m: tensors[f"{m}/{name}"].to(parameter.device) for m in MOMENTS}
@@ -103,11 +111,12 @@ def scaler_tensors(scaler: GradScaler | None) -> dict[str, Tensor]:
     if scaler is None:
         return {}
     state = scaler.state_dict()
+    # Tensors, as a state holds nothing else; float32 is exact for powers of 2 and small counts.
     return {f"scaler/{name}": torch.tensor(float(state[name])) for name in SCALER}
 
 
 def restore_scaler(scaler: GradScaler | None, tensors: Mapping[str, Tensor]) -> None:
-    """Load what `scaler_tensors` returned, where there is a scaler."""
+    """Load the result of `scaler_tensors`, if there is a scaler; raises `KeyError` as above."""
     if scaler is None:
         return
     scale, tracker = (float(tensors[f"scaler/{name}"]) for name in SCALER)

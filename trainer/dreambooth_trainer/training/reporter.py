@@ -1,10 +1,10 @@
 """Reports losses without making a step wait for the device or for another rank.
 
 The losses of step k are copied to the host while step k+1 runs, summed over the ranks while step
-k+2 is queued, and only then read: by then both have long finished. A request to stop travels with
-them, so that all ranks learn of it at the same step, and so does how many phases of its saves each
-rank has finished (see `checkpoint.background`). Reports are therefore two steps late; `flush`
-catches up.
+k+2 is queued, and only then read: by then both have finished. A request to stop is summed with
+them, so that all ranks see it at the same step, and so is the number of phases of its saves that
+each rank has finished (see `checkpoint.background`). Reports are therefore two steps late; `flush`
+delivers the rest.
 """
 
 import math
@@ -28,7 +28,7 @@ from dreambooth_trainer.training.module import DreamBooth
 
 @dataclass(frozen=True)
 class _StepValues:
-    """What is known of one step on this rank; `values` may still be on their way to the host."""
+    """One step on this rank; the copy of `values` to the host may not be complete yet."""
 
     step: int
     learning_rate: float
@@ -43,9 +43,9 @@ class _StepValues:
 class StepReporter(pl.Callback):
     """Delivers a StepReport per optimizer step, in order, on every rank.
 
-    `step` is the newest step that was delivered. The argument `finished_phases` returns how many
-    phases of its saves this rank has finished; the attribute is their sum over the ranks.
-    `images(step, rank)` names what a rank trained on in an optimizer step (from 1).
+    `step` is the newest step that was delivered. The argument `finished_phases` returns the number
+    of phases of its saves that this rank has finished; the attribute is their sum over the ranks.
+    `images(step, rank)` are the URIs that a rank trained on in an optimizer step (from 1).
 
     Raises:
         NotFiniteError: From Lightning's hooks and `flush`, for a loss or gradient that is NaN or
@@ -78,9 +78,9 @@ class StepReporter(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Start the step's clock."""
+        """Start to measure the step's seconds."""
         if batch_idx % trainer.accumulate_grad_batches == 0:
-            # A step starts with waiting for its first micro-batch, which was before this hook.
+            # A step starts with the wait for its first micro-batch, which was before this hook.
             self._began = time.perf_counter() - self._stream.wait_seconds
             self._data_wait_seconds, self._losses = 0.0, None
         self._data_wait_seconds += self._stream.wait_seconds
@@ -108,6 +108,8 @@ class StepReporter(pl.Callback):
             _StepValues(
                 step=module.steps_done,
                 learning_rate=module.learning_rate,
+                # Of the host, which runs at most one step ahead of the device: `_advance` waits for
+                # the copy of the step before.
                 seconds=time.perf_counter() - self._began,
                 data_wait_seconds=self._data_wait_seconds,
                 values=host,
@@ -129,6 +131,7 @@ class StepReporter(pl.Callback):
             own = self._copying.popleft()
             if own.copied is not None:
                 own.copied.synchronize()
+            # In one message with the losses: a second collective per step would cost as much again.
             extra = torch.tensor([float(self._stop.requested), float(self._own_finished_phases())])
             message = torch.cat([own.values, extra])
             self._summing.append((own, self._ranks.start_sum(message)))
@@ -147,6 +150,7 @@ class StepReporter(pl.Callback):
             seconds=own.seconds,
             data_wait_seconds=own.data_wait_seconds,
         )
+        # Before anything is delivered: `advance` commits no state that such a step may have spoilt.
         self._check_finite(report, norm, own)
         self.stop_agreed |= stops > 0
         self.step, self.finished_phases = report.step, round(finished)
@@ -156,12 +160,14 @@ class StepReporter(pl.Callback):
     def _check_finite(self, report: StepReport, norm: float, own: _StepValues) -> None:
         """Raise `NotFiniteError` for a loss or gradient that is not finite. Collective.
 
-        A loss is blamed on the ranks that had it. A gradient was summed over all ranks before its
-        norm was taken, so it may be any rank's; it ruins the weights though the loss was finite.
+        The message of a loss lists the images of the ranks that had it. A gradient is summed over
+        all ranks before its norm is taken, so that of any rank may be the cause; it spoils the
+        weights even if the loss was finite.
         """
         if not math.isfinite(report.loss):
-            bad = self._ranks.gather(not bool(own.values[:3].isfinite().all()))
-            ranks = [rank for rank, is_bad in enumerate(bad) if is_bad]
+            # All ranks have the same sum, so all of them enter this collective.
+            is_finite = self._ranks.gather(bool(own.values[:3].isfinite().all()))
+            ranks = [rank for rank, finite in enumerate(is_finite) if not finite]
             raise self._not_finite(_describe_losses(report), report.step, ranks)
         if not math.isfinite(norm):
             all_ranks = range(self._ranks.topology.world_size)
@@ -178,9 +184,10 @@ class StepReporter(pl.Callback):
 
 
 def _start_copy(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """The values on the host, once the event has happened."""
+    """The values on the host, valid once the event has happened."""
     if values.device.type != "cuda":
         return values, None
+    # Only copies to pinned memory are asynchronous.
     host = torch.empty(values.shape, pin_memory=True)
     host.copy_(values, non_blocking=True)
     copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -189,10 +196,10 @@ def _start_copy(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
 
 
 def _describe_losses(report: StepReport) -> str:
-    """Which part of the loss is not finite, and its value."""
+    """The parts of the loss that are not finite, and their values."""
     parts = {"subject": report.subject_loss, "prior": report.prior_loss}
-    bad = {name: value for name, value in parts.items() if not math.isfinite(value)}
-    names, values = " and the ".join(bad or ["total"]), bad.values() or [report.loss]
+    failed = {name: value for name, value in parts.items() if not math.isfinite(value)}
+    names, values = " and the ".join(failed or ["total"]), failed.values() or [report.loss]
     return f"the {names} loss is {' and '.join(map(str, dict.fromkeys(values)))}"
 
 
@@ -207,6 +214,6 @@ class MeanLoss:
         self._losses.append(report.loss)
 
     def take(self) -> float | None:
-        """The mean loss since the last call; None without a step in between."""
+        """The mean loss since the previous call; None without a step in between."""
         losses, self._losses = self._losses, []
         return statistics.fmean(losses) if losses else None
