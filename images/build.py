@@ -85,7 +85,8 @@ def _arguments(image: str, options: argparse.Namespace) -> list[str]:
 
 @contextmanager
 def _pip_options(builder: str) -> Iterator[list[str]]:
-    """Options that tell the pip in a build what this machine's pip knows. Nothing of it is kept."""
+    """Options that give this machine's pip settings to a build."""
+    # As secrets, which are mounted during a build: no layer of the image keeps them.
     settings = PipSettings.of_this_machine()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pip.conf"
@@ -112,8 +113,8 @@ def _version() -> str:
 def _revision() -> str:
     """The commit, marked when there are changes on top of it; unknown outside of a repository."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    return found.stdout.strip() or "unknown"
+    described = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return described.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 #
 #     docker build --file images/operator.Dockerfile .
 #
-# BASE_IMAGE is Debian, or made from it, with Python 3.11 or newer. When it holds python3-venv and
+# BASE_IMAGE is Debian, or derived from it, with Python 3.11 or newer. When it has python3-venv and
 # tini, nothing but Python packages is downloaded. Two secrets may be given: `pip`, pip's
 # configuration, and `ca`, the certificates that it names as /run/secrets/ca.
 ARG BASE_IMAGE=python:3.11-slim-bookworm

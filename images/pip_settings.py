@@ -1,4 +1,4 @@
-"""Where pip looks for packages on this machine, in a form that a build can use."""
+"""Collects this machine's pip settings for an image build."""
 
 import ast
 import subprocess
@@ -12,24 +12,24 @@ OPTIONS = (
     "find-links", "index-url", "extra-index-url", "no-index", "trusted-host", "proxy", "timeout",
     "default-timeout", "retries", "cert",
 )  # fmt: skip
-"""What is taken over. All else is about this machine's own environments."""
+"""The options to copy. The others concern this machine's own environments."""
 CERTIFICATES = "/run/secrets/ca"
 """Where the Dockerfiles mount the certificates that pip trusts."""
 
 
 @dataclass(frozen=True)
 class PipSettings:
-    """What a build has to know of this machine's pip.conf files and PIP_* variables."""
+    """The settings of this machine's pip.conf files and PIP_* variables that a build needs."""
 
     options: Mapping[str, str]
     """Options by name."""
 
     @classmethod
     def of_this_machine(cls) -> "PipSettings":
-        """As pip itself lists them; none without pip."""
+        """The settings that pip itself lists; none without pip."""
         command = [sys.executable, "-m", "pip", "config", "list"]
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-        return cls.listed(found.stdout)
+        listing = subprocess.run(command, capture_output=True, text=True, check=False)
+        return cls.listed(listing.stdout)
 
     @classmethod
     def listed(cls, text: str) -> "PipSettings":
@@ -58,11 +58,11 @@ class PipSettings:
 
     @property
     def folders(self) -> list[Path]:
-        """Folders of this machine that pip looks into."""
+        """Folders of this machine that pip searches."""
         indexes = (*self._paths("index-url"), *self._paths("extra-index-url"))
-        # The pages of an index link to files that lie beside its folder.
-        found = [*self._paths("find-links"), *(path.parent for path in indexes)]
-        return list(dict.fromkeys(path for path in found if path.is_dir()))
+        # The pages of an index link to files next to its folder.
+        folders = [*self._paths("find-links"), *(path.parent for path in indexes)]
+        return list(dict.fromkeys(path for path in folders if path.is_dir()))
 
     def _paths(self, option: str) -> Iterator[Path]:
         for place in self.options.get(option, "").split():

@@ -4,8 +4,8 @@
 #
 # BASE_IMAGE and the secrets are those of operator.Dockerfile. With TORCH_VARIANT=cuda, PyTorch is
 # the one without a label in its version, as PyPI has it: for NVIDIA's GPUs, with CUDA in packages
-# of its own, so that the base needs none. Anything else is a label, such as `cpu`: that version
-# has to be where pip looks, by the secret `pip` or the build argument PIP_EXTRA_INDEX_URL.
+# of its own, so that the base needs none. Anything else is a label, such as `cpu`: pip has to find
+# that version through the secret `pip` or the build argument PIP_EXTRA_INDEX_URL.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS tools

@@ -1,4 +1,4 @@
-"""Scores of a trained tiny-sd: does it draw what the prompt says, does CLIP see it?"""
+"""Scores a trained tiny-sd: fidelity to the prompt, and CLIP's agreement."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ STEPS, GUIDANCE, BATCH = 20, 4.0, 40
 
 @dataclass(frozen=True)
 class Models:
-    """What the evaluation looks at and what it looks with."""
+    """The models to evaluate, and those that evaluate them."""
 
     pipeline: StableDiffusionPipeline
     clip: CLIPModel
