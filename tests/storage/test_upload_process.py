@@ -14,7 +14,7 @@ from dreambooth_storage import NullObserver, Storage, StorageError, StorageSetti
 from dreambooth_storage.upload.process import UploadProcess
 
 MIB = 2**20
-PATIENCE = 60.0
+TIMEOUT_SECONDS = 60.0
 
 
 class Recorder(NullObserver):
@@ -108,7 +108,7 @@ def test_it_ends_with_its_parent_however_that_ends() -> None:
         owner.kill()
         owner.wait()
         owner.stdout.close()
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < deadline
         time.sleep(0.1)

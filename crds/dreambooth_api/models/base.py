@@ -68,9 +68,14 @@ class ApiModel(BaseModel):
 # Patterns are anchored, and name their characters: `\s`, `\w` and `\d` mean Unicode to pydantic's
 # engine and ASCII to the API server's. The text is for messages and the reference.
 _PLAIN = r"^[^ \t\r\n]+$"
+# Control characters are refused here, as the contract refuses them in the URIs of a run.
+_TEXT = r"[^\x00-\x1f\x7f]"
+_HOST = r"[^/\x00-\x1f\x7f]+"
 PATTERNS = {
-    (_URI := r"^(s3://[^/]+(/.*)?|file:///.+)$"): "s3://bucket/prefix or file:///absolute/path",
-    (_MODEL := r"^(s3://[^/]+(/.*)?|hf://[^/]+/.+|file:///.+|/.+)$"): (
+    (_URI := rf"^(s3://{_HOST}(/{_TEXT}*)?|file:///{_TEXT}+)$"): (
+        "s3://bucket/prefix or file:///absolute/path"
+    ),
+    (_MODEL := rf"^(s3://{_HOST}(/{_TEXT}*)?|hf://{_HOST}/{_TEXT}+|file:///{_TEXT}+|/{_TEXT}+)$"): (
         "s3://bucket/prefix, hf://owner/name, file:///path or an absolute path"
     ),
     (_ENDPOINT := r"^https?://[^/]+/?$"): "a URL without a path: https://minio.example.com:9000",

@@ -36,9 +36,6 @@ class Family(Protocol):
     def lora_text_targets(self) -> list[str]:
         """Ends of the names of a text encoder's modules that get an adapter."""
 
-    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """(C, h, w) of the latent of an image of `resolution` x `resolution` pixels."""
-
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Pixels [N, 3, R, R] in -1..1 -> moments of the latents' posterior [N, 2C, h, w]."""
 

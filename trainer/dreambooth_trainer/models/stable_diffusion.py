@@ -43,12 +43,6 @@ class StableDiffusion:
         alphas: Tensor = self._schedule.alphas_cumprod
         return alphas
 
-    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """(4, R/8, R/8) for R pixels, with the published VAEs."""
-        factor = 2 ** (len(self._vae.config.block_out_channels) - 1)
-        side = resolution // factor
-        return int(self._vae.config.latent_channels), side, side
-
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Pixels [N, 3, R, R] -> mean and log variance [N, 8, R/8, R/8], stacked, in fp32."""

@@ -74,10 +74,10 @@ def test_preemption_by_the_scheduler_is_a_preemption() -> None:
 
 def test_a_node_with_a_fast_clock_does_not_hide_a_failure() -> None:
     world = running()
-    culprit = world.pods_of(world.attempt)[1]
-    world.exit(culprit, 1, "ValueError: x")
-    ahead = replace(world.pods[culprit.uid], finished=world.now + timedelta(seconds=90))
-    world.pods[culprit.uid] = ahead
+    failed = world.pods_of(world.attempt)[1]
+    world.exit(failed, 1, "ValueError: x")
+    ahead = replace(world.pods[failed.uid], finished=world.now + timedelta(seconds=90))
+    world.pods[failed.uid] = ahead
     world.control_jobs()
     world.tick(1)
     world.stop_pods()
