@@ -116,7 +116,7 @@ class Evaluation(ApiModel):
     """Scores of the result.
 
     Similarity to the subject (DINO, CLIP-I) and to the prompts (CLIP-T), and variety of the class
-    (paper, sections 4.2 and 4.4).
+    (paper, sections 4.1 and 4.3).
     """
 
     model: ModelSource
