@@ -1,6 +1,7 @@
 """The images of a folder in storage: checked, upright and reduced to the resolution."""
 
 import hashlib
+import mimetypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,8 @@ from dreambooth_storage import EmptyPrefixError, Storage, StoredObject, printabl
 from dreambooth_trainer.data.decode import MAX_PIXELS, READABLE, UnreadableImageError, decode
 from dreambooth_trainer.process.errors import BadDataError
 
-NOT_IMAGES = (".txt", ".caption", ".json", ".jsonl", ".csv")
-"""Suffixes of captions and metadata, which lie beside the images."""
+NOT_IMAGES = (".txt", ".caption", ".json", ".jsonl", ".csv", ".aae", ".xmp", ".npz")
+"""Suffixes of captions, metadata, edits of photos, and the caches of other trainers."""
 
 FILE_MANAGER_FILES = ("thumbs.db", "desktop.ini")
 """What Windows writes into folders; the files of others are hidden."""
@@ -51,6 +52,8 @@ class RejectedImage:
 
     name: str
     reason: str
+    is_lost: bool = True
+    """Whether a picture is lost: not by a copy of one that is used, nor by a video or archive."""
 
     def __str__(self) -> str:
         return f"{printable(self.name)}: {self.reason}"
@@ -146,7 +149,7 @@ def _stream(
     for item in objects:
         if item.uri not in names:
             reason = f"{item.size} bytes are over the limit of {limits.max_bytes}"
-            yield RejectedImage(item.relative, reason)
+            yield RejectedImage(item.relative, reason, is_lost=_is_named_as_image(item.relative))
     for uri, data in storage.read_many(list(names), field=field):
         yield _check_image(uri, names[uri], data, resolution, limits, seen)
 
@@ -157,12 +160,18 @@ def _check_image(
     try:
         pixels = decode(data, smallest=-(-resolution // 2), max_pixels=limits.max_pixels)
     except UnreadableImageError as error:
-        return RejectedImage(name, str(error))
+        return RejectedImage(name, str(error), is_lost=_is_named_as_image(name))
     first = seen.setdefault(_pixel_hash(pixels), name)
     if first != name:
-        return RejectedImage(name, f"the same picture as {first}")
+        return RejectedImage(name, f"the same picture as {first}", is_lost=False)
     sha256 = hashlib.sha256(data).hexdigest()
     return SourceImage(name, reduce_image(pixels, resolution), sha256, uri)
+
+
+def _is_named_as_image(name: str) -> bool:
+    """Whether a name is that of an image, or of nothing that is known."""
+    kind, _ = mimetypes.guess_type(name)
+    return kind is None or kind.startswith("image/")
 
 
 def _pixel_hash(pixels: Image.Image) -> str:

@@ -2,8 +2,8 @@
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage
-from dreambooth_trainer.data.captions import load_captions
 from dreambooth_trainer.data.images import load_images
+from dreambooth_trainer.data.subjects import load_subject
 from dreambooth_trainer.preflight.prompts import Prompts
 from dreambooth_trainer.preflight.report import PreflightReport
 
@@ -15,18 +15,12 @@ def check_subjects(job: DreamBoothJob, storage: Storage, report: PreflightReport
     """Check every subject's images and captions; returns the captions."""
     captions: Prompts = []
     for index, subject in enumerate(job.spec.subjects):
-        field = f"spec.subjects[{index}].images"
         with report.collecting():
-            loaded = load_images(
-                storage, subject.images, field=field, resolution=job.spec.training.resolution
-            )
-            report.warnings += [loaded.report(field)] if loaded.rejected else []
-            described = load_captions(storage, subject, loaded.images, index)
-            report.warnings += described.warnings
-            captions += [
-                (f"spec.subjects[{index}].captions", text)
-                for text in dict.fromkeys(described.texts)
-            ]
+            loaded = load_subject(storage, job, index)
+            report.warnings += loaded.warnings
+            report.notes += loaded.notes
+            field = f"spec.subjects[{index}].{'captions' if subject.captions else 'images'}"
+            captions += [(field, text) for text in dict.fromkeys(loaded.captions)]
     return captions
 
 

@@ -28,6 +28,7 @@ PACKAGES = (
     "numpy",
     "peft",
     "pillow",
+    "pillow-heif",
     "pytorch-lightning",
     "safetensors",
     "torch",

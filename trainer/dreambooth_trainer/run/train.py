@@ -112,6 +112,8 @@ def _preflight(attempt: Attempt) -> None:
 
     def check() -> None:
         report = check_job(attempt.job, attempt.storage)
+        for note in report.notes:
+            log.info(note)
         for warning in report.warnings:
             log.warning(warning)
         if report.errors:
