@@ -17,6 +17,7 @@ from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.scores import Scores, diversity, mean_similarity, score_entry
 from dreambooth_trainer.models.fetch import fetched
 from dreambooth_trainer.models.generate import ImageRequest
+from dreambooth_trainer.models.selection import select_transformers_files
 from dreambooth_trainer.telemetry.telemetry import write_json
 
 
@@ -30,7 +31,7 @@ def load_evaluator(attempt: Attempt, generator: ImageGenerator) -> "Evaluator | 
     if evaluation is None:
         return None
     model = Model(source=evaluation.model)
-    with fetched(model, attempt.storage, attempt.ranks, FIELD) as folder:
+    with fetched(model, attempt.storage, attempt.ranks, FIELD, select_transformers_files) as folder:
         clip = ClipEncoder(folder, attempt.device)
     return Evaluator(attempt, evaluation, generator, clip)
 
