@@ -20,7 +20,6 @@ from dreambooth_trainer.models.model_files import FIELD, JsonObject, ModelFiles
 from dreambooth_trainer.models.scheduler import SCHEDULER_CONFIG, load_scheduler
 from dreambooth_trainer.models.selection import find_files, raise_problems
 from dreambooth_trainer.models.single_file import (
-    CONFIGS,
     config_files,
     load_tokenizer,
     read_architecture,
@@ -109,10 +108,13 @@ def _read_single_file(model: Model, files: ModelFiles) -> ModelConfig | None:
     if problem := damaged_file(files, name):
         raise BadModelError(f"{FIELD}: {model.source} {problem}")
     architecture = read_architecture(files)
-    if architecture is None:
-        return None
+    return read_shipped_config(architecture) if architecture else None
+
+
+def read_shipped_config(architecture: str) -> ModelConfig:
+    """The configuration of single files of an architecture; it comes with the project."""
     configs, _ = _configs(config_files(architecture))
-    return ModelConfig(**configs, tokenizer=load_tokenizer(CONFIGS / architecture))
+    return ModelConfig(**configs, tokenizer=load_tokenizer(architecture))
 
 
 def _check_skeleton(model: Model, config: ModelConfig) -> None:

@@ -4,7 +4,6 @@ The file holds weights alone, under the names of the original code (CompVis late
 """
 
 import gzip
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -106,16 +105,16 @@ def load_single_file(path: Path) -> Any:
     with torch.serialization.safe_globals([ModelCheckpoint]):
         shapes, metadata = _describe(path)
         try:
-            config = CONFIGS / architecture(shapes, metadata)
+            name = architecture(shapes, metadata)
         except BadModelError as error:
             raise BadModelError(f"{FIELD}: {path.name} {error}") from error
         return StableDiffusionPipeline.from_single_file(
             path,
-            config=str(config),
+            config=str(CONFIGS / name),
             dtype=torch.float32,
             local_files_only=True,
-            tokenizer=load_tokenizer(config),
-            scheduler=load_scheduler(config_files(config.name)),
+            tokenizer=load_tokenizer(name),
+            scheduler=load_scheduler(config_files(name)),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -151,9 +150,9 @@ def config_files(name: str) -> ModelFiles:
     )
 
 
-def load_tokenizer(config: Path) -> CLIPTokenizer:
+def load_tokenizer(name: str) -> CLIPTokenizer:
     """CLIP's tokenizer, with the settings of an architecture's configuration."""
-    settings = json.loads((config / "tokenizer" / "tokenizer_config.json").read_text())
+    settings = config_files(name).json("tokenizer/tokenizer_config.json")
     lines = gzip.decompress((CONFIGS / MERGES).read_bytes()).decode().splitlines()
     merges = [tuple(line.split()) for line in lines]
     units = _byte_units()
