@@ -4,6 +4,7 @@ The full body of a pod takes about 50 kB in memory, its snapshot 1 kB; a thousan
 thousands of pods.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,6 +21,7 @@ NO_TERMINATION = Termination()
 STARTING = ("ContainerCreating", "PodInitializing")
 """Waiting reasons of every pod that starts."""
 COUNTERS_ANNOTATION = f"{names.ATTEMPT_LABEL}-counters"
+LABEL_NUMBER = re.compile("[0-9]{1,6}")
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
 
@@ -43,6 +45,17 @@ class Key:
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectId:
+    """Which object a body is, and in which version (meta/v1 ObjectMeta)."""
+
+    namespace: str
+    name: str
+    uid: str
+    version: int
+    """metadata.resourceVersion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +166,19 @@ class JobSnapshot:
         return not (self.complete or self.failed or self.deleting)
 
 
+def identify(body: Body) -> ObjectId | None:
+    """Which object this is; None for JSON that is no object of the API server's."""
+    try:
+        meta = body["metadata"]
+        namespace, name, uid = meta["namespace"], meta["name"], meta["uid"]
+        version = int(meta["resourceVersion"])
+    except (LookupError, TypeError, ValueError):
+        return None
+    if not all(isinstance(text, str) for text in (namespace, name, uid)):
+        return None
+    return ObjectId(namespace, name, uid, version)
+
+
 def pod_snapshot(body: Body) -> PodSnapshot | None:
     """The snapshot of a pod; None for a pod without the operator's labels."""
     meta, status = body["metadata"], body.get("status", {})
@@ -169,7 +195,7 @@ def pod_snapshot(body: Body) -> PodSnapshot | None:
     grace = timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)
     deletion = time_of(meta.get("deletionTimestamp"))
     return PodSnapshot(
-        key=Key(meta["namespace"], labels[names.JOB_LABEL]),
+        key=Key(meta["namespace"], str(labels[names.JOB_LABEL])),
         name=meta["name"],
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
@@ -186,12 +212,12 @@ def pod_snapshot(body: Body) -> PodSnapshot | None:
         running=bool(state.get("running") or ended),
         deletion_requested=deletion - grace if deletion else None,
         finished=time_of(ended.get("finishedAt")),
-        exit_code=ended.get("exitCode"),
+        exit_code=_exit_code(ended.get("exitCode")),
         termination=Termination.decode(ended["message"]) if "message" in ended else NO_TERMINATION,
         reason=status.get("reason", "") or ("InitContainerFailed" if init_failure else ""),
         reason_message=status.get("message", "") or init_failure,
         out_of_memory=ended.get("reason") == "OOMKilled",
-        waiting=waiting.get("reason"),
+        waiting=_text(waiting.get("reason")),
         waiting_message=waiting.get("message", ""),
         disruption=disruption.get("reason") if _is_true(disruption) else None,
         disruption_message=disruption.get("message", ""),
@@ -210,7 +236,7 @@ def job_snapshot(body: Body) -> JobSnapshot | None:
     complete = conditions.get("Complete", {})
     failure = failed if _is_true(failed) else target
     return JobSnapshot(
-        key=Key(meta["namespace"], labels[names.JOB_LABEL]),
+        key=Key(meta["namespace"], str(labels[names.JOB_LABEL])),
         name=meta["name"],
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
@@ -241,7 +267,7 @@ def by_type(conditions: Iterable[Body]) -> dict[str, Body]:
 def controller_uid(meta: Body) -> str | None:
     """Uid of the controller among an object's owners (meta/v1 OwnerReference)."""
     owners = meta.get("ownerReferences", [])
-    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+    return next((str(owner["uid"]) for owner in owners if owner.get("controller")), None)
 
 
 def controls(job_uid: str, meta: Body) -> bool:
@@ -255,12 +281,15 @@ def controls(job_uid: str, meta: Body) -> bool:
 
 def time_of(text: str | None) -> datetime | None:
     """Parse a meta/v1 Time or MicroTime."""
-    return datetime.fromisoformat(text) if text else None
+    return required_time(text) if text else None
 
 
 def required_time(text: str) -> datetime:
     """Parse a meta/v1 Time of a field that every object has."""
-    return datetime.fromisoformat(text)
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError(f"{text} has no time zone")
+    return time
 
 
 def _trainer_state(status: Body) -> Body:
@@ -300,5 +329,15 @@ def _is_true(condition: Body | None) -> bool:
     return bool(condition) and condition.get("status") == "True"  # type: ignore[union-attr]
 
 
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _exit_code(code: int | None) -> int | None:
+    """An exit code as POSIX has it: runtimes also report -1 or 32 bits."""
+    return code if code is None or 0 <= code <= 255 else 255
+
+
 def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() else None
+    """The number in a label, which its user may have set to any text."""
+    return int(text) if text is not None and LABEL_NUMBER.fullmatch(text) else None
