@@ -4,9 +4,11 @@ Some reasons never go away; others are retried by the kubelet for a while, as a 
 or a Secret about to be created.
 """
 
+import re
 from collections.abc import Iterable
 
 from dreambooth_api.contract.conditions import Reason
+from dreambooth_api.models import base
 from dreambooth_operator.controller.decide.builder import DecisionBuilder
 from dreambooth_operator.controller.kube.snapshots import (
     IMAGE_PULL_FAILS,
@@ -14,6 +16,9 @@ from dreambooth_operator.controller.kube.snapshots import (
     STARTING,
     PodSnapshot,
 )
+
+MAX_REASON = 1024
+CONDITION_REASON = re.compile(base.CONDITION_REASON)
 
 
 def start_failure(builder: DecisionBuilder, pods: Iterable[PodSnapshot]) -> str | None:
@@ -53,7 +58,10 @@ def not_ready_reason(pods: Iterable[PodSnapshot], nodes: int) -> tuple[str, str]
     alive = [pod for pod in pods if not pod.ended]
     for pod in alive:
         if pod.waiting and pod.waiting not in STARTING:
-            return pod.waiting, f"pod {pod.name}: {pod.waiting_message or pod.waiting}"
+            # A container runtime may say anything; a condition's reason has a form.
+            valid = len(pod.waiting) <= MAX_REASON and CONDITION_REASON.fullmatch(pod.waiting)
+            reason = pod.waiting if valid else Reason.STARTING
+            return reason, f"pod {pod.name}: {pod.waiting_message or pod.waiting}"
     for pod in alive:
         if pod.unschedulable:
             return Reason.UNSCHEDULABLE, f"pod {pod.name}: {pod.unschedulable}"

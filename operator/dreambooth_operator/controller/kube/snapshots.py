@@ -108,7 +108,12 @@ class PodSnapshot:
 
     @property
     def ended(self) -> bool:
-        """Its container has ended, or the pod is gone."""
+        """The trainer's container has ended; a sidecar may still run."""
+        return self.released or self.exit_code is not None
+
+    @property
+    def released(self) -> bool:
+        """All its containers have ended, or it is gone: its node's resources are free again."""
         return self.gone or self.phase in ("Succeeded", "Failed")
 
     @property
@@ -152,6 +157,8 @@ class JobSnapshot:
     """Failed, and all its pods have ended."""
     failure_reason: str = ""
     failure_message: str = ""
+    queue: str = ""
+    """Kueue LocalQueue that it waits in; one without a label may wait in `default`."""
     counters: str = ""
     """The counters with which the attempt was started, as JSON."""
 
@@ -255,6 +262,7 @@ def job_snapshot(body: Body) -> JobSnapshot | None:
         failed=_is_true(failed),
         failure_reason=failure.get("reason", "") if _is_true(failure) else "",
         failure_message=failure.get("message", "") if _is_true(failure) else "",
+        queue=labels.get(names.QUEUE_LABEL, ""),
         counters=meta.get("annotations", {}).get(COUNTERS_ANNOTATION, ""),
     )
 

@@ -31,8 +31,8 @@ class MeasuredJob:
 
 
 def count_gpu_pods(pods: Iterable[PodSnapshot]) -> int:
-    """How many of a job's pods hold its GPUs: they have a node, and have not ended."""
-    return sum(pod.component == TRAINER and bool(pod.node) and not pod.ended for pod in pods)
+    """How many of a job's pods hold its GPUs: they have a node, and run there."""
+    return sum(pod.component == TRAINER and bool(pod.node) and not pod.released for pod in pods)
 
 
 def collect(jobs: Iterable[MeasuredJob]) -> Iterator[Metric]:
