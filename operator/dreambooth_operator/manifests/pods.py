@@ -51,7 +51,7 @@ def trainer_template(job: DreamBoothJob, attempt: int, default_image: str) -> Ma
     spec["subdomain"] = names.service_name(job)
     spec |= _placement(runtime)
     meta = template_metadata(job, names.labels(job, names.TRAINER, attempt))
-    return merged({"metadata": meta, "spec": spec}, runtime.pod_overrides)
+    return _with_overrides({"metadata": meta, "spec": spec}, runtime.pod_overrides)
 
 
 def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
@@ -70,7 +70,15 @@ def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
     spec |= _tolerations(job.spec.runtime)
     meta = template_metadata(job, names.labels(job, names.PREFLIGHT))
     overrides = without_devices(job.spec.runtime.pod_overrides)
-    return merged({"metadata": meta, "spec": spec}, overrides)
+    return _with_overrides({"metadata": meta, "spec": spec}, overrides)
+
+
+def _with_overrides(template: Manifest, overrides: Manifest) -> Manifest:
+    """Merge the overrides; pods on the node's network still need the cluster's DNS."""
+    result: Manifest = merged(template, overrides)
+    if result["spec"].get("hostNetwork"):
+        result["spec"].setdefault("dnsPolicy", "ClusterFirstWithHostNet")
+    return result
 
 
 def _brings_cache(runtime: Runtime) -> bool:
