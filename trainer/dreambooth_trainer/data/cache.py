@@ -73,7 +73,7 @@ def build_cache(
         caption_of_row=torch.tensor(list(_captions_of_rows(groups, captions)), device=device),
         captions=captions,
         tokens=tokens,
-        conditioning=None if text_is_trained else _encode_captions(family, tokens),
+        conditioning=None if text_is_trained else encode_captions(family, tokens),
     )
 
 
@@ -83,7 +83,8 @@ def _captions_of_rows(groups: Sequence[ImageGroup], captions: Sequence[str]) -> 
             yield from [captions.index(caption, 1)] * len(group.variants)
 
 
-def _encode_captions(family: Family, tokens: Tensor) -> Conditioning:
+def encode_captions(family: Family, tokens: Tensor) -> Conditioning:
+    """Conditioning of token ids [captions, ...], a few captions at a time, without gradients."""
     with torch.no_grad():
         parts = [family.encode_tokens(chunk) for chunk in torch.split(tokens, CHUNK_SIZE)]
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}

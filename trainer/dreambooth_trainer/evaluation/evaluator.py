@@ -1,6 +1,8 @@
 """Scores of the model: does it know the subject, follow prompts and still know the class?"""
 
 import json
+import math
+import statistics
 from dataclasses import asdict
 
 from PIL import Image
@@ -14,7 +16,14 @@ from dreambooth_trainer.data.images import load_images
 from dreambooth_trainer.evaluation.clip_config import FIELD
 from dreambooth_trainer.evaluation.clip_encoder import ClipEncoder
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
-from dreambooth_trainer.evaluation.scores import Scores, diversity, mean_similarity, score_entry
+from dreambooth_trainer.evaluation.scores import (
+    Scores,
+    diversity,
+    mean_similarity,
+    prompts_of,
+    score_entry,
+    without_identifiers,
+)
 from dreambooth_trainer.models.fetch import fetched
 from dreambooth_trainer.models.generate import ImageRequest
 from dreambooth_trainer.models.selection import select_transformers_files
@@ -76,20 +85,33 @@ class Evaluator:
         return [image.pixels for image in loaded.images]
 
     def _score_subject(self, subject: Subject, real: Tensor) -> Scores:
-        count, seed = self._evaluation.count, self._attempt.job.spec.samples.seed
-        prompts = (subject.prompt, subject.class_prompt)
-        requests = [ImageRequest(prompt, seed + i) for prompt in prompts for i in range(count)]
-        vectors = self._clip.images(self._generator.generate(requests))
-        of_subject, of_class = vectors[:count], vectors[count:]
-        # The identifier means nothing to CLIP, so it reads the prompt with the class alone.
-        prompt = self._clip.texts([subject.class_prompt])
+        count = self._evaluation.count
+        of_subject = self._images(subject.prompt, count)
+        of_class = self._images(subject.class_prompt, count)
         return Scores(
             subject_similarity=mean_similarity(of_subject, real),
-            prompt_similarity=mean_similarity(of_subject, prompt),
+            prompt_similarity=self._prompt_similarity(subject),
             class_similarity=mean_similarity(of_class, real),
             subject_diversity=diversity(of_subject),
             class_diversity=diversity(of_class),
         )
+
+    def _prompt_similarity(self, subject: Subject) -> float:
+        """Mean over the sample prompts that name the subject; `count` images are split over them."""
+        prompts = prompts_of(subject, self._attempt.job.spec.samples.prompts)
+        each = math.ceil(self._evaluation.count / len(prompts))
+        identifiers = [other.identifier for other in self._subjects]
+        texts = self._clip.texts([without_identifiers(text, identifiers) for text in prompts])
+        return statistics.fmean(
+            mean_similarity(self._images(prompt, each), text[None])
+            for prompt, text in zip(prompts, texts, strict=True)
+        )
+
+    def _images(self, prompt: str, count: int) -> Tensor:
+        """Unit vectors [count, D] of generated images of a prompt. Collective."""
+        seed = self._attempt.job.spec.samples.seed
+        requests = [ImageRequest(prompt, seed + i) for i in range(count)]
+        return self._clip.images(self._generator.generate(requests))
 
     def _write(self, step: int, scores: list[Scores]) -> None:
         storage, layout = self._attempt.storage, self._attempt.layout

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,22 @@ SINGLE_FILE = "single_file.safetensors"
 
 
 def export_pipeline(
-    pipeline: Any, folder: Path, provenance: Provenance, dtype: torch.dtype = torch.float16
+    pipeline: Any,
+    folder: Path,
+    provenance: Provenance,
+    dtype: torch.dtype = torch.float16,
+    unrounded: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the whole pipeline to `folder`, its weights as safetensors in `dtype`.
 
     Adapters are merged into the weights of the copy that is written; `pipeline` is not changed.
+    `unrounded` holds weights of the UNet that training has kept in a lower precision, by name.
     """
-    merged = type(pipeline)(**{name: _merged(part) for name, part in pipeline.components.items()})
-    merged.save_pretrained(folder, safe_serialization=True)
+    bases = {"unet": unrounded or {}}
+    merged = {
+        name: _merged(part, bases.get(name, {})) for name, part in pipeline.components.items()
+    }
+    type(pipeline)(**merged).save_pretrained(folder, safe_serialization=True)
     for path in sorted(folder.rglob("*.safetensors")):
         _convert(path, dtype, provenance)
     for path in sorted(folder.rglob("config.json")):
@@ -47,13 +56,14 @@ def export_pipeline(
     (folder / "README.md").write_text(model_card(provenance, lora=False))
 
 
-def _merged(part: Any) -> Any:
+def _merged(part: Any, unrounded: Mapping[str, Tensor]) -> Any:
     """The component without adapters: itself, or a copy that they are merged into."""
     if not isinstance(part, nn.Module) or not any(
         isinstance(m, BaseTunerLayer) for m in part.modules()
     ):
         return part
     plain = copy.deepcopy(part).float()  # a small change is lost when it is added in bf16
+    plain.load_state_dict(unrounded, strict=False)
     for name, layer in list(plain.named_modules()):
         if isinstance(layer, BaseTunerLayer):
             layer.merge()

@@ -175,4 +175,10 @@ def _trainer(attempt: Attempt, module: DreamBooth, callbacks: list[pl.Callback])
 def _strategy(attempt: Attempt) -> Strategy:
     if attempt.topology.world_size == 1:
         return SingleDeviceStrategy(device=attempt.device)
-    return DDPStrategy(gradient_as_bucket_view=True, timeout=COLLECTIVE_TIMEOUT)
+    text = attempt.job.spec.training.text_encoder
+    return DDPStrategy(
+        gradient_as_bucket_view=True,
+        timeout=COLLECTIVE_TIMEOUT,
+        # A text encoder that has stopped has no gradients, and DDP would wait for them.
+        find_unused_parameters=text.method != "frozen" and text.stop_fraction < 1,
+    )

@@ -83,7 +83,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
             _evaluate(attempt, writer, evaluator, step=job.spec.training.steps)
             writer.compare(0, job.spec.training.steps)
             attempt.enter_stage("Exporting")
-            _export(attempt, store, family)
+            _export(attempt, store, family, module)
         ranks.barrier()
 
 
@@ -206,7 +206,9 @@ def _module(
         ranks=attempt.ranks,
         device=attempt.device,
     )
-    trained = make_trainable(family, job.spec.training)
+    # Rank 0 writes the export.
+    merges = attempt.topology.rank == 0 and not _exports_adapters(job)
+    trained = make_trainable(family, job.spec.training, keep_unrounded=merges)
     prior_weight = job.spec.prior.weight if dataset.has_prior else None
     return DreamBooth(family, trained, job.spec.training, cache, prior_weight, resume)
 
@@ -221,16 +223,22 @@ def _evaluate(
     attempt.check_stop()
 
 
-def _export(attempt: Attempt, store: CheckpointStore, family: Family) -> None:
-    """Write what the user takes home: adapters alone where only adapters were trained."""
+def _exports_adapters(job: DreamBoothJob) -> bool:
+    """Whether the result is a LoRA: only adapters were trained."""
+    training = job.spec.training
+    return training.method == "lora" and training.text_encoder.method != "full"
+
+
+def _export(attempt: Attempt, store: CheckpointStore, family: Family, module: DreamBooth) -> None:
+    """Write what the user takes home."""
     job, target = attempt.job, attempt.layout.export
-    only_adapters = (
-        job.spec.training.method == "lora" and job.spec.training.text_encoder.method != "full"
-    )
-    write = export_lora if only_adapters else export_pipeline
     with tempfile.TemporaryDirectory(prefix="export-") as folder:
         if attempt.topology.rank == 0:
-            write(family.pipeline(), Path(folder), _provenance(job, family))
+            arguments = family.pipeline(), Path(folder), _provenance(job, family)
+            if _exports_adapters(job):
+                export_lora(*arguments)
+            else:
+                export_pipeline(*arguments, unrounded=module.trained.unrounded)
         # An attempt that lost its claim must not overwrite a newer one's result.
         store.check_owner()
         if attempt.topology.rank == 0:

@@ -43,7 +43,7 @@ def make_schedule(optimizer: AdamW, training: Training, start: int) -> LambdaLR:
     After `textEncoder.stopFraction` of the steps the text encoders' learning rate is zero.
     """
     multiplier = _multiplier(training.schedule, training.steps)
-    text_stop = training.text_encoder.stop_fraction * training.steps
+    text_stop = text_stop_step(training)
 
     # LambdaLR begins at step 0; shifting the clock resumes without replaying the steps.
     def denoiser(step: int) -> float:
@@ -56,16 +56,25 @@ def make_schedule(optimizer: AdamW, training: Training, start: int) -> LambdaLR:
     return LambdaLR(optimizer, multipliers[: len(optimizer.param_groups)])
 
 
+def text_stop_step(training: Training) -> float:
+    """The text encoders train in steps below this number, counted from 0."""
+    return training.text_encoder.stop_fraction * training.steps
+
+
 def _multiplier(schedule: Schedule, steps: int) -> Callable[[int], float]:
-    """Diffusers' multiplier of the learning rate by optimizer step."""
+    """The multiplier of the learning rate by optimizer step, from 0.
+
+    Diffusers', but for the warm-up: its first step would have the rate 0, and so do nothing.
+    """
     # get_scheduler wants an optimizer; its lambda alone is needed.
     unused = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     name = "constant_with_warmup" if schedule.name == "constant" else schedule.name
     scheduler = get_scheduler(
         name, unused, num_warmup_steps=schedule.warmup_steps, num_training_steps=steps
     )
-    multiplier: Callable[[int], float] = scheduler.lr_lambdas[0]
-    return multiplier
+    after_warmup: Callable[[int], float] = scheduler.lr_lambdas[0]
+    warmup = schedule.warmup_steps
+    return lambda step: (step + 1) / warmup if step < warmup else after_warmup(step)
 
 
 def optimizer_tensors(optimizer: AdamW, trained: TrainableParameters) -> dict[str, Tensor]:

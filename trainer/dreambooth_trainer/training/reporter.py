@@ -72,14 +72,17 @@ class StepReporter(pl.Callback):
         self._copying: deque[_StepValues] = deque()
         self._summing: deque[tuple[_StepValues, PendingSum]] = deque()
         self._losses: Tensor | None = None
-        self._began = 0.0
+        self._began = self._learning_rate = 0.0
         self._data_wait_seconds = 0.0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Start the step's clock."""
+        assert isinstance(module, DreamBooth)
         if batch_idx % trainer.accumulate_grad_batches == 0:
+            # The schedule has moved on by the time the step has ended.
+            self._learning_rate = module.learning_rate
             # A step starts with waiting for its first micro-batch, which was before this hook.
             self._began = time.perf_counter() - self._stream.wait_seconds
             self._data_wait_seconds, self._losses = 0.0, None
@@ -107,7 +110,7 @@ class StepReporter(pl.Callback):
         self._copying.append(
             _StepValues(
                 step=module.steps_done,
-                learning_rate=module.learning_rate,
+                learning_rate=self._learning_rate,
                 seconds=time.perf_counter() - self._began,
                 data_wait_seconds=self._data_wait_seconds,
                 values=host,
