@@ -1,7 +1,7 @@
 """What is scored: images of the sample prompts against these prompts."""
 
+import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +11,15 @@ from torch import Tensor
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.subject import Subject
+from dreambooth_storage import Storage, StorageSettings
+from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.evaluation.evaluator import Evaluator
 from dreambooth_trainer.evaluation.scores import prompts_of, without_identifiers
 from dreambooth_trainer.models.generate import ImageRequest
+from dreambooth_trainer.process.distributed import Ranks
+from dreambooth_trainer.process.signals import StopSignal
+from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.telemetry.telemetry import Telemetry
 
 SKS = Subject(identifier="sks", class_noun="mug", images="file:///none")
 
@@ -74,14 +80,11 @@ def test_a_model_that_ignores_a_sample_prompt_scores_less(
         }
     )
     assert job.spec.evaluation
-    attempt: Any = SimpleNamespace(job=job, storage=None)
-    real = torch.tensor([[0.0, 1.0]])
-    evaluator = object.__new__(Evaluator)
-    evaluator.__dict__ |= {
-        "_attempt": attempt, "_evaluation": job.spec.evaluation, "_generator": fake,
-        "_clip": fake, "_subjects": job.spec.subjects,
-    }  # fmt: skip
-    scores = evaluator._score_subject(job.spec.subjects[0], real)
-    assert scores.prompt_similarity == score
+    storage = Storage(StorageSettings(None, None, "auto"))
+    telemetry = Telemetry(job, Topology())
+    attempt = Attempt(job, Ranks(Topology()), storage, telemetry, StopSignal(), torch.device("cpu"))
+    Evaluator(attempt, job.spec.evaluation, fake, fake).score(0)
+    (scores,) = json.loads(storage.read(attempt.layout.scores_at(0)))
+    assert scores["prompt_similarity"] == score
     of_prompts = [r for r in fake.requests if "moon" in r.prompt or "box" in r.prompt]
     assert len(of_prompts) == 6

@@ -5,6 +5,8 @@ import shutil
 import pytest
 import torch
 
+from dreambooth_storage import Storage, StorageSettings
+from dreambooth_trainer.checkpoint import CheckpointStore
 from tests.trainer.ranks import final_state, history, run_folder, run_ranks
 
 
@@ -237,3 +239,21 @@ def test_an_attempt_that_was_overtaken_does_nothing(job, tmp_path):
     assert late.codes == [69]
     assert "attempt 1 already owns" in late.termination.message
     assert sorted(p.name for p in run_folder(run).rglob("*")) == before
+
+
+def test_a_text_encoder_stops_on_all_ranks_and_each_step_reports_its_own_rate(job, tmp_path):
+    training = {
+        "textEncoder": {"method": "full", "stopFraction": 0.5},
+        "schedule": {"name": "linear", "warmupSteps": 2},
+    }
+    run = job("text", training=training, checkpoints={"every": 4, "keep": 2})
+    finish(run, tmp_path / "run", nodes=2)
+    rates = [line["learning_rate"] / 1e-3 for line in history(run)]
+    assert rates == pytest.approx([1 / 2, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+    store = CheckpointStore(
+        Storage(StorageSettings(None, None, "auto")), f"file://{run_folder(run)}/checkpoints"
+    )
+    half, end = (store.load(reference) for reference in store.checkpoints())
+    moved = {name for name in half if not torch.equal(half[name], end[name])}
+    assert any(name.startswith("weight/denoiser") for name in moved)
+    assert [name for name in moved if "/text_encoder." in name] == []

@@ -97,7 +97,7 @@ class Evaluator:
         )
 
     def _prompt_similarity(self, subject: Subject) -> float:
-        """Mean over the sample prompts that name the subject; `count` images are split over them."""
+        """Mean over the sample prompts that name the subject, which share `count` images."""
         prompts = prompts_of(subject, self._attempt.job.spec.samples.prompts)
         each = math.ceil(self._evaluation.count / len(prompts))
         identifiers = [other.identifier for other in self._subjects]

@@ -11,12 +11,14 @@ import diffusers
 import torch
 import transformers
 from safetensors import SafetensorError
+from torch import nn
 from transformers import CLIPTokenizer
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.fetch import fetched, open_files
+from dreambooth_trainer.models.finite import check_finite
 from dreambooth_trainer.models.model_files import FIELD, ModelFiles
 from dreambooth_trainer.models.scheduler import load_scheduler
 from dreambooth_trainer.models.selection import Selection, select_files
@@ -45,6 +47,8 @@ def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.devi
         digest = ranks.run_on_first(lambda: hash_files(folder, selection.names))
         pipeline = _open(model, path, files, selection)
     pipeline.set_progress_bar_config(disable=True)
+    modules = {n: part for n, part in pipeline.components.items() if isinstance(part, nn.Module)}
+    check_finite(modules, FIELD, model.source)
     return StableDiffusion(pipeline.to(device), digest)
 
 

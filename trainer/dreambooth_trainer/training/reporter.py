@@ -173,10 +173,14 @@ class StepReporter(pl.Callback):
     def _not_finite(self, problem: str, step: int, ranks: Iterable[int]) -> NotFiniteError:
         """The error, with the images that `ranks` trained on in the step."""
         batch = [f"  rank {rank}: {uri}" for rank in ranks for uri in self._images(step, rank)]
+        advice = (
+            "no weight has changed yet, so an image or spec.training.precision is the cause."
+            if step == 1
+            else "lower spec.training.learningRate, or use spec.training.precision bf16 instead of"
+            " fp16. The last checkpoint is from before."
+        )
         return NotFiniteError(
-            f"{problem} at step {step}; lower spec.training.learningRate, or use"
-            " spec.training.precision bf16 instead of fp16. The last checkpoint is from before."
-            " The images in the batch:\n" + "\n".join(batch)
+            f"{problem} at step {step}; {advice} The images in the batch:\n" + "\n".join(batch)
         )
 
 
