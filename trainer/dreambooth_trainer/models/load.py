@@ -47,9 +47,10 @@ def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.devi
         digest = ranks.run_on_first(lambda: hash_files(folder, selection.names))
         pipeline = _open(model, path, files, selection)
     pipeline.set_progress_bar_config(disable=True)
+    family = StableDiffusion(pipeline.to(device), digest)
     modules = {n: part for n, part in pipeline.components.items() if isinstance(part, nn.Module)}
     check_finite(modules, FIELD, model.source)
-    return StableDiffusion(pipeline.to(device), digest)
+    return family
 
 
 def hash_files(path: Path, names: Iterable[str]) -> str:
