@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dreambooth_trainer.data.crops import Variant, crop_to_square
+from dreambooth_trainer.data.crops import Variant, crop_box, crop_to_square
 from dreambooth_trainer.data.images import SourceImage
 from dreambooth_trainer.data.sampler import ImagePool
 from dreambooth_trainer.models import Conditioning, Family
@@ -97,14 +97,22 @@ def _encode_all(
     ranks: Ranks,
     device: torch.device,
 ) -> Tensor:
-    work = [
-        (image, variant) for group in groups for image in group.images for variant in group.variants
-    ]
+    """Moments of every row; rows that show the same pixels are encoded once."""
+    work: dict[object, tuple[SourceImage, Variant]] = {}
+    rows = []
+    for group in groups:
+        for image in group.images:
+            for variant in group.variants:
+                crop = id(image), crop_box(image.pixels.size, variant), variant.mirror
+                work.setdefault(crop, (image, variant))
+                rows.append(crop)
     own = {
         number: _encode(family, chunk, resolution, device).cpu()
-        for number, chunk in own_chunks(work, ranks.topology).items()
+        for number, chunk in own_chunks(list(work.values()), ranks.topology).items()
     }
-    return torch.cat(gather_chunks(ranks, own)).to(device)
+    encoded = torch.cat(gather_chunks(ranks, own))
+    number_of = {crop: number for number, crop in enumerate(work)}
+    return encoded[[number_of[crop] for crop in rows]].to(device)
 
 
 def _encode(

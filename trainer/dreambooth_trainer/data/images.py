@@ -61,10 +61,14 @@ class RejectedImage:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images of a folder, in the order of their names, and the files that were rejected."""
+    """The images of a folder, in the order of their names, and the files that were rejected.
+
+    unread: number of files that were not needed, as those before them gave `count` images.
+    """
 
     images: list[SourceImage]
     rejected: list[RejectedImage]
+    unread: int = 0
 
     def report(self, field: str) -> str:
         """One line per rejected file under a line with the field; empty when there is none."""
@@ -93,21 +97,22 @@ def load_images(
         BadDataError: No image is left, or the folder has too many files.
         StorageError: The folder cannot be read.
     """
-    loaded = ImageSet([], [])
+    images: list[SourceImage] = []
+    rejected: list[RejectedImage] = []
     objects = _candidates(storage, uri, field, limits)
     for item in _stream(storage, objects, field, resolution, limits):
         if isinstance(item, RejectedImage):
-            loaded.rejected.append(item)
+            rejected.append(item)
         else:
-            loaded.images.append(item)
-        if len(loaded.images) == count:
+            images.append(item)
+        if len(images) == count:
             break
-    if not loaded.images:
+    if not images:
         raise BadDataError(
             f"{field}: no image in {uri} can be trained on; put {READABLE} files there"
-            + "".join(f"\n  {rejected}" for rejected in loaded.rejected)
+            + "".join(f"\n  {each}" for each in rejected)
         )
-    return loaded
+    return ImageSet(images, rejected, unread=len(objects) - len(images) - len(rejected))
 
 
 def _candidates(storage: Storage, uri: str, field: str, limits: FolderLimits) -> list[StoredObject]:

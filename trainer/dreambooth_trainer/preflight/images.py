@@ -29,11 +29,19 @@ def check_other_images(job: DreamBoothJob, storage: Storage, report: PreflightRe
     prior, evaluation = job.spec.prior, job.spec.evaluation
     folders = {}
     if prior.enabled and prior.images:
-        folders["spec.prior.images"] = prior.images, job.spec.training.resolution, prior.count
+        folders["spec.prior.images"] = prior.images, prior.count
     if evaluation and evaluation.images:
-        folders["spec.evaluation.images"] = evaluation.images, 1, SAMPLE_SIZE
-    for field, (uri, resolution, wanted) in folders.items():
+        folders["spec.evaluation.images"] = evaluation.images, SAMPLE_SIZE
+    for field, (uri, wanted) in folders.items():
         count = min(wanted, SAMPLE_SIZE)
         with report.collecting():
-            loaded = load_images(storage, uri, field=field, resolution=resolution, count=count)
+            loaded = load_images(
+                storage, uri, field=field, resolution=job.spec.training.resolution, count=count
+            )
             report.warnings += [loaded.report(field)] if loaded.rejected else []
+            files = len(loaded.images) + loaded.unread
+            if field == "spec.prior.images" and files > wanted:
+                report.warnings.append(
+                    f"spec.prior.count: {wanted} class images are trained on, and {files} are in"
+                    f" {uri}; set it to {files} to use them all"
+                )
