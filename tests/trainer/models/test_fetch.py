@@ -1,6 +1,7 @@
 """Models from a real S3 server, kept on the node by their content."""
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +22,11 @@ from dreambooth_storage import (
     StoredObject,
     join,
 )
-from dreambooth_trainer.models.fetch import fetch, fetched
+from dreambooth_trainer.evaluation.clip_encoder import ClipEncoder
+from dreambooth_trainer.models.fetch import fetch, fetched, open_files
 from dreambooth_trainer.models.load import load_family
 from dreambooth_trainer.models.local_files import choose_folder, free_memory
+from dreambooth_trainer.models.selection import select_transformers_files
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.topology import Topology
@@ -228,3 +231,28 @@ def test_a_model_of_somebodys_own_is_never_deleted(storage: Storage, memory: Pat
         with fetched(Model(source=source), storage, ALONE) as folder:
             assert folder == own.parent
         assert own.exists()
+
+
+def test_of_a_model_that_scores_only_what_is_loaded_is_fetched(
+    storage: Storage, bucket: str, tmp_path: Path
+) -> None:
+    published = Path(shutil.copytree(EXAMPLES / "tiny-sd" / "clip", tmp_path / "clip"))
+    for name in ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "README.md"):
+        (published / name).write_bytes(b"not read")
+    storage.upload_tree(published, f"s3://{bucket}/clip")
+    source = Model(source=f"s3://{bucket}/clip")
+    folder = fetch(source, storage, ALONE, select=select_transformers_files)
+    assert contents(folder) == contents(EXAMPLES / "tiny-sd" / "clip")
+    ClipEncoder(folder, torch.device("cpu"))
+
+
+def test_the_folder_of_a_mounted_file_is_not_listed(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be `/`."""
+    (tmp_path / "model.ckpt").write_bytes(b"PK")
+    monkeypatch.delattr(Storage, "list")
+    for source in (f"{tmp_path}/model.ckpt", f"file://{tmp_path}/model.ckpt"):
+        files = open_files(Model(source=source, layout="single-file"), storage)
+        assert files.sizes == {"model.ckpt": 2}
+        assert files.read("model.ckpt") == b"PK"

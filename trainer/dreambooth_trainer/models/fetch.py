@@ -95,7 +95,7 @@ def open_files(model: Model, storage: Storage, field: str = FIELD) -> ModelFiles
     if model.source.startswith("hf://"):
         files = open_on_hub(model, folder, field)
     else:
-        files = list_files(folder, storage, field)
+        files = list_files(folder, storage, field, only=name if _is_local(model) else None)
     if name:
         files = replace(files, sizes={name: files.sizes[name]} if name in files.sizes else {})
     if not files.sizes:

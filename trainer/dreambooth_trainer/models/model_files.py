@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dreambooth_storage import Storage, join
@@ -68,17 +69,26 @@ def is_lfs_pointer(start: bytes) -> bool:
     return start.startswith(b"version https://git-lfs.github.com/spec/")
 
 
-def list_files(uri: str, storage: Storage, field: str = FIELD) -> ModelFiles:
-    """The files in a folder of storage, or of this machine.
+def list_files(
+    uri: str, storage: Storage, field: str = FIELD, only: str | None = None
+) -> ModelFiles:
+    """The files in a folder of storage, or of this machine; there, one alone on request.
+
+    A folder of models may be large, and the folder of a mounted file is `/`.
 
     Raises:
         StorageError: The folder cannot be listed.
     """
-    folder = f"file://{uri}" if uri.startswith("/") else uri
+    folder = uri if "://" in uri else f"file://{uri}"
+    if only is None:
+        sizes = {each.relative: each.size for each in storage.list(folder, field=field)}
+    else:
+        path = Path(folder.removeprefix("file://"), only)
+        sizes = {only: path.stat().st_size} if storage.exists(f"file://{path}", field=field) else {}
     return ModelFiles(
         uri,
         field,
-        {each.relative: each.size for each in storage.list(folder, field=field)},
+        sizes,
         lambda name: storage.read(join(folder, name), field=field),
         lambda name, length: storage.read_start(join(folder, name), length, field=field),
     )

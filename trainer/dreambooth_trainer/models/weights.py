@@ -85,7 +85,8 @@ def damaged_file(files: ModelFiles, name: str) -> str | None:
     if is_lfs_pointer(start):
         return LFS_PROBLEM
     if not name.endswith(".safetensors"):
-        return None if start[:2] in (b"PK", b"\x80\x02") else "holds no weights; copy it again"
+        # What torch.save writes: a ZIP archive, or a pickle in versions before 1.6.
+        return None if start.startswith((b"PK", b"\x80")) else "holds no weights; copy it again"
     try:
         expected = _expected_size(read_header(files, name))
     except BadModelError as error:
