@@ -108,6 +108,23 @@ def sd_scripts_modules() -> set[str]:
     return {name.replace(".", "_") for name in names}
 
 
+def comfyui_modules() -> set[str]:
+    """Names of all modules that ComfyUI's map has for a LoRA of Stable Diffusion 1.x."""
+    ends = ("norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut")
+    found = ["conv_in", "conv_norm_out", "conv_out"]
+    found += [f"time_embedding.linear_{n}" for n in (1, 2)]
+    places = [("mid_block", 1, True, 2)]
+    places += [(f"down_blocks.{n}", LAYERS, n < LEVELS - 1, LAYERS) for n in range(LEVELS)]
+    places += [(f"up_blocks.{n}", LAYERS + 1, n > 0, LAYERS + 1) for n in range(LEVELS)]
+    for block, attentions, attended, resnets in places:
+        found += [f"{block}.resnets.{n}.{end}" for n in range(resnets) for end in ends]
+        for n in range(attentions if attended else 0):
+            found += transformer(f"{block}.attentions.{n}")
+        found += [f"{block}.{side}samplers.0.conv" for side in ("down", "up") if side in block]
+    names = {f"lora_unet_{name.replace('.', '_')}" for name in found}
+    return names | {name for name in sd_scripts_modules() if name.startswith("lora_te_")}
+
+
 def a1111_module(name: str) -> str:
     """The module of the original model that A1111 changes for a LoRA's module, dots as "_"."""
     if match := re.fullmatch(r"lora_unet_conv_(in|out)", name):

@@ -93,6 +93,7 @@ def test_every_module_that_can_be_adapted_is_known_to_the_web_uis(
         tensors == {"lora_down.weight", "lora_up.weight", "alpha"} for tensors in found.values()
     )
     assert web_uis.sd_scripts_modules() <= found.keys()
+    assert found.keys() <= web_uis.comfyui_modules()
     original = {name.replace(".", "_") for name in web_uis.original_unet_modules()}
     original |= {name[8:] for name in web_uis.sd_scripts_modules() if "lora_te_" in name}
     targets = {web_uis.a1111_module(name).removeprefix("transformer_") for name in found}
