@@ -15,7 +15,7 @@ from dreambooth_trainer.data.sampler import ImagePool, TrainingSampler
 from dreambooth_trainer.export.pipeline import export_pipeline
 from dreambooth_trainer.models.adapters import make_trainable
 from dreambooth_trainer.models.stable_diffusion import StableDiffusion
-from dreambooth_trainer.training.module import DreamBooth
+from dreambooth_trainer.training.module import DreamBooth, ResumeState
 from tests.trainer.export.test_export import ABOUT
 
 PRIOR_WEIGHT = 0.6
@@ -177,3 +177,25 @@ def test_merging_uses_the_weights_from_before_they_were_rounded(family, tmp_path
     exported = load_file(tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
     # Adapters start without effect: nothing has changed yet.
     assert [n for n, value in exported.items() if not torch.equal(value, source[n].half())] == []
+
+
+def test_the_restored_state_is_not_kept_beside_the_restored_training(family, cache):
+    training = Training.model_validate({"method": "full", "ema": {"enabled": True}})
+    trainer = SimpleNamespace(precision_plugin=None)
+
+    def make(resume=None):
+        module = DreamBooth(family, make_trainable(family, training), training, cache, None, resume)
+        module.trainer = trainer
+        return module, module.configure_optimizers()["optimizer"]
+
+    first, optimizer = make()
+    for parameter in first.trained.all.values():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    saved = {name: value.clone() for name, value in first.state().items()}
+    resume = ResumeState(1, {name: value.clone() for name, value in saved.items()})
+    second, _ = make(resume)
+    restored = second.state()
+    assert restored.keys() == saved.keys()
+    assert all(torch.equal(restored[name], value) for name, value in saved.items())
+    assert resume.tensors == {}
