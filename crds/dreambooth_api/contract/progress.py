@@ -12,6 +12,8 @@ MAX_BYTES = 1 << 17
 """Longest answer that is read: twice the longest that can be written."""
 MAX_SAMPLES = 20
 MAX_PROBLEM = 1024
+MAX_WARNINGS = 10
+MAX_WARNING = 512
 
 Loss = Annotated[float, Field(ge=-1e9, le=1e9)]
 
@@ -52,6 +54,8 @@ class Progress(Message):
     """Saves of this attempt that failed."""
     save_problem: text(MAX_PROBLEM) | None = None  # type: ignore[valid-type]
     """Why the last save failed; None once a later one has succeeded."""
+    warnings: Annotated[list[text(MAX_WARNING)], Field(max_length=MAX_WARNINGS)] = []  # type: ignore[valid-type]
+    """What the checks before training found that does not prevent it, such as rejected images."""
     prior: ClassImages | None = None
     samples: Annotated[list[Uri], Field(max_length=MAX_SAMPLES)] = []
     """Sample grids of this attempt, the newest last."""

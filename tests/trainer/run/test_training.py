@@ -1,5 +1,6 @@
 """Whole runs of the trainer, in real processes: the training contract."""
 
+import json
 import shutil
 
 import pytest
@@ -116,6 +117,31 @@ def test_an_attempt_that_was_suspended_goes_on_under_its_number_with_fewer_nodes
     torch.testing.assert_close(
         torch.tensor([line["loss"] for line in history(on_one)]),
         torch.tensor([line["loss"] for line in history(steady)]),
+        rtol=0,
+        atol=1e-5,
+    )
+
+
+def test_without_a_global_batch_a_run_keeps_the_batch_that_it_began_with(job, tmp_path):
+    training = {
+        "method": "lora", "steps": 4, "resolution": 64, "precision": "fp32", "perDeviceBatch": 2
+    }  # fmt: skip
+    changes = {"prior": {"enabled": False}}
+
+    def on(nodes, uid):
+        made = job(uid, runtime={"nodes": nodes}, **changes)
+        made["spec"]["training"] = training
+        return made
+
+    finish(on(2, "steady"), tmp_path / "steady", nodes=2)
+    stopped = run_ranks(on(2, "moved"), tmp_path / "moved", nodes=2, stop_at_step=2)
+    assert stopped.codes == [143, 143], stopped.logs
+    finish(on(1, "moved"), tmp_path / "moved", attempt=1)
+    moved, steady = (history(on(1, uid)) for uid in ("moved", "steady"))
+    assert json.loads((run_folder(on(1, "moved")) / "run.json").read_text())["globalBatch"] == 4
+    torch.testing.assert_close(
+        torch.tensor([line["loss"] for line in moved]),
+        torch.tensor([line["loss"] for line in steady]),
         rtol=0,
         atol=1e-5,
     )

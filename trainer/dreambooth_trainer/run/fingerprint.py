@@ -2,8 +2,8 @@
 
 What a state depends on is in run.json: the resolved job, and the hashes of model and images. Where
 the present job differs, resuming would give a result that neither job file describes, so it is
-refused, with every difference. The number of steps, the nodes, and how often is saved and sampled
-may change.
+refused, with every difference. The nodes, and how often is saved and sampled, may change; so may
+the number of steps, where the learning rate and the text encoder do not follow it.
 """
 
 import hashlib
@@ -45,8 +45,17 @@ def relevant(config: Mapping[str, Any]) -> dict[str, JsonValue]:
     """
     spec = config["spec"]
     free = {*FREE, *(SPLIT if "globalBatch" in spec["training"] else ())}
+    if _depends_on_steps(spec["training"]):
+        free.discard("training.steps")
     values = (pair for name in SECTIONS for pair in _values(spec.get(name), name))
     return {f"spec.{path}": value for path, value in values if path not in free}
+
+
+def _depends_on_steps(training: Mapping[str, Any]) -> bool:
+    """Whether the states before the last step follow from how many steps there are in all."""
+    text = training["textEncoder"]
+    stops = text["method"] != "frozen" and text["stopFraction"] < 1
+    return bool(stops or training["schedule"]["name"] != "constant")
 
 
 def _values(node: Any, path: str) -> Iterator[tuple[str, JsonValue]]:

@@ -19,8 +19,8 @@ from dreambooth_trainer.checkpoint import (
 from dreambooth_trainer.data.batches import BatchPlan, BatchStream
 from dreambooth_trainer.data.dataset import Dataset
 from dreambooth_trainer.evaluation.samples import SampleWriter
+from dreambooth_trainer.process.batch_split import BatchSplit
 from dreambooth_trainer.process.distributed import COLLECTIVE_TIMEOUT
-from dreambooth_trainer.process.topology import local_batch
 from dreambooth_trainer.telemetry.transfers import TransferTelemetry
 from dreambooth_trainer.training.callbacks import (
     HeartbeatCallback,
@@ -43,6 +43,7 @@ def fit(
     dataset: Dataset,
     store: CheckpointStore,
     writer: SampleWriter,
+    batch: BatchSplit,
 ) -> None:
     """Train until the job's last step; the module stays on its device.
 
@@ -53,7 +54,7 @@ def fit(
     training = attempt.job.spec.training
     if module.start >= training.steps:
         return
-    stream = _stream(attempt, module, dataset)
+    stream = _stream(attempt, module, dataset, batch)
     images = 2 if dataset.has_prior else 1
     attempt.telemetry.start_training(
         module.start, training.steps, stream.plan.global_batch * images
@@ -75,7 +76,8 @@ def fit(
             every=attempt.job.spec.checkpoints.every,
             total_steps=training.steps,
         )
-        trainer = _trainer(attempt, module, _callbacks(attempt, writer, reporter, save))
+        callbacks = _callbacks(attempt, writer, reporter, save)
+        trainer = _trainer(attempt, module, callbacks, batch.accumulation)
         # Lightning 2.6 calls what torch 2.13 deprecates; nothing that a user could do about it.
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         trainer.fit(module, train_dataloaders=stream)
@@ -114,13 +116,15 @@ class _SaveReporter(SaveListener):
         self._attempt.telemetry.record_failed_save(error)
 
 
-def _stream(attempt: Attempt, module: DreamBooth, dataset: Dataset) -> BatchStream:
+def _stream(
+    attempt: Attempt, module: DreamBooth, dataset: Dataset, batch: BatchSplit
+) -> BatchStream:
     training, topology = attempt.job.spec.training, attempt.topology
     plan = BatchPlan(
         start=module.start,
         stop=training.steps,
-        accumulation=training.accumulation,
-        local_batch=local_batch(attempt.job, topology.world_size),
+        accumulation=batch.accumulation,
+        local_batch=batch.local,
         rank=topology.rank,
         world_size=topology.world_size,
     )
@@ -148,7 +152,9 @@ def _callbacks(
     ]
 
 
-def _trainer(attempt: Attempt, module: DreamBooth, callbacks: list[pl.Callback]) -> pl.Trainer:
+def _trainer(
+    attempt: Attempt, module: DreamBooth, callbacks: list[pl.Callback], accumulation: int
+) -> pl.Trainer:
     training: Training = attempt.job.spec.training
     topology = attempt.topology
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -161,7 +167,7 @@ def _trainer(attempt: Attempt, module: DreamBooth, callbacks: list[pl.Callback])
         precision=PRECISIONS[training.precision],  # type: ignore[arg-type]
         max_steps=training.steps - module.start,
         max_epochs=-1,
-        accumulate_grad_batches=training.accumulation,
+        accumulate_grad_batches=accumulation,
         callbacks=callbacks,
         # Checkpoints, logs and progress are this project's own.
         logger=False,

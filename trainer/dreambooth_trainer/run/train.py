@@ -25,14 +25,15 @@ from dreambooth_trainer.export.provenance import Provenance
 from dreambooth_trainer.models import Family, load_family
 from dreambooth_trainer.models.adapters import make_trainable
 from dreambooth_trainer.preflight.check import check_job
+from dreambooth_trainer.process.batch_split import BatchSplit, split_batch
 from dreambooth_trainer.process.distributed import join_ranks
 from dreambooth_trainer.process.errors import RefusedJobError, TrainerError
 from dreambooth_trainer.process.signals import StopSignal
-from dreambooth_trainer.process.topology import Topology, local_batch
+from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.run.baseline import needs_baseline, record_baseline
 from dreambooth_trainer.run.fingerprint import check_config, check_contents, fingerprint
 from dreambooth_trainer.run.fit import fit
-from dreambooth_trainer.run.run_record import public_config, write_run_record
+from dreambooth_trainer.run.run_record import public_config, read_global_batch, write_run_record
 from dreambooth_trainer.telemetry.telemetry import Telemetry
 from dreambooth_trainer.telemetry.trackers import open_trackers
 from dreambooth_trainer.telemetry.transfers import TransferTelemetry
@@ -49,7 +50,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         StorageError: Storage fails or refuses.
         StoppedError: The ranks were asked to stop.
     """
-    local_batch(job, topology.world_size)  # refuses a bad one before the ranks wait for each other
+    split_batch(job, topology.world_size)  # refuses a bad one before the ranks wait for each other
     # A pod is ready when it answers /healthz: not before all ranks have joined.
     with join_ranks(topology, stop) as ranks, telemetry.serving():
         attempt = Attempt(
@@ -62,10 +63,11 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         subjects = subject_groups(attempt)
         family = load_family(job.spec.model, attempt.storage, ranks, attempt.device)
         resume = _resume(attempt, store)
+        batch = _split_batch(attempt, resume)
 
         attempt.enter_stage("GeneratingPrior")
         dataset = Dataset(job, subjects, class_groups(attempt, family))
-        _record(attempt, store, family, dataset, resume)
+        _record(attempt, store, family, dataset, resume, batch)
 
         generator = ImageGenerator(attempt, family)
         writer = SampleWriter(generator, attempt, store.check_owner)
@@ -76,7 +78,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
 
         attempt.enter_stage("Training")
         module = _module(attempt, family, dataset, resume)
-        fit(attempt, module, dataset, store, writer)
+        fit(attempt, module, dataset, store, writer, batch)
 
         with module.ema_weights():
             attempt.enter_stage("Evaluating")
@@ -116,6 +118,7 @@ def _preflight(attempt: Attempt) -> None:
             log.info(note)
         for warning in report.warnings:
             log.warning(warning)
+        attempt.telemetry.progress.record_warnings([*report.warnings, *report.notes])
         if report.errors:
             raise RefusedJobError(report.message(), report.exit_code)
 
@@ -143,12 +146,23 @@ def _resume(attempt: Attempt, store: CheckpointStore) -> ResumeState | None:
     return ResumeState(manifest.step, tensors)
 
 
+def _split_batch(attempt: Attempt, resume: ResumeState | None) -> BatchSplit:
+    """The batch of the job, or that of the run which it resumes. Collective."""
+    begun_with = None
+    if resume:
+        begun_with = attempt.ranks.run_on_first(
+            lambda: read_global_batch(attempt.storage, attempt.layout)
+        )
+    return split_batch(attempt.job, attempt.topology.world_size, begun_with)
+
+
 def _record(
     attempt: Attempt,
     store: CheckpointStore,
     family: Family,
     dataset: Dataset,
     resume: ResumeState | None,
+    batch: BatchSplit,
 ) -> None:
     """Write run.json, and open the trackers under the run's name."""
     job, topology = attempt.job, attempt.topology
@@ -163,6 +177,7 @@ def _record(
             job,
             attempt=topology.attempt,
             world_size=topology.world_size,
+            global_batch=batch.total,
             hashes=hashes,
             seeds={
                 "training": job.spec.training.seed,
