@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.checkpoint import CheckpointStore
@@ -283,3 +284,23 @@ def test_a_text_encoder_stops_on_all_ranks_and_each_step_reports_its_own_rate(jo
     moved = {name for name in half if not torch.equal(half[name], end[name])}
     assert any(name.startswith("weight/denoiser") for name in moved)
     assert [name for name in moved if "/text_encoder." in name] == []
+
+
+def test_a_lora_with_a_trained_text_encoder_is_merged_into_the_base_as_it_was(
+    job, random_model, tmp_path
+):
+    training = {
+        "method": "lora",
+        "precision": "bf16",
+        "steps": 2,
+        "textEncoder": {"method": "full"},
+    }
+    run = job("merged", training=training)
+    finish(run, tmp_path / "run")
+    file = "unet/diffusion_pytorch_model.safetensors"
+    base, exported = load_file(random_model / file), load_file(run_folder(run) / "export" / file)
+    changed = {n for n, value in base.items() if not torch.equal(value.half(), exported[n])}
+    assert changed
+    assert all(
+        any(f".{t}." in name for t in ("to_q", "to_k", "to_v", "to_out.0")) for name in changed
+    )
