@@ -8,12 +8,15 @@ from PIL import Image
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
+from dreambooth_trainer.data.cache import ImageGroup
+from dreambooth_trainer.data.crops import variants
+from dreambooth_trainer.data.dataset import Dataset
 from dreambooth_trainer.data.subjects import SubjectData, load_subject
 from dreambooth_trainer.process.errors import BadDataError
 
 
-def load(folder: Path) -> SubjectData:
-    job = DreamBoothJob.model_validate(
+def a_job(folder: Path) -> DreamBoothJob:
+    return DreamBoothJob.model_validate(
         {
             "apiVersion": "dreambooth.dev/v1alpha1",
             "kind": "DreamBoothJob",
@@ -28,7 +31,10 @@ def load(folder: Path) -> SubjectData:
             },
         }
     )
-    return load_subject(Storage(StorageSettings()), job, 0)
+
+
+def load(folder: Path) -> SubjectData:
+    return load_subject(Storage(StorageSettings()), a_job(folder), 0)
 
 
 def photo(folder: Path, name: str, seed: int) -> None:
@@ -77,3 +83,22 @@ def test_fewer_than_three_images_are_a_warning(tmp_path: Path, count: int) -> No
     warnings = load(tmp_path).warnings
     expected = f"spec.subjects[0].images: {count} image(s) are few to learn a subject from"
     assert [warning.startswith(expected) for warning in warnings] == [True] * (count < 3)
+
+
+def test_other_captions_are_other_contents(tmp_path: Path) -> None:
+    """Without a hash of them, a resumed run would train on captions that came in between."""
+
+    def hashes() -> dict[str, str]:
+        found = load(tmp_path)
+        group = ImageGroup(found.images, found.captions, variants("center", flip=False))
+        return Dataset(a_job(tmp_path), [group], {}).hashes()
+
+    photo(tmp_path, "0.png", 0)
+    without = hashes()
+    assert without.keys() == {"sks/0.png"}
+    (tmp_path / "0.txt").write_text("sks on a table")
+    on_table = hashes()
+    (tmp_path / "0.txt").write_text("sks on a chair")
+    on_chair = hashes()
+    assert on_table.keys() == on_chair.keys() == {"sks/0.png", "sks: captions"}
+    assert on_table["sks: captions"] != on_chair["sks: captions"]

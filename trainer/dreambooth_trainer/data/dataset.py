@@ -1,5 +1,6 @@
 """What a job trains on: its subjects' images, and their classes' for prior preservation."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -58,12 +59,22 @@ class Dataset:
         return list(dict.fromkeys(of_row[row] for row in rows))
 
     def hashes(self) -> dict[str, str]:
-        """sha256 of every image, by its subject's identifier or its class, and its name."""
-        return {
+        """sha256 of every image, by its subject's identifier or its class, and its name.
+
+        One more for each subject with captions of its own: `<identifier>: captions`.
+        """
+        hashes = {
             f"{name}/{image.name}": image.sha256
             for name, group in self._named_groups()
             for image in group.images
         }
+        for subject, group in zip(self.job.spec.subjects, self.subjects, strict=True):
+            if set(group.captions) != {subject.prompt}:
+                text = "\n".join(group.captions)
+                hashes[f"{subject.identifier}: captions"] = hashlib.sha256(
+                    text.encode()
+                ).hexdigest()
+        return hashes
 
     def _named_groups(self) -> Iterator[tuple[str, ImageGroup]]:
         identifiers = [subject.identifier for subject in self.job.spec.subjects]
