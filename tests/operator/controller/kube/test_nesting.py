@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
+import aiohttp
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
+from kopf._cogs.clients.api import iter_jsonlines
 
-from dreambooth_operator.controller.kube.nesting import MAX_DEPTH, limit_depth
+from dreambooth_operator.controller.kube.nesting import MAX_DEPTH, BoundedResponse, limit_depth
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(alphabet='{}[]"\\ä\n, '),
@@ -44,3 +49,36 @@ def test_a_list_with_one_object_that_is_too_deep_can_be_read() -> None:
     page = json.loads(limit_depth(data))
     assert depth(page) == MAX_DEPTH
     assert [page["items"][0], page["items"][2]] == [{"name": "before"}, {"name": "after"}]
+
+
+def test_a_watch_and_a_list_over_http_go_on_after_what_is_too_deep() -> None:
+    deep = b'{"a":' * 1_500 + b"1" + b"}" * 1_500
+    lines = [b'{"name":"before"}', deep, b'{"name":"after"}']
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.path == "/list":
+            return web.Response(body=b"[%b]" % b",".join(lines), content_type="application/json")
+        response = web.StreamResponse()
+        await response.prepare(request)
+        whole = b"\n".join(lines)
+        for start in range(0, len(whole), 1_000):  # an event may come in several pieces
+            await response.write(whole[start : start + 1_000])
+            await asyncio.sleep(0)
+        return response
+
+    async def work() -> None:
+        app = web.Application()
+        app.router.add_get("/{path}", answer)
+        async with (
+            TestServer(app) as server,
+            aiohttp.ClientSession(response_class=BoundedResponse) as session,
+        ):
+            async with session.get(server.make_url("/list")) as response:
+                listed = await response.json()
+            async with session.get(server.make_url("/watch")) as response:
+                events = [json.loads(line) async for line in iter_jsonlines(response.content)]
+        for found in (listed, events):
+            assert [found[0], found[2]] == [{"name": "before"}, {"name": "after"}]
+            assert depth(found[1]) in (MAX_DEPTH, MAX_DEPTH - 1)
+
+    asyncio.run(work())
