@@ -189,7 +189,10 @@ class Informer:
             if self._problems.get((namespace, kind)) != problem:
                 self._problems[namespace, kind] = problem
                 where = f"namespace {namespace}" if namespace else "all namespaces"
-                logger.warning("%s in %s cannot be listed: %s", kind.plural, where, problem)
+                waits = "not started yet: " if namespace in self._incomplete else ""
+                logger.warning(
+                    "%s%s in %s cannot be listed: %s", waits, kind.plural, where, problem
+                )
             return None
         self._problems.pop((namespace, kind), None)
         return gone

@@ -354,6 +354,9 @@ def test_list_all_waits_while_no_namespace_can_be_listed() -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(st.binary(max_size=300) | JSON.map(lambda value: json.dumps(value).encode()))
+@example(b'{"stage":"Training","step":-1,"totalSteps":800}')
+@example(b'{"stage":"Training","step":1,"totalSteps":800,"etaSeconds":1e300}')
+@example(b'{"stage":"Training","step":1,"totalSteps":800,"output":"s3://%b"}' % (b"u" * 3000))
 def test_any_answer_of_a_pod_is_a_reading(answer: bytes) -> None:
     world = running()
     try:
@@ -362,4 +365,14 @@ def test_any_answer_of_a_pod_is_a_reading(answer: bytes) -> None:
         world.reading = Reading(world.now, "10.0.0.0", problem=str(error), unreadable=True)
     world.settle()
     assert world.status.phase == "Running"
+    Status.model_validate_json(json.dumps(encode_status(world.status)))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.text(max_size=300) | JSON.map(json.dumps), st.integers(0, 255))
+@example('{"version":1,"rank":99999999999999999999999,"message":"x"}', 1)
+@example('{"version":1,"checkpoint":{"step":-1,"uri":"' + "u" * 3000 + '"}}', 143)
+def test_any_termination_message_leaves_the_status_valid(message: str, code: int) -> None:
+    world = running()
+    world.fail(code, message)
     Status.model_validate_json(json.dumps(encode_status(world.status)))
