@@ -66,6 +66,11 @@ class FileStore:
             verify(location.uri, sha256, hashlib.sha256(data).hexdigest())
         return data
 
+    def read_start(self, location: Location, length: int) -> bytes:
+        """The first `length` bytes of the file, or all of a shorter one."""
+        with _errors_of(location), Path(location.key).open("rb") as file:
+            return file.read(length)
+
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
         """Write a new file, flush it to disk, and put it in place.
 

@@ -146,6 +146,9 @@ class Backend(Protocol):
             ChecksumMismatchError: its hexadecimal sha256 is not `sha256`.
         """
 
+    def read_start(self, location: Location, length: int) -> bytes:
+        """The first `length` bytes of the object, or all of a shorter one."""
+
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
         """Store the content, all or nothing.
 

@@ -102,6 +102,17 @@ class Storage:
             count(len(data))
         return data
 
+    def read_start(self, uri: str, length: int, *, field: str = "") -> bytes:
+        """The first `length` bytes of the content, or all of a shorter object; not verified.
+
+        Raises:
+            ObjectNotFoundError: there is no such object.
+        """
+        with self._operation("read", uri, field) as (store, location, count):
+            data = store.read_start(location, length)
+            count(len(data))
+        return data
+
     def read_many(
         self, uris: Iterable[str], *, sha256: Mapping[str, str] | None = None, field: str = ""
     ) -> Iterator[tuple[str, bytes]]:

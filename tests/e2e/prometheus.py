@@ -163,6 +163,10 @@ def _of_pods(monitor: Object, discovery: str) -> list[Object]:
                 {"target_label": "job", "replacement": name},
                 *(_prometheus(each) for each in endpoint.get("relabelings", [])),
             ],
+            "metric_relabel_configs": [
+                _prometheus(each) for each in endpoint.get("metricRelabelings", [])
+            ],
+            "sample_limit": monitor["spec"].get("sampleLimit", 0),
         }
         for number, endpoint in enumerate(monitor["spec"]["podMetricsEndpoints"])
     ]

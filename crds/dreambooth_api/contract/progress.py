@@ -13,6 +13,8 @@ MAX_BYTES = 1 << 17
 # Of a long run only the newest grids fit into an answer; all of them are in storage.
 MAX_SAMPLES = 20
 MAX_PROBLEM = 1024
+MAX_WARNINGS = 10
+MAX_WARNING = 512
 
 # Wide bounds, here and below: they refuse only what cannot have been measured.
 Loss = Annotated[float, Field(ge=-1e9, le=1e9)]
@@ -60,6 +62,8 @@ class Progress(Message):
     """Saves of this attempt that failed."""
     save_problem: text(MAX_PROBLEM) | None = None  # type: ignore[valid-type]
     """Why the last save failed; None once a later one has succeeded."""
+    warnings: Annotated[list[text(MAX_WARNING)], Field(max_length=MAX_WARNINGS)] = []  # type: ignore[valid-type]
+    """What the checks before training found that does not prevent it, such as rejected images."""
     prior: ClassImages | None = None
     samples: Annotated[list[Uri], Field(max_length=MAX_SAMPLES)] = []
     """Sample grids of this attempt, the newest last."""

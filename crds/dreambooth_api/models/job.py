@@ -118,8 +118,29 @@ class Spec(ApiModel):
         " write {class} for the class",
     )
     def _prior_prompt_names_the_class(self) -> bool:
-        nouns = {subject.class_noun for subject in self.subjects}
-        return not self.prior.enabled or "{class}" in self.prior.prompt or len(nouns) == 1
+        return not self.prior.enabled or "{class}" in self.prior.prompt or self._is_of_one_class()
+
+    @rule(
+        "prior.images",
+        "!self.prior.enabled || !has(self.prior.images)"
+        " || self.subjects.all(s, s.classNoun == self.subjects[0].classNoun)",
+        "shows one class, and the subjects have different class nouns; remove it, so that the"
+        " images of each class are generated, or train each class in a job of its own",
+    )
+    def _prior_images_show_the_class(self) -> bool:
+        return not self.prior.enabled or self.prior.images is None or self._is_of_one_class()
+
+    @rule(
+        "evaluation.images",
+        "!has(self.evaluation) || !has(self.evaluation.images) || self.subjects.size() == 1",
+        "shows one subject, and the job has several; remove it, so that each subject is compared"
+        " with its training images",
+    )
+    def _evaluation_images_show_the_subject(self) -> bool:
+        return not self.evaluation or not self.evaluation.images or len(self.subjects) == 1
+
+    def _is_of_one_class(self) -> bool:
+        return len({subject.class_noun for subject in self.subjects}) == 1
 
 
 class Metadata(ApiModel):

@@ -4,10 +4,11 @@ Only what is named here can be overridden, so that nothing the operator relies o
 Kubernetes objects below these names are opaque: the API server checks them when a pod is created.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from dreambooth_api.contract import environment
 from dreambooth_api.models.base import ApiModel, EnvName, LabelValue, ObjectName, ResourceList
@@ -16,6 +17,9 @@ from dreambooth_api.models.rules import rule
 
 Opaque = dict[str, Any]
 """A part of a core/v1 object, kept as it is."""
+
+MAX_DEPTH = 32
+"""Levels of overrides: the schema of the API cannot bound them, and a pod has about 15."""
 
 TRAINER = "trainer"
 """Name of the container that trains."""
@@ -210,16 +214,35 @@ class PodTemplate(ApiModel):
     """Parts of the pods' spec."""
 
 
+def _check_depth(value: Any) -> Any:
+    """Refuse what is nested so deep that writing it would fail; no part of a pod is."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for each in level for child in _children(each)]
+        if not level:
+            return value
+    raise PydanticCustomError("too_deep", "too deep", {"max_depth": MAX_DEPTH})
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
 class AsGiven:
     """Annotation: checked as a `PodTemplate`, kept as the plain object that is merged later."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        template = core_schema.no_info_before_validator_function(
+            _check_depth, handler.generate_schema(PodTemplate)
+        )
         return core_schema.no_info_after_validator_function(
             # Only what the user wrote: a default would win over the operator's own value in the
             # merge.
             lambda template: template.model_dump(mode="json", exclude_unset=True),
-            handler.generate_schema(PodTemplate),
+            template,
             serialization=core_schema.plain_serializer_function_ser_schema(lambda value: value),
         )
 

@@ -26,8 +26,8 @@ class Prior(ApiModel):
     """How many class images to use per subject. Missing ones are generated before training."""
 
     images: StorageUri | None = None
-    """Folder of your own class images. They are used first; what is missing up to `count` is
-    generated."""
+    """Folder of your own class images, for subjects of one class. They are used first, in the
+    order of their names; what is missing up to `count` is generated."""
 
     cache: StorageUri | None = None
     """Folder shared by jobs: class images made once are reused by every job of the same model and

@@ -174,8 +174,8 @@ class Runtime(ApiModel):
     """Restart budget."""
 
     start_deadline_seconds: Annotated[int, Field(ge=1, le=MAX_SECONDS)] | None = None
-    """Fail when the pods of an attempt do not all run within this time; waiting in a queue does not
-    count. Unset: no limit."""
+    """Fail when the pods do not all run within this time; waiting in a queue does not count. Once
+    the job has run, the pods are given back instead and started again later. Unset: no limit."""
 
     active_deadline_seconds: Annotated[int, Field(ge=60, le=MAX_SECONDS)] | None = None
     """Fail when the attempts have run for this long, all together. Unset: no limit."""

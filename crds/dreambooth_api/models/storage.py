@@ -123,7 +123,8 @@ class Evaluation(ApiModel):
     """A CLIP model (transformers layout) that scores: `s3://`, `hf://` or an absolute path."""
 
     images: StorageUri | None = None
-    """Folder of images of the subject that were not trained on. Default: the training images."""
+    """Folder of images of the only subject that were not trained on. Default: the training
+    images."""
 
     count: Annotated[int, Field(ge=1, le=1024)] = 16
     """Images generated per score."""

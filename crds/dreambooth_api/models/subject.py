@@ -19,10 +19,12 @@ class Subject(ApiModel):
     """The coarse class of the subject, for example `dog` or `coffee mug`."""
 
     images: StorageUri
-    """Folder of the subject's images: `s3://bucket/prefix` or `file:///path`."""
+    """Folder of the subject's images: `s3://bucket/prefix` or `file:///path`. JPEG, PNG, WebP,
+    HEIC, AVIF, BMP, TIFF and GIF are read."""
 
     captions: StorageUri | None = None
-    """Folder of captions, one `<image name>.txt` per image. Without it: "a photo of <identifier>
+    """Folder of captions, one `<image name>.txt` per image; `.caption` and `metadata.jsonl` are
+    read too. Default: the captions beside the images; without them, "a photo of <identifier>
     <class>"."""
 
     weight: Annotated[float, Field(gt=0, le=100)] | None = None

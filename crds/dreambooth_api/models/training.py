@@ -79,7 +79,7 @@ class Schedule(ApiModel):
     """Shape after the warm-up."""
 
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """Steps of linear warm-up from 0."""
+    """Steps of linear warm-up; the first has 1 / warmupSteps of the rate."""
 
 
 class Ema(ApiModel):

@@ -80,6 +80,8 @@ def _document(text: str) -> Any:
         jobs = [document for document in yamljson.documents(text) if document is not None]
     except yaml.YAMLError as error:
         raise InvalidJobError(_syntax_message(error)) from error
+    except RecursionError as error:
+        raise InvalidJobError("job: is nested too deeply to be read; flatten it") from error
     if len(jobs) != 1:
         raise InvalidJobError(f"job: expected one job in the file, got {len(jobs)}; keep one")
     return jobs[0]

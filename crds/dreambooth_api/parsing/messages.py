@@ -78,6 +78,7 @@ SENTENCES: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
     "string_too_short": lambda ctx: (f"at least {ctx['min_length']} characters long", "add to it"),
     "too_long": lambda ctx: (f"at most {ctx['max_length']} entries", "remove some"),
     "too_short": lambda ctx: (f"at least {ctx['min_length']} entries", "add one"),
+    "too_deep": lambda ctx: (f"nested at most {ctx['max_depth']} levels deep", "flatten it"),
     "int_type": lambda _: ("a whole number", "write digits without quotes"),
     "float_type": lambda _: ("a number", "write it without quotes"),
     "finite_number": lambda _: ("a finite number", "write a number"),

@@ -7,7 +7,10 @@ MAX_CHARACTERS = 60
 
 def quoted(value: Any) -> str:
     """Python's notation of a value, cut to `MAX_CHARACTERS`: it escapes control characters."""
-    return shortened(repr(value))
+    try:
+        return shortened(repr(value))
+    except RecursionError:
+        return "..."
 
 
 def shortened(text: str) -> str:

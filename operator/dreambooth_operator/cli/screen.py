@@ -135,8 +135,12 @@ def figures(progress: Progress | None) -> list[str]:
 
 
 def warnings(progress: Progress | None, problem: str | None) -> list[str]:
-    """Problems while training goes on: a failed save, an answer that could not be read."""
+    """What the user should know while training goes on.
+
+    An answer that could not be read, what the trainer's checks found, and a failed save.
+    """
     texts = [f"progress unknown: {problem}"] if problem else []
+    texts += progress.warnings if progress else []
     if progress and progress.save_problem:
         failed = f"checkpoint not saved ({progress.failed_saves} failed so far)"
         texts.append(f"{failed}: {progress.save_problem}")

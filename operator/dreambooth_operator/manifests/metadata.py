@@ -39,13 +39,19 @@ NOT_INHERITED = {
 """Labels that the operator and the Job controller set themselves; `instance` is Argo CD's too."""
 
 
+NO_SIDECAR_LABELS = {"sidecar.istio.io/inject": "false"}
+NO_SIDECAR_ANNOTATIONS = {"linkerd.io/inject": "disabled"}
+"""Labels and annotations that keep meshes from adding a proxy to a pod: it would run on when the
+training has ended, and the ranks talk to each other without it anyway."""
+
+
 def child_metadata(job: DreamBoothJob, name: str, labels: Mapping[str, str]) -> Manifest:
     """Metadata of a child (meta/v1 ObjectMeta), owned by the job if that has a uid.
 
     `blockOwnerDeletion` stays unset: strict clusters demand finalizer rights for it.
     """
     meta: Manifest = {"name": name, "namespace": job.metadata.namespace}
-    meta |= template_metadata(job, labels)
+    meta |= _labelled(job, labels)
     if job.metadata.uid:
         owner = {
             "apiVersion": API_VERSION,
@@ -61,8 +67,25 @@ def child_metadata(job: DreamBoothJob, name: str, labels: Mapping[str, str]) -> 
 def template_metadata(job: DreamBoothJob, labels: Mapping[str, str]) -> Manifest:
     """Labels and annotations of a pod template (core/v1 PodTemplateSpec).
 
-    The operator's own labels win over the job's: it selects by them.
+    Sidecar injection is off unless the job's labels or annotations, or those of its `podOverrides`,
+    say otherwise: Istio reads either, and a label wins there.
     """
+    meta = _labelled(job, labels)
+    given = job.spec.runtime.pod_overrides.get("metadata", {})
+    known = {*meta["labels"], *meta.get("annotations", {})}
+    known |= {*given.get("labels", {}), *given.get("annotations", {})}
+    for field, defaults in (
+        ("labels", NO_SIDECAR_LABELS),
+        ("annotations", NO_SIDECAR_ANNOTATIONS),
+    ):
+        unset = {key: value for key, value in defaults.items() if key not in known}
+        if unset:
+            meta[field] = unset | meta.get(field, {})
+    return meta
+
+
+def _labelled(job: DreamBoothJob, labels: Mapping[str, str]) -> Manifest:
+    """The job's labels and annotations; the operator's own labels win: it selects by them."""
     meta: Manifest = {"labels": {**inherited(job.metadata.labels), **labels}}
     if annotations := inherited(job.metadata.annotations):
         meta["annotations"] = annotations

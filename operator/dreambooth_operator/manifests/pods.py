@@ -54,7 +54,7 @@ def trainer_template(job: DreamBoothJob, attempt: int, default_image: str) -> Ma
     spec |= _placement(runtime)
     # Overrides come last: the API has already refused those of fields that the operator relies on.
     meta = template_metadata(job, names.labels(job, names.TRAINER, attempt))
-    return merged({"metadata": meta, "spec": spec}, runtime.pod_overrides)
+    return _with_overrides({"metadata": meta, "spec": spec}, runtime.pod_overrides)
 
 
 def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
@@ -76,7 +76,15 @@ def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
     spec |= _tolerations(job.spec.runtime)
     meta = template_metadata(job, names.labels(job, names.PREFLIGHT))
     overrides = without_devices(job.spec.runtime.pod_overrides)
-    return merged({"metadata": meta, "spec": spec}, overrides)
+    return _with_overrides({"metadata": meta, "spec": spec}, overrides)
+
+
+def _with_overrides(template: Manifest, overrides: Manifest) -> Manifest:
+    """Merge the overrides; pods on the node's network still need the cluster's DNS."""
+    result: Manifest = merged(template, overrides)
+    if result["spec"].get("hostNetwork"):
+        result["spec"].setdefault("dnsPolicy", "ClusterFirstWithHostNet")
+    return result
 
 
 def _has_own_cache(runtime: Runtime) -> bool:

@@ -167,6 +167,18 @@ class Reader:
 
         return self._whole(location, once)
 
+    def read_start(self, location: Location, length: int) -> bytes:
+        """The first `length` bytes, or all of a shorter object; not verified."""
+
+        def request(client: Any) -> bytes:
+            answer = _get_start(client, location, length)
+            size = min(length, _version_of(answer).first)
+            start = _Memory(size)
+            _fill(start, answer["Body"], 0, size)
+            return start.take()
+
+        return self._client.call("read", location, request)
+
     def download(self, location: Location, path: Path, sha256: str | None) -> int:
         """Write the content to a file, which appears when it is complete and verified.
 

@@ -78,6 +78,10 @@ class S3Store:
         """See `Reader.read`."""
         return self._reader.read(location, sha256)
 
+    def read_start(self, location: Location, length: int) -> bytes:
+        """See `Reader.read_start`."""
+        return self._reader.read_start(location, length)
+
     def write(self, location: Location, data: bytes, only_if_absent: bool) -> Written:
         """See `Writer.write`."""
         return self._writer.write(location, data, only_if_absent)

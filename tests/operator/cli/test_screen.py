@@ -56,6 +56,15 @@ def test_failed_save_is_a_line_until_it_is_mended() -> None:
     assert out.getvalue().splitlines() == [line, "Training  step 0/400", line]
 
 
+def test_rejected_images_are_printed_once() -> None:
+    console, output = text_console()
+    screen = screen_for(console)
+    rejected = "spec.subjects[0].images: 1 file(s) are not trained on, 4 are:\n  a.jpg: damaged"
+    for step in range(3):
+        screen.update(progress(step=step, warnings=[rejected]), None, stopping=False)
+    assert output.getvalue().count(rejected) == 1
+
+
 def test_live_screen_shows_a_failed_save() -> None:
     console, out = text_console(force_terminal=True)
     screen = screen_for(console)

@@ -192,11 +192,55 @@ def test_children_carry_the_labels_and_annotations_of_the_job() -> None:
             parts.append((templates[0]["metadata"], templates[1]["metadata"]))
         for metadata, before in parts:
             assert metadata["labels"] == before["labels"] | own
-            assert metadata["annotations"] == own
+            assert metadata["annotations"] == before.get("annotations", {}) | own
 
 
 def test_a_job_without_annotations_gives_none_to_its_children() -> None:
     assert all("annotations" not in child["metadata"] for child in rendered(quickstart()))
+
+
+def templates(job: DreamBoothJob) -> list[dict[str, Any]]:
+    return [child["spec"]["template"] for child in rendered(job) if child["kind"] == "Job"]
+
+
+def test_no_mesh_adds_a_sidecar_unless_the_job_asks_for_it() -> None:
+    for template in templates(quickstart()):
+        assert template["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
+        assert template["metadata"]["annotations"] == {"linkerd.io/inject": "disabled"}
+
+
+@pytest.mark.parametrize("field", ["labels", "annotations"])
+@pytest.mark.parametrize("overridden", [False, True])
+def test_a_job_may_ask_for_a_sidecar(field: str, overridden: bool) -> None:
+    asked = {"sidecar.istio.io/inject": "true", "linkerd.io/inject": "enabled"}
+    if overridden:
+        job = quickstart(podOverrides={"metadata": {field: asked}})
+    else:
+        job = quickstart()
+        meta = job.metadata.model_copy(update={field: asked})
+        job = job.model_copy(update={"metadata": meta})
+    for template in templates(job):
+        meta = template["metadata"]
+        chosen = {**meta["labels"], **meta.get("annotations", {})}
+        assert {key: chosen[key] for key in asked} == asked
+        other = "annotations" if field == "labels" else "labels"
+        assert not asked.keys() & meta.get(other, {}).keys()
+
+
+@pytest.mark.parametrize(
+    ("network", "policy"),
+    [
+        ({}, None),
+        ({"hostNetwork": False}, None),
+        ({"hostNetwork": True}, "ClusterFirstWithHostNet"),
+        ({"hostNetwork": True, "dnsPolicy": "Default"}, "Default"),
+    ],
+)
+def test_pods_on_the_nodes_network_use_the_clusters_dns(
+    network: dict[str, Any], policy: str | None
+) -> None:
+    for template in templates(quickstart(podOverrides={"spec": network})):
+        assert template["spec"].get("dnsPolicy") == policy
 
 
 def test_claims_and_resources_are_for_the_pods_that_train() -> None:

@@ -103,7 +103,7 @@ def _no_images() -> Iterator[Nasty]:
     yield Nasty("script.eps.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n")
     yield Nasty("document.pdf.jpg", b"%PDF-1.7\n1 0 obj<</Type/Catalog>>endobj\n", reason=NO_IMAGE)
     yield Nasty("photos.zip.jpg", archive.getvalue(), reason=NO_IMAGE)
-    yield Nasty("phone.heic", b"\0\0\0\x18ftypheic" + bytes(64), reason="HEIC is not read")
+    yield Nasty("phone.heic", b"\0\0\0\x18ftypheic" + bytes(64), reason=NO_IMAGE)
     yield Nasty("icon.ico.png", encoded(picture(), "ICO"), reason=NO_IMAGE)
     yield Nasty("noise.jpg", random.Random(0).randbytes(5000), reason=NO_IMAGE)
     yield Nasty("zeros.png", bytes(1_000_000), reason=NO_IMAGE)
@@ -123,6 +123,7 @@ def _cut() -> Iterator[Nasty]:
         ("gif", encoded(picture(), "GIF"), lambda _: [5, 6, 12, 300]),
         ("bmp", encoded(picture(), "BMP"), lambda _: [1, 13, 20, 53]),
         ("avif", encoded(picture(), "AVIF"), lambda _: [8, 30, 100]),
+        ("heic", encoded(picture(), "HEIF"), lambda _: [8, 30, 100, 500]),
     ]:
         for place in places(data):
             yield Nasty(f"cut-{place}.{name}", data[:place])
@@ -160,7 +161,7 @@ def _sizes() -> Iterator[Nasty]:
     huge = bytearray(encoded(picture(), "JPEG"))
     frame = huge.index(b"\xff\xc0")
     huge[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
-    yield Nasty("65535x65535.jpg", bytes(huge), reason="pixel limit")
+    yield Nasty("65535x65535.jpg", bytes(huge), reason="limit of 256 megapixels")
     tall = bytearray(encoded(picture(), "BMP"))
     tall[18:26] = struct.pack("<2i", 2**31 - 1, -(2**31))
     yield Nasty("negative.bmp", bytes(tall))

@@ -205,7 +205,7 @@ def test_a_flipped_byte_in_a_png_is_noticed() -> None:
         (b"", "empty"),
         (b"just some text", "not an image"),
         (b"%PDF-1.7 and so on", "not an image"),
-        (b"\0\0\0\x18ftypheic" + bytes(64), "HEIC is not read; convert it"),
+        (b"\0\0\0\x18ftypheic" + bytes(64), "not an image, or damaged"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
     ],
 )
@@ -235,3 +235,35 @@ def test_small_images_are_refused_by_the_shorter_side() -> None:
     with pytest.raises(UnreadableImageError, match=r"640 x 255 pixels are too small.*at least 256"):
         decode(data, smallest=256)
     assert decode(data, smallest=255).size == (640, 255)
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+def test_photos_of_phones_are_read(kind: str) -> None:
+    """Its first picture, in the colours of its profile: phones add depth maps and bursts to it."""
+    quarters = Image.fromarray(np.kron([[200, 20], [90, 250]], np.ones((32, 32))).astype(np.uint8))
+    photo = quarters.convert("RGB")
+    more = {"save_all": True, "append_images": [Image.new("RGB", (64, 64))]}
+    found = decode(encoded(photo, kind, quality=95, **(more if kind == "HEIF" else {})))
+    assert found.size == (64, 64)
+    assert np.abs(np.asarray(found).astype(int) - np.asarray(photo)).max() <= 8
+
+
+@pytest.mark.parametrize("size", [(9248, 6936), (12000, 9000)], ids=["64 MP", "108 MP"])
+def test_a_jpeg_of_many_megapixels_is_decoded_at_half_its_size(size: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.new("RGB", size, (200, 30, 90)), "JPEG", exif=exif)
+    found = decode(data, smallest=size[1])
+    assert found.size == (size[1] // 2, size[0] // 2)
+    assert found.getpixel((9, 9)) == pytest.approx((200, 30, 90), abs=2)
+
+
+def test_a_jpeg_is_halved_only_above_the_limit() -> None:
+    data = encoded(Image.new("RGB", (64, 48)), "JPEG")
+    assert decode(data, max_pixels=64 * 48).size == (64, 48)
+    assert decode(data, max_pixels=64 * 48 - 1).size == (32, 24)
+    with pytest.raises(UnreadableImageError, match="64 x 48 pixels are over the limit"):
+        decode(data, max_pixels=64 * 48 // 4 - 1)
+    progressive = encoded(Image.new("RGB", (64, 48)), "JPEG", progressive=True)
+    with pytest.raises(UnreadableImageError, match="64 x 48 pixels are over the limit"):
+        decode(progressive, max_pixels=64 * 48 // 2 - 1)

@@ -94,6 +94,7 @@ SEEDS = [
     encoded(picture(16), "GIF"),
     encoded(picture(16), "BMP"),
     encoded(picture(16), "AVIF"),
+    encoded(picture(64), "HEIF"),
     *(nasty.data for nasty in CORPUS.values() if "exif" in nasty.name or "icc" in nasty.name),
     *(nasty.data for nasty in CORPUS.values() if "palette" in nasty.name or "gain" in nasty.name),
 ]

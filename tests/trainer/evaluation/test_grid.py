@@ -1,9 +1,14 @@
 """Sheets show every image in its place, below a label that can be read."""
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from dreambooth_trainer.evaluation import fonts
 from dreambooth_trainer.evaluation.grid import before_after, grid
 
 RED, GREEN, BLUE, GREY = (250, 0, 0), (0, 250, 0), (0, 0, 250), (128, 128, 128)
@@ -74,9 +79,36 @@ def test_a_label_of_any_length_stays_on_the_sheet(label: str) -> None:
     assert top < 100, "a label takes three lines at most"
 
 
-def test_letters_that_the_font_lacks_are_replaced() -> None:
-    plain = grid([[tile(RED)]], ["uber ?"])
+@pytest.fixture
+def no_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without fonts: a minimal container."""
+    monkeypatch.setattr(fonts, "_installed_files", lambda: ())
+
+
+@pytest.mark.usefixtures("no_fonts")
+def test_without_a_font_accents_go_and_letters_are_spelt_as_code_points() -> None:
+    plain = grid([[tile(RED)]], ["uber <72AC>"])
     assert grid([[tile(RED)]], ["über 犬"]).tobytes() == plain.tobytes()
+
+
+@pytest.mark.usefixtures("no_fonts")
+def test_prompts_of_a_script_without_a_font_are_told_apart() -> None:
+    dog, cat = (grid([[tile(RED)]], [f"一只{animal}"]) for animal in "狗猫")
+    assert dog.tobytes() != cat.tobytes()
+
+
+def test_the_installed_font_that_has_the_letters_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_letters: Any = SimpleNamespace(getmask=lambda text: text.encode())
+    lacks_them: Any = SimpleNamespace(getmask=lambda text: b"" if text > "z" else text.encode())
+    monkeypatch.setattr(fonts, "_installed", lambda size: iter([lacks_them, has_letters]))
+    assert fonts.choose_font("собака", 14) is has_letters
+    assert fonts.choose_font("a dog", 14) not in (has_letters, lacks_them)
+
+
+def test_a_damaged_font_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bad.ttf").write_bytes(b"no font")
+    monkeypatch.setattr(fonts, "_installed_files", lambda: (tmp_path / "bad.ttf",))
+    assert grid([[tile(RED)]], ["犬"]).width > 0
 
 
 def test_before_is_above_after() -> None:

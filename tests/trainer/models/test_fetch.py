@@ -1,5 +1,7 @@
 """Models from a real S3 server, kept on the node by their content."""
 
+import json
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,22 +16,41 @@ import torch
 from dreambooth_api.models.model import Model
 from dreambooth_storage import (
     NullObserver,
-    ObjectNotFoundError,
     Storage,
     StorageError,
     StorageSettings,
     StoredObject,
     join,
 )
-from dreambooth_trainer.models.fetch import fetch, fetched
+from dreambooth_trainer.evaluation.clip_encoder import ClipEncoder
+from dreambooth_trainer.models.fetch import fetch, fetched, open_files
 from dreambooth_trainer.models.load import load_family
 from dreambooth_trainer.models.local_files import choose_folder, free_memory
+from dreambooth_trainer.models.selection import select_transformers_files
 from dreambooth_trainer.process.distributed import Ranks
+from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.topology import Topology
 from tests.trainer.thread_ranks import on_ranks
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-FILES = {"model_index.json": b"{}", "unet/weights.safetensors": b"w" * 10_000}
+UNET = "unet/diffusion_pytorch_model.safetensors"
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+}
+FILES = {
+    "model_index.json": json.dumps(INDEX).encode(),
+    "scheduler/scheduler_config.json": b"{}",
+    "text_encoder/config.json": b"{}",
+    "text_encoder/model.safetensors": b"t",
+    "tokenizer/vocab.json": b"{}",
+    "unet/config.json": b"{}",
+    UNET: b"w" * 10_000,
+    "vae/config.json": b"{}",
+    "vae/diffusion_pytorch_model.safetensors": b"v",
+}
 
 
 class Reads(NullObserver):
@@ -81,6 +102,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 ALONE = Ranks(Topology())
+INDEX_SIZE = len(FILES["model_index.json"])  # which is read before anything is fetched
 SIZE = sum(map(len, FILES.values()))
 
 
@@ -88,14 +110,14 @@ def test_a_model_is_fetched_once(model: Model, storage: Storage, reads: Reads) -
     first = fetch(model, storage, ALONE)
     assert contents(first) == FILES
     assert fetch(model, storage, ALONE) == first
-    assert reads.bytes == SIZE
+    assert reads.bytes == SIZE + 2 * INDEX_SIZE
 
 
 def test_a_model_that_was_changed_in_place_is_fetched_again(model: Model, storage: Storage) -> None:
     first = fetch(model, storage, ALONE)
-    storage.write(join(model.source, "unet/weights.safetensors"), b"v" * 10_000)
+    storage.write(join(model.source, UNET), b"v" * 10_000)
     second = fetch(model, storage, ALONE)
-    assert contents(second)["unet/weights.safetensors"] == b"v" * 10_000
+    assert contents(second)[UNET] == b"v" * 10_000
     assert contents(first) == FILES
 
 
@@ -106,7 +128,7 @@ def test_the_same_model_at_another_place_is_not_fetched_again(
         storage.write(f"s3://{bucket}/copy/{name}", data)
     first = fetch(model, storage, ALONE)
     assert fetch(Model(source=f"s3://{bucket}/copy"), storage, ALONE) == first
-    assert reads.bytes == SIZE
+    assert reads.bytes == SIZE + 2 * INDEX_SIZE
 
 
 def test_a_download_that_was_cut_short_is_not_taken_for_a_model(
@@ -131,7 +153,7 @@ def test_jobs_of_one_node_that_start_at_once_share_one_download(
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: fetch(model, storage, ALONE), range(4)))
     assert len(set(found)) == 1
-    assert reads.bytes == SIZE
+    assert reads.bytes == SIZE + 4 * INDEX_SIZE
 
 
 def test_the_ranks_of_a_node_share_what_its_first_one_fetched(
@@ -139,7 +161,7 @@ def test_the_ranks_of_a_node_share_what_its_first_one_fetched(
 ) -> None:
     found = on_ranks(4, lambda ranks: fetch(model, storage, ranks), per_node=2)
     assert [contents(path) for path in found] == [FILES] * 4
-    assert reads.bytes == SIZE
+    assert reads.bytes == SIZE + 2 * INDEX_SIZE  # by two ranks, into one cache
 
 
 def test_a_single_file_is_kept_too(storage: Storage, bucket: str, reads: Reads) -> None:
@@ -150,9 +172,7 @@ def test_a_single_file_is_kept_too(storage: Storage, bucket: str, reads: Reads) 
         assert fetch(single, storage, ALONE).read_bytes() == b"weights"
     assert reads.bytes == len(b"weights")
     missing = Model(source=f"s3://{bucket}/files/none.safetensors", layout="single-file")
-    with pytest.raises(
-        ObjectNotFoundError, match=r"spec.model.source: \S+none.safetensors does not exist"
-    ):
+    with pytest.raises(BadModelError, match=r"spec.model.source: there is no file \S+none.safe"):
         fetch(missing, storage, ALONE)
 
 
@@ -200,7 +220,7 @@ def test_a_model_that_the_node_has_is_taken_from_there(
     with fetched(model, storage, ALONE) as folder:
         assert folder == first
     assert contents(first) == FILES
-    assert reads.bytes == SIZE
+    assert reads.bytes == SIZE + 2 * INDEX_SIZE
 
 
 def test_a_model_of_somebodys_own_is_never_deleted(storage: Storage, memory: Path) -> None:
@@ -211,3 +231,28 @@ def test_a_model_of_somebodys_own_is_never_deleted(storage: Storage, memory: Pat
         with fetched(Model(source=source), storage, ALONE) as folder:
             assert folder == own.parent
         assert own.exists()
+
+
+def test_of_a_model_that_scores_only_what_is_loaded_is_fetched(
+    storage: Storage, bucket: str, tmp_path: Path
+) -> None:
+    published = Path(shutil.copytree(EXAMPLES / "tiny-sd" / "clip", tmp_path / "clip"))
+    for name in ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "README.md"):
+        (published / name).write_bytes(b"not read")
+    storage.upload_tree(published, f"s3://{bucket}/clip")
+    source = Model(source=f"s3://{bucket}/clip")
+    folder = fetch(source, storage, ALONE, select=select_transformers_files)
+    assert contents(folder) == contents(EXAMPLES / "tiny-sd" / "clip")
+    ClipEncoder(folder, torch.device("cpu"))
+
+
+def test_the_folder_of_a_mounted_file_is_not_listed(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be `/`."""
+    (tmp_path / "model.ckpt").write_bytes(b"PK")
+    monkeypatch.delattr(Storage, "list")
+    for source in (f"{tmp_path}/model.ckpt", f"file://{tmp_path}/model.ckpt"):
+        files = open_files(Model(source=source, layout="single-file"), storage)
+        assert files.sizes == {"model.ckpt": 2}
+        assert files.read("model.ckpt") == b"PK"

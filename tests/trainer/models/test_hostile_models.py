@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage, StorageSettings
@@ -249,7 +250,7 @@ def test_a_scheduler_that_is_no_json_hides_no_other_problem(storage: Storage, mo
     (model / "unet" / "config.json").unlink()
     with pytest.raises(BadModelError) as raised:
         read_model_config(Model(source=str(model)), storage)
-    assert "scheduler/scheduler_config.json is not JSON" in str(raised.value)
+    assert f"scheduler/scheduler_config.json of {model} is not JSON" in str(raised.value)
     assert "unet/config.json is missing" in str(raised.value)
 
 
@@ -263,3 +264,16 @@ def test_a_model_that_scores_and_is_none(tmp_path: Path, name: str, content: byt
     (folder / name).write_bytes(content)
     with pytest.raises(BadModelError, match=r"^spec\.evaluation\.model: "):
         ClipEncoder(folder, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("part", "file"), [("unet", WEIGHTS), ("vae", WEIGHTS), ("text_encoder", "model.safetensors")]
+)
+def test_a_weight_that_is_not_finite_is_named_before_training(
+    storage: Storage, model: Path, part: str, file: str
+) -> None:
+    weights = load_file(model / part / file)
+    name = max(weights, key=lambda key: weights[key].numel())
+    weights[name].view(-1)[-1] = torch.inf
+    save_file(weights, model / part / file, metadata={"format": "pt"})
+    assert f"of its {part} holds values that are NaN or infinite" in refused(storage, model)

@@ -43,6 +43,14 @@ def test_without_prior_the_whole_batch_is_the_subject(batch):
     assert float(losses.prior) == 0
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_min_snr_trains_a_timestep_without_signal(prediction):
+    snr = signal_to_noise(torch.tensor([1.0, 0.5, 0.0]))  # infinite, 1 and 0
+    weights = min_snr_weights(snr, 5, prediction)
+    assert weights.isfinite().all()
+    assert weights[2] == 1
+
+
 def test_min_snr_of_epsilon_and_v_follow_the_paper():
     alphas = torch.tensor([0.99, 0.5, 0.01])
     snr = signal_to_noise(alphas)

@@ -66,6 +66,11 @@ OTHER_SUBJECTS = [
         ({"training": {"minSnrGamma": 5}}, ["spec.training.minSnrGamma"]),
         ({"training": {"lora": {"targets": ["to_q"]}}}, ["spec.training.lora.targets"]),
         ({"training": {"globalBatch": 4}}, ["spec.training.globalBatch"]),
+        ({"training": {"steps": 2000, "schedule": {"name": "cosine"}}},
+         ["spec.training.schedule.name", "spec.training.steps"]),
+        ({"training": {"steps": 2000, "textEncoder": {"method": "lora", "stopFraction": 0.5}}},
+         ["spec.training.steps", "spec.training.textEncoder.method",
+          "spec.training.textEncoder.stopFraction"]),
         ({"prior": {"weight": 0.5, "count": 3}}, ["spec.prior.count", "spec.prior.weight"]),
         ({"subjects": OTHER_SUBJECTS},
          ["spec.subjects[0].identifier", "spec.subjects[1].classNoun",
@@ -104,11 +109,15 @@ def test_harmless_changes_are_none(changes: dict[str, Any]) -> None:
     assert fingerprint(job(**changes)) == fingerprint(job())
 
 
+def test_steps_are_free_while_the_text_encoder_trains_to_the_end() -> None:
+    text = {"textEncoder": {"method": "full", "stopFraction": 1}}
+    assert fingerprint(job(training=text)) == fingerprint(job(training={**text, "steps": 5000}))
+
+
 def test_accumulation_matters_where_it_sets_the_batch() -> None:
     def per_device(accumulation: int) -> dict[str, Any]:
-        training = {"perDeviceBatch": 2, "accumulation": accumulation}
-        spec = {**job().spec.model_dump(by_alias=True, exclude_none=True), "training": training}
-        return relevant({"spec": spec})
+        training = {"globalBatch": None, "perDeviceBatch": 2, "accumulation": accumulation}
+        return relevant(resolved(job(training=training)))
 
     assert differences(per_device(1), per_device(2)) == [
         "spec.training.accumulation: 1 then, 2 now"
@@ -139,7 +148,14 @@ def run(tmp_path: Path) -> Run:
     run = Run(Storage(StorageSettings(None, None, "auto")), tmp_path)
     first = run.attempt()
     write_run_record(
-        run.storage, first.layout, first.job, attempt=0, world_size=1, hashes=HASHES, seeds={}
+        run.storage,
+        first.layout,
+        first.job,
+        attempt=0,
+        world_size=1,
+        global_batch=8,
+        hashes=HASHES,
+        seeds={},
     )
     return run
 
@@ -167,6 +183,28 @@ def test_a_changed_job_is_refused_with_all_that_differs(run: Run) -> None:
         "  spec.training.learningRate: 0.0001 then, 1e-05 now",
         "  spec.training.seed: 1 then, 2 now",
     ]
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"schedule": {"name": "cosine"}},
+        {"schedule": {"name": "linear"}},
+        {"schedule": {"name": "polynomial"}},
+        {"textEncoder": {"method": "full", "stopFraction": 0.5}},
+    ],
+)
+def test_steps_are_fixed_where_the_states_follow_from_their_number(
+    training: dict[str, Any], run: Run
+) -> None:
+    first = run.attempt(training=training)
+    write_run_record(
+        run.storage, first.layout, first.job,
+        attempt=0, world_size=1, global_batch=8, hashes=HASHES, seeds={},
+    )  # fmt: skip
+    other = run.attempt(training={**training, "steps": 5000})
+    message = refusal(check_config, other, manifest(of=fingerprint(first.job)))
+    assert message.splitlines()[1:] == ["  spec.training.steps: 800 then, 5000 now"]
 
 
 def test_a_harmless_change_goes_on(run: Run) -> None:

@@ -35,7 +35,7 @@ def job(**spec: Any) -> DreamBoothJob:
 
 def write(storage: Storage, run: str, attempt: int = 0, **spec: Any) -> None:
     write_run_record(
-        storage, OutputLayout(run), job(**spec), attempt=attempt, world_size=2,
+        storage, OutputLayout(run), job(**spec), attempt=attempt, world_size=2, global_batch=8,
         hashes={"model": "ab", "images": {"mug": "cd"}}, seeds={"training": 7},
         resumed_from=None if attempt == 0 else 500,
     )  # fmt: skip

@@ -1,10 +1,14 @@
 """Whole runs of the trainer, in real processes: the training contract."""
 
+import json
 import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from dreambooth_storage import Storage, StorageSettings
+from dreambooth_trainer.checkpoint import CheckpointStore
 from tests.trainer.ranks import final_state, history, run_folder, run_ranks
 
 
@@ -114,6 +118,31 @@ def test_an_attempt_that_was_suspended_goes_on_under_its_number_with_fewer_nodes
     torch.testing.assert_close(
         torch.tensor([line["loss"] for line in history(on_one)]),
         torch.tensor([line["loss"] for line in history(steady)]),
+        rtol=0,
+        atol=1e-5,
+    )
+
+
+def test_without_a_global_batch_a_run_keeps_the_batch_that_it_began_with(job, tmp_path):
+    training = {
+        "method": "lora", "steps": 4, "resolution": 64, "precision": "fp32", "perDeviceBatch": 2
+    }  # fmt: skip
+    changes = {"prior": {"enabled": False}}
+
+    def on(nodes, uid):
+        made = job(uid, runtime={"nodes": nodes}, **changes)
+        made["spec"]["training"] = training
+        return made
+
+    finish(on(2, "steady"), tmp_path / "steady", nodes=2)
+    stopped = run_ranks(on(2, "moved"), tmp_path / "moved", nodes=2, stop_at_step=2)
+    assert stopped.codes == [143, 143], stopped.logs
+    finish(on(1, "moved"), tmp_path / "moved", attempt=1)
+    moved, steady = (history(on(1, uid)) for uid in ("moved", "steady"))
+    assert json.loads((run_folder(on(1, "moved")) / "run.json").read_text())["globalBatch"] == 4
+    torch.testing.assert_close(
+        torch.tensor([line["loss"] for line in moved]),
+        torch.tensor([line["loss"] for line in steady]),
         rtol=0,
         atol=1e-5,
     )
@@ -237,3 +266,41 @@ def test_an_attempt_that_was_overtaken_does_nothing(job, tmp_path):
     assert late.codes == [69]
     assert "attempt 1 already owns" in late.termination.message
     assert sorted(p.name for p in run_folder(run).rglob("*")) == before
+
+
+def test_a_text_encoder_stops_on_all_ranks_and_each_step_reports_its_own_rate(job, tmp_path):
+    training = {
+        "textEncoder": {"method": "full", "stopFraction": 0.5},
+        "schedule": {"name": "linear", "warmupSteps": 2},
+    }
+    run = job("text", training=training, checkpoints={"every": 4, "keep": 2})
+    finish(run, tmp_path / "run", nodes=2)
+    rates = [line["learning_rate"] / 1e-3 for line in history(run)]
+    assert rates == pytest.approx([1 / 2, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+    store = CheckpointStore(
+        Storage(StorageSettings(None, None, "auto")), f"file://{run_folder(run)}/checkpoints"
+    )
+    half, end = (store.load(reference) for reference in store.checkpoints())
+    moved = {name for name in half if not torch.equal(half[name], end[name])}
+    assert any(name.startswith("weight/denoiser") for name in moved)
+    assert [name for name in moved if "/text_encoder." in name] == []
+
+
+def test_a_lora_with_a_trained_text_encoder_is_merged_into_the_base_as_it_was(
+    job, random_model, tmp_path
+):
+    training = {
+        "method": "lora",
+        "precision": "bf16",
+        "steps": 2,
+        "textEncoder": {"method": "full"},
+    }
+    run = job("merged", training=training)
+    finish(run, tmp_path / "run")
+    file = "unet/diffusion_pytorch_model.safetensors"
+    base, exported = load_file(random_model / file), load_file(run_folder(run) / "export" / file)
+    changed = {n for n, value in base.items() if not torch.equal(value.half(), exported[n])}
+    assert changed
+    assert all(
+        any(f".{t}." in name for t in ("to_q", "to_k", "to_v", "to_out.0")) for name in changed
+    )

@@ -70,6 +70,16 @@ def test_the_operator_reads_what_the_trainer_recorded(
     assert found.export == "s3://out/export"
 
 
+def test_the_warnings_of_the_checks_are_cut_to_what_an_answer_may_hold(
+    server: Server, progress: ProgressState
+) -> None:
+    progress.record_warnings([f"{n}.jpg: not an image\x1b" + "x" * 5000 for n in range(30)])
+    found = answer(server).warnings
+    assert len(found) == 10
+    assert all(len(warning) == 512 and "\x1b" not in warning for warning in found)
+    assert found[9].startswith("9.jpg: not an image")
+
+
 def test_failed_saves_are_counted_and_their_problem_stands_until_one_succeeds(
     server: Server, progress: ProgressState
 ) -> None:

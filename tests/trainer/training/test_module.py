@@ -1,17 +1,22 @@
 """The training step against a reference that is written out by hand with diffusers' own parts."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from safetensors.torch import load_file
 from torch.nn.functional import mse_loss
 
 from dreambooth_api.models.training import Training
 from dreambooth_trainer.data.batches import make_batch
 from dreambooth_trainer.data.cache import TrainingCache
 from dreambooth_trainer.data.sampler import ImagePool, TrainingSampler
+from dreambooth_trainer.export.pipeline import export_pipeline
 from dreambooth_trainer.models.adapters import make_trainable
 from dreambooth_trainer.models.stable_diffusion import StableDiffusion
-from dreambooth_trainer.training.module import DreamBooth
+from dreambooth_trainer.training.module import DreamBooth, ResumeState
+from tests.trainer.export.test_export import ABOUT
 
 PRIOR_WEIGHT = 0.6
 CAPTIONS = ["", "a photo of sks mug", "a photo of a mug"]
@@ -127,3 +132,70 @@ def test_lora_leaves_the_base_weights_alone_and_in_the_precision_of_the_forward_
     assert {p.dtype for p in frozen} == {torch.bfloat16}
     assert {p.dtype for p in trained.denoiser.values()} == {torch.float32}
     assert sum(p.numel() for p in trained.denoiser.values()) < sum(p.numel() for p in frozen) / 5
+
+
+def test_after_its_stop_the_text_encoder_costs_nothing(family, cache, batch):
+    """No forward pass, no gradient: the denoiser's alone is clipped."""
+    training = Training.model_validate(
+        {"method": "lora", "precision": "fp32", "steps": 4, "maxGradNorm": 0,
+         "textEncoder": {"method": "full", "stopFraction": 0.5}}
+    )  # fmt: skip
+    live = TrainingCache(cache.moments, cache.caption_of_row, cache.captions, cache.tokens, None)
+    trained = make_trainable(family, training)
+    module = DreamBooth(family, trained, training, live, PRIOR_WEIGHT)
+    module.trainer = SimpleNamespace(global_step=1, precision_plugin=None)
+    passes = []
+    family.text_encoders["text_encoder"].register_forward_hook(lambda *_: passes.append(1))
+
+    def micro_batch():
+        passes.clear()
+        module.zero_grad()
+        module.on_train_batch_start(batch, 0)
+        module.training_step(batch, 0).backward()
+        module.configure_gradient_clipping(None)
+
+    micro_batch()
+    assert all(parameter.grad is not None for parameter in trained.text.values())
+    loss = module.losses.total
+    module.trainer.global_step = 2
+    micro_batch()
+    torch.testing.assert_close(module.losses.total, loss)
+    micro_batch()
+    assert passes == []
+    assert all(parameter.grad is None for parameter in trained.text.values())
+    of_denoiser = [parameter.grad.norm() for parameter in trained.denoiser.values()]
+    torch.testing.assert_close(module.gradient_norm, torch.stack(of_denoiser).norm())
+
+
+def test_merging_uses_the_weights_from_before_they_were_rounded(family, tmp_path):
+    source = {name: p.clone() for name, p in family.denoiser.named_parameters()}
+    training = Training.model_validate(
+        {"method": "lora", "precision": "bf16", "textEncoder": {"method": "full"}}
+    )
+    trained = make_trainable(family, training, keep_unrounded=True)
+    export_pipeline(family.pipeline(), tmp_path, ABOUT, unrounded=trained.unrounded)
+    exported = load_file(tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
+    # Adapters start without effect: nothing has changed yet.
+    assert [n for n, value in exported.items() if not torch.equal(value, source[n].half())] == []
+
+
+def test_the_restored_state_is_not_kept_beside_the_restored_training(family, cache):
+    training = Training.model_validate({"method": "full", "ema": {"enabled": True}})
+    trainer = SimpleNamespace(precision_plugin=None)
+
+    def make(resume=None):
+        module = DreamBooth(family, make_trainable(family, training), training, cache, None, resume)
+        module.trainer = trainer
+        return module, module.configure_optimizers()["optimizer"]
+
+    first, optimizer = make()
+    for parameter in first.trained.all.values():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    saved = {name: value.clone() for name, value in first.state().items()}
+    resume = ResumeState(1, {name: value.clone() for name, value in saved.items()})
+    second, _ = make(resume)
+    restored = second.state()
+    assert restored.keys() == saved.keys()
+    assert all(torch.equal(restored[name], value) for name, value in saved.items())
+    assert resume.tensors == {}

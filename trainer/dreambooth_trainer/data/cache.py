@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dreambooth_trainer.data.crops import Variant, crop_to_square
+from dreambooth_trainer.data.crops import Variant, crop_box, crop_to_square
 from dreambooth_trainer.data.images import SourceImage
 from dreambooth_trainer.data.sampler import ImagePool
 from dreambooth_trainer.models import Conditioning, Family
@@ -88,7 +88,7 @@ def build_cache(
         caption_of_row=torch.tensor(list(_captions_of_rows(groups, captions)), device=device),
         captions=captions,
         tokens=tokens,
-        conditioning=None if text_is_trained else _encode_captions(family, tokens),
+        conditioning=None if text_is_trained else encode_captions(family, tokens),
     )
 
 
@@ -99,7 +99,8 @@ def _captions_of_rows(groups: Sequence[ImageGroup], captions: Sequence[str]) -> 
             yield from [captions.index(caption, 1)] * len(group.variants)
 
 
-def _encode_captions(family: Family, tokens: Tensor) -> Conditioning:
+def encode_captions(family: Family, tokens: Tensor) -> Conditioning:
+    """Conditioning of token ids [captions, ...], a few captions at a time, without gradients."""
     # On every rank: captions are few, and a gather would take longer.
     with torch.no_grad():
         parts = [family.encode_tokens(chunk) for chunk in torch.split(tokens, CHUNK_SIZE)]
@@ -113,15 +114,23 @@ def _encode_all(
     ranks: Ranks,
     device: torch.device,
 ) -> Tensor:
-    work = [
-        (image, variant) for group in groups for image in group.images for variant in group.variants
-    ]
+    """Moments of every row; rows that show the same pixels are encoded once."""
+    work: dict[object, tuple[SourceImage, Variant]] = {}
+    rows = []
+    for group in groups:
+        for image in group.images:
+            for variant in group.variants:
+                crop = id(image), crop_box(image.pixels.size, variant), variant.mirror
+                work.setdefault(crop, (image, variant))
+                rows.append(crop)
     # On the host, as `gather` pickles: a tensor on a GPU would be unpickled on the sender's device.
     own = {
         number: _encode(family, chunk, resolution, device).cpu()
-        for number, chunk in own_chunks(work, ranks.topology).items()
+        for number, chunk in own_chunks(list(work.values()), ranks.topology).items()
     }
-    return torch.cat(gather_chunks(ranks, own)).to(device)
+    encoded = torch.cat(gather_chunks(ranks, own))
+    number_of = {crop: number for number, crop in enumerate(work)}
+    return encoded[[number_of[crop] for crop in rows]].to(device)
 
 
 def _encode(

@@ -36,16 +36,20 @@ def variants(crop: Literal["center", "random"], flip: bool) -> list[Variant]:
     return [Variant(position, mirror) for position in positions for mirror in mirrors]
 
 
+def crop_box(size: tuple[int, int], variant: Variant) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a variant's square; the same for all in a square image."""
+    side = min(size)
+    left, top = (round((length - side) * variant.position) for length in size)
+    return left, top, left + side, top + side
+
+
 def crop_to_square(image: Image.Image, resolution: int, variant: Variant) -> Tensor:
     """A square as float32 [3, R, R] in -1..1, with the whole shorter side of the image.
 
     Proportions are kept. `resolution` is R, in pixels.
     """
-    width, height = image.size
-    side = min(width, height)
-    left, top = (round((length - side) * variant.position) for length in (width, height))
-    square = image.crop((left, top, left + side, top + side))
-    if side != resolution:
+    square = image.crop(crop_box(image.size, variant))
+    if square.width != resolution:
         square = square.resize((resolution, resolution), Image.Resampling.LANCZOS)
     if variant.mirror:
         square = ImageOps.mirror(square)

@@ -1,21 +1,18 @@
 """The images of a job: its subjects', and their classes' for prior preservation."""
 
-import logging
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.cache import ImageGroup, image_pools
-from dreambooth_trainer.data.captions import load_captions
 from dreambooth_trainer.data.class_image_cache import class_prompt
 from dreambooth_trainer.data.class_images import prepare_class_images
 from dreambooth_trainer.data.crops import variants
-from dreambooth_trainer.data.images import load_images
 from dreambooth_trainer.data.sampler import TrainingSampler
+from dreambooth_trainer.data.subjects import load_subject
 from dreambooth_trainer.models import Family
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,12 +65,22 @@ class Dataset:
         return list(dict.fromkeys(of_row[row] for row in rows))
 
     def hashes(self) -> dict[str, str]:
-        """sha256 of every image by `<identifier>/<name>`, or `class <noun>/<name>`."""
-        return {
+        """sha256 of every image by `<identifier>/<name>`, or `class <noun>/<name>`.
+
+        A subject with captions of its own adds one entry for them: `<identifier>: captions`.
+        """
+        hashes = {
             f"{name}/{image.name}": image.sha256
             for name, group in self._named_groups()
             for image in group.images
         }
+        for subject, group in zip(self.job.spec.subjects, self.subjects, strict=True):
+            if set(group.captions) != {subject.prompt}:
+                text = "\n".join(group.captions)
+                hashes[f"{subject.identifier}: captions"] = hashlib.sha256(
+                    text.encode()
+                ).hexdigest()
+        return hashes
 
     def _named_groups(self) -> Iterator[tuple[str, ImageGroup]]:
         identifiers = [subject.identifier for subject in self.job.spec.subjects]
@@ -82,28 +89,18 @@ class Dataset:
 
 
 def subject_groups(attempt: Attempt) -> list[ImageGroup]:
-    """Images and captions of every subject.
+    """Images and captions of every subject. Preflight has logged the warnings about them.
 
     Raises:
         BadDataError: A subject has no usable images, or captions that cannot be used.
         StorageError: They cannot be read.
     """
     training = attempt.job.spec.training
+    crops = variants(training.crop, training.flip)
     groups = []
-    for index, subject in enumerate(attempt.job.spec.subjects):
-        loaded = load_images(
-            attempt.storage,
-            subject.images,
-            field=f"spec.subjects[{index}].images",
-            resolution=training.resolution,
-        )
-        if loaded.rejected:
-            log.warning(loaded.report(f"spec.subjects[{index}].images"))
-        described = load_captions(attempt.storage, subject, loaded.images, index)
-        for warning in described.warnings:
-            log.warning(warning)
-        crops = variants(training.crop, training.flip)
-        groups.append(ImageGroup(loaded.images, described.texts, crops))
+    for index in range(len(attempt.job.spec.subjects)):
+        subject = load_subject(attempt.storage, attempt.job, index)
+        groups.append(ImageGroup(subject.images, subject.captions, crops))
     return groups
 
 

@@ -5,24 +5,36 @@ Files come from users and are not trusted.
 
 import io
 import re
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import numpy as np
+from pi_heif import register_heif_opener
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import jpeg_factory
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
+register_heif_opener()
+
+FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "BMP", "TIFF", "GIF", "AVIF")
 """Pillow's names of the formats to read. JPEG includes MPO: a JPEG with a gain map, from phones."""
 
+OF_SEVERAL_PICTURES = ("MPO", "HEIF")
+"""Formats of phones, in which the first picture is the photo, and the others belong to it."""
+
 MAX_PIXELS = 64_000_000
-"""Largest image in pixels, read from the header: a small file can unpack to gigabytes."""
+"""Largest image in pixels, read from the header: a small file can unpack to gigabytes.
+
+A JPEG may have four times as many, as libjpeg can decode it at half its width and height. A
+progressive one may have twice as many: its coefficients are all in memory at once.
+"""
 
 MAX_PARTS = 1000
 """Segments and scans of a JPEG. A decoder walks over all pixels for each scan, even an empty one,
 so a small file could keep it busy for hours."""
 
-READABLE = "JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF"
+READABLE = "JPEG, PNG, WebP, HEIC, AVIF, BMP, TIFF or GIF"
 """The formats as messages name them."""
 
 _JPEG = b"\xff\xd8"
@@ -39,7 +51,8 @@ class UnreadableImageError(ValueError):
 def decode(data: bytes, *, smallest: int = 1, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The upright RGB image (8 bits per channel, sRGB) in a file.
 
-    Transparent parts become white. `smallest` is the least length of the shorter side in pixels.
+    Transparent parts become white, and a JPEG over `max_pixels` has half its width and height.
+    `smallest` is the least length of the shorter side in the file, in pixels.
 
     Raises:
         UnreadableImageError: The file is no image, is damaged, too small or over a limit.
@@ -48,6 +61,8 @@ def decode(data: bytes, *, smallest: int = 1, max_pixels: int = MAX_PIXELS) -> I
         try:
             image = _open(data)
             _check_header(image, smallest, max_pixels)
+            if image.width * image.height > max_pixels:
+                image.draft(None, (image.width // 2, image.height // 2))
             return _upright_rgb(image)
         except UnreadableImageError:
             raise
@@ -73,13 +88,21 @@ def _open(data: bytes) -> Image.Image:
     if data.startswith(_JPEG) and _has_too_many_parts(data):
         raise UnreadableImageError(f"it has more than {MAX_PARTS} parts; save it again")
     try:
+        if data.startswith(_JPEG):
+            return _open_jpeg(data)
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"hevc"):
-            raise UnreadableImageError("HEIC is not read; convert it to JPEG or PNG") from error
         raise UnreadableImageError(f"not an image, or damaged; {READABLE} is read") from error
     except Image.DecompressionBombError as error:
         raise UnreadableImageError("over the pixel limit; make it smaller") from error
+
+
+def _open_jpeg(data: bytes) -> Image.Image:
+    """As Image.open, without its limit: that is for formats that decode at full size alone."""
+    try:
+        return jpeg_factory(io.BytesIO(data))
+    except (SyntaxError, IndexError, TypeError, struct.error) as error:
+        raise UnidentifiedImageError(str(error)) from error
 
 
 def _has_too_many_parts(jpeg: bytes) -> bool:
@@ -96,12 +119,14 @@ def _has_too_many_parts(jpeg: bytes) -> bool:
 def _check_header(image: Image.Image, smallest: int, max_pixels: int) -> None:
     # From the header alone: nothing is decompressed yet.
     width, height = image.size
+    if image.format in ("JPEG", "MPO"):
+        max_pixels *= 2 if image.info.get("progressive") else 4
     if width * height > max_pixels:
         limit = max_pixels // 1_000_000
         raise UnreadableImageError(
             f"{width} x {height} pixels are over the limit of {limit} megapixels"
         )
-    if image.format != "MPO" and getattr(image, "is_animated", False):
+    if image.format not in OF_SEVERAL_PICTURES and getattr(image, "is_animated", False):
         raise UnreadableImageError("animated, or of several pages; save the one frame to train on")
     if min(width, height) < smallest:
         raise UnreadableImageError(

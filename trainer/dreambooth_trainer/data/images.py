@@ -1,6 +1,7 @@
 """Loads the images of a folder in storage: checked, upright and reduced to the resolution."""
 
 import hashlib
+import mimetypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,8 @@ from dreambooth_storage import EmptyPrefixError, Storage, StoredObject, printabl
 from dreambooth_trainer.data.decode import MAX_PIXELS, READABLE, UnreadableImageError, decode
 from dreambooth_trainer.process.errors import BadDataError
 
-NOT_IMAGES = (".txt", ".caption", ".json", ".jsonl", ".csv")
-"""Suffixes of captions and metadata, which may be in the same folder."""
+NOT_IMAGES = (".txt", ".caption", ".json", ".jsonl", ".csv", ".aae", ".xmp", ".npz")
+"""Suffixes of captions, metadata, photo edits and other trainers' caches in the same folder."""
 
 FILE_MANAGER_FILES = ("thumbs.db", "desktop.ini")
 """Files that Windows writes into folders; those of other systems are hidden."""
@@ -54,6 +55,8 @@ class RejectedImage:
 
     name: str
     reason: str
+    is_lost: bool = True
+    """Whether a picture is lost: not by a copy of one that is used, nor by a video or archive."""
 
     def __str__(self) -> str:
         return f"{printable(self.name)}: {self.reason}"
@@ -61,10 +64,14 @@ class RejectedImage:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images of a folder, in the order of their names, and the files that were rejected."""
+    """The images of a folder, in the order of their names, and the files that were rejected.
+
+    unread: number of files that were not needed, as those before them gave `count` images.
+    """
 
     images: list[SourceImage]
     rejected: list[RejectedImage]
+    unread: int = 0
 
     def report(self, field: str) -> str:
         """One line per rejected file under a line with the field; empty when there is none."""
@@ -93,21 +100,22 @@ def load_images(
         BadDataError: No image is left, or the folder has too many files.
         StorageError: The folder cannot be read.
     """
-    loaded = ImageSet([], [])
+    images: list[SourceImage] = []
+    rejected: list[RejectedImage] = []
     objects = _candidates(storage, uri, field, limits)
     for item in _stream(storage, objects, field, resolution, limits):
         if isinstance(item, RejectedImage):
-            loaded.rejected.append(item)
+            rejected.append(item)
         else:
-            loaded.images.append(item)
-        if len(loaded.images) == count:
+            images.append(item)
+        if len(images) == count:
             break
-    if not loaded.images:
+    if not images:
         raise BadDataError(
             f"{field}: no image in {uri} can be trained on; put {READABLE} files there"
-            + "".join(f"\n  {rejected}" for rejected in loaded.rejected)
+            + "".join(f"\n  {each}" for each in rejected)
         )
-    return loaded
+    return ImageSet(images, rejected, unread=len(objects) - len(images) - len(rejected))
 
 
 def _candidates(storage: Storage, uri: str, field: str, limits: FolderLimits) -> list[StoredObject]:
@@ -149,7 +157,7 @@ def _stream(
     for item in objects:
         if item.uri not in names:
             reason = f"{item.size} bytes are over the limit of {limits.max_bytes}"
-            yield RejectedImage(item.relative, reason)
+            yield RejectedImage(item.relative, reason, is_lost=_is_named_as_image(item.relative))
     for uri, data in storage.read_many(list(names), field=field):
         yield _check_image(uri, names[uri], data, resolution, limits, seen)
 
@@ -160,13 +168,19 @@ def _check_image(
     try:
         pixels = decode(data, smallest=-(-resolution // 2), max_pixels=limits.max_pixels)
     except UnreadableImageError as error:
-        return RejectedImage(name, str(error))
+        return RejectedImage(name, str(error), is_lost=_is_named_as_image(name))
     # Of pixels, not of files: the same picture may have been saved twice with other metadata.
     first = seen.setdefault(_pixel_hash(pixels), name)
     if first != name:
-        return RejectedImage(name, f"the same picture as {first}")
+        return RejectedImage(name, f"the same picture as {first}", is_lost=False)
     sha256 = hashlib.sha256(data).hexdigest()
     return SourceImage(name, reduce_image(pixels, resolution), sha256, uri)
+
+
+def _is_named_as_image(name: str) -> bool:
+    """Whether a name is that of an image, or of nothing that is known."""
+    kind, _ = mimetypes.guess_type(name)
+    return kind is None or kind.startswith("image/")
 
 
 def _pixel_hash(pixels: Image.Image) -> str:

@@ -1,6 +1,8 @@
 """Scores the model: fidelity to the subject and to prompts, and preservation of the class."""
 
 import json
+import math
+import statistics
 from dataclasses import asdict
 
 from PIL import Image
@@ -14,9 +16,17 @@ from dreambooth_trainer.data.images import load_images
 from dreambooth_trainer.evaluation.clip_config import FIELD
 from dreambooth_trainer.evaluation.clip_encoder import ClipEncoder
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
-from dreambooth_trainer.evaluation.scores import Scores, diversity, mean_similarity, score_entry
+from dreambooth_trainer.evaluation.scores import (
+    Scores,
+    diversity,
+    mean_similarity,
+    prompts_of,
+    score_entry,
+    without_identifiers,
+)
 from dreambooth_trainer.models.fetch import fetched
 from dreambooth_trainer.models.generate import ImageRequest
+from dreambooth_trainer.models.selection import select_transformers_files
 from dreambooth_trainer.telemetry.telemetry import write_json
 
 
@@ -30,7 +40,7 @@ def load_evaluator(attempt: Attempt, generator: ImageGenerator) -> "Evaluator | 
     if evaluation is None:
         return None
     model = Model(source=evaluation.model)
-    with fetched(model, attempt.storage, attempt.ranks, FIELD) as folder:
+    with fetched(model, attempt.storage, attempt.ranks, FIELD, select_transformers_files) as folder:
         clip = ClipEncoder(folder, attempt.device)
     return Evaluator(attempt, evaluation, generator, clip)
 
@@ -80,20 +90,33 @@ class Evaluator:
         return [image.pixels for image in loaded.images]
 
     def _score_subject(self, subject: Subject, real: Tensor) -> Scores:
-        count, seed = self._evaluation.count, self._attempt.job.spec.samples.seed
-        prompts = (subject.prompt, subject.class_prompt)
-        requests = [ImageRequest(prompt, seed + i) for prompt in prompts for i in range(count)]
-        vectors = self._clip.images(self._generator.generate(requests))
-        of_subject, of_class = vectors[:count], vectors[count:]
-        # The identifier means nothing to CLIP, so its prompt has only the class.
-        prompt = self._clip.texts([subject.class_prompt])
+        count = self._evaluation.count
+        of_subject = self._images(subject.prompt, count)
+        of_class = self._images(subject.class_prompt, count)
         return Scores(
             subject_similarity=mean_similarity(of_subject, real),
-            prompt_similarity=mean_similarity(of_subject, prompt),
+            prompt_similarity=self._prompt_similarity(subject),
             class_similarity=mean_similarity(of_class, real),
             subject_diversity=diversity(of_subject),
             class_diversity=diversity(of_class),
         )
+
+    def _prompt_similarity(self, subject: Subject) -> float:
+        """Mean over the sample prompts that name the subject, which share `count` images."""
+        prompts = prompts_of(subject, self._attempt.job.spec.samples.prompts)
+        each = math.ceil(self._evaluation.count / len(prompts))
+        identifiers = [other.identifier for other in self._subjects]
+        texts = self._clip.texts([without_identifiers(text, identifiers) for text in prompts])
+        return statistics.fmean(
+            mean_similarity(self._images(prompt, each), text[None])
+            for prompt, text in zip(prompts, texts, strict=True)
+        )
+
+    def _images(self, prompt: str, count: int) -> Tensor:
+        """Unit vectors [count, D] of generated images of a prompt. Collective."""
+        seed = self._attempt.job.spec.samples.seed
+        requests = [ImageRequest(prompt, seed + i) for i in range(count)]
+        return self._clip.images(self._generator.generate(requests))
 
     def _write(self, step: int, scores: list[Scores]) -> None:
         storage, layout = self._attempt.storage, self._attempt.layout

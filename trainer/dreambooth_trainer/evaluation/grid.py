@@ -5,7 +5,9 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from dreambooth_trainer.evaluation.fonts import choose_font, missing_letters
 
 Row = Sequence[Image.Image]
 
@@ -61,12 +63,14 @@ def _broken(row: Row, name: str = "") -> list[_Strip]:
 class _Layout:
     """Sizes in pixels that all sections share."""
 
-    def __init__(self, strips: Sequence[_Strip]) -> None:
+    def __init__(self, strips: Sequence[_Strip], labels: Sequence[str]) -> None:
         sides = [max(image.size) for strip in strips for image in strip.images] or [SMALLEST_TILE]
         columns = max((len(strip.images) for strip in strips), default=1)
         self.tile = _tile_side(max(sides))
         size = max(14, self.tile // 10)
-        self.font = ImageFont.load_default(size)
+        text = "".join(labels)
+        self.font = choose_font(text, size)
+        self._missing = missing_letters(frozenset(text), self.font)
         self.line = size * 4 // 3
         names = [self.font.getlength(strip.name) for strip in strips if strip.name]
         self.gutter = round(max(names)) + 2 * GAP if names else 0
@@ -74,7 +78,7 @@ class _Layout:
 
     def lines(self, label: str) -> list[str]:
         """The label in lines that fit, three at most."""
-        text = _drawable(label)
+        text = self._drawable(label)
         # An estimate from the average width, then one character less at a time: textwrap counts
         # characters, and the font is proportional.
         per_line = int(self.text_width * len(text) / max(1, self.font.getlength(text))) + 1
@@ -84,17 +88,19 @@ class _Layout:
             lines = textwrap.wrap(text, per_line, max_lines=MOST_LINES, placeholder=" ...")
         return lines
 
+    def _drawable(self, label: str) -> str:
+        """The label; letters that the font lacks lose their accents, or become code points."""
+        return "".join(_spell(each) if each in self._missing else each for each in label)
+
     def height(self, section: _Section) -> int:
         """Height of a section with the space below it, in pixels."""
         text = len(self.lines(section.label)) * self.line
         return text + GAP + len(section.strips) * (self.tile + GAP) + MARGIN
 
 
-def _drawable(text: str) -> str:
-    """The text without accents, and with "?" for letters that Pillow's built-in font lacks."""
-    letters = unicodedata.normalize("NFKD", text)
-    bare = "".join(letter for letter in letters if not unicodedata.combining(letter))
-    return bare.encode("ascii", "replace").decode()
+def _spell(letter: str) -> str:
+    base = unicodedata.normalize("NFKD", letter)[0]
+    return base if base.isascii() else f"<{ord(letter):04X}>"
 
 
 def _tile_side(side: int) -> int:
@@ -105,7 +111,8 @@ def _tile_side(side: int) -> int:
 
 
 def _draw(sections: Sequence[_Section]) -> Image.Image:
-    layout = _Layout([strip for section in sections for strip in section.strips])
+    strips = [strip for section in sections for strip in section.strips]
+    layout = _Layout(strips, [section.label for section in sections])
     height = MARGIN + sum(layout.height(section) for section in sections)
     sheet = Image.new("RGB", (layout.text_width + 2 * MARGIN, height), PAPER)
     top = MARGIN

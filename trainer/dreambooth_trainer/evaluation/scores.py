@@ -1,10 +1,12 @@
 """Scores of Ruiz et al. 2022, sections 4.1 and 4.3, with CLIP as the encoder.
 
 Subject similarity is the paper's CLIP-I: the mean cosine between generated and real images of the
-subject. Prompt similarity is CLIP-T: between generated images and their prompt. Similarity and
-diversity of class images show what the prior loss has preserved.
+subject. Prompt similarity is CLIP-T: between images of the sample prompts and these prompts.
+Similarity and diversity of class images show what the prior loss has preserved.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,22 @@ class Scores:
     collapses into the subject."""
     subject_diversity: float
     class_diversity: float
+
+
+def prompts_of(subject: Subject, prompts: Sequence[str]) -> list[str]:
+    """The sample prompts that name the subject; its instance prompt where none does."""
+    return [p for p in prompts if _word(subject.identifier).search(p)] or [subject.prompt]
+
+
+def without_identifiers(prompt: str, identifiers: Sequence[str]) -> str:
+    """The prompt as CLIP should read it: identifiers mean nothing to it, the classes remain."""
+    for identifier in identifiers:
+        prompt = _word(identifier).sub("", prompt)
+    return " ".join(prompt.split())
+
+
+def _word(identifier: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(identifier)}(?!\w)")
 
 
 def mean_similarity(left: Tensor, right: Tensor) -> float:

@@ -1,31 +1,46 @@
-"""Exports a LoRA in the format that diffusers loads."""
+"""Exports a LoRA in the formats of diffusers and of kohya's sd-scripts, ComfyUI and A1111."""
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, get_peft_model_state_dict
-from torch import Tensor
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
 
 from dreambooth_trainer.export.model_card import model_card
+from dreambooth_trainer.export.names import has_open_clip, with_text_model
 from dreambooth_trainer.export.provenance import Provenance
 from dreambooth_trainer.export.weights import save_weights
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """The name that `pipe.load_lora_weights(folder)` looks for."""
 
-CONFIG_FIELDS = (
-    "r",
-    "lora_alpha",
-    "target_modules",
-    "lora_dropout",
-    "rank_pattern",
-    "alpha_pattern",
-    "use_rslora",
-    "use_dora",
-)
-"""Fields of `LoraConfig` that affect the arithmetic. peft refuses fields that it does not know, and
-other versions of it may not know the others."""
+KOHYA_FILE = "kohya_lora.safetensors"
+"""The same adapters under the names of kohya's sd-scripts."""
+
+KOHYA_PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te"}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One module's adapter: its weight changes by alpha / rank x up @ down (Hu et al. 2021)."""
+
+    part: str
+    """Part of the pipeline: `unet` or `text_encoder`."""
+    module: str
+    """Name of the module within the part."""
+    down: Tensor
+    """[rank, inputs, ...]"""
+    up: Tensor
+    """[outputs, rank, ...]"""
+    scale: float
+    """alpha / rank"""
+
+    @property
+    def rank(self) -> int:
+        """Rank of the change."""
+        return len(self.down)
 
 
 def export_lora(
@@ -33,40 +48,77 @@ def export_lora(
 ) -> None:
     """Write the adapters of the pipeline's UNet and text encoder to `folder`.
 
-    `StableDiffusionPipeline.load_lora_weights(folder)` loads them. Rank, alpha and targets go into
-    the file's metadata (key `lora_adapter_metadata`), so a scale alpha / rank other than 1 is
-    kept. Weights keep their dtype.
+    `StableDiffusionPipeline.load_lora_weights(folder)` loads `LORA_FILE`; other tools load
+    `KOHYA_FILE`. Weights keep their dtype.
 
     Raises:
         ValueError: No module of the pipeline has an adapter of this name.
     """
-    weights: dict[str, Tensor] = {}
-    configs: dict[str, Any] = {}
-    for part in ("unet", "text_encoder"):
-        module = getattr(pipeline, part)
-        config = getattr(module, "peft_config", {}).get(adapter)
-        if config is not None:
-            state = get_peft_model_state_dict(module, adapter_name=adapter)
-            weights |= {f"{part}.{_portable(part, name)}": value for name, value in state.items()}
-            configs |= {f"{part}.{name}": value for name, value in _config_fields(config).items()}
-    if not weights:
+    adapters = [
+        each
+        for part in KOHYA_PREFIXES
+        for each in find_adapters(part, getattr(pipeline, part), adapter)
+    ]
+    if not adapters:
         raise ValueError(f"neither the UNet nor the text encoder has an adapter named {adapter!r}")
     folder.mkdir(parents=True, exist_ok=True)
-    adapter_metadata = {"lora_adapter_metadata": json.dumps(configs, sort_keys=True)}
-    save_weights(weights, folder / LORA_FILE, provenance.metadata() | adapter_metadata)
+    metadata = provenance.metadata()
+    save_weights(diffusers_weights(adapters), folder / LORA_FILE, metadata)
+    save_weights(
+        kohya_weights(adapters), folder / KOHYA_FILE, metadata | kohya_metadata(pipeline, adapters)
+    )
     (folder / "README.md").write_text(model_card(provenance, lora=True))
 
 
-def _portable(part: str, name: str) -> str:
-    """The parameter's name in a form that transformers 4 and 5 both load."""
-    # Transformers 5 writes CLIP's names without the level `text_model`. It reads both forms, while
-    # version 4 would initialise the weights randomly, with only a warning.
-    if part == "text_encoder" and not name.startswith("text_model."):
-        return f"text_model.{name}"
-    return name
+def find_adapters(part: str, root: nn.Module, adapter: str) -> list[Adapter]:
+    """The adapters of this name in a part of the pipeline."""
+    names = with_text_model if part == "text_encoder" else str
+    return [
+        Adapter(
+            part,
+            names(name),
+            layer.lora_A[adapter].weight,
+            layer.lora_B[adapter].weight,
+            layer.scaling[adapter],
+        )
+        for name, layer in root.named_modules()
+        if isinstance(layer, LoraLayer) and adapter in layer.scaling
+    ]
 
 
-def _config_fields(config: LoraConfig) -> dict[str, Any]:
-    fields = {name: getattr(config, name) for name in CONFIG_FIELDS}
-    # JSON has no sets, and sorting makes equal exports equal files.
-    return {name: sorted(v) if isinstance(v, set) else v for name, v in fields.items()}
+def diffusers_weights(adapters: list[Adapter]) -> dict[str, Tensor]:
+    """Tensors as diffusers names them.
+
+    The format has no alpha: without metadata, diffusers takes it to be the rank. The scale is
+    therefore part of `lora_B`.
+    """
+    weights = {}
+    for each in adapters:
+        name = f"{each.part}.{each.module}"
+        weights[f"{name}.lora_A.weight"] = each.down
+        weights[f"{name}.lora_B.weight"] = each.up * each.scale
+    return weights
+
+
+def kohya_weights(adapters: list[Adapter]) -> dict[str, Tensor]:
+    """Tensors as sd-scripts names them, with an `alpha` for each module."""
+    weights = {}
+    for each in adapters:
+        name = f"{KOHYA_PREFIXES[each.part]}_{each.module}".replace(".", "_")
+        weights[f"{name}.lora_down.weight"] = each.down
+        weights[f"{name}.lora_up.weight"] = each.up
+        weights[f"{name}.alpha"] = torch.tensor(each.scale * each.rank)
+    return weights
+
+
+def kohya_metadata(pipeline: Any, adapters: list[Adapter]) -> dict[str, str]:
+    """What sd-scripts and the web UIs read from a file's header."""
+    first = adapters[0]
+    is_v2 = has_open_clip(pipeline)
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(first.rank),
+        "ss_network_alpha": str(first.scale * first.rank),
+        "ss_v2": str(is_v2),
+        "ss_base_model_version": "sd_v2" if is_v2 else "sd_v1",
+    }

@@ -21,6 +21,7 @@ tags:
 {kind} for {subjects}, trained with DreamBooth {version} in {step} steps.
 
 ```python
+import torch
 from diffusers import StableDiffusionPipeline
 
 {code}
@@ -34,10 +35,10 @@ image = pipe({prompt}).images[0]
 
 def model_card(provenance: Provenance, *, lora: bool) -> str:
     """A description of the model and its use, with the front matter that model hubs read."""
-    code = 'pipe = StableDiffusionPipeline.from_pretrained(".")'
+    source = json.dumps(_loadable(provenance.base_model) if lora else ".")
+    # One precision for all parts: a base model's text encoder may name another than its UNet.
+    code = f"pipe = StableDiffusionPipeline.from_pretrained({source}).to(torch.float32)"
     if lora:
-        source = json.dumps(_loadable(provenance.base_model))
-        code = f"pipe = StableDiffusionPipeline.from_pretrained({source})"
         code += '\npipe.load_lora_weights(".")'
     subjects = zip(provenance.identifiers, provenance.class_nouns, strict=True)
     # Values are JSON strings, which are valid YAML: a job's text cannot add front matter.

@@ -1,41 +1,66 @@
-"""Exports a whole pipeline in the diffusers layout, with adapters merged."""
+"""Exports a whole pipeline with adapters merged: in the diffusers layout, and as one file."""
 
 import copy
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 
 from dreambooth_trainer.export.model_card import model_card
+from dreambooth_trainer.export.names import (
+    clip_weights,
+    has_open_clip,
+    open_clip_weights,
+    unet_weights,
+    vae_weights,
+    with_text_model,
+)
 from dreambooth_trainer.export.provenance import Provenance
 from dreambooth_trainer.export.weights import save_weights
 
+log = logging.getLogger(__name__)
+
+SINGLE_FILE = "single_file.safetensors"
+"""The whole model in the layout of CompVis, for ComfyUI, A1111 and `from_single_file`."""
+
 
 def export_pipeline(
-    pipeline: Any, folder: Path, provenance: Provenance, dtype: torch.dtype = torch.float16
+    pipeline: Any,
+    folder: Path,
+    provenance: Provenance,
+    dtype: torch.dtype = torch.float16,
+    unrounded: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the whole pipeline to `folder`, its weights as safetensors in `dtype`.
 
     Adapters are merged into the weights of the copy that is written; `pipeline` is not changed.
+    `unrounded` holds weights of the UNet that training has kept in a lower precision, by name.
 
     Raises:
         OSError: A file cannot be written.
     """
-    merged = type(pipeline)(**{name: _merged(part) for name, part in pipeline.components.items()})
+    bases = {"unet": unrounded or {}}
+    merged = {
+        name: _merged(part, bases.get(name, {})) for name, part in pipeline.components.items()
+    }
     # Converted below, file by file: the modules themselves may still be in use, and stay fp32.
-    merged.save_pretrained(folder, safe_serialization=True)
+    type(pipeline)(**merged).save_pretrained(folder, safe_serialization=True)
     for path in sorted(folder.rglob("*.safetensors")):
         _convert(path, dtype, provenance)
     for path in sorted(folder.rglob("config.json")):
         _clean_config(path)
+    _write_slow_tokenizer(folder / "tokenizer")
+    _write_single_file(pipeline, folder, provenance)
     (folder / "README.md").write_text(model_card(provenance, lora=False))
 
 
-def _merged(part: Any) -> Any:
+def _merged(part: Any, unrounded: Mapping[str, Tensor]) -> Any:
     """The component without adapters: itself, or a copy that they are merged into."""
     if not isinstance(part, nn.Module) or not any(
         isinstance(m, BaseTunerLayer) for m in part.modules()
@@ -43,6 +68,7 @@ def _merged(part: Any) -> Any:
         return part
     # Merged in fp32: in bf16, a small change would be rounded away when it is added.
     plain = copy.deepcopy(part).float()
+    plain.load_state_dict(unrounded, strict=False)
     for name, layer in list(plain.named_modules()):
         if isinstance(layer, BaseTunerLayer):
             layer.merge()
@@ -59,6 +85,8 @@ def _convert(path: Path, dtype: torch.dtype, provenance: Provenance) -> None:
         name: value.to(dtype) if value.is_floating_point() else value
         for name, value in safetensors.torch.load_file(path).items()
     }
+    if path.parent.name == "text_encoder":
+        weights = {with_text_model(name): value for name, value in weights.items()}
     save_weights(weights, path, provenance.metadata())
 
 
@@ -71,3 +99,36 @@ def _clean_config(path: Path) -> None:
     if "dtype" in config:
         config["dtype"] = "float32"
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _write_slow_tokenizer(folder: Path) -> None:
+    """Write vocab.json and merges.txt, which CLIPTokenizer of transformers 4 needs.
+
+    Transformers 5 saves tokenizer.json alone.
+    """
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n")
+
+
+def _write_single_file(pipeline: Any, folder: Path, provenance: Provenance) -> None:
+    """Write the weights in the pipeline's folder to one file, under their original names."""
+    text = open_clip_weights if has_open_clip(pipeline) else clip_weights
+    try:
+        weights = {
+            **unet_weights(_load_part(folder / "unet"), pipeline.unet.config.layers_per_block),
+            **vae_weights(_load_part(folder / "vae"), len(pipeline.vae.config.block_out_channels)),
+            **text(_load_part(folder / "text_encoder")),
+        }
+    except KeyError as error:
+        log.warning("the export has no %s: %s has no name in that layout", SINGLE_FILE, error)
+        return
+    save_weights(weights, folder / SINGLE_FILE, provenance.metadata())
+
+
+def _load_part(folder: Path) -> dict[str, Tensor]:
+    files = sorted(folder.glob("*.safetensors"))
+    return {
+        name: weight for file in files for name, weight in safetensors.torch.load_file(file).items()
+    }

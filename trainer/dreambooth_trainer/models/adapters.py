@@ -1,10 +1,11 @@
 """Selects the parameters to train: all weights or LoRA adapters, of denoiser and text encoders."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from peft import LoraConfig
-from torch import nn
+from torch import Tensor, nn
 
 from dreambooth_api.models.training import Lora, Training
 from dreambooth_trainer.models.family import Family
@@ -18,6 +19,9 @@ class TrainableParameters:
 
     denoiser: dict[str, nn.Parameter]
     text: dict[str, nn.Parameter]
+    unrounded: Mapping[str, Tensor] = field(default_factory=dict)
+    """The denoiser's frozen weights before rounding, by its own names, in host memory, for adapters
+    to be merged into. Empty where nothing is rounded or merged."""
 
     @property
     def all(self) -> dict[str, nn.Parameter]:
@@ -25,22 +29,28 @@ class TrainableParameters:
         return {**self.denoiser, **self.text}
 
 
-def make_trainable(family: Family, training: Training) -> TrainableParameters:
+def make_trainable(
+    family: Family, training: Training, *, keep_unrounded: bool = False
+) -> TrainableParameters:
     """Unfreeze the family's weights, or add LoRA adapters, according to `spec.training`.
 
-    Trained weights are fp32; a frozen denoiser has the precision of the forward pass. Adapters:
-    Hu et al. 2021, section 4.1.
+    Trained weights are fp32; a frozen denoiser has the precision of the forward pass, and
+    `keep_unrounded` keeps a copy of its weights before rounding. Adapters: Hu et al. 2021,
+    section 4.1.
     """
     # Adapters start from the same random values on every rank and in every attempt.
     torch.manual_seed(training.seed)
     denoiser = _train(
         family.denoiser, training.method, training.lora, training.lora.targets, "denoiser"
     )
-    if training.method == "lora":
+    unrounded = {}
+    if training.method == "lora" and training.precision != "fp32":
         # Autocast would convert these weights at each step, and keep fp32 beside them: 2 to 4 bytes
         # more per weight.
-        for parameter in family.denoiser.parameters():
+        for name, parameter in family.denoiser.named_parameters():
             if not parameter.requires_grad:
+                if keep_unrounded:
+                    unrounded[name] = parameter.detach().cpu()
                 parameter.data = parameter.data.to(PRECISIONS[training.precision])
     if training.gradient_checkpointing:
         family.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
@@ -49,7 +59,7 @@ def make_trainable(family: Family, training: Training) -> TrainableParameters:
         for name, encoder in family.text_encoders.items():
             targets = family.lora_text_targets
             text |= _train(encoder, training.text_encoder.method, training.lora, targets, name)
-    return TrainableParameters(denoiser, text)
+    return TrainableParameters(denoiser, text, unrounded)
 
 
 def _train(

@@ -9,32 +9,31 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import httpx2
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils.tqdm import tqdm
 
 from dreambooth_api.models.model import Model
-from dreambooth_storage import ObjectNotFoundError, Storage, StoredObject
+from dreambooth_storage import Storage, StoredObject
 from dreambooth_trainer.models import local_files
-from dreambooth_trainer.process import heartbeat
+from dreambooth_trainer.models.hub import download_from_hub, open_on_hub
+from dreambooth_trainer.models.model_files import FIELD, ModelFiles, list_files
+from dreambooth_trainer.models.selection import Selection, select_files
 from dreambooth_trainer.process.distributed import Ranks
-from dreambooth_trainer.process.errors import BadModelError, TrainerError
+from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.topology import cache_folder
 
-FIELD = "spec.model.source"
-HUB_ERRORS = (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError)
-"""What the hub's client raises; its offline errors and `LocalEntryNotFoundError` are OSErrors."""
-# Only what a Stable Diffusion pipeline needs: hub repositories hold many copies of the weights.
-HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
+Select = Callable[[Model, ModelFiles], Selection]
 
 
 @contextmanager
-def fetched(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) -> Iterator[Path]:
-    """The model's files, to be loaded within the context. Collective.
+def fetched(
+    model: Model,
+    storage: Storage,
+    ranks: Ranks,
+    field: str = FIELD,
+    select: Select = select_files,
+) -> Iterator[Path]:
+    """The selected files of a model, to be loaded within the context. Collective.
 
     Files in memory are deleted afterwards, once every rank of the node has loaded them.
 
@@ -42,7 +41,7 @@ def fetched(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) ->
         BadModelError: There is no such model, or the hub refuses.
         StorageError: It cannot be read from storage.
     """
-    path = fetch(model, storage, ranks, field)
+    path = fetch(model, storage, ranks, field, select)
     yield path
     # Other ranks of the node may still be reading what is deleted below.
     ranks.barrier()
@@ -50,7 +49,13 @@ def fetched(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) ->
         local_files.delete_from_memory(path)
 
 
-def fetch(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) -> Path:
+def fetch(
+    model: Model,
+    storage: Storage,
+    ranks: Ranks,
+    field: str = FIELD,
+    select: Select = select_files,
+) -> Path:
     """A local folder (or single file) of the model; fetched by the first rank of each node.
 
     Collective, except for a model that is mounted.
@@ -69,7 +74,7 @@ def fetch(model: Model, storage: Storage, ranks: Ranks, field: str = FIELD) -> P
     topology = ranks.topology
     path_here = None
     if topology.local_rank == 0:
-        path_here = _fetch(model, storage, field, topology.ranks_per_node)
+        path_here = _fetch(model, storage, field, select, topology.ranks_per_node)
     # The index of this node's first rank. The gather is also the barrier behind the download.
     of_this_node = ranks.gather(path_here)[topology.rank - topology.local_rank]
     assert of_this_node is not None
@@ -81,31 +86,53 @@ def _is_local(model: Model) -> bool:
     return model.source.startswith(("/", "file:///"))
 
 
-def _fetch(model: Model, storage: Storage, field: str, ranks_here: int) -> Path:
+def open_files(model: Model, storage: Storage, field: str = FIELD) -> ModelFiles:
+    """The model's folder in storage, on this machine, or on the hub; a single file is alone in it.
+
+    Raises:
+        BadModelError: There is no file at all, or the hub refuses.
+        TrainerError: The hub cannot be reached.
+        StorageError: The folder cannot be listed.
+    """
+    folder, name = _split(model)
     if model.source.startswith("hf://"):
-        return _fetch_from_hub(model, field)
-    if model.layout == "single-file":
-        return _fetch_file(model.source, storage, field, ranks_here)
-    files = storage.list_nonempty(model.source, field=field)
-
-    def download(folder: Path) -> None:
-        storage.download_tree(model.source, folder, field=field)
-
-    return _download_once(files, ranks_here, download)
-
-
-def _fetch_file(uri: str, storage: Storage, field: str, ranks_here: int) -> Path:
-    parent, _, name = uri.rpartition("/")
-    files = [each for each in storage.list(parent, field=field) if each.relative == name]
-    if not files:
-        raise ObjectNotFoundError(
-            uri, "does not exist", "correct the URI, or put the object there", field
+        files = open_on_hub(model, folder, field)
+    else:
+        files = list_files(folder, storage, field, only=name if _is_local(model) else None)
+    if name:
+        files = replace(files, sizes={name: files.sizes[name]} if name in files.sizes else {})
+    if not files.sizes:
+        kind = "no file" if name else "nothing at"
+        raise BadModelError(
+            f"{field}: there is {kind} {model.source}; correct it, or copy the model"
         )
+    return files
 
-    def download(folder: Path) -> None:
-        storage.download(uri, folder / name, field=field)
 
-    return _download_once(files, ranks_here, download) / name
+def _split(model: Model) -> tuple[str, str | None]:
+    """The model's folder, and its file in there where it is a single one."""
+    if model.layout == "diffusers":
+        return model.source, None
+    folder, _, name = model.source.rpartition("/")
+    return folder, name
+
+
+def _fetch(model: Model, storage: Storage, field: str, select: Select, ranks_here: int) -> Path:
+    folder, name = _split(model)
+    names = select(model, open_files(model, storage, field)).names
+    if model.source.startswith("hf://"):
+        key = hashlib.sha256(f"{folder}@{model.revision}".encode()).hexdigest()[:16]
+        target = cache_folder() / "models" / key
+        path = download_from_hub(model, folder, names, target, field)
+    else:
+
+        def download(target: Path) -> None:
+            storage.download_tree(folder, target, select=names.__contains__, field=field)
+
+        listed = storage.list(folder, field=field)
+        objects = [each for each in listed if each.relative in names]
+        path = _download_once(objects, ranks_here, download)
+    return path / name if name else path
 
 
 def _download_once(
@@ -134,47 +161,3 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _fetch_from_hub(model: Model, field: str) -> Path:
-    """Files from the hub, whose client downloads only what is missing and locks by itself."""
-    key = hashlib.sha256(f"{model.source}@{model.revision}".encode()).hexdigest()[:16]
-    target = cache_folder() / "models" / key
-    name = model.source.removeprefix("hf://")
-    try:
-        snapshot_download(
-            name,
-            revision=model.revision,
-            local_dir=target,
-            allow_patterns=HUB_FILES,
-            tqdm_class=_HeartbeatBar,
-        )
-    except HUB_ERRORS as error:
-        raise hub_error(model, field, error) from error
-    return target
-
-
-def hub_error(model: Model, field: str, error: Exception) -> TrainerError:
-    """One of `HUB_ERRORS` with a message for the user.
-
-    A `BadModelError` when the hub refuses, which no retry changes; else a plain `TrainerError`.
-    """
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    refused = isinstance(error, HFValidationError) or status in (400, 401, 403, 404)
-    kind = BadModelError if refused else TrainerError
-    return kind(
-        f"{field}: {model.source} could not be fetched from the hub ({type(error).__name__});"
-        " check its name, revision and access, or copy it to s3:// once"
-    )
-
-
-class _HeartbeatBar(tqdm):
-    """A progress bar that sends a heartbeat whenever bytes arrive from the hub.
-
-    The client has no other hook for it.
-    """
-
-    def update(self, n: float | None = 1) -> Any:
-        """Hook of the hub's client."""
-        heartbeat.send()
-        return super().update(n)

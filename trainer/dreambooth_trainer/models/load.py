@@ -1,8 +1,8 @@
 """From `spec.model` to a family: fetch once per node, hash, load, move to the device."""
 
 import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -10,22 +10,24 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from safetensors import SafetensorError
+from torch import nn
+from transformers import CLIPTokenizer
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
-from dreambooth_trainer.models.family import PREDICTION_TYPES, Family
-from dreambooth_trainer.models.fetch import FIELD, fetched
+from dreambooth_trainer.models.family import Family
+from dreambooth_trainer.models.fetch import fetched, open_files
+from dreambooth_trainer.models.finite import check_finite
+from dreambooth_trainer.models.model_files import FIELD, ModelFiles
+from dreambooth_trainer.models.scheduler import load_scheduler
+from dreambooth_trainer.models.selection import Selection, select_files
+from dreambooth_trainer.models.single_file import load_single_file
 from dreambooth_trainer.models.stable_diffusion import StableDiffusion
+from dreambooth_trainer.models.weights import Weights
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadModelError, TrainerError
-
-FAMILIES = {"StableDiffusionPipeline": StableDiffusion}
-LIBRARIES = (None, "diffusers", "transformers")
-"""Libraries that model_index.json may name for a part; null stands for an omitted part."""
-WEIGHTS = (".safetensors", ".bin", ".ckpt")
 
 
 def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.device) -> Family:
@@ -38,58 +40,51 @@ def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.devi
     for library in (diffusers, transformers):  # progress bars are noise in a pod's log
         library.utils.logging.disable_progress_bar()
     with fetched(model, storage, ranks) as path:
+        files = open_files(model.model_copy(update={"source": str(path)}), storage)
+        files = replace(files, source=model.source)
+        selection = select_files(model, files)
+        folder = path if model.layout == "diffusers" else path.parent
         # Hashing gigabytes takes seconds, so one rank does it; the files are the same on all nodes.
-        digest = ranks.run_on_first(lambda: hash_model(path))
-        pipeline = _open(model, path)
-    family = FAMILIES.get(type(pipeline).__name__)
-    if family is None:
-        raise BadModelError(
-            f"{FIELD}: {model.source} is a {type(pipeline).__name__};"
-            f" only {', '.join(FAMILIES)} can be trained"
-        )
+        digest = ranks.run_on_first(lambda: hash_files(folder, selection.names))
+        pipeline = _open(model, path, files, selection)
     pipeline.set_progress_bar_config(disable=True)
-    loaded = family(pipeline.to(device), digest)
-    if loaded.prediction_type not in PREDICTION_TYPES:
-        raise BadModelError(
-            f"{FIELD}: {model.source} predicts {loaded.prediction_type!r}; only"
-            f" {' and '.join(PREDICTION_TYPES)} can be trained"
-        )
-    return loaded
+    family = StableDiffusion(pipeline.to(device), digest)
+    modules = {n: part for n, part in pipeline.components.items() if isinstance(part, nn.Module)}
+    check_finite(modules, FIELD, model.source)
+    return family
 
 
-def hash_model(path: Path) -> str:
-    """sha256 over the names and contents of the model's files, in hexadecimal digits.
+def hash_files(path: Path, names: Iterable[str]) -> str:
+    """sha256 over names and contents of files below a folder, in hexadecimal digits.
 
-    The caches of class images are keyed by it.
+    The caches of class images are keyed by it. It covers only what training loads, so that copies
+    of a model share them whatever other files they hold.
 
     Raises:
         OSError: A file cannot be read.
     """
     total = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    for file in files:
+    for name in sorted(names):
         heartbeat.send()
-        # Not the hub client's own files, nor a README: the same model has the same hash everywhere.
-        if file.suffix in (*WEIGHTS, ".json", ".txt"):
-            with file.open("rb") as stream:
-                content = hashlib.file_digest(stream, "sha256").hexdigest()
-            name = file.name if file == path else file.relative_to(path)
-            total.update(f"{name}:{content}\n".encode())
+        with (path / name).open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        total.update(f"{name}:{content}\n".encode())
     return total.hexdigest()
 
 
-def _open(model: Model, path: Path) -> Any:
+def _open(model: Model, path: Path, files: ModelFiles, selection: Selection) -> Any:
     try:
         if model.layout == "single-file":
-            return StableDiffusionPipeline.from_single_file(path, dtype=torch.float32)
-        _check_index(model, path)
-        return DiffusionPipeline.from_pretrained(
-            path,
-            variant=model.variant,
-            dtype=torch.float32,
-            use_safetensors=True,  # a pickle can run code when it is loaded
-            local_files_only=True,
-            # Neither takes part in training, and the checker has more than a gigabyte.
+            return load_single_file(path)
+        # The parts that training loads, whatever else model_index.json names.
+        parts: dict[str, Any] = {
+            part: _load_part(model, path / part, module, selection.weights[part])
+            for part, module in StableDiffusion.modules.items()
+        }
+        return diffusers.StableDiffusionPipeline(
+            **parts,
+            tokenizer=CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True),
+            scheduler=load_scheduler(files),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -100,6 +95,27 @@ def _open(model: Model, path: Path) -> Any:
         raise BadModelError(
             f"{FIELD}: {model.source} cannot be loaded: {_reason(error)}"
         ) from error
+
+
+def _load_part(model: Model, folder: Path, module: Any, weights: Weights) -> Any:
+    """One module with all of its weights.
+
+    The libraries initialise weights that are missing at random, and only log it.
+    """
+    part, info = module.from_pretrained(
+        folder,
+        variant=weights.variant,
+        use_safetensors=weights.use_safetensors,
+        dtype=torch.float32,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise BadModelError(
+            f"{FIELD}: {model.source} cannot be loaded: {len(missing)} weights are missing in"
+            f" {folder.name}/, such as {missing[0]}; copy it again"
+        )
+    return part
 
 
 def _reason(error: BaseException) -> str:
@@ -116,33 +132,3 @@ def _reason(error: BaseException) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _check_index(model: Model, path: Path) -> None:
-    """Check model_index.json first: diffusers' own errors for these cases point to the hub."""
-    index = path / "model_index.json"
-    if not index.is_file():
-        raise BadModelError(
-            f"{FIELD}: {model.source} has no model_index.json; name the folder that holds it,"
-            " or set spec.model.layout to single-file"
-        )
-    check_parts(model, json.loads(index.read_text()))
-
-
-def check_parts(model: Model, index: Mapping[str, Any]) -> None:
-    """Check the content of model_index.json.
-
-    Raises:
-        BadModelError: The family cannot be trained, or a part would need code of its own.
-    """
-    name = index.get("_class_name")
-    if not isinstance(name, str) or name not in FAMILIES:
-        raise BadModelError(
-            f"{FIELD}: {model.source} is a {name}; only {', '.join(FAMILIES)} can be trained"
-        )
-    for part, entry in index.items():  # "unet": ["diffusers", "UNet2DConditionModel"]
-        if isinstance(entry, list) and entry and entry[0] not in LIBRARIES:
-            raise BadModelError(
-                f"{FIELD}: the {part} of {model.source} needs the library {entry[0]!r}; code that"
-                f" comes with a model is not run, only {' and '.join(LIBRARIES[1:])}"
-            )

@@ -15,15 +15,16 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
-from dreambooth_trainer.models.family import PREDICTION_TYPES
-from dreambooth_trainer.models.fetch import FIELD
-from dreambooth_trainer.models.load import check_parts
-from dreambooth_trainer.models.model_files import (
-    WEIGHTS_SUFFIX,
-    JsonObject,
-    ModelFiles,
-    open_files,
+from dreambooth_trainer.models.fetch import open_files
+from dreambooth_trainer.models.model_files import FIELD, JsonObject, ModelFiles
+from dreambooth_trainer.models.scheduler import SCHEDULER_CONFIG, load_scheduler
+from dreambooth_trainer.models.selection import find_files, raise_problems
+from dreambooth_trainer.models.single_file import (
+    config_files,
+    load_tokenizer,
+    read_architecture,
 )
+from dreambooth_trainer.models.weights import damaged_file, damaged_weights
 from dreambooth_trainer.process.errors import BadModelError
 
 PARTS = ("unet", "vae", "text_encoder")
@@ -79,26 +80,46 @@ class ModelConfig:
         return len(self.tokenizer(text, truncation=False, verbose=False).input_ids)
 
 
-def read_model_config(model: Model, storage: Storage) -> ModelConfig:
-    """The configuration of a model in the diffusers layout.
+def read_model_config(model: Model, storage: Storage) -> ModelConfig | None:
+    """The configuration of a model; None for a .ckpt file, which shows its own when it is loaded.
 
     Raises:
         BadModelError: It cannot be trained; the message lists every reason.
         StorageError: It cannot be reached.
     """
     files = open_files(model, storage)
-    _check_family(model, files)
-    configs, problems = _configs(files)
-    problems += _missing_weights(model, files)
-    problems += _missing_tokenizer(files)
-    problems += _unknown_prediction(files)
+    if model.layout == "single-file":
+        return _read_single_file(model, files)
+    selection, problems = find_files(model, files)
+    configs, unreadable = _configs(files)
+    problems += unreadable
+    for weights in selection.weights.values():
+        problems += damaged_weights(files, weights)
+    if SCHEDULER_CONFIG in files.sizes:
+        try:
+            load_scheduler(files)
+        except BadModelError as error:
+            problems.append(str(error).removeprefix(f"{FIELD}: "))
     if not problems:
         problems += [*_absurd_values(configs), *_mismatched_parts(configs)]
-    if problems:
-        raise BadModelError("\n  ".join([f"{FIELD}: {model.source} cannot be trained:", *problems]))
+    raise_problems(model, FIELD, problems)
     config = ModelConfig(**configs, tokenizer=_tokenizer(model, files))
     _check_skeleton(model, config)
     return config
+
+
+def _read_single_file(model: Model, files: ModelFiles) -> ModelConfig | None:
+    [name] = files.names
+    if problem := damaged_file(files, name):
+        raise BadModelError(f"{FIELD}: {model.source} {problem}")
+    architecture = read_architecture(files)
+    return read_shipped_config(architecture) if architecture else None
+
+
+def read_shipped_config(architecture: str) -> ModelConfig:
+    """The configuration of single files of an architecture; it comes with the project."""
+    configs, _ = _configs(config_files(architecture))
+    return ModelConfig(**configs, tokenizer=load_tokenizer(architecture))
 
 
 def _check_skeleton(model: Model, config: ModelConfig) -> None:
@@ -112,57 +133,18 @@ def _check_skeleton(model: Model, config: ModelConfig) -> None:
         ) from error
 
 
-def _check_family(model: Model, files: ModelFiles) -> None:
-    if "model_index.json" not in files.names:
-        raise BadModelError(
-            f"{FIELD}: {model.source} has no model_index.json; name the folder that holds it,"
-            " or set spec.model.layout to single-file"
-        )
-    check_parts(model, files.json("model_index.json"))
-
-
 def _configs(files: ModelFiles) -> tuple[dict[str, JsonObject], list[str]]:
-    """Each part's configuration, and why others cannot be read."""
+    """Each part's configuration, and why those that are there cannot be read."""
     configs: dict[str, JsonObject] = {}
     problems: list[str] = []
     for part in PARTS:
+        if (name := f"{part}/config.json") not in files.sizes:
+            continue
         try:
-            configs[part] = files.json(f"{part}/config.json")
+            configs[part] = files.json(name)
         except BadModelError as error:
             problems.append(str(error).removeprefix(f"{FIELD}: "))
     return configs, problems
-
-
-def _missing_weights(model: Model, files: ModelFiles) -> list[str]:
-    infix = f".{model.variant}." if model.variant else "."
-    kind = f"of the variant {model.variant!r} (spec.model.variant) " if model.variant else ""
-    return [
-        f"there are no weights {kind}in {part}/"
-        for part in PARTS
-        if not any(
-            name.startswith(f"{part}/") and infix in name and name.endswith(WEIGHTS_SUFFIX)
-            for name in files.names
-        )
-    ]
-
-
-def _missing_tokenizer(files: ModelFiles) -> list[str]:
-    """Why there is no vocabulary: transformers would build an empty tokenizer without a warning."""
-    vocabularies = {"tokenizer/vocab.json", "tokenizer/tokenizer.json"}
-    return [] if vocabularies & files.names else ["there is no tokenizer/vocab.json"]
-
-
-def _unknown_prediction(files: ModelFiles) -> list[str]:
-    name = "scheduler/scheduler_config.json"
-    if name not in files.names:
-        return [f"{name} is missing; copy the whole model"]
-    try:
-        prediction = files.json(name).get("prediction_type", "epsilon")
-    except BadModelError as error:
-        return [str(error).removeprefix(f"{FIELD}: ")]
-    if prediction in PREDICTION_TYPES:
-        return []
-    return [f"it predicts {prediction!r}; only {' and '.join(PREDICTION_TYPES)} can be trained"]
 
 
 def _absurd_values(configs: Mapping[str, JsonObject]) -> list[str]:

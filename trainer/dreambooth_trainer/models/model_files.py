@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
-
-from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage, join
-from dreambooth_trainer.models.fetch import FIELD, HUB_ERRORS, hub_error
 from dreambooth_trainer.process.errors import BadModelError
 
+FIELD = "spec.model.source"
 WEIGHTS_SUFFIX = ".safetensors"
 
 JsonObject = Mapping[str, Any]
@@ -20,14 +17,26 @@ JsonObject = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files in a model's folder; `read` raises `StorageError`, or an error of the hub."""
+    """The files in a model's folder.
 
+    Reading raises `StorageError`, or for the hub `BadModelError` or `TrainerError`.
+    """
+
+    source: str
+    """The model as the job names it, for error messages."""
     field: str
     """The job's field that names the model, for error messages."""
-    names: frozenset[str]
-    """Paths relative to the folder."""
+    sizes: Mapping[str, int]
+    """Bytes of every file, by its path relative to the folder."""
     read: Callable[[str], bytes]
     """Returns the content of a file by its name."""
+    read_start: Callable[[str, int], bytes]
+    """Returns the first bytes of a file by its name, at most as many as are asked for."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Paths relative to the folder."""
+        return frozenset(self.sizes)
 
     def json(self, name: str) -> JsonObject:
         """The object in a JSON file.
@@ -35,47 +44,54 @@ class ModelFiles:
         Raises:
             BadModelError: The file is missing, is not JSON or holds no object.
         """
-        if name not in self.names:
-            raise BadModelError(f"{self.field}: {name} is missing; copy the whole model")
+        if name not in self.sizes:
+            raise BadModelError(
+                f"{self.field}: {name} of {self.source} is missing; copy the whole model"
+            )
+        content = self.read(name)
+        if is_lfs_pointer(content):
+            raise BadModelError(f"{self.field}: {name} of {self.source} {LFS_PROBLEM}")
         try:
-            content = json.loads(self.read(name))
+            value = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise BadModelError(
-                f"{self.field}: {name} is not JSON ({error}); copy it again"
+                f"{self.field}: {name} of {self.source} is not JSON ({error}); copy it again"
             ) from error
-        if not isinstance(content, dict):
-            raise BadModelError(f"{self.field}: {name} holds no JSON object; copy it again")
-        return content
+        if not isinstance(value, dict):
+            raise BadModelError(
+                f"{self.field}: {name} of {self.source} holds no JSON object; copy it again"
+            )
+        return value
 
 
-def open_files(model: Model, storage: Storage, field: str = FIELD) -> ModelFiles:
-    """The model's folder in storage, on this machine, or on the hub.
+LFS_PROBLEM = "is a git-lfs pointer, not the file; run `git lfs pull` in the clone, and copy again"
+
+
+def is_lfs_pointer(start: bytes) -> bool:
+    """Whether a file that starts so only points to its content (git-lfs specification v1)."""
+    return start.startswith(b"version https://git-lfs.github.com/spec/")
+
+
+def list_files(
+    uri: str, storage: Storage, field: str = FIELD, only: str | None = None
+) -> ModelFiles:
+    """The files in a folder of storage, or of this machine; there, one alone on request.
+
+    A folder of models may be large, and the folder of a mounted file is `/`.
 
     Raises:
-        BadModelError: The folder is empty, or the hub refuses.
-        TrainerError: The hub cannot be reached.
         StorageError: The folder cannot be listed.
     """
-    if model.source.startswith("hf://"):
-        return _open_on_hub(model, field)
-    uri = f"file://{model.source}" if model.source.startswith("/") else model.source
-    names = frozenset(item.relative for item in storage.list(uri, field=field))
-    if not names:
-        raise BadModelError(
-            f"{field}: there is nothing at {model.source}; correct it, or copy the model"
-        )
-    return ModelFiles(field, names, lambda name: storage.read(join(uri, name), field=field))
-
-
-def _open_on_hub(model: Model, field: str) -> ModelFiles:
-    name, api = model.source.removeprefix("hf://"), HfApi()
-
-    def read(file: str) -> bytes:
-        path = api.hf_hub_download(name, file, revision=model.revision)
-        return Path(path).read_bytes()
-
-    try:
-        names = api.list_repo_files(name, revision=model.revision)
-    except HUB_ERRORS as error:
-        raise hub_error(model, field, error) from error
-    return ModelFiles(field, frozenset(names), read)
+    folder = uri if "://" in uri else f"file://{uri}"
+    if only is None:
+        sizes = {each.relative: each.size for each in storage.list(folder, field=field)}
+    else:
+        path = Path(folder.removeprefix("file://"), only)
+        sizes = {only: path.stat().st_size} if storage.exists(f"file://{path}", field=field) else {}
+    return ModelFiles(
+        uri,
+        field,
+        sizes,
+        lambda name: storage.read(join(folder, name), field=field),
+        lambda name, length: storage.read_start(join(folder, name), length, field=field),
+    )

@@ -1,11 +1,17 @@
 """Stable Diffusion 1.x and 2.x: one CLIP text encoder, a 4-channel VAE, a UNet."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from torch import Tensor, nn
+from transformers import CLIPTextModel
 
 from dreambooth_trainer.models.family import Conditioning
 
@@ -16,6 +22,12 @@ LOG_VARIANCE_RANGE = (-30.0, 20.0)
 class StableDiffusion:
     """The `Family` interface over a StableDiffusionPipeline (Rombach et al. 2022)."""
 
+    modules: ClassVar[dict[str, type]] = {
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+    }
+    """The parts with weights that training loads, by their folders."""
     lora_text_targets = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
     def __init__(self, pipeline: StableDiffusionPipeline, model_hash: str) -> None:

@@ -68,10 +68,11 @@ def min_snr_weights(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
     """Min-SNR weight of each timestep, [T] (Hang et al. 2023, equation 5).
 
     The paper's min(SNR, gamma) weighs the loss on x0. On epsilon that is divided by SNR, on v by
-    SNR + 1.
+    SNR + 1. A timestep without signal (zero terminal SNR, Lin et al. 2023) has weight 1: the
+    formula would give 0 / 0 on epsilon, and would never train v there.
     """
-    clipped = snr.clamp(max=gamma)
-    return clipped / snr if prediction_type == "epsilon" else clipped / (snr + 1)
+    divisor = snr if prediction_type == "epsilon" else snr + 1
+    return torch.where(snr > 0, snr.clamp(max=gamma) / divisor, 1.0)
 
 
 @dataclass(frozen=True)

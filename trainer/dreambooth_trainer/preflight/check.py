@@ -4,8 +4,9 @@ from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.parsing.advice import warnings as advice
 from dreambooth_storage import Storage
 from dreambooth_trainer.evaluation.clip_config import check_clip_config
+from dreambooth_trainer.models.model_config import read_model_config
 from dreambooth_trainer.preflight.images import check_other_images, check_subjects
-from dreambooth_trainer.preflight.model import check_model, read_config
+from dreambooth_trainer.preflight.model import check_model
 from dreambooth_trainer.preflight.prompts import check_lengths, sample_and_class_prompts
 from dreambooth_trainer.preflight.report import PreflightReport
 from dreambooth_trainer.preflight.resources import check_grace_period, check_memory
@@ -13,9 +14,10 @@ from dreambooth_trainer.preflight.writing import check_writing
 
 
 def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
-    """Check everything that the job refers to, except weights. Writes and deletes small probes.
+    """Check everything that the job refers to. Writes and deletes small probes.
 
-    Errors are collected in the report: `TrainerError` and `StorageError` are not raised.
+    Of weights, only headers and sizes are checked. Errors are collected in the report:
+    `TrainerError` and `StorageError` are not raised.
     """
     report = PreflightReport(warnings=advice(job))
     check_writing(job, storage, report)
@@ -29,7 +31,7 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
         with report.collecting():
             check_clip_config(job.spec.evaluation.model, storage)
     with report.collecting():
-        config = read_config(job.spec.model, storage)
+        config = read_model_config(job.spec.model, storage)
         if config is not None:
             report.warnings += check_lengths(config, captions + sample_and_class_prompts(job))
             check_model(job, config, report)

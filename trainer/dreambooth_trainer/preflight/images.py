@@ -2,8 +2,8 @@
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage
-from dreambooth_trainer.data.captions import load_captions
 from dreambooth_trainer.data.images import load_images
+from dreambooth_trainer.data.subjects import load_subject
 from dreambooth_trainer.preflight.prompts import Prompts
 from dreambooth_trainer.preflight.report import PreflightReport
 
@@ -19,18 +19,12 @@ def check_subjects(job: DreamBoothJob, storage: Storage, report: PreflightReport
     """
     captions: Prompts = []
     for index, subject in enumerate(job.spec.subjects):
-        field = f"spec.subjects[{index}].images"
         with report.collecting():
-            loaded = load_images(
-                storage, subject.images, field=field, resolution=job.spec.training.resolution
-            )
-            report.warnings += [loaded.report(field)] if loaded.rejected else []
-            described = load_captions(storage, subject, loaded.images, index)
-            report.warnings += described.warnings
-            captions += [
-                (f"spec.subjects[{index}].captions", text)
-                for text in dict.fromkeys(described.texts)
-            ]
+            loaded = load_subject(storage, job, index)
+            report.warnings += loaded.warnings
+            report.notes += loaded.notes
+            field = f"spec.subjects[{index}].{'captions' if subject.captions else 'images'}"
+            captions += [(field, text) for text in dict.fromkeys(loaded.captions)]
     return captions
 
 
@@ -39,11 +33,19 @@ def check_other_images(job: DreamBoothJob, storage: Storage, report: PreflightRe
     prior, evaluation = job.spec.prior, job.spec.evaluation
     folders = {}
     if prior.enabled and prior.images:
-        folders["spec.prior.images"] = prior.images, job.spec.training.resolution, prior.count
+        folders["spec.prior.images"] = prior.images, prior.count
     if evaluation and evaluation.images:
-        folders["spec.evaluation.images"] = evaluation.images, 1, SAMPLE_SIZE
-    for field, (uri, resolution, wanted) in folders.items():
+        folders["spec.evaluation.images"] = evaluation.images, SAMPLE_SIZE
+    for field, (uri, wanted) in folders.items():
         count = min(wanted, SAMPLE_SIZE)
         with report.collecting():
-            loaded = load_images(storage, uri, field=field, resolution=resolution, count=count)
+            loaded = load_images(
+                storage, uri, field=field, resolution=job.spec.training.resolution, count=count
+            )
             report.warnings += [loaded.report(field)] if loaded.rejected else []
+            files = len(loaded.images) + loaded.unread
+            if field == "spec.prior.images" and files > wanted:
+                report.warnings.append(
+                    f"spec.prior.count: {wanted} class images are trained on, and {files} are in"
+                    f" {uri}; set it to {files} to use them all"
+                )

@@ -3,30 +3,11 @@
 from collections.abc import Iterator
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.model import Model
 from dreambooth_api.models.training import Training
-from dreambooth_storage import Storage
-from dreambooth_trainer.models.fetch import FIELD
-from dreambooth_trainer.models.model_config import ModelConfig, read_model_config
+from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.preflight.memory import adapted_modules
 from dreambooth_trainer.preflight.report import PreflightReport
-from dreambooth_trainer.process.errors import BadConfigError, BadModelError
-
-
-def read_config(model: Model, storage: Storage) -> ModelConfig | None:
-    """The model's configuration; None for a single file, which is only checked for existence.
-
-    Raises:
-        BadModelError: There is no such model, or it cannot be trained.
-    """
-    if model.layout == "diffusers":
-        return read_model_config(model, storage)
-    uri = f"file://{model.source}" if model.source.startswith("/") else model.source
-    if not uri.startswith("hf://") and not storage.exists(uri, field=FIELD):
-        raise BadModelError(
-            f"{FIELD}: there is no file {model.source}; correct it, or copy the model"
-        )
-    return None
+from dreambooth_trainer.process.errors import BadConfigError
 
 
 def check_model(job: DreamBoothJob, config: ModelConfig, report: PreflightReport) -> None:

@@ -18,10 +18,14 @@ LONGEST_LINE = 600
 
 @dataclass
 class PreflightReport:
-    """The problems of a job: `errors` prevent training, `warnings` do not."""
+    """The problems of a job: `errors` prevent training, `warnings` do not.
+
+    `notes` describe behaviour that is right but may surprise the user.
+    """
 
     errors: list[Exception] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -53,12 +57,13 @@ class PreflightReport:
         return f"the job {'cannot' if self.errors else 'can'} be trained: {counts}"
 
     def message(self) -> str:
-        """The report for a status: the errors first, one a line.
+        """The report for a status: the errors first, then warnings and notes, one a line.
 
         Cut to the bytes that fit into a termination message (core/v1 terminationMessagePath).
         """
         lines = [line for error in self.errors for line in _lines(str(error))]
         lines += [f"warning: {line}" for warning in self.warnings for line in _lines(warning)]
+        lines += [f"note: {line}" for note in self.notes for line in _lines(note)]
         rest = Termination(message=f"... and 1000000 more\n{self._summary}")
         room = MAX_BYTES - len(rest.encode())
         kept: list[str] = []
@@ -72,7 +77,8 @@ class PreflightReport:
         return "\n".join([*kept, self._summary])
 
     def __str__(self) -> str:
-        lines = [f"warning: {warning}" for warning in self.warnings]
+        lines = [f"note: {note}" for note in self.notes]
+        lines += [f"warning: {warning}" for warning in self.warnings]
         lines += [f"error: {error}" for error in self.errors]
         return "\n".join([*lines, self._summary])
 

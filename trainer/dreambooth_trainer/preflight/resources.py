@@ -7,8 +7,8 @@ from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.runtime import world_size
 from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.preflight.memory import GIB, checkpoint_bytes, estimate_memory
+from dreambooth_trainer.process.batch_split import split_batch
 from dreambooth_trainer.process.errors import BadConfigError
-from dreambooth_trainer.process.topology import local_batch
 
 UPLOAD_BYTES_PER_SECOND = 100e6
 """Of one node to a slow object store; every node writes its share of a checkpoint."""
@@ -49,7 +49,7 @@ def check_memory(job: DreamBoothJob, config: ModelConfig) -> None:
     # With prior preservation, each forward pass takes a class image beside every subject image.
     per_subject_image = 2 if job.spec.prior.enabled and job.spec.prior.weight else 1
     ranks = world_size(runtime)
-    images = local_batch(job, ranks) * per_subject_image
+    images = split_batch(job, ranks).local * per_subject_image
     needed = estimate_memory(config, training, images, ranks)
     available = _bytes(runtime.gpu_memory)
     if needed.certain > available:

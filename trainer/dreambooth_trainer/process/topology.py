@@ -58,25 +58,6 @@ def load_job(path: Path) -> DreamBoothJob:
         raise BadConfigError(str(error)) from error
 
 
-def local_batch(job: DreamBoothJob, world_size: int) -> int:
-    """Subject images per rank and forward pass.
-
-    Raises:
-        BadConfigError: The ranks times `accumulation` do not divide `globalBatch`.
-    """
-    training = job.spec.training
-    if training.global_batch is None:
-        return training.per_device_batch or 1
-    parts = world_size * training.accumulation
-    if training.global_batch % parts:
-        raise BadConfigError(
-            f"spec.training.globalBatch: {training.global_batch} is not divisible by {parts}"
-            f" ({world_size} ranks x accumulation {training.accumulation});"
-            f" use a multiple of {parts}, or change runtime.nodes"
-        )
-    return training.global_batch // parts
-
-
 def cache_folder() -> Path:
     """Node-local folder for downloads."""
     return Path(os.environ.get(environment.CACHE_DIR, DEFAULT_CACHE_FOLDER))

@@ -1,9 +1,10 @@
 """Checks that a job may resume from a checkpoint: it must be one that the job would have reached.
 
-run.json records what a state depends on: the resolved job, and the hashes of model and images. When
-the current job differs, resuming would give a result that neither job file describes. That is
-refused, with a list of the differences. The number of steps and of nodes, and the intervals of
-checkpoints and samples, may change.
+run.json records what a state depends on: the resolved job, and the hashes of model, images and
+captions. When the current job differs, resuming would give a result that neither job file
+describes. That is refused, with a list of the differences. The number of nodes, and the intervals
+of checkpoints and samples, may change; so may the number of steps, unless the learning rate or the
+training of the text encoder depends on it.
 """
 
 import hashlib
@@ -46,8 +47,17 @@ def relevant(config: Mapping[str, Any]) -> dict[str, JsonValue]:
     spec = config["spec"]
     # A change of the batch per device would otherwise change the global batch.
     free = {*FREE, *(SPLIT if "globalBatch" in spec["training"] else ())}
+    if _depends_on_steps(spec["training"]):
+        free.discard("training.steps")
     values = (pair for name in SECTIONS for pair in _values(spec.get(name), name))
     return {f"spec.{path}": value for path, value in values if path not in free}
+
+
+def _depends_on_steps(training: Mapping[str, Any]) -> bool:
+    """Whether the number of steps affects the states before the last one."""
+    text = training["textEncoder"]
+    stops = text["method"] != "frozen" and text["stopFraction"] < 1
+    return bool(stops or training["schedule"]["name"] != "constant")
 
 
 def _values(node: Any, path: str) -> Iterator[tuple[str, JsonValue]]:

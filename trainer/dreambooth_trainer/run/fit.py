@@ -19,8 +19,8 @@ from dreambooth_trainer.checkpoint import (
 from dreambooth_trainer.data.batches import BatchPlan, BatchStream
 from dreambooth_trainer.data.dataset import Dataset
 from dreambooth_trainer.evaluation.samples import SampleWriter
+from dreambooth_trainer.process.batch_split import BatchSplit
 from dreambooth_trainer.process.distributed import COLLECTIVE_TIMEOUT
-from dreambooth_trainer.process.topology import local_batch
 from dreambooth_trainer.telemetry.transfers import TransferTelemetry
 from dreambooth_trainer.training.callbacks import (
     HeartbeatCallback,
@@ -45,6 +45,7 @@ def fit(
     dataset: Dataset,
     store: CheckpointStore,
     writer: SampleWriter,
+    batch: BatchSplit,
 ) -> None:
     """Train until the job's last step; the module stays on its device.
 
@@ -55,7 +56,7 @@ def fit(
     training = attempt.job.spec.training
     if module.start >= training.steps:
         return
-    stream = _stream(attempt, module, dataset)
+    stream = _stream(attempt, module, dataset, batch)
     images = 2 if dataset.has_prior else 1
     attempt.telemetry.start_training(
         module.start, training.steps, stream.plan.global_batch * images
@@ -77,7 +78,8 @@ def fit(
             every=attempt.job.spec.checkpoints.every,
             total_steps=training.steps,
         )
-        trainer = _trainer(attempt, module, _callbacks(attempt, writer, reporter, save))
+        callbacks = _callbacks(attempt, writer, reporter, save)
+        trainer = _trainer(attempt, module, callbacks, batch.accumulation)
         # Lightning 2.6 calls what torch 2.13 deprecates; users cannot change that.
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         trainer.fit(module, train_dataloaders=stream)
@@ -119,13 +121,15 @@ class _SaveReporter(SaveListener):
         self._attempt.telemetry.record_failed_save(error)
 
 
-def _stream(attempt: Attempt, module: DreamBooth, dataset: Dataset) -> BatchStream:
+def _stream(
+    attempt: Attempt, module: DreamBooth, dataset: Dataset, batch: BatchSplit
+) -> BatchStream:
     training, topology = attempt.job.spec.training, attempt.topology
     plan = BatchPlan(
         start=module.start,
         stop=training.steps,
-        accumulation=training.accumulation,
-        local_batch=local_batch(attempt.job, topology.world_size),
+        accumulation=batch.accumulation,
+        local_batch=batch.local,
         rank=topology.rank,
         world_size=topology.world_size,
     )
@@ -155,7 +159,9 @@ def _callbacks(
     ]
 
 
-def _trainer(attempt: Attempt, module: DreamBooth, callbacks: list[pl.Callback]) -> pl.Trainer:
+def _trainer(
+    attempt: Attempt, module: DreamBooth, callbacks: list[pl.Callback], accumulation: int
+) -> pl.Trainer:
     training: Training = attempt.job.spec.training
     topology = attempt.topology
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -169,7 +175,7 @@ def _trainer(attempt: Attempt, module: DreamBooth, callbacks: list[pl.Callback])
         precision=PRECISIONS[training.precision],  # type: ignore[arg-type]
         max_steps=training.steps - module.start,
         max_epochs=-1,
-        accumulate_grad_batches=training.accumulation,
+        accumulate_grad_batches=accumulation,
         callbacks=callbacks,
         # This project has its own checkpoints, logs, progress and sampler.
         logger=False,
@@ -183,5 +189,11 @@ def _trainer(attempt: Attempt, module: DreamBooth, callbacks: list[pl.Callback])
 def _strategy(attempt: Attempt) -> Strategy:
     if attempt.topology.world_size == 1:
         return SingleDeviceStrategy(device=attempt.device)
-    # Gradients that are views of the buckets save their copy: 4 bytes per trained parameter.
-    return DDPStrategy(gradient_as_bucket_view=True, timeout=COLLECTIVE_TIMEOUT)
+    text = attempt.job.spec.training.text_encoder
+    return DDPStrategy(
+        # Gradients that are views of the buckets save their copy: 4 bytes per trained parameter.
+        gradient_as_bucket_view=True,
+        timeout=COLLECTIVE_TIMEOUT,
+        # A text encoder that has stopped has no gradients, and DDP would wait for them.
+        find_unused_parameters=text.method != "frozen" and text.stop_fraction < 1,
+    )

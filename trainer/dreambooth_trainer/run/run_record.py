@@ -28,6 +28,7 @@ PACKAGES = (
     "numpy",
     "peft",
     "pillow",
+    "pi-heif",
     "pytorch-lightning",
     "safetensors",
     "torch",
@@ -42,6 +43,7 @@ def write_run_record(
     *,
     attempt: int,
     world_size: int,
+    global_batch: int,
     hashes: Mapping[str, JsonValue],
     seeds: Mapping[str, int],
     resumed_from: int | None = None,
@@ -54,6 +56,7 @@ def write_run_record(
         job: As this attempt trains it.
         attempt: Number of the attempt.
         world_size: Ranks of the attempt.
+        global_batch: Subject images per optimizer step over all ranks.
         hashes: sha256 of the model and of each image, by name.
         seeds: By purpose.
         resumed_from: Step of the checkpoint that this attempt resumes from; None: there is none.
@@ -70,6 +73,7 @@ def write_run_record(
     record = {
         "format": FORMAT,
         "job": public_config(job),
+        "globalBatch": global_batch,
         "seeds": dict(seeds),
         "hashes": dict(hashes),
         "attempts": [*(earlier["attempts"] if earlier else []), this],
@@ -93,6 +97,12 @@ def read_run_record(storage: Storage, layout: OutputLayout) -> dict[str, Any] | 
     except (ValueError, KeyError, TypeError) as error:
         log.warning("%s cannot be read (%s): it is replaced", uri, error)
         return None
+
+
+def read_global_batch(storage: Storage, layout: OutputLayout) -> int | None:
+    """Subject images per optimizer step, as run.json has them; None when it does not say."""
+    batch = (read_run_record(storage, layout) or {}).get("globalBatch")
+    return batch if isinstance(batch, int) and batch > 0 else None
 
 
 def public_config(job: DreamBoothJob) -> dict[str, JsonValue]:

@@ -25,14 +25,15 @@ from dreambooth_trainer.export.provenance import Provenance
 from dreambooth_trainer.models import Family, load_family
 from dreambooth_trainer.models.adapters import make_trainable
 from dreambooth_trainer.preflight.check import check_job
+from dreambooth_trainer.process.batch_split import BatchSplit, split_batch
 from dreambooth_trainer.process.distributed import join_ranks
 from dreambooth_trainer.process.errors import RefusedJobError, TrainerError
 from dreambooth_trainer.process.signals import StopSignal
-from dreambooth_trainer.process.topology import Topology, local_batch
+from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.run.baseline import needs_baseline, record_baseline
 from dreambooth_trainer.run.fingerprint import check_config, check_contents, fingerprint
 from dreambooth_trainer.run.fit import fit
-from dreambooth_trainer.run.run_record import public_config, write_run_record
+from dreambooth_trainer.run.run_record import public_config, read_global_batch, write_run_record
 from dreambooth_trainer.telemetry.telemetry import Telemetry
 from dreambooth_trainer.telemetry.trackers import open_trackers
 from dreambooth_trainer.telemetry.transfers import TransferTelemetry
@@ -49,7 +50,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         StorageError: Storage fails or refuses.
         StoppedError: The ranks were asked to stop.
     """
-    local_batch(job, topology.world_size)  # raises for a bad one before ranks wait for each other
+    split_batch(job, topology.world_size)  # raises for a bad one before ranks wait for each other
     # A pod is ready when it answers /healthz, which must not be before all ranks have joined.
     with join_ranks(topology, stop) as ranks, telemetry.serving():
         attempt = Attempt(
@@ -62,10 +63,11 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         subjects = subject_groups(attempt)
         family = load_family(job.spec.model, attempt.storage, ranks, attempt.device)
         resume = _resume(attempt, store)
+        batch = _split_batch(attempt, resume)
 
         attempt.enter_stage("GeneratingPrior")
         dataset = Dataset(job, subjects, class_groups(attempt, family))
-        _record(attempt, store, family, dataset, resume)
+        _record(attempt, store, family, dataset, resume, batch)
 
         generator = ImageGenerator(attempt, family)
         writer = SampleWriter(generator, attempt, store.check_owner)
@@ -76,7 +78,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
 
         attempt.enter_stage("Training")
         module = _module(attempt, family, dataset, resume)
-        fit(attempt, module, dataset, store, writer)
+        fit(attempt, module, dataset, store, writer, batch)
 
         # Saved states have both sets of weights; only the averages are scored and exported.
         with module.ema_weights():
@@ -84,7 +86,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
             _evaluate(attempt, writer, evaluator, step=job.spec.training.steps)
             writer.compare(0, job.spec.training.steps)
             attempt.enter_stage("Exporting")
-            _export(attempt, store, family)
+            _export(attempt, store, family, module)
         # Rank 0 may still be uploading: no pod succeeds before the export is complete.
         ranks.barrier()
 
@@ -115,8 +117,11 @@ def _preflight(attempt: Attempt) -> None:
 
     def check() -> None:
         report = check_job(attempt.job, attempt.storage)
+        for note in report.notes:
+            log.info(note)
         for warning in report.warnings:
             log.warning(warning)
+        attempt.telemetry.progress.record_warnings([*report.warnings, *report.notes])
         if report.errors:
             raise RefusedJobError(report.message(), report.exit_code)
 
@@ -144,12 +149,23 @@ def _resume(attempt: Attempt, store: CheckpointStore) -> ResumeState | None:
     return ResumeState(manifest.step, tensors)
 
 
+def _split_batch(attempt: Attempt, resume: ResumeState | None) -> BatchSplit:
+    """The batch of the job, or that of the run which it resumes. Collective."""
+    begun_with = None
+    if resume:
+        begun_with = attempt.ranks.run_on_first(
+            lambda: read_global_batch(attempt.storage, attempt.layout)
+        )
+    return split_batch(attempt.job, attempt.topology.world_size, begun_with)
+
+
 def _record(
     attempt: Attempt,
     store: CheckpointStore,
     family: Family,
     dataset: Dataset,
     resume: ResumeState | None,
+    batch: BatchSplit,
 ) -> None:
     """Write run.json, and open the trackers under the run's name."""
     job, topology = attempt.job, attempt.topology
@@ -164,6 +180,7 @@ def _record(
             job,
             attempt=topology.attempt,
             world_size=topology.world_size,
+            global_batch=batch.total,
             hashes=hashes,
             seeds={
                 "training": job.spec.training.seed,
@@ -207,7 +224,9 @@ def _module(
         ranks=attempt.ranks,
         device=attempt.device,
     )
-    trained = make_trainable(family, job.spec.training)
+    # Rank 0 writes the export.
+    merges = attempt.topology.rank == 0 and not _exports_adapters(job)
+    trained = make_trainable(family, job.spec.training, keep_unrounded=merges)
     prior_weight = job.spec.prior.weight if dataset.has_prior else None
     return DreamBooth(family, trained, job.spec.training, cache, prior_weight, resume)
 
@@ -222,16 +241,22 @@ def _evaluate(
     attempt.check_stop()
 
 
-def _export(attempt: Attempt, store: CheckpointStore, family: Family) -> None:
+def _exports_adapters(job: DreamBoothJob) -> bool:
+    """Whether the result is a LoRA: only adapters were trained."""
+    training = job.spec.training
+    return training.method == "lora" and training.text_encoder.method != "full"
+
+
+def _export(attempt: Attempt, store: CheckpointStore, family: Family, module: DreamBooth) -> None:
     """Export the model: only its adapters, where nothing else was trained. Collective."""
     job, target = attempt.job, attempt.layout.export
-    only_adapters = (
-        job.spec.training.method == "lora" and job.spec.training.text_encoder.method != "full"
-    )
-    write = export_lora if only_adapters else export_pipeline
     with tempfile.TemporaryDirectory(prefix="export-") as folder:
         if attempt.topology.rank == 0:
-            write(family.pipeline(), Path(folder), _provenance(job, family))
+            arguments = family.pipeline(), Path(folder), _provenance(job, family)
+            if _exports_adapters(job):
+                export_lora(*arguments)
+            else:
+                export_pipeline(*arguments, unrounded=module.trained.unrounded)
         # An attempt that lost its claim must not overwrite a newer one's result.
         store.check_owner()
         if attempt.topology.rank == 0:

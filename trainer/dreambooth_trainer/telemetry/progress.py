@@ -2,10 +2,18 @@
 
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dreambooth_api.contract.message import MAX_SECONDS, Checkpoint, printable
-from dreambooth_api.contract.progress import MAX_PROBLEM, MAX_SAMPLES, ClassImages, Progress
+from dreambooth_api.contract.progress import (
+    MAX_PROBLEM,
+    MAX_SAMPLES,
+    MAX_WARNING,
+    MAX_WARNINGS,
+    ClassImages,
+    Progress,
+)
 from dreambooth_api.contract.stages import Stage
 from dreambooth_api.contract.times import now
 
@@ -104,6 +112,13 @@ class ProgressState:
         with self._lock:
             failed = self._progress.failed_saves + 1
             self._update(failed_saves=failed, save_problem=printable(problem, MAX_PROBLEM))
+
+    def record_warnings(self, warnings: Sequence[str]) -> None:
+        """The checks before training have found these; the first `MAX_WARNINGS` are kept."""
+        with self._lock:
+            self._update(
+                warnings=[printable(each, MAX_WARNING) for each in warnings[:MAX_WARNINGS]]
+            )
 
     def record_class_images(self, done: int, total: int) -> None:
         """`done` of `total` class images exist."""

@@ -72,14 +72,17 @@ class StepReporter(pl.Callback):
         self._copying: deque[_StepValues] = deque()
         self._summing: deque[tuple[_StepValues, PendingSum]] = deque()
         self._losses: Tensor | None = None
-        self._began = 0.0
+        self._began = self._learning_rate = 0.0
         self._data_wait_seconds = 0.0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Start to measure the step's seconds."""
+        assert isinstance(module, DreamBooth)
         if batch_idx % trainer.accumulate_grad_batches == 0:
+            # The schedule has moved on by the time the step has ended.
+            self._learning_rate = module.learning_rate
             # A step starts with the wait for its first micro-batch, which was before this hook.
             self._began = time.perf_counter() - self._stream.wait_seconds
             self._data_wait_seconds, self._losses = 0.0, None
@@ -107,7 +110,7 @@ class StepReporter(pl.Callback):
         self._copying.append(
             _StepValues(
                 step=module.steps_done,
-                learning_rate=module.learning_rate,
+                learning_rate=self._learning_rate,
                 # Of the host, which runs at most one step ahead of the device: `_advance` waits for
                 # the copy of the step before.
                 seconds=time.perf_counter() - self._began,
@@ -176,10 +179,14 @@ class StepReporter(pl.Callback):
     def _not_finite(self, problem: str, step: int, ranks: Iterable[int]) -> NotFiniteError:
         """The error, with the images that `ranks` trained on in the step."""
         batch = [f"  rank {rank}: {uri}" for rank in ranks for uri in self._images(step, rank)]
+        advice = (
+            "no weight has changed yet, so an image or spec.training.precision is the cause."
+            if step == 1
+            else "lower spec.training.learningRate, or use spec.training.precision bf16 instead of"
+            " fp16. The last checkpoint is from before."
+        )
         return NotFiniteError(
-            f"{problem} at step {step}; lower spec.training.learningRate, or use"
-            " spec.training.precision bf16 instead of fp16. The last checkpoint is from before."
-            " The images in the batch:\n" + "\n".join(batch)
+            f"{problem} at step {step}; {advice} The images in the batch:\n" + "\n".join(batch)
         )
 
 

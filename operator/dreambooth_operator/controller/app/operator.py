@@ -18,9 +18,10 @@ from dreambooth_operator.controller.decide.decide import decide
 from dreambooth_operator.controller.decide.observed import Reading
 from dreambooth_operator.controller.kube.client import Api
 from dreambooth_operator.controller.kube.clock import ServerClock
+from dreambooth_operator.controller.kube.kinds import Kind
 from dreambooth_operator.controller.kube.leader import Leader, Lease
 from dreambooth_operator.controller.kube.session import Session
-from dreambooth_operator.controller.kube.snapshots import Key
+from dreambooth_operator.controller.kube.snapshots import Body, Key, identify
 from dreambooth_operator.controller.observability.health import HealthServer
 from dreambooth_operator.controller.observability.job_metrics import MeasuredJob, count_gpu_pods
 from dreambooth_operator.controller.observability.metrics import Measurements, Metrics
@@ -58,7 +59,7 @@ class Operator:
         clock = ServerClock()
         self._session = Session(clock, self._metrics.api_responded)
         self._api = Api(self._session)
-        self._cache = Cache(clock.now)
+        self._cache = Cache(clock.now, self._on_unreadable)
         self._queue: Queue[Key] = Queue()
         self._poller = Poller(settings.progress_seconds, clock.now, self._on_reading)
         self._informer = Informer(
@@ -168,6 +169,12 @@ class Operator:
         await asyncio.sleep(RESTART_SECONDS)
         await self._informer.list_all()
 
+    def _on_unreadable(self, kind: Kind, body: Body, error: Exception) -> None:
+        self._metrics.skipped(kind)
+        which = identify(body)
+        where = f"{which.namespace}/{which.name}" if which else "without a name"
+        logger.warning("%s %s cannot be read and is passed over: %r", kind.name, where, error)
+
     def _on_reading(self, key: Key, reading: Reading) -> None:
         self._metrics.progress_polled(reading)
         self._queue.add(key)
@@ -194,6 +201,7 @@ class Operator:
             queue_oldest_age=self._queue.oldest_age,
             watch_ages={kind.plural: now - watch.confirmed for kind, watch in watches},
             answer_age=self._probes.answer_age,
+            namespaces_failing=self._informer.failing_namespaces,
         )
 
 

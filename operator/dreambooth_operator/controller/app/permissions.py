@@ -26,7 +26,7 @@ NAME = "dreambooth-operator"
 RBAC = "rbac.authorization.k8s.io"
 WATCH = ("list", "watch")
 APPLY = ("get", "create", "patch")
-"""Server-side apply needs create and patch; get, to check first who owns an object of the name."""
+"""A child is created, or read if its name is taken, and patched if it is the job's own."""
 
 
 def rules() -> list[Manifest]:

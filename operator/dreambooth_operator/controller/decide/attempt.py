@@ -16,6 +16,7 @@ from dreambooth_operator.controller.decide.failures import classify_failure, los
 from dreambooth_operator.controller.decide.history import (
     AttemptResult,
     close_attempt,
+    has_run,
     record_result,
     update_attempt,
 )
@@ -26,6 +27,7 @@ from dreambooth_operator.controller.decide.progress import (
     add_output,
     report_progress,
 )
+from dreambooth_operator.controller.decide.sidecars import sidecars_outlive
 from dreambooth_operator.controller.decide.suspend import (
     SUSPENDED,
     report_admitted,
@@ -104,7 +106,7 @@ def _finish_stopping(builder: DecisionBuilder, job: JobSnapshot | None) -> None:
 
 
 def _only_lost_pods_are_left(builder: DecisionBuilder, job: JobSnapshot) -> bool:
-    left = [pod for pod in builder.observed.pods_of(job) if not pod.ended]
+    left = [pod for pod in builder.observed.pods_of(job) if not pod.released]
     return job.deleting and bool(left) and all(is_lost(builder, pod) for pod in left)
 
 
@@ -116,9 +118,11 @@ def _reason_to_stop(
         return _deleted(builder, f"Job {job.name} is being deleted")
     if result := suspension(builder, job):
         return result
+    pods = _current_pods(builder, job)
+    if result := _trainers_ended(builder, job, pods):
+        return result
     if message := active_deadline_exceeded(builder, record):
         return AttemptResult("Failed", message, final=True)
-    pods = _current_pods(builder, job)
     # A Job waits for ever for a pod that never stops.
     if lost_pods := [pod for pod in pods if is_lost(builder, pod)]:
         if job.failing:
@@ -130,6 +134,20 @@ def _reason_to_stop(
     return _pod_failure(builder, record, job, pods)
 
 
+def _trainers_ended(
+    builder: DecisionBuilder, job: JobSnapshot, pods: Sequence[PodSnapshot]
+) -> AttemptResult | None:
+    """The result of an attempt whose trainers have ended in pods that a sidecar keeps running.
+
+    The Job would wait for the sidecars for ever, and hold the GPUs.
+    """
+    if not sidecars_outlive(builder, pods):
+        return None
+    if all(pod.exit_code == 0 for pod in pods) and len(pods) >= builder.runtime.nodes:
+        return AttemptResult("Succeeded")
+    return _failure(builder, job) if any(pod.exit_code for pod in pods) else None
+
+
 def _pod_failure(
     builder: DecisionBuilder, record: AttemptStatus, job: JobSnapshot, pods: Sequence[PodSnapshot]
 ) -> AttemptResult | None:
@@ -139,7 +157,11 @@ def _pod_failure(
     message = start_failure(builder, pods)
     if message is None and record.running is None:
         message = start_deadline_exceeded(builder, job, pods, builder.runtime.nodes)
-    return AttemptResult("Failed", message, final=True) if message else None
+    if message is None:
+        return None
+    if has_run(builder.status):  # the pods are given back, and started again later
+        return AttemptResult("Disrupted", message)
+    return AttemptResult("Failed", message, final=True)
 
 
 def _replacement(builder: DecisionBuilder, pods: Sequence[PodSnapshot]) -> AttemptResult | None:

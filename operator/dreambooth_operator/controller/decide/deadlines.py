@@ -36,7 +36,8 @@ def start_deadline_exceeded(
 ) -> str | None:
     """Check spec.runtime.startDeadlineSeconds of a Job until `nodes` of its pods run.
 
-    The limit counts from the Job's creation, or from when its queue last resumed it.
+    The limit counts from the Job's creation, or from when its queue last resumed it: waiting in a
+    queue does not count.
 
     Returns:
         Why the Job must end; None while it may go on.
@@ -59,7 +60,7 @@ def is_lost(builder: DecisionBuilder, pod: PodSnapshot) -> bool:
 
     A pod on an unreachable node stays Terminating until the node is back or deleted.
     """
-    if pod.deletion_requested is None or pod.ended:
+    if pod.deletion_requested is None or pod.released:
         return False
     limit = builder.runtime.terminating_timeout_seconds
     # By the clock of the API server, as is `builder.now`: a lost node's clock is of no use.

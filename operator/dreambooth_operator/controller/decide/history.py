@@ -51,6 +51,18 @@ def has_open_attempt(status: Status) -> bool:
     return record is not None and record.ended is None
 
 
+def has_run(status: Status) -> bool:
+    """Whether the job has ever run with all its ranks, or saved a checkpoint.
+
+    From then on, no failure to start ends it: its steps would be lost.
+    """
+    return (
+        status.last_checkpoint is not None
+        or status.run_seconds > 0
+        or any(record.running for record in status.attempts)
+    )
+
+
 def open_attempt(status: Status, number: int, started: datetime) -> Status:
     """The status with one more attempt (status.attempts); the first sets status.startTime."""
     records = [*status.attempts, AttemptStatus(number=number, started=started)][-MAX_ATTEMPTS:]

@@ -10,6 +10,7 @@ from dreambooth_operator.controller.decide.completion import fail
 from dreambooth_operator.controller.decide.deadlines import is_lost, start_deadline_exceeded
 from dreambooth_operator.controller.decide.decision import DeleteJob
 from dreambooth_operator.controller.decide.pod_start import not_ready_reason, start_failure
+from dreambooth_operator.controller.decide.sidecars import sidecars_outlive
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
 from dreambooth_operator.manifests.names import Manifest
 from dreambooth_operator.manifests.resources import config_map, preflight_job
@@ -51,6 +52,7 @@ def preflight_children(job: DreamBoothJob, default_image: str) -> list[Manifest]
 
 
 def _advance(builder: DecisionBuilder, job: JobSnapshot | None) -> None:
+    builder.remove_conditions(ConditionType.QUEUED)
     # A preflight that runs is not stopped: it takes minutes, and holds no GPU.
     if builder.job.spec.suspend and (job is None or not job.live):
         builder.set_phase("Suspended")
@@ -64,13 +66,41 @@ def _advance(builder: DecisionBuilder, job: JobSnapshot | None) -> None:
         # The trainer's own report lists all errors; the Job's message only names an exit code.
         report = _report(builder.observed.pods_of(job)) or message or "the preflight failed"
         _refuse(builder, Reason.REFUSED, report)
+    elif job.suspended:
+        _report_queued(builder, job)
     else:
         _advance_pods(builder, job)
 
 
+def _report_queued(builder: DecisionBuilder, job: JobSnapshot) -> None:
+    """Report that a queue holds the preflight back: Kueue may do so with every Job of a namespace.
+
+    No time limit counts meanwhile.
+    """
+    queue = f"LocalQueue {job.queue}" if job.queue else "a queue"
+    message = f"{queue} holds Job {job.name} of the preflight back"
+    builder.set_condition(ConditionType.QUEUED, "True", Reason.WAITING, message)
+    builder.set_condition(ConditionType.PREFLIGHT_PASSED, "Unknown", Reason.WAITING, message)
+    builder.set_phase("Queued")
+
+
+def _end_of_trainer(builder: DecisionBuilder, job: JobSnapshot, pods: list[PodSnapshot]) -> bool:
+    """Whether the check has ended in a pod that a sidecar keeps running; its result counts."""
+    if not sidecars_outlive(builder, pods):
+        return False
+    builder.delete(job)
+    if any(pod.exit_code == 0 for pod in pods):
+        _pass(builder, job)
+    else:
+        _refuse(builder, Reason.REFUSED, _report(pods) or "the preflight failed")
+    return True
+
+
 def _advance_pods(builder: DecisionBuilder, job: JobSnapshot) -> None:
     pods = builder.observed.pods_of(job)
-    alive = [pod for pod in pods if not pod.ended]
+    if _end_of_trainer(builder, job, pods):
+        return
+    alive = [pod for pod in pods if not pod.released]
     if alive and all(is_lost(builder, pod) for pod in alive):
         # It leaves nothing behind, so it can run again while the lost pod may still be alive.
         builder.actions.append(DeleteJob(job.name, job.uid, background=True))

@@ -77,7 +77,11 @@ def _seconds_left(builder: DecisionBuilder, record: AttemptStatus) -> float:
     """
     if record.ended is None:
         return 0
-    outcomes = [each.outcome for each in builder.status.attempts]
+    # An attempt that could not start waits as long as one that failed: 10 s, 20 s and so on.
+    outcomes = [
+        "Failed" if each.outcome == "Disrupted" and each.running is None else each.outcome
+        for each in builder.status.attempts
+    ]
     due = builder.runtime.restart.policy().restart_time(outcomes, record.ended)
     return (due - builder.now).total_seconds() if record.ended <= builder.now else 0
 

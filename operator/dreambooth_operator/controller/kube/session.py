@@ -14,6 +14,7 @@ from kubernetes.aio import config
 from kubernetes.aio.client.configuration import Configuration
 
 from dreambooth_operator.controller.kube.clock import ServerClock
+from dreambooth_operator.controller.kube.nesting import BoundedResponse
 from dreambooth_operator.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Session:
             connector=aiohttp.TCPConnector(limit=0, ssl=_trust(configuration)),
             headers={hdrs.USER_AGENT: USER_AGENT},
             middlewares=(self._exchange,),
+            response_class=BoundedResponse,
             proxy=configuration.proxy,
         )
 

@@ -4,6 +4,7 @@ The full body of a pod takes about 50 kB in memory, its snapshot 1 kB; a thousan
 thousands of pods.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ STARTING = ("ContainerCreating", "PodInitializing")
 COUNTERS_ANNOTATION = f"{names.ATTEMPT_LABEL}-counters"
 MAX_GRACE_SECONDS = 10 * 365 * 86_400
 """The API server takes any; longer ones do not fit into Python's times."""
+LABEL_NUMBER = re.compile("[0-9]{1,6}")
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
 
@@ -45,6 +47,17 @@ class Key:
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectId:
+    """Which object a body is, and in which version (meta/v1 ObjectMeta)."""
+
+    namespace: str
+    name: str
+    uid: str
+    version: int
+    """metadata.resourceVersion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +110,15 @@ class PodSnapshot:
 
     @property
     def ended(self) -> bool:
-        """Its container has ended (status.phase), or the object was deleted."""
+        """The trainer's container has ended (its exit code is known); a sidecar may still run."""
+        return self.released or self.exit_code is not None
+
+    @property
+    def released(self) -> bool:
+        """All its containers have ended (status.phase), or the object was deleted.
+
+        Its node's resources are free again.
+        """
         return self.gone or self.phase in ("Succeeded", "Failed")
 
     @property
@@ -142,6 +163,8 @@ class JobSnapshot:
     """Failed, and all its pods have ended."""
     failure_reason: str = ""
     failure_message: str = ""
+    queue: str = ""
+    """Kueue LocalQueue that it waits in; one without a label may wait in `default`."""
     counters: str = ""
     """The counters with which the attempt was started, as JSON."""
 
@@ -154,6 +177,19 @@ class JobSnapshot:
     def live(self) -> bool:
         """Its pods run or may run, and it is not being deleted (status.conditions)."""
         return not (self.complete or self.failed or self.deleting)
+
+
+def identify(body: Body) -> ObjectId | None:
+    """Which object this is; None for JSON that is no object of the API server's."""
+    try:
+        meta = body["metadata"]
+        namespace, name, uid = meta["namespace"], meta["name"], meta["uid"]
+        version = int(meta["resourceVersion"])
+    except (LookupError, TypeError, ValueError):
+        return None
+    if not all(isinstance(text, str) for text in (namespace, name, uid)):
+        return None
+    return ObjectId(namespace, name, uid, version)
 
 
 def pod_snapshot(body: Body) -> PodSnapshot | None:
@@ -173,7 +209,7 @@ def pod_snapshot(body: Body) -> PodSnapshot | None:
     grace = timedelta(seconds=min(meta.get("deletionGracePeriodSeconds") or 0, MAX_GRACE_SECONDS))
     deletion = time_of(meta.get("deletionTimestamp"))
     return PodSnapshot(
-        key=Key(meta["namespace"], labels[names.JOB_LABEL]),
+        key=Key(meta["namespace"], str(labels[names.JOB_LABEL])),
         name=meta["name"],
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
@@ -195,7 +231,7 @@ def pod_snapshot(body: Body) -> PodSnapshot | None:
         reason=status.get("reason", "") or ("InitContainerFailed" if init_failure else ""),
         reason_message=status.get("message", "") or init_failure,
         out_of_memory=ended.get("reason") == "OOMKilled",
-        waiting=waiting.get("reason"),
+        waiting=_text(waiting.get("reason")),
         waiting_message=waiting.get("message", ""),
         disruption=disruption.get("reason") if _is_true(disruption) else None,
         disruption_message=disruption.get("message", ""),
@@ -216,7 +252,7 @@ def job_snapshot(body: Body) -> JobSnapshot | None:
     # end.
     failure = failed if _is_true(failed) else target
     return JobSnapshot(
-        key=Key(meta["namespace"], labels[names.JOB_LABEL]),
+        key=Key(meta["namespace"], str(labels[names.JOB_LABEL])),
         name=meta["name"],
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
@@ -235,6 +271,7 @@ def job_snapshot(body: Body) -> JobSnapshot | None:
         failed=_is_true(failed),
         failure_reason=failure.get("reason", "") if _is_true(failure) else "",
         failure_message=failure.get("message", "") if _is_true(failure) else "",
+        queue=labels.get(names.QUEUE_LABEL, ""),
         counters=meta.get("annotations", {}).get(COUNTERS_ANNOTATION, ""),
     )
 
@@ -247,7 +284,7 @@ def by_type(conditions: Iterable[Body]) -> dict[str, Body]:
 def controller_uid(meta: Body) -> str | None:
     """Uid of the controller among an object's owners (meta/v1 OwnerReference)."""
     owners = meta.get("ownerReferences", [])
-    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+    return next((str(owner["uid"]) for owner in owners if owner.get("controller")), None)
 
 
 def controls(job_uid: str, meta: Body) -> bool:
@@ -260,13 +297,24 @@ def controls(job_uid: str, meta: Body) -> bool:
 
 
 def time_of(text: str | None) -> datetime | None:
-    """Parse an optional time (meta/v1 Time or MicroTime)."""
-    return datetime.fromisoformat(text) if text else None
+    """Parse an optional time (meta/v1 Time or MicroTime).
+
+    Raises:
+        ValueError: It is no time, or has no time zone.
+    """
+    return required_time(text) if text else None
 
 
 def required_time(text: str) -> datetime:
-    """Parse the time of a field that every object has (meta/v1 Time)."""
-    return datetime.fromisoformat(text)
+    """Parse the time of a field that every object has (meta/v1 Time).
+
+    Raises:
+        ValueError: It is no time, or has no time zone.
+    """
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError(f"{text} has no time zone")
+    return time
 
 
 def _trainer_state(status: Body) -> Body:
@@ -306,5 +354,10 @@ def _is_true(condition: Body | None) -> bool:
     return bool(condition) and condition.get("status") == "True"  # type: ignore[union-attr]
 
 
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
 def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() else None
+    """The number in a label, which its user may have set to any text."""
+    return int(text) if text is not None and LABEL_NUMBER.fullmatch(text) else None

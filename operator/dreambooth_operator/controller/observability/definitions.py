@@ -41,6 +41,12 @@ RESTARTS: Final = _operator(
 RESYNC_REPAIRS: Final = _operator(
     "resync_repairs_total", "counter", "Changes that a watch had missed.", "resource"
 )
+OBJECTS_SKIPPED: Final = _operator(
+    "objects_skipped_total", "counter", "Objects passed over as unreadable.", "resource"
+)
+NAMESPACES_FAILING: Final = _operator(
+    "namespaces_failing", "gauge", "Watched namespaces that cannot be listed; the log names them."
+)
 PROGRESS_FAILURES: Final = _operator(
     "progress_failures_total", "counter", "Progress requests to rank 0 without a usable answer."
 )
@@ -67,9 +73,9 @@ API_ANSWER_AGE_SECONDS: Final = _operator(
 )
 
 OPERATOR_METRICS: Final = (
-    API_REQUESTS, RECONCILE_ERRORS, RECONCILE_SECONDS, RESTARTS, RESYNC_REPAIRS, PROGRESS_FAILURES,
-    QUEUE_SECONDS, START_SECONDS, RUN_SECONDS, LEADER, JOBS, QUEUE_DEPTH, QUEUE_OLDEST_SECONDS,
-    WATCH_AGE_SECONDS, API_ANSWER_AGE_SECONDS,
+    API_REQUESTS, RECONCILE_ERRORS, RECONCILE_SECONDS, RESTARTS, RESYNC_REPAIRS, OBJECTS_SKIPPED,
+    NAMESPACES_FAILING, PROGRESS_FAILURES, QUEUE_SECONDS, START_SECONDS, RUN_SECONDS, LEADER, JOBS,
+    QUEUE_DEPTH, QUEUE_OLDEST_SECONDS, WATCH_AGE_SECONDS, API_ANSWER_AGE_SECONDS,
 )  # fmt: skip
 
 # About each DreamBoothJob that exists.

@@ -31,8 +31,8 @@ class MeasuredJob:
 
 
 def count_gpu_pods(pods: Iterable[PodSnapshot]) -> int:
-    """Number of pods that hold the job's GPUs: they have a node (spec.nodeName) and run."""
-    return sum(pod.component == TRAINER and bool(pod.node) and not pod.ended for pod in pods)
+    """Number of pods that hold the job's GPUs: they have a node (spec.nodeName) and run there."""
+    return sum(pod.component == TRAINER and bool(pod.node) and not pod.released for pod in pods)
 
 
 def collect(jobs: Iterable[MeasuredJob]) -> Iterator[Metric]:

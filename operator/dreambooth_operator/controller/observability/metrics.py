@@ -37,6 +37,7 @@ class Measurements:
     """Time since each watch was last known to work, by plural of its kind."""
     answer_age: float
     """Time since the API server's last response."""
+    namespaces_failing: int = 0
 
 
 class Metrics:
@@ -49,6 +50,7 @@ class Metrics:
         self._errors = self._counter(d.RECONCILE_ERRORS)
         self._restarts = self._counter(d.RESTARTS)
         self._repairs = self._counter(d.RESYNC_REPAIRS)
+        self._skipped = self._counter(d.OBJECTS_SKIPPED)
         self._progress_failures = self._counter(d.PROGRESS_FAILURES)
         self._reconciled = self._histogram(d.RECONCILE_SECONDS, Histogram.DEFAULT_BUCKETS)
         self._queued = self._histogram(d.QUEUE_SECONDS, MINUTES_TO_A_DAY)
@@ -80,6 +82,10 @@ class Metrics:
     def repaired(self, kind: Kind, changes: int) -> None:
         """A resync found changes that the watch of a kind had missed."""
         self._repairs.labels(kind.plural).inc(changes)
+
+    def skipped(self, kind: Kind) -> None:
+        """An object of a kind could not be read, and was passed over."""
+        self._skipped.labels(kind.plural).inc()
 
     def set_leader(self, leads: bool) -> None:
         """Set whether this process leads."""
@@ -143,6 +149,7 @@ class _Measured(Collector):
         yield _gauge(d.QUEUE_OLDEST_SECONDS, measured.queue_oldest_age)
         yield _labelled_gauge(d.WATCH_AGE_SECONDS, measured.watch_ages)
         yield _gauge(d.API_ANSWER_AGE_SECONDS, measured.answer_age)
+        yield _gauge(d.NAMESPACES_FAILING, measured.namespaces_failing)
         yield from job_metrics.collect(measured.jobs)
 
 

@@ -51,14 +51,9 @@ class Executor:
         """Carry out actions in order; returns whether they changed anything.
 
         Raises:
-            NameTakenError: The name of a child is taken. Nothing was applied.
+            NameTakenError: The name of a child is taken. The actions after it were not carried out.
             ApiError: A request failed. The actions after it were not carried out.
         """
-        for action in actions:
-            # All names are checked first, so that a job of which one child cannot be created gets
-            # none.
-            if isinstance(action, Apply):
-                await self._ensure_name_is_free(job, action.manifest)
         changed = False
         for action in actions:
             changed |= await self._execute(job, action)
@@ -101,40 +96,59 @@ class Executor:
         except errors.ApiError as error:
             logger.warning("an event was not posted: %s", error)
 
-    async def _ensure_name_is_free(self, job: DreamBoothJob, manifest: Manifest) -> None:
-        """Raise `NameTakenError` if an object that the job does not control has this name."""
-        kind, meta = APPLIED[manifest["kind"]], manifest["metadata"]
-        namespace, name, uid = meta["namespace"], meta["name"], job.metadata.uid or ""
-        if self._cache.owns(Key(namespace, job.metadata.name), uid, kind.name, name):
-            return
-        try:
-            body = await self._api.get(kind, namespace, name)
-        except errors.NotFoundError:
-            return
-        # The job's own child, which the watch has not delivered yet.
-        if controls(uid, body["metadata"]):
-            self._cache.update(kind, body)
-        elif _is_being_removed(job, body["metadata"]):
-            raise errors.UnavailableError(
-                f"{kind.name} {name} of an earlier job of this name is still being deleted"
-            )
-        else:
-            raise errors.NameTakenError(kind.name, name)
-
     async def _execute(self, job: DreamBoothJob, action: Action) -> bool:
         self._ensure_leads()
         meta = job.metadata
         uid = meta.uid or ""
         if isinstance(action, Apply):
-            kind, name = APPLIED[action.manifest["kind"]], action.manifest["metadata"]["name"]
-            key = Key(meta.namespace, meta.name)
-            if kind is JOB and self._cache.owns(key, uid, kind.name, name):
-                return False  # applied again, it would be suspended after its queue admitted it
-            return self._update_cache(kind, await self._api.apply(kind, action.manifest))
+            return await self._apply(job, action.manifest)
         if isinstance(action, DeleteJob):
             propagation = "Background" if action.background else "Foreground"
             return await self._delete(JOB, meta.namespace, action.name, action.uid, propagation)
         return await self._delete(DREAMBOOTH_JOB, meta.namespace, meta.name, uid, "Background")
+
+    async def _apply(self, job: DreamBoothJob, manifest: Manifest) -> bool:
+        """Create a child, or change it if it exists already and the job controls it.
+
+        The API server compares the uid: an object that takes the child's place meanwhile, and
+        is somebody else's, is not changed.
+        """
+        kind, meta = APPLIED[manifest["kind"]], manifest["metadata"]
+        namespace, name = meta["namespace"], meta["name"]
+        key, owner = Key(namespace, job.metadata.name), job.metadata.uid or ""
+        uid = self._cache.owned_uid(key, owner, kind.name, name)
+        if uid is None:
+            try:
+                return self._update_cache(kind, await self._api.create(kind, manifest))
+            except errors.ConflictError:
+                uid = await self._read_existing(job, kind, namespace, name)
+        if kind is JOB:
+            return False  # applied again, it would be suspended after its queue admitted it
+        manifest = manifest | {"metadata": meta | {"uid": uid}}
+        return self._update_cache(kind, await self._api.apply(kind, manifest))
+
+    async def _read_existing(
+        self, job: DreamBoothJob, kind: Kind, namespace: str, name: str
+    ) -> str:
+        """Read a child that exists into the cache, and return its uid.
+
+        Raises:
+            NameTakenError: The job does not control it.
+            ApiError: It is being deleted, or the API server did not answer.
+        """
+        try:
+            body = await self._api.get(kind, namespace, name)
+        except errors.NotFoundError as error:
+            raise errors.UnavailableError(f"{kind.name} {name} was deleted just now") from error
+        meta = body["metadata"]
+        if controls(job.metadata.uid or "", meta):
+            self._cache.update(kind, body)
+            return str(meta["uid"])
+        if _is_being_removed(job, meta):
+            raise errors.UnavailableError(
+                f"{kind.name} {name} of an earlier job of this name is still being deleted"
+            )
+        raise errors.NameTakenError(kind.name, name)
 
     async def _delete(
         self, kind: Kind, namespace: str, name: str, uid: str, propagation: str

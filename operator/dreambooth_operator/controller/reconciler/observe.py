@@ -90,7 +90,7 @@ class Observer:
         if record is None or record.ended is not None:
             return
         name = names.attempt_name(job, record.number)
-        if not self._cache.owns(key, job.metadata.uid or "", JOB.name, name):
+        if not self._cache.owned_uid(key, job.metadata.uid or "", JOB.name, name):
             try:
                 self._cache.update(JOB, await self._api.get(JOB, key.namespace, name))
             except errors.NotFoundError:
@@ -103,7 +103,9 @@ class Observer:
         attempts = [each for each in jobs if each.component == names.TRAINER]
         preflights = [each for each in jobs if each.name == names.preflight_name(job)]
         shared = {"Service": names.service_name(job), "ConfigMap": names.config_name(job)}
-        missing = [kind for kind in shared if not self._cache.owns(key, uid, kind, shared[kind])]
+        missing = [
+            kind for kind, name in shared.items() if not self._cache.owned_uid(key, uid, kind, name)
+        ]
         return Observed(
             job=job,
             defaulted=tuple(defaulted),

@@ -6,7 +6,7 @@ the operator's own writes both update the cache, in any order: the newest versio
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +19,7 @@ from dreambooth_operator.controller.kube.snapshots import (
     Key,
     PodSnapshot,
     controller_uid,
+    identify,
     job_snapshot,
     pod_snapshot,
 )
@@ -69,6 +70,7 @@ class ChildSnapshot:
     """uid of the DreamBoothJob that controls it."""
 
 
+OnUnreadable = Callable[[Kind, Body, Exception], None]
 Snapshot = DreamBoothJobSnapshot | JobSnapshot | PodSnapshot | ChildSnapshot
 
 
@@ -103,8 +105,12 @@ class Cache:
     controller (meta/v1 OwnerReference): anyone can set a label.
     """
 
-    def __init__(self, now: Now = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self, now: Now = lambda: datetime.now(UTC), on_unreadable: OnUnreadable = lambda *_: None
+    ) -> None:
+        """`on_unreadable` is called for each object that is passed over."""
         self._now = now
+        self._on_unreadable = on_unreadable
         self._families: dict[Key, _Family] = {}
         self._index: dict[Kind, dict[tuple[str, str], Snapshot]] = {kind: {} for kind in WATCHED}
         """The same objects by kind, namespace and name."""
@@ -114,10 +120,16 @@ class Cache:
     def update(self, kind: Kind, body: Body) -> Key | None:
         """Add or replace an object unless the cache holds this or a newer version.
 
+        An object that cannot be read is passed over: one user's object must stop nobody's jobs.
+
         Returns:
             The job that the object belongs to; None where nothing changed.
         """
-        snapshot = snapshot_of(kind, body)
+        try:
+            snapshot = snapshot_of(kind, body)
+        except Exception as error:
+            self._on_unreadable(kind, body, error)
+            return None
         if snapshot is None or snapshot.uid in self._removed:
             return None
         name = (snapshot.key.namespace, snapshot.name)
@@ -178,11 +190,11 @@ class Cache:
             uids.add(family.deleted_job.uid)
         return [pod for pod in family.pods.values() if pod.job_uid in uids or not pod.ended]
 
-    def owns(self, key: Key, owner: str, kind: str, name: str) -> bool:
-        """Whether a child exists whose controller has the uid `owner` (meta/v1 OwnerReference)."""
+    def owned_uid(self, key: Key, owner: str, kind: str, name: str) -> str | None:
+        """Uid of a child whose controller has the uid `owner` (meta/v1 OwnerReference)."""
         family = self._families.get(key, _Family())
         child = family.jobs.get(name) if kind == JOB.name else family.shared.get((kind, name))
-        return child is not None and child.owner == owner
+        return child.uid if child is not None and child.owner == owner else None
 
     def objects(self, kind: Kind) -> Mapping[tuple[str, str], Snapshot]:
         """The objects of a kind that exist, by namespace and name (meta/v1 ObjectMeta)."""
@@ -235,7 +247,13 @@ class Cache:
 
 
 def snapshot_of(kind: Kind, body: Body) -> Snapshot | None:
-    """The snapshot of an object; None for an object without the operator's labels."""
+    """The snapshot of an object; None for an object without the operator's labels.
+
+    Raises:
+        Exception: Of any kind; the object cannot be read.
+    """
+    if identify(body) is None:
+        raise ValueError("its metadata is incomplete")
     if kind is DREAMBOOTH_JOB:
         return _dreambooth_job_snapshot(body)
     if kind is JOB:
@@ -274,7 +292,7 @@ def _child_snapshot(kind: Kind, body: Body) -> ChildSnapshot | None:
     if job is None:
         return None
     return ChildSnapshot(
-        key=Key(meta["namespace"], job),
+        key=Key(meta["namespace"], str(job)),
         kind=kind.name,
         name=meta["name"],
         uid=meta["uid"],

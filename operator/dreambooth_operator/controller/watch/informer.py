@@ -2,6 +2,9 @@
 
 A watch may end unnoticed, and after a gap kopf does not report what was deleted meanwhile. So
 everything is listed at the start and at regular intervals, and compared with the cache (a resync).
+
+A namespace that cannot be listed, because it or its RoleBinding was deleted, stops only its own
+jobs.
 """
 
 import asyncio
@@ -15,7 +18,7 @@ from dataclasses import dataclass, field
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import Api
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, WATCHED, Kind
-from dreambooth_operator.controller.kube.snapshots import Body, Key
+from dreambooth_operator.controller.kube.snapshots import Body, Key, ObjectId, identify
 from dreambooth_operator.controller.watch.cache import Cache
 from dreambooth_operator.controller.watch.queue import Queue
 from dreambooth_operator.manifests.names import Manifest
@@ -30,9 +33,6 @@ FIRST_RESYNC_SECONDS = 15.0
 """Longest wait between the initial list and the first resync."""
 LAG_SECONDS = 5.0
 """A change that a watch has not delivered after this time counts as missed."""
-
-ObjectId = tuple[str, str, str]
-"""Namespace, name and uid of an object."""
 
 
 @dataclass
@@ -68,34 +68,36 @@ class Informer:
         self._on_repair = on_repair
         self._lag = lag_seconds
         self._listed = asyncio.Event()
+        self._incomplete = set(self._namespaces)
+        """Namespaces that have not been listed as a whole yet: their jobs wait."""
+        self._problems: dict[tuple[str | None, Kind], str] = {}
+        """Why a kind cannot be listed in a namespace."""
         self.watches = {kind: WatchHealth() for kind in WATCHED}
+
+    @property
+    def failing_namespaces(self) -> int:
+        """Number of namespaces that cannot be listed."""
+        return len({namespace for namespace, _ in self._problems})
 
     def on_event(self, kind: Kind, event_type: str | None, body: Body) -> None:
         """Handle a watch event (meta/v1 WatchEvent); kopf's initial list has no event type."""
         self.watches[kind].confirmed = time.monotonic()
-        if event_type == "DELETED":
-            meta = body["metadata"]
-            self._remove(kind, meta["namespace"], meta["name"], meta["uid"])
-        else:
+        if event_type != "DELETED":
             self._update(kind, body)
+        elif known := identify(body):
+            self._remove(kind, known)
 
     async def list_all(self) -> None:
-        """List everything into the cache; after an `ApiError` it retries every `RETRY_SECONDS`."""
-        last_problem = ""
+        """List everything into the cache; retries until that succeeds for a namespace.
+
+        It retries every `RETRY_SECONDS`; a namespace that cannot be listed yet is left to `run`.
+        """
         while True:
-            try:
-                for kind in WATCHED:
-                    await self._list(kind)
+            listed = [await self._list(namespace) for namespace in self._namespaces]
+            if any(listed):
                 self._listed.set()
                 return
-            except errors.ApiError as error:
-                problem = _describe(error)
-                # Once for each problem, and not every few seconds for as long as the CRD is
-                # missing.
-                if problem != last_problem:
-                    logger.warning("not started yet: %s", problem)
-                last_problem = problem
-                await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def run(self, resync_seconds: float) -> None:
         """Resync every `resync_seconds`, and soon after each `list_all`; until cancelled.
@@ -109,35 +111,36 @@ class Informer:
                 # No watch reports what was deleted between the initial list and the watch's start.
                 await asyncio.sleep(min(FIRST_RESYNC_SECONDS, resync_seconds))
             self._listed.clear()
+            for namespace in tuple(self._incomplete):
+                await self._list(namespace)
             for kind in WATCHED:
                 try:
                     await self.resync(kind)
-                except errors.ApiError as error:
-                    logger.warning("%s could not be listed: %s", kind.plural, error)
+                except Exception:
+                    logger.exception("%s could not be compared with the cache", kind.plural)
 
     async def resync(self, kind: Kind) -> int:
         """Compare one kind with the cache, and apply what its watch does not deliver soon.
 
         Returns:
             The number of changes that the watch had missed.
-
-        Raises:
-            ApiError: The kind cannot be listed.
         """
         newer: list[Manifest] = []
-        gone = [
-            object_id
-            for namespace in self._namespaces
-            for object_id in await self._compare(kind, namespace, newer.append)
-        ]
+        gone: list[ObjectId] = []
         watch = self.watches[kind]
-        watch.listed = time.monotonic()
+        for namespace in self._namespaces:
+            if namespace in self._incomplete:
+                continue
+            found = await self._compare_or_report(kind, namespace, newer.append)
+            if found is not None:
+                gone += found
+                watch.listed = time.monotonic()
         if newer or gone:
             # Watch events of recent changes may still be on their way: only what is missing then
             # was missed.
             await asyncio.sleep(self._lag)
         missed = sum(self._update(kind, body) for body in newer)
-        missed += sum(self._remove(kind, *object_id) for object_id in gone)
+        missed += sum(self._remove(kind, object_id) for object_id in gone)
         if missed:
             watch.misses += 1
             logger.warning("the watch of %s had missed %d changes", kind.plural, missed)
@@ -148,34 +151,60 @@ class Informer:
         return missed
 
     def _update(self, kind: Kind, body: Body) -> bool:
-        """Update the cache; returns whether that changed it.
+        """Update the cache; returns whether that changed it."""
+        return self._enqueue(kind, self._cache.update(kind, body))
 
-        An object that cannot be read is left out: it must not stop the operator for all others.
-        """
-        try:
-            key = self._cache.update(kind, body)
-        except Exception:
-            meta = body["metadata"]
-            logger.exception("%s %s/%s is ignored", kind.name, meta["namespace"], meta["name"])
-            return False
-        return self._enqueue(kind, key)
-
-    def _remove(self, kind: Kind, namespace: str, name: str, uid: str) -> bool:
+    def _remove(self, kind: Kind, gone: ObjectId) -> bool:
         """Remove an object from the cache; returns whether that changed it."""
-        return self._enqueue(kind, self._cache.remove(kind, namespace, name, uid))
+        key = self._cache.remove(kind, gone.namespace, gone.name, gone.uid)
+        return self._enqueue(kind, key)
 
     def _enqueue(self, kind: Kind, key: Key | None) -> bool:
         if key is None:
             return False
-        self._queue.add(key, after=0 if kind is DREAMBOOTH_JOB else BATCH_SECONDS)
+        if key.namespace not in self._incomplete:
+            self._queue.add(key, after=0 if kind is DREAMBOOTH_JOB else BATCH_SECONDS)
         return True
 
-    async def _list(self, kind: Kind) -> None:
-        for namespace in self._namespaces:
+    async def _list(self, namespace: str | None) -> bool:
+        """List all kinds of a namespace into the cache; whether that succeeded.
+
+        From the first success on, its jobs are reconciled. Before, a child that is not in the cache
+        yet would count as deleted.
+        """
+        for kind in WATCHED:
             update = functools.partial(self._update, kind)
-            for object_id in await self._compare(kind, namespace, update):
-                self._remove(kind, *object_id)
-        self.watches[kind] = WatchHealth()
+            gone = await self._compare_or_report(kind, namespace, update)
+            if gone is None:
+                return False
+            for object_id in gone:
+                self._remove(kind, object_id)
+            self.watches[kind] = WatchHealth()
+        if namespace in self._incomplete:
+            self._incomplete.remove(namespace)
+            for job in self._cache.dreambooth_jobs():
+                if namespace in (None, job.key.namespace):
+                    self._queue.add(job.key)
+        return True
+
+    async def _compare_or_report(
+        self, kind: Kind, namespace: str | None, on_newer: Callable[[Manifest], object]
+    ) -> list[ObjectId] | None:
+        """`_compare`; None if the kind cannot be listed, which is logged once for each reason."""
+        try:
+            gone = await self._compare(kind, namespace, on_newer)
+        except errors.ApiError as error:
+            problem = _describe(error)
+            if self._problems.get((namespace, kind)) != problem:
+                self._problems[namespace, kind] = problem
+                where = f"namespace {namespace}" if namespace else "all namespaces"
+                waits = "not started yet: " if namespace in self._incomplete else ""
+                logger.warning(
+                    "%s%s in %s cannot be listed: %s", waits, kind.plural, where, problem
+                )
+            return None
+        self._problems.pop((namespace, kind), None)
+        return gone
 
     async def _compare(
         self, kind: Kind, namespace: str | None, on_newer: Callable[[Manifest], object]
@@ -194,15 +223,15 @@ class Informer:
         async for page in self._api.pages(kind, namespace):
             version = page.version
             for body in page.items:
-                meta = body["metadata"]
-                snapshot = cached.pop((meta["namespace"], meta["name"]), None)
+                known = identify(body)
+                snapshot = cached.pop((known.namespace, known.name), None) if known else None
                 # Versions are compared as numbers: etcd's revision, and a documented guarantee
                 # since 1.35.
-                if snapshot is None or snapshot.version < int(meta["resourceVersion"]):
+                if snapshot is None or known is None or snapshot.version < known.version:
                     on_newer(body)
         # An object that is newer than the list was created while the list was read.
         return [
-            (*name, snapshot.uid)
+            ObjectId(*name, snapshot.uid, snapshot.version)
             for name, snapshot in cached.items()
             if snapshot.version <= version
         ]

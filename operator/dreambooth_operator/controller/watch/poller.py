@@ -1,6 +1,7 @@
 """Polls rank 0 of each running job for its progress."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 import aiohttp
@@ -11,6 +12,8 @@ from dreambooth_operator.controller.decide.observed import Reading
 from dreambooth_operator.controller.kube.clock import Now
 from dreambooth_operator.controller.kube.snapshots import Key
 from dreambooth_operator.controller.watch.queue import Queue
+
+logger = logging.getLogger(__name__)
 
 CONCURRENCY = 64
 """Requests under way at the same time: a pod that does not answer takes up one for the time-out."""
@@ -96,7 +99,9 @@ class Poller:
     async def _read(self, session: aiohttp.ClientSession, address: str) -> Reading:
         try:
             progress = await request_progress(session, address, self._port)
-        except (ProgressUnavailableError, UnreadableProgressError) as error:
+        except Exception as error:  # whatever a pod answers must not end the other polls
+            if not isinstance(error, (ProgressUnavailableError, UnreadableProgressError)):
+                logger.exception("%s:%d: reading the progress failed", address, self._port)
             return Reading(
                 self._now(),
                 address,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from dreambooth_api.models.status import Counters
 from tests.operator.controller.world import POLICY, World, dreambooth_job
 
 
@@ -98,3 +101,29 @@ def test_a_preflight_that_is_retried_shows_its_report() -> None:
     world.settle()
     found = world.condition("PreflightPassed")
     assert found == ("Unknown", "Retrying", "error: spec.output: storage does not answer")
+
+
+def test_time_in_a_queue_does_not_count_and_is_shown() -> None:
+    world = World(dreambooth_job(startDeadlineSeconds=100))
+    world.settle()
+    world.queue_suspends(world.jobs["mug-preflight"])
+    world.jobs["mug-preflight"] = replace(world.jobs["mug-preflight"], queue="default")
+    world.settle()
+    assert world.status.phase == "Queued"
+    message = "LocalQueue default holds Job mug-preflight of the preflight back"
+    assert world.condition("Queued") == ("True", "Waiting", message)
+    assert world.condition("PreflightPassed") == ("Unknown", "Waiting", message)
+    world.tick(10_000)
+    world.settle()
+    assert world.status.phase == "Queued"
+    world.queue_admits(world.jobs["mug-preflight"])
+    world.control_jobs()
+    world.settle()
+    assert world.status.phase == "Preflight"
+    assert not world.has_condition("Queued")
+    world.pass_preflight()
+    # The attempt's Job may be held back, too: that is no preemption.
+    world.queue_suspends(world.attempt)
+    world.settle()
+    assert world.status.phase == "Queued"
+    assert (world.status.counters or Counters()).preemptions == 0

@@ -80,7 +80,7 @@ def test_the_wait_is_that_of_a_local_run(outcomes: list[Outcome], seconds: int) 
     restart = {"backoffSeconds": BACKOFF_SECONDS, "maxBackoffSeconds": MAX_BACKOFF_SECONDS}
     world = World(dreambooth_job(restart=restart))
     records = [
-        AttemptStatus(number=number, started=START, ended=START, outcome=outcome)
+        AttemptStatus(number=number, started=START, running=START, ended=START, outcome=outcome)
         for number, outcome in enumerate(outcomes)
     ]
     world.write(Status().model_copy(update={"attempts": records}))

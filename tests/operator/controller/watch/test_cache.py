@@ -64,7 +64,7 @@ def test_update_returns_the_job_that_the_object_belongs_to() -> None:
     assert cache.update(SERVICE, _child("mug-ranks", 8)) == KEY
     assert [job.name for job in cache.jobs(KEY, OWNER)] == ["mug-0"]
     assert [pod.name for pod in cache.pods(KEY, OWNER)] == ["mug-0-0-x"]
-    assert cache.owns(KEY, OWNER, "Service", "mug-ranks")
+    assert cache.owned_uid(KEY, OWNER, "Service", "mug-ranks")
 
 
 def test_annotations_for_the_children_are_kept_and_those_of_kubectl_are_not() -> None:
@@ -123,8 +123,8 @@ def test_child_with_another_owner_is_not_owned() -> None:
     cache = Cache()
     cache.update(SERVICE, _child("mug-ranks", 6, ownerReferences=[]))
     cache.update(JOB, _child("mug-0", 6, ownerReferences=[{"uid": "other", "controller": True}]))
-    assert not cache.owns(KEY, OWNER, "Service", "mug-ranks")
-    assert not cache.owns(KEY, OWNER, "Job", "mug-0")
+    assert not cache.owned_uid(KEY, OWNER, "Service", "mug-ranks")
+    assert not cache.owned_uid(KEY, OWNER, "Job", "mug-0")
     assert cache.jobs(KEY, OWNER) == []
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from dreambooth_operator.controller.kube.kinds import CONFIG_MAP, DREAMBOOTH_JOB, JOB, Kind
 from dreambooth_operator.controller.kube.snapshots import Key
+from dreambooth_operator.controller.watch import cache as cache_module
 from dreambooth_operator.controller.watch import informer as informer_module
 from dreambooth_operator.controller.watch.informer import Informer
 from dreambooth_operator.manifests.names import Manifest
@@ -153,14 +154,14 @@ def test_an_object_that_cannot_be_read_is_left_out_and_stops_nothing(
             for name in ("mug", "dog"):
                 await _with_job(own, namespace, name)
         async with parts() as own:
-            update = own.cache.update
+            snapshot_of = cache_module.snapshot_of
 
-            def update_all_but_one(kind: Kind, body: Manifest) -> Key | None:
+            def read_all_but_one(kind: Kind, body: Manifest) -> cache_module.Snapshot | None:
                 if body["metadata"]["name"] == "mug":
                     raise OverflowError("date value out of range")
-                return update(kind, body)
+                return snapshot_of(kind, body)
 
-            monkeypatch.setattr(own.cache, "update", update_all_but_one)
+            monkeypatch.setattr(cache_module, "snapshot_of", read_all_but_one)
             informer = _informer(own, namespace, Repairs())
             await informer.list_all()
             assert {record.name for record in own.cache.dreambooth_jobs()} == {"dog"}

@@ -1,0 +1,58 @@
+"""A subject's images with their captions, and what its user should know about them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_storage import Storage
+from dreambooth_trainer.data.captions import load_captions
+from dreambooth_trainer.data.images import ImageSet, SourceImage, load_images
+from dreambooth_trainer.process.errors import BadDataError
+
+FEWEST_IMAGES = 3
+"""Ruiz et al. 2022, section 3: 3 to 5 images of a subject."""
+
+
+@dataclass(frozen=True)
+class SubjectData:
+    """What is trained on for one subject: images, and a caption for each."""
+
+    images: Sequence[SourceImage]
+    captions: Sequence[str]
+    warnings: Sequence[str]
+    notes: Sequence[str]
+
+
+def load_subject(storage: Storage, job: DreamBoothJob, index: int) -> SubjectData:
+    """Images and captions of `spec.subjects[index]`.
+
+    Raises:
+        BadDataError: No image can be used, most are lost, or captions cannot be used.
+        StorageError: They cannot be read.
+    """
+    subject, field = job.spec.subjects[index], f"spec.subjects[{index}].images"
+    loaded = load_images(
+        storage, subject.images, field=field, resolution=job.spec.training.resolution
+    )
+    _check_losses(loaded, field)
+    captions = load_captions(storage, subject, loaded.images, index)
+    warnings = [loaded.report(field)] if loaded.rejected else []
+    if len(loaded.images) < FEWEST_IMAGES:
+        warnings.append(
+            f"{field}: {len(loaded.images)} image(s) are few to learn a subject from; add more,"
+            " from other sides and in other places (3 to 5 are usual)"
+        )
+    return SubjectData(
+        loaded.images, captions.texts, [*warnings, *captions.warnings], captions.notes
+    )
+
+
+def _check_losses(loaded: ImageSet, field: str) -> None:
+    """Refuse to train on the minority of the images that happens to be readable."""
+    lost = [each for each in loaded.rejected if each.is_lost]
+    if len(lost) > len(loaded.images):
+        lines = "".join(f"\n  {rejected}" for rejected in lost)
+        raise BadDataError(
+            f"{field}: {len(lost)} of {len(lost) + len(loaded.images)} images cannot be trained"
+            f" on; correct them, or take them out of the folder{lines}"
+        )

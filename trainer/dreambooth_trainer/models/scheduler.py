@@ -1,0 +1,50 @@
+"""The noise schedule that a model was trained with, from its scheduler's configuration."""
+
+from typing import Any
+
+import diffusers
+from diffusers import SchedulerMixin
+
+from dreambooth_trainer.models.family import PREDICTION_TYPES
+from dreambooth_trainer.models.model_files import ModelFiles
+from dreambooth_trainer.process.errors import BadModelError
+
+SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
+
+
+def load_scheduler(files: ModelFiles) -> Any:
+    """The scheduler that model_index.json names.
+
+    Raises:
+        BadModelError: It cannot be built, or is of a kind that cannot be trained.
+    """
+    entry = files.json("model_index.json").get("scheduler")
+    config = files.json(SCHEDULER_CONFIG)
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTION_TYPES:
+        raise BadModelError(
+            f"{files.field}: {files.source} predicts {prediction!r};"
+            f" only {' and '.join(PREDICTION_TYPES)} can be trained"
+        )
+    library, name = entry if isinstance(entry, list) and len(entry) == 2 else (None, entry)
+    scheduler_class = getattr(diffusers, str(name), None) if library == "diffusers" else None
+    subject = f"{files.field}: the scheduler {name} of {files.source}"
+    try:
+        scheduler = scheduler_class.from_config(dict(config))  # type: ignore[union-attr]
+    except ImportError as error:
+        raise BadModelError(
+            f"{subject} needs a library that is not installed, such as scipy;"
+            " name DDIMScheduler in model_index.json and remove the use_..._sigmas from"
+            f" {SCHEDULER_CONFIG}"
+        ) from error
+    except Exception as error:  # unknown classes and damaged files raise anything
+        raise BadModelError(
+            f"{subject} cannot be built from {SCHEDULER_CONFIG}"
+            f" ({' '.join(str(error).split())[:200]}); copy it again"
+        ) from error
+    if not isinstance(scheduler, SchedulerMixin) or not hasattr(scheduler, "alphas_cumprod"):
+        raise BadModelError(
+            f"{subject} has no schedule of noise levels over timesteps, which"
+            " a Stable Diffusion model is trained with"
+        )
+    return scheduler
