@@ -127,7 +127,9 @@ def start_ranks(
     port, world = _free_port(), nodes * per_node
     processes = []
     for rank in range(world):
+        # The server of forks keeps the environment of the test that started it.
         environment = {
+            **{name: value for name, value in os.environ.items() if name.startswith("AWS_")},
             "RANK": rank,
             "LOCAL_RANK": rank % per_node,
             "WORLD_SIZE": world,
