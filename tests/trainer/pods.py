@@ -82,6 +82,17 @@ class Pod:
             time.sleep(0.1)
         raise AssertionError(f"step {step} was not reached:\n{self.log.read_text()}")
 
+    def until_saved(self, step: int) -> None:
+        """Wait until a checkpoint of `step` or a later one is durable."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            answer = self.get("/progress")
+            saved = json.loads(answer)["lastCheckpoint"] if answer else None
+            if saved and saved["step"] >= step:
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"step {step} was not saved:\n{self.log.read_text()}")
+
     def rank(self) -> int:
         """Process id of its only rank."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")

@@ -119,7 +119,7 @@ def test_a_rank_that_was_killed_costs_nothing_but_time(
 
     with Pods(broken, tmp_path / "broken", nodes=2) as attempt:
         first, second = attempt.start(), attempt.start()
-        first.until_step(8)
+        first.until_saved(5)
         second.kill_rank()
         assert second.wait() == 137
         killed = "killed by SIGKILL (out of memory, or killed by hand)"
