@@ -62,7 +62,11 @@ def test_help_lists_every_target() -> None:
         r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text().replace("\\\n", ""), re.M
     )
     shown = subprocess.run(
-        ["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
     assert {line.split()[0] for line in shown.splitlines()} == set(phony.split())
 

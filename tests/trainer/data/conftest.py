@@ -1,7 +1,3 @@
-"""Lets Pillow write HEIC images. The trainer's library only reads them."""
+"""Fixtures of the tests of images."""
 
-import pi_heif
-import pillow_heif
-
-pillow_heif.register_heif_opener()
-pi_heif.register_heif_opener()  # registered last: what is tested reads as the trainer does
+import tests.trainer.data.heif_encoder  # noqa: F401 (registers an encoder)

@@ -14,6 +14,8 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageCms
 
+import tests.trainer.data.heif_encoder  # noqa: F401 (registers an encoder)
+
 DECODED, REFUSED, EITHER = "decoded", "refused", "either"
 NO_IMAGE = "not an image, or damaged"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
