@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import Api
-from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, WATCHED, Kind
+from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, POD, WATCHED, Kind
 from dreambooth_operator.controller.kube.snapshots import Body, Key, ObjectId, identify
 from dreambooth_operator.controller.watch.cache import Cache
 from dreambooth_operator.controller.watch.queue import Queue
@@ -82,9 +82,11 @@ class Informer:
     def on_event(self, kind: Kind, event_type: str | None, body: Body) -> None:
         """Handle a watch event (meta/v1 WatchEvent); kopf's initial list has no event type."""
         self.watches[kind].confirmed = time.monotonic()
-        if event_type != "DELETED":
+        # The event of a deletion holds the last state. kopf passes on only the newest of several
+        # events in a row, so this may be all that shows how a pod ended.
+        if event_type != "DELETED" or kind is POD:
             self._update(kind, body)
-        elif known := identify(body):
+        if event_type == "DELETED" and (known := identify(body)):
             self._remove(kind, known)
 
     async def list_all(self) -> None:

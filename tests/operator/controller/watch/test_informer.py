@@ -6,12 +6,13 @@ import asyncio
 
 import pytest
 
-from dreambooth_operator.controller.kube.kinds import CONFIG_MAP, DREAMBOOTH_JOB, JOB, Kind
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_operator.controller.kube.kinds import CONFIG_MAP, DREAMBOOTH_JOB, JOB, POD, Kind
 from dreambooth_operator.controller.kube.snapshots import Key
 from dreambooth_operator.controller.watch import cache as cache_module
 from dreambooth_operator.controller.watch import informer as informer_module
 from dreambooth_operator.controller.watch.informer import Informer
-from dreambooth_operator.manifests.names import Manifest
+from dreambooth_operator.manifests.names import TRAINER, Manifest, labels
 from dreambooth_operator.manifests.resources import attempt_job, config_map
 from tests.operator.controller.parts import Parts, job_body, parts
 
@@ -48,6 +49,41 @@ def test_everything_is_listed_at_the_start(namespace: str) -> None:
             assert own.queue.depth == 2
 
     asyncio.run(work())
+
+
+def test_the_event_of_a_deletion_shows_how_a_pod_ended(namespace: str) -> None:
+    """The one before it, with the end of its container, may have been passed over."""
+
+    async def work() -> None:
+        async with parts() as own:
+            await _with_job(own, namespace, "mug")
+            informer = _informer(own, namespace, Repairs())
+            await informer.list_all()
+            (job,) = (await own.observed(namespace, "mug")).attempts
+            informer.on_event(POD, "MODIFIED", _pod(namespace, job.uid, 1, {"running": {}}))
+            end = {"exitCode": 143, "finishedAt": "2026-01-01T00:00:00Z", "message": "stopped"}
+            informer.on_event(POD, "DELETED", _pod(namespace, job.uid, 2, {"terminated": end}))
+            (pod,) = (await own.observed(namespace, "mug")).pods
+            assert (pod.gone, pod.exit_code, pod.termination.message) == (True, 143, "stopped")
+
+    asyncio.run(work())
+
+
+def _pod(namespace: str, job_uid: str, version: int, state: Manifest) -> Manifest:
+    return {
+        "metadata": {
+            "name": "mug-0-0-abcde",
+            "namespace": namespace,
+            "uid": "pod",
+            "resourceVersion": str(version),
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": labels(DreamBoothJob.model_validate(job_body(namespace, "mug")), TRAINER, 0),
+            "ownerReferences": [
+                {"kind": "Job", "name": "mug-0", "uid": job_uid, "controller": True}
+            ],
+        },
+        "status": {"containerStatuses": [{"name": TRAINER, "state": state}]},
+    }
 
 
 def test_nothing_is_repaired_if_nothing_was_missed(namespace: str) -> None:
