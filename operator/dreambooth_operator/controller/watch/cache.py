@@ -210,12 +210,19 @@ class Cache:
             family.jobs[snapshot.name] = snapshot
         elif isinstance(snapshot, PodSnapshot):
             before = family.pods.get(snapshot.uid)
-            family.pods[snapshot.uid] = self._with_waiting_since(snapshot, before)
+            family.pods[snapshot.uid] = self._with_earlier_times(snapshot, before)
         else:
             family.shared[snapshot.kind, snapshot.name] = snapshot
 
-    def _with_waiting_since(self, pod: PodSnapshot, before: PodSnapshot | None) -> PodSnapshot:
-        """Add the time since when the container cannot start, which no field of a pod holds."""
+    def _with_earlier_times(self, pod: PodSnapshot, before: PodSnapshot | None) -> PodSnapshot:
+        """Add the times that only earlier snapshots show.
+
+        No field of a pod holds since when its container cannot start. And the kubelet's final
+        deletion, with a grace period of 0, moves metadata.deletionTimestamp.
+        """
+        if before and before.deletion_requested and pod.deletion_requested:
+            requested = min(before.deletion_requested, pod.deletion_requested)
+            pod = replace(pod, deletion_requested=requested)
         if not pod.cannot_start:
             return pod
         since = before.waiting_since if before else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -146,6 +147,23 @@ def test_deleted_pod_is_kept_until_the_next_job() -> None:
     assert ("team", "mug-0-0-x") not in cache.objects(POD)
     cache.update(JOB, _child("mug-1", 9))
     assert cache.pods(KEY, OWNER) == []
+
+
+def test_the_final_deletion_does_not_move_when_a_pod_was_asked_to_stop() -> None:
+    cache = Cache()
+    cache.update(DREAMBOOTH_JOB, _record(5))
+    cache.update(JOB, _child("mug-0", 6))
+    asked, final = _pod("mug-0-0-x", 7, "mug-0"), _pod("mug-0-0-x", 8, "mug-0")
+    asked["metadata"] |= {
+        "deletionTimestamp": "2026-01-01T00:00:30Z", "deletionGracePeriodSeconds": 30,
+    }  # fmt: skip
+    final["metadata"] |= {
+        "deletionTimestamp": "2026-01-01T00:00:05Z", "deletionGracePeriodSeconds": 0,
+    }  # fmt: skip
+    for body in (asked, final):
+        cache.update(POD, body)
+    (pod,) = cache.pods(KEY, OWNER)
+    assert pod.deletion_requested == datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def test_pod_that_outlives_its_job_is_kept_as_long() -> None:
