@@ -40,7 +40,7 @@ endif
 	@touch $@
 
 demo: $(READY) ## fine-tune tiny-sd on a subject: 2 pods on this machine, real S3, 2 to 3 minutes
-	unset OMP_NUM_THREADS; $(BIN)/dreambooth run examples/quickstart.yaml --fresh \
+	unset OMP_NUM_THREADS; $(BIN)/dreambooth run examples/quickstart.yaml --state .dreambooth-demo \
 		--upload examples/tiny-sd/model=s3://dreambooth/models/tiny-sd \
 		--upload examples/tiny-sd/clip=s3://dreambooth/models/tiny-clip \
 		--upload examples/subjects=s3://dreambooth/subjects
@@ -101,6 +101,6 @@ bench-operator: $(READY) ## measure the operator at 1,000 jobs, against a bare l
 bench-checkpoint: $(READY) ## measure what saving costs the training, against waiting for it and against boto3
 	$(BIN)/python -m tests.bench.checkpoint
 
-clean: ## remove the virtual environment, build outputs and all caches
-	rm -rf $(VENV) dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .dreambooth
+clean: ## remove the virtual environment, build outputs and all caches; results of runs stay
+	rm -rf $(VENV) dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from importlib.metadata import version as installed
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -18,6 +20,7 @@ from typer.testing import CliRunner
 
 from dreambooth_charts.version import CHART_FILE, PACKAGES, version
 from dreambooth_operator.cli.main import app
+from dreambooth_operator.local.state import DEFAULT_STATE
 
 ROOT = Path(__file__).parents[1]
 PYPROJECTS = [ROOT / package / "pyproject.toml" for package in PACKAGES]
@@ -69,6 +72,50 @@ def test_help_lists_every_target() -> None:
         text=True,
     ).stdout
     assert {line.split()[0] for line in shown.splitlines()} == set(phony.split())
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., str]:
+    """Runs a target in a folder of its own, as it would run in a clone that is set up.
+
+    `dreambooth` prints its arguments there. Returns what make prints.
+    """
+    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
+    for path in ("Makefile", "constraints.txt", *PYPROJECTS, "pyproject.toml"):
+        target = tmp_path / (ROOT / path).relative_to(ROOT)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / path, target)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    command = tmp_path / ".venv" / "bin" / "dreambooth"
+    command.write_text('#!/bin/sh\necho "$@"\n')
+    command.chmod(0o755)
+    (tmp_path / ".venv" / ".ready").touch()
+
+    def run(target: str) -> str:
+        return subprocess.run(
+            ["make", "--silent", "--no-print-directory", "-C", tmp_path, target],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    return run
+
+
+def test_demo_keeps_its_runs_apart_and_deletes_none(make: Callable[..., str]) -> None:
+    arguments = make("demo").split()
+    state = Path(arguments[arguments.index("--state") + 1])
+    assert DEFAULT_STATE not in (state, *state.parents)
+    assert "--fresh" not in arguments
+
+
+def test_clean_keeps_the_results_of_runs(make: Callable[..., str], tmp_path: Path) -> None:
+    kept = [tmp_path / name / "runs" / "mug" for name in (".dreambooth", ".dreambooth-demo")]
+    for folder in kept:
+        folder.mkdir(parents=True)
+    make("clean")
+    assert not (tmp_path / ".venv").exists()
+    assert all(folder.exists() for folder in kept)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,8 @@ def run(
     ] = None,
     state: StateFolder = DEFAULT_STATE,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Delete all local runs and their storage first.")
+        bool,
+        typer.Option("--fresh", help="First delete all runs in the state folder, with results."),
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume this job's last run.")] = False,
     nodes: Annotated[

@@ -55,6 +55,7 @@ def run(options: RunOptions) -> int:
     with state.locked():
         if options.fresh:
             state.wipe()
+            print_text(console, f"deleted all runs in {state.folder}")
         if options.resume:
             # Under the lock: another process may be running this very job.
             run = _resumed_run(job, state)

@@ -211,8 +211,18 @@ def test_every_run_is_one_of_its_own(bench: Bench) -> None:
     bench.run_job()
     first, second = bench.records()
     assert first["job"]["metadata"]["uid"] != second["job"]["metadata"]["uid"]
-    bench.run_job("--fresh")
-    assert len(bench.records()) == 1
+
+
+def test_runs_of_other_jobs_are_deleted_only_when_asked(bench: Bench) -> None:
+    bench.trainer("")
+    bench.run_job()
+    bench.job["metadata"]["name"] = "cup"
+    bench.run_job("--state", "elsewhere", "--fresh")
+    bench.run_job()
+    assert [record["job"]["metadata"]["name"] for record in bench.records()] == ["mug", "cup"]
+    _, output = bench.run_job("--fresh")
+    assert f"deleted all runs in {bench.state}" in output
+    assert [record["job"]["metadata"]["name"] for record in bench.records()] == ["cup"]
 
 
 def test_resume_without_a_run_is_refused(bench: Bench) -> None:
