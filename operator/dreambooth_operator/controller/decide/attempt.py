@@ -263,4 +263,7 @@ def _ended_before_resumption(pod: PodSnapshot, job: JobSnapshot) -> bool:
     # created.
     if ended is None and pod.gone:
         ended = pod.created
-    return ended is not None and job.started is not None and ended < job.started
+    if ended is None or job.started is None:
+        return False
+    # The API's times are whole seconds: a pod may end in the very second of the resumption.
+    return pod.created < job.started and ended <= job.started

@@ -95,6 +95,22 @@ def test_pods_created_before_the_start_time_was_written_belong_to_the_resumed_jo
     assert world.status.counters == Counters(preemptions=1)
 
 
+def test_a_job_that_is_resumed_in_the_second_in_which_its_last_pod_ended_goes_on() -> None:
+    world = World(dreambooth_job(queue="gpus"))
+    world.pass_preflight()
+    world.queue_admits(world.attempt)
+    world.run_attempt()
+    world.tick(30)
+    world.queue_suspends(world.attempt)
+    world.settle()
+    world.stop_pods()
+    world.queue_admits(world.attempt)
+    world.run_attempt()
+    assert world.status.phase == "Running"
+    assert world.attempt.name == "mug-0"
+    assert world.status.counters == Counters(preemptions=1)
+
+
 def test_a_job_that_fails_while_its_queue_suspends_it_was_preempted() -> None:
     world = World(dreambooth_job(queue="gpus", restart={"maxFailures": 0}))
     world.pass_preflight()
