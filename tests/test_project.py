@@ -172,3 +172,21 @@ def test_the_workflow_covers_the_supported_versions() -> None:
     tested = {"pinned", *(each["torch"] for each in matrix["include"])}
     assert tested == {"oldest", "pinned", "newest"}
     assert workflow["jobs"]["test"]["steps"][-1]["run"] == ".ci/run"
+
+
+def test_one_line_says_what_is_skipped_without_kubernetes_own_programs() -> None:
+    environment = {name: v for name, v in os.environ.items() if name != "KUBEBUILDER_ASSETS"}
+    files = ["test_apiserver_differential.py", "test_controllers_nodes.py"]
+    shown = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+        + [f"tests/cluster/{name}" for name in files],
+        cwd=ROOT,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert len(re.findall("^SKIPPED", shown, re.MULTILINE)) == 1
+    assert "KUBEBUILDER_ASSETS" in shown
+    assert "[ours-on-the-double]" in shown
+    assert "kubernetes]" not in shown

@@ -23,6 +23,13 @@ from tests.cluster.apiserver.settings import Settings
 from tests.cluster.envtest import TOLERATION_SECONDS, EnvtestPlane
 from tests.cluster.raw_client import RawClient, Response
 
+if "KUBEBUILDER_ASSETS" not in os.environ:
+    # One line for all tests against Kubernetes' own programs, those of the controllers included.
+    pytest.skip(
+        "tests against Kubernetes' own programs need KUBEBUILDER_ASSETS, their folder",
+        allow_module_level=True,
+    )
+
 ROOT = Path(__file__).parents[2]
 CRD = ROOT / "crds" / "dreambooth.dev_dreamboothjobs.yaml"
 INVALID = sorted((ROOT / "tests" / "crds" / "jobs" / "invalid").glob("*.yaml"))
@@ -75,12 +82,9 @@ def comparable(answer: Response, other: Response) -> Response:
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RawClient, RawClient]]:
     """The real one and the double, both with the CRD."""
-    assets = os.environ.get("KUBEBUILDER_ASSETS")
-    if not assets:
-        pytest.skip("needs KUBEBUILDER_ASSETS, a folder with Kubernetes' own programs")
     folder = tmp_path_factory.mktemp("real")
     with ExitStack() as processes, ApiServerDouble(SAME) as double:
-        EnvtestPlane(Path(assets), folder).start_server(processes)
+        EnvtestPlane(Path(os.environ["KUBEBUILDER_ASSETS"]), folder).start_server(processes)
         config = yaml.safe_load((folder / "kubeconfig").read_text())
         cluster = config["clusters"][0]["cluster"]
         trust = ssl.create_default_context(cafile=cluster["certificate-authority"])
