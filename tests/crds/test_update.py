@@ -53,7 +53,7 @@ RUNTIME_CHANGES: dict[str, Any] = {
 FREE = {"suspend", "ttlSecondsAfterFinished"}
 WHILE_SUSPENDED = {
     *("nodes", "gpusPerNode", "processesPerNode", "resources", "nodeSelector", "tolerations"),
-    "queue",
+    *("queue", "image", "imagePullPolicy", "imagePullSecrets"),
 }
 
 

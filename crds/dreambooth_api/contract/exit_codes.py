@@ -38,9 +38,22 @@ class ExitCode(IntEnum):
 # STALLED is left out: a hung rank is often the fault of one node, and the next attempt may get
 # another.
 NOT_RETRYABLE = tuple(code for code in ExitCode if ExitCode.BAD_CONFIG <= code <= ExitCode.FENCED)
-"""Codes that no restart can help: the operator fails the job at once."""
+"""Codes that end the attempt for all pods. Before the first checkpoint they fail the job, too."""
+
+# A job with a checkpoint has shown that it can be trained. Settings are fixed, so that something
+# else has changed: storage shows other files for a while, a Secret is wrong, an image is too old.
+EXTERNAL = (
+    ExitCode.BAD_CONFIG,
+    ExitCode.BAD_DATA,
+    ExitCode.BAD_MODEL,
+    ExitCode.STORAGE_DENIED,
+)
+"""Codes that, once the job has a checkpoint, are due to what lies outside of the job."""
 
 
-def is_retryable(code: int) -> bool:
-    """Whether a new attempt may succeed after a container ended with this code (not 0)."""
-    return code not in NOT_RETRYABLE
+def is_retryable(code: int, *, has_checkpoint: bool = False) -> bool:
+    """Whether a new attempt may succeed after a container ended with this code (not 0).
+
+    With a checkpoint, only `NOT_FINITE` is hopeless: the steps after it are the same again.
+    """
+    return code not in NOT_RETRYABLE or (has_checkpoint and code != ExitCode.NOT_FINITE)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from dreambooth_api.contract.exit_codes import ExitCode, is_retryable
+from dreambooth_api.contract.exit_codes import EXTERNAL, NOT_RETRYABLE, ExitCode, is_retryable
 from dreambooth_api.contract.stages import Outcome
 from dreambooth_api.contract.termination import Termination
 
@@ -47,12 +47,17 @@ class AttemptEnd:
     """No restart can help."""
 
 
-def classify(ends: Iterable[PodEnd]) -> AttemptEnd | None:
+def classify(ends: Iterable[PodEnd], *, has_checkpoint: bool = False) -> AttemptEnd | None:
     """How an attempt ended, from its pods in the order in which they ended.
 
     A pod that knows why it ended outweighs its peers, which only lost a connection: first an
     exit code that is not retryable, then a disruption, then a stall. Otherwise the first pod that
     failed counts.
+
+    Args:
+        ends: Of the pods.
+        has_checkpoint: Whether the job can resume from a checkpoint of an earlier attempt; those of
+            this attempt are in the termination messages. What is refused then is a disruption.
 
     Returns:
         The end of the attempt; None when no pod shows why it ended.
@@ -61,14 +66,17 @@ def classify(ends: Iterable[PodEnd]) -> AttemptEnd | None:
     # `all` of no pods is true, but pods that nobody has seen have not succeeded.
     if pods and all(pod.exit_code == ExitCode.DONE for pod in pods):
         return AttemptEnd("Succeeded")
-    ends_of_pods = [end for pod in pods if (end := _classify_pod(pod))]
+    has_checkpoint |= any(pod.termination.checkpoint for pod in pods)
+    ends_of_pods = [end for pod in pods if (end := _classify_pod(pod, has_checkpoint))]
     return min(ends_of_pods, key=lambda end: end[0])[1] if ends_of_pods else None
 
 
-def _classify_pod(pod: PodEnd) -> tuple[int, AttemptEnd] | None:
+def _classify_pod(pod: PodEnd, has_checkpoint: bool) -> tuple[int, AttemptEnd] | None:
     """How the attempt ended if this pod ended it, after the precedence of that (lowest first)."""
-    if pod.exit_code and not is_retryable(pod.exit_code):
+    if pod.exit_code and not is_retryable(pod.exit_code, has_checkpoint=has_checkpoint):
         return 0, AttemptEnd("Failed", pod, final=True)
+    if pod.exit_code in EXTERNAL:
+        return 0, AttemptEnd("Disrupted", pod)
     if pod.disruption:
         preempted = pod.disruption == PREEMPTION_BY_SCHEDULER
         return 1, AttemptEnd("Preempted" if preempted else "Disrupted", pod)
@@ -81,6 +89,14 @@ def _classify_pod(pod: PodEnd) -> tuple[int, AttemptEnd] | None:
     if pod.exit_code == ExitCode.STOPPED:  # mostly because a peer failed
         return 5, AttemptEnd("Disrupted", pod)
     return 4, AttemptEnd("Failed", pod)
+
+
+def outcome_for_backoff(outcome: Outcome | None, exit_code: int | None) -> Outcome | None:
+    """The outcome that counts for the wait before the next attempt.
+
+    What an attempt was refused for seldom passes within seconds: the wait grows as after failures.
+    """
+    return "Failed" if outcome == "Disrupted" and exit_code in NOT_RETRYABLE else outcome
 
 
 @dataclass(frozen=True)

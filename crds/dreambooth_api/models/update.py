@@ -13,12 +13,15 @@ from dreambooth_api.models.runtime import Runtime
 ALWAYS = {"suspend", "runtime.ttlSecondsAfterFinished"}
 """Fields of the spec that can be changed at any time."""
 
-# What decides where and on how many nodes the pods run: an attempt that starts later resumes from
-# the checkpoint on other nodes, while a running one could not change them.
+# What decides where, on how many nodes and from which image the pods run: an attempt that starts
+# later resumes from the checkpoint on other nodes, while a running one could not change them.
 WHILE_SUSPENDED = {
     "runtime.nodes",
     "runtime.gpusPerNode",
     "runtime.processesPerNode",
+    "runtime.image",
+    "runtime.imagePullPolicy",
+    "runtime.imagePullSecrets",
     "runtime.resources",
     "runtime.nodeSelector",
     "runtime.tolerations",

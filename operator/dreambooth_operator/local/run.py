@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass
 
 from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT
-from dreambooth_api.contract.exit_codes import ExitCode
-from dreambooth_api.contract.restart import PodEnd, RestartPolicy, classify
+from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
+from dreambooth_api.contract.restart import PodEnd, RestartPolicy, classify, outcome_for_backoff
 from dreambooth_api.contract.stages import Outcome
 from dreambooth_operator.local import host
 from dreambooth_operator.local.kubelet import NodeEnvironment, local_pods
@@ -58,20 +58,25 @@ def run_job(run: Run, storage: LocalStorage, stop: StopRequest, screen: Screen) 
 def _run_attempts(run: Run, storage: LocalStorage, stop: StopRequest, screen: Screen) -> RunEnd:
     policy = storage.job.spec.runtime.restart.policy()
     outcomes: list[Outcome] = []
+    waits: list[Outcome | None] = []
+    has_checkpoint = False
     while True:
         pods, ends = _run_attempt(run, storage, stop, screen)
-        attempt = classify(ends)
+        has_checkpoint |= any(end.termination.checkpoint for end in ends)
+        attempt = classify(ends, has_checkpoint=has_checkpoint)
         if attempt is None or attempt.pod is None:  # every pod has exited with 0
             return RunEnd(ExitCode.DONE)
         exit_code = attempt.pod.exit_code or ExitCode.ERROR
         if stop.requested:
             return RunEnd(exit_code)
         outcomes.append(attempt.outcome)
+        waits.append(outcome_for_backoff(attempt.outcome, exit_code))
         if attempt.final or policy.is_exhausted(*_counted(outcomes)):
             failure = RunFailure(pods[attempt.pod.index], attempt.pod, attempt.final)
             return RunEnd(exit_code, failure)
-        screen.print_line(_restart_notice(attempt.pod, outcomes, policy))
-        if not _wait(policy.wait_seconds(outcomes), stop):
+        seconds = policy.wait_seconds(waits)
+        screen.print_line(_restart_notice(attempt.pod, outcomes, policy, seconds))
+        if not _wait(seconds, stop):
             return RunEnd(ExitCode.STOPPED)
 
 
@@ -119,13 +124,17 @@ def _counted(outcomes: list[Outcome]) -> tuple[int, int]:
     return outcomes.count("Failed"), outcomes.count("Stalled")
 
 
-def _restart_notice(pod: PodEnd, outcomes: list[Outcome], policy: RestartPolicy) -> str:
+def _restart_notice(
+    pod: PodEnd, outcomes: list[Outcome], policy: RestartPolicy, seconds: int
+) -> str:
     budget = f"failure {sum(_counted(outcomes))} of {policy.max_failures} allowed"
     reason = budget if outcomes[-1] in ("Failed", "Stalled") else "disrupted"
-    return (
+    notice = (
         f"pod {pod.index} exited with code {pod.exit_code} ({reason}); restarting from the last"
-        f" checkpoint in {policy.wait_seconds(outcomes)} s"
+        f" checkpoint in {seconds} s"
     )
+    # What the user can put right in the meantime.
+    return f"{notice}: {pod.termination.message}" if pod.exit_code in NOT_RETRYABLE else notice
 
 
 def _wait(seconds: float, stop: StopRequest) -> bool:

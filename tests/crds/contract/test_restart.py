@@ -8,8 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreambooth_api.contract.exit_codes import NOT_RETRYABLE
-from dreambooth_api.contract.restart import PREEMPTION_BY_SCHEDULER, PodEnd, RestartPolicy, classify
+from dreambooth_api.contract.exit_codes import EXTERNAL, NOT_RETRYABLE, ExitCode
+from dreambooth_api.contract.message import Checkpoint
+from dreambooth_api.contract.restart import (
+    PREEMPTION_BY_SCHEDULER,
+    PodEnd,
+    RestartPolicy,
+    classify,
+    outcome_for_backoff,
+)
+from dreambooth_api.contract.termination import Termination
 
 DONE, FAILED, BAD_DATA, STALLED, STOPPED = (
     PodEnd(0, exit_code=0),
@@ -60,6 +68,39 @@ def test_codes_that_are_not_retryable_are_final(code: int) -> None:
     end = classify([FAILED, PodEnd(1, exit_code=code)])
     assert end is not None
     assert end.final
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome", "final"),
+    [
+        *((code, "Disrupted", False) for code in EXTERNAL),
+        (ExitCode.FENCED, "Failed", False),  # a status from a backup has an older attempt's number
+        (ExitCode.NOT_FINITE, "Failed", True),
+    ],
+)
+def test_a_job_with_a_checkpoint_is_not_given_up_for_what_lies_outside_of_it(
+    code: int, outcome: str, final: bool
+) -> None:
+    assert sorted({*EXTERNAL, ExitCode.FENCED, ExitCode.NOT_FINITE}) == sorted(NOT_RETRYABLE)
+    end = classify(
+        [FAILED, PodEnd(1, exit_code=code)][code == ExitCode.FENCED :], has_checkpoint=True
+    )
+    assert end is not None
+    assert (end.outcome, end.final) == (outcome, final)
+
+
+def test_a_checkpoint_of_the_same_attempt_counts() -> None:
+    saved = Checkpoint(step=700, uri="s3://b/c", time=datetime(2026, 1, 1, tzinfo=UTC))
+    end = classify([PodEnd(0, exit_code=67, termination=Termination(checkpoint=saved))])
+    assert end is not None
+    assert (end.outcome, end.final) == ("Disrupted", False)
+
+
+def test_refusals_wait_longer_and_longer() -> None:
+    policy = RestartPolicy(3, 10, 600)
+    outcomes = [outcome_for_backoff("Disrupted", 65)] * 3
+    assert policy.wait_seconds(outcomes) == 40
+    assert outcome_for_backoff("Disrupted", 143) == "Disrupted"
 
 
 @settings(deadline=None)

@@ -194,7 +194,12 @@ def _failure(builder: DecisionBuilder, job: JobSnapshot) -> AttemptResult:
     """
     if job.suspended:
         return AttemptResult("Preempted", "the queue took the nodes back")
-    return classify_failure(job, _current_pods(builder, job), ranks_per_node(builder.runtime))
+    return classify_failure(
+        job,
+        _current_pods(builder, job),
+        ranks_per_node(builder.runtime),
+        has_checkpoint=builder.status.last_checkpoint is not None,
+    )
 
 
 def _report(builder: DecisionBuilder, record: AttemptStatus, job: JobSnapshot) -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from dreambooth_api.contract.exit_codes import ExitCode, is_retryable
+from dreambooth_api.contract.exit_codes import EXTERNAL, ExitCode
 from dreambooth_api.contract.restart import PodEnd, classify
 from dreambooth_api.contract.stages import Outcome
 from dreambooth_api.contract.termination import MAX_MESSAGE
@@ -18,11 +18,12 @@ from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapsh
 
 JOB_EXIT_CODE = re.compile(r"failed with exit code (\d+)")
 """In the Job controller's message about a podFailurePolicy rule (batch/v1 JobCondition)."""
+TRIED_AGAIN = "The job has a checkpoint: it is tried again until this is put right"
 NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 def classify_failure(
-    job: JobSnapshot, pods: Iterable[PodSnapshot], ranks_per_node: int
+    job: JobSnapshot, pods: Iterable[PodSnapshot], ranks_per_node: int, *, has_checkpoint: bool
 ) -> AttemptResult:
     """Classify the end of an attempt whose Job is failing or has failed.
 
@@ -30,6 +31,7 @@ def classify_failure(
         job: The Job of the attempt.
         pods: Its pods, in any order; deleted ones as they were last seen.
         ranks_per_node: To name the first rank of a pod whose termination message names none.
+        has_checkpoint: Whether the job has one (status.lastCheckpoint).
     """
     ended = [pod for pod in pods if pod.failed or pod.disruption or pod.deletion_requested]
     # If a pod failed by itself, its peers were stopped because of that, and did not end the
@@ -45,12 +47,14 @@ def classify_failure(
         )
     )
     ends = [_pod_end(pod, stop_requested=pod.uid in requested) for pod in ended]
-    end = classify(ends)
+    end = classify(ends, has_checkpoint=has_checkpoint)
     if end is None or end.pod is None:
-        return _from_job_message(job)
+        return _from_job_message(job, has_checkpoint)
     pod = ended[ends.index(end.pod)]  # with its name and messages
     if end.outcome in ("Failed", "Stalled"):
         reason = _describe_failure(pod)
+    elif end.pod.exit_code in EXTERNAL:
+        reason = f"{_describe_failure(pod)}\n{TRIED_AGAIN}"
     elif pod.disruption:
         reason = f"pod {pod.name} was disrupted ({pod.disruption}): {pod.disruption_message}"
     else:
@@ -134,7 +138,7 @@ def _describe_failure(pod: PodSnapshot) -> str:
     return message
 
 
-def _from_job_message(job: JobSnapshot) -> AttemptResult:
+def _from_job_message(job: JobSnapshot, has_checkpoint: bool) -> AttemptResult:
     """The result when no pod shows the reason: what the Job controller wrote.
 
     Its messages are prose, but Kubernetes has the exit code in no other place (batch/v1
@@ -146,7 +150,8 @@ def _from_job_message(job: JobSnapshot) -> AttemptResult:
         return AttemptResult("Disrupted", message)
     if match := JOB_EXIT_CODE.search(message):
         code = int(match[1])
-        return AttemptResult("Failed", message, final=not is_retryable(code), exit_code=code)
+        if end := classify([PodEnd(0, code)], has_checkpoint=has_checkpoint):
+            return AttemptResult(end.outcome, message, final=end.final, exit_code=code)
     return AttemptResult(
         "Failed", message or f"Job {job.name} failed, and none of its pods is left"
     )

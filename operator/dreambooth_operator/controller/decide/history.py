@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from dreambooth_api.contract.exit_codes import NOT_RETRYABLE
 from dreambooth_api.contract.restart import RestartPolicy
 from dreambooth_api.contract.stages import Outcome
 from dreambooth_api.models.status import AttemptStatus, Counters, Status
@@ -152,8 +153,12 @@ def max_counters(one: Counters, other: Counters) -> Counters:
 def unreliable_nodes(records: Sequence[AttemptStatus]) -> list[str]:
     """Names of the nodes on which `UNRELIABLE_AFTER` attempts or more ended, sorted.
 
-    Preemptions and suspensions say nothing about a node.
+    Preemptions and suspensions say nothing about a node, nor do exit codes about the job.
     """
     ended = ("Failed", "Stalled", "Disrupted")
-    nodes = [record.node for record in records if record.node and record.outcome in ended]
+    nodes = [
+        record.node
+        for record in records
+        if record.node and record.outcome in ended and record.exit_code not in NOT_RETRYABLE
+    ]
     return sorted({node for node in nodes if nodes.count(node) >= UNRELIABLE_AFTER})

@@ -3,6 +3,7 @@
 import copy
 
 from dreambooth_api.contract.conditions import ConditionType, Reason
+from dreambooth_api.contract.restart import outcome_for_backoff
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.status import AttemptStatus, Counters, Status
 from dreambooth_operator.controller.decide.builder import DecisionBuilder
@@ -79,7 +80,9 @@ def _seconds_left(builder: DecisionBuilder, record: AttemptStatus) -> float:
         return 0
     # An attempt that could not start waits as long as one that failed: 10 s, 20 s and so on.
     outcomes = [
-        "Failed" if each.outcome == "Disrupted" and each.running is None else each.outcome
+        "Failed"
+        if each.outcome == "Disrupted" and each.running is None
+        else outcome_for_backoff(each.outcome, each.exit_code)
         for each in builder.status.attempts
     ]
     due = builder.runtime.restart.policy().restart_time(outcomes, record.ended)

@@ -9,6 +9,8 @@ import pytest
 
 from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.status import Counters
+from dreambooth_operator.controller.decide.failures import classify_failure
+from dreambooth_operator.controller.decide.history import unreliable_nodes
 from tests.operator.controller.world import running
 
 
@@ -36,6 +38,49 @@ def test_an_exit_code_that_linux_does_not_have_is_a_failure_without_a_code(code:
     world.fail(code)
     assert world.record.outcome == "Failed"
     assert world.record.exit_code is None
+
+
+@pytest.mark.parametrize("code", [64, 65, 66, 67])
+def test_after_a_checkpoint_a_refusal_waits_for_what_is_wrong_outside(code: int) -> None:
+    world = running(restart={"maxFailures": 0})
+    world.reports_save_of(700)
+    world.settle()
+    waits = []
+    for _ in range(4):
+        world.fail(code, "spec.subjects[0].images: s3://data/mug holds no files")
+        assert world.status.phase == "Restarting"
+        before = world.now
+        while not world.live:
+            world.tick(10)
+            world.settle()
+        waits.append((world.now - before).total_seconds())
+        world.run_attempt()
+    assert waits == [10, 20, 40, 80]
+    assert world.status.phase == "Running"
+    assert world.status.counters == Counters(disruptions=4)
+    assert "holds no files" in world.status.attempts[0].reason
+    assert "tried again" in world.status.attempts[0].reason
+    assert not unreliable_nodes(world.status.attempts)
+
+
+def test_after_a_checkpoint_a_refusal_is_recognized_when_no_pod_object_is_left() -> None:
+    world = running()
+    world.reports_save_of(700)
+    world.settle()
+    job = world.attempt
+    message = "Container trainer for pod default/mug-0-0 failed with exit code 67 matching FailJob"
+    result = classify_failure(
+        replace(job, failed=True, failure_message=message), [], 1, has_checkpoint=True
+    )
+    assert (result.outcome, result.final, result.exit_code) == ("Disrupted", False, 67)
+
+
+def test_a_loss_that_is_not_finite_stays_final() -> None:
+    world = running()
+    world.reports_save_of(700)
+    world.settle()
+    world.fail(68)
+    assert world.status.phase == "Failed"
 
 
 def test_an_eviction_is_not_counted_as_a_failure() -> None:
