@@ -30,10 +30,10 @@ from dreambooth_trainer.process.distributed import join_ranks
 from dreambooth_trainer.process.errors import RefusedJobError, TrainerError
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.resume.fingerprint import check_config, check_contents, fingerprint
+from dreambooth_trainer.resume.run_record import public_config, read_global_batch, write_run_record
 from dreambooth_trainer.run.baseline import needs_baseline, record_baseline
-from dreambooth_trainer.run.fingerprint import check_config, check_contents, fingerprint
 from dreambooth_trainer.run.fit import fit
-from dreambooth_trainer.run.run_record import public_config, read_global_batch, write_run_record
 from dreambooth_trainer.telemetry.telemetry import Telemetry
 from dreambooth_trainer.telemetry.trackers import open_trackers
 from dreambooth_trainer.telemetry.transfers import TransferTelemetry

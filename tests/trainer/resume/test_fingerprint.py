@@ -14,14 +14,14 @@ from dreambooth_trainer.checkpoint import Manifest, Shard
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.process.topology import Topology
-from dreambooth_trainer.run.fingerprint import (
+from dreambooth_trainer.resume.fingerprint import (
     check_config,
     check_contents,
     differences,
     fingerprint,
     relevant,
 )
-from dreambooth_trainer.run.run_record import write_run_record
+from dreambooth_trainer.resume.run_record import write_run_record
 
 STEP = 500
 HASHES = {"model": "aa", "sks/0.jpg": "00", "sks/1.jpg": "11", "class mug/0.png": "cc"}

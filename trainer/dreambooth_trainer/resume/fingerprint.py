@@ -19,7 +19,7 @@ from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import Manifest
 from dreambooth_trainer.process.errors import BadConfigError
-from dreambooth_trainer.run.run_record import read_run_record
+from dreambooth_trainer.resume.run_record import read_run_record
 
 log = logging.getLogger(__name__)
 

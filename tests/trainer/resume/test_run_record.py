@@ -9,7 +9,7 @@ import torch
 from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.run.run_record import public_config, versions, write_run_record
+from dreambooth_trainer.resume.run_record import public_config, versions, write_run_record
 
 
 @pytest.fixture

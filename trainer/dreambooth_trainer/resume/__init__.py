@@ -1,0 +1,1 @@
+"""Resuming: the state to go on from, and whether it is one that the job may go on from."""
