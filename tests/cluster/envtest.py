@@ -69,6 +69,7 @@ class EnvtestPlane:
             "etcd",
             f"--data-dir={self._folder / 'etcd'}",
             f"--listen-client-urls={etcd}",
+            f"--advertise-client-urls={etcd}",  # etcd requires it beside listen-client-urls
             f"--listen-peer-urls=http://127.0.0.1:{peer_port}",
             "--unsafe-no-fsync",
         )
