@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.charts.promtool import needs_promtool, promtool
-from tests.charts.rendering import render, values_of
+from tests.charts.rendering import CHART, render, values_of
 
 CASES = Path(__file__).parent / "rules"
 FILES = sorted(CASES.glob("*.yaml"))
@@ -71,6 +71,16 @@ def test_each_alert_says_what_is_wrong_and_what_to_do(alerts: list[dict[str, Any
         assert "kubectl" in alert["annotations"]["description"] or (
             "dashboard" in alert["annotations"]["description"]
         )
+
+
+def test_thresholds_are_values(groups: list[dict[str, Any]]) -> None:
+    assert "${" not in yaml.safe_dump(groups)
+    values = values_of("minimal", metrics={"prometheusRule": {"enabled": True}})
+    names = yaml.safe_load((CHART / "values.yaml").read_text())["metrics"]["prometheusRule"]
+    changed = {name: 0.123 + number / 1000 for number, name in enumerate(names["thresholds"])}
+    values["metrics"]["prometheusRule"]["thresholds"] = changed
+    text = yaml.safe_dump(render(values).one("PrometheusRule")["spec"])
+    assert [name for name, value in changed.items() if str(value) not in text] == []
 
 
 def test_alerts_about_jobs_name_the_job(alerts: list[dict[str, Any]]) -> None:

@@ -33,6 +33,9 @@ def test_lint_finds_nothing_without_values() -> None:
         ({"replicas": 11}, "at '/replicas': maximum: got 11, want 10"),
         ({"runAsUser": 0}, "at '/runAsUser': minimum: got 0, want 1"),
         ({"image": {"repository": "a@sha256:1"}}, "at '/image/repository'"),
+        ({"image": {"repository": "a:1.2.3"}}, "at '/image/repository'"),
+        ({"trainerImage": {"repository": "b:5000/a:1.2.3"}}, "at '/trainerImage/repository'"),
+        ({"image": {"repository": "oci://b/a"}}, "at '/image/repository'"),
         ({"image": {"repository": "a", "digest": "abc"}}, "at '/image/digest'"),
         ({"image": {"repository": "a", "registry": "b"}}, "'registry' not allowed"),
         ({"image": {"repository": "a", "pullPolicy": "Sometimes"}}, "at '/image/pullPolicy'"),
@@ -56,6 +59,11 @@ def test_lint_finds_nothing_without_values() -> None:
         ({"settings": {"leaderElection": {"enabled": False}}}, "'enabled' not allowed"),
         ({"crds": {"keep": "no"}}, "at '/crds/keep': got string, want boolean"),
         ({"podLabels": {"a": 1}}, "at '/podLabels/a': got number, want string"),
+        ({"extraEnv": [{"value": "a"}]}, "at '/extraEnv/0': missing property 'name'"),
+        (
+            {"metrics": {"prometheusRule": {"thresholds": {"throughputRatio": 70}}}},
+            "at '/metrics/prometheusRule/thresholds/throughputRatio': maximum",
+        ),
         ({"metrics": {"podMonitor": {"interval": "often"}}}, "at '/metrics/podMonitor/interval'"),
         ({"networkPolicy": {"metricsFrom": [{}]}}, "at '/networkPolicy/metricsFrom/0'"),
         ({"networkPolicy": {"apiServerPorts": []}}, "at '/networkPolicy/apiServerPorts'"),
@@ -75,12 +83,32 @@ def test_wrong_values_are_refused(changed: dict[str, Any], message: str) -> None
         ({"trainerImage": {}}, "trainerImage.repository: required; name an image"),
         ({"serviceAccount": {"create": False}}, "serviceAccount.name: required when"),
         ({"kueue": {"enabled": True}}, "kueue.quota: required when kueue.enabled is true"),
+        (
+            {"podLabels": {"app.kubernetes.io/name": "a"}},
+            "podLabels: the label app.kubernetes.io/name is set by the chart; remove it",
+        ),
+        ({"commonLabels": {"helm.sh/chart": "a"}}, "commonLabels: the label helm.sh/chart is set"),
+        (
+            {"service": {"labels": {"app.kubernetes.io/instance": "a"}}},
+            "service.labels: the label app.kubernetes.io/instance is set by the chart",
+        ),
+        (
+            {"kueue": {"enabled": True, "quota": {"nvidia.com/gpu": 16}}},
+            "kueue.namespaces: required when kueue.enabled is true and settings",
+        ),
     ],
 )
-def test_missing_values_are_asked_for(changed: dict[str, Any], message: str) -> None:
+def test_values_that_cannot_work_are_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(helm.HelmRenderError) as refused:
         render(values_of("minimal", **changed))
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("repository", ["a", "b/a", "registry.example.com:5000/b/a"])
+def test_repositories_are_accepted_with_and_without_a_host(repository: str) -> None:
+    rendered = render(values_of("minimal", image={"repository": repository, "tag": "1"}))
+    (container,) = rendered.pod["spec"]["containers"]
+    assert container["image"] == f"{repository}:1"
 
 
 def test_defaults_of_settings_are_the_operators() -> None:
