@@ -31,8 +31,8 @@ def values_schema(values: Iterable[Value]) -> Schema:
     for value in values:
         _describe(schema, value)
     for part in _parts(schema):
-        if "properties" in part:
-            part["additionalProperties"] = False
+        if "properties" in part:  # parts of core/v1 objects say themselves that they allow more
+            part.setdefault("additionalProperties", False)
     return schema
 
 

@@ -55,6 +55,10 @@ def test_lint_finds_nothing_without_values() -> None:
             {"settings": {"jobDefaults": {"storage": {"secretKey": "AKIA"}}}},
             "additional properties 'secretKey' not allowed",
         ),
+        (
+            {"settings": {"jobDefaults": {"podOverrides": {"spec": {"hostPID": True}}}}},
+            "additional properties 'hostPID' not allowed",
+        ),
         ({"settings": {"trainerImage": "a"}}, "additional properties 'trainerImage' not allowed"),
         ({"settings": {"leaderElection": {"enabled": False}}}, "'enabled' not allowed"),
         ({"crds": {"keep": "no"}}, "at '/crds/keep': got string, want boolean"),

@@ -67,6 +67,9 @@ def _trainer_config(job: DreamBoothJob) -> Manifest:
     # The ConfigMap is applied again for each attempt: these may have changed, all else is fixed.
     spec.pop("suspend")
     spec["runtime"].pop("ttlSecondsAfterFinished", None)
+    # Of the pods, which have them already; with the operator's defaults they may exceed the bounds
+    # of a job.
+    spec["runtime"].pop("podOverrides", None)
     known = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
     return {
         "apiVersion": API_VERSION,

@@ -11,8 +11,11 @@ from pydantic import ConfigDict, Field
 
 from dreambooth_api.models.base import ApiModel, LabelKey, LabelValue, ObjectName
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.runtime import ImagePullSecrets, Runtime, Toleration
+from dreambooth_api.models.map_list import MapList
+from dreambooth_api.models.overrides import TRAINER, EnvVar, PodOverrides
+from dreambooth_api.models.runtime import ImagePullSecrets, Resources, Runtime, Toleration
 from dreambooth_api.models.storage import Storage
+from dreambooth_operator.manifests.overrides import merged
 
 
 class JobDefaults(ApiModel):
@@ -45,6 +48,22 @@ class JobDefaults(ApiModel):
 
     tolerations: Annotated[list[Toleration], Field(max_length=32)] = []
     """Taints that are tolerated, for jobs that tolerate none."""
+
+    resources: Resources = Resources()
+    """CPU, memory and other resources of the trainer's container, for jobs that set neither
+    requests nor limits."""
+
+    env: Annotated[list[EnvVar], Field(max_length=64), MapList("name")] = []
+    """Environment variables of all jobs, for example those of a proxy. A job replaces one by its
+    name in its `podOverrides`."""
+
+    pod_overrides: PodOverrides = {}
+    """Parts of a core/v1 PodTemplateSpec for all jobs, for example a volume with a company's
+    certificates. A job's own `podOverrides` are merged over them."""
+
+
+MERGED = {"storage", "resources", "env", "pod_overrides"}
+"""Defaults that are more than a value in place of none."""
 
 
 def with_defaults(job: DreamBoothJob, defaults: JobDefaults) -> tuple[DreamBoothJob, list[str]]:
@@ -81,10 +100,35 @@ def _unset(own: Runtime, defaults: JobDefaults) -> dict[str, Any]:
     `imagePullPolicy` always has one there; it goes with the image.
     """
     given = {name: getattr(defaults, name) for name in JobDefaults.model_fields}
-    return {
+    unset = {
         name: value
         for name, value in given.items()
-        if name != "storage"
+        if name not in MERGED
         and value
         and not (own.image if name == "image_pull_policy" else getattr(own, name))
     }
+    resources = _without(defaults.resources, own.gpu_resource)
+    if own.resources == Resources() != resources:
+        unset["resources"] = resources
+    overrides = _pod_overrides(own, defaults)
+    if overrides != own.pod_overrides:
+        unset["pod_overrides"] = overrides
+    return unset
+
+
+def _without(resources: Resources, name: str) -> Resources:
+    """The resources but one: a job's GPUs are counted by its `gpusPerNode` alone."""
+    kinds = (resources.requests, resources.limits)
+    requests, limits = ({k: v for k, v in kind.items() if k != name} for kind in kinds)
+    return Resources(requests=requests, limits=limits)
+
+
+def _pod_overrides(own: Runtime, defaults: JobDefaults) -> dict[str, Any]:
+    """A job's overrides merged over the defaults, `env` included (core/v1 PodTemplateSpec).
+
+    They are merged, as what a job adds to its pods is no reason to leave out the proxy.
+    """
+    env = [variable.model_dump(mode="json", exclude_unset=True) for variable in defaults.env]
+    container = {"containers": [{"name": TRAINER, "env": env}]}
+    template = merged({"spec": container} if env else {}, defaults.pod_overrides)
+    return merged(template, own.pod_overrides)

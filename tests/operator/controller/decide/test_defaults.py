@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_api.parsing.load import load, parse
@@ -38,7 +39,26 @@ RUNTIME = {
     "nodeSelector": {"pool": "gpu"},
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
 }
-ALL = JobDefaults.model_validate({"storage": MINIO, **RUNTIME})
+OVERRIDES = {
+    "metadata": {"labels": {"team": "art"}},
+    "spec": {
+        "volumes": [{"name": "ca", "configMap": {"name": "company-ca"}}],
+        "containers": [
+            {
+                "name": "trainer",
+                "env": [{"name": "SSL_CERT_FILE", "value": "/etc/company/ca.pem"}],
+                "volumeMounts": [{"name": "ca", "mountPath": "/etc/company"}],
+            }
+        ],
+    },
+}
+"""Certificates of a company, for all jobs."""
+PODS = {
+    "resources": {"requests": {"cpu": "8"}, "limits": {"memory": "64Gi"}},
+    "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+    "podOverrides": OVERRIDES,
+}
+ALL = JobDefaults.model_validate({"storage": MINIO, **RUNTIME, **PODS})
 
 
 def job(**spec: Any) -> DreamBoothJob:
@@ -142,6 +162,61 @@ def test_pods_and_config_agree() -> None:
     attempt = attempt_job(filled, 0, "trainer:1")
     assert attempt["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
     assert attempt["spec"]["template"]["spec"]["nodeSelector"] == {"pool": "gpu"}
+
+
+def environment(container: dict[str, Any]) -> dict[str, Any]:
+    return {each["name"]: each.get("value") for each in container["env"]}
+
+
+def test_every_pod_has_the_proxy_and_the_certificates() -> None:
+    filled, paths = with_defaults(job(runtime={"gpusPerNode": 1}), ALL)
+    assert {"spec.runtime.resources", "spec.runtime.podOverrides"} <= set(paths)
+    _, preflight = preflight_children(filled, "trainer:1")
+    for made in (preflight, attempt_job(filled, 0, "trainer:1")):
+        template = made["spec"]["template"]
+        (container,) = template["spec"]["containers"]
+        assert environment(container)["HTTPS_PROXY"] == "http://proxy:3128"
+        assert environment(container)["SSL_CERT_FILE"] == "/etc/company/ca.pem"
+        assert {"name": "ca", "mountPath": "/etc/company"} in container["volumeMounts"]
+        assert template["spec"]["volumes"][-1]["configMap"] == {"name": "company-ca"}
+        assert template["metadata"]["labels"]["team"] == "art"
+    (container,) = attempt_job(filled, 0, "trainer:1")["spec"]["template"]["spec"]["containers"]
+    assert container["resources"] == {
+        "requests": {"cpu": "8", "nvidia.com/gpu": "1"},
+        "limits": {"memory": "64Gi", "nvidia.com/gpu": "1"},
+    }
+
+
+def test_overrides_of_a_job_win_and_leave_the_rest() -> None:
+    own = {
+        "name": "trainer",
+        "env": [{"name": "HTTPS_PROXY", "value": ""}, {"name": "NCCL_DEBUG", "value": "INFO"}],
+    }
+    filled, _ = with_defaults(job(runtime={"podOverrides": {"spec": {"containers": [own]}}}), ALL)
+    (container,) = attempt_job(filled, 0, "trainer:1")["spec"]["template"]["spec"]["containers"]
+    expected = {"HTTPS_PROXY": "", "SSL_CERT_FILE": "/etc/company/ca.pem", "NCCL_DEBUG": "INFO"}
+    assert expected.items() <= environment(container).items()
+
+
+def test_resources_of_a_job_are_not_mixed_with_the_defaults() -> None:
+    filled, _ = with_defaults(job(runtime={"resources": {"requests": {"memory": "80Gi"}}}), ALL)
+    assert filled.spec.runtime.resources.limits == {}
+
+
+def test_default_resources_add_no_gpus() -> None:
+    gpus = {"nvidia.com/gpu": "4", "cpu": "8"}
+    defaults = JobDefaults.model_validate({"resources": {"requests": gpus, "limits": gpus}})
+    filled, _ = with_defaults(job(runtime={"gpusPerNode": 0}), defaults)
+    assert filled.spec.runtime.resources.requests == {"cpu": "8"}
+    assert parse(resolved(filled)).spec == filled.spec
+
+
+def test_trainer_reads_a_job_whose_variables_exceed_the_bound_with_the_defaults() -> None:
+    many = [{"name": f"OWN_{number}", "value": "1"} for number in range(64)]
+    overrides = {"spec": {"containers": [{"name": "trainer", "env": many}]}}
+    filled, _ = with_defaults(job(runtime={"podOverrides": overrides}), ALL)
+    config, _ = preflight_children(filled, "trainer:1")
+    parse(yaml.safe_load(config["data"]["job.yaml"]))
 
 
 def _python(name: str) -> str:
