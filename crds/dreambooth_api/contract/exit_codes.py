@@ -31,13 +31,23 @@ class ExitCode(IntEnum):
     """A newer attempt owns the output."""
     STALLED = 70
     """No rank of the pod made progress for `spec.runtime.stallTimeoutSeconds`."""
+    OUT_OF_MEMORY = 71
+    """The GPU's memory is too small for the job."""
     STOPPED = 143
     """Stopped by SIGTERM (128 + 15), with the state saved."""
 
 
 # STALLED is left out: a hung rank is often the fault of one node, and the next attempt may get
 # another.
-NOT_RETRYABLE = tuple(code for code in ExitCode if ExitCode.BAD_CONFIG <= code <= ExitCode.FENCED)
+NOT_RETRYABLE = (
+    ExitCode.BAD_CONFIG,
+    ExitCode.BAD_DATA,
+    ExitCode.BAD_MODEL,
+    ExitCode.STORAGE_DENIED,
+    ExitCode.NOT_FINITE,
+    ExitCode.FENCED,
+    ExitCode.OUT_OF_MEMORY,
+)
 """Codes that end the attempt for all pods. Before the first checkpoint they fail the job, too."""
 
 # A job with a checkpoint has shown that it can be trained. Settings are fixed, so that something
@@ -50,10 +60,13 @@ EXTERNAL = (
 )
 """Codes that, once the job has a checkpoint, are due to what lies outside of the job."""
 
+HOPELESS = (ExitCode.NOT_FINITE, ExitCode.OUT_OF_MEMORY)
+"""Codes that would follow from the same checkpoint again."""
+
 
 def is_retryable(code: int, *, has_checkpoint: bool = False) -> bool:
     """Whether a new attempt may succeed after a container ended with this code (not 0).
 
-    With a checkpoint, only `NOT_FINITE` is hopeless: the steps after it are the same again.
+    With a checkpoint, only `HOPELESS` codes are not: the steps after it are the same again.
     """
-    return code not in NOT_RETRYABLE or (has_checkpoint and code != ExitCode.NOT_FINITE)
+    return code not in (HOPELESS if has_checkpoint else NOT_RETRYABLE)

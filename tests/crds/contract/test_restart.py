@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreambooth_api.contract.exit_codes import EXTERNAL, NOT_RETRYABLE, ExitCode
+from dreambooth_api.contract.exit_codes import EXTERNAL, HOPELESS, NOT_RETRYABLE, ExitCode
 from dreambooth_api.contract.message import Checkpoint
 from dreambooth_api.contract.restart import (
     PREEMPTION_BY_SCHEDULER,
@@ -75,13 +75,13 @@ def test_codes_that_are_not_retryable_are_final(code: int) -> None:
     [
         *((code, "Disrupted", False) for code in EXTERNAL),
         (ExitCode.FENCED, "Failed", False),  # a status from a backup has an older attempt's number
-        (ExitCode.NOT_FINITE, "Failed", True),
+        *((code, "Failed", True) for code in HOPELESS),
     ],
 )
 def test_a_job_with_a_checkpoint_is_not_given_up_for_what_lies_outside_of_it(
     code: int, outcome: str, final: bool
 ) -> None:
-    assert sorted({*EXTERNAL, ExitCode.FENCED, ExitCode.NOT_FINITE}) == sorted(NOT_RETRYABLE)
+    assert sorted({*EXTERNAL, ExitCode.FENCED, *HOPELESS}) == sorted(NOT_RETRYABLE)
     end = classify(
         [FAILED, PodEnd(1, exit_code=code)][code == ExitCode.FENCED :], has_checkpoint=True
     )

@@ -12,6 +12,7 @@ from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters import PRECISIONS
 from dreambooth_trainer.models.generate import ImageRequest, generate_images
 from dreambooth_trainer.process.chunks import gather_chunks, own_chunks
+from dreambooth_trainer.process.out_of_memory import explain_out_of_memory
 from dreambooth_trainer.process.signals import StoppedError
 
 
@@ -20,6 +21,7 @@ class ImageGenerator:
 
     def __init__(self, attempt: Attempt, family: Family) -> None:
         self._family = family
+        self._job = attempt.job
         self._ranks = attempt.ranks
         self._samples = attempt.job.spec.samples
         self._resolution = attempt.job.spec.training.resolution
@@ -46,7 +48,8 @@ class ImageGenerator:
     def _generate(self, chunk: Sequence[ImageRequest]) -> list[Image.Image]:
         settings = self._samples
         mixed = self._precision is not torch.float32
-        with torch.autocast(self._device.type, self._precision) if mixed else nullcontext():
+        autocast = torch.autocast(self._device.type, self._precision) if mixed else nullcontext()
+        with explain_out_of_memory("sampling", self._job), autocast:
             return generate_images(
                 self._family.pipeline(),
                 chunk,

@@ -43,6 +43,12 @@ class NotFiniteError(TrainerError):
     exit_code = ExitCode.NOT_FINITE
 
 
+class GpuMemoryError(TrainerError):
+    """A GPU has too little memory for a stage of the job."""
+
+    exit_code = ExitCode.OUT_OF_MEMORY
+
+
 class FencedError(TrainerError):
     """A newer attempt owns the output."""
 

@@ -28,6 +28,7 @@ from dreambooth_trainer.preflight.check import check_job
 from dreambooth_trainer.process.batch_split import BatchSplit, split_batch
 from dreambooth_trainer.process.distributed import join_ranks
 from dreambooth_trainer.process.errors import RefusedJobError, TrainerError
+from dreambooth_trainer.process.out_of_memory import explain_out_of_memory
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.resume.fingerprint import check_config, check_contents, fingerprint
@@ -61,27 +62,31 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         _preflight(attempt)
         store = _checkpoints(attempt)
         subjects = subject_groups(attempt)
-        family = load_family(job.spec.model, attempt.storage, ranks, attempt.device)
+        with explain_out_of_memory("loading the model", job):
+            family = load_family(job.spec.model, attempt.storage, ranks, attempt.device)
         resume = _resume(attempt, store)
         batch = _split_batch(attempt, resume)
 
         attempt.enter_stage("GeneratingPrior")
-        dataset = Dataset(job, subjects, class_groups(attempt, family))
+        with explain_out_of_memory("generating class images", job):
+            dataset = Dataset(job, subjects, class_groups(attempt, family))
         _record(attempt, store, family, dataset, resume, batch)
 
         generator = ImageGenerator(attempt, family)
         writer = SampleWriter(generator, attempt, store.check_owner)
-        evaluator = load_evaluator(attempt, generator)
+        with explain_out_of_memory("scoring", job):
+            evaluator = load_evaluator(attempt, generator)
         if needs_baseline(attempt):
             _evaluate(attempt, writer, evaluator, step=0)
             record_baseline(attempt)
 
         attempt.enter_stage("Training")
         module = _module(attempt, family, dataset, resume)
-        fit(attempt, module, dataset, store, writer, batch)
+        with explain_out_of_memory("a training step", job):
+            fit(attempt, module, dataset, store, writer, batch)
 
         # Saved states have both sets of weights; only the averages are scored and exported.
-        with module.ema_weights():
+        with explain_out_of_memory("sampling", job), module.ema_weights():
             attempt.enter_stage("Evaluating")
             _evaluate(attempt, writer, evaluator, step=job.spec.training.steps)
             writer.compare(0, job.spec.training.steps)
@@ -216,19 +221,21 @@ def _module(
 ) -> DreamBooth:
     job = attempt.job
     text_is_trained = job.spec.training.text_encoder.method != "frozen"
-    cache = build_cache(
-        family,
-        dataset.groups,
-        job.spec.training.resolution,
-        text_is_trained=text_is_trained,
-        ranks=attempt.ranks,
-        device=attempt.device,
-    )
+    with explain_out_of_memory("encoding latents", job):
+        cache = build_cache(
+            family,
+            dataset.groups,
+            job.spec.training.resolution,
+            text_is_trained=text_is_trained,
+            ranks=attempt.ranks,
+            device=attempt.device,
+        )
     # Rank 0 writes the export.
     merges = attempt.topology.rank == 0 and not _exports_adapters(job)
-    trained = make_trainable(family, job.spec.training, keep_unrounded=merges)
     prior_weight = job.spec.prior.weight if dataset.has_prior else None
-    return DreamBooth(family, trained, job.spec.training, cache, prior_weight, resume)
+    with explain_out_of_memory("a training step", job):
+        trained = make_trainable(family, job.spec.training, keep_unrounded=merges)
+        return DreamBooth(family, trained, job.spec.training, cache, prior_weight, resume)
 
 
 def _evaluate(
@@ -237,7 +244,8 @@ def _evaluate(
     """Sample and score the model in its current state. Collective."""
     writer.write(step)
     if evaluator is not None:
-        evaluator.score(step)
+        with explain_out_of_memory("scoring", attempt.job):
+            evaluator.score(step)
     attempt.check_stop()
 
 
@@ -253,10 +261,11 @@ def _export(attempt: Attempt, store: CheckpointStore, family: Family, module: Dr
     with tempfile.TemporaryDirectory(prefix="export-") as folder:
         if attempt.topology.rank == 0:
             arguments = family.pipeline(), Path(folder), _provenance(job, family)
-            if _exports_adapters(job):
-                export_lora(*arguments)
-            else:
-                export_pipeline(*arguments, unrounded=module.trained.unrounded)
+            with explain_out_of_memory("exporting", job):
+                if _exports_adapters(job):
+                    export_lora(*arguments)
+                else:
+                    export_pipeline(*arguments, unrounded=module.trained.unrounded)
         # An attempt that lost its claim must not overwrite a newer one's result.
         store.check_owner()
         if attempt.topology.rank == 0:

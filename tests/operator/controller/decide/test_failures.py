@@ -14,7 +14,7 @@ from dreambooth_operator.controller.decide.history import unreliable_nodes
 from tests.operator.controller.world import running
 
 
-@pytest.mark.parametrize("code", [64, 65, 66, 67, 68, 69])
+@pytest.mark.parametrize("code", [64, 65, 66, 67, 68, 69, 71])
 def test_an_exit_code_that_is_not_retryable_fails_the_job_at_once(code: int) -> None:
     world = running()
     world.fail(code, "BadData: spec.subjects[0].images: 3 images are broken")
