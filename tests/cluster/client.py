@@ -32,6 +32,7 @@ class ApiError(Exception):
     def __init__(self, code: int, message: str, details: Object | None = None) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
+        self.message = message
         self.details = details or {}
 
     @property

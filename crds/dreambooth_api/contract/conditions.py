@@ -34,6 +34,7 @@ class Reason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     NAME_TAKEN = "NameTaken"
     NOT_ALLOWED = "NotAllowed"
+    WEBHOOK_FAILED = "WebhookFailed"
 
     RUNNING = "Running"
     RETRYING = "Retrying"
@@ -49,6 +50,7 @@ class Reason(StrEnum):
     ALL_JOINED = "AllJoined"
     PODS_LEFT = "PodsLeft"
     UNSCHEDULABLE = "Unschedulable"
+    FAILED_CREATE = "FailedCreate"
 
     ANSWERS = "Answers"
     NO_ANSWER = "NoAnswer"

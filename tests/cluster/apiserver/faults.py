@@ -12,7 +12,13 @@ from aiohttp import web
 from tests.cluster.apiserver.errors import ApiError
 from tests.cluster.apiserver.watches import Watch
 
-REASONS = {409: "Conflict", 429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable"}
+REASONS = {
+    403: "Forbidden",
+    409: "Conflict",
+    429: "TooManyRequests",
+    500: "InternalError",
+    503: "ServiceUnavailable",
+}
 
 
 @dataclass
@@ -31,6 +37,8 @@ class Fault:
     """Seconds to wait before the answer."""
     times: int = 1
     """How many requests it happens to; -1: all, until the faults are cleared."""
+    message: str = "the test asked for this failure"
+    """What the error says."""
     retry_after: int = 1
     """Retry-After of a 429 or 503, in seconds."""
 
@@ -43,7 +51,7 @@ class Fault:
         reason = REASONS.get(self.code, "InternalError")
         wait = {"retryAfterSeconds": self.retry_after} if self.code in (429, 503) else {}
         headers = {"Retry-After": str(self.retry_after)} if wait else {}
-        return ApiError(self.code, reason, "the test asked for this failure", wait, headers)
+        return ApiError(self.code, reason, self.message, wait, headers)
 
 
 class Faults:

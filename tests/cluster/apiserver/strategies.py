@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import deepcopy
 
-from tests.cluster.apiserver import admission, jobs, metadata
+from tests.cluster.apiserver import admission, jobs, metadata, pod_admission
 from tests.cluster.apiserver.errors import Cause, bad_value, forbidden, not_allowed, required
 from tests.cluster.apiserver.resources import DEFINITION, Json, Resource
 from tests.cluster.apiserver.settings import Settings
@@ -39,6 +39,7 @@ def prepare_new(store: Store, resource: Resource, content: Json, settings: Setti
             content["status"] = deepcopy(FIRST_STATUS[resource.qualified])
     if resource.qualified == "pods":
         _prepare_pod(store, content, settings.toleration_seconds)
+        pod_admission.check_new_pod(store, content)
     elif resource.qualified == "jobs.batch":
         jobs.prepare(content)
     elif resource.qualified == "nodes":

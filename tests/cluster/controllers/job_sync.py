@@ -4,7 +4,7 @@ import asyncio
 import copy
 from datetime import UTC, datetime
 
-from tests.cluster.client import Object
+from tests.cluster.client import ApiError, Object
 from tests.cluster.controllers import job_pods, job_rules
 from tests.cluster.controllers.events import parse, timestamp
 from tests.cluster.controllers.job_rules import Outcome
@@ -40,13 +40,16 @@ class JobSync:
         succeeded, failed = self._newly_ended()
         backoff = self.backoff.after(succeeded, failed)
         outcome = self._outcome(failed)
-        again = None
+        again, refusal = None, None
         self._shown_active = self._active
         if outcome:
             await self._delete(self._active, untrack=False)
         else:
             if "deletionTimestamp" not in self._job["metadata"]:
-                again = await self._manage(backoff)
+                try:
+                    again = await self._manage(backoff)
+                except ApiError as error:  # the status is written all the same
+                    refusal = error
             if again and any(map(job_rules.is_ready, self._active)):
                 # The real one writes here that nothing is active, which the API server refuses as
                 # long as a pod is ready: nothing comes of its work until the pause is over.
@@ -59,6 +62,8 @@ class JobSync:
         for reason, message, warning in self._news:
             self._writes.record_event(self._job, reason, message, warning)
         self.backoff = backoff
+        if refusal:
+            raise refusal
         return min((at for at in (again, self._deadline()) if at is not None), default=None)
 
     # What has happened

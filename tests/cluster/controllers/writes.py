@@ -29,7 +29,7 @@ class Writes:
         except ApiError as error:
             if _is_caused_by(error, "NamespaceTerminating"):
                 return
-            self.record_event(job, "FailedCreate", f"Error creating: {error}", warning=True)
+            self.record_event(job, "FailedCreate", f"Error creating: {error.message}", warning=True)
             raise
         self._pods.put(created)
         self.record_event(job, "SuccessfulCreate", f"Created pod: {created['metadata']['name']}")

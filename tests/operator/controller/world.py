@@ -25,6 +25,7 @@ from dreambooth_operator.controller.decide.decision import (
     DeleteDreamBoothJob,
     DeleteJob,
     Event,
+    StopJob,
 )
 from dreambooth_operator.controller.decide.observed import Blocked, Observed, Policy, Reading
 from dreambooth_operator.controller.kube.snapshots import (
@@ -79,6 +80,8 @@ class World:
     defaulted: tuple[str, ...] = ()
     reading: Reading | None = None
     blocked: Blocked | None = None
+    refusal: str = ""
+    """Why the API server refuses pods; while it does, `control_jobs` creates none."""
     missing: frozenset[str] = frozenset()
     events: list[Event] = field(default_factory=list)
     writes: int = 0
@@ -103,6 +106,7 @@ class World:
             pods=tuple(pods),
             reading=self.reading,
             blocked=self.blocked,
+            refusal=self.refusal,
             missing=self.missing,
         )
 
@@ -145,6 +149,8 @@ class World:
                 self._make_job(action.manifest)
         elif isinstance(action, DeleteJob):
             self.delete_job(action.name, background=action.background)
+        elif isinstance(action, StopJob):
+            self.jobs[action.name] = replace(self.jobs[action.name], stop_reason=action.reason)
         elif isinstance(action, DeleteDreamBoothJob):
             self.deleted = True
 
@@ -226,7 +232,10 @@ class World:
 
     def _control(self, job: JobSnapshot, pods: list[PodSnapshot]) -> None:
         failed = [pod for pod in pods if pod.phase == "Failed" and self._counts(pod)]
-        if failed and not job.failing:
+        if job.stop_reason and not job.failing:
+            why = {"failure_reason": "DeadlineExceeded", "failure_message": "Job was active longer"}
+            self.jobs[job.name] = job = replace(job, failing=self.now, **why)
+        elif failed and not job.failing:
             self.jobs[job.name] = job = replace(job, failing=self.now, **self._why(failed[0]))
         if job.failing:
             for pod in pods:
@@ -235,7 +244,7 @@ class World:
                 self.jobs[job.name] = replace(job, failed=True, ended=self.now)
         elif sum(pod.phase == "Succeeded" for pod in pods) == self.completions[job.name]:
             self.jobs[job.name] = replace(job, complete=True, ended=self.now)
-        else:
+        elif not self.refusal:
             self._fill(job, pods)
 
     def _counts(self, pod: PodSnapshot) -> bool:

@@ -38,7 +38,7 @@ def rules() -> list[Manifest]:
         _rule(SERVICE, *WATCH, *APPLY),
         _rule(CONFIG_MAP, *WATCH, *APPLY),
         _rule(POD, *WATCH),
-        _rule(EVENT, "create"),
+        _rule(EVENT, "create", "list"),  # list: why the pods of a Job are refused
     ]
 
 

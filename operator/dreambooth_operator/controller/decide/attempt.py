@@ -20,7 +20,11 @@ from dreambooth_operator.controller.decide.history import (
     record_result,
     update_attempt,
 )
-from dreambooth_operator.controller.decide.pod_start import not_ready_reason, start_failure
+from dreambooth_operator.controller.decide.pod_start import (
+    check_refusal,
+    not_ready_reason,
+    start_failure,
+)
 from dreambooth_operator.controller.decide.preflight import confirm_preflight
 from dreambooth_operator.controller.decide.progress import (
     add_final_checkpoint,
@@ -216,7 +220,8 @@ def _report(builder: DecisionBuilder, record: AttemptStatus, job: JobSnapshot) -
     if sum(pod.ready for pod in pods) >= nodes:
         _report_joined(builder, record, nodes)
     else:
-        reason = STOPPING if job.failing else not_ready_reason(pods, nodes)
+        refusal = check_refusal(builder, job)
+        reason = STOPPING if job.failing else not_ready_reason(pods, nodes, refusal)
         builder.set_condition(ConditionType.PODS_READY, "False", *reason)
     # A pod that is not ready for a moment does not take a running job back to Starting.
     if builder.status.attempts[-1].running:

@@ -18,7 +18,13 @@ from dreambooth_api.models.conditions import (
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.runtime import Runtime
 from dreambooth_api.models.status import Condition, Status
-from dreambooth_operator.controller.decide.decision import Action, Apply, Decision, DeleteJob
+from dreambooth_operator.controller.decide.decision import (
+    Action,
+    Apply,
+    Decision,
+    DeleteJob,
+    StopJob,
+)
 from dreambooth_operator.controller.decide.events import events_between
 from dreambooth_operator.controller.decide.observed import Observed, Policy
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot
@@ -62,6 +68,11 @@ class DecisionBuilder:
         """Delete a Job (batch/v1), unless that was requested before."""
         if not job.deleting:
             self.actions.append(DeleteJob(job.name, job.uid))
+
+    def stop(self, job: JobSnapshot, reason: str) -> None:
+        """Stop a Job and keep it for inspection, unless that was requested before (batch/v1)."""
+        if job.live and not job.stop_reason:
+            self.actions.append(StopJob(job.name, job.uid, printable(reason, MAX_MESSAGE)))
 
     def requeue_after(self, seconds: float) -> None:
         """Have the job reconciled again after `seconds`; the earliest of all requests counts."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from dreambooth_api.models.status import AttemptStatus
 from dreambooth_operator.controller.decide.builder import DecisionBuilder
-from dreambooth_operator.controller.decide.pod_start import not_ready_reason
+from dreambooth_operator.controller.decide.pod_start import check_refusal, not_ready_reason
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
 
 
@@ -49,7 +49,7 @@ def start_deadline_exceeded(
     if waited < limit:
         builder.requeue_after(limit - waited)
         return None
-    _, message = not_ready_reason(pods, nodes)
+    _, message = not_ready_reason(pods, nodes, check_refusal(builder, job))
     return f"not started within spec.runtime.startDeadlineSeconds ({limit} s): {message}"
 
 

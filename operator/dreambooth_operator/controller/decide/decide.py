@@ -24,9 +24,6 @@ from dreambooth_operator.controller.decide.preflight import advance_preflight
 from dreambooth_operator.controller.decide.restart import start_next_attempt
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot
 
-# No watch reports that a Role was extended, a quota raised or an object in the way deleted.
-BLOCKED_RETRY_SECONDS = 60
-
 
 def decide(observed: Observed, now: datetime, policy: Policy) -> Decision:
     """Decide what to do about a job.
@@ -109,7 +106,7 @@ def _report_accepted(builder: DecisionBuilder) -> None:
         builder.set_condition(ConditionType.ACCEPTED, "False", blocked.reason, blocked.message)
         if builder.status.phase is None:
             builder.set_phase("Pending")
-        builder.requeue_after(BLOCKED_RETRY_SECONDS)
+        builder.requeue_after(blocked.retry_seconds)
         return
     message = "the job can be carried out as written"
     if builder.observed.defaulted:

@@ -31,11 +31,21 @@ class DeleteJob:
 
 
 @dataclass(frozen=True)
+class StopJob:
+    """Stop a Job's pods and keep the Job, which then fails (batch/v1, activeDeadlineSeconds)."""
+
+    name: str
+    uid: str
+    reason: str
+    """Kept as an annotation: the Job itself only says that its deadline passed."""
+
+
+@dataclass(frozen=True)
 class DeleteDreamBoothJob:
     """Delete the DreamBoothJob (spec.runtime.ttlSecondsAfterFinished); its children follow."""
 
 
-Action = Apply | DeleteJob | DeleteDreamBoothJob
+Action = Apply | DeleteJob | StopJob | DeleteDreamBoothJob
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ Each is about one change of the status, so that none is repeated.
 from collections.abc import Iterator
 from typing import Literal
 
-from dreambooth_api.contract.conditions import ConditionType
+from dreambooth_api.contract.conditions import ConditionType, Reason
 from dreambooth_api.models.conditions import condition_status, find_condition
-from dreambooth_api.models.status import AttemptStatus, Status
+from dreambooth_api.models.status import AttemptStatus, Condition, Status
 from dreambooth_operator.controller.decide.decision import Event
 from dreambooth_operator.controller.decide.history import newest_attempt
 
@@ -25,6 +25,7 @@ def events_between(old: Status, new: Status) -> Iterator[Event]:
 
 def _condition_events(old: Status, new: Status) -> Iterator[Event]:
     for condition in new.conditions:
+        yield from _refusal_event(find_condition(old.conditions, condition.type), condition)
         if condition.status == condition_status(old.conditions, condition.type):
             continue
         match condition.type, condition.status:
@@ -34,6 +35,12 @@ def _condition_events(old: Status, new: Status) -> Iterator[Event]:
                 yield Event("Normal", "PreflightPassed", condition.message)
             case ConditionType.PREFLIGHT_PASSED, "False":
                 yield Event("Warning", "PreflightFailed", condition.message)
+
+
+def _refusal_event(old: Condition | None, new: Condition) -> Iterator[Event]:
+    """The API server refuses pods: the condition keeps its status meanwhile."""
+    if new.reason == Reason.FAILED_CREATE and (old is None or old.reason != new.reason):
+        yield Event("Warning", new.reason, new.message)
 
 
 def _attempt_events(old: Status, new: Status) -> Iterator[Event]:

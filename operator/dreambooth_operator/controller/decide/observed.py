@@ -44,6 +44,8 @@ class Blocked:
 
     reason: str
     message: str
+    retry_seconds: float = 60
+    """No watch reports that a Role was extended, a quota raised or an object in the way deleted."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,19 @@ class Observed:
     reading: Reading | None = None
     blocked: Blocked | None = None
     """Why children could not be applied just now."""
+    refusal: str = ""
+    """Why the API server refuses the pods of `job_without_pods`, in its own words."""
     missing: frozenset[str] = frozenset()
     """Kinds of shared children that do not exist: "Service", "ConfigMap"."""
+
+    @property
+    def job_without_pods(self) -> JobSnapshot | None:
+        """The Job that is waiting for its pods to be created: preflight or newest attempt."""
+        job = self.attempts[-1] if self.attempts else self.preflight
+        if job is None or not job.live or job.suspended or job.failing:
+            return None
+        pods = [pod for pod in self.pods_of(job) if not (pod.failed or pod.gone)]
+        return job if len(pods) < (job.completions or 1) else None
 
     def pods_of(self, job: JobSnapshot) -> list[PodSnapshot]:
         """The pods that a Job created, by the uid of their controller (meta/v1 OwnerReference)."""

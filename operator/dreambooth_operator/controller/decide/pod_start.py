@@ -12,8 +12,13 @@ from dreambooth_operator.controller.kube.snapshots import (
     IMAGE_PULL_FAILS,
     NEVER_STARTS,
     STARTING,
+    JobSnapshot,
     PodSnapshot,
 )
+
+# The first refusal is shown within 10 s; the Job controller tries again once a minute at least.
+MIN_CHECK_SECONDS = 3.0
+MAX_CHECK_SECONDS = 30.0
 
 
 def start_failure(builder: DecisionBuilder, pods: Iterable[PodSnapshot]) -> str | None:
@@ -46,15 +51,30 @@ def _grace_left(builder: DecisionBuilder, pod: PodSnapshot) -> float:
     return grace - (builder.now - (pod.waiting_since or builder.now)).total_seconds()
 
 
-def not_ready_reason(pods: Iterable[PodSnapshot], nodes: int) -> tuple[str, str]:
+def check_refusal(builder: DecisionBuilder, job: JobSnapshot) -> str:
+    """Why the API server refuses pods of a Job that lacks some; empty if it does not, or not yet.
+
+    No watch reports a refusal, so the job is reconciled again until it has all its pods.
+    """
+    if builder.observed.job_without_pods != job:
+        return ""
+    age = (builder.now - job.active_since).total_seconds()
+    builder.requeue_after(min(max(age / 3, MIN_CHECK_SECONDS), MAX_CHECK_SECONDS))
+    return builder.observed.refusal
+
+
+def not_ready_reason(pods: Iterable[PodSnapshot], nodes: int, refusal: str = "") -> tuple[str, str]:
     """Reason and message of the condition while not all of `nodes` pods are ready.
 
-    The reason is that of a container (core/v1 ContainerStateWaiting), or a `Reason`.
+    The reason is that of a container (core/v1 ContainerStateWaiting), or a `Reason`. `refusal` is
+    why the API server refuses to create the missing pods.
     """
     alive = [pod for pod in pods if not pod.ended]
     for pod in alive:
         if pod.waiting and pod.waiting not in STARTING:
             return pod.waiting, f"pod {pod.name}: {pod.waiting_message or pod.waiting}"
+    if refusal:
+        return Reason.FAILED_CREATE, f"the API server refuses a pod: {refusal}"
     for pod in alive:
         if pod.unschedulable:
             return Reason.UNSCHEDULABLE, f"pod {pod.name}: {pod.unschedulable}"

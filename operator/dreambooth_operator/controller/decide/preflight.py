@@ -9,7 +9,11 @@ from dreambooth_operator.controller.decide.builder import DecisionBuilder
 from dreambooth_operator.controller.decide.completion import fail
 from dreambooth_operator.controller.decide.deadlines import is_lost, start_deadline_exceeded
 from dreambooth_operator.controller.decide.decision import DeleteJob
-from dreambooth_operator.controller.decide.pod_start import not_ready_reason, start_failure
+from dreambooth_operator.controller.decide.pod_start import (
+    check_refusal,
+    not_ready_reason,
+    start_failure,
+)
 from dreambooth_operator.controller.decide.sidecars import sidecars_outlive
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
 from dreambooth_operator.manifests.names import Manifest
@@ -61,6 +65,9 @@ def _advance(builder: DecisionBuilder, job: JobSnapshot | None) -> None:
         _wait(builder, *RUNNING)
     elif job.complete:
         _pass(builder, job)
+    elif job.stop_reason:
+        checked = any(pod.exit_code for pod in builder.observed.pods_of(job))
+        _refuse(builder, Reason.REFUSED if checked else Reason.NOT_STARTED, job.stop_reason)
     elif job.failed:
         message = f"{job.failure_reason}: {job.failure_message}".strip(": ")
         # The trainer's own report lists all errors; the Job's message only names an exit code.
@@ -88,11 +95,11 @@ def _end_of_trainer(builder: DecisionBuilder, job: JobSnapshot, pods: list[PodSn
     """Whether the check has ended in a pod that a sidecar keeps running; its result counts."""
     if not sidecars_outlive(builder, pods):
         return False
-    builder.delete(job)
     if any(pod.exit_code == 0 for pod in pods):
+        builder.delete(job)
         _pass(builder, job)
     else:
-        _refuse(builder, Reason.REFUSED, _report(pods) or "the preflight failed")
+        _stop(builder, job, Reason.REFUSED, _report(pods) or "the preflight failed")
     return True
 
 
@@ -107,12 +114,11 @@ def _advance_pods(builder: DecisionBuilder, job: JobSnapshot) -> None:
         return
     failure = start_failure(builder, pods) or start_deadline_exceeded(builder, job, pods, 1)
     if failure:
-        builder.delete(job)
-        _refuse(builder, Reason.NOT_STARTED, failure)
+        _stop(builder, job, Reason.NOT_STARTED, failure)
     elif report := _report(pods):
         _wait(builder, Reason.RETRYING, report)
     else:
-        reason, message = not_ready_reason(pods, 1)
+        reason, message = not_ready_reason(pods, 1, check_refusal(builder, job))
         _wait(builder, *(RUNNING if reason == Reason.STARTING else (reason, message)))
 
 
@@ -128,6 +134,12 @@ def _pass(builder: DecisionBuilder, job: JobSnapshot | None) -> None:
 
 def _refuse(builder: DecisionBuilder, reason: Reason, message: str) -> None:
     builder.set_condition(ConditionType.PREFLIGHT_PASSED, "False", reason, message)
+
+
+def _stop(builder: DecisionBuilder, job: JobSnapshot, reason: Reason, message: str) -> None:
+    """Refuse the job; the preflight's Job and its events are kept for inspection."""
+    builder.stop(job, message)
+    _refuse(builder, reason, message)
 
 
 def _report(pods: Iterable[PodSnapshot]) -> str:

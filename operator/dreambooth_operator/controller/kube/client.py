@@ -1,6 +1,7 @@
 """A client of the API server's REST interface: JSON in, JSON out, errors from `errors`."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ PAGE = 100
 """Objects on one page of a list: a page of pods takes a few megabytes while it is read."""
 DEFAULT_RETRY_AFTER = 1.0
 """Seconds to wait after HTTP 429 without a Retry-After header."""
+
+BY_RBAC = re.compile('User ".*" cannot ')
+"""In the message of a request that the authorizer refuses."""
 
 # JSON is YAML, too.
 APPLY = "application/apply-patch+yaml"
@@ -61,8 +65,12 @@ class Api:
         """Read the API server's version: a cheap request that needs no permission."""
         return await self._send("GET", "/version")
 
-    async def pages(self, kind: Kind, namespace: str | None) -> AsyncIterator[Page]:
+    async def pages(
+        self, kind: Kind, namespace: str | None, fields: str = ""
+    ) -> AsyncIterator[Page]:
         """List the objects that a kind's selector matches, page by page; no namespace means all.
+
+        `fields` is a field selector.
 
         Raises:
             ConflictError: The next page was requested too late (HTTP 410): list again.
@@ -70,6 +78,8 @@ class Api:
         parameters = {"limit": str(PAGE)}
         if kind.selector:
             parameters["labelSelector"] = kind.selector
+        if fields:
+            parameters["fieldSelector"] = fields
         while True:
             page = Page(await self._send("GET", kind.path(namespace), parameters=parameters))
             yield page
@@ -190,13 +200,15 @@ def _error(
     if status == 500 and b"failed to create typed patch object" in content:
         # An unknown field in server-side apply is reported as an internal error.
         return errors.InvalidError(message)
+    if status == 500 and b"failed calling webhook" in content:
+        return errors.WebhookError(message)
     if status == 429:
         return errors.TooManyRequestsError(message, _retry_after(headers))
-    # A ResourceQuota, which another permission would not lift.
-    if status == 403 and b"exceeded quota" in content:
-        return errors.ForbiddenError(message)
-    if status == 403:
+    # Quotas, policies and webhooks answer 403, too: no other permission would help there.
+    if status == 403 and BY_RBAC.search(message):
         return errors.ForbiddenError(f"{message}; grant it in the operator's Role or ClusterRole")
+    if status == 403:
+        return errors.ForbiddenError(message)
     # 401: tokens rotate, and the session has already tried the newest one.
     if status >= 500 or status in (401, 408):
         return errors.UnavailableError(message)

@@ -7,6 +7,7 @@
         InvalidError           the API server rejects the request
         TooManyRequestsError   wait for `retry_after` seconds
         UnavailableError       no response, or an error of the server itself
+        WebhookError           an admission webhook does not answer
         NotLeadingError        another replica may lead; nothing was sent
 
 `NameTakenError` does not come from the API server: the name of a child belongs to another object.
@@ -60,6 +61,12 @@ class UnavailableError(ApiError):
     """No connection, no response in time, or an error of the server itself (HTTP 5xx)."""
 
     kind = "unavailable"
+
+
+class WebhookError(ApiError):
+    """The API server cannot call an admission webhook (HTTP 500); the message names it."""
+
+    kind = "webhook"
 
 
 class NotLeadingError(ApiError):

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from dreambooth_api.contract.termination import Termination
-from dreambooth_api.models.base import KIND
+from dreambooth_api.models.base import GROUP, KIND
 from dreambooth_operator.manifests import names
 
 Body = Mapping[str, Any]
@@ -21,6 +21,7 @@ NO_TERMINATION = Termination()
 STARTING = ("ContainerCreating", "PodInitializing")
 """Waiting reasons of every pod that starts."""
 COUNTERS_ANNOTATION = f"{names.ATTEMPT_LABEL}-counters"
+STOP_REASON_ANNOTATION = f"{GROUP}/stop-reason"
 MAX_GRACE_SECONDS = 10 * 365 * 86_400
 """The API server takes any; longer ones do not fit into Python's times."""
 LABEL_NUMBER = re.compile("[0-9]{1,6}")
@@ -167,6 +168,8 @@ class JobSnapshot:
     """Kueue LocalQueue that it waits in; one without a label may wait in `default`."""
     counters: str = ""
     """The counters with which the attempt was started, as JSON."""
+    stop_reason: str = ""
+    """Why the operator stopped it, and kept it for inspection."""
 
     @property
     def active_since(self) -> datetime:
@@ -273,6 +276,7 @@ def job_snapshot(body: Body) -> JobSnapshot | None:
         failure_message=failure.get("message", "") if _is_true(failure) else "",
         queue=labels.get(names.QUEUE_LABEL, ""),
         counters=meta.get("annotations", {}).get(COUNTERS_ANNOTATION, ""),
+        stop_reason=meta.get("annotations", {}).get(STOP_REASON_ANNOTATION, ""),
     )
 
 

@@ -10,12 +10,17 @@ from dreambooth_operator.controller.decide.decision import (
     Decision,
     DeleteJob,
     Event,
+    StopJob,
 )
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import Api
 from dreambooth_operator.controller.kube.clock import Now
 from dreambooth_operator.controller.kube.kinds import APPLIED, DREAMBOOTH_JOB, EVENT, JOB, Kind
-from dreambooth_operator.controller.kube.snapshots import Key, controls
+from dreambooth_operator.controller.kube.snapshots import (
+    STOP_REASON_ANNOTATION,
+    Key,
+    controls,
+)
 from dreambooth_operator.controller.reconciler.codec import (
     encode_event,
     encode_invalid_spec,
@@ -105,6 +110,8 @@ class Executor:
         if isinstance(action, DeleteJob):
             propagation = "Background" if action.background else "Foreground"
             return await self._delete(JOB, meta.namespace, action.name, action.uid, propagation)
+        if isinstance(action, StopJob):
+            return await self._stop(meta.namespace, action)
         return await self._delete(DREAMBOOTH_JOB, meta.namespace, meta.name, uid, "Background")
 
     async def _apply(self, job: DreamBoothJob, manifest: Manifest) -> bool:
@@ -160,6 +167,24 @@ class Executor:
             return self._cache.remove(kind, namespace, name, uid) is not None
         # The object, while it waits for its children to be deleted; otherwise a meta/v1 Status.
         return body["kind"] != kind.name or self._update_cache(kind, body)
+
+    async def _stop(self, namespace: str, action: StopJob) -> bool:
+        manifest = {
+            "apiVersion": JOB.api_version,
+            "kind": JOB.name,
+            "metadata": {
+                "namespace": namespace,
+                "name": action.name,
+                "uid": action.uid,
+                "annotations": {STOP_REASON_ANNOTATION: action.reason},
+            },
+            # Suspended, its queue would resume it.
+            "spec": {"activeDeadlineSeconds": 1},
+        }
+        try:
+            return self._update_cache(JOB, await self._api.apply(JOB, manifest))
+        except errors.ConflictError:  # deleted, or replaced by another: the cache was behind
+            return self._cache.remove(JOB, namespace, action.name, action.uid) is not None
 
     async def _replace_status(self, key: Key, version: int, status: Manifest) -> bool:
         self._ensure_leads()

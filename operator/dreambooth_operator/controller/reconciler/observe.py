@@ -1,6 +1,7 @@
 """Collects the state of a job, and reads from the API server what the cache may not yet hold."""
 
 import logging
+from dataclasses import replace
 from datetime import datetime
 
 from dreambooth_api.models.job import DreamBoothJob
@@ -13,6 +14,7 @@ from dreambooth_operator.controller.kube.client import Api
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, JOB
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, Key, required_time
 from dreambooth_operator.controller.reconciler.codec import decode_job
+from dreambooth_operator.controller.reconciler.refusals import RefusalReader
 from dreambooth_operator.controller.watch.cache import Cache, DreamBoothJobSnapshot
 from dreambooth_operator.controller.watch.poller import Poller
 from dreambooth_operator.manifests import names
@@ -44,6 +46,7 @@ class Observer:
         self._cache = cache
         self._poller = poller
         self._defaults = defaults
+        self._refusals = RefusalReader(api)
 
     async def observe(self, key: Key) -> Observed | None:
         """Everything that is known of a job; None when the job does not exist.
@@ -54,13 +57,20 @@ class Observer:
         """
         snapshot = self._cache.dreambooth_job(key)
         if snapshot is None:
+            self._refusals.forget(key)
             return None
         try:
             job = decode_job(snapshot)
         except InvalidJobError as error:
             raise InvalidSpecError(snapshot, str(error)) from error
         await self._find_open_attempt(key, job)
-        return self._observed(key, job)
+        observed = self._observed(key, job)
+        waiting = observed.job_without_pods
+        if waiting is None:
+            self._refusals.forget(key)
+            return observed
+        refusal = await self._refusals.read(key, waiting, observed.pods_of(waiting))
+        return replace(observed, refusal=refusal)
 
     async def refresh(self, key: Key) -> bool:
         """Read the DreamBoothJob from the API server into the cache.

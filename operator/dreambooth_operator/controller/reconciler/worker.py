@@ -20,6 +20,10 @@ from dreambooth_operator.controller.watch.queue import Queue
 
 logger = logging.getLogger(__name__)
 
+REFUSALS = (errors.ForbiddenError, errors.InvalidError, errors.WebhookError)
+"""A retry helps only once somebody has changed the cluster, so the status shows them."""
+WEBHOOK_RETRY_SECONDS = 10
+
 Decide = Callable[[Observed, datetime, Policy], Decision]
 
 
@@ -103,7 +107,7 @@ class Worker:
                 self._queue.add(key)
                 return
             changed = await self._executor.report(observed.job, decision)
-        except (errors.NameTakenError, errors.ForbiddenError, errors.InvalidError) as error:
+        except (errors.NameTakenError, *REFUSALS) as error:
             if isinstance(error, errors.ApiError):
                 self._metrics.failed(error.kind)
             # Without its actions: they cannot be carried out now.
@@ -125,11 +129,11 @@ class Worker:
         """Write the status; if not even that is allowed, post an event, once for each problem."""
         try:
             return await self._executor.report(observed.job, decision)
-        except (errors.ForbiddenError, errors.InvalidError) as error:
+        except REFUSALS as error:
             problem = str(error)
             if self._posted.get(key) != problem:
                 self._posted[key] = problem
-                event = Event("Warning", Reason.NOT_ALLOWED, problem)
+                event = Event("Warning", _blocked(error).reason, problem)
                 await self._executor.post(observed.job, event)
             raise
 
@@ -147,4 +151,7 @@ def _blocked(error: Exception) -> Blocked:
     if isinstance(error, errors.NameTakenError):
         message = f"{error} exists and is not this job's; delete it, or rename the DreamBoothJob"
         return Blocked(Reason.NAME_TAKEN, message)
+    if isinstance(error, errors.WebhookError):
+        message = f"an admission webhook of the cluster does not answer: {error}"
+        return Blocked(Reason.WEBHOOK_FAILED, message, WEBHOOK_RETRY_SECONDS)
     return Blocked(Reason.NOT_ALLOWED, f"the API server refuses what the job needs: {error}")

@@ -62,7 +62,11 @@ def test_a_preflight_whose_image_cannot_be_pulled_fails_the_job() -> None:
     world.settle()
     assert world.status.phase == "Failed"
     assert "nothing:1" in world.condition("Failed")[2]
-    assert world.jobs["mug-preflight"].deleting
+    world.control_jobs()
+    world.settle()
+    assert world.jobs["mug-preflight"].failed, "kept for inspection, without its pod"
+    assert all(pod.ended for pod in world.pods.values())
+    assert "nothing:1" in world.condition("Failed")[2]
 
 
 def test_a_preflight_on_a_lost_node_is_created_again() -> None:

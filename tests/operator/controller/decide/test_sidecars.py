@@ -94,6 +94,8 @@ def test_a_preflight_that_has_ended_beside_a_sidecar_has_ended() -> None:
         assert world.status.phase == "Preflight"
         world.tick(SIDECAR_SECONDS)
         world.settle()
-        assert world.jobs["mug-preflight"].deleting
+        # One that refused the job is kept for inspection.
+        job = world.jobs["mug-preflight"]
+        assert (job.deleting, job.stop_reason) == ((False, "the report") if code else (True, ""))
         assert world.status.phase == phase
         assert world.condition("PreflightPassed")[2] == "the report"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
@@ -133,6 +134,33 @@ def test_forbidden_error_says_what_to_do(server: type[Server]) -> None:
     with pytest.raises(
         errors.ForbiddenError, match=r"cannot create.*; grant it in the operator's Role"
     ):
+        _with_api(lambda api: api.get(JOB, "team", "a"))
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        'pods "a" is forbidden: exceeded quota: team, requested: pods=1, used: pods=1, limited: 1',
+        'admission webhook "check.example.com" denied the request: no',
+        "pods \"a\" is forbidden: ValidatingAdmissionPolicy 'owner' denied request: no",
+        'pods "a" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation',
+    ],
+)
+def test_no_permission_is_asked_for_where_none_would_help(
+    server: type[Server], refusal: str
+) -> None:
+    server.status = 403
+    server.body = {"message": refusal}
+    with pytest.raises(errors.ForbiddenError, match=re.escape(refusal) + "$"):
+        _with_api(lambda api: api.get(JOB, "team", "a"))
+
+
+def test_a_webhook_that_does_not_answer_is_told_from_a_server_that_does_not(
+    server: type[Server],
+) -> None:
+    server.status = 500
+    server.body = {"message": 'Internal error occurred: failed calling webhook "x": timed out'}
+    with pytest.raises(errors.WebhookError, match='webhook "x"'):
         _with_api(lambda api: api.get(JOB, "team", "a"))
 
 
