@@ -20,7 +20,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help init demo test test-slow e2e coverage generate verify docs images kind release lint type format \
+.PHONY: help init demo test test-slow e2e coverage generate verify docs images push kind release lint type format \
 	bench bench-operator bench-checkpoint clean
 
 help: ## list the targets
@@ -73,6 +73,13 @@ images: ## build both images; variables: BUILDER REGISTRY TAG BASE_IMAGE TORCH_V
 	$(PYTHON) images/build.py $(if $(BUILDER),--builder=$(BUILDER)) $(if $(REGISTRY),--registry=$(REGISTRY)) \
 		$(if $(TAG),--tag=$(TAG)) $(if $(BASE_IMAGE),--base-image=$(BASE_IMAGE)) \
 		$(if $(TORCH_VARIANT),--torch-variant=$(TORCH_VARIANT))
+
+push: $(READY) ## build both images, push them and the chart to REGISTRY, an OCI registry; variables as for images
+	$(if $(REGISTRY),,$(error REGISTRY is required, for example make push REGISTRY=registry.example.com/team))
+	$(PYTHON) images/build.py --push --registry=$(REGISTRY) $(if $(BUILDER),--builder=$(BUILDER)) \
+		$(if $(TAG),--tag=$(TAG)) $(if $(BASE_IMAGE),--base-image=$(BASE_IMAGE)) \
+		$(if $(TORCH_VARIANT),--torch-variant=$(TORCH_VARIANT))
+	$(BIN)/python .ci/push_chart.py $(REGISTRY)
 
 kind: ## create a kind cluster, load both images into it and install the chart; needs docker, kind, kubectl, helm
 	PYTHON=$(PYTHON) TORCH_VARIANT=$(TORCH_VARIANT) .ci/kind

@@ -24,7 +24,11 @@ def main() -> None:
     with _pip_options(builder) as pip_options:
         images = options.images or IMAGES
         built = [_build(builder, image, options, pip_options) for image in images]
-    sys.stdout.write("\n".join(["", "Built", *built, ""]))
+    if options.push:
+        for tag in built:
+            _run(builder, ["push", tag], f"push {tag}; log in to the registry first")
+    done = "Built and pushed" if options.push else "Built"
+    sys.stdout.write("\n".join(["", done, *built, ""]))
 
 
 def find_builder() -> str:
@@ -49,9 +53,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--tag", help="default: the project's version")
     parser.add_argument("--base-image", help="Debian with Python 3.11 or newer")
     parser.add_argument("--torch-variant", help="cuda, the default, or a label such as cpu")
+    parser.add_argument("--push", action="store_true", help="push to the registry as well")
     options = parser.parse_args()
     if unknown := set(options.images) - set(IMAGES):
         parser.error(f"no such image: {', '.join(unknown)}; choose from {', '.join(IMAGES)}")
+    if options.push and not options.registry:
+        parser.error("--push needs --registry, such as registry.example.com/team")
     return options
 
 
@@ -65,11 +72,16 @@ def _build(
     if builder != "docker":
         command.append("--layers")  # or buildah packs dependencies and our own packages into one
     command += ["--tag", tag, *_arguments(image, options), *pip_options, str(ROOT)]
+    _run(builder, command[1:], f"build {tag}")
+    return tag
+
+
+def _run(builder: str, arguments: Sequence[str], purpose: str) -> None:
+    """Run the builder; ends the process with a message when it fails."""
     # The old builder of docker has no secrets.
     environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
-    if subprocess.run(command, env=environment).returncode:
-        sys.exit(f"{builder} could not build {tag}; see above")
-    return tag
+    if subprocess.run([builder, *arguments], env=environment).returncode:
+        sys.exit(f"{builder} could not {purpose}; its own message is above")
 
 
 def _arguments(image: str, options: argparse.Namespace) -> list[str]:

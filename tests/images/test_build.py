@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+IMAGES = ("operator", "trainer")
 VERSION = (ROOT / "VERSION").read_text().strip()
 BUILDER = f"""#!{sys.executable} -S
 import json, os, pathlib, sys
@@ -54,7 +55,7 @@ def make(tmp_path: Path) -> Make:
     """A function that runs `make images` with only the named builders on the path."""
 
     def run(
-        builders: str, *variables: str, **environment: str
+        builders: str, *variables: str, target: str = "images", **environment: str
     ) -> tuple[list[Call], subprocess.CompletedProcess[str]]:
         programs, calls = tmp_path / "bin", tmp_path / "calls"
         programs.mkdir()
@@ -65,7 +66,7 @@ def make(tmp_path: Path) -> Make:
             (programs / name).symlink_to(f"/usr/bin/{name}")
         calls.touch()
         done = subprocess.run(
-            ["/usr/bin/make", "images", f"PYTHON={sys.executable}", *variables],
+            ["/usr/bin/make", target, f"PYTHON={sys.executable}", *variables],
             cwd=ROOT,
             env={
                 "PATH": str(programs),
@@ -124,6 +125,28 @@ def test_variables_say_what_is_built_and_as_what(make: Make) -> None:
     assert "TORCH_VARIANT=cpu" in trainer.options("build-arg")
     assert "TORCH_VARIANT=cpu" not in operator.options("build-arg")
     assert "BASE_IMAGE=debian-with-python" in operator.options("build-arg")
+
+
+def test_push_pushes_what_was_built(make: Make) -> None:
+    # Without a virtual environment: what would push the chart is only looked at.
+    calls, done = make(
+        "buildah",
+        "REGISTRY=registry.example.com/team",
+        "READY=",
+        "BIN=/nowhere",
+        target="push",
+    )
+    tags = [f"registry.example.com/team/dreambooth-{name}:{VERSION}" for name in IMAGES]
+    pushed = [call.command for call in calls if call.command[1] == "push"]
+    assert pushed == [["buildah", "push", tag] for tag in tags]
+    assert "Built and pushed" in done.stdout
+    assert "push_chart.py registry.example.com/team" in done.stdout
+
+
+def test_push_needs_a_registry(make: Make) -> None:
+    calls, done = make("buildah", "READY=", target="push")
+    assert not calls
+    assert "REGISTRY is required" in done.stderr
 
 
 def test_pip_in_a_build_looks_where_pip_on_this_machine_does(make: Make, tmp_path: Path) -> None:
