@@ -99,14 +99,14 @@ format: $(READY) ## format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## measure the trainer against bare PyTorch
-	$(BIN)/python -m tests.bench
+bench: $(READY) ## measure the trainer against bare PyTorch; ROWS="cache ranks" for some, ROWS=--help lists them
+	$(BIN)/python -m tests.bench $(ROWS)
 
 bench-operator: $(READY) ## measure the operator at 1,000 jobs, against a bare loop
-	$(BIN)/python -m tests.bench.operator
+	$(BIN)/python -m tests.bench.operator $(ROWS)
 
 bench-checkpoint: $(READY) ## measure what saving costs the training, against waiting for it and against boto3
-	$(BIN)/python -m tests.bench.checkpoint
+	$(BIN)/python -m tests.bench.checkpoint $(ROWS)
 
 clean: ## remove the virtual environment, build outputs and all caches; results of runs stay
 	rm -rf $(VENV) dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,7 +1,8 @@
 """Single-process steps on tiny-sd: the trainer's against the same arithmetic in a bare loop."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.samples import SampleWriter
 from dreambooth_trainer.models import load_family
 from dreambooth_trainer.models.adapters import make_trainable
+from dreambooth_trainer.process.batch_split import split_batch
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology
@@ -31,12 +33,39 @@ from dreambooth_trainer.run.fit import fit
 from dreambooth_trainer.telemetry.history import StepReport
 from dreambooth_trainer.telemetry.telemetry import Telemetry
 from dreambooth_trainer.training.module import DreamBooth
+from tests.bench.report import Row, ratio
 
 MODEL = Path(__file__).parents[2] / "examples" / "tiny-sd" / "model"
 BATCH = 4
-STEPS = 24
-WARM_UP = 4
-ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    steps: int = 24
+    warm_up: int = 4
+    rounds: int = 5
+    class_images: int = 40
+
+
+SHORT = Sizes(steps=5, warm_up=1, rounds=1, class_images=4)
+
+
+def trainer_against_bare(folder: Path, short: bool) -> Iterator[Row]:
+    """Lightning, callbacks, sampler and reports against a loop of ten lines."""
+    bench = StepBench(folder, short)
+    yield ratio("trainer's step / bare PyTorch's", bench.trainer_against_bare(), at_most=1.10)
+
+
+def cached_against_uncached(folder: Path, short: bool) -> Iterator[Row]:
+    """Looking latents and embeddings up against encoding images and captions in every step."""
+    yield ratio("cached step / uncached", StepBench(folder, short).cached_against_uncached())
+
+
+def one_forward_against_two(folder: Path, short: bool) -> Iterator[Row]:
+    """Subject and class as one batch against one after the other."""
+    yield ratio("one forward / two", StepBench(folder, short).one_forward_against_two())
 
 
 class _Clock(Telemetry):
@@ -54,9 +83,10 @@ class _Clock(Telemetry):
 class StepBench:
     """One model, prepared once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, short: bool) -> None:
         torch.manual_seed(0)
-        self._job = _job(folder)
+        self._sizes = SHORT if short else Sizes()
+        self._job = _job(folder, self._sizes.steps)
         self._clock = _Clock(self._job)
         self._attempt = Attempt(
             self._job,
@@ -71,7 +101,7 @@ class StepBench:
             self._job.spec.model, attempt.storage, attempt.ranks, attempt.device
         )
         self._trained = make_trainable(self._family, self._job.spec.training)
-        mugs = _group(40, "a photo of a mug")
+        mugs = _group(self._sizes.class_images, "a photo of a mug")
         self._dataset = Dataset(self._job, [_group(5, "a photo of sks mug")], {"mug": mugs})
         self._cache = build_cache(
             self._family,
@@ -88,8 +118,8 @@ class StepBench:
         self._store.claim()
 
     def trainer_against_bare(self) -> list[float]:
-        """Lightning, callbacks, sampler and reports against a loop of ten lines."""
-        return [self._trainer_step() / self._bare_step() for _ in range(ROUNDS)]
+        """Ratios, one a round."""
+        return [self._trainer_step() / self._bare_step() for _ in range(self._sizes.rounds)]
 
     def _trainer_step(self) -> float:
         job, attempt = self._job, self._attempt
@@ -98,9 +128,9 @@ class StepBench:
         )
         self._clock.times.clear()
         writer = SampleWriter(ImageGenerator(attempt, self._family), attempt, lambda: None)
-        fit(attempt, module, self._dataset, self._store, writer)
+        fit(attempt, module, self._dataset, self._store, writer, split_batch(job, world_size=1))
         # Reports lag two steps behind, and the last two come with the final checkpoint.
-        times = self._clock.times[WARM_UP:-2]
+        times = self._clock.times[self._sizes.warm_up : -2]
         return (times[-1] - times[0]) / (len(times) - 1)
 
     def _bare_step(self) -> float:
@@ -111,7 +141,7 @@ class StepBench:
 
         def step() -> None:
             latents = self._family.sample_latents(
-                self._cache.moments[torch.randint(90, (2 * BATCH,))],
+                self._cache.moments[torch.randint(len(self._cache.moments), (2 * BATCH,))],
                 torch.randn(2 * BATCH, *self._noise_shape()),
             )
             noise = torch.randn_like(latents)
@@ -127,14 +157,14 @@ class StepBench:
             optimizer.step()
             optimizer.zero_grad()
 
-        return _seconds(step)
+        return self._seconds(step)
 
     def _noise_shape(self) -> tuple[int, ...]:
         _, moments, height, width = self._cache.moments.shape
         return moments // 2, height, width
 
     def cached_against_uncached(self) -> list[float]:
-        """Looking latents and embeddings up against encoding images and captions in every step."""
+        """Ratios, one a round."""
         pixels = torch.rand(2 * BATCH, 3, 64, 64) * 2 - 1
         tokens = self._cache.tokens[[1] * BATCH + [2] * BATCH]
         noise = torch.randn(2 * BATCH, *self._noise_shape())
@@ -149,10 +179,10 @@ class StepBench:
                 texts = self._family.encode_tokens(tokens)
             self._forward_backward(self._family.encode_images(pixels), noise, texts)
 
-        return _ratios(cached, uncached)
+        return self._ratios(cached, uncached)
 
     def one_forward_against_two(self) -> list[float]:
-        """Subject and class as one batch against one after the other."""
+        """Ratios, one a round."""
         noise = torch.randn(2 * BATCH, *self._noise_shape())
         texts = self._texts
         rows = self._cache.moments[: 2 * BATCH]
@@ -164,13 +194,25 @@ class StepBench:
             for part in (slice(0, BATCH), slice(BATCH, None)):
                 self._forward_backward(rows[part], noise[part], {"hidden_states": texts[part]})
 
-        return _ratios(one, two)
+        return self._ratios(one, two)
 
     def _forward_backward(self, moments: Tensor, noise: Tensor, texts: dict[str, Tensor]) -> None:
         latents = self._family.sample_latents(moments, noise)
         timesteps = torch.randint(1000, (len(latents),))
         mse_loss(self._family.predict(latents, timesteps, texts), noise).backward()
         self._family.denoiser.zero_grad()
+
+    def _ratios(self, one: Callable[[], None], other: Callable[[], None]) -> list[float]:
+        return [self._seconds(one) / self._seconds(other) for _ in range(self._sizes.rounds)]
+
+    def _seconds(self, step: Callable[[], None]) -> float:
+        for _ in range(self._sizes.warm_up):
+            step()
+        count = self._sizes.steps - self._sizes.warm_up
+        began = time.perf_counter()
+        for _ in range(count):
+            step()
+        return (time.perf_counter() - began) / count
 
 
 def _group(count: int, caption: str) -> ImageGroup:
@@ -181,7 +223,7 @@ def _group(count: int, caption: str) -> ImageGroup:
     return ImageGroup(images, [caption] * count, variants("center", flip=True))
 
 
-def _job(folder: Path) -> DreamBoothJob:
+def _job(folder: Path, steps: int) -> DreamBoothJob:
     return parse(
         {
             "apiVersion": "dreambooth.dev/v1alpha1",
@@ -192,24 +234,11 @@ def _job(folder: Path) -> DreamBoothJob:
                 "subjects": [{"identifier": "sks", "classNoun": "mug", "images": "file:///none"}],
                 "output": f"file://{folder}/steps",
                 "training": {
-                    "method": "full", "steps": STEPS, "globalBatch": BATCH, "resolution": 64,
+                    "method": "full", "steps": steps, "globalBatch": BATCH, "resolution": 64,
                     "precision": "fp32", "learningRate": 1e-6,
                 },
-                "checkpoints": {"every": STEPS, "keep": 1},
+                "checkpoints": {"every": steps, "keep": 1},
                 "runtime": {"gpusPerNode": 0},
             },
         }
     )  # fmt: skip
-
-
-def _seconds(step: Callable[[], None]) -> float:
-    for _ in range(WARM_UP):
-        step()
-    began = time.perf_counter()
-    for _ in range(STEPS - WARM_UP):
-        step()
-    return (time.perf_counter() - began) / (STEPS - WARM_UP)
-
-
-def _ratios(one: Callable[[], None], other: Callable[[], None]) -> list[float]:
-    return [_seconds(one) / _seconds(other) for _ in range(ROUNDS)]

@@ -159,6 +159,9 @@ def _rank(
     signal_at: SignalAtCall | None,
     prepare: Callable[[], None] | None,
 ) -> None:
+    # Nor may that environment's other settings of AWS, such as a session token, join these keys.
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
     os.environ.update(environment)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)

@@ -18,7 +18,7 @@ from dreambooth_storage.upload.worker import NICENESS
 from dreambooth_trainer.checkpoint.staging import Staging
 
 MIB = 2**20
-TUNING = list(product((2, 4, 8, 16), (8 * MIB, 16 * MIB, 32 * MIB)))
+TUNINGS = list(product((2, 4, 8, 16), (8 * MIB, 16 * MIB, 32 * MIB)))
 """Parts at once, and bytes of a part."""
 _spawn = multiprocessing.get_context("spawn")
 
@@ -40,11 +40,13 @@ def upload_seconds(
         uploads.close()
 
 
-def raw_seconds(endpoint: str, bucket: str, staging: Staging, rounds: int) -> list[float]:
+def raw_seconds(
+    endpoint: str, bucket: str, staging: Staging, rounds: int, tunings: list[tuple[int, int]]
+) -> list[float]:
     """Seconds of boto3's transfer manager with its best tuning, in a process as nice as ours."""
     paths = [f"/proc/{os.getpid()}/fd/{shard.descriptor}" for shard in staging.shards]
     ours, theirs = _spawn.Pipe()
-    process = _spawn.Process(target=_raw, args=(endpoint, bucket, paths, rounds, theirs))
+    process = _spawn.Process(target=_raw, args=(endpoint, bucket, paths, rounds, tunings, theirs))
     process.start()
     theirs.close()
     found: list[float] = ours.recv()
@@ -52,7 +54,14 @@ def raw_seconds(endpoint: str, bucket: str, staging: Staging, rounds: int) -> li
     return found
 
 
-def _raw(endpoint: str, bucket: str, paths: list[str], rounds: int, answer: Any) -> None:
+def _raw(
+    endpoint: str,
+    bucket: str,
+    paths: list[str],
+    rounds: int,
+    tunings: list[tuple[int, int]],
+    answer: Any,
+) -> None:
     os.nice(NICENESS)
     client = boto3.client(
         "s3",
@@ -72,7 +81,7 @@ def _raw(endpoint: str, bucket: str, paths: list[str], rounds: int, answer: Any)
         for number, path in enumerate(paths):
             client.upload_file(path, bucket, f"raw/{number}", Config=config)
 
-    best = min(TUNING, key=lambda tuning: _timed(partial(store, tuning)))
+    best = min(tunings, key=lambda tuning: _timed(partial(store, tuning)))
     answer.send([_timed(partial(store, best)) for _ in range(rounds)])
 
 

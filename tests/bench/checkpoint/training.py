@@ -13,19 +13,26 @@ from dreambooth_trainer.checkpoint import BackgroundSaver
 from dreambooth_trainer.training.ema import ExponentialMovingAverage
 
 WIDTHS = (96, 192)
+SHORT_WIDTHS = (32, 32)
 STEPS_BETWEEN = 6
 LONGEST_STEPS = 2000
 """Steps that a save may take at most."""
 
 
+def device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class Training:
     """tiny-sd's architecture, wider, with AdamW and an average of the weights; made-up images."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, short: bool) -> None:
         torch.manual_seed(0)
         self._device = device
+        widths = SHORT_WIDTHS if short else WIDTHS
         self._unet = UNet2DConditionModel(
-            sample_size=8, block_out_channels=WIDTHS, layers_per_block=2, norm_num_groups=32,
+            sample_size=8, block_out_channels=widths, layers_per_block=2, norm_num_groups=32,
             down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
             cross_attention_dim=256, attention_head_dim=8,
