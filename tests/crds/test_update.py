@@ -35,6 +35,7 @@ RUNTIME_CHANGES: dict[str, Any] = {
     "imagePullPolicy": "Always",
     "imagePullSecrets": [{"name": "pull"}],
     "resources": {"requests": {"cpu": "1"}},
+    "preflight": {"resources": {"limits": {"memory": "8Gi"}}},
     "shmSize": "1Gi",
     "nodeSelector": {"pool": "gpu"},
     "tolerations": [{"operator": "Exists"}],
@@ -53,7 +54,7 @@ RUNTIME_CHANGES: dict[str, Any] = {
 FREE = {"suspend", "ttlSecondsAfterFinished"}
 WHILE_SUSPENDED = {
     *("nodes", "gpusPerNode", "processesPerNode", "resources", "nodeSelector", "tolerations"),
-    *("queue", "image", "imagePullPolicy", "imagePullSecrets"),
+    *("queue", "preflight", "image", "imagePullPolicy", "imagePullSecrets"),
 }
 
 

@@ -25,7 +25,7 @@ Seconds = Annotated[int, Field(ge=0, le=MAX_SECONDS)]
 
 
 class Resources(ApiModel):
-    """Resources of the trainer's container (core/v1 ResourceRequirements), besides its GPUs."""
+    """Resources of a container (core/v1 ResourceRequirements), besides its GPUs."""
 
     requests: ResourceList = {}
     """What the scheduler reserves."""
@@ -42,6 +42,14 @@ class Resources(ApiModel):
     )
     def _names_are_bounded(self) -> bool:
         return all(0 < len(name) <= 253 for name in [*self.requests, *self.limits])
+
+
+class Preflight(ApiModel):
+    """The checks of storage, images, model and prompts before GPUs are requested."""
+
+    resources: Resources | None = None
+    """Resources of its container. Default: requests of 500m CPU and 2Gi of memory, limits of 2 CPUs
+    and 4Gi."""
 
 
 class LocalObjectReference(ApiModel):
@@ -151,6 +159,9 @@ class Runtime(ApiModel):
 
     resources: Resources = Field(default_factory=Resources)
     """CPU, memory and other resources of the trainer's container."""
+
+    preflight: Preflight = Field(default_factory=Preflight)
+    """The checks before GPUs are requested."""
 
     shm_size: Quantity = "2Gi"
     """Size of /dev/shm, which NCCL needs."""

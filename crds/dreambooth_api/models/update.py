@@ -26,6 +26,7 @@ WHILE_SUSPENDED = {
     "runtime.nodeSelector",
     "runtime.tolerations",
     "runtime.queue",
+    "runtime.preflight",
 }
 """Fields of the spec that can be changed while the job is suspended."""
 

@@ -7,7 +7,7 @@ from dreambooth_api.contract import environment
 from dreambooth_api.contract.version import VERSION
 from dreambooth_api.models.base import ApiModel
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.runtime import Runtime, ranks_per_node
+from dreambooth_api.models.runtime import Resources, Runtime, ranks_per_node
 from dreambooth_operator.manifests import names
 from dreambooth_operator.manifests.metadata import template_metadata
 from dreambooth_operator.manifests.names import Manifest
@@ -22,7 +22,11 @@ MODELS_FOLDER = "/run/dreambooth/models"
 TERMINATION_LOG = "/dev/termination-log"
 COMPLETION_INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 # Enough to decode images and read a model's headers; no weights are loaded.
-PREFLIGHT_RESOURCES = {"requests": {"cpu": "500m", "memory": "2Gi"}}
+PREFLIGHT_RESOURCES = Resources(
+    requests={"cpu": "500m", "memory": "2Gi"},
+    # Some quotas and policies demand limits of every container.
+    limits={"cpu": "2", "memory": "4Gi"},
+)
 PREFLIGHT_GRACE_SECONDS = 30
 PREFLIGHT_DEADLINE_SECONDS = 900
 
@@ -67,7 +71,7 @@ def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
         default_image,
         module="dreambooth_trainer.preflight",
         env=_common_env(job),
-        resources=PREFLIGHT_RESOURCES,
+        resources=_resources(job.spec.runtime.preflight.resources or PREFLIGHT_RESOURCES),
     )
     spec = _pod_spec(job, container, _volumes(job), grace_seconds=PREFLIGHT_GRACE_SECONDS)
     # Of the pod, not of the Job: its time starts when a node has started the pod, which may wait
@@ -214,9 +218,15 @@ def _credentials(job: DreamBoothJob) -> list[Manifest]:
 
 def _trainer_resources(runtime: Runtime) -> Manifest:
     """The job's resources plus its GPUs."""
-    kinds = {"requests": runtime.resources.requests, "limits": runtime.resources.limits}
     gpus = {runtime.gpu_resource: str(runtime.gpus_per_node)} if runtime.gpus_per_node else {}
-    return {kind: given | gpus for kind, given in kinds.items() if given | gpus}
+    given = runtime.resources
+    return _resources(Resources(requests=given.requests | gpus, limits=given.limits | gpus))
+
+
+def _resources(given: Resources) -> Manifest:
+    """The resources of a container, without what is empty (core/v1 ResourceRequirements)."""
+    kinds = {"requests": given.requests, "limits": given.limits}
+    return {kind: dict(amounts) for kind, amounts in kinds.items() if amounts}
 
 
 def _metrics_ports(runtime: Runtime) -> list[Manifest]:

@@ -122,3 +122,12 @@ def test_a_policy_is_not_taken_for_a_missing_permission(
     message = harness.condition("Accepted")["message"]
     assert denied in message
     assert "Role" not in message
+
+
+def test_the_preflight_runs_under_a_quota_on_limits(harness: Harness) -> None:
+    quota(harness, **{"limits.cpu": "4", "limits.memory": "8Gi", "requests.cpu": "4"})
+    harness.create()
+    harness.running_pods("mug-preflight", 1)
+    harness.pass_preflight()
+    # The job sets no limits for its own pods.
+    wait_shown(harness, "PodsReady", "failed quota: team: must specify limits.cpu for: trainer")

@@ -257,7 +257,7 @@ def test_claims_and_resources_are_for_the_pods_that_train() -> None:
 
     preflight = preflight_job(job, IMAGE)["spec"]["template"]["spec"]
     assert "resourceClaims" not in preflight
-    assert preflight["containers"][0]["resources"] == PREFLIGHT_RESOURCES
+    assert preflight["containers"][0]["resources"] == PREFLIGHT_RESOURCES.model_dump()
     assert preflight["initContainers"][0]["resources"] == {"requests": {"cpu": "10m"}}
     assert preflight["initContainers"][0]["restartPolicy"] == "Always"
 
@@ -269,3 +269,16 @@ def test_gpus_that_are_claimed_are_not_asked_for_by_name() -> None:
     attempt = attempt_job(job, 0, IMAGE)
     assert trainer_of(attempt)["resources"]["limits"]["nvidia.com/gpu"] == "0"
     assert environment(attempt)["PET_NPROC_PER_NODE"] == "8"
+
+
+def test_the_preflights_resources_are_fields_and_have_limits_by_default() -> None:
+    def resources(**runtime: Any) -> Any:
+        return trainer_of(preflight_job(quickstart(**runtime), IMAGE))["resources"]
+
+    assert resources() == {
+        "requests": {"cpu": "500m", "memory": "2Gi"},
+        "limits": {"cpu": "2", "memory": "4Gi"},
+    }
+    own = {"limits": {"cpu": "1", "memory": "1Gi"}}
+    assert resources(preflight={"resources": own}) == own
+    assert resources(preflight={"resources": {}}) == {}, "a LimitRange may decide"

@@ -13,7 +13,13 @@ from dreambooth_api.models.base import ApiModel, LabelKey, LabelValue, ObjectNam
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.map_list import MapList
 from dreambooth_api.models.overrides import TRAINER, EnvVar, PodOverrides
-from dreambooth_api.models.runtime import ImagePullSecrets, Resources, Runtime, Toleration
+from dreambooth_api.models.runtime import (
+    ImagePullSecrets,
+    Preflight,
+    Resources,
+    Runtime,
+    Toleration,
+)
 from dreambooth_api.models.storage import Storage
 from dreambooth_operator.manifests.overrides import merged
 
@@ -53,6 +59,9 @@ class JobDefaults(ApiModel):
     """CPU, memory and other resources of the trainer's container, for jobs that set neither
     requests nor limits."""
 
+    preflight: Preflight = Preflight()
+    """The checks before GPUs are requested; a job sets each field for itself."""
+
     env: Annotated[list[EnvVar], Field(max_length=64), MapList("name")] = []
     """Environment variables of all jobs, for example those of a proxy. A job replaces one by its
     name in its `podOverrides`."""
@@ -62,7 +71,7 @@ class JobDefaults(ApiModel):
     certificates. A job's own `podOverrides` are merged over them."""
 
 
-MERGED = {"storage", "resources", "env", "pod_overrides"}
+MERGED = {"storage", "resources", "preflight", "env", "pod_overrides"}
 """Defaults that are more than a value in place of none."""
 
 
@@ -110,10 +119,19 @@ def _unset(own: Runtime, defaults: JobDefaults) -> dict[str, Any]:
     resources = _without(defaults.resources, own.gpu_resource)
     if own.resources == Resources() != resources:
         unset["resources"] = resources
+    preflight = _preflight(own.preflight, defaults.preflight)
+    if preflight != own.preflight:
+        unset["preflight"] = preflight
     overrides = _pod_overrides(own, defaults)
     if overrides != own.pod_overrides:
         unset["pod_overrides"] = overrides
     return unset
+
+
+def _preflight(own: Preflight, default: Preflight) -> Preflight:
+    values = {name: getattr(own, name) for name in Preflight.model_fields}
+    given = {name: value for name, value in values.items() if value is not None}
+    return default.model_copy(update=given)
 
 
 def _without(resources: Resources, name: str) -> Resources:

@@ -203,6 +203,15 @@ def test_resources_of_a_job_are_not_mixed_with_the_defaults() -> None:
     assert filled.spec.runtime.resources.limits == {}
 
 
+def test_each_field_of_the_preflight_has_a_default_of_its_own() -> None:
+    defaults = JobDefaults.model_validate({"preflight": {"resources": {"limits": {"cpu": "1"}}}})
+    filled, paths = with_defaults(job(), defaults)
+    assert paths == ["spec.runtime.preflight"]
+    assert filled.spec.runtime.preflight == defaults.preflight
+    own = job(runtime={"preflight": {"resources": {}}})
+    assert with_defaults(own, defaults) == (own, [])
+
+
 def test_default_resources_add_no_gpus() -> None:
     gpus = {"nvidia.com/gpu": "4", "cpu": "8"}
     defaults = JobDefaults.model_validate({"resources": {"requests": gpus, "limits": gpus}})
