@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 from pydantic import ValidationError
@@ -26,8 +26,8 @@ class InvalidJobError(ValueError):
         self.messages = list(messages)
 
 
-def load(source: str | Path) -> DreamBoothJob:
-    """Read a job from a file, or from YAML text (a string of more than one line).
+def load(source: str | Path | BinaryIO) -> DreamBoothJob:
+    """Read a job from a path, an open file, or YAML text (a string of more than one line).
 
     Raises:
         InvalidJobError: The file cannot be read, or is not one valid job; with every error.
@@ -54,24 +54,31 @@ def dump(job: DreamBoothJob) -> str:
     return yamljson.dump(resolved(job))
 
 
-def _text(source: str | Path) -> str:
+def _text(source: str | Path | BinaryIO) -> str:
     # A job hardly fits on one line, and a path has no line break.
     if isinstance(source, str) and "\n" in source:
         return source
-    path = Path(source)
+    name = str(source) if isinstance(source, str | Path) else "the input"
     try:
-        with path.open("rb") as file:
-            # One byte more shows that the file is too long, whatever its size: it may be /dev/zero.
-            data = file.read(MAX_BYTES + 1)
+        if isinstance(source, str | Path):
+            with Path(source).open("rb") as file:
+                data = _read(file)
+        else:
+            data = _read(source)
         text = data.decode()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise InvalidJobError(f"{path}: {reason}; name a readable YAML file") from error
+        raise InvalidJobError(f"{name}: {reason}; name a readable YAML file") from error
     if len(data) > MAX_BYTES:
         raise InvalidJobError(
-            f"{path}: has more than {MAX_BYTES} bytes, which no job needs; shorten it"
+            f"{name}: has more than {MAX_BYTES} bytes, which no job needs; shorten it"
         )
     return text
+
+
+def _read(file: BinaryIO) -> bytes:
+    # One byte more shows that the file is too long, whatever its size: it may be /dev/zero.
+    return file.read(MAX_BYTES + 1)
 
 
 def _document(text: str) -> Any:

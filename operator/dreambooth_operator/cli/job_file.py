@@ -1,5 +1,6 @@
 """Reads job files, with errors for the terminal."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,17 +8,20 @@ from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.parsing.load import InvalidJobError, load, parse
 from dreambooth_operator.errors import UserError
 
+STANDARD_INPUT = Path("-")
+
 
 def read_job(path: Path) -> DreamBoothJob:
-    """Read the job in a file.
+    """Read the job in a file, or on standard input (`-`).
 
     Raises:
         UserError: It is not a valid job; the message lists every problem.
     """
+    from_input = path == STANDARD_INPUT
     try:
-        return load(path)
+        return load(sys.stdin.buffer if from_input else path)
     except InvalidJobError as error:
-        raise _listed(str(path), error) from error
+        raise _listed("standard input" if from_input else str(path), error) from error
 
 
 def check_job(document: Any, what: str) -> DreamBoothJob:

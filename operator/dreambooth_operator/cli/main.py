@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from dreambooth_api.contract.exit_codes import ExitCode
+from dreambooth_operator.cli.program import NAME
 from dreambooth_operator.errors import USAGE_EXIT_CODE, UserError
 from dreambooth_operator.local.state import DEFAULT_STATE
 from dreambooth_storage import StorageError
@@ -19,14 +21,48 @@ app = typer.Typer(
     name="dreambooth",
     help="Teach a diffusion model your subject: check, render and run DreamBoothJobs.",
     no_args_is_help=True,
-    add_completion=False,
+    epilog=f"Complete names and options in your shell: {NAME} --install-completion",
     # Its tracebacks print local variables, which may hold credentials.
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-JobFile = Annotated[Path, typer.Argument(help="Job file (YAML).", show_default=False)]
+JobFile = Annotated[
+    Path, typer.Argument(help="Job file (YAML); - is standard input.", show_default=False)
+]
 StateFolder = Annotated[Path, typer.Option("--state", help="Folder of local runs.")]
+
+
+RUN_EXIT_CODES = f"""\
+Exit codes: 0 done; {USAGE_EXIT_CODE} wrong usage, or a job that is not valid; else the trainer's: \
+{ExitCode.ERROR} failed, restarts used up; {ExitCode.BAD_CONFIG} job, {ExitCode.BAD_DATA} images, \
+{ExitCode.BAD_MODEL} model, {ExitCode.STORAGE_DENIED} storage, {ExitCode.NOT_FINITE} loss not \
+finite, {ExitCode.FENCED} output in use by a newer attempt; {ExitCode.STALLED} no progress; \
+{ExitCode.STOPPED} stopped, state saved."""
+EXIT_CODES = f"Exit codes: 0 done; {USAGE_EXIT_CODE} wrong usage, or a file that is not valid."
+
+
+def _examples(*arguments: str, exit_codes: str = EXIT_CODES) -> str:
+    """The end of a command's help: a paragraph a line, as the others would be joined."""
+    return "\n\n".join(["Examples:", *(f"  {NAME} {each}" for each in arguments), exit_codes])
+
+
+def _run_names(context: typer.Context) -> list[str]:
+    """The names of the jobs that ran here, for completion."""
+    from dreambooth_operator.local.state import State
+
+    state = State(Path(context.params.get("state") or DEFAULT_STATE))
+    return sorted({run.job.metadata.name for run in state.runs()})
+
+
+JobName = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a job that ran here, or its file.",
+        show_default=False,
+        autocompletion=_run_names,
+    ),
+]
 
 
 def _print_version(requested: bool) -> None:
@@ -47,9 +83,47 @@ def options(
     """Teach a diffusion model your subject: check, render and run DreamBoothJobs."""
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "init photos/mug",
+        "init photos/mug --class mug --model s3://models/sd15 --output s3://bucket/results",
+    )
+)
+def init(
+    photos: Annotated[
+        Path, typer.Argument(help="Folder of 3 to 5 photos of the subject.", show_default=False)
+    ],
+    file: Annotated[Path, typer.Option("--file", "-f", help="File to write.")] = Path("job.yaml"),
+    name: Annotated[
+        str | None, typer.Option(help="Name of the job. Default: that of the folder.")
+    ] = None,
+    class_noun: Annotated[
+        str | None, typer.Option("--class", help="What the photos show, such as mug or dog.")
+    ] = None,
+    identifier: Annotated[
+        str | None, typer.Option(help="Rare word that will mean the subject. Default: sks.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Base model: hf://owner/name, s3://bucket/folder or a path.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Folder of the results: s3://bucket/folder or a path.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="lora or full.")] = "lora",
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+) -> None:
+    """Write a job file for a folder of photos; asks for what no option gives."""
+    from dreambooth_operator.cli.init import InitOptions, init
+
+    init(InitOptions(photos, file, name, class_noun, identifier, model, output, method, force))
+
+
+@app.command(epilog=_examples("validate job.yaml other.yaml", "validate - < job.yaml"))
 def validate(
-    files: Annotated[list[Path], typer.Argument(help="Job files (YAML).", show_default=False)],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Job files (YAML); - is standard input.", show_default=False),
+    ],
 ) -> None:
     """Check job files and list every problem."""
     from dreambooth_operator.cli.validate import validate
@@ -57,7 +131,9 @@ def validate(
     raise typer.Exit(validate(files))
 
 
-@app.command()
+@app.command(
+    epilog=_examples("render job.yaml", "render job.yaml | kubectl apply --dry-run=server -f -")
+)
 def render(
     file: JobFile,
     attempt: Annotated[int, typer.Option(min=0, help="Number of the attempt.")] = 0,
@@ -71,9 +147,19 @@ def render(
     sys.stdout.write(render(file, attempt, image))
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "run job.yaml --upload photos/mug=s3://bucket/mug",
+        "run job.yaml --nodes 1 --gpus 0",
+        "run job.yaml --resume",
+        exit_codes=RUN_EXIT_CODES,
+    )
+)
 def run(
-    job: Annotated[Path | None, typer.Argument(help="Job file (YAML).", show_default=False)] = None,
+    job: Annotated[
+        Path | None,
+        typer.Argument(help="Job file (YAML); - is standard input.", show_default=False),
+    ] = None,
     file: Annotated[
         Path | None,
         typer.Option("--file", "-f", help="Job file (YAML), as an option.", show_default=False),
@@ -108,9 +194,32 @@ def run(
     raise typer.Exit(run(RunOptions(path, tuple(upload or ()), state, fresh, resume, nodes, gpus)))
 
 
-@app.command()
+@app.command("list", epilog=_examples("list"))
+def list_runs(state: StateFolder = DEFAULT_STATE) -> None:
+    """List the runs on this machine, the newest first."""
+    from dreambooth_operator.cli.listing import print_runs
+
+    print_runs(state)
+
+
+@app.command(epilog=_examples("logs my-mug", "logs my-mug --pod 1 --follow"))
+def logs(
+    job: JobName,
+    pod: Annotated[int, typer.Option(min=0, help="Index of the pod.")] = 0,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")
+    ] = False,
+    state: StateFolder = DEFAULT_STATE,
+) -> None:
+    """Print the log of a pod of a job's newest run."""
+    from dreambooth_operator.cli.logs import print_log
+
+    print_log(job, pod, follow, state)
+
+
+@app.command(epilog=_examples("samples my-mug", "samples job.yaml --to pictures"))
 def samples(
-    job: Annotated[str, typer.Argument(help="Name of a job, or its file.", show_default=False)],
+    job: JobName,
     to: Annotated[
         Path | None, typer.Option(help="Folder to write to. Default: <name>-samples.")
     ] = None,
@@ -135,7 +244,7 @@ def main() -> None:
         SystemExit: An error that the user can correct, printed as one message (exit code 2).
     """
     try:
-        app()
+        app(prog_name=NAME)
     except (UserError, StorageError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(USAGE_EXIT_CODE)

@@ -1,6 +1,5 @@
 """What the terminal shows at the end of a run: the results, or why there are none."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from rich.console import Console
 from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_api.contract.times import human_duration
 from dreambooth_api.models.job import output_layout
+from dreambooth_operator.cli.program import command_line
 from dreambooth_operator.cli.results import LocalResults, fetch, is_result, is_summary
 from dreambooth_operator.cli.scores import score_table
 from dreambooth_operator.local.run import RunEnd, RunFailure
@@ -97,11 +97,11 @@ class Report:
 
 def resume_command(file: Path, *, state: Path | None, nodes: int | None, gpus: int | None) -> str:
     """The command line that resumes a run of a job file with the same options."""
-    arguments = ["dreambooth", "run", str(file), "--resume"]
+    arguments = ["run", str(file), "--resume"]
     for option, value in (("--state", state), ("--nodes", nodes), ("--gpus", gpus)):
         if value is not None:
             arguments += [option, str(value)]
-    return shlex.join(arguments)
+    return command_line(*arguments)
 
 
 def print_entry(console: Console, name: str, value: object) -> None:

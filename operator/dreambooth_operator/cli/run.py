@@ -9,7 +9,8 @@ from rich.console import Console
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.parsing.advice import warnings
-from dreambooth_operator.cli.job_file import check_job, read_job
+from dreambooth_api.parsing.load import dump
+from dreambooth_operator.cli.job_file import STANDARD_INPUT, check_job, read_job
 from dreambooth_operator.cli.report import Report, print_entry, print_text, resume_command
 from dreambooth_operator.cli.screen import screen_for
 from dreambooth_operator.errors import UserError
@@ -106,6 +107,13 @@ def _resumed_run(job: DreamBoothJob, state: State) -> Run:
     return run
 
 
+def _file_of(run: Run) -> Path:
+    """The run's job as a file, in place of standard input, which cannot be read again."""
+    path = run.folder / "job.yaml"
+    path.write_text(dump(run.job))
+    return path
+
+
 def _run(run: Run, storage: LocalStorage, options: RunOptions, console: Console) -> int:
     started = time.monotonic()
     print_entry(console, "logs", f"{run.folder}/pod-*.log")
@@ -116,7 +124,7 @@ def _run(run: Run, storage: LocalStorage, options: RunOptions, console: Console)
         finally:
             screen.close()
     command = resume_command(
-        options.file,
+        _file_of(run) if options.file == STANDARD_INPUT else options.file,
         state=None if options.state == DEFAULT_STATE else options.state,
         nodes=options.nodes,
         gpus=options.gpus,

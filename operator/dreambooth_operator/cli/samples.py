@@ -5,10 +5,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from dreambooth_api.models.job import DreamBoothJob, output_layout
-from dreambooth_operator.cli.job_file import read_job
+from dreambooth_operator.cli.job_file import STANDARD_INPUT, read_job
 from dreambooth_operator.cli.results import fetch, is_grid, newest_run_uid
 from dreambooth_operator.errors import UserError
-from dreambooth_operator.local.state import State
+from dreambooth_operator.local.state import Run, State
 from dreambooth_operator.local.storage import storage_for
 
 
@@ -37,8 +37,7 @@ def _find_job(name_or_file: str, state: State) -> tuple[DreamBoothJob, bool]:
 
     A file whose job never ran here may have run on a cluster: it has no uid, and its own storage.
     """
-    job = read_job(Path(name_or_file)) if Path(name_or_file).is_file() else None
-    run = state.latest_run(job.metadata.name if job else name_or_file)
+    job, run = find_run(name_or_file, state)
     if run is not None:
         return run.job, run.record.embedded
     if job is not None:
@@ -47,3 +46,16 @@ def _find_job(name_or_file: str, state: State) -> tuple[DreamBoothJob, bool]:
         f"{name_or_file}: no such file, and no run of that name in {state.folder};"
         " name the job's file, or another folder with --state"
     )
+
+
+def find_run(name_or_file: str, state: State) -> tuple[DreamBoothJob | None, Run | None]:
+    """The job in a file (None for a name), and the newest run of it or of the name, if any.
+
+    Raises:
+        UserError: The file is not a valid job.
+    """
+    path = Path(name_or_file)
+    if path != STANDARD_INPUT and not path.is_file():
+        return None, state.latest_run(name_or_file)
+    job = read_job(path)
+    return job, state.latest_run(job.metadata.name, job.metadata.namespace)

@@ -92,18 +92,21 @@ class State:
     def latest_run(self, name: str, namespace: str | None = None) -> Run | None:
         """The newest run of the job of that name; None where there is none.
 
-        A namespace of None stands for any. Records of other versions are left out.
+        A namespace of None stands for any.
         """
-        runs = [
+        runs = (
             run
-            for run in self._all_runs(name)
+            for run in self.runs()
             if run.job.metadata.name == name and namespace in (None, run.job.metadata.namespace)
-        ]
-        return max(runs, key=lambda run: run.record.started, default=None)
+        )
+        return next(runs, None)
 
-    def _all_runs(self, name: str) -> Iterator[Run]:
-        # Also matches longer names that begin alike; `latest_run` compares the whole name.
-        for path in self._runs.glob(f"{name}-*/run.json"):
+    def runs(self) -> list[Run]:
+        """All runs, the newest first. Records of other versions are left out."""
+        return sorted(self._all_runs(), key=lambda run: run.record.started, reverse=True)
+
+    def _all_runs(self) -> Iterator[Run]:
+        for path in self._runs.glob("*/run.json"):
             try:
                 yield Run(path.parent, RunRecord.model_validate_json(path.read_text()))
             # A record of another version, or one that is damaged: neither can be resumed.
@@ -114,6 +117,18 @@ class State:
         """Delete all runs and the embedded storage."""
         for folder in (self._runs, self.storage):
             shutil.rmtree(folder, ignore_errors=True)
+
+    def is_locked(self) -> bool:
+        """Whether a process holds the lock: it runs a job, or uses the embedded storage."""
+        if not self._lock.exists():
+            return False
+        with self._lock.open() as lock:
+            try:
+                # Shared, so that two who ask at a time do not take each other for a run.
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
 
     @contextmanager
     def locked(self) -> Iterator[None]:

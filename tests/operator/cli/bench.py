@@ -8,12 +8,14 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+SCRIPTS = sysconfig.get_path("scripts")
 FAKE_LAUNCHER = """
 import json, os, signal, sys, time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -64,6 +66,8 @@ class Bench:
     folder: Path
     job: dict[str, Any]
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    path: str = f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}"
+    """PATH of the commands: the shell finds `dreambooth`."""
 
     @property
     def file(self) -> Path:
@@ -80,10 +84,10 @@ class Bench:
         (package / "__init__.py").touch()
         (package / "launcher.py").write_text(f"{FAKE_LAUNCHER}\n{program}")
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
         self.file.write_text(yaml.safe_dump(self.job))
         path = f"{self.folder / 'fake'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-        environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200"}
+        environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200", "PATH": self.path}
         process = subprocess.Popen(
             [
                 sys.executable,
@@ -92,6 +96,7 @@ class Bench:
                 *arguments,
             ],
             cwd=self.folder,
+            stdin=stdin,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -100,10 +105,10 @@ class Bench:
         self.processes.append(process)
         return process
 
-    def dreambooth(self, *arguments: str) -> tuple[int, str]:
+    def dreambooth(self, *arguments: str, stdin: str = "") -> tuple[int, str]:
         """Exit code and output of one command."""
-        process = self.start(*arguments)
-        output, _ = process.communicate(timeout=120)
+        process = self.start(*arguments, stdin=subprocess.PIPE)
+        output, _ = process.communicate(stdin, timeout=120)
         assert "Traceback" not in output, output
         return process.returncode, output
 

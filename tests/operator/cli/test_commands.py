@@ -1,6 +1,9 @@
 """The short commands: validate, render, samples, version."""
 
+import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -8,7 +11,10 @@ from importlib.metadata import version
 
 import pytest
 import yaml
+from typer.main import get_command
 
+from dreambooth_api.contract.exit_codes import ExitCode
+from dreambooth_operator.cli.main import app
 from tests.operator.cli.bench import RESULTS, Bench
 
 
@@ -56,6 +62,16 @@ def test_validate_names_each_file(bench: Bench) -> None:
     assert "absent.yaml" in output
 
 
+def test_job_is_read_from_standard_input(bench: Bench) -> None:
+    text = json.dumps(bench.job)  # one line, as other programs write it
+    code, output = bench.dreambooth("validate", "-", stdin=text)
+    assert (code, output.splitlines()[-1]) == (0, "-: valid")
+    code, output = bench.dreambooth("validate", "-", stdin="kind: [")
+    assert code == 2
+    assert "standard input is not valid:" in output
+    assert bench.dreambooth("render", "-", stdin=text)[0] == 0
+
+
 def test_render_prints_all_objects(bench: Bench) -> None:
     code, output = bench.dreambooth("render", "job.yaml", "--attempt", "4", "--image", "trainer:x")
     assert code == 0
@@ -99,3 +115,110 @@ def test_short_option_for_help(bench: Bench, arguments: tuple[str, ...]) -> None
     code, output = bench.dreambooth(*arguments)
     assert code == 0
     assert "Usage: " in output
+
+
+def test_runs_are_listed_the_newest_first(bench: Bench) -> None:
+    code, output = bench.dreambooth("list")
+    assert (code, output) == (0, f"no runs in {bench.state}\n")
+    bench.trainer("end(65)")
+    bench.run_job()
+    bench.job["metadata"]["name"] = "mug-2"
+    bench.trainer("")
+    bench.run_job()
+    code, output = bench.dreambooth("list")
+    assert code == 0
+    header, second, first = output.splitlines()
+    assert header.split() == ["NAME", "STATE", "ATTEMPTS", "AGE", "OUTPUT"]
+    assert second.split()[:3] == ["mug-2", "Succeeded", "1"]
+    assert first.split()[:3] == ["mug", "Failed", "1"]
+    assert f"file://{bench.folder}/out/default/mug/" in first
+
+
+def test_run_that_was_killed_is_not_listed_as_running(bench: Bench) -> None:
+    bench.trainer("(run / 'ready').touch(); time.sleep(60)")
+    process = bench.start("run", "job.yaml")
+    until = time.monotonic() + 60
+    while not list(bench.folder.glob("out/default/mug/*/ready")):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert " Running " in bench.dreambooth("list")[1]
+    process.kill()
+    process.wait()
+    assert " Interrupted " in bench.dreambooth("list")[1]
+
+
+def test_logs_are_those_of_the_newest_run(bench: Bench) -> None:
+    for number in (1, 2):
+        bench.trainer(f"print('run {number} pod', pod)")
+        bench.run_job()
+    assert bench.dreambooth("logs", "mug") == (0, "run 2 pod 0\n")
+    assert bench.dreambooth("logs", "job.yaml", "--pod", "1") == (0, "run 2 pod 1\n")
+    code, output = bench.dreambooth("logs", "mug", "--pod", "2")
+    assert code == 2
+    assert "the run has 2 pods, counted from 0" in output
+    code, output = bench.dreambooth("logs", "cup")
+    assert code == 2
+    assert "cup: " in output
+
+
+def test_logs_are_followed_to_the_end_of_the_run(bench: Bench) -> None:
+    bench.trainer("""
+print("begin", flush=True)
+(run / "ready").touch()
+time.sleep(2)
+print("end")
+""")
+    bench.start("run", "job.yaml")
+    until = time.monotonic() + 60
+    while not list(bench.folder.glob("out/default/mug/*/ready")):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert bench.dreambooth("logs", "mug", "--follow") == (0, "begin\nend\n")
+
+
+def test_examples_in_the_help_are_understood() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    for name, command in commands.items():
+        examples = [
+            line.split("|")[0].split("<")[0]
+            for line in (command.epilog or "").splitlines()
+            if line.startswith("  dreambooth ")
+        ]
+        assert examples or name == "version"
+        for example in examples:
+            _, called, *arguments = shlex.split(example)
+            assert called == name
+            command.make_context(name, arguments)
+
+
+def test_help_of_run_explains_every_exit_code(bench: Bench) -> None:
+    _, output = bench.dreambooth("run", "--help")
+    assert [code.value for code in ExitCode if not re.search(rf"\b{code.value}\b", output)] == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_and_names_of_runs(bench: Bench, shell: str) -> None:
+    bench.trainer("")
+    bench.run_job()
+    assert complete(bench, shell, "dreambooth lo") == ["logs"]
+    assert complete(bench, shell, "dreambooth logs m") == ["mug"]
+
+
+def complete(bench: Bench, shell: str, line: str) -> list[str]:
+    """What the program proposes, asked as the scripts of `--show-completion` ask it."""
+    variables = {
+        "_DREAMBOOTH_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(line.count(" ")),
+        "_TYPER_COMPLETE_ARGS": line,
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    output = subprocess.run(
+        [sys.executable, "-c", "from dreambooth_operator.cli.main import main; main()"],
+        cwd=bench.folder,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return re.findall(r"^(?:_arguments '\*: :\(\()?\"?(\w+)", output, re.MULTILINE)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.operator.cli.bench import RESULTS, Bench
+from tests.operator.cli.bench import RESULTS, SCRIPTS, Bench
 
 
 def test_run_shows_progress_and_ends_with_results_and_scores(bench: Bench) -> None:
@@ -196,6 +196,28 @@ def test_command_to_resume_can_be_pasted(bench: Bench) -> None:
     code, output = bench.dreambooth(*shlex.split(command)[1:])
     assert code == 0, output
     assert "attempt 1: starting" in output
+
+
+def test_hint_names_a_program_that_the_shell_finds(bench: Bench) -> None:
+    """Its path, where PATH does not lead to it."""
+    bench.path = "/usr/bin:/bin"
+    bench.job["spec"]["runtime"]["restart"]["maxFailures"] = 0
+    bench.trainer("end(1)")
+    _, output = bench.run_job()
+    (command,) = re.findall(r"resume from the last checkpoint with: (.+)", output)
+    assert Path(bench.folder, shlex.split(command)[0]).samefile(Path(SCRIPTS, "dreambooth"))
+
+
+def test_job_of_standard_input_is_resumed_from_a_copy(bench: Bench) -> None:
+    bench.job["spec"]["runtime"]["restart"]["maxFailures"] = 0
+    bench.trainer("end(1) if attempt == 0 else None")
+    code, output = bench.dreambooth("run", "-", stdin=yaml.safe_dump(bench.job))
+    assert code == 1
+    (command,) = re.findall(r"resume from the last checkpoint with: (.+)", output)
+    code, output = bench.dreambooth(*shlex.split(command)[1:])
+    assert code == 0, output
+    (record,) = bench.records()
+    assert (record["state"], record["attempts"]) == ("Succeeded", 2)
 
 
 @pytest.mark.parametrize("arguments", [(), ("job.yaml", "-f", "job.yaml")])
