@@ -17,10 +17,12 @@ from dreambooth_api.parsing.load import parse
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import CheckpointStore
-from dreambooth_trainer.data.cache import ImageGroup, build_cache
+from dreambooth_trainer.data.cache import build_cache
 from dreambooth_trainer.data.crops import variants
 from dreambooth_trainer.data.dataset import Dataset
-from dreambooth_trainer.data.images import SourceImage
+from dreambooth_trainer.data.images import load_images
+from dreambooth_trainer.data.latents import ImageGroup, LatentStore
+from dreambooth_trainer.data.png import encode_png
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.samples import SampleWriter
 from dreambooth_trainer.models import load_family
@@ -101,13 +103,15 @@ class StepBench:
             self._job.spec.model, attempt.storage, attempt.ranks, attempt.device
         )
         self._trained = make_trainable(self._family, self._job.spec.training)
-        mugs = _group(self._sizes.class_images, "a photo of a mug")
-        self._dataset = Dataset(self._job, [_group(5, "a photo of sks mug")], {"mug": mugs})
+        mugs = _group(attempt, self._sizes.class_images, "a photo of a mug")
+        subject = _group(attempt, 5, "a photo of sks mug")
+        self._dataset = Dataset(self._job, [subject], {"mug": mugs})
         self._cache = build_cache(
             self._family,
             self._dataset.groups,
             64,
             text_is_trained=False,
+            store=LatentStore(attempt.storage, attempt.layout.latents),
             ranks=attempt.ranks,
             device=attempt.device,
         )
@@ -215,12 +219,13 @@ class StepBench:
         return (time.perf_counter() - began) / count
 
 
-def _group(count: int, caption: str) -> ImageGroup:
-    images = [
-        SourceImage(f"{i}.png", Image.new("RGB", (64, 64), (6 * i, 90, 40)), str(i), "")
-        for i in range(count)
-    ]
-    return ImageGroup(images, [caption] * count, variants("center", flip=True))
+def _group(attempt: Attempt, count: int, caption: str) -> ImageGroup:
+    folder = f"{attempt.job.spec.output}/{caption.replace(' ', '-')}"
+    for number in range(count):
+        image = encode_png(Image.new("RGB", (64, 64), (6 * number, 90, 40)))
+        attempt.storage.write(f"{folder}/{number}.png", image)
+    found = load_images(attempt.storage, folder, field="images", resolution=64)
+    return ImageGroup(found.images, [caption] * count, variants("center", flip=True))
 
 
 def _job(folder: Path, steps: int) -> DreamBoothJob:

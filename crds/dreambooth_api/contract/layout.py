@@ -13,6 +13,7 @@ class OutputLayout:
 
     CHECKPOINTS: ClassVar = "checkpoints"
     EXPORT: ClassVar = "export"
+    LATENTS: ClassVar = "latents"
     HISTORY: ClassVar = "history.jsonl"
     RUN_RECORD: ClassVar = "run.json"
     SAMPLES: ClassVar = "samples"
@@ -50,6 +51,11 @@ class OutputLayout:
     def history(self) -> str:
         """Losses, learning rate and time of every step, as one JSON object per line."""
         return self.path(self.HISTORY)
+
+    @property
+    def latents(self) -> str:
+        """Folder of the encoded images, which later attempts read instead of encoding again."""
+        return self.path(self.LATENTS)
 
     @property
     def run_record(self) -> str:

@@ -20,7 +20,7 @@ from dreambooth_trainer.data.images import (
     FolderLimits,
     ImageSet,
     load_images,
-    reduce_image,
+    read_pixels,
 )
 from dreambooth_trainer.process.errors import BadDataError
 
@@ -49,6 +49,10 @@ def load(storage: Storage, folder: Path | str, **options: object) -> ImageSet:
     return load_images(storage, uri, field=FIELD, resolution=64, **options)
 
 
+def pixels(storage: Storage, found: ImageSet) -> list[Image.Image]:
+    return list(read_pixels(storage, found.images, 64))
+
+
 def test_images_come_in_the_order_of_their_names_with_their_hashes(
     storage: Storage, tmp_path: Path
 ) -> None:
@@ -56,7 +60,7 @@ def test_images_come_in_the_order_of_their_names_with_their_hashes(
         (tmp_path / name).write_bytes(png(noise(seed)))
     found = load(storage, tmp_path)
     assert [image.name for image in found.images] == ["a.png", "b.png", "c.png"]
-    assert found.images[0].pixels.tobytes() == noise(1).tobytes()
+    assert pixels(storage, found)[0].tobytes() == noise(1).tobytes()
     content = (tmp_path / "a.png").read_bytes()
     assert found.images[0].sha256 == hashlib.sha256(content).hexdigest()
     assert found.report(FIELD) == ""
@@ -170,7 +174,8 @@ def test_images_stream_from_s3(s3_endpoint: str, bucket: str) -> None:
     found = load(storage, uri)
     assert [image.name for image in found.images] == [f"{seed:02d}.png" for seed in range(20)]
     assert all(
-        image.pixels.tobytes() == noise(seed).tobytes() for seed, image in enumerate(found.images)
+        image.tobytes() == noise(seed).tobytes()
+        for seed, image in enumerate(pixels(storage, found))
     )
     assert [refused.name for refused in found.rejected] == ["bad.png"]
     with pytest.raises(
@@ -186,11 +191,12 @@ def test_the_examples_subjects_have_no_fault(storage: Storage, subject: str) -> 
     assert found.rejected == []
 
 
-def test_large_images_are_reduced_in_proportion() -> None:
-    image = noise(0, width=400, height=130)
-    assert reduce_image(image, 64).size == (197, 64)
-    assert reduce_image(image, 64) is not image
-    assert reduce_image(image, 130) is image
+def test_large_images_are_reduced_in_proportion(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(png(noise(0, width=400, height=130)))
+    (tmp_path / "small.png").write_bytes(png(noise(1, width=40, height=50)))
+    found = load(storage, tmp_path)
+    assert [image.size for image in found.images] == [(197, 64), (40, 50)]
+    assert [image.size for image in pixels(storage, found)] == [(197, 64), (40, 50)]
 
 
 def test_a_crop_keeps_the_proportions() -> None:

@@ -16,6 +16,7 @@ from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.data.class_image_cache import ClassImageRecipe
 from dreambooth_trainer.data.class_images import ClassImageSet, load_class_images
+from dreambooth_trainer.data.images import read_pixels
 from dreambooth_trainer.process.chunks import CHUNK_SIZE
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadDataError
@@ -75,14 +76,18 @@ def files(folder: Path) -> list[Path]:
 
 
 def contents(found: ClassImageSet) -> list[bytes]:
-    return [image.pixels.tobytes() for image in found.images]
+    return [image.tobytes() for image in pixels(found)]
+
+
+def pixels(found: ClassImageSet) -> list[Image.Image]:
+    return list(read_pixels(Storage(StorageSettings()), found.images, 64))
 
 
 def test_images_are_made_once_and_reused_by_the_next_job(make: Make, tmp_path: Path) -> None:
     first = make()
     assert (first.reused, first.generated) == (0, 12)
     assert len(set(contents(first))) == 12
-    assert {image.pixels.size for image in first.images} == {(64, 64)}
+    assert {image.size for image in first.images} == {(64, 64)}
     written = {path: path.stat().st_mtime_ns for path in files(tmp_path)}
     assert [path.name for path in written] == [f"{i:05d}.png" for i in range(12)]
     second = make()
@@ -135,8 +140,8 @@ def test_seeds_overlap_in_order(make: Make) -> None:
     """Image i is made from seed + i (the batch is another one, so up to rounding)."""
     first = make(count=4)
     shifted = make(count=4, seed=1)
-    for left, right in zip(first.images[1:], shifted.images, strict=False):
-        difference = np.asarray(left.pixels).astype(int) - np.asarray(right.pixels)
+    for left, right in zip(pixels(first)[1:], pixels(shifted), strict=False):
+        difference = np.asarray(left).astype(int) - np.asarray(right)
         assert np.abs(difference).max() <= 1
 
 
@@ -182,8 +187,8 @@ def test_another_jobs_image_wins_over_the_one_just_made(
         return random_pipeline
 
     found = make(count=2, watch={"pipeline": pipeline})
-    assert found.images[0].pixels.getpixel((9, 9)) == (1, 2, 3)
-    assert found.images[1].pixels.getpixel((9, 9)) != (1, 2, 3)
+    assert pixels(found)[0].getpixel((9, 9)) == (1, 2, 3)
+    assert pixels(found)[1].getpixel((9, 9)) != (1, 2, 3)
 
 
 def test_progress_counts_what_is_there(make: Make) -> None:
@@ -237,19 +242,21 @@ from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.process.chunks import CHUNK_SIZE
 from dreambooth_trainer.process.distributed import join_ranks
 from dreambooth_trainer.data.class_images import load_class_images
+from dreambooth_trainer.data.images import read_pixels
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_storage import Storage, StorageSettings
 
 model, job, endpoint = sys.argv[1:]
 pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
+storage = Storage(StorageSettings(endpoint, "us-east-1", "path"))
 with join_ranks(Topology.from_environment(), StopSignal()) as ranks:
     made = []
     found = load_class_images(
         DreamBoothJob.model_validate_json(job), "mug", model_hash="ab" * 32, ranks=ranks,
-        storage=Storage(StorageSettings(endpoint, "us-east-1", "path")),
+        storage=storage,
         pipeline=lambda: made.append(1) or pipeline, progress=print, should_stop=lambda: False,
     )
-    pixels = b"".join(image.pixels.tobytes() for image in found.images)
+    pixels = b"".join(image.tobytes() for image in read_pixels(storage, found.images, 64))
     mine = (hashlib.sha256(pixels).hexdigest(), found.generated, len(made))
     everyone = ranks.gather(mine)
     if ranks.topology.rank == 0:

@@ -8,9 +8,9 @@ from PIL import Image
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.data.cache import ImageGroup
 from dreambooth_trainer.data.crops import variants
 from dreambooth_trainer.data.dataset import Dataset
+from dreambooth_trainer.data.latents import ImageGroup
 from dreambooth_trainer.data.subjects import SubjectData, load_subject
 from dreambooth_trainer.process.errors import BadDataError
 

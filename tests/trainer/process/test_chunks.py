@@ -2,7 +2,12 @@
 
 import pytest
 
-from dreambooth_trainer.process.chunks import CHUNK_SIZE, gather_chunks, own_chunks
+from dreambooth_trainer.process.chunks import (
+    CHUNK_SIZE,
+    gather_chunks,
+    images_per_pass,
+    own_chunks,
+)
 from dreambooth_trainer.process.distributed import Ranks
 from tests.trainer.thread_ranks import on_ranks
 
@@ -18,6 +23,13 @@ def test_any_number_of_ranks_works_on_the_same_chunks(size: int, count: int) -> 
 
     expected = [list(items[i : i + CHUNK_SIZE]) for i in range(0, count, CHUNK_SIZE)]
     assert on_ranks(size, work) == [expected] * size
+
+
+@pytest.mark.parametrize(
+    ("resolution", "images"), [(64, 8), (512, 8), (520, 7), (1024, 2), (2048, 1)]
+)
+def test_fewer_large_images_are_generated_at_once(resolution: int, images: int) -> None:
+    assert images_per_pass(resolution) == images
 
 
 def test_an_error_of_one_rank_is_raised_on_all() -> None:

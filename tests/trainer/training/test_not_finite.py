@@ -22,16 +22,16 @@ def spoil_images() -> None:
     """Make the latents of two images NaN, one of the subject and one of the class."""
     from dreambooth_trainer.data import cache
 
-    encode = cache._encode
+    load = cache.load_latents
 
-    def spoiling(family: Any, chunk: Any, *arguments: Any) -> torch.Tensor:
-        moments = encode(family, chunk, *arguments)
-        for row, (image, _) in enumerate(chunk):
-            if image.name in (SPOILT, SPOILT_CLASS):
-                moments[row] = torch.nan
+    def spoiling(family: Any, groups: Any, *arguments: Any) -> torch.Tensor:
+        moments = load(family, groups, *arguments)
+        names = [i.name for group in groups for i in group.images for _ in group.variants]
+        spoilt = [row for row, name in enumerate(names) if name in (SPOILT, SPOILT_CLASS)]
+        moments[spoilt] = torch.nan
         return moments
 
-    cache._encode = spoiling
+    cache.load_latents = spoiling
 
 
 def spoil_third_gradient() -> None:

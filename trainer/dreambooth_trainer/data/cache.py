@@ -9,25 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dreambooth_trainer.data.crops import Variant, crop_box, crop_to_square
-from dreambooth_trainer.data.images import SourceImage
+from dreambooth_trainer.data.latents import ImageGroup, LatentStore, load_latents
 from dreambooth_trainer.data.sampler import ImagePool
 from dreambooth_trainer.models import Conditioning, Family
-from dreambooth_trainer.process import heartbeat
-from dreambooth_trainer.process.chunks import CHUNK_SIZE, gather_chunks, own_chunks
+from dreambooth_trainer.process.chunks import CHUNK_SIZE
 from dreambooth_trainer.process.distributed import Ranks
 
 NO_CAPTION = 0
 """Index of the empty caption, which replaces others under caption dropout."""
-
-
-@dataclass(frozen=True)
-class ImageGroup:
-    """Images of one subject or class, with a caption for each; all have the same variants."""
-
-    images: Sequence[SourceImage]
-    captions: Sequence[str]
-    variants: Sequence[Variant]
 
 
 @dataclass(frozen=True)
@@ -68,23 +57,25 @@ def build_cache(
     resolution: int,
     *,
     text_is_trained: bool,
+    store: LatentStore,
     ranks: Ranks,
     device: torch.device,
 ) -> TrainingCache:
-    """Encode every variant of every image once, divided among the ranks. Collective.
+    """Encode every variant of every image once, unless that was done before. Collective.
 
     Args:
         family: The base model.
         groups: Images of all subjects and classes.
         resolution: Of the crops, in pixels along one side.
         text_is_trained: Whether the conditioning changes, and so cannot be cached.
+        store: Reads the images, and keeps the latents for later attempts.
         ranks: All ranks.
         device: Holds the cache: a lookup then waits for no copy.
     """
     captions = ["", *dict.fromkeys(caption for group in groups for caption in group.captions)]
     tokens = family.tokenize(captions).to(device)
     return TrainingCache(
-        moments=_encode_all(family, groups, resolution, ranks, device),
+        moments=load_latents(family, groups, resolution, store, ranks, device).to(device),
         caption_of_row=torch.tensor(list(_captions_of_rows(groups, captions)), device=device),
         captions=captions,
         tokens=tokens,
@@ -105,41 +96,3 @@ def encode_captions(family: Family, tokens: Tensor) -> Conditioning:
     with torch.no_grad():
         parts = [family.encode_tokens(chunk) for chunk in torch.split(tokens, CHUNK_SIZE)]
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-
-
-def _encode_all(
-    family: Family,
-    groups: Sequence[ImageGroup],
-    resolution: int,
-    ranks: Ranks,
-    device: torch.device,
-) -> Tensor:
-    """Moments of every row; rows that show the same pixels are encoded once."""
-    work: dict[object, tuple[SourceImage, Variant]] = {}
-    rows = []
-    for group in groups:
-        for image in group.images:
-            for variant in group.variants:
-                crop = id(image), crop_box(image.pixels.size, variant), variant.mirror
-                work.setdefault(crop, (image, variant))
-                rows.append(crop)
-    # On the host, as `gather` pickles: a tensor on a GPU would be unpickled on the sender's device.
-    own = {
-        number: _encode(family, chunk, resolution, device).cpu()
-        for number, chunk in own_chunks(list(work.values()), ranks.topology).items()
-    }
-    encoded = torch.cat(gather_chunks(ranks, own))
-    number_of = {crop: number for number, crop in enumerate(work)}
-    return encoded[[number_of[crop] for crop in rows]].to(device)
-
-
-def _encode(
-    family: Family,
-    chunk: Sequence[tuple[SourceImage, Variant]],
-    resolution: int,
-    device: torch.device,
-) -> Tensor:
-    """Moments [N, 2C, h, w] of N variants of images."""
-    pixels = [crop_to_square(image.pixels, resolution, variant) for image, variant in chunk]
-    heartbeat.send()
-    return family.encode_images(torch.stack(pixels).to(device))

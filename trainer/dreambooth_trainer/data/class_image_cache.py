@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
@@ -14,7 +14,6 @@ from dreambooth_storage import AlreadyExistsError, Storage, join
 from dreambooth_trainer.data.decode import UnreadableImageError, decode
 from dreambooth_trainer.data.images import SourceImage
 from dreambooth_trainer.data.png import encode_png
-from dreambooth_trainer.process.errors import BadDataError
 
 FIELD = "spec.prior.cache"
 
@@ -82,19 +81,23 @@ class ClassImageCache:
         names = {item.relative for item in self._storage.list(self._folder, field=FIELD)}
         return {i for i in range(self.count) if _name(i) in names}
 
-    def verify(self, indices: Sequence[int]) -> tuple[set[int], set[int]]:
+    def verify(self, indices: Sequence[int]) -> tuple[dict[int, SourceImage], set[int]]:
         """Check which of the indices have an image.
 
         Returns:
-            The indices with an intact image, and those with a damaged file.
+            The intact images by index, and the indices with a damaged file.
 
         Raises:
             StorageError: The cache cannot be read.
         """
         present = self.present() if indices else set()
         candidates = [i for i in indices if i in present]
-        intact = {i for i, image in self._decoded(candidates) if image is not None}
-        return intact, set(candidates) - intact
+        contents = self._storage.read_many([self.uri(i) for i in candidates], field=FIELD)
+        checked = {
+            i: self._check(i, data) for i, (_, data) in zip(candidates, contents, strict=True)
+        }
+        intact = {i: image for i, image in checked.items() if image is not None}
+        return intact, checked.keys() - intact
 
     def write(self, index: int, image: Image.Image, *, replace: bool) -> None:
         """Store an image; without `replace`, one that another job has stored meanwhile stays.
@@ -102,39 +105,24 @@ class ClassImageCache:
         Raises:
             StorageError: The cache cannot be written.
         """
-        self._write(self._uri(index), encode_png(image), replace=replace)
+        self._write(self.uri(index), encode_png(image), replace=replace)
 
-    def read(self) -> Iterator[SourceImage]:
-        """All images in order; the same on every rank, whoever generated them.
-
-        Raises:
-            BadDataError: One of them is damaged.
-        """
-        for i, image in self._decoded(range(self.count)):
-            if image is None:
-                raise BadDataError(f"{FIELD}: {self._uri(i)} is damaged; delete it and start again")
-            yield image
-
-    def _decoded(self, indices: Sequence[int]) -> Iterator[tuple[int, SourceImage | None]]:
-        contents = self._storage.read_many([self._uri(i) for i in indices], field=FIELD)
-        for i, (_, data) in zip(indices, contents, strict=True):
-            yield i, self._decode(i, data)
-
-    def _decode(self, index: int, data: bytes) -> SourceImage | None:
+    def _check(self, index: int, data: bytes) -> SourceImage | None:
         side = self.recipe.resolution
         try:
             pixels = decode(data, smallest=side, max_pixels=side * side)
         except UnreadableImageError:
             return None
         sha256 = hashlib.sha256(data).hexdigest()
-        return SourceImage(_name(index), pixels, sha256, self._uri(index))
+        return SourceImage(_name(index), pixels.size, sha256, self.uri(index))
 
     def _write(self, uri: str, data: bytes, *, replace: bool = False) -> None:
         # Jobs may generate the same image at once: the first one stays, and all jobs read that one.
         with suppress(AlreadyExistsError):
             self._storage.write(uri, data, only_if_absent=not replace, field=FIELD)
 
-    def _uri(self, index: int) -> str:
+    def uri(self, index: int) -> str:
+        """URI of an image."""
         return join(self._folder, _name(index))
 
 

@@ -20,8 +20,9 @@ from dreambooth_trainer.data.images import ImageSet, SourceImage, load_images
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters import PRECISIONS
 from dreambooth_trainer.models.generate import ImageRequest, generate_images
-from dreambooth_trainer.process.chunks import own_chunks
+from dreambooth_trainer.process.chunks import images_per_pass, own_chunks
 from dreambooth_trainer.process.distributed import Ranks
+from dreambooth_trainer.process.errors import BadDataError
 from dreambooth_trainer.process.signals import StoppedError
 
 FIELD = "spec.prior.images"
@@ -101,34 +102,58 @@ def load_class_images(
             with the number that it needs.
         should_stop: Whether this rank was asked to stop.
     """
-    supplied = _load_supplied(job, storage)
+    supplied = ranks.run_on_first(lambda: _load_supplied(job, storage))
     recipe = ClassImageRecipe.of(job, class_noun, model_hash)
     wanted = job.spec.prior.count - len(supplied.images)
     cache = ClassImageCache(storage, prior_cache(job), recipe, wanted)
-    if wanted and ranks.topology.rank == 0:
-        cache.write_manifest()
-    own = own_chunks(range(wanted), ranks.topology).values()
-    intact, damaged = cache.verify([i for chunk in own for i in chunk])
-    missing = [absent for chunk in own if (absent := [i for i in chunk if i not in intact])]
-    generated = 0
-    for indices in missing:
-        if should_stop():
-            break  # not raised here: the other ranks are waiting in the gather below
-        _generate(pipeline(), cache, indices, damaged)
-        generated += len(indices)
-        if ranks.topology.rank == 0:
-            # A listing counts the images of all ranks, and of other jobs, without a collective.
-            progress(len(cache.present()), wanted)
-    # Also a barrier: no rank reads the set before every rank has written its share.
-    shares = ranks.gather((len(intact), generated, should_stop()))
-    if any(stopped for _, _, stopped in shares):
+
+    def make_own() -> _Share:
+        if wanted and ranks.topology.rank == 0:
+            cache.write_manifest()
+        own = own_chunks(range(wanted), ranks.topology, images_per_pass(recipe.resolution)).values()
+        intact, damaged = cache.verify([i for chunk in own for i in chunk])
+        missing = [absent for chunk in own if (absent := [i for i in chunk if i not in intact])]
+        made: list[int] = []
+        for indices in missing:
+            if should_stop():
+                break  # not raised here: the other ranks are waiting for this one
+            _generate(pipeline(), cache, indices, damaged)
+            made += indices
+            if ranks.topology.rank == 0:
+                # A listing counts the images of all ranks, and of other jobs, without a collective.
+                progress(len(cache.present()), wanted)
+        return _Share(intact, _verify_made(cache, made), should_stop())
+
+    shares = ranks.run_on_all(make_own)
+    if any(share.stopped for share in shares):
         raise StoppedError("asked to stop while generating class images; finished ones are kept")
+    images = {
+        i: image for share in shares for i, image in [*share.reused.items(), *share.made.items()]
+    }
     return ClassImageSet(
-        images=[*supplied.images, *cache.read()],
+        images=[*supplied.images, *(images[i] for i in range(wanted))],
         supplied=supplied,
-        reused=sum(count for count, _, _ in shares),
-        generated=sum(count for _, count, _ in shares),
+        reused=sum(len(share.reused) for share in shares),
+        generated=sum(len(share.made) for share in shares),
     )
+
+
+@dataclass(frozen=True)
+class _Share:
+    """One rank's part of the images, by index."""
+
+    reused: dict[int, SourceImage]
+    made: dict[int, SourceImage]
+    stopped: bool
+
+
+def _verify_made(cache: ClassImageCache, indices: Sequence[int]) -> dict[int, SourceImage]:
+    """The images as they are stored: another job may have been first to store one."""
+    images, damaged = cache.verify(indices)
+    if damaged:
+        uri = cache.uri(min(damaged))
+        raise BadDataError(f"spec.prior.cache: {uri} is damaged; delete it and start again")
+    return images
 
 
 def _generate(

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_trainer.attempt import Attempt
-from dreambooth_trainer.data.cache import ImageGroup, image_pools
+from dreambooth_trainer.data.cache import image_pools
 from dreambooth_trainer.data.class_image_cache import class_prompt
 from dreambooth_trainer.data.class_images import prepare_class_images
 from dreambooth_trainer.data.crops import variants
+from dreambooth_trainer.data.latents import ImageGroup
 from dreambooth_trainer.data.sampler import TrainingSampler
 from dreambooth_trainer.data.subjects import load_subject
 from dreambooth_trainer.models import Family
@@ -89,7 +90,9 @@ class Dataset:
 
 
 def subject_groups(attempt: Attempt) -> list[ImageGroup]:
-    """Images and captions of every subject. Preflight has logged the warnings about them.
+    """Images and captions of every subject. Collective: rank 0 checks them.
+
+    Preflight has logged the warnings about them.
 
     Raises:
         BadDataError: A subject has no usable images, or captions that cannot be used.
@@ -97,11 +100,13 @@ def subject_groups(attempt: Attempt) -> list[ImageGroup]:
     """
     training = attempt.job.spec.training
     crops = variants(training.crop, training.flip)
-    groups = []
-    for index in range(len(attempt.job.spec.subjects)):
-        subject = load_subject(attempt.storage, attempt.job, index)
-        groups.append(ImageGroup(subject.images, subject.captions, crops))
-    return groups
+    loaded = attempt.ranks.run_on_first(
+        lambda: [
+            load_subject(attempt.storage, attempt.job, index)
+            for index in range(len(attempt.job.spec.subjects))
+        ]
+    )
+    return [ImageGroup(subject.images, subject.captions, crops) for subject in loaded]
 
 
 def class_groups(attempt: Attempt, family: Family) -> dict[str, ImageGroup]:

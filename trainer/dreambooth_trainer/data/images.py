@@ -1,4 +1,4 @@
-"""Loads the images of a folder in storage: checked, upright and reduced to the resolution."""
+"""The images of a folder in storage: checked, and read upright and reduced to the resolution."""
 
 import hashlib
 import mimetypes
@@ -34,17 +34,17 @@ LIMITS = FolderLimits()
 
 @dataclass(frozen=True)
 class SourceImage:
-    """An image that can be trained on.
+    """An image that can be trained on; its pixels stay in storage.
 
     Args:
         name: Relative to its folder.
-        pixels: Upright RGB, reduced so that its shorter side has at most `resolution` pixels.
+        size: Width and height in pixels, as `read_pixels` gives them.
         sha256: Of the file, in hexadecimal.
         uri: Of the file.
     """
 
     name: str
-    pixels: Image.Image
+    size: tuple[int, int]
     sha256: str
     uri: str
 
@@ -96,6 +96,8 @@ def load_images(
     are the same picture as an earlier one are rejected with the reason. Captions, metadata, hidden
     files and sub-folders are ignored.
 
+    The files are read one after the other, and their pixels are not kept: see `read_pixels`.
+
     Raises:
         BadDataError: No image is left, or the folder has too many files.
         StorageError: The folder cannot be read.
@@ -116,6 +118,24 @@ def load_images(
             + "".join(f"\n  {each}" for each in rejected)
         )
     return ImageSet(images, rejected, unread=len(objects) - len(images) - len(rejected))
+
+
+def read_pixels(
+    storage: Storage, images: Sequence[SourceImage], resolution: int, *, field: str = ""
+) -> Iterator[Image.Image]:
+    """The images one after the other, upright RGB, with `resolution` pixels on the shorter side.
+
+    Smaller ones are not enlarged.
+
+    Raises:
+        StorageError: An image cannot be read, or has changed since it was checked.
+    """
+    expected = {image.uri: image.sha256 for image in images}
+    uris = [image.uri for image in images]
+    for _, data in storage.read_many(uris, sha256=expected, field=field):
+        pixels = decode(data)
+        size = _reduced_size(pixels.size, resolution)
+        yield pixels if pixels.size == size else pixels.resize(size, Image.Resampling.LANCZOS)
 
 
 def _candidates(storage: Storage, uri: str, field: str, limits: FolderLimits) -> list[StoredObject]:
@@ -174,7 +194,7 @@ def _check_image(
     if first != name:
         return RejectedImage(name, f"the same picture as {first}", is_lost=False)
     sha256 = hashlib.sha256(data).hexdigest()
-    return SourceImage(name, reduce_image(pixels, resolution), sha256, uri)
+    return SourceImage(name, _reduced_size(pixels.size, resolution), sha256, uri)
 
 
 def _is_named_as_image(name: str) -> bool:
@@ -189,11 +209,10 @@ def _pixel_hash(pixels: Image.Image) -> str:
     return digest.hexdigest()
 
 
-def reduce_image(pixels: Image.Image, resolution: int) -> Image.Image:
-    """The image with `resolution` pixels on its shorter side; a smaller one is not changed."""
-    # At load, so that a folder of large photographs does not stay in memory at full size.
-    shorter = min(pixels.size)
+def _reduced_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:
+    """The size with `resolution` pixels on the shorter side; a smaller one is not changed."""
+    shorter = min(size)
     if shorter <= resolution:
-        return pixels
-    width, height = (max(resolution, round(side * resolution / shorter)) for side in pixels.size)
-    return pixels.resize((width, height), Image.Resampling.LANCZOS)
+        return size
+    width, height = (max(resolution, round(side * resolution / shorter)) for side in size)
+    return width, height

@@ -1,6 +1,7 @@
 """Embeddings of images and texts by CLIP (Radford et al. 2021)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,12 @@ class ClipEncoder:
         self._device = device
 
     @torch.no_grad()
-    def images(self, images: Sequence[Image.Image]) -> Tensor:
+    def images(self, images: Iterable[Image.Image]) -> Tensor:
         """Unit vectors [N, D] of N images (Radford et al. 2021, section 2.3)."""
-        parts = []
-        for first in range(0, len(images), CHUNK):
+        parts, rest = [], iter(images)
+        while chunk := list(islice(rest, CHUNK)):
             heartbeat.send()
-            pixels = self._processor(list(images[first : first + CHUNK]), return_tensors="pt")
+            pixels = self._processor(chunk, return_tensors="pt")
             parts.append(_features(self._model.get_image_features(**pixels.to(self._device))))
         return normalize(torch.cat(parts), dim=-1)
 

@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from PIL import Image
@@ -12,7 +13,7 @@ from dreambooth_api.models.model import Model
 from dreambooth_api.models.storage import Evaluation
 from dreambooth_api.models.subject import Subject
 from dreambooth_trainer.attempt import Attempt
-from dreambooth_trainer.data.images import load_images
+from dreambooth_trainer.data.images import load_images, read_pixels
 from dreambooth_trainer.evaluation.clip_config import FIELD
 from dreambooth_trainer.evaluation.clip_encoder import ClipEncoder
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
@@ -78,16 +79,15 @@ class Evaluator:
         if self._attempt.topology.rank == 0:
             self._write(step, scores)
 
-    def _references(self, index: int) -> list[Image.Image]:
+    def _references(self, index: int) -> Iterator[Image.Image]:
         """Real images to compare with: those kept out of training, if the job has any."""
-        job = self._attempt.job
+        resolution = self._attempt.job.spec.training.resolution
         uri, field = self._evaluation.images, "spec.evaluation.images"
         if uri is None:
             uri, field = self._subjects[index].images, f"spec.subjects[{index}].images"
-        loaded = load_images(
-            self._attempt.storage, uri, field=field, resolution=job.spec.training.resolution
-        )
-        return [image.pixels for image in loaded.images]
+        storage = self._attempt.storage
+        loaded = load_images(storage, uri, field=field, resolution=resolution)
+        return read_pixels(storage, loaded.images, resolution, field=field)
 
     def _score_subject(self, subject: Subject, real: Tensor) -> Scores:
         count = self._evaluation.count

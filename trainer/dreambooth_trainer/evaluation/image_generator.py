@@ -11,7 +11,7 @@ from dreambooth_trainer.data.png import decode_png, encode_png
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters import PRECISIONS
 from dreambooth_trainer.models.generate import ImageRequest, generate_images
-from dreambooth_trainer.process.chunks import gather_chunks, own_chunks
+from dreambooth_trainer.process.chunks import gather_chunks, images_per_pass, own_chunks
 from dreambooth_trainer.process.out_of_memory import explain_out_of_memory
 from dreambooth_trainer.process.signals import StoppedError
 
@@ -36,7 +36,8 @@ class ImageGenerator:
             StoppedError: On every rank, when one was asked to stop meanwhile.
         """
         own: dict[int, list[bytes]] = {}
-        for number, chunk in own_chunks(requests, self._ranks.topology).items():
+        size = images_per_pass(self._resolution)
+        for number, chunk in own_chunks(requests, self._ranks.topology, size).items():
             if self._stop.requested:
                 break  # not raised here: the other ranks are waiting in the gather below
             # As PNG, which is smaller to gather than pixels, and lossless.

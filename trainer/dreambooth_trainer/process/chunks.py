@@ -13,16 +13,26 @@ CHUNK_SIZE = 8
 """Items of a chunk: images that one forward pass takes. Kernels round differently for other batch
 sizes, so the size is fixed, and a chunk is never divided between ranks."""
 
+LARGEST_PASS = CHUNK_SIZE * 512**2
+"""Pixels of the images that one forward pass generates, which bounds its memory."""
 
-def own_chunks(items: Sequence[Item], topology: Topology) -> dict[int, Sequence[Item]]:
+
+def images_per_pass(resolution: int) -> int:
+    """Images of `resolution` x `resolution` pixels to generate at once, on any device."""
+    return max(min(CHUNK_SIZE, LARGEST_PASS // resolution**2), 1)
+
+
+def own_chunks(
+    items: Sequence[Item], topology: Topology, size: int = CHUNK_SIZE
+) -> dict[int, Sequence[Item]]:
     """This rank's chunks of `items` by number, dealt out round-robin.
 
     Returns:
-        Up to `CHUNK_SIZE` items per chunk; the numbers of rank r are r, r + world size, ...
+        Up to `size` items per chunk; the numbers of rank r are r, r + world size, ...
     """
-    starts = range(0, len(items), CHUNK_SIZE)
+    starts = range(0, len(items), size)
     numbers = range(topology.rank, len(starts), topology.world_size)
-    return {n: items[starts[n] : starts[n] + CHUNK_SIZE] for n in numbers}
+    return {n: items[starts[n] : starts[n] + size] for n in numbers}
 
 
 def gather_chunks(ranks: Ranks, results: Mapping[int, Result]) -> list[Result]:

@@ -16,6 +16,7 @@ from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.data.cache import build_cache
 from dreambooth_trainer.data.dataset import Dataset, class_groups, subject_groups
+from dreambooth_trainer.data.latents import LatentStore
 from dreambooth_trainer.evaluation.evaluator import Evaluator, load_evaluator
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.samples import SampleWriter
@@ -227,6 +228,7 @@ def _module(
             dataset.groups,
             job.spec.training.resolution,
             text_is_trained=text_is_trained,
+            store=LatentStore(attempt.storage, attempt.layout.latents),
             ranks=attempt.ranks,
             device=attempt.device,
         )

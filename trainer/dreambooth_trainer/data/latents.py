@@ -1,0 +1,171 @@
+"""Latents of all images of a run: encoded by all ranks together, and kept for later attempts.
+
+Images are read, decoded and encoded one at a time, so neither their number nor their number of
+variants adds to the memory that this takes.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dreambooth_storage import (
+    ChecksumMismatchError,
+    ObjectNotFoundError,
+    Storage,
+    StorageError,
+    join,
+)
+from dreambooth_trainer.data.crops import Variant, crop_box, crop_to_square
+from dreambooth_trainer.data.images import SourceImage, read_pixels
+from dreambooth_trainer.models import Family
+from dreambooth_trainer.process import heartbeat
+from dreambooth_trainer.process.distributed import Ranks
+
+FORMAT = 1
+"""Part of the key: raised when the same images would be encoded in another way."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageGroup:
+    """Images of one subject or class, with a caption for each; all have the same variants."""
+
+    images: Sequence[SourceImage]
+    captions: Sequence[str]
+    variants: Sequence[Variant]
+
+
+@dataclass(frozen=True)
+class LatentStore:
+    """Reads the images of a run, and keeps their latents in `folder` (a URI).
+
+    Latents are named by a hash of all that they depend on. A small file beside them, which is
+    written last, holds their sha256.
+    """
+
+    storage: Storage
+    folder: str
+
+    def load(self, key: str) -> Tensor | None:
+        """The moments [rows, 2C, h, w] of this key; None where they are missing or damaged."""
+        try:
+            record = json.loads(self.storage.read(join(self.folder, f"{key}.json")))
+            data = self.storage.read(self._uri(key), sha256=record["sha256"])
+            moments: Tensor = safetensors.torch.load(data)["moments"]
+        except ObjectNotFoundError:
+            return None
+        except (ChecksumMismatchError, ValueError, KeyError, TypeError) as error:
+            log.warning("the stored latents are damaged, and are encoded again: %s", error)
+            return None
+        return moments
+
+    def save(self, key: str, moments: Tensor) -> None:
+        """Store moments; when storage refuses, a warning is logged and training goes on."""
+        data = safetensors.torch.save({"moments": moments})
+        record = {"sha256": hashlib.sha256(data).hexdigest(), "shape": list(moments.shape)}
+        try:
+            self.storage.write(self._uri(key), data)
+            self.storage.write(join(self.folder, f"{key}.json"), json.dumps(record).encode())
+        except StorageError as error:
+            log.warning("latents are not kept for later attempts: %s", error)
+
+    def _uri(self, key: str) -> str:
+        return join(self.folder, f"{key}.safetensors")
+
+
+def load_latents(
+    family: Family,
+    groups: Sequence[ImageGroup],
+    resolution: int,
+    store: LatentStore,
+    ranks: Ranks,
+    device: torch.device,
+) -> Tensor:
+    """Moments [rows, 2C, h, w] of every variant of every image, in host memory. Collective.
+
+    They are those that an earlier attempt has stored; otherwise they are encoded.
+
+    Raises:
+        StorageError: An image cannot be read, or has changed since it was checked.
+    """
+    key = _key(family.model_hash, groups, resolution)
+    stored = store.load(key)
+    # Also agreed on: a rank that encodes alone would wait for the others in a collective.
+    if all(ranks.gather(stored is not None)):
+        assert stored is not None
+        return stored
+    moments = _encode_all(family, groups, resolution, store.storage, ranks, device)
+    if ranks.topology.rank == 0:
+        store.save(key, moments)
+    return moments
+
+
+def _key(model_hash: str, groups: Sequence[ImageGroup], resolution: int) -> str:
+    """Hash of everything that the latents depend on: 32 hexadecimal digits."""
+    images = [
+        [image.sha256, [_crop(image, variant) for variant in group.variants]]
+        for group in groups
+        for image in group.images
+    ]
+    text = json.dumps([FORMAT, model_hash, resolution, images])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _crop(image: SourceImage, variant: Variant) -> tuple[tuple[int, int, int, int], bool]:
+    """What distinguishes the variants of one image: those with the same crop show the same."""
+    return crop_box(image.size, variant), variant.mirror
+
+
+def _encode_all(
+    family: Family,
+    groups: Sequence[ImageGroup],
+    resolution: int,
+    storage: Storage,
+    ranks: Ranks,
+    device: torch.device,
+) -> Tensor:
+    """Moments of every row; rows that show the same pixels are encoded once."""
+    # By number, as one image may be in several groups. Each rank has every n-th image.
+    images = [(image, group.variants) for group in groups for image in group.images]
+    distinct = [{_crop(image, each): each for each in variants} for image, variants in images]
+    own = range(ranks.topology.rank, len(images), ranks.topology.world_size)
+
+    def encode_own() -> dict[int, Tensor]:
+        pixels = read_pixels(storage, [images[number][0] for number in own], resolution)
+        return {
+            number: _encode(family, image, list(distinct[number].values()), resolution, device)
+            for number, image in zip(own, pixels, strict=True)
+        }
+
+    encoded = {n: part for parts in ranks.run_on_all(encode_own) for n, part in parts.items()}
+    rows = []
+    for number, (image, variants) in enumerate(images):
+        places = {crop: place for place, crop in enumerate(distinct[number])}
+        rows.append(encoded[number][[places[_crop(image, each)] for each in variants]])
+    return torch.cat(rows)
+
+
+def _encode(
+    family: Family,
+    image: Image.Image,
+    variants: Sequence[Variant],
+    resolution: int,
+    device: torch.device,
+) -> Tensor:
+    """Moments [variants, 2C, h, w] of one image."""
+    moments = []
+    for variant in variants:
+        heartbeat.send()
+        pixels = crop_to_square(image, resolution, variant)
+        # One at a time: the VAE's activations of one square fill a GPU as it is. On the host, as
+        # `gather` pickles: a tensor on a GPU would be unpickled on the sender's device.
+        moments.append(family.encode_images(pixels[None].to(device)).cpu())
+    return torch.cat(moments)
