@@ -85,8 +85,7 @@ def fit(
         trainer.fit(module, train_dataloaders=stream)
     # Reports are two steps late, and the losses of the last steps belong into the history.
     reporter.flush()
-    # Lightning's strategies leave the module on the CPU.
-    module.to(attempt.device)
+    module.release_optimizer()
 
 
 def _saver(attempt: Attempt, store: CheckpointStore) -> BackgroundSaver:
@@ -186,11 +185,36 @@ def _trainer(
     )
 
 
+class _StaysOnDevice(Strategy):
+    """A strategy that leaves the model where it is, and frees the moments, at the end of training.
+
+    Lightning's copy both to the host, which may not have the memory; sampling, which follows, needs
+    the model where it was.
+    """
+
+    def teardown(self) -> None:
+        """Lightning's hook at the end of training, and after an error."""
+        self.optimizers = []
+        self.lr_scheduler_configs = []  # they refer to the optimizer
+        # Lightning moves the module that it finds; the hooks that follow need it again.
+        module, self._lightning_module = self._lightning_module, None
+        super().teardown()
+        self._lightning_module = module
+
+
+class _SingleDevice(_StaysOnDevice, SingleDeviceStrategy):
+    """One rank."""
+
+
+class _Distributed(_StaysOnDevice, DDPStrategy):
+    """Several ranks."""
+
+
 def _strategy(attempt: Attempt) -> Strategy:
     if attempt.topology.world_size == 1:
-        return SingleDeviceStrategy(device=attempt.device)
+        return _SingleDevice(device=attempt.device)
     text = attempt.job.spec.training.text_encoder
-    return DDPStrategy(
+    return _Distributed(
         # Gradients that are views of the buckets save their copy: 4 bytes per trained parameter.
         gradient_as_bucket_view=True,
         timeout=COLLECTIVE_TIMEOUT,

@@ -167,6 +167,11 @@ class DreamBooth(pl.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def release_optimizer(self) -> None:
+        """Free gradients and moments: what follows training needs the weights alone."""
+        self._optimizer = None
+        self.zero_grad(set_to_none=True)
+
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip to `maxGradNorm`: Lightning itself refuses to with a fused AdamW under bf16."""
         parameters = list(self.trained.all.values())

@@ -1,0 +1,71 @@
+"""What an attempt does not do twice, and does not hold."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreambooth_api.contract.exit_codes import ExitCode
+from tests.trainer.ranks import final_state, run_folder, run_ranks
+
+Job = Callable[..., dict[str, Any]]
+
+
+def forbid_encoding() -> None:
+    from dreambooth_trainer.models.stable_diffusion import StableDiffusion
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the latents were stored")
+
+    StableDiffusion.encode_images = refuse  # type: ignore[method-assign, assignment]
+
+
+def test_a_resumed_attempt_reads_its_latents_and_trains_to_the_same_state(
+    job: Job, tmp_path: Path
+) -> None:
+    through, stopped = job("through"), job("stopped")
+    assert run_ranks(through, tmp_path / "a", per_node=2).codes == [ExitCode.DONE] * 2
+    first = run_ranks(stopped, tmp_path / "b", per_node=2, stop_at_step=3)
+    assert first.codes == [ExitCode.STOPPED] * 2
+    assert len(list((run_folder(stopped) / "latents").iterdir())) == 2
+    second = run_ranks(stopped, tmp_path / "c", per_node=2, attempt=1, prepare=forbid_encoding)
+    assert second.codes == [ExitCode.DONE] * 2
+    expected, state = final_state(through), final_state(stopped)
+    assert expected.keys() == state.keys()
+    assert all(state[name].equal(tensor) for name, tensor in expected.items())
+
+
+def forbid_copies_to_the_host() -> None:
+    """Fail on Lightning's copies after training, and while moments or gradients are left."""
+    import gc
+
+    from torch.optim import AdamW
+
+    from dreambooth_trainer.run import train
+    from dreambooth_trainer.training.module import DreamBooth
+
+    def refuse(_: DreamBooth) -> None:
+        raise AssertionError("the model was copied to the host")
+
+    DreamBooth.cpu = refuse  # type: ignore[method-assign, assignment]
+    evaluate = train._evaluate
+
+    def check(*arguments: Any, step: int) -> None:
+        if step:
+            optimizers = [each for each in gc.get_objects() if isinstance(each, AdamW)]
+            assert not any(each.state for each in optimizers)
+            assert all(p.grad is None for each in optimizers for p in _parameters(each))
+        evaluate(*arguments, step=step)
+
+    train._evaluate = check
+
+
+def _parameters(optimizer: Any) -> list[Any]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_model_and_moments_are_not_copied_to_the_host(job: Job, tmp_path: Path, ranks: int) -> None:
+    ended = run_ranks(job(), tmp_path, per_node=ranks, prepare=forbid_copies_to_the_host)
+    assert ended.codes == [ExitCode.DONE] * ranks, ended.logs[0]
