@@ -19,6 +19,7 @@ CHANGES: dict[str, Any] = {
     "prior": {"count": 10},
     "training": {"steps": 10},
     "checkpoints": {"every": 10},
+    "resumeFrom": {"job": "other"},
     "samples": {"prompts": ["a photo of sks dog"]},
     "evaluation": {"model": "s3://models/clip"},
     "tracking": {"tensorboard": True},

@@ -17,7 +17,7 @@ from tests.charts.pod_security import violations
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(EXAMPLES.glob("*.yaml"))
-NAMES = {"quickstart", "lora-one-gpu", "full-2x8", "several-subjects", "spot-nodes"}
+NAMES = {"quickstart", "lora-one-gpu", "full-2x8", "several-subjects", "spot-nodes", "more-steps"}
 SHORTEST_NOTICE = 30
 """Seconds between a cloud's notice and the end of a spot node."""
 
@@ -29,8 +29,17 @@ def dreambooth(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
 
 
-def test_there_are_five() -> None:
+def test_there_are_six() -> None:
     assert {path.stem for path in FILES} == NAMES
+
+
+def test_more_steps_differ_from_the_job_that_they_follow_in_nothing_else() -> None:
+    job, more = (load(EXAMPLES / f"{name}.yaml") for name in ("lora-one-gpu", "more-steps"))
+    assert more.spec.resume_from is not None
+    assert more.spec.resume_from.job == job.metadata.name
+    assert more.spec.training.steps > job.spec.training.steps
+    more.spec.training.steps, more.spec.resume_from = job.spec.training.steps, None
+    assert more.spec == job.spec
 
 
 @every_file

@@ -9,6 +9,7 @@ from dreambooth_api.models.base import ApiModel, JobName, NamespaceName, ObjectU
 from dreambooth_api.models.map_list import MapList
 from dreambooth_api.models.model import Model
 from dreambooth_api.models.prior import Prior
+from dreambooth_api.models.resume import ResumeFrom
 from dreambooth_api.models.rules import rule
 from dreambooth_api.models.runtime import Runtime, world_size
 from dreambooth_api.models.status import Status
@@ -37,6 +38,9 @@ class Spec(ApiModel):
 
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
     """Durable states that a later attempt resumes from."""
+
+    resume_from: ResumeFrom | None = None
+    """Go on from another run, for example of a job that failed, or with more steps."""
 
     samples: Samples = Field(default_factory=Samples)
     """Sample images made before, during and after training."""

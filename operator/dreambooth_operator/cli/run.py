@@ -100,7 +100,11 @@ def _resumed_run(job: DreamBoothJob, state: State) -> Run:
     if run is None:
         raise UserError(f"--resume: {state.folder} holds no run of {name}; run it without --resume")
     if run.record.state == "Succeeded":
-        raise UserError(f"--resume: the last run of {name} succeeded; run it without --resume")
+        raise UserError(
+            f"--resume: the last run of {name} succeeded; to train more steps, raise"
+            f" spec.training.steps, set spec.resumeFrom to {{job: {name}}}, and run it without"
+            " --resume"
+        )
     # The uid names the output folder, in which the checkpoints are.
     job.metadata.uid = run.job.metadata.uid
     run.record.job = job

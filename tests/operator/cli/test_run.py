@@ -175,7 +175,7 @@ if attempt == 0:
 
     code, output = bench.run_job("--resume")
     assert code == 2
-    assert "the last run of mug succeeded; run it without --resume" in output
+    assert "set spec.resumeFrom to {job: mug}" in output
 
 
 def test_command_to_resume_can_be_pasted(bench: Bench) -> None:

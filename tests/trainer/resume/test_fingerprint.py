@@ -14,13 +14,8 @@ from dreambooth_trainer.checkpoint import Manifest, Shard
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.process.topology import Topology
-from dreambooth_trainer.resume.fingerprint import (
-    check_config,
-    check_contents,
-    differences,
-    fingerprint,
-    relevant,
-)
+from dreambooth_trainer.resume.fingerprint import differences, fingerprint, relevant
+from dreambooth_trainer.resume.own_run import check_config, check_contents
 from dreambooth_trainer.resume.run_record import write_run_record
 
 STEP = 500

@@ -128,6 +128,11 @@ class CheckpointRef:
     """Of its commit in the log (see `fence`)."""
     manifest: Manifest
 
+    @property
+    def folder(self) -> str:
+        """Name of its folder."""
+        return self.uri.rpartition("/")[2]
+
 
 class Entry(Stored):
     """One entry of the log of claims and commits (see `fence`)."""

@@ -199,14 +199,20 @@ class CheckpointStore:
         """
         return read_state(self._storage, ref.uri, ref.manifest)
 
-    def restore(self) -> tuple[dict[str, Tensor], Manifest] | None:
+    def restore(self, folder: str | None = None) -> tuple[dict[str, Tensor], Manifest] | None:
         """The newest state that verifies on every rank; None: there is none. Collective.
+
+        Args:
+            folder: Name of a checkpoint's folder, such as `step-00000500-claim-0003`: no other one
+                will do.
 
         Raises:
             StorageError: Storage fails, which does not mean that a checkpoint is damaged.
             UnknownFormatError: A checkpoint is of another format version.
         """
         for ref in self.ranks.run_on_first(self.checkpoints):
+            if folder not in (None, ref.folder):
+                continue
             tensors, problem = self._load_on_all(ref)
             if tensors is not None:
                 return tensors, ref.manifest

@@ -10,6 +10,7 @@ from dreambooth_trainer.preflight.model import check_model
 from dreambooth_trainer.preflight.prompts import check_lengths, sample_and_class_prompts
 from dreambooth_trainer.preflight.report import PreflightReport
 from dreambooth_trainer.preflight.resources import check_grace_period, check_memory
+from dreambooth_trainer.preflight.resume import check_source
 from dreambooth_trainer.preflight.writing import check_writing
 
 
@@ -25,6 +26,7 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
     if report.unreachable:
         report.warnings.append("images and model were not checked, as storage does not answer")
         return report
+    check_source(job, storage, report)
     captions = check_subjects(job, storage, report)
     check_other_images(job, storage, report)
     if job.spec.evaluation:

@@ -47,6 +47,7 @@ def write_run_record(
     hashes: Mapping[str, JsonValue],
     seeds: Mapping[str, int],
     resumed_from: int | None = None,
+    source: Mapping[str, JsonValue] | None = None,
 ) -> None:
     """Write run.json, with this attempt added to the earlier ones. Rank 0 alone.
 
@@ -60,6 +61,7 @@ def write_run_record(
         hashes: sha256 of the model and of each image, by name.
         seeds: By purpose.
         resumed_from: Step of the checkpoint that this attempt resumes from; None: there is none.
+        source: That checkpoint, and what differs, if it is another run's (spec.resumeFrom).
     """
     earlier = read_run_record(storage, layout)
     this = {
@@ -67,6 +69,7 @@ def write_run_record(
         "startedAt": rfc3339(now()),
         "worldSize": world_size,
         "resumedFromStep": resumed_from,
+        **({"resumedFrom": dict(source)} if source else {}),
         "versions": versions(),
         "devices": devices(),
     }

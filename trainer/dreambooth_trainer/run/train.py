@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_storage import ObjectNotFoundError, Storage, StorageSettings
+from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.data.cache import build_cache
@@ -32,7 +32,8 @@ from dreambooth_trainer.process.errors import RefusedJobError, TrainerError
 from dreambooth_trainer.process.out_of_memory import explain_out_of_memory
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology
-from dreambooth_trainer.resume.fingerprint import check_config, check_contents, fingerprint
+from dreambooth_trainer.resume.fingerprint import fingerprint
+from dreambooth_trainer.resume.restore import Restored, restore, resume_history
 from dreambooth_trainer.resume.run_record import public_config, read_global_batch, write_run_record
 from dreambooth_trainer.run.baseline import needs_baseline, record_baseline
 from dreambooth_trainer.run.fit import fit
@@ -65,13 +66,13 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         subjects = subject_groups(attempt)
         with explain_out_of_memory("loading the model", job):
             family = load_family(job.spec.model, attempt.storage, ranks, attempt.device)
-        resume = _resume(attempt, store)
-        batch = _split_batch(attempt, resume)
+        restored = restore(attempt, store)
+        batch = _split_batch(attempt, restored)
 
         attempt.enter_stage("GeneratingPrior")
         with explain_out_of_memory("generating class images", job):
             dataset = Dataset(job, subjects, class_groups(attempt, family))
-        _record(attempt, store, family, dataset, resume, batch)
+        _record(attempt, store, family, dataset, restored, batch)
 
         generator = ImageGenerator(attempt, family)
         writer = SampleWriter(generator, attempt, store.check_owner)
@@ -82,7 +83,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
             record_baseline(attempt)
 
         attempt.enter_stage("Training")
-        module = _module(attempt, family, dataset, resume)
+        module = _module(attempt, family, dataset, restored.state if restored else None)
         with explain_out_of_memory("a training step", job):
             fit(attempt, module, dataset, store, writer, batch)
 
@@ -145,20 +146,10 @@ def _checkpoints(attempt: Attempt) -> CheckpointStore:
     return store
 
 
-def _resume(attempt: Attempt, store: CheckpointStore) -> ResumeState | None:
-    restored = store.restore()
-    store.check_owner()  # an attempt that lost its claim may have read a newer one's checkpoint
-    if restored is None:
-        return None
-    tensors, manifest = restored
-    check_config(attempt, manifest)
-    return ResumeState(manifest.step, tensors)
-
-
-def _split_batch(attempt: Attempt, resume: ResumeState | None) -> BatchSplit:
-    """The batch of the job, or that of the run which it resumes. Collective."""
+def _split_batch(attempt: Attempt, restored: Restored | None) -> BatchSplit:
+    """The batch of the job, or that with which its own run began. Collective."""
     begun_with = None
-    if resume:
+    if restored and restored.source is None:
         begun_with = attempt.ranks.run_on_first(
             lambda: read_global_batch(attempt.storage, attempt.layout)
         )
@@ -170,14 +161,14 @@ def _record(
     store: CheckpointStore,
     family: Family,
     dataset: Dataset,
-    resume: ResumeState | None,
+    restored: Restored | None,
     batch: BatchSplit,
 ) -> None:
     """Write run.json, and open the trackers under the run's name."""
     job, topology = attempt.job, attempt.topology
     hashes = {"model": family.model_hash, **dataset.hashes()}
-    if resume:
-        check_contents(attempt, resume.step, hashes)
+    if restored:
+        restored = restored.check_contents(attempt, hashes)
     store.check_owner()  # an attempt that lost its claim must not overwrite a newer one's record
     if topology.rank == 0:
         write_run_record(
@@ -193,7 +184,8 @@ def _record(
                 "prior": job.spec.prior.seed,
                 "samples": job.spec.samples.seed,
             },
-            resumed_from=resume.step if resume else None,
+            resumed_from=restored.state.step if restored else None,
+            source=restored.source_record() if restored else None,
         )
     attempt.telemetry.trackers = open_trackers(
         job.spec.tracking,
@@ -205,16 +197,8 @@ def _record(
         name=job.metadata.name,
         config=public_config(job),
     )
-    if resume and topology.rank == 0:
-        _resume_history(attempt, resume.step)
-
-
-def _resume_history(attempt: Attempt, step: int) -> None:
-    try:
-        text = attempt.storage.read(attempt.layout.history).decode()
-    except ObjectNotFoundError:
-        return
-    attempt.telemetry.history.resume(text, step)
+    if restored and topology.rank == 0:
+        resume_history(attempt, restored)
 
 
 def _module(

@@ -125,8 +125,11 @@ def scaler_tensors(scaler: GradScaler | None) -> dict[str, Tensor]:
 
 
 def restore_scaler(scaler: GradScaler | None, tensors: Mapping[str, Tensor]) -> None:
-    """Load the result of `scaler_tensors`, if there is a scaler; raises `KeyError` as above."""
-    if scaler is None:
+    """Load the result of `scaler_tensors`, if there is a scaler.
+
+    A state of another precision (spec.resumeFrom) has none: the scaler then begins anew.
+    """
+    if scaler is None or f"scaler/{SCALER[0]}" not in tensors:
         return
     scale, tracker = (float(tensors[f"scaler/{name}"]) for name in SCALER)
     scaler.load_state_dict({**scaler.state_dict(), "scale": scale, "_growth_tracker": int(tracker)})
