@@ -103,8 +103,10 @@ def _prepared(pipeline: Any, sampler: Sampler) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(setattr, pipeline, "scheduler", before)
         stack.callback(setattr, pipeline, "_progress_bar_config", bar)
-        # Training's dropout must not depend on how many samples were generated before.
-        stack.enter_context(torch.random.fork_rng())
+        # Training's dropout must not depend on how many samples were generated before. Only the
+        # pipeline's own GPU: by default, every rank would start CUDA on all GPUs of the node.
+        gpus = [pipeline.device] if pipeline.device.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(gpus))
         # diffusers converts tensors to arrays in a way that numpy 2 deprecates.
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
