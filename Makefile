@@ -20,7 +20,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help init demo test test-slow e2e coverage generate verify docs images push kind release lint type format \
+.PHONY: help init demo test test-slow gpu e2e coverage generate verify docs images push kind release lint type format \
 	bench bench-operator bench-checkpoint clean
 
 help: ## list the targets
@@ -50,6 +50,9 @@ test: $(READY) ## run all tests but the slow ones and e2e: about 12 minutes on t
 
 test-slow: $(READY) ## run the slow tests
 	$(BIN)/python -m pytest -m slow $(TESTS)
+
+gpu: $(READY) ## run every stage of training on this machine's GPU: at most 6 minutes
+	DREAMBOOTH_TEST_GPU=real $(BIN)/python -m pytest tests/gpu/test_stages.py
 
 e2e: $(READY) ## run whole jobs: on the API server double, KUBEBUILDER_ASSETS or DREAMBOOTH_E2E_KUBECONFIG
 	$(BIN)/python -m pytest -m 'not slow' $(OPTIONS) tests/e2e

@@ -111,7 +111,8 @@ class Staging:
             self._copied.synchronize()
 
     def close(self) -> None:
-        """Free the memory."""
+        """Free the memory, once no copy from the GPU writes to it any more."""
+        self.wait()
         for shard in self.shards:
             shard.close()
 
