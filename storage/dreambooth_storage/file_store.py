@@ -1,7 +1,8 @@
 """`file://`: the same semantics as S3 on a file system.
 
 Objects appear whole or not at all: they are written to a temporary file in the same folder, which
-is then renamed or linked. Deletions leave empty folders behind; like S3, storage has no folders.
+is then renamed or linked. Folders are no objects, as in S3: a deletion leaves an empty one unless
+it is asked to remove it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -29,6 +31,8 @@ from dreambooth_storage.interface import MIB, Listing, StoredObject, Written
 from dreambooth_storage.uri import Location
 
 _UNFINISHED = ".unfinished"
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What link(2) fails with on file systems without hard links."""
 
 
 class FileStore:
@@ -39,10 +43,11 @@ class FileStore:
         root = location.prefix
         with _errors_of(location):
             return [
-                _stored(Path(folder, name), root)
+                _stored(path, root)
                 for folder, _, names in os.walk(root, onerror=_raise_unless_missing)
-                for name in names
-                if not name.endswith(_UNFINISHED)
+                for path in (Path(folder, name) for name in names)
+                # A link whose target is gone holds nothing, as does a socket or a pipe.
+                if not path.name.endswith(_UNFINISHED) and path.is_file()
             ]
 
     def exists(self, location: Location) -> bool:
@@ -82,9 +87,7 @@ class FileStore:
                 file.write(data)
                 _flush(file)
             if only_if_absent:
-                # link(2) fails with EEXIST, where rename(2) would replace: the counterpart of
-                # If-None-Match.
-                os.link(temporary, location.key)
+                _link(temporary, Path(location.key))
             else:
                 temporary.replace(location.key)
         return Written(location.uri, len(data), hashlib.sha256(data).hexdigest())
@@ -122,6 +125,12 @@ class FileStore:
         """Remove the file; its folder stays."""
         with _errors_of(location):
             Path(location.key).unlink(missing_ok=True)
+
+    def remove_empty_folders(self, locations: Iterable[Location]) -> None:
+        """Remove the folders of files that were deleted, where nothing else is in them."""
+        for folder in {Path(location.key).parent for location in locations}:
+            with suppress(OSError):  # not empty, or of another owner: it stays
+                folder.rmdir()
 
     def abort_unfinished(self, location: Location, selects: Callable[[str], bool]) -> None:
         """Remove the temporary files of killed writers."""
@@ -182,6 +191,24 @@ def _copy(source: Path, target: Path) -> tuple[int, str]:
             size += len(block)
         _flush(writer)
     return size, digest.hexdigest()
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file its name unless another has it: the counterpart of If-None-Match.
+
+    Raises:
+        FileExistsError: Another has it.
+    """
+    try:
+        # link(2) fails with EEXIST, where rename(2) would replace.
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        # exFAT, and many FUSE and SMB file systems. Others may see the file before it is complete.
+        with target.open("xb") as copy, source.open("rb") as content:
+            shutil.copyfileobj(content, copy)
+            _flush(copy)
 
 
 def _flush(file: BinaryIO) -> None:

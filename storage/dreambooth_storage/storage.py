@@ -235,13 +235,21 @@ class Storage:
         )
         return targets
 
-    def delete(self, uris: Iterable[str], *, field: str = _WRITE_FIELD) -> None:
+    def delete(
+        self, uris: Iterable[str], *, folders: bool = False, field: str = _WRITE_FIELD
+    ) -> None:
         """Remove objects; missing ones are no error.
+
+        With `folders`, folders of a file system that are empty afterwards are removed, too.
 
         Raises:
             AccessDeniedError: an object may not be deleted; others may have been.
         """
+        uris = list(uris)
         run_all(self._pool, [partial(self._delete, uri, field) for uri in uris])
+        if folders:
+            locations = [parse(uri) for uri in uris]
+            self._files.remove_empty_folders([each for each in locations if each.is_file])
 
     def abort_unfinished(
         self, prefix_uri: str, selects: Callable[[str], bool], *, field: str = _WRITE_FIELD

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import random
 import threading
 import tracemalloc
@@ -383,3 +385,36 @@ def test_an_interrupted_write_to_a_file_leaves_neither_file_nor_listing(
         storage.write(f"file://{folder}", b"x")
     assert list(folder.iterdir()) == []
     assert len(list(store.iterdir())) == 2
+
+
+def test_dangling_link_is_no_object(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"image")
+    (tmp_path / "b.jpg").symlink_to("absent.jpg")
+    assert [item.relative for item in storage.list(f"file://{tmp_path}")] == ["a.jpg"]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_conditional_write_works_without_hard_links(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def link(source: object, target: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+    uri = f"file://{tmp_path}/folder/commit"
+    storage.write(uri, b"first", only_if_absent=True)
+    with pytest.raises(AlreadyExistsError):
+        storage.write(uri, b"second", only_if_absent=True)
+    assert storage.read(uri) == b"first"
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["commit"]
+
+
+def test_emptied_folders_are_removed_when_asked(storage: Storage, tmp_path: Path) -> None:
+    uris = [f"file://{tmp_path}/{name}" for name in ("step-1/a", "step-1/b", "step-2/a")]
+    for uri in (*uris, f"file://{tmp_path}/step-2/kept"):
+        storage.write(uri, b"state")
+    storage.delete(uris, folders=True)
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == [
+        "step-2",
+        "step-2/kept",
+    ]

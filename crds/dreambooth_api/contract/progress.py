@@ -6,6 +6,7 @@ from pydantic import Field, ValidationError
 
 from dreambooth_api.contract.message import Checkpoint, Message, Seconds, Step, Time, Uri, text
 from dreambooth_api.contract.stages import Stage
+from dreambooth_api.contract.times import human_duration
 from dreambooth_api.contract.version import VERSION, ContractVersion, check_version
 
 MAX_BYTES = 1 << 17
@@ -45,6 +46,9 @@ class Progress(Message):
     step: Step
     """Optimizer steps done."""
     total_steps: Step
+    resumed_from: Step | None = None
+    """Step of the checkpoint that the attempt resumed from; None: it began anew, or is not yet
+    there."""
     attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     world_size: Annotated[int, Field(ge=1, le=65_536)] = 1
     loss: Loss | None = None
@@ -72,6 +76,31 @@ class Progress(Message):
     export: Uri | None = None
     """The exported model, once it is complete."""
     updated_at: Time | None = None
+
+    @property
+    def stage_progress(self) -> tuple[int, int | None]:
+        """(done, total) optimizer steps or class images of the stage; the total may be unknown."""
+        if self.stage == "Preparing":
+            return 0, None
+        if self.stage == "GeneratingPrior":
+            return (self.prior.done, self.prior.total) if self.prior else (0, None)
+        return self.step, self.total_steps
+
+    def figures(self) -> list[str]:
+        """The figures of the stage that are known, for people: `step 40/400`, `12m left`."""
+        done, total = self.stage_progress
+        if total is None:
+            return []
+        if self.stage == "GeneratingPrior":
+            return [f"class image {done}/{total}"]
+        known = [f"step {done}/{total}"]
+        if self.loss is not None:
+            known.append(f"loss {self.loss:.4f}")
+        if self.images_per_second is not None:
+            known.append(f"{self.images_per_second:.1f} images/s")
+        if self.stage == "Training" and self.eta_seconds is not None:
+            known.append(f"{human_duration(self.eta_seconds)} left")
+        return known
 
     @classmethod
     def decode(cls, data: bytes) -> Self:

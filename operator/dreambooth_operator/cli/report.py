@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dreambooth_api.contract.exit_codes import ExitCode
+from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.contract.times import human_duration
 from dreambooth_api.models.job import output_layout
 from dreambooth_operator.cli.program import command_line
@@ -53,11 +54,11 @@ class Report:
             print_entry(self.console, "result", f"{layout.root}/ (cannot be fetched: {error})")
             return
         print_entry(self.console, "result", f"{layout.root}/")
-        self._print_files(results)
+        self._print_files(results, layout)
 
-    def _print_files(self, results: LocalResults) -> None:
+    def _print_files(self, results: LocalResults, layout: OutputLayout) -> None:
         files = {
-            "model": results.export,
+            "model": results.export or layout.export.removeprefix("file://"),
             "samples": results.newest_grid,
             "before/after": results.before_after,
         }
@@ -79,9 +80,17 @@ class Report:
         rank = "" if end.termination.rank is None else f" (rank {end.termination.rank})"
         title = f"FAILED: pod {end.index} of {runtime.nodes}{rank} exited with code {end.exit_code}"
         print_text(self.console, title, style="bold red")
-        self._print_indented(end.termination.message.splitlines())
+        message = end.termination.message.splitlines()
+        self._print_indented(message)
+        # Rank and launcher log the message as well.
+        repeated = tuple(line for line in message if line.strip())
+        lines = [
+            line
+            for line in failure.pod.last_lines(FAILURE_LOG_LINES)
+            if not line.endswith(repeated)
+        ]
         print_text(self.console, f"last lines of {failure.pod.log}:")
-        self._print_indented(failure.pod.last_lines(FAILURE_LOG_LINES), style="dim")
+        self._print_indented(lines, style="dim")
         if not failure.final:
             print_text(
                 self.console,

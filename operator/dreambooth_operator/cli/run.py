@@ -1,5 +1,6 @@
 """`dreambooth run`: from a job file to its results on this machine."""
 
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -18,7 +19,14 @@ from dreambooth_operator.local.host import check_fits
 from dreambooth_operator.local.run import run_job
 from dreambooth_operator.local.runner import stop_on_signals
 from dreambooth_operator.local.state import DEFAULT_STATE, Run, State
-from dreambooth_operator.local.storage import LocalStorage, needs_embedded, storage_for
+from dreambooth_operator.local.storage import (
+    LocalStorage,
+    needs_embedded,
+    storage_for,
+    with_endpoint,
+)
+from dreambooth_operator.local.uploads import Upload, upload
+from dreambooth_storage import without_userinfo
 
 UPLOAD = re.compile(r"(?P<source>.+)=(?P<uri>(?:s3://[^/]|file:///).*)", re.DOTALL)
 """LOCAL=URI. Paths and keys may hold a `=` too: the last one that a URI follows counts."""
@@ -47,10 +55,11 @@ def run(options: RunOptions) -> int:
     """
     # Paths and commands stay on one line, so that they can be copied.
     console = Console(soft_wrap=True)
-    job = _with_options(read_job(options.file), options)
+    job = with_endpoint(_with_options(read_job(options.file), options), os.environ)
     check_fits(job)
     uploads = [_parse_upload(text) for text in options.uploads]
-    for warning in warnings(job):
+    advice = warnings(job)
+    for warning in advice:
         print_text(console, f"warning: {warning}")
     state = State(options.state)
     with state.locked():
@@ -63,10 +72,14 @@ def run(options: RunOptions) -> int:
         else:
             run = state.new_run(job, embedded=needs_embedded(job))
         with storage_for(run.job, state, run.record.embedded) as storage:
-            for source, uri in uploads:
-                count = len(storage.client.upload_tree(source, uri, field="--upload"))
-                print_text(console, f"uploaded {count} files from {source} to {uri}")
-            return _run(run, storage, options, console)
+            _print_storage(storage, state, console)
+            for each, done in zip(uploads, upload(storage, state, uploads), strict=True):
+                removed = f", removed {done.removed} old ones" if done.removed else ""
+                print_text(
+                    console,
+                    f"uploaded {done.written} files from {each.source} to {each.uri}{removed}",
+                )
+            return _run(run, storage, options, console, advice)
 
 
 def _with_options(job: DreamBoothJob, options: RunOptions) -> DreamBoothJob:
@@ -81,7 +94,20 @@ def _with_options(job: DreamBoothJob, options: RunOptions) -> DreamBoothJob:
     return check_job(document, "the job with --nodes and --gpus")
 
 
-def _parse_upload(text: str) -> tuple[Path, str]:
+def _print_storage(storage: LocalStorage, state: State, console: Console) -> None:
+    """Whose storage the job's s3:// URIs are on: a name alone may exist on several servers."""
+    url = storage.job.spec.storage.endpoint_url
+    if storage.embedded:
+        print_text(
+            console,
+            f"storage: an S3 server of this run's own, in {state.storage}; to use another, set"
+            " spec.storage.endpointURL or AWS_ENDPOINT_URL",
+        )
+    elif url:
+        print_text(console, f"storage: {without_userinfo(url)}")
+
+
+def _parse_upload(text: str) -> Upload:
     match = UPLOAD.fullmatch(text)
     if match is None:
         raise UserError(
@@ -90,7 +116,7 @@ def _parse_upload(text: str) -> tuple[Path, str]:
         )
     if not Path(match["source"]).exists():
         raise UserError(f"--upload {match['source']}: no such file or folder")
-    return Path(match["source"]), match["uri"]
+    return Upload(Path(match["source"]), match["uri"])
 
 
 def _resumed_run(job: DreamBoothJob, state: State) -> Run:
@@ -107,6 +133,10 @@ def _resumed_run(job: DreamBoothJob, state: State) -> Run:
         )
     # The uid names the output folder, in which the checkpoints are.
     job.metadata.uid = run.job.metadata.uid
+    # A run goes on where its files are, also without the variable that named the server.
+    job.spec.storage.endpoint_url = (
+        job.spec.storage.endpoint_url or run.job.spec.storage.endpoint_url
+    )
     run.record.job = job
     return run
 
@@ -118,10 +148,12 @@ def _file_of(run: Run) -> Path:
     return path
 
 
-def _run(run: Run, storage: LocalStorage, options: RunOptions, console: Console) -> int:
+def _run(
+    run: Run, storage: LocalStorage, options: RunOptions, console: Console, advice: list[str]
+) -> int:
     started = time.monotonic()
     print_entry(console, "logs", f"{run.folder}/pod-*.log")
-    screen = screen_for(console)
+    screen = screen_for(console, advice)
     with stop_on_signals() as stop:
         try:
             end = run_job(run, storage, stop, screen)

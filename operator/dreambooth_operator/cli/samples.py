@@ -1,7 +1,7 @@
 """`dreambooth samples`: fetches the sample grids of a job's newest run."""
 
+import os
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 from dreambooth_api.models.job import DreamBoothJob, output_layout
@@ -9,7 +9,7 @@ from dreambooth_operator.cli.job_file import STANDARD_INPUT, read_job
 from dreambooth_operator.cli.results import fetch, is_grid, newest_run_uid
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.state import Run, State
-from dreambooth_operator.local.storage import storage_for
+from dreambooth_operator.local.storage import storage_to_read, with_endpoint
 
 
 def samples(name_or_file: str, to: Path | None, state_folder: Path) -> None:
@@ -20,9 +20,7 @@ def samples(name_or_file: str, to: Path | None, state_folder: Path) -> None:
     """
     state = State(state_folder)
     job, embedded = _find_job(name_or_file, state)
-    # Another process may be running: only the embedded storage has to be left alone.
-    lock = state.locked() if embedded else nullcontext()
-    with lock, storage_for(job, state, embedded) as storage:
+    with storage_to_read(job, state, embedded) as storage:
         job.metadata.uid = job.metadata.uid or newest_run_uid(storage.client, job)
         folder = to or Path(f"{job.metadata.name}-samples")
         results = fetch(storage.client, output_layout(job), folder, is_grid)
@@ -41,7 +39,7 @@ def _find_job(name_or_file: str, state: State) -> tuple[DreamBoothJob, bool]:
     if run is not None:
         return run.job, run.record.embedded
     if job is not None:
-        return job, False
+        return with_endpoint(job, os.environ), False
     raise UserError(
         f"{name_or_file}: no such file, and no run of that name in {state.folder};"
         " name the job's file, or another folder with --state"

@@ -1,6 +1,7 @@
 """The terminal while a job runs: a live view, or plain lines."""
 
 import time
+from collections.abc import Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -8,7 +9,6 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from dreambooth_api.contract.progress import Progress
-from dreambooth_api.contract.times import human_duration
 from dreambooth_operator.local.screen import Screen
 
 # A log is kept: a line for each step would bury the rest.
@@ -18,19 +18,49 @@ REDRAW_SECONDS = 0.2
 BAR_WIDTH = 40
 
 
-def screen_for(console: Console) -> Screen:
-    """A view that is redrawn in place on a terminal; lines anywhere else, such as in a log."""
-    return LiveScreen(console) if console.is_terminal else PlainScreen(console)
+def screen_for(console: Console, printed: Sequence[str] = ()) -> Screen:
+    """A view that is redrawn in place on a terminal; lines anywhere else, such as in a log.
+
+    `printed` are warnings that the user has seen already.
+    """
+    notices = Notices(printed)
+    return LiveScreen(console, notices) if console.is_terminal else PlainScreen(console, notices)
+
+
+class Notices:
+    """Lines that stay on the terminal: warnings of the trainer's checks, and where it resumes.
+
+    Each is printed once, though every attempt repeats the checks. `printed` are warnings of the job
+    itself, which the user sees before it starts.
+    """
+
+    def __init__(self, printed: Sequence[str]) -> None:
+        self._printed = {f"warning: {each}" for each in printed}
+
+    def take(self, progress: Progress | None) -> list[str]:
+        """The lines to print now; they are not returned again."""
+        if progress is None:
+            return []
+        lines = [f"warning: {each}" for each in progress.warnings]
+        if progress.resumed_from is not None:
+            lines.append(
+                f"attempt {progress.attempt}: resumed from the checkpoint of step"
+                f" {progress.resumed_from}"
+            )
+        new = [line for line in lines if line not in self._printed]
+        self._printed.update(new)
+        return new
 
 
 class PlainScreen:
     """Prints a line at each change of stage, and one every few seconds of progress."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, notices: Notices) -> None:
         self._console = console
+        self._notices = notices
         self._stage = ""
         self._last_line = ""
-        self._warnings: list[str] = []
+        self._problems: list[str] = []
         self._next = 0.0
 
     def print_line(self, text: str) -> None:
@@ -44,10 +74,12 @@ class PlainScreen:
 
     def update(self, progress: Progress | None, problem: str | None, stopping: bool) -> None:
         """Print what has changed, within a stage at most every `PLAIN_SECONDS` seconds."""
-        shown, self._warnings = self._warnings, warnings(progress, problem)
-        for warning in self._warnings:
-            if warning not in shown:
-                self.print_line(warning)
+        for line in self._notices.take(progress):
+            self.print_line(line)
+        shown, self._problems = self._problems, problems(progress, problem)
+        for text in self._problems:
+            if text not in shown:
+                self.print_line(text)
         stage = stage_name(progress, stopping)
         line = "  ".join([stage, *figures(progress)])
         due = stage != self._stage or time.monotonic() >= self._next
@@ -64,7 +96,8 @@ class PlainScreen:
 class LiveScreen:
     """Redraws stage, progress bar and figures in place."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, notices: Notices) -> None:
+        self._notices = notices
         # No refresh thread of rich's own: `update` is called many times a second.
         # transient: the view is removed at the end, when the report takes its place.
         self._live = Live(console=console, auto_refresh=False, transient=True)
@@ -82,6 +115,9 @@ class LiveScreen:
 
     def update(self, progress: Progress | None, problem: str | None, stopping: bool) -> None:
         """Redraw, at most every `REDRAW_SECONDS` seconds."""
+        # Above the view, which is gone at the end.
+        for line in self._notices.take(progress):
+            self.print_line(line)
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + REDRAW_SECONDS
@@ -95,9 +131,9 @@ class LiveScreen:
         title = Text(stage_name(progress, stopping), style="bold")
         if self._attempt:
             title.append(f"  attempt {self._attempt}", style="dim")
-        done, total = stage_progress(progress)
+        done, total = progress.stage_progress if progress else (0, None)
         bar = ProgressBar(total=total, completed=done, width=BAR_WIDTH, pulse=not total)
-        warned = (Text(warning, style="yellow") for warning in warnings(progress, problem))
+        warned = (Text(warning, style="yellow") for warning in problems(progress, problem))
         return Group(title, bar, Text("  ".join(figures(progress)), style="cyan"), *warned)
 
 
@@ -108,39 +144,14 @@ def stage_name(progress: Progress | None, stopping: bool) -> str:
     return progress.stage if progress else "Starting"
 
 
-def stage_progress(progress: Progress | None) -> tuple[int, int | None]:
-    """(done, total) optimizer steps or class images of the stage; the total may be unknown."""
-    if progress is None or progress.stage == "Preparing":
-        return 0, None
-    if progress.stage == "GeneratingPrior":
-        return (progress.prior.done, progress.prior.total) if progress.prior else (0, None)
-    return progress.step, progress.total_steps
-
-
 def figures(progress: Progress | None) -> list[str]:
     """The figures that are known, with their units."""
-    done, total = stage_progress(progress)
-    if progress is None or total is None:
-        return []
-    if progress.stage == "GeneratingPrior":
-        return [f"class image {done}/{total}"]
-    known = [f"step {done}/{total}"]
-    if progress.loss is not None:
-        known.append(f"loss {progress.loss:.4f}")
-    if progress.images_per_second is not None:
-        known.append(f"{progress.images_per_second:.1f} images/s")
-    if progress.stage == "Training" and progress.eta_seconds is not None:
-        known.append(f"{human_duration(progress.eta_seconds)} left")
-    return known
+    return progress.figures() if progress else []
 
 
-def warnings(progress: Progress | None, problem: str | None) -> list[str]:
-    """What the user should know while training goes on.
-
-    An answer that could not be read, what the trainer's checks found, and a failed save.
-    """
+def problems(progress: Progress | None, problem: str | None) -> list[str]:
+    """What goes wrong now: an answer that could not be read, and a failed save."""
     texts = [f"progress unknown: {problem}"] if problem else []
-    texts += progress.warnings if progress else []
     if progress and progress.save_problem:
         failed = f"checkpoint not saved ({progress.failed_saves} failed so far)"
         texts.append(f"{failed}: {progress.save_problem}")

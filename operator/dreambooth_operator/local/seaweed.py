@@ -20,6 +20,8 @@ from typing import Any
 from dreambooth_operator.errors import UserError
 
 REGION = "us-east-1"
+ENDPOINT_FILE = "endpoint"
+"""URL of the running server, for other processes."""
 # A port is only known to be free until it is released for the server.
 _START_ATTEMPTS = 3
 _PORT_NAMES = ("master", "volume", "filer", "s3")
@@ -58,6 +60,15 @@ class SeaweedServer:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.access_key, self.secret_key = _credentials(self.folder / "s3.json")
 
+    def connect(self) -> bool:
+        """Use the server that another process runs in the folder; False: it is not ready.
+
+        Call it while that process lives: a server that was killed leaves its endpoint behind.
+        """
+        path = self.folder / ENDPOINT_FILE
+        self.endpoint_url = path.read_text() if path.exists() else ""
+        return bool(self.endpoint_url)
+
     @property
     def environment(self) -> dict[str, str]:
         """The environment variables from which boto3 reads credentials and region."""
@@ -79,6 +90,7 @@ class SeaweedServer:
         for _ in range(_START_ATTEMPTS):  # another process may take a port before the server does
             self._launch()
             if self._wait_ready(deadline):
+                (self.folder / ENDPOINT_FILE).write_text(self.endpoint_url)
                 return self
             self.stop()
         raise SeaweedError(f"SeaweedFS did not start within {timeout:.0f} s; see {self.log}")
@@ -88,6 +100,7 @@ class SeaweedServer:
         process, self._process = self._process, None
         if process is None:
             return
+        (self.folder / ENDPOINT_FILE).unlink(missing_ok=True)
         assert process.stdin is not None
         process.stdin.close()
         process.wait()

@@ -2,6 +2,7 @@
 
 <state>/runs/<name>-<first 8 of uid>/  run.json, attempt-0.yaml, pod-0.log ..., results/
 <state>/s3/                            the embedded SeaweedFS
+<state>/uploads.json                   what `--upload` has put into storage
 """
 
 import fcntl
@@ -73,6 +74,7 @@ class State:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self.storage = self.folder / "s3"
+        self.uploads = self.folder / "uploads.json"
         self._runs = self.folder / "runs"
         self._lock = self.folder / "lock"
 
@@ -117,6 +119,7 @@ class State:
         """Delete all runs and the embedded storage."""
         for folder in (self._runs, self.storage):
             shutil.rmtree(folder, ignore_errors=True)
+        self.uploads.unlink(missing_ok=True)
 
     def is_locked(self) -> bool:
         """Whether a process holds the lock: it runs a job, or uses the embedded storage."""

@@ -22,6 +22,7 @@ def test_run_shows_progress_and_ends_with_results_and_scores(bench: Bench) -> No
     assert record["state"] == "Succeeded"
     uid = record["job"]["metadata"]["uid"]
     assert f"file://{bench.folder}/out/default/mug/{uid}/" in output
+    assert re.search(rf"model +{bench.folder}/out/default/mug/{uid}/export$", output, re.MULTILINE)
     grid = Path(re.findall(r"samples +(\S+)", output)[0])
     assert grid.read_text() == "samples/step-00000009/grid.png"
     before_after = Path(re.findall(r"before/after +(\S+)", output)[0])
@@ -83,6 +84,33 @@ time.sleep(60)
     assert "FAILED: pod 1 of 2 (rank 3) exited with code 65" in output
     assert "\n  no image decodes [1]\n  upload photos\n" in output
     assert '"message"' not in output
+
+
+def test_message_that_is_in_the_log_is_printed_once(bench: Bench) -> None:
+    bench.trainer("""
+print("reading images")
+for rank in range(2):
+    print(f"rank {rank}: the loss is NaN; lower the rate")
+end(68, "the loss is NaN; lower the rate")
+""")
+    code, output = bench.run_job()
+    assert code == 68
+    assert output.count("the loss is NaN; lower the rate") == 1
+    assert "  reading images" in output
+
+
+def test_warnings_are_printed_once_in_all_attempts(bench: Bench) -> None:
+    """The trainer repeats those of the job itself."""
+    bench.trainer("""
+progress["warnings"] = ["a.jpg: damaged", "spec.output: a file:// folder must be the same on every"
+    " node; use s3://, or mount a shared volume by runtime.podOverrides"]
+time.sleep(2)
+end(1) if attempt == 0 else None
+""")
+    code, output = bench.run_job()
+    assert code == 0
+    assert output.count("warning: a.jpg: damaged") == 1
+    assert output.count("spec.output: a file:// folder must be the same") == 1
 
 
 def test_failed_save_is_shown(bench: Bench) -> None:
@@ -301,6 +329,7 @@ if pod == 0:
     code, output = bench.run_job("--upload", "photos=s3://photos/mug")
     assert code == 0, output
     assert "uploaded 1 files from photos to s3://photos/mug" in output
+    assert f"storage: an S3 server of this run's own, in {bench.state}/s3" in output
     model = Path(re.findall(r"model +(\S+)", output)[0])
     assert (model / "keys").read_text() == "mug/0.jpg"
     assert not list(bench.state.glob("runs/**/big"))
@@ -308,6 +337,66 @@ if pod == 0:
     code, output = bench.dreambooth("samples", "mug")
     assert code == 0, output
     assert (bench.folder / "mug-samples" / "samples" / "before-after.png").read_bytes() == b"png"
+
+
+def test_uploads_that_are_gone_from_the_source_are_removed(bench: Bench) -> None:
+    """Only what an earlier upload put there, and what no other upload puts there now."""
+    bench.trainer("")
+    for name in ("0.jpg", "1.jpg", "held-out/2.jpg"):
+        path = bench.folder / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"jpg")
+    target = bench.folder / "bucket" / "mug"
+    upload = f"photos=file://{target}"
+    bench.run_job("--upload", upload)
+    (target / "of-somebody-else.jpg").write_bytes(b"jpg")
+    (bench.folder / "photos" / "1.jpg").unlink()
+    (bench.folder / "photos" / "held-out").rename(bench.folder / "held-out")
+    code, output = bench.run_job(
+        "--upload", f"held-out=file://{target}/held-out", "--upload", upload
+    )
+    assert code == 0, output
+    assert f"uploaded 1 files from photos to file://{target}, removed 1 old ones" in output
+    files = sorted(path.relative_to(target).as_posix() for path in target.rglob("*.jpg"))
+    assert files == ["0.jpg", "held-out/2.jpg", "of-somebody-else.jpg"]
+
+
+def test_samples_are_fetched_while_the_job_runs(bench: Bench) -> None:
+    """From the embedded server, which only the run itself may start."""
+    bench.job["spec"]["output"] = "s3://results/here"
+    bench.trainer("""
+if pod == 0:
+    import boto3
+    storage = job["spec"]["storage"]
+    s3 = boto3.client("s3", endpoint_url=storage["endpointURL"], region_name=storage["region"])
+    prefix = f"here/{meta['namespace']}/{meta['name']}/{meta['uid']}"
+    s3.put_object(Bucket="results", Key=f"{prefix}/samples/step-00000003/grid.png", Body=b"png")
+    print("ready", flush=True)
+time.sleep(60)
+""")
+    process = bench.start("run", "job.yaml")
+    until = time.monotonic() + 100
+    while not any("ready" in log.read_text() for log in bench.state.rglob("pod-0.log")):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    code, output = bench.dreambooth("samples", "mug")
+    assert (code, output) == (0, "mug-samples/samples/step-00000003/grid.png\n")
+    process.terminate()
+    assert process.wait(timeout=60) == 143
+
+
+def test_server_of_the_environment_is_used(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    bench.job["spec"]["output"] = "s3://results/here"
+    bench.trainer("print(job['spec']['storage']['endpointURL'], os.environ['AWS_ACCESS_KEY_ID'])")
+    code, output = bench.run_job()
+    assert code == 0
+    assert "storage: http://127.0.0.1:9" in output
+    log = next(bench.state.rglob("pod-0.log"))
+    assert log.read_text() == "http://127.0.0.1:9 key\n"
+    assert not (bench.state / "s3").exists()
 
 
 def test_names_of_uploads_may_hold_an_equals_sign(bench: Bench) -> None:

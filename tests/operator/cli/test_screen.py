@@ -65,6 +65,29 @@ def test_rejected_images_are_printed_once() -> None:
     assert output.getvalue().count(rejected) == 1
 
 
+def test_where_an_attempt_resumes_is_printed_once() -> None:
+    console, output = text_console()
+    screen = screen_for(console)
+    for stage in ("Preparing", "GeneratingPrior", "Training"):
+        screen.update(progress(stage, step=4, resumedFrom=4, attempt=1), None, stopping=False)
+    assert output.getvalue().splitlines() == [
+        "attempt 1: resumed from the checkpoint of step 4",
+        "Preparing",
+        "GeneratingPrior",
+        "Training  step 4/400",
+    ]
+
+
+def test_warnings_outlast_the_live_view() -> None:
+    console, out = text_console(force_terminal=True)
+    screen = screen_for(console, ["known before"])
+    for _ in range(2):
+        screen.update(progress(warnings=["a.jpg: damaged", "known before"]), None, stopping=False)
+    screen.close()
+    assert out.getvalue().count("warning: a.jpg: damaged\n") == 1
+    assert "known before" not in out.getvalue()
+
+
 def test_live_screen_shows_a_failed_save() -> None:
     console, out = text_console(force_terminal=True)
     screen = screen_for(console)

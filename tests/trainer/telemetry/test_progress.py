@@ -15,6 +15,7 @@ from dreambooth_api.contract.message import MAX_SECONDS
 from dreambooth_api.contract.progress import ClassImages, Progress
 from dreambooth_trainer.telemetry.metrics import Metrics
 from dreambooth_trainer.telemetry.progress import Average, ProgressState
+from dreambooth_trainer.telemetry.progress_log import logging_progress
 from dreambooth_trainer.telemetry.server import Server, serve
 
 
@@ -215,3 +216,25 @@ def test_a_closed_server_frees_its_port(progress: ProgressState) -> None:
     second = serve(Metrics({"job": "mug"}), progress, "127.0.0.1", first.port)
     assert second is not None
     second.close()
+
+
+def test_log_has_a_line_at_least_every_interval(
+    progress: ProgressState, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    progress.resume(40)
+    progress.enter_stage("Training")
+    progress.record_losses(0.5, 0.5, None, 1e-4)
+    with logging_progress(progress, interval=0.05):
+        until = time.monotonic() + 10
+        while len(caplog.messages) < 3:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    assert set(caplog.messages) == {"Training  step 40/100  loss 0.5000"}
+
+
+def test_resumed_attempt_never_shows_step_0(progress: ProgressState) -> None:
+    progress.resume(40)
+    progress.enter_stage("GeneratingPrior")
+    found = progress.snapshot()
+    assert (found.step, found.resumed_from) == (40, 40)

@@ -268,7 +268,7 @@ class CheckpointStore:
             # Commits go first: an interrupted deletion leaves files without a commit, which the
             # next one removes, and not a damaged checkpoint.
             self._storage.delete(self._old_commits(entries, kept))
-            self._storage.delete([o.uri for o in listing if deletable(o.relative)])
+            self._storage.delete([o.uri for o in listing if deletable(o.relative)], folders=True)
         except StorageError as error:
             log.warning("older checkpoints could not be deleted: %s", error)
             return

@@ -67,6 +67,8 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         with explain_out_of_memory("loading the model", job):
             family = load_family(job.spec.model, attempt.storage, ranks, attempt.device)
         restored = restore(attempt, store)
+        if restored:
+            telemetry.resume(restored.state.step)
         batch = _split_batch(attempt, restored)
 
         attempt.enter_stage("GeneratingPrior")

@@ -75,10 +75,10 @@ class ProgressState:
         with self._lock:
             self._update(stage=stage)
 
-    def start_training(self, step: int) -> None:
-        """Training begins after `step` optimizer steps of earlier attempts."""
+    def resume(self, step: int) -> None:
+        """The attempt goes on from the checkpoint of `step`."""
         with self._lock:
-            self._update(step=step)
+            self._update(step=step, resumed_from=step)
 
     def record_step(self, step: int, *, images: int, seconds: float) -> None:
         """Optimizer step number `step` is done: `images` images over all ranks in `seconds`."""

@@ -1,9 +1,10 @@
 """Where reports go: Prometheus, /progress, the loss history, TensorBoard and W&B."""
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 
 import torch
@@ -19,8 +20,11 @@ from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.telemetry.history import History, StepReport
 from dreambooth_trainer.telemetry.metrics import Metrics
 from dreambooth_trainer.telemetry.progress import ProgressState
+from dreambooth_trainer.telemetry.progress_log import log_progress, logging_progress
 from dreambooth_trainer.telemetry.server import serve
 from dreambooth_trainer.telemetry.trackers import Trackers
+
+log = logging.getLogger(__name__)
 
 
 class Telemetry:
@@ -61,7 +65,8 @@ class Telemetry:
         address = os.environ.get(environment.POD_IP, "0.0.0.0")
         server = serve(self.metrics, progress, address, port)
         try:
-            yield
+            with logging_progress(progress) if progress else nullcontext():
+                yield
         finally:
             # While the metrics are still served: trackers upload their files.
             self.trackers.close()
@@ -73,6 +78,13 @@ class Telemetry:
         heartbeat.enter_stage(stage)
         self.metrics.enter_stage(stage)
         self.progress.enter_stage(stage)
+        if self._topology.rank == 0:
+            log_progress(self.progress)
+
+    def resume(self, step: int) -> None:
+        """The attempt goes on from the checkpoint of `step`."""
+        self.progress.resume(step)
+        log.info("resuming from the checkpoint of step %d", step)
 
     def start_training(self, step: int, total_steps: int, images_per_step: int) -> None:
         """Training begins after `step` steps of earlier attempts.
@@ -81,7 +93,6 @@ class Telemetry:
         """
         self._images_per_step = images_per_step
         self.metrics.start_training(step, total_steps)
-        self.progress.start_training(step)
 
     def record_step(self, report: StepReport) -> None:
         """An optimizer step is done (see `StepReport` for its units)."""
@@ -119,6 +130,7 @@ class Telemetry:
         """
         self.metrics.record_checkpoint(step, size=size, seconds=seconds)
         self.progress.record_checkpoint(step, uri)
+        log.info("checkpoint of step %d saved: %s", step, uri)
 
     def record_failed_save(self, error: Exception) -> None:
         """A checkpoint could not be saved; training goes on."""
@@ -132,6 +144,7 @@ class Telemetry:
             StorageError: The grid cannot be read back, for the trackers of rank 0.
         """
         self.progress.record_samples(grid)
+        log.info("samples of step %d: %s", step, grid)
         if self._topology.rank == 0:
             self.trackers.images(step, Image.open(BytesIO(storage.read(grid))))
 
