@@ -38,6 +38,7 @@ Exit codes: 0 done; {USAGE_EXIT_CODE} wrong usage, or a job that is not valid; e
 {ExitCode.ERROR} failed, restarts used up; {ExitCode.BAD_CONFIG} job, {ExitCode.BAD_DATA} images, \
 {ExitCode.BAD_MODEL} model, {ExitCode.STORAGE_DENIED} storage, {ExitCode.NOT_FINITE} loss not \
 finite, {ExitCode.FENCED} output in use by a newer attempt; {ExitCode.STALLED} no progress; \
+{ExitCode.OUT_OF_MEMORY} out of GPU memory; \
 {ExitCode.STOPPED} stopped, state saved."""
 EXIT_CODES = f"Exit codes: 0 done; {USAGE_EXIT_CODE} wrong usage, or a file that is not valid."
 
