@@ -41,6 +41,7 @@ class Reason(StrEnum):
     PASSED = "Passed"
     REFUSED = "Refused"
     NOT_STARTED = "NotStarted"
+    IN_FIRST_POD = "InFirstPod"
 
     WAITING = "Waiting"
     ADMITTED = "Admitted"

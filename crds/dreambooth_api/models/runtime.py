@@ -47,6 +47,14 @@ class Resources(ApiModel):
 class Preflight(ApiModel):
     """The checks of storage, images, model and prompts before GPUs are requested."""
 
+    run_in: Literal["Job", "FirstPod"] | None = None
+    """`Job`: a pod without a GPU makes the checks before anything else. `FirstPod`: the first pod
+    that trains makes them before it starts, for clusters where no other pod can run.
+    Default: `Job`."""
+
+    queue: ObjectName | None = None
+    """Kueue LocalQueue that the Job of the checks waits in. Default: that of the job."""
+
     resources: Resources | None = None
     """Resources of its container. Default: requests of 500m CPU and 2Gi of memory, limits of 2 CPUs
     and 4Gi."""

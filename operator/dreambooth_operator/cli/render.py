@@ -20,4 +20,6 @@ def render(file: Path, attempt: int, image: str | None) -> str:
     # The chart's default, without a registry: the output is to be read, or applied to a local
     # cluster.
     image = image or f"dreambooth-trainer:{version('dreambooth-operator')}"
+    if job.spec.runtime.preflight.run_in == "FirstPod":
+        return to_yaml(attempt_objects(job, attempt, image, preflight=attempt == 0))
     return to_yaml([*attempt_objects(job, attempt, image), preflight_job(job, image)])

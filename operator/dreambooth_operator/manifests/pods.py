@@ -31,10 +31,13 @@ PREFLIGHT_GRACE_SECONDS = 30
 PREFLIGHT_DEADLINE_SECONDS = 900
 
 
-def trainer_template(job: DreamBoothJob, attempt: int, default_image: str) -> Manifest:
+def trainer_template(
+    job: DreamBoothJob, attempt: int, default_image: str, *, preflight: bool
+) -> Manifest:
     """The template of the pods that train (core/v1 PodTemplateSpec), with the job's overrides.
 
-    `default_image` is the trainer's image for jobs that name none.
+    `default_image` is the trainer's image for jobs that name none; `preflight` has the first pod
+    check the job.
     """
     runtime = job.spec.runtime
     container = _container(
@@ -44,6 +47,8 @@ def trainer_template(job: DreamBoothJob, attempt: int, default_image: str) -> Ma
         env=_common_env(job) + _rendezvous_env(job, attempt),
         resources=_trainer_resources(runtime),
     )
+    if preflight:
+        container["env"].append(_value(environment.PREFLIGHT, 1))
     volumes = _volumes(job)
     if not _has_own_cache(runtime):
         container["env"].append(_value(environment.MODELS_DIR, MODELS_FOLDER))

@@ -19,12 +19,16 @@ PREFLIGHT_RETRIES = 4
 """With the Job controller's waits of 10, 20, 40 and 80 s, storage may be away for two minutes."""
 
 
-def attempt_objects(job: DreamBoothJob, attempt: int, default_image: str) -> list[Manifest]:
+def attempt_objects(
+    job: DreamBoothJob, attempt: int, default_image: str, *, preflight: bool = False
+) -> list[Manifest]:
     """Service, ConfigMap and Job of attempt number `attempt` (from 0), in the order of creation.
 
-    `default_image` is the trainer's image for jobs that name none.
+    `default_image` is the trainer's image for jobs that name none; `preflight` has the first pod
+    check the job.
     """
-    return [service(job), config_map(job), attempt_job(job, attempt, default_image)]
+    attempt_of = attempt_job(job, attempt, default_image, preflight=preflight)
+    return [service(job), config_map(job), attempt_of]
 
 
 def service(job: DreamBoothJob) -> Manifest:
@@ -67,6 +71,7 @@ def _trainer_config(job: DreamBoothJob) -> Manifest:
     # The ConfigMap is applied again for each attempt: these may have changed, all else is fixed.
     spec.pop("suspend")
     spec["runtime"].pop("ttlSecondsAfterFinished", None)
+    spec["runtime"].pop("preflight")
     # Of the pods, which have them already; with the operator's defaults they may exceed the bounds
     # of a job.
     spec["runtime"].pop("podOverrides", None)
@@ -79,7 +84,9 @@ def _trainer_config(job: DreamBoothJob) -> Manifest:
     }
 
 
-def attempt_job(job: DreamBoothJob, attempt: int, default_image: str) -> Manifest:
+def attempt_job(
+    job: DreamBoothJob, attempt: int, default_image: str, *, preflight: bool = False
+) -> Manifest:
     """The Indexed Job of an attempt (batch/v1 Job): one pod per node, and none is restarted."""
     labels = names.labels(job, names.TRAINER, attempt)
     queue = job.spec.runtime.queue
@@ -108,7 +115,7 @@ def attempt_job(job: DreamBoothJob, attempt: int, default_image: str) -> Manifes
                     {"action": "Ignore", "onExitCodes": _exit_codes(ExitCode.STOPPED)},
                 ]
             },
-            "template": trainer_template(job, attempt, default_image),
+            "template": trainer_template(job, attempt, default_image, preflight=preflight),
         },
     }
 
@@ -116,16 +123,17 @@ def attempt_job(job: DreamBoothJob, attempt: int, default_image: str) -> Manifes
 def preflight_job(job: DreamBoothJob, default_image: str) -> Manifest:
     """The Job that checks storage, images, model and prompts before a GPU is taken (batch/v1 Job).
 
-    It needs no GPU, so it never waits in the job's queue. It leaves nothing behind, so it can
-    be retried.
+    It leaves nothing behind, so it can be retried.
     """
+    labels = names.labels(job, names.PREFLIGHT)
+    queue = preflight_queue(job)
+    queued = labels | {names.QUEUE_LABEL: queue} if queue else labels
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": child_metadata(
-            job, names.preflight_name(job), names.labels(job, names.PREFLIGHT)
-        ),
+        "metadata": child_metadata(job, names.preflight_name(job), queued),
         "spec": {
+            **({"suspend": True} if queue else {}),
             "backoffLimit": PREFLIGHT_RETRIES,
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {
@@ -138,6 +146,11 @@ def preflight_job(job: DreamBoothJob, default_image: str) -> Manifest:
             "template": preflight_template(job, default_image),
         },
     }
+
+
+def preflight_queue(job: DreamBoothJob) -> str | None:
+    """The Kueue LocalQueue that the preflight waits in (spec.runtime.preflight.queue)."""
+    return job.spec.runtime.preflight.queue or job.spec.runtime.queue
 
 
 def _disrupted() -> Manifest:

@@ -196,6 +196,7 @@ class World:
             completions=manifest["spec"].get("completions"),
             suspended=suspended,
             started=None if suspended else self.now,
+            queue=meta["labels"].get(names.QUEUE_LABEL, ""),
             counters=meta.get("annotations", {}).get(COUNTERS_ANNOTATION, ""),
         )
         self.completions[meta["name"]] = manifest["spec"].get("completions", 1)
@@ -419,6 +420,9 @@ class World:
 
     def pass_preflight(self, report: str = "the job can be trained") -> None:
         self.settle()
+        preflight = next(job for job in self.jobs.values() if job.component == names.PREFLIGHT)
+        if preflight.suspended:
+            self.queue_admits(preflight)
         self.control_jobs()
         self.start_pods()
         (pod,) = [pod for pod in self.pods.values() if pod.component == names.PREFLIGHT]

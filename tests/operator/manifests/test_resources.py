@@ -81,6 +81,7 @@ def test_config_is_the_complete_job_without_what_changes_while_it_runs() -> None
     assert config["spec"]["training"]["steps"] == 800
     assert "suspend" not in config["spec"]
     assert "ttlSecondsAfterFinished" not in config["spec"]["runtime"]
+    assert "preflight" not in config["spec"]["runtime"]
     read_back = DreamBoothJob.model_validate(config)
     assert read_back.spec.training == job.spec.training
     assert config_map(read_back)["data"] == config_map(job)["data"]

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dreambooth_api.contract import environment
@@ -35,6 +35,8 @@ KILLED = {128 + number for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIG
 when it loses the connection to a peer."""
 PEER_TIMEOUT_SECONDS = 15.0
 """How long the other ranks of the pod may take to exit by themselves once one has failed."""
+PREFLIGHT_SECONDS = 900.0
+"""How long the checks may take in the first pod, which report no progress."""
 STOP_RESERVE_SECONDS = 10.0
 """Part of the grace period that is kept for reporting why the ranks did not stop."""
 POLL_SECONDS = 0.05
@@ -96,6 +98,22 @@ def start_ranks(
         finally:
             for rank in ranks:
                 rank.kill()
+
+
+def check_job(config: Path, limits: Limits, stop: StopSignal) -> int:
+    """Run the preflight in this pod, and return its exit code.
+
+    Its report is in the log; that of a job that cannot be trained is the termination message, too.
+    """
+    command = [sys.executable, "-m", "dreambooth_trainer.preflight", "--config", str(config)]
+    alone = {environment.NODES: "1", environment.RANKS_PER_NODE: "1"}
+    with start_ranks(command, {**os.environ, **alone}) as processes:
+        ends = _Supervisor(processes, replace(limits, stall=PREFLIGHT_SECONDS), stop).run()
+    decisive = decisive_end(ends, stop.requested)
+    if decisive is None:  # the message of the pod is that of its ranks
+        return ExitCode.DONE
+    _write_termination(ends, decisive)
+    return ExitCode.STOPPED if stop.requested and is_retryable(decisive.code) else decisive.code
 
 
 def supervise(ranks: Sequence[RankProcess], limits: Limits, stop: StopSignal) -> int:
@@ -185,6 +203,12 @@ class _Supervisor:
                 rank.signal(signal.SIGTERM)
 
 
+def _is_to_check(variables: Mapping[str, str]) -> bool:
+    """Whether this pod makes the preflight's checks; the others wait for it in the rendezvous."""
+    first = variables.get(environment.NODE_RANK, "0") == "0"
+    return first and variables.get(environment.PREFLIGHT) == "1"
+
+
 def limits_of(config: Path) -> Limits:
     """The limits of a job file; no limits for an invalid one, which the ranks refuse."""
     # Imported here, as the ranks were started by now, and load meanwhile.
@@ -213,6 +237,8 @@ def main() -> int:
     # Before the ranks start: the default action of SIGTERM would leave them behind.
     stop = StopSignal()
     stop.install()
+    if _is_to_check(os.environ) and (code := check_job(config, limits_of(config), stop)):
+        return code
     command = [sys.executable, "-m", "dreambooth_trainer", "--config", str(config)]
     with start_ranks(command, os.environ) as ranks:
         return supervise(ranks, limits_of(config), stop)

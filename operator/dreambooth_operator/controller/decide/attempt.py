@@ -212,7 +212,7 @@ def _report(builder: DecisionBuilder, record: AttemptStatus, job: JobSnapshot) -
     confirm_preflight(builder)
     _restore_shared_children(builder)
     if job.suspended:
-        report_queued(builder, record)
+        report_queued(builder, record, job)
         return
     report_admitted(builder)
     pods = [pod for pod in _current_pods(builder, job) if not pod.ended]

@@ -20,7 +20,10 @@ from dreambooth_operator.controller.decide.history import (
     update_attempt,
 )
 from dreambooth_operator.controller.decide.observed import Observed, Policy
-from dreambooth_operator.controller.decide.preflight import advance_preflight
+from dreambooth_operator.controller.decide.preflight import (
+    advance_preflight,
+    refuse_in_first_pod,
+)
 from dreambooth_operator.controller.decide.restart import start_next_attempt
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot
 
@@ -121,6 +124,7 @@ def _advance_between_attempts(builder: DecisionBuilder) -> None:
     if record is not None and record.outcome == "Succeeded":
         succeed(builder)
     elif record is not None and record.final:
+        refuse_in_first_pod(builder, record)
         fail(builder, record.outcome or "Failed", record.reason)
     elif not advance_preflight(builder):
         return

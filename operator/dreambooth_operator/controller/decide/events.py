@@ -25,7 +25,7 @@ def events_between(old: Status, new: Status) -> Iterator[Event]:
 
 def _condition_events(old: Status, new: Status) -> Iterator[Event]:
     for condition in new.conditions:
-        yield from _refusal_event(find_condition(old.conditions, condition.type), condition)
+        yield from _obstacle_event(find_condition(old.conditions, condition.type), condition)
         if condition.status == condition_status(old.conditions, condition.type):
             continue
         match condition.type, condition.status:
@@ -37,9 +37,11 @@ def _condition_events(old: Status, new: Status) -> Iterator[Event]:
                 yield Event("Warning", "PreflightFailed", condition.message)
 
 
-def _refusal_event(old: Condition | None, new: Condition) -> Iterator[Event]:
-    """The API server refuses pods: the condition keeps its status meanwhile."""
-    if new.reason == Reason.FAILED_CREATE and (old is None or old.reason != new.reason):
+def _obstacle_event(old: Condition | None, new: Condition) -> Iterator[Event]:
+    """Something outside the job holds its pods up: the condition keeps its status meanwhile."""
+    if new.reason in (Reason.FAILED_CREATE, Reason.PODS_LEFT) and (
+        old is None or old.reason != new.reason
+    ):
         yield Event("Warning", new.reason, new.message)
 
 
@@ -81,7 +83,8 @@ def _phase_events(old: Status, new: Status) -> Iterator[Event]:
     if new.phase == "Running":
         yield Event("Normal", "Running", "All ranks have joined")
     elif new.phase == "Queued":
-        yield Event("Normal", "Queued", "Waiting in the queue")
+        queued = find_condition(new.conditions, ConditionType.QUEUED)
+        yield Event("Normal", "Queued", queued.message if queued else "")
     elif new.phase == "Suspended":
         yield Event("Normal", "Suspended", "Suspended, as spec.suspend is true")
     elif new.phase == "Succeeded":

@@ -3,23 +3,38 @@
 from collections.abc import Iterable
 
 from dreambooth_api.contract.conditions import ConditionType, Reason
+from dreambooth_api.contract.exit_codes import NOT_RETRYABLE
 from dreambooth_api.models.conditions import find_condition
 from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.status import AttemptStatus
 from dreambooth_operator.controller.decide.builder import DecisionBuilder
 from dreambooth_operator.controller.decide.completion import fail
 from dreambooth_operator.controller.decide.deadlines import is_lost, start_deadline_exceeded
 from dreambooth_operator.controller.decide.decision import DeleteJob
+from dreambooth_operator.controller.decide.history import has_run
 from dreambooth_operator.controller.decide.pod_start import (
     check_refusal,
     not_ready_reason,
     start_failure,
 )
 from dreambooth_operator.controller.decide.sidecars import sidecars_outlive
+from dreambooth_operator.controller.decide.suspend import queue_name
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
 from dreambooth_operator.manifests.names import Manifest
-from dreambooth_operator.manifests.resources import config_map, preflight_job
+from dreambooth_operator.manifests.resources import (
+    config_map,
+    preflight_job,
+    preflight_queue,
+)
 
 RUNNING = (Reason.RUNNING, "storage, images, model and prompts are being checked")
+
+
+IN_FIRST_POD = (Reason.IN_FIRST_POD, "the first pod checks the job before it trains")
+WAY_OUT = (
+    "if it never admits it, name another in spec.runtime.preflight.queue, or set"
+    " spec.runtime.preflight.runIn to FirstPod, while the job is suspended"
+)
 
 
 def advance_preflight(builder: DecisionBuilder) -> bool:
@@ -34,7 +49,11 @@ def advance_preflight(builder: DecisionBuilder) -> bool:
     if builder.status.attempts:
         return True
     if builder.condition_status(ConditionType.PREFLIGHT_PASSED) == "Unknown":
-        _advance(builder, builder.observed.preflight)
+        job = builder.observed.preflight
+        ended = job is not None and (job.complete or job.failed)
+        if builder.runtime.preflight.run_in == "FirstPod" and not ended:
+            return _leave_to_first_pod(builder, job)
+        _advance(builder, job)
     condition = find_condition(builder.status.conditions, ConditionType.PREFLIGHT_PASSED)
     if condition is not None and condition.status == "False":
         fail(builder, condition.reason, condition.message)
@@ -42,12 +61,24 @@ def advance_preflight(builder: DecisionBuilder) -> bool:
 
 
 def confirm_preflight(builder: DecisionBuilder) -> None:
-    """Restore the condition PreflightPassed of a job that trains (status.conditions).
+    """Set the condition PreflightPassed of a job that trains (status.conditions).
 
-    An attempt is only ever started after the preflight has passed, but a status can be edited.
+    An attempt is only started after the preflight has passed, but a status can be edited. With
+    `runIn: FirstPod` it has passed when an attempt runs.
     """
-    if builder.condition_status(ConditionType.PREFLIGHT_PASSED) != "True":
+    if builder.condition_status(ConditionType.PREFLIGHT_PASSED) == "True":
+        return
+    if builder.runtime.preflight.run_in == "FirstPod" and not has_run(builder.status):
+        builder.set_condition(ConditionType.PREFLIGHT_PASSED, "Unknown", *IN_FIRST_POD)
+    else:
         _pass(builder, builder.observed.preflight)
+
+
+def refuse_in_first_pod(builder: DecisionBuilder, record: AttemptStatus) -> None:
+    """Show the report of a first pod that refused the job (status.attempts[], its last record)."""
+    by_preflight = builder.condition_status(ConditionType.PREFLIGHT_PASSED) == "Unknown"
+    if by_preflight and record.running is None and record.exit_code in NOT_RETRYABLE:
+        _refuse(builder, Reason.REFUSED, record.reason)
 
 
 def preflight_children(job: DreamBoothJob, default_image: str) -> list[Manifest]:
@@ -55,10 +86,22 @@ def preflight_children(job: DreamBoothJob, default_image: str) -> list[Manifest]
     return [config_map(job), preflight_job(job, default_image)]
 
 
-def _advance(builder: DecisionBuilder, job: JobSnapshot | None) -> None:
+def _leave_to_first_pod(builder: DecisionBuilder, job: JobSnapshot | None) -> bool:
+    """Leave the checks to the first attempt, which may start.
+
+    A Job of the checks is left from before the setting was changed.
+    """
+    if job is not None:
+        builder.delete(job)
     builder.remove_conditions(ConditionType.QUEUED)
-    # A preflight that runs is not stopped: it takes minutes, and holds no GPU.
-    if builder.job.spec.suspend and (job is None or not job.live):
+    builder.set_condition(ConditionType.PREFLIGHT_PASSED, "Unknown", *IN_FIRST_POD)
+    return True
+
+
+def _advance(builder: DecisionBuilder, job: JobSnapshot | None) -> None:
+    if job is None or not job.suspended or builder.job.spec.suspend:
+        builder.remove_conditions(ConditionType.QUEUED)
+    if job is None and builder.job.spec.suspend:
         builder.set_phase("Suspended")
     elif job is None:
         builder.apply(preflight_children(builder.job, builder.policy.default_image))
@@ -73,6 +116,8 @@ def _advance(builder: DecisionBuilder, job: JobSnapshot | None) -> None:
         # The trainer's own report lists all errors; the Job's message only names an exit code.
         report = _report(builder.observed.pods_of(job)) or message or "the preflight failed"
         _refuse(builder, Reason.REFUSED, report)
+    elif builder.job.spec.suspend or job.deleting:
+        _delete(builder, job)
     elif job.suspended:
         _report_queued(builder, job)
     else:
@@ -84,11 +129,34 @@ def _report_queued(builder: DecisionBuilder, job: JobSnapshot) -> None:
 
     No time limit counts meanwhile.
     """
-    queue = f"LocalQueue {job.queue}" if job.queue else "a queue"
-    message = f"{queue} holds Job {job.name} of the preflight back"
+    queue = preflight_queue(builder.job)
+    # The setting was changed. Without one, the label is of Kueue's own choice.
+    if queue and job.queue != queue:
+        builder.delete(job)
+    message = f"{queue_name(job.queue)} holds Job {job.name} of the preflight back; {WAY_OUT}"
     builder.set_condition(ConditionType.QUEUED, "True", Reason.WAITING, message)
     builder.set_condition(ConditionType.PREFLIGHT_PASSED, "Unknown", Reason.WAITING, message)
     builder.set_phase("Queued")
+
+
+def _delete(builder: DecisionBuilder, job: JobSnapshot) -> None:
+    """Stop the preflight; it starts anew once the job is resumed and the Job is gone."""
+    if not _delete_lost(builder, job):
+        builder.delete(job)
+    builder.remove_conditions(ConditionType.PREFLIGHT_PASSED)
+    if builder.job.spec.suspend:
+        builder.set_phase("Suspended")
+    else:
+        _wait(builder, Reason.STOPPING, f"waiting for Job {job.name} to be deleted")
+
+
+def _delete_lost(builder: DecisionBuilder, job: JobSnapshot) -> bool:
+    """Delete a Job whose pods are lost. It leaves nothing behind, so it can run again meanwhile."""
+    alive = [pod for pod in builder.observed.pods_of(job) if not pod.released]
+    if not alive or not all(is_lost(builder, pod) for pod in alive):
+        return False
+    builder.actions.append(DeleteJob(job.name, job.uid, background=True))
+    return True
 
 
 def _end_of_trainer(builder: DecisionBuilder, job: JobSnapshot, pods: list[PodSnapshot]) -> bool:
@@ -107,10 +175,7 @@ def _advance_pods(builder: DecisionBuilder, job: JobSnapshot) -> None:
     pods = builder.observed.pods_of(job)
     if _end_of_trainer(builder, job, pods):
         return
-    alive = [pod for pod in pods if not pod.released]
-    if alive and all(is_lost(builder, pod) for pod in alive):
-        # It leaves nothing behind, so it can run again while the lost pod may still be alive.
-        builder.actions.append(DeleteJob(job.name, job.uid, background=True))
+    if _delete_lost(builder, job):
         return
     failure = start_failure(builder, pods) or start_deadline_exceeded(builder, job, pods, 1)
     if failure:

@@ -1,9 +1,12 @@
 """Starting an attempt: when, on which nodes, and never two at a time (spec.runtime.restart)."""
 
 import copy
+from datetime import timedelta
 
 from dreambooth_api.contract.conditions import ConditionType, Reason
 from dreambooth_api.contract.restart import outcome_for_backoff
+from dreambooth_api.contract.times import rfc3339
+from dreambooth_api.models.conditions import find_condition
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.status import AttemptStatus, Counters, Status
 from dreambooth_operator.controller.decide.builder import DecisionBuilder
@@ -14,7 +17,7 @@ from dreambooth_operator.controller.decide.history import (
     unreliable_nodes,
 )
 from dreambooth_operator.controller.decide.pod_start import not_ready_reason
-from dreambooth_operator.controller.decide.suspend import QUEUED
+from dreambooth_operator.controller.decide.suspend import queue_name
 from dreambooth_operator.controller.kube.snapshots import COUNTERS_ANNOTATION
 from dreambooth_operator.manifests.names import TRAINER, Manifest
 from dreambooth_operator.manifests.resources import attempt_objects
@@ -54,7 +57,9 @@ def start_next_attempt(builder: DecisionBuilder) -> None:
 def _pods_are_left(builder: DecisionBuilder) -> bool:
     """Whether pods run whose Job is gone: they would be taken for ranks of the next attempt.
 
-    It was deleted in the background, or with an earlier DreamBoothJob of the same name.
+    It was deleted in the background, without its pods, or with an earlier DreamBoothJob of the
+    same name. They are waited for until spec.runtime.terminatingTimeoutSeconds is over: nobody may
+    ever ask them to stop.
     """
     known = {job.uid for job in builder.observed.attempts}
     left = [
@@ -65,10 +70,23 @@ def _pods_are_left(builder: DecisionBuilder) -> bool:
         and not pod.ended
         and not is_lost(builder, pod)
     ]
-    if left:
-        message = f"waiting for pod {left[0].name} of an earlier Job to end"
-        builder.set_condition(ConditionType.PODS_READY, "False", Reason.PODS_LEFT, message)
-    return bool(left)
+    if not left:
+        return False
+    condition = find_condition(builder.status.conditions, ConditionType.PODS_READY)
+    waiting = condition is not None and condition.reason == Reason.PODS_LEFT
+    since = condition.last_transition_time if condition and waiting else builder.now
+    until = since + timedelta(seconds=builder.runtime.terminating_timeout_seconds)
+    seconds = (until - builder.now).total_seconds()
+    # Its commits are rejected, as those of a pod on a lost node.
+    if seconds <= 0:
+        return False
+    builder.requeue_after(seconds)
+    message = (
+        f"waiting for pod {left[0].name} of an earlier Job to end; the next attempt starts without"
+        f" it at {rfc3339(until)}"
+    )
+    builder.set_condition(ConditionType.PODS_READY, "False", Reason.PODS_LEFT, message)
+    return True
 
 
 def _seconds_left(builder: DecisionBuilder, record: AttemptStatus) -> float:
@@ -95,7 +113,13 @@ def _start(builder: DecisionBuilder, number: int) -> None:
     avoid = unreliable_nodes(builder.status.attempts)
     builder.apply(
         attempt_children(
-            builder.job, number, builder.policy.default_image, counters=counters, avoid=avoid
+            builder.job,
+            number,
+            builder.policy.default_image,
+            counters=counters,
+            avoid=avoid,
+            preflight=builder.runtime.preflight.run_in == "FirstPod"
+            and builder.condition_status(ConditionType.PREFLIGHT_PASSED) != "True",
         )
     )
     for job in builder.observed.attempts:
@@ -104,7 +128,8 @@ def _start(builder: DecisionBuilder, number: int) -> None:
     builder.status = open_attempt(builder.status, number, builder.now)
     if builder.runtime.queue:
         builder.remove_conditions(ConditionType.PODS_READY)
-        builder.set_condition(ConditionType.QUEUED, "True", *QUEUED)
+        message = f"{queue_name(builder.runtime.queue)} holds the pods back"
+        builder.set_condition(ConditionType.QUEUED, "True", Reason.WAITING, message)
         builder.set_phase("Queued")
     else:
         reason = not_ready_reason([], builder.runtime.nodes)
@@ -113,7 +138,13 @@ def _start(builder: DecisionBuilder, number: int) -> None:
 
 
 def attempt_children(
-    job: DreamBoothJob, number: int, default_image: str, *, counters: Counters, avoid: list[str]
+    job: DreamBoothJob,
+    number: int,
+    default_image: str,
+    *,
+    counters: Counters,
+    avoid: list[str],
+    preflight: bool = False,
 ) -> list[Manifest]:
     """Service, ConfigMap and Job of an attempt, in the order of creation.
 
@@ -123,9 +154,10 @@ def attempt_children(
         default_image: Trainer image, unless the job names one.
         counters: Annotated on the Job, so that they survive a status that is lost.
         avoid: Names of nodes on which earlier attempts ended.
+        preflight: Whether the first pod checks the job before it trains.
     """
     # Service and ConfigMap first: a pod that starts before them waits for its volume and its name.
-    *shared, manifest = attempt_objects(job, number, default_image)
+    *shared, manifest = attempt_objects(job, number, default_image, preflight=preflight)
     manifest = copy.deepcopy(manifest)  # it shares parts with the job
     annotations = manifest["metadata"].setdefault("annotations", {})
     annotations[COUNTERS_ANNOTATION] = counters.model_dump_json()

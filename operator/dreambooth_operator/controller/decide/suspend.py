@@ -11,7 +11,6 @@ from dreambooth_operator.controller.decide.history import (
 )
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot
 
-QUEUED = (Reason.WAITING, "waiting in the queue")
 SUSPENDED = AttemptResult("Suspended", "spec.suspend is true")
 
 
@@ -30,7 +29,7 @@ def suspension(builder: DecisionBuilder, job: JobSnapshot) -> AttemptResult | No
     return None
 
 
-def report_queued(builder: DecisionBuilder, record: AttemptStatus) -> None:
+def report_queued(builder: DecisionBuilder, record: AttemptStatus, job: JobSnapshot) -> None:
     """Report an attempt whose queue suspends its Job (batch/v1 Job, spec.suspend).
 
     If the queue had admitted it before, this is a preemption.
@@ -40,13 +39,19 @@ def report_queued(builder: DecisionBuilder, record: AttemptStatus) -> None:
         status = update_attempt(add_run_time(builder.status, builder.now), running=None)
         counters = count_outcome(status.counters or Counters(), "Preempted")
         builder.status = status.model_copy(update={"counters": counters})
-    builder.set_condition(ConditionType.QUEUED, "True", *QUEUED)
+    message = f"{queue_name(job.queue)} holds Job {job.name} back"
+    builder.set_condition(ConditionType.QUEUED, "True", Reason.WAITING, message)
     # The Job controller deletes the pods of a suspended Job: what was known of them no longer
     # holds.
     builder.remove_conditions(
         ConditionType.PODS_READY, ConditionType.PROGRESS_KNOWN, ConditionType.CHECKPOINTS_SAVED
     )
     builder.set_phase("Queued")
+
+
+def queue_name(queue: str | None) -> str:
+    """Who holds a suspended Job back, for messages; a Job without queue names nobody."""
+    return f"LocalQueue {queue}" if queue else "a queue that the Job does not name"
 
 
 def report_admitted(builder: DecisionBuilder) -> None:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import pytest
+
+from dreambooth_api.contract.termination import Termination
+from dreambooth_api.models.runtime import Preflight
 from dreambooth_api.models.status import Counters
 from tests.operator.controller.world import POLICY, World, dreambooth_job
 
@@ -115,9 +120,11 @@ def test_time_in_a_queue_does_not_count_and_is_shown() -> None:
     world.settle()
     assert world.status.phase == "Queued"
     message = "LocalQueue default holds Job mug-preflight of the preflight back"
-    assert world.condition("Queued") == ("True", "Waiting", message)
-    assert world.condition("PreflightPassed") == ("Unknown", "Waiting", message)
+    for kind, status in (("Queued", "True"), ("PreflightPassed", "Unknown")):
+        assert world.condition(kind)[:2] == (status, "Waiting")
+        assert world.condition(kind)[2].startswith(message)
     world.tick(10_000)
+    assert world.decide().status is None, "a wait is written once"
     world.settle()
     assert world.status.phase == "Queued"
     world.queue_admits(world.jobs["mug-preflight"])
@@ -131,3 +138,170 @@ def test_time_in_a_queue_does_not_count_and_is_shown() -> None:
     world.settle()
     assert world.status.phase == "Queued"
     assert (world.status.counters or Counters()).preemptions == 0
+
+
+@pytest.mark.parametrize(
+    ("runtime", "queue"),
+    [
+        ({}, ""),
+        ({"queue": "gpus"}, "gpus"),
+        ({"queue": "gpus", "preflight": {"queue": "small"}}, "small"),
+        ({"preflight": {"queue": "small"}}, "small"),
+    ],
+)
+def test_the_preflight_waits_in_the_jobs_queue_or_in_its_own(
+    runtime: dict[str, Any], queue: str
+) -> None:
+    world = World(dreambooth_job(**runtime))
+    world.settle()
+    job = world.jobs["mug-preflight"]
+    assert (job.queue, job.suspended) == (queue, bool(queue))
+    assert world.status.phase == ("Queued" if queue else "Preflight")
+    if queue:
+        assert f"LocalQueue {queue} holds Job mug-preflight" in world.condition("Queued")[2]
+        assert queue in world.events[-1].message
+    world.pass_preflight()
+    assert world.attempt.queue == runtime.get("queue", "")
+
+
+def test_a_queue_that_nobody_named_is_shown_with_the_way_out() -> None:
+    world = World()
+    world.settle()
+    world.queue_suspends(world.jobs["mug-preflight"])
+    world.settle()
+    message = world.condition("Queued")[2]
+    assert "a queue that the Job does not name" in message
+    assert "spec.runtime.preflight.queue" in message
+    assert "FirstPod" in message
+
+
+def test_a_preflight_that_is_held_moves_to_the_queue_of_a_changed_setting() -> None:
+    world = World(dreambooth_job(queue="gpus"))
+    world.settle()
+    world.change(preflight=Preflight(queue="small"))
+    world.settle()
+    assert world.jobs["mug-preflight"].deleting
+    world.control_jobs()
+    world.settle()
+    assert world.jobs["mug-preflight"].queue == "small"
+
+
+def test_suspending_stops_a_running_preflight_and_resuming_starts_it_again() -> None:
+    world = World()
+    world.settle()
+    world.control_jobs()
+    world.start_pods()
+    world.settle()
+    before = world.jobs["mug-preflight"].uid
+    world.change(suspend=True)
+    world.settle()
+    assert world.status.phase == "Suspended"
+    assert world.jobs["mug-preflight"].deleting
+    world.change(suspend=False)
+    world.settle()
+    assert world.status.phase == "Preflight"
+    assert world.condition("PreflightPassed")[1] == "Stopping"
+    world.control_jobs()
+    world.stop_pods()
+    world.control_jobs()
+    world.settle()
+    assert world.jobs["mug-preflight"].uid != before
+    world.pass_preflight()
+    assert world.status.phase == "Starting"
+
+
+def test_a_suspended_preflight_on_a_lost_node_frees_its_name() -> None:
+    world = World()
+    world.settle()
+    world.control_jobs()
+    world.start_pods()
+    world.change(suspend=True)
+    world.settle()
+    (pod,) = world.pods.values()
+    world.lose_node(pod)
+    world.tick(world.job.spec.runtime.terminating_timeout_seconds)
+    world.settle()
+    assert not world.jobs
+    assert world.status.phase == "Suspended"
+
+
+def first_pod(**runtime: Any) -> World:
+    """A job that leaves the checks to the first pod, with its first attempt created."""
+    world = World(dreambooth_job(preflight={"runIn": "FirstPod"}, **runtime))
+    world.settle()
+    return world
+
+
+def checks(world: World) -> bool:
+    """Whether the newest attempt was told to make the checks."""
+    (*_, job) = world.applied
+    env = job["spec"]["template"]["spec"]["containers"][0]["env"]
+    return {"name": "DREAMBOOTH_PREFLIGHT", "value": "1"} in env
+
+
+def test_the_first_pod_can_make_the_checks() -> None:
+    world = first_pod(queue="gpus")
+    assert [name for _, name in kinds(world)] == ["mug-ranks", "mug-config", "mug-0"]
+    assert checks(world)
+    assert world.status.phase == "Queued"
+    assert world.condition("PreflightPassed")[:2] == ("Unknown", "InFirstPod")
+    world.queue_admits(world.attempt)
+    world.control_jobs()
+    world.settle()
+    assert world.condition("PreflightPassed")[0] == "Unknown"
+    world.run_attempt()
+    assert world.status.phase == "Running"
+    assert world.condition("PreflightPassed")[0] == "True"
+    world.fail()
+    world.tick(60)
+    world.settle()
+    assert world.attempt.name == "mug-1"
+    assert not checks(world), "they were made"
+
+
+def test_checks_that_were_interrupted_are_made_by_the_next_attempt() -> None:
+    world = first_pod()
+    world.control_jobs()
+    world.evict(world.pods_of(world.attempt)[0])
+    world.finish_stopping()
+    world.tick(60)
+    world.settle()
+    assert world.attempt.name == "mug-1"
+    assert checks(world)
+
+
+def test_a_job_that_the_first_pod_refuses_has_failed_with_its_report() -> None:
+    world = first_pod()
+    world.control_jobs()
+    report = "error: spec.subjects[0].images: no images"
+    world.exit(world.pods_of(world.attempt)[0], 65, Termination(message=report))
+    world.control_jobs()
+    world.stop_pods()
+    world.control_jobs()
+    world.settle()
+    assert world.status.phase == "Failed"
+    assert world.condition("PreflightPassed") == ("False", "Refused", report)
+    assert report in world.condition("Failed")[2]
+
+
+def test_a_preflight_that_is_held_gives_way_to_the_first_pod() -> None:
+    world = World(dreambooth_job(queue="gpus"))
+    world.settle()
+    world.change(preflight=Preflight(run_in="FirstPod"))
+    world.settle()
+    assert world.jobs["mug-preflight"].deleting
+    assert world.attempt.name == "mug-0"
+
+
+def test_a_failed_preflight_stays_failed_when_the_setting_changes() -> None:
+    world = World()
+    world.settle()
+    world.control_jobs()
+    world.start_pods()
+    world.exit(next(iter(world.pods.values())), 65, "no images")
+    world.control_jobs()
+    world.settle()
+    world.change(preflight=Preflight(run_in="FirstPod"))
+    world.settle()
+    assert world.status.phase == "Failed"
+    assert not world.live

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,14 +19,24 @@ OVER = ("Succeeded", "Failed")
 class Walk(RuleBasedStateMachine):
     """The operator in a cluster where anything may happen."""
 
-    @initialize(queue=st.booleans(), failures=st.integers(0, 3), running=st.booleans())
-    def start(self, queue: bool, failures: int, running: bool) -> None:
-        runtime = {"restart": {"maxFailures": failures}} | ({"queue": "gpus"} if queue else {})
+    @initialize(
+        queue=st.booleans(),
+        failures=st.integers(0, 3),
+        running=st.booleans(),
+        run_in=st.sampled_from(["Job", "FirstPod"]),
+    )
+    def start(self, queue: bool, failures: int, running: bool, run_in: str) -> None:
+        runtime: dict[str, Any] = {"restart": {"maxFailures": failures}}
+        if queue:
+            runtime["queue"] = "gpus"
+        runtime["preflight"] = {"runIn": run_in}
         self.world = World(
             dreambooth_job(activeDeadlineSeconds=3600, ttlSecondsAfterFinished=600, **runtime)
         )
         if running:
-            self.world.pass_preflight()
+            if run_in == "Job":
+                self.world.pass_preflight()
+            self.world.settle()
             self.flow()
         self.counters = Counters()
         self.over: str | None = None
@@ -67,8 +78,8 @@ class Walk(RuleBasedStateMachine):
     @rule()
     def flow(self) -> None:
         """For a while, everything goes well."""
-        for job in self.world.live:
-            if job.suspended:
+        for job in list(self.world.jobs.values()):
+            if job.live and job.suspended:
                 self.world.queue_admits(job)
         self.world.stop_pods()
         self.world.control_jobs()
@@ -93,6 +104,10 @@ class Walk(RuleBasedStateMachine):
         if pods := [pod for pod in self.world.pods.values() if not pod.ended]:
             getattr(self.world, what)(data.draw(st.sampled_from(pods)))
 
+    @rule(refused=st.booleans())
+    def refuse_pods(self, refused: bool) -> None:
+        self.world.refusal = "exceeded quota: team" if refused else ""
+
     @rule()
     def pull_fails(self) -> None:
         self.world.pull_fails()
@@ -100,7 +115,7 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.world.job.spec.runtime.queue)
     @rule()
     def queue_turns(self) -> None:
-        for job in self.world.live:
+        for job in [job for job in self.world.jobs.values() if job.live]:
             turn = self.world.queue_admits if job.suspended else self.world.queue_suspends
             turn(job)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
+
 import pytest
 
 from dreambooth_api.contract.stages import Outcome
+from dreambooth_api.contract.times import rfc3339
 from dreambooth_api.models.status import AttemptStatus, Counters, Status
 from tests.operator.controller.world import START, World, dreambooth_job, running
 from tests.operator.restarts import BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, WAITS
@@ -89,3 +93,29 @@ def test_the_wait_is_that_of_a_local_run(outcomes: list[Outcome], seconds: int) 
     assert world.decide().actions == ()
     world.tick(1)
     assert world.decide().actions != ()
+
+
+def test_a_pod_that_nobody_stops_holds_up_the_next_attempt_for_a_bounded_time() -> None:
+    world = running(nodes=1)
+    (orphan,) = world.pods_of(world.attempt)
+    # As by `kubectl delete job --cascade=orphan`.
+    world.pods = {orphan.uid: replace(orphan, job_uid=None)}
+    del world.jobs["mug-0"]
+    world.settle()
+    assert world.status.phase == "Restarting"
+    status, reason, message = world.condition("PodsReady")
+    assert (status, reason) == ("False", "PodsLeft")
+    limit = world.job.spec.runtime.terminating_timeout_seconds
+    until = rfc3339(world.now + timedelta(seconds=limit))
+    assert f"pod {orphan.name}" in message
+    assert message.endswith(f"starts without it at {until}")
+    assert world.event_reasons.count("PodsLeft") == 1
+    world.tick(limit - 1)
+    world.settle()
+    assert not world.live
+    assert world.decide().requeue_seconds == 1
+    world.tick(1)
+    world.settle()
+    assert world.attempt.name == "mug-1"
+    world.run_attempt()
+    assert world.status.phase == "Running"
