@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from dreambooth_storage.errors import NoSuchBucketError, StorageError, printable
 
-_S3 = re.compile(r"s3://(?P<bucket>[^/]+)(?:/(?P<key>.*))?", re.DOTALL)
+# An access point stands in place of the bucket, by its ARN; this has a slash.
+_ACCESS_POINT = r"arn:aws[a-z-]*:s3:[a-z0-9-]+:[0-9]{12}:accesspoint[:/][a-z0-9-]{3,50}"
+_S3 = re.compile(rf"s3://(?P<bucket>{_ACCESS_POINT}|[^/]+)(?:/(?P<key>.*))?", re.DOTALL)
 # Wider than S3's rules for new buckets: old buckets and other servers have longer names, capitals
 # and underscores. A server refuses what it does not accept.
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+_BUCKET = re.compile(rf"{_ACCESS_POINT}|[A-Za-z0-9][A-Za-z0-9._-]{{0,254}}")
 # Lenient, as it hides secrets: it also matches what no URL parser would accept.
 _USERINFO = re.compile(r"^(?P<scheme>[^/?#@]*://|)[^/?#]*@")
 _FILE = re.compile(r"file://(?P<key>/.*)", re.DOTALL)

@@ -69,6 +69,20 @@ def test_every_problem_is_listed_at_once() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("written", "meant", "remedy"),
+    [
+        ("source: hf://owner/model", "source: owner/model", "write hf://owner/model, or"),
+        ("images: s3://bucket/dog", "images: /photos/my dog", "write file:///photos/my dog"),
+        ("classNoun: dog", "class: dog", "class: unknown field; did you mean classNoun?"),
+        ("spec:", "spec:\n  runtime: {gpus: 2}", "unknown field; did you mean gpusPerNode?"),
+    ],
+)
+def test_common_slips_get_what_was_meant(written: str, meant: str, remedy: str) -> None:
+    assert written in JOB
+    assert remedy in "\n".join(problems(JOB.replace(written, meant, 1)))
+
+
 def test_all_broken_rules_of_one_part_are_listed() -> None:
     bad = JOB + "  runtime: {processesPerNode: 2, terminatingTimeoutSeconds: 60}\n"
     fields = [line.partition(": ")[0] for line in problems(bad)]

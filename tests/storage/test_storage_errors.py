@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import botocore.exceptions as boto
 import pytest
 
 from dreambooth_storage import (
@@ -23,7 +24,9 @@ from dreambooth_storage import (
     WrongEndpointError,
     without_userinfo,
 )
+from dreambooth_storage.s3.errors import translate
 from dreambooth_storage.s3.write import part_size
+from dreambooth_storage.uri import parse
 
 Serve = Callable[[type[BaseHTTPRequestHandler]], str]
 QUICK = TransferPolicy(attempts=2, base_delay=0.01, connect_timeout=2, read_timeout=2)
@@ -169,15 +172,34 @@ def test_nothing_at_the_endpoint(s3_env: dict[str, str], endpoint: str) -> None:
         assert "pw@" not in message
 
 
+def test_misspelt_profile_is_named(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "tpyo")
+    for message in messages(opened(s3_endpoint), "s3://bucket/cat", AccessDeniedError):
+        assert "no profile is named 'tpyo'; correct AWS_PROFILE" in message
+
+
+def test_access_point_stands_in_place_of_a_bucket() -> None:
+    name = "arn:aws:s3:eu-west-1:123456789012:accesspoint/photos"
+    location = parse(f"s3://{name}/mug/0.jpg")
+    assert (location.bucket, location.key) == (name, "mug/0.jpg")
+
+
+def test_failed_verification_names_the_ca() -> None:
+    error = boto.SSLError(endpoint_url="https://minio", error="[SSL: CERTIFICATE_VERIFY_FAILED]")
+    message = str(translate(error, "s3://b/cat", "b", "https://minio", False).error)
+    assert "set AWS_CA_BUNDLE to a file with the certificate of the CA" in message
+
+
 def test_https_where_http_is_spoken(s3_endpoint: str, s3_env: dict[str, str]) -> None:
     endpoint = s3_endpoint.replace("http:", "https:")
     for message in messages(opened(endpoint), "s3://bucket/cat", WrongEndpointError):
         assert "TLS fails (WRONG_VERSION_NUMBER)" in message
 
 
-def test_an_endpoint_that_is_no_url(s3_env: dict[str, str]) -> None:
-    for message in messages(opened("localhost:8333"), "s3://bucket/cat", WrongEndpointError):
-        assert "localhost:8333 is not a URL; write spec.storage.endpointURL as" in message
+@pytest.mark.parametrize("endpoint", ["localhost:8333", "http://localhost:99999"])
+def test_an_endpoint_that_is_no_url(s3_env: dict[str, str], endpoint: str) -> None:
+    for message in messages(opened(endpoint), "s3://bucket/cat", WrongEndpointError):
+        assert f"{endpoint} is not a URL; write spec.storage.endpointURL as" in message
 
 
 @pytest.fixture(params=[200, 302, 403, 404, 405])

@@ -1,6 +1,7 @@
 """Pydantic's errors as messages: `spec.training.steps: must be at least 1 (got 0); raise it`."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,10 @@ from dreambooth_api.parsing.quote import quoted, shortened
 Location = tuple[int | str, ...]
 # A long list whose items are all wrong has an error for each; nobody reads thousands.
 MAX_ERRORS = 50
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""The name of a model on the Hugging Face hub: owner/name."""
+OTHER_NAMES = {"class": "classNoun", "gpus": "gpusPerNode", "lr": "learningRate"}
+"""Fields by what people call them, where the spelling is too different to guess."""
 
 
 def messages(error: ValidationError) -> list[str]:
@@ -58,7 +63,20 @@ def _lines(detail: ErrorDetails) -> Iterator[str]:
     else:
         known, context = SENTENCES.get(detail["type"]), detail.get("ctx", {})
         what, remedy = known(context) if known else (f"valid: {detail['msg']}", "correct it")
+        remedy = _remedy_of_uri(context.get("pattern"), detail["input"]) or remedy
         yield f"{path}: must be {what} (got {quoted(detail['input'])}); {remedy}"
+
+
+def _remedy_of_uri(pattern: str | None, value: Any) -> str | None:
+    """Advice about a model or a folder that lacks only its scheme; None for anything else."""
+    example = PATTERNS.get(pattern or "", "")
+    if not isinstance(value, str) or "file:///" not in example or not value.isprintable():
+        return None
+    if value.startswith("/"):
+        return f"write file://{quoted(value)[1:-1]}"
+    if "hf://" in example and HUB_NAME.fullmatch(value):
+        return f"write hf://{value}, or an absolute path"
+    return None
 
 
 def _bound(value: float) -> float:
@@ -96,6 +114,7 @@ def _remedy(location: Location) -> str:
     # From the schema and not from the models: its names and nesting are those of the file.
     schema = job_schema()
     unknown = str(location[-1]).replace("_", "").lower()
+    unknown = OTHER_NAMES.get(unknown, unknown).lower()
     here = {name.lower(): name for name in _at(schema, location[:-1]).get("properties", {})}
     paths = sorted(_paths("spec", schema["properties"]["spec"]), key=_likeliest_last)
     elsewhere = {path.rpartition(".")[2].lower(): path for path in paths}

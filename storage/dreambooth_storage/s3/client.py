@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -130,6 +131,7 @@ class S3Client:
             response_checksum_validation="when_required",
         )
         try:
+            _ = urlsplit(settings.endpoint_url or "").port  # ValueError: botocore lets any pass
             # A session of its own, as boto3's default session is not thread-safe. Without explicit
             # keys it looks in the environment, in files and for the pod's identity.
             session = boto3.session.Session(
@@ -151,7 +153,7 @@ class S3Client:
             raise WrongEndpointError(
                 location.uri,
                 f"cannot be reached: {self._endpoint} is not a URL",
-                "write spec.storage.endpointURL as https://host:port",
+                "write spec.storage.endpointURL as https://host:port, with a port up to 65535",
             ) from None
         except FAILURES as raised:
             raise translate(

@@ -59,7 +59,6 @@ _ABOUT_KEYS = {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureD
 _NO_CREDENTIALS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
-    boto.ProfileNotFound,
     boto.TokenRetrievalError,
 )
 _NOT_REACHED = (
@@ -86,7 +85,7 @@ class NotAnS3ServerError(Exception):
 _CODES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
     (NotAnS3ServerError, "NotAnS3Server"),
     (ResponseParserError, "GarbledAnswer"),
-    (_NO_CREDENTIALS, "NoCredentials"),
+    ((*_NO_CREDENTIALS, boto.ProfileNotFound), "NoCredentials"),
     (boto.CredentialRetrievalError, "CredentialRetrieval"),
     (boto.ParamValidationError, "InvalidParameter"),
     (boto.SSLError, "TLS"),
@@ -141,6 +140,10 @@ def translate(raised: Exception, uri: str, bucket: str, endpoint: str, reached: 
     if isinstance(raised, ResponseParserError) and not reached:
         # Retried all the same: a proxy in front of S3 may answer in HTML while S3 is down.
         return Failure(_not_s3(uri, endpoint), code, True)
+    if isinstance(raised, boto.ProfileNotFound):
+        problem = f"needs credentials, and no profile is named {raised.kwargs['profile']!r}"
+        advice = "correct AWS_PROFILE, or add the profile to ~/.aws/config"
+        return Failure(AccessDeniedError(uri, problem, advice), code, False)
     if isinstance(raised, _NO_CREDENTIALS):
         problem = "needs credentials, and none were found"
         return Failure(AccessDeniedError(uri, problem, _CREDENTIALS_ADVICE), code, False)
@@ -153,6 +156,8 @@ def translate(raised: Exception, uri: str, bucket: str, endpoint: str, reached: 
     if isinstance(raised, _NOT_REACHED) and not reached:
         problem = f"cannot be reached: {_reason(raised)} at {endpoint}"
         advice = f"{_ENDPOINT_ADVICE}: scheme, host and port, and that the host is up"
+        if "CERTIFICATE_VERIFY_FAILED" in str(raised):
+            advice = "set AWS_CA_BUNDLE to a file with the certificate of the CA that signed the server's"
         # A server that is down looks like a wrong host, so that is retried. A failed TLS handshake
         # means a server that is up, and wrong.
         kind = WrongEndpointError if isinstance(raised, boto.SSLError) else StorageUnavailableError

@@ -150,6 +150,12 @@ def test_an_empty_folder_is_bad_data(storage: Storage, tmp_path: Path) -> None:
         load(storage, tmp_path)
 
 
+def test_image_in_place_of_its_folder_is_named(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(noise(0)))
+    with pytest.raises(BadDataError, match=rf"a.png is one file; name its folder, .*{tmp_path}$"):
+        load(storage, tmp_path / "a.png")
+
+
 def test_a_folder_of_folders_says_which_to_name(storage: Storage, tmp_path: Path) -> None:
     (tmp_path / "dog").mkdir()
     (tmp_path / "dog" / "a.png").write_bytes(png(noise(0)))

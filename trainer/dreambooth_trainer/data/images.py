@@ -142,6 +142,11 @@ def _candidates(storage: Storage, uri: str, field: str, limits: FolderLimits) ->
     try:
         listed = storage.list_nonempty(uri, field=field)
     except EmptyPrefixError as error:
+        if storage.exists(uri, field=field):
+            folder = uri.rpartition("/")[0]
+            raise BadDataError(
+                f"{field}: {printable(uri)} is one file; name its folder, {printable(folder)}"
+            ) from error
         raise BadDataError(str(error)) from error
     files = [item for item in listed if _may_be_image(item.relative)]
     here = [item for item in files if "/" not in item.relative]
