@@ -157,7 +157,7 @@ def translate(raised: Exception, uri: str, bucket: str, endpoint: str, reached: 
         problem = f"cannot be reached: {_reason(raised)} at {endpoint}"
         advice = f"{_ENDPOINT_ADVICE}: scheme, host and port, and that the host is up"
         if "CERTIFICATE_VERIFY_FAILED" in str(raised):
-            advice = "set AWS_CA_BUNDLE to a file with the certificate of the CA that signed the server's"
+            advice = "set AWS_CA_BUNDLE to a file with the certificate of the server's CA"
         # A server that is down looks like a wrong host, so that is retried. A failed TLS handshake
         # means a server that is up, and wrong.
         kind = WrongEndpointError if isinstance(raised, boto.SSLError) else StorageUnavailableError
