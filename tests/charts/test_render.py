@@ -266,6 +266,11 @@ def test_rules_and_dashboards_are_taken_from_files(tmp_path: Path) -> None:
     assert shown["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
+def test_the_queue_says_whom_it_preempts() -> None:
+    preemption = render(values_of("queued")).one("ClusterQueue")["spec"]["preemption"]
+    assert preemption == {"withinClusterQueue": "LowerPriority"}
+
+
 def test_large_numbers_stay_whole() -> None:
     rendered = render(values_of("queued", runAsUser=1000650000))
     (group,) = rendered.one("ClusterQueue")["spec"]["resourceGroups"]

@@ -13,6 +13,8 @@ JOB_LABEL = f"{GROUP}/job"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+QUEUE_PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+"""Names a Kueue WorkloadPriorityClass: the order in the queue, and who is preempted."""
 TRAINER = overrides.TRAINER
 """The component that trains, and the name of its container in every pod."""
 PREFLIGHT = "preflight"

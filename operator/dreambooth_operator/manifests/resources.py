@@ -90,7 +90,10 @@ def attempt_job(
     """The Indexed Job of an attempt (batch/v1 Job): one pod per node, and none is restarted."""
     labels = names.labels(job, names.TRAINER, attempt)
     queue = job.spec.runtime.queue
-    queued = labels | {names.QUEUE_LABEL: queue} if queue else labels
+    queued = labels | ({names.QUEUE_LABEL: queue} if queue else {})
+    # The only label of Kueue's that is passed on: each attempt is queued anew.
+    if priority := job.metadata.labels.get(names.QUEUE_PRIORITY_LABEL):
+        queued[names.QUEUE_PRIORITY_LABEL] = priority
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

@@ -10,6 +10,7 @@ import yaml
 
 from dreambooth_api.contract.version import VERSION
 from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_operator.manifests.names import attempt_name
 from dreambooth_operator.manifests.pods import PREFLIGHT_RESOURCES
 from dreambooth_operator.manifests.resources import (
     attempt_job,
@@ -194,6 +195,15 @@ def test_children_carry_the_labels_and_annotations_of_the_job() -> None:
         for metadata, before in parts:
             assert metadata["labels"] == before["labels"] | own
             assert metadata["annotations"] == before.get("annotations", {}) | own
+
+
+def test_attempts_have_the_workload_priority_of_the_job() -> None:
+    job = quickstart()
+    label = {"kueue.x-k8s.io/priority-class": "urgent"}
+    meta = job.metadata.model_copy(update={"labels": label})
+    for child in rendered(job.model_copy(update={"metadata": meta})):
+        is_attempt = child["metadata"]["name"] == attempt_name(job, 0)
+        assert ("urgent" in child["metadata"]["labels"].values()) is is_attempt
 
 
 def test_a_job_without_annotations_gives_none_to_its_children() -> None:
