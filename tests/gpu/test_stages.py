@@ -81,15 +81,22 @@ def losses(job: dict[str, Any]) -> torch.Tensor:
     return torch.tensor([line["loss"] for line in history(job)])
 
 
-FULL = {"method": "full", "precision": "fp32", "ema": {"enabled": True}, "minSnrGamma": 5.0}
+FULL = {
+    "method": "full",
+    "steps": 8,
+    "precision": "fp32",
+    "ema": {"enabled": True},
+    "minSnrGamma": 5.0,
+}
 
 
 def test_a_run_that_stops_and_resumes_on_a_gpu_learns_what_it_learns_on_a_cpu(tmp_path):
     on_cpu = make_job(tmp_path, "cpu", gpus=0, training=FULL)
     assert run(on_cpu, tmp_path / "cpu").codes == [0]
-    on_gpu = make_job(tmp_path, "gpu", training=FULL, samples={"every": 1})
+    on_gpu = make_job(tmp_path, "gpu", training=FULL, samples={"every": 4})
     stopped = run(on_gpu, tmp_path / "gpu", stop_at_step=1)
     assert stopped.codes == [143], stopped.logs[0]
+    assert "saved at step" in stopped.termination.message
     resumed = run(on_gpu, tmp_path / "gpu", attempt=1)
     assert resumed.codes == [0], resumed.logs[0]
     torch.testing.assert_close(
