@@ -41,6 +41,7 @@ RUNTIME_CHANGES: dict[str, Any] = {
     "nodeSelector": {"pool": "gpu"},
     "tolerations": [{"operator": "Exists"}],
     "queue": "gpus",
+    "ports": {"metrics": 9500},
     "priorityClassName": "high",
     "serviceAccountName": "other",
     "restart": {"maxFailures": 1},
@@ -55,7 +56,7 @@ RUNTIME_CHANGES: dict[str, Any] = {
 FREE = {"suspend", "ttlSecondsAfterFinished"}
 WHILE_SUSPENDED = {
     *("nodes", "gpusPerNode", "processesPerNode", "resources", "nodeSelector", "tolerations"),
-    *("queue", "preflight", "image", "imagePullPolicy", "imagePullSecrets"),
+    *("queue", "ports", "preflight", "image", "imagePullPolicy", "imagePullSecrets"),
 }
 
 

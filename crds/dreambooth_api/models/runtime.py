@@ -21,6 +21,8 @@ from dreambooth_api.models.rules import rule
 
 # A year: more is a mistake, and a date that far ahead can still be computed.
 MAX_SECONDS = 31_536_000
+MAX_RANKS_PER_NODE = 16
+"""Each rank of a pod has a port of its own for its metrics."""
 Seconds = Annotated[int, Field(ge=0, le=MAX_SECONDS)]
 
 
@@ -138,16 +140,43 @@ class Restart(ApiModel):
         return RestartPolicy(self.max_failures, self.backoff_seconds, self.max_backoff_seconds)
 
 
+class Ports(ApiModel):
+    """TCP ports that the pods listen on.
+
+    A port that is not named is the usual one, or on the node's network (`hostNetwork`) one that
+    follows from the job and its attempt.
+    """
+
+    rendezvous: Annotated[int, Field(ge=1024, le=65_535)] | None = None
+    """Port of rank 0's pod at which the ranks meet. Usually 29500."""
+
+    metrics: Annotated[int, Field(ge=1024, le=65_536 - MAX_RANKS_PER_NODE)] | None = None
+    """Port for metrics and progress of a pod's first rank; rank i of the pod has this port + i.
+    Usually 9400."""
+
+    @rule(
+        "rendezvous",
+        "!has(self.rendezvous) || !has(self.metrics) || self.rendezvous < self.metrics"
+        f" || self.rendezvous >= self.metrics + {MAX_RANKS_PER_NODE}",
+        f"must not be one of the {MAX_RANKS_PER_NODE} ports from metrics on, which the ranks of a"
+        " pod serve their metrics on; choose another one",
+    )
+    def _ports_are_apart(self) -> bool:
+        if self.rendezvous is None or self.metrics is None:
+            return True
+        return self.rendezvous not in range(self.metrics, self.metrics + MAX_RANKS_PER_NODE)
+
+
 class Runtime(ApiModel):
     """Where and how the pods run."""
 
     nodes: Annotated[int, Field(ge=1, le=512)] = 1
     """Pods of one attempt, one per node."""
 
-    gpus_per_node: Annotated[int, Field(ge=0, le=16)] = 1
+    gpus_per_node: Annotated[int, Field(ge=0, le=MAX_RANKS_PER_NODE)] = 1
     """GPUs of each pod, one rank per GPU. 0: train on the CPU."""
 
-    processes_per_node: Annotated[int, Field(ge=1, le=16)] | None = None
+    processes_per_node: Annotated[int, Field(ge=1, le=MAX_RANKS_PER_NODE)] | None = None
     """Ranks of each pod when `gpusPerNode` is 0. Default: 1."""
 
     gpu_resource: ResourceName = "nvidia.com/gpu"
@@ -188,6 +217,9 @@ class Runtime(ApiModel):
 
     service_account_name: ObjectName | None = None
     """ServiceAccount of the pods, for a cloud identity."""
+
+    ports: Ports = Field(default_factory=Ports)
+    """TCP ports that the pods listen on."""
 
     restart: Restart = Field(default_factory=Restart)
     """Restart budget."""

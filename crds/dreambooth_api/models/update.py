@@ -27,6 +27,7 @@ WHILE_SUSPENDED = {
     "runtime.tolerations",
     "runtime.queue",
     "runtime.preflight",
+    "runtime.ports",
 }
 """Fields of the spec that can be changed while the job is suspended."""
 

@@ -4,11 +4,14 @@ import hashlib
 import os
 import socket
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.runtime import Runtime, world_size
+from dreambooth_api.models.runtime import Runtime, ranks_per_node, world_size
 from dreambooth_operator.errors import UserError
+from dreambooth_operator.manifests.ports import BLOCK, FIRST_HOST_PORT, LAST_HOST_PORT
 
 MAX_PODS = 254
 """Host addresses of one /24 loopback network."""
@@ -97,9 +100,61 @@ def _check_bindable(address: str) -> None:
             ) from error
 
 
-def free_port() -> int:
-    """A TCP port on which nothing listens. Another process may take it before it is used."""
+def rendezvous_port(runtime: Runtime) -> int:
+    """The TCP port that the job names, or a free one; another process may take it meanwhile.
+
+    Raises:
+        UserError: Something else listens on the port that the job names.
+    """
+    # Rank 0's store listens on all addresses.
+    if named := runtime.ports.rendezvous:
+        if not _are_free([("", named)]):
+            raise _taken("rendezvous", f"port {named}")
+        return named
     with socket.socket() as probe:
         probe.bind(("", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def metrics_port(runtime: Runtime, addresses: Sequence[str]) -> int:
+    """The first of the ports, one for each rank of a pod, that are free on all addresses.
+
+    Those that the job names; else those of a cluster or, where something listens on them, others.
+
+    Raises:
+        UserError: Something else listens on a port that the job names, or no ports are free.
+    """
+    count = ranks_per_node(runtime)
+
+    def free(first: int) -> bool:
+        return _are_free([(host, first + rank) for host in addresses for rank in range(count)])
+
+    if named := runtime.ports.metrics:
+        if not free(named):
+            raise _taken("metrics", f"one of the {count} ports from {named} on")
+        return named
+    candidates: list[int] = [DEFAULT_METRICS_PORT, *range(FIRST_HOST_PORT, LAST_HOST_PORT, BLOCK)]
+    for first in candidates:
+        if free(first):
+            return first
+    raise UserError(f"no {count} TCP ports in a row are free; end some programs that listen")
+
+
+def _taken(field: str, what: str) -> UserError:
+    return UserError(
+        f"spec.runtime.ports.{field}: {what} is in use on this machine; name another one, or none"
+    )
+
+
+def _are_free(places: Iterable[tuple[str, int]]) -> bool:
+    """Whether a process could listen on each of these addresses and TCP ports."""
+    for place in places:
+        with socket.socket() as probe:
+            # As the ranks' server does: connections of an earlier run that linger do not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(place)
+            except OSError:
+                return False
+    return True

@@ -35,6 +35,8 @@ class NodeEnvironment:
     """Loopback address of each pod."""
     rendezvous_port: int
     """TCP port of torch's store, in place of the one in the manifests."""
+    metrics_port: int
+    """TCP port of a pod's first rank, in place of the one in the manifests."""
     environment: Mapping[str, str]
     """What a pod inherits: PATH, HOME, credentials in place of secrets."""
     devices: tuple[str, ...] = ()
@@ -158,6 +160,7 @@ def _environment(
     # Rank 0's store listens on all addresses, so two runs cannot share the pods' usual port.
     for name in (variables.MASTER_PORT, variables.LAUNCHER_MASTER_PORT):
         environment[name] = str(node.rendezvous_port)
+    environment[variables.METRICS_PORT] = str(node.metrics_port)
     environment[variables.JOB_COMPLETION_INDEX] = str(index)
     return environment
 

@@ -3,7 +3,6 @@
 import time
 from dataclasses import dataclass
 
-from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT
 from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
 from dreambooth_api.contract.restart import PodEnd, RestartPolicy, classify, outcome_for_backoff
 from dreambooth_api.contract.stages import Outcome
@@ -95,7 +94,7 @@ def _run_attempt(
     node = _node_environment(run, attempt, storage)
     pods = local_pods(objects, node)
     screen.attempt_started(attempt)
-    with ProgressReader(node.addresses[0], DEFAULT_METRICS_PORT) as reader:
+    with ProgressReader(node.addresses[0], node.metrics_port) as reader:
         ends = run_pods(
             pods, stop, lambda: screen.update(reader.latest, reader.problem, stop.requested)
         )
@@ -108,12 +107,13 @@ def _node_environment(run: Run, attempt: int, storage: LocalStorage) -> NodeEnvi
     # First, so that what the user has set counts.
     threads = {"OMP_NUM_THREADS": str(host.threads_per_rank(runtime))}
     loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    seed = f"{storage.job.metadata.uid}-{attempt}"
+    addresses = host.loopback_addresses(runtime.nodes, seed)
     return NodeEnvironment(
         folder=run.folder,
-        addresses=host.loopback_addresses(
-            runtime.nodes, seed=f"{storage.job.metadata.uid}-{attempt}"
-        ),
-        rendezvous_port=host.free_port(),
+        addresses=addresses,
+        rendezvous_port=host.rendezvous_port(runtime),
+        metrics_port=host.metrics_port(runtime, addresses),
         environment=threads | loopback | storage.environment,
         devices=host.devices_per_pod(runtime),
     )

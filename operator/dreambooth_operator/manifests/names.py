@@ -18,6 +18,8 @@ QUEUE_PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 TRAINER = overrides.TRAINER
 """The component that trains, and the name of its container in every pod."""
 PREFLIGHT = "preflight"
+METRICS_PORT = "metrics"
+"""Name of the port of a pod's first rank (core/v1 ContainerPort)."""
 
 
 def service_name(job: DreamBoothJob) -> str:

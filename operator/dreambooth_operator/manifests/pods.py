@@ -12,6 +12,7 @@ from dreambooth_operator.manifests import names
 from dreambooth_operator.manifests.metadata import template_metadata
 from dreambooth_operator.manifests.names import Manifest
 from dreambooth_operator.manifests.overrides import merged, without_devices
+from dreambooth_operator.manifests.ports import PodPorts, pod_ports, uses_host_network
 
 CONFIG_FOLDER = "/etc/dreambooth"
 CONFIG_FILE = "job.yaml"
@@ -39,12 +40,12 @@ def trainer_template(
     `default_image` is the trainer's image for jobs that name none; `preflight` has the first pod
     check the job.
     """
-    runtime = job.spec.runtime
+    runtime, ports = job.spec.runtime, pod_ports(job, attempt)
     container = _container(
         job,
         default_image,
         module="dreambooth_trainer.launcher",
-        env=_common_env(job) + _rendezvous_env(job, attempt),
+        env=_common_env(job) + _rendezvous_env(job, attempt, ports),
         resources=_trainer_resources(runtime),
     )
     if preflight:
@@ -54,7 +55,10 @@ def trainer_template(
         container["env"].append(_value(environment.MODELS_DIR, MODELS_FOLDER))
         container["volumeMounts"].append({"name": "models", "mountPath": MODELS_FOLDER})
         volumes.append({"name": "models", "emptyDir": {"medium": "Memory"}})
-    container["ports"] = _metrics_ports(runtime)
+    container["ports"] = _metrics_ports(runtime, ports.metrics)
+    if uses_host_network(job):
+        # The scheduler then passes over nodes on which a pod has declared it already.
+        container["ports"].append(_port("rendezvous", ports.rendezvous))
     container["readinessProbe"] = _readiness_probe()
     grace_seconds = runtime.termination_grace_period_seconds
     spec = _pod_spec(job, container, volumes, grace_seconds=grace_seconds)
@@ -187,7 +191,7 @@ def _common_env(job: DreamBoothJob) -> list[Manifest]:
     ]
 
 
-def _rendezvous_env(job: DreamBoothJob, attempt: int) -> list[Manifest]:
+def _rendezvous_env(job: DreamBoothJob, attempt: int, ports: PodPorts) -> list[Manifest]:
     """Static rendezvous: what torchrun (PET_*) and torch.distributed (MASTER_*) read."""
     runtime = job.spec.runtime
     address = names.master_address(job, attempt)
@@ -196,11 +200,11 @@ def _rendezvous_env(job: DreamBoothJob, attempt: int) -> list[Manifest]:
         _value(environment.RANKS_PER_NODE, ranks_per_node(runtime)),
         _field(environment.NODE_RANK, COMPLETION_INDEX),
         _value(environment.LAUNCHER_MASTER_ADDR, address),
-        _value(environment.LAUNCHER_MASTER_PORT, environment.DEFAULT_RENDEZVOUS_PORT),
+        _value(environment.LAUNCHER_MASTER_PORT, ports.rendezvous),
         _value(environment.MASTER_ADDR, address),
-        _value(environment.MASTER_PORT, environment.DEFAULT_RENDEZVOUS_PORT),
+        _value(environment.MASTER_PORT, ports.rendezvous),
         _value(environment.ATTEMPT, attempt),
-        _value(environment.METRICS_PORT, environment.DEFAULT_METRICS_PORT),
+        _value(environment.METRICS_PORT, ports.metrics),
     ]
 
 
@@ -234,17 +238,17 @@ def _resources(given: Resources) -> Manifest:
     return {kind: dict(amounts) for kind, amounts in kinds.items() if amounts}
 
 
-def _metrics_ports(runtime: Runtime) -> list[Manifest]:
+def _metrics_ports(runtime: Runtime, first: int) -> list[Manifest]:
     """One port per rank of the pod: `metrics`, `metrics-1`, `metrics-2` and so on."""
+    # Prometheus' pod discovery makes a target of each port that is declared.
     return [
-        {
-            # Prometheus' pod discovery makes a target of each port that is declared.
-            "name": f"metrics-{local_rank}" if local_rank else "metrics",
-            "containerPort": environment.DEFAULT_METRICS_PORT + local_rank,
-            "protocol": "TCP",
-        }
+        _port(f"metrics-{local_rank}" if local_rank else names.METRICS_PORT, first + local_rank)
         for local_rank in range(ranks_per_node(runtime))
     ]
+
+
+def _port(name: str, number: int) -> Manifest:
+    return {"name": name, "containerPort": number, "protocol": "TCP"}
 
 
 def _readiness_probe() -> Manifest:
@@ -252,7 +256,7 @@ def _readiness_probe() -> Manifest:
     return {
         # Half a minute of silence: a checkpoint may hold up the process that answers for some
         # seconds.
-        "httpGet": {"path": "/healthz", "port": "metrics"},
+        "httpGet": {"path": "/healthz", "port": names.METRICS_PORT},
         "periodSeconds": 5,
         "timeoutSeconds": 5,
         "failureThreshold": 6,

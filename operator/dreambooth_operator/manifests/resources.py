@@ -5,7 +5,6 @@ depend on each other; the next attempt is a new Job. The Service and the ConfigM
 attempts.
 """
 
-from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT, DEFAULT_RENDEZVOUS_PORT
 from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
 from dreambooth_api.models.base import API_VERSION, KIND
 from dreambooth_api.models.job import DreamBoothJob, resolved
@@ -14,6 +13,7 @@ from dreambooth_operator.manifests import names
 from dreambooth_operator.manifests.metadata import child_metadata
 from dreambooth_operator.manifests.names import Manifest
 from dreambooth_operator.manifests.pods import CONFIG_FILE, preflight_template, trainer_template
+from dreambooth_operator.manifests.ports import pod_ports
 
 PREFLIGHT_RETRIES = 4
 """With the Job controller's waits of 10, 20, 40 and 80 s, storage may be away for two minutes."""
@@ -28,11 +28,12 @@ def attempt_objects(
     check the job.
     """
     attempt_of = attempt_job(job, attempt, default_image, preflight=preflight)
-    return [service(job), config_map(job), attempt_of]
+    return [service(job, attempt), config_map(job), attempt_of]
 
 
-def service(job: DreamBoothJob) -> Manifest:
+def service(job: DreamBoothJob, attempt: int) -> Manifest:
     """The headless Service of the pods (core/v1 Service), by which rank 0 has a DNS name."""
+    ports = pod_ports(job, attempt)
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -46,8 +47,8 @@ def service(job: DreamBoothJob) -> Manifest:
                 names.COMPONENT_LABEL: names.TRAINER,
             },
             "ports": [
-                {"name": "rendezvous", "port": DEFAULT_RENDEZVOUS_PORT, "protocol": "TCP"},
-                {"name": "metrics", "port": DEFAULT_METRICS_PORT, "protocol": "TCP"},
+                {"name": "rendezvous", "port": ports.rendezvous, "protocol": "TCP"},
+                {"name": names.METRICS_PORT, "port": ports.metrics, "protocol": "TCP"},
             ],
         },
     }

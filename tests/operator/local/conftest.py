@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_operator.local.host import free_port, loopback_addresses
+from dreambooth_operator.local.host import loopback_addresses, metrics_port, rendezvous_port
 from dreambooth_operator.local.kubelet import NodeEnvironment, local_pods
 from dreambooth_operator.local.pod import LocalPod
 from dreambooth_operator.manifests.resources import attempt_objects
@@ -38,15 +38,18 @@ def make_pods(tmp_path: Path) -> Callable[..., list[LocalPod]]:
             "podOverrides": overrides or {},
         }
         document["spec"]["training"]["globalBatch"] = nodes
-        objects = attempt_objects(DreamBoothJob.model_validate(document), 3, "unused")
+        job = DreamBoothJob.model_validate(document)
+        objects = attempt_objects(job, 3, "unused")
         (container,) = objects[-1]["spec"]["template"]["spec"]["containers"]
         container["args"] = ["python", str(script), "/etc/dreambooth/job.yaml"]
+        addresses = loopback_addresses(nodes, seed=str(tmp_path))
         pods = local_pods(
             objects,
             NodeEnvironment(
                 folder=tmp_path / "run",
-                addresses=loopback_addresses(nodes, seed=str(tmp_path)),
-                rendezvous_port=free_port(),
+                addresses=addresses,
+                rendezvous_port=rendezvous_port(job.spec.runtime),
+                metrics_port=metrics_port(job.spec.runtime, addresses),
                 environment={**os.environ, **env},
             ),
         )

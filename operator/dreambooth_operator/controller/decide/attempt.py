@@ -210,7 +210,7 @@ def _report(builder: DecisionBuilder, record: AttemptStatus, job: JobSnapshot) -
     """Report an attempt that goes on, and restore what it needs."""
     reopen(builder)
     confirm_preflight(builder)
-    _restore_shared_children(builder)
+    _restore_shared_children(builder, record.number)
     if job.suspended:
         report_queued(builder, record, job)
         return
@@ -231,11 +231,10 @@ def _report(builder: DecisionBuilder, record: AttemptStatus, job: JobSnapshot) -
         builder.set_phase("Starting")
 
 
-def _restore_shared_children(builder: DecisionBuilder) -> None:
+def _restore_shared_children(builder: DecisionBuilder, attempt: int) -> None:
     """Pods that start need the Service for their names and the ConfigMap for their job."""
-    manifests = {"Service": service, "ConfigMap": config_map}
-    missing = builder.observed.missing
-    builder.apply([build(builder.job) for kind, build in manifests.items() if kind in missing])
+    shared = [service(builder.job, attempt), config_map(builder.job)]
+    builder.apply([each for each in shared if each["kind"] in builder.observed.missing])
 
 
 def _report_joined(builder: DecisionBuilder, record: AttemptStatus, nodes: int) -> None:
@@ -253,7 +252,7 @@ def _poll_progress(builder: DecisionBuilder, job: JobSnapshot) -> None:
     A pod that is stopping is polled, too: it may save a checkpoint.
     """
     pods = [pod for pod in _current_pods(builder, job) if pod.index == 0 and not pod.ended]
-    builder.poll_address = next((pod.ip for pod in pods if pod.running), None)
+    builder.poll_address = next((pod.endpoint for pod in pods if pod.running), None)
     report_progress(builder, job)
 
 

@@ -15,6 +15,7 @@ from dreambooth_api.models.map_list import MapList
 from dreambooth_api.models.overrides import TRAINER, EnvVar, PodOverrides
 from dreambooth_api.models.runtime import (
     ImagePullSecrets,
+    Ports,
     Preflight,
     Resources,
     Runtime,
@@ -62,6 +63,9 @@ class JobDefaults(ApiModel):
     preflight: Preflight = Preflight()
     """The checks before GPUs are requested; a job sets each field for itself."""
 
+    ports: Ports = Ports()
+    """TCP ports of the pods, for jobs that name none."""
+
     env: Annotated[list[EnvVar], Field(max_length=64), MapList("name")] = []
     """Environment variables of all jobs, for example those of a proxy. A job replaces one by its
     name in its `podOverrides`."""
@@ -71,7 +75,7 @@ class JobDefaults(ApiModel):
     certificates. A job's own `podOverrides` are merged over them."""
 
 
-MERGED = {"storage", "resources", "preflight", "env", "pod_overrides"}
+MERGED = {"storage", "resources", "preflight", "ports", "env", "pod_overrides"}
 """Defaults that are more than a value in place of none."""
 
 
@@ -122,6 +126,8 @@ def _unset(own: Runtime, defaults: JobDefaults) -> dict[str, Any]:
     preflight = _preflight(own.preflight, defaults.preflight)
     if preflight != own.preflight:
         unset["preflight"] = preflight
+    if own.ports == Ports() != defaults.ports:
+        unset["ports"] = defaults.ports
     overrides = _pod_overrides(own, defaults)
     if overrides != own.pod_overrides:
         unset["pod_overrides"] = overrides

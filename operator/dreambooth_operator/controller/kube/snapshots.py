@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT
 from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.base import GROUP, KIND
 from dreambooth_operator.manifests import names
@@ -83,6 +84,8 @@ class PodSnapshot:
     scheduled: datetime | None = None
     """When it was assigned its node."""
     ip: str | None = None
+    metrics_port: int = DEFAULT_METRICS_PORT
+    """Port of the pod's first rank (spec.containers[].ports)."""
     ready: bool = False
     running: bool = False
     """The trainer's container has started, and may have ended."""
@@ -108,6 +111,14 @@ class PodSnapshot:
     """The scheduler's message if no node fits."""
     gone: bool = False
     """The object was deleted; this is its last state."""
+
+    @property
+    def endpoint(self) -> str | None:
+        """Host and port of its first rank, as in a URL; None before it has an address."""
+        if self.ip is None:
+            return None
+        host = f"[{self.ip}]" if ":" in self.ip else self.ip  # IPv6
+        return f"{host}:{self.metrics_port}"
 
     @property
     def ended(self) -> bool:
@@ -225,6 +236,7 @@ def pod_snapshot(body: Body) -> PodSnapshot | None:
         node=body.get("spec", {}).get("nodeName"),
         scheduled=time_of(scheduled.get("lastTransitionTime")) if _is_true(scheduled) else None,
         ip=status.get("podIP"),
+        metrics_port=_metrics_port(body.get("spec", {})),
         ready=_is_true(conditions.get("Ready")),
         running=bool(state.get("running") or ended),
         deletion_requested=deletion - grace if deletion else None,
@@ -319,6 +331,16 @@ def required_time(text: str) -> datetime:
     if time.tzinfo is None:
         raise ValueError(f"{text} has no time zone")
     return time
+
+
+def _metrics_port(spec: Body) -> int:
+    """The port that the trainer's container names for its metrics."""
+    for container in spec.get("containers", []):
+        if container["name"] == names.TRAINER:
+            for port in container.get("ports", []):
+                if port.get("name") == names.METRICS_PORT:
+                    return int(port["containerPort"])
+    return DEFAULT_METRICS_PORT
 
 
 def _trainer_state(status: Body) -> Body:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import aiohttp
 
-from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT
 from dreambooth_api.contract.progress import MAX_BYTES, Progress, UnreadableProgressError
 from dreambooth_operator.controller.decide.observed import Reading
 from dreambooth_operator.controller.kube.clock import Now
@@ -31,7 +30,7 @@ class ProgressUnavailableError(Exception):
 
 
 class Poller:
-    """Keeps the latest reading of each job that has an address (status.podIP of rank 0).
+    """Keeps the latest reading of each job that has an address: host and port of its rank 0.
 
     A pod's answer is not trusted: its size, time and content are bounded.
     """
@@ -41,12 +40,10 @@ class Poller:
         every_seconds: float,
         now: Now,
         on_reading: OnReading,
-        port: int = DEFAULT_METRICS_PORT,
     ) -> None:
         self._every = every_seconds
         self._now = now
         self._on_reading = on_reading
-        self._port = port
         self._addresses: dict[Key, str] = {}
         self._readings: dict[Key, Reading] = {}
         self._due: Queue[Key] = Queue()
@@ -68,7 +65,7 @@ class Poller:
                 group.create_task(self._poll_forever(session), name=f"progress {number}")
 
     def set_address(self, key: Key, address: str | None) -> None:
-        """Poll the pod with this address (status.podIP), now and then regularly; None: stop."""
+        """Poll the pod at this host and port, now and then regularly; None: stop."""
         if self._addresses.get(key) == address:
             return
         # A reading of another pod would be reported as this one's.
@@ -98,32 +95,30 @@ class Poller:
 
     async def _read(self, session: aiohttp.ClientSession, address: str) -> Reading:
         try:
-            progress = await request_progress(session, address, self._port)
+            progress = await request_progress(session, address)
         except Exception as error:  # whatever a pod answers must not end the other polls
             if not isinstance(error, (ProgressUnavailableError, UnreadableProgressError)):
-                logger.exception("%s:%d: reading the progress failed", address, self._port)
+                logger.exception("%s: reading the progress failed", address)
             return Reading(
                 self._now(),
                 address,
-                problem=f"{address}:{self._port}: {error}",
+                problem=f"{address}: {error}",
                 unreadable=isinstance(error, UnreadableProgressError),
             )
         return Reading(self._now(), address, progress)
 
 
-async def request_progress(session: aiohttp.ClientSession, address: str, port: int) -> Progress:
-    """GET /progress from a pod.
+async def request_progress(session: aiohttp.ClientSession, address: str) -> Progress:
+    """GET /progress from a pod at `address`, host and port.
 
     Raises:
         ProgressUnavailableError: No answer in time.
         UnreadableProgressError: The answer is not a `Progress` of a version of the contract that
             this operator reads.
     """
-    host = f"[{address}]" if ":" in address else address  # IPv6
-    url = f"http://{host}:{port}/progress"
     try:
         # A redirect would let a pod choose what the operator asks for.
-        async with session.get(url, allow_redirects=False) as response:
+        async with session.get(f"http://{address}/progress", allow_redirects=False) as response:
             if response.status != 200:
                 raise ProgressUnavailableError(f"HTTP status {response.status}")
             return Progress.decode(await _read_bounded(response))

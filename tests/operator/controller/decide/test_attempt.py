@@ -22,7 +22,7 @@ def test_a_job_is_running_when_all_pods_have_joined() -> None:
     world.settle()
     assert world.status.phase == "Running"
     assert world.condition("PodsReady")[0] == "True"
-    assert world.decide().poll_address == "10.0.0.0"
+    assert world.decide().poll_address == "10.0.0.0:9400"
 
 
 def test_a_pod_that_was_deleted_by_hand_ends_the_attempt() -> None:

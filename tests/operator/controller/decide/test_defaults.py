@@ -38,6 +38,7 @@ RUNTIME = {
     "serviceAccountName": "dreambooth",
     "nodeSelector": {"pool": "gpu"},
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+    "ports": {"metrics": 9500},
 }
 OVERRIDES = {
     "metadata": {"labels": {"team": "art"}},
@@ -109,6 +110,7 @@ def test_runtime_is_filled_in_field_by_field(name: str) -> None:
         ("serviceAccountName", "mine"),
         ("nodeSelector", {"zone": "a"}),
         ("tolerations", [{"key": "mine", "operator": "Exists"}]),
+        ("ports", {"rendezvous": 29600}),
     ],
 )
 def test_what_a_job_says_of_its_runtime_stays(name: str, own: Any) -> None:

@@ -97,7 +97,7 @@ def test_what_changes_nothing_is_no_change(namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
             observed = await own.created(namespace, "mug")
-            apply = Decision(actions=(Apply(service(observed.job)),))
+            apply = Decision(actions=(Apply(service(observed.job, 0)),))
             assert await _act(own, observed, apply)
             await _act(own, observed, apply)  # from here on the fields are the operator's by apply
             assert not await _act(own, observed, apply)

@@ -103,7 +103,7 @@ def test_children_of_all_jobs_come_before_the_status_of_any(namespace: str) -> N
 
     def decide(observed: Observed) -> Decision:
         reconciliations.append((observed.job.metadata.name, "Service" in observed.missing))
-        actions = (Apply(service(observed.job)),) if "Service" in observed.missing else ()
+        actions = (Apply(service(observed.job, 0)),) if "Service" in observed.missing else ()
         return Decision(actions, status=None if _phase(observed) else Status(phase="Pending"))
 
     async def work() -> Metrics:
@@ -144,14 +144,14 @@ def test_taken_name_is_reported_and_nothing_is_created(kubectl: Kubectl, namespa
     def decide(observed: Observed) -> Decision:
         if observed.blocked:
             return Decision(
-                actions=(Apply(service(observed.job)),),
+                actions=(Apply(service(observed.job, 0)),),
                 status=None if _phase(observed) else Status(phase="Pending"),
                 events=()
                 if _phase(observed)
                 else (Event("Warning", "NameTaken", observed.blocked.message),),
                 requeue_seconds=60,
             )
-        return Decision(actions=(Apply(service(observed.job)),))
+        return Decision(actions=(Apply(service(observed.job, 0)),))
 
     async def work() -> Metrics:
         async with parts() as own:
@@ -198,7 +198,7 @@ def test_job_that_changed_meanwhile_is_reconciled_again_at_once(
 
 def test_what_the_api_server_refuses_is_reported_once(kubectl: Kubectl, namespace: str) -> None:
     def decide(observed: Observed) -> Decision:
-        manifest = service(observed.job)
+        manifest = service(observed.job, 0)
         manifest["metadata"]["labels"]["owner"] = "not a label's value"
         if observed.blocked is None:
             return Decision(actions=(Apply(manifest),))

@@ -78,6 +78,10 @@ class Pods:
             self._stack.callback(server.close)
         return self
 
+    def at(self, address: str) -> str:
+        """Host and port of the pod with this IP address."""
+        return f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
+
     async def __aexit__(self, *_: object) -> None:
         for connection in self._connections:
             connection.cancel()
@@ -108,7 +112,7 @@ def run(
 
     async def with_poller() -> None:
         async with Pods(answers) as pods:
-            poller = Poller(EVERY, lambda: NOW, lambda key, _: read.append(key), pods.port)
+            poller = Poller(EVERY, lambda: NOW, lambda key, _: read.append(key))
             polling = asyncio.create_task(poller.run())
             try:
                 async with asyncio.timeout(20):
@@ -128,7 +132,7 @@ async def next_reading(poller: Poller, key: Key) -> Reading:
     return reading
 
 
-async def problem_of(poller: Poller, address: str = FIRST) -> str:
+async def problem_of(poller: Poller, address: str) -> str:
     """Why the answer from this address cannot be used."""
     poller.set_address(MUG, address)
     reading = await next_reading(poller, MUG)
@@ -138,10 +142,10 @@ async def problem_of(poller: Poller, address: str = FIRST) -> str:
 
 def test_job_is_polled_at_once_and_regularly() -> None:
     async def work(poller: Poller, pods: Pods) -> None:
-        poller.set_address(MUG, FIRST)
+        poller.set_address(MUG, pods.at(FIRST))
         reading = await next_reading(poller, MUG)
         assert reading.progress is not None
-        assert (reading.progress.step, reading.time, reading.address) == (3, NOW, FIRST)
+        assert (reading.progress.step, reading.time, reading.address) == (3, NOW, pods.at(FIRST))
         pods.answers[FIRST] = sends(http(progress(4, failedSaves=2, saveProblem="bucket is full")))
         while (latest := await next_reading(poller, MUG)).progress == reading.progress:
             await asyncio.sleep(0.01)
@@ -160,8 +164,8 @@ def test_pod_with_an_ipv6_address_is_polled() -> None:
     except OSError:
         pytest.skip("no IPv6 on loopback")
 
-    async def work(poller: Poller, _: Pods) -> None:
-        poller.set_address(MUG, "::1")
+    async def work(poller: Poller, pods: Pods) -> None:
+        poller.set_address(MUG, pods.at("::1"))
         assert (await next_reading(poller, MUG)).progress is not None
 
     run({"::1": sends(http(progress(3)))}, work)
@@ -170,7 +174,7 @@ def test_pod_with_an_ipv6_address_is_polled() -> None:
 def test_setting_the_same_address_again_does_not_poll_more_often() -> None:
     async def work(poller: Poller, pods: Pods) -> None:
         for _ in range(50):
-            poller.set_address(MUG, FIRST)
+            poller.set_address(MUG, pods.at(FIRST))
         await next_reading(poller, MUG)
         assert len(pods.requests) == 1
 
@@ -178,8 +182,8 @@ def test_setting_the_same_address_again_does_not_poll_more_often() -> None:
 
 
 def test_pod_that_refuses_the_connection_is_a_reading_with_a_problem() -> None:
-    async def work(poller: Poller, _: Pods) -> None:
-        assert "127.0.0.3" in await problem_of(poller, "127.0.0.3")
+    async def work(poller: Poller, pods: Pods) -> None:
+        assert "127.0.0.3" in await problem_of(poller, pods.at("127.0.0.3"))
 
     run({FIRST: sends(b"")}, work)
 
@@ -204,16 +208,16 @@ def test_pod_that_refuses_the_connection_is_a_reading_with_a_problem() -> None:
 def test_unusable_answer_is_a_reading_that_names_the_problem(
     data: bytes, problem: str, unreadable: bool
 ) -> None:
-    async def work(poller: Poller, _: Pods) -> None:
+    async def work(poller: Poller, pods: Pods) -> None:
         if problem:
-            found = await problem_of(poller)
+            found = await problem_of(poller, pods.at(FIRST))
             assert problem in found
             assert len(found) < 1000
             reading = poller.reading(MUG)
             assert reading is not None
             assert reading.unreadable is unreadable
         else:
-            poller.set_address(MUG, FIRST)
+            poller.set_address(MUG, pods.at(FIRST))
             assert (await next_reading(poller, MUG)).progress is not None
 
     run({FIRST: sends(data)}, work)
@@ -227,17 +231,20 @@ def test_slow_pod_takes_no_longer_than_the_time_out(
 
     async def work(poller: Poller, pods: Pods) -> None:
         started = time.monotonic()
-        assert await problem_of(poller) == f"{FIRST}:{pods.port}: no answer within 0.8 s"
+        assert (
+            await problem_of(poller, pods.at(FIRST))
+            == f"{FIRST}:{pods.port}: no answer within 0.8 s"
+        )
         assert time.monotonic() - started < 5
 
     run({FIRST: answer}, work)
 
 
 def test_many_slow_pods_hold_up_no_other_job() -> None:
-    async def work(poller: Poller, _: Pods) -> None:
+    async def work(poller: Poller, pods: Pods) -> None:
         for number in range(CONCURRENCY // 2):
-            poller.set_address(Key("slow", str(number)), FIRST)
-        poller.set_address(MUG, SECOND)
+            poller.set_address(Key("slow", str(number)), pods.at(FIRST))
+        poller.set_address(MUG, pods.at(SECOND))
         assert (await next_reading(poller, MUG)).progress is not None
         assert poller.reading(Key("slow", "0")) is None
 
@@ -246,10 +253,10 @@ def test_many_slow_pods_hold_up_no_other_job() -> None:
 
 def test_cancelling_the_poller_ends_requests_at_once() -> None:
     async def work(poller: Poller, pods: Pods) -> None:
-        again = Poller(EVERY, lambda: NOW, lambda *_: None, pods.port)
+        again = Poller(EVERY, lambda: NOW, lambda *_: None)
         polling = asyncio.create_task(again.run())
         for number in range(CONCURRENCY):
-            again.set_address(Key("slow", str(number)), FIRST)
+            again.set_address(Key("slow", str(number)), pods.at(FIRST))
         while len(pods.requests) < CONCURRENCY:
             await asyncio.sleep(0.01)
         started = time.monotonic()
@@ -269,20 +276,20 @@ def test_answer_of_a_former_pod_is_dropped() -> None:
             await sends(http(progress(9)))(writer)
 
         pods.answers[FIRST] = late
-        poller.set_address(MUG, FIRST)
+        poller.set_address(MUG, pods.at(FIRST))
         while not pods.requests:
             await asyncio.sleep(0.01)
-        poller.set_address(MUG, SECOND)
+        poller.set_address(MUG, pods.at(SECOND))
         assert poller.reading(MUG) is None
         released.set()
-        assert (await next_reading(poller, MUG)).address == SECOND
+        assert (await next_reading(poller, MUG)).address == pods.at(SECOND)
 
     run({FIRST: never, SECOND: sends(http(progress(3)))}, work)
 
 
 def test_job_without_an_address_is_not_polled() -> None:
     async def work(poller: Poller, pods: Pods) -> None:
-        poller.set_address(MUG, FIRST)
+        poller.set_address(MUG, pods.at(FIRST))
         await next_reading(poller, MUG)
         poller.set_address(MUG, None)
         assert poller.reading(MUG) is None
