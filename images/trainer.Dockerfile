@@ -10,12 +10,15 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS tools
 WORKDIR /src
-# Debian's mirrors keep only the newest versions: a pinned one could soon not be installed.
+# Debian's mirrors keep only the newest versions: a pinned one could soon not be installed. The
+# fonts are for the labels of sample grids, in most scripts.
 # hadolint ignore=DL3008
-RUN { command -v tini-static && python3 -c 'import ensurepip'; } \
-    || { apt-get update \
-         && apt-get install --yes --no-install-recommends python3-venv tini \
-         && rm -rf /var/lib/apt/lists/*; }
+RUN mkdir -p /usr/share/fonts \
+    && { { command -v tini-static && python3 -c 'import ensurepip'; } \
+         || { apt-get update \
+              && apt-get install --yes --no-install-recommends \
+                  fonts-dejavu-core fonts-droid-fallback python3-venv tini \
+              && rm -rf /var/lib/apt/lists/*; }; }
 COPY constraints.txt ./
 # pip has an environment of its own, which is left behind.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
@@ -52,6 +55,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
 
 FROM ${BASE_IMAGE}
 COPY --from=tools /usr/bin/tini-static /usr/bin/tini
+COPY --from=tools /usr/share/fonts /usr/share/fonts
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=packages /opt/packages /opt/venv
 # Any user may run it, and the root file system may be read-only: the caches of all libraries are
