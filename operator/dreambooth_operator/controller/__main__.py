@@ -43,7 +43,7 @@ async def _run(settings: Settings) -> None:
 
 
 def _exit_at_once() -> None:
-    """Exit without any cleanup: another process may lead by now, and two must not act."""
+    """Exit without any cleanup: what this process knows, or that it leads, holds no longer."""
     logging.shutdown()
     os._exit(1)
 

@@ -42,10 +42,13 @@ class Parts:
         self,
         *namespaces: str,
         on_repair: Callable[[Kind, int], None] = lambda *_: None,
+        on_restored: Callable[[], None] = lambda: None,
         lag_seconds: float = 0.0,
     ) -> Informer:
         """What keeps the cache up to date with these namespaces."""
-        return Informer(self.api, self.cache, self.queue, namespaces, on_repair, lag_seconds)
+        return Informer(
+            self.api, self.cache, self.queue, namespaces, on_repair, on_restored, lag_seconds
+        )
 
     async def created(self, namespace: str, name: str, **spec: Any) -> Observed:
         """A new DreamBoothJob, as the operator sees it."""

@@ -50,10 +50,10 @@ class Operator:
     Create it in a running event loop: its queue and locks belong to that loop.
     """
 
-    def __init__(self, settings: Settings, on_lost_lease: Callable[[], None]) -> None:
-        """`on_lost_lease` must end the process: another one may lead by then."""
+    def __init__(self, settings: Settings, exit_at_once: Callable[[], None]) -> None:
+        """`exit_at_once` must end the process: another may lead, or etcd was restored."""
         self._settings = settings
-        self._on_lost_lease = on_lost_lease
+        self._exit_at_once = exit_at_once
         self._metrics = Metrics()
         # One clock for all times in statuses: the nodes' clocks may differ.
         clock = ServerClock()
@@ -63,7 +63,12 @@ class Operator:
         self._queue: Queue[Key] = Queue()
         self._poller = Poller(settings.progress_seconds, clock.now, self._on_reading)
         self._informer = Informer(
-            self._api, self._cache, self._queue, settings.namespaces, self._metrics.repaired
+            self._api,
+            self._cache,
+            self._queue,
+            settings.namespaces,
+            self._metrics.repaired,
+            exit_at_once,
         )
         self._leader = _leader(self._api, settings.leader_election, clock)
         self._probes = Probes(self._session, self._informer.watches, settings.resync_seconds)
@@ -104,7 +109,7 @@ class Operator:
                     # Nothing is watched on standby: the cache would take memory for nothing.
                     await _run_until(stop, self._acquire(self._leader))
                     if self._leader.leads:
-                        tasks.append(group.create_task(self._leader.hold(self._on_lost_lease)))
+                        tasks.append(group.create_task(self._leader.hold(self._exit_at_once)))
                 # No worker may act before everything has been listed: a child that is not in the
                 # cache yet would count as deleted.
                 await _run_until(stop, self._informer.list_all())

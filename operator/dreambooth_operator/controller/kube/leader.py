@@ -20,6 +20,7 @@ from dreambooth_operator.manifests.names import Manifest
 logger = logging.getLogger(__name__)
 
 OVERDUE = "the Lease was not renewed in time: another process may lead"
+RESTORED = "the version of the Lease went back: etcd was restored from a backup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,14 @@ class Leader:
         self._identity = identity
         self._now = now
         self._observed_spec: Manifest = {}
+        self._version = 0
+        """resourceVersion of the Lease when it was read last."""
         self._observed = 0.0
         """When the Lease's spec was first observed as it is now, by time.monotonic()."""
         self._renewed = 0.0
         """When this process renewed the Lease last, by time.monotonic()."""
+        self._restored = False
+        """The Lease's version went back: etcd was restored, and all that was watched is stale."""
         self.leads = False
 
     def ensure(self) -> None:
@@ -70,12 +75,15 @@ class Leader:
         logger.info("this process leads")
 
     async def hold(self, on_lost: Callable[[], None]) -> None:
-        """Renew the Lease until cancelled; calls `on_lost` when another process may lead by now."""
-        while not self._overdue:
+        """Renew the Lease until cancelled.
+
+        Calls `on_lost` when another process may lead by now, or etcd was restored from a backup.
+        """
+        while not self._overdue and not self._restored:
             await asyncio.sleep(self._lease.renew_seconds)
             await self._try_renew()
         self.leads = False
-        logger.critical(OVERDUE)
+        logger.critical(RESTORED if self._restored else OVERDUE)
         on_lost()
 
     async def release(self) -> None:
@@ -139,9 +147,13 @@ class Leader:
 
     async def _read(self) -> Manifest | None:
         try:
-            return await self._api.get(LEASE, self._lease.namespace, self._lease.name)
+            lease = await self._api.get(LEASE, self._lease.namespace, self._lease.name)
         except errors.NotFoundError:
             return None
+        version = int(lease["metadata"]["resourceVersion"])
+        self._restored |= version < self._version
+        self._version = version
+        return lease
 
     def _new(self) -> Manifest:
         return {

@@ -3,6 +3,9 @@
 A watch may end unnoticed, and after a gap kopf does not report what was deleted meanwhile. So
 everything is listed at the start and at regular intervals, and compared with the cache (a resync).
 
+An API server whose etcd was restored from a backup has lower versions than the cache, and a watch
+from a version of the future delivers nothing: the process has to start anew.
+
 A namespace that cannot be listed, because it or its RoleBinding was deleted, stops only its own
 jobs.
 """
@@ -57,19 +60,27 @@ class Informer:
         queue: Queue[Key],
         namespaces: Collection[str],
         on_repair: Callable[[Kind, int], None],
+        on_restored: Callable[[], None],
         lag_seconds: float = LAG_SECONDS,
     ) -> None:
-        """No `namespaces` means all; `on_repair` gets the number of changes a watch had missed."""
+        """Create an informer; no `namespaces` means all.
+
+        `on_repair` gets the number of changes a watch had missed. `on_restored` is called when the
+        API server's versions have gone back, and must end the process.
+        """
         self._api = api
         self._cache = cache
         self._queue = queue
         # None: one list of the whole cluster.
         self._namespaces: Collection[str | None] = namespaces or [None]
         self._on_repair = on_repair
+        self._on_restored = on_restored
         self._lag = lag_seconds
         self._listed = asyncio.Event()
         self._incomplete = set(self._namespaces)
         """Namespaces that have not been listed as a whole yet: their jobs wait."""
+        self._versions: dict[tuple[str | None, Kind], int] = {}
+        """resourceVersion of the last list of a kind in a namespace (meta/v1 ListMeta)."""
         self._problems: dict[tuple[str | None, Kind], str] = {}
         """Why a kind cannot be listed in a namespace."""
         self.watches = {kind: WatchHealth() for kind in WATCHED}
@@ -221,7 +232,9 @@ class Informer:
             for name, snapshot in self._cache.objects(kind).items()
             if namespace in (None, name[0])
         }
-        version = 0
+        newest = max((snapshot.version for snapshot in cached.values()), default=0)
+        newest = max(newest, self._versions.get((namespace, kind), 0))
+        version, went_back = 0, False
         async for page in self._api.pages(kind, namespace):
             version = page.version
             for body in page.items:
@@ -231,6 +244,15 @@ class Informer:
                 # since 1.35.
                 if snapshot is None or known is None or snapshot.version < known.version:
                     on_newer(body)
+                else:
+                    went_back |= known.version < snapshot.version
+        # A list is never older than what was known before it began.
+        if went_back or version < newest:
+            logger.critical(
+                "the versions of %s went back: etcd was restored from a backup", kind.plural
+            )
+            self._on_restored()
+        self._versions[namespace, kind] = version
         # An object that is newer than the list was created while the list was read.
         return [
             ObjectId(*name, snapshot.uid, snapshot.version)

@@ -119,3 +119,29 @@ def test_stalled_process_may_not_write(namespace: str) -> None:
                 leader.ensure()
 
     asyncio.run(work())
+
+
+def test_a_lease_of_an_older_version_shows_a_restored_etcd(
+    namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with parts() as own:
+            leader = _leader(own, namespace, "first", duration_seconds=30.0)
+            await leader.acquire()
+            lost = asyncio.Event()
+            holding = asyncio.create_task(leader.hold(lost.set))
+            await asyncio.sleep(1)
+            assert not lost.is_set()
+            get = own.api.get
+
+            async def older(*what: Any) -> Any:
+                lease = await get(*what)
+                lease["metadata"]["resourceVersion"] = "1"
+                return lease
+
+            monkeypatch.setattr(own.api, "get", older)
+            async with asyncio.timeout(5):
+                await holding
+            assert lost.is_set()
+
+    asyncio.run(work())

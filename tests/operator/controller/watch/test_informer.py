@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
 from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_operator.controller.kube.client import Page
 from dreambooth_operator.controller.kube.kinds import CONFIG_MAP, DREAMBOOTH_JOB, JOB, POD, Kind
 from dreambooth_operator.controller.kube.snapshots import Key
 from dreambooth_operator.controller.watch import cache as cache_module
@@ -202,5 +204,52 @@ def test_an_object_that_cannot_be_read_is_left_out_and_stops_nothing(
             await informer.list_all()
             assert {record.name for record in own.cache.dreambooth_jobs()} == {"dog"}
             assert await informer.resync(DREAMBOOTH_JOB) == 0
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("state", ["older", "missing"])
+def test_an_api_server_whose_etcd_was_restored_is_noticed(namespace: str, state: str) -> None:
+    """The cache has what was written after the backup: in a newer version, or at all."""
+
+    async def work() -> None:
+        async with parts() as own:
+            body = await own.api.create(DREAMBOOTH_JOB, job_body(namespace, "mug"))
+            restored: list[str] = []
+            informer = own.informer(namespace, on_restored=lambda: restored.append("once"))
+            await informer.list_all()
+            await informer.resync(DREAMBOOTH_JOB)
+            assert restored == []
+            later = str(int(body["metadata"]["resourceVersion"]) + 100_000)
+            changed = {"resourceVersion": later}
+            if state == "missing":
+                changed |= {"name": "other", "uid": "other"}
+            own.cache.update(DREAMBOOTH_JOB, body | {"metadata": body["metadata"] | changed})
+            await informer.resync(DREAMBOOTH_JOB)
+            assert restored == ["once"]
+
+    asyncio.run(work())
+
+
+def test_a_list_older_than_the_one_before_shows_a_restored_etcd(
+    namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is in the cache, and watches would still wait for versions of the future."""
+
+    async def work() -> None:
+        async with parts() as own:
+            restored: list[str] = []
+            informer = own.informer(namespace, on_restored=lambda: restored.append("once"))
+            await informer.list_all()
+            pages = own.api.pages
+
+            async def older(kind: Kind, within: str | None) -> AsyncIterator[Page]:
+                async for page in pages(kind, within):
+                    page.version -= 1_000_000
+                    yield page
+
+            monkeypatch.setattr(own.api, "pages", older)
+            await informer.resync(DREAMBOOTH_JOB)
+            assert restored == ["once"]
 
     asyncio.run(work())

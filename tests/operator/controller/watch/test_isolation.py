@@ -118,7 +118,7 @@ class Operator:
         self.queue: Queue[Key] = Queue()
         self.cache = Cache(lambda: NOW, lambda kind, *_: self.skipped.append(kind.plural))
         self.informer = Informer(
-            self.server, self.cache, self.queue, namespaces, lambda *_: None, 0.0
+            self.server, self.cache, self.queue, namespaces, lambda *_: None, lambda: None, 0.0
         )
         poller = Poller(15, lambda: NOW, lambda *_: None)
         self.observer = Observer(self.server, self.cache, poller)
