@@ -83,8 +83,16 @@ class DecisionBuilder:
         self.status = self.status.model_copy(update=values)
 
     def set_phase(self, phase: Phase) -> None:
-        """Set the phase; only a running job has a stage (status.phase, status.stage)."""
-        self.update_status(phase=phase, stage=self.status.stage if phase == "Running" else None)
+        """Set the phase (status.phase).
+
+        Only a running job has a stage, a loss and a time left (status.stage, status.progress).
+        """
+        self.update_status(phase=phase)
+        if phase != "Running":
+            progress = self.status.progress
+            if progress is not None:
+                progress = progress.model_copy(update={"loss": None, "eta": None})
+            self.update_status(stage=None, progress=progress)
 
     def set_condition(
         self, kind: ConditionType, status: ConditionStatus, reason: str, message: str

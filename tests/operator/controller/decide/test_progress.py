@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from dreambooth_api.contract.message import Checkpoint
 from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.status import CheckpointStatus
@@ -163,3 +165,24 @@ def test_a_termination_message_is_read_when_job_and_pods_are_gone() -> None:
     assert world.status.phase == "Suspended"
     assert world.status.last_checkpoint is not None
     assert world.status.last_checkpoint.step == 7
+
+
+@pytest.mark.parametrize("end", ["succeeded", "failed", "queued", "stopped"])
+def test_loss_and_time_left_are_those_of_a_running_job(end: str) -> None:
+    world = running()
+    world.reports(10, loss=0.5, etaSeconds=754.0)
+    world.settle()
+    if end == "queued":
+        world.queue_suspends(world.attempt)
+    elif end == "stopped":
+        world.change(suspend=True)
+    else:
+        for pod in world.pods_of(world.attempt):
+            world.exit(pod, 0 if end == "succeeded" else 1)
+    world.settle()
+    world.finish_stopping()
+    world.settle()
+    assert world.status.phase != "Running"
+    assert world.status.progress is not None
+    assert world.status.progress.step >= 10
+    assert (world.status.progress.loss, world.status.progress.eta) == (None, None)
