@@ -20,9 +20,8 @@ REAL = os.environ.get("DREAMBOOTH_TEST_GPU", "fake") == "real"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STEPS = 4
 
-pytestmark = pytest.mark.skipif(
-    REAL and not torch.cuda.is_available(), reason="this machine has no GPU that torch can use"
-)
+if REAL and not torch.cuda.is_available():
+    pytest.skip("this machine has no GPU that torch can use", allow_module_level=True)
 
 
 def prepare(forbid_waiting: bool = False) -> None:
