@@ -5,18 +5,20 @@ from typing import Any
 
 import pytest
 from torch import nn
+from transformers import CLIPConfig
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.training import Training
 from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.preflight.memory import (
     GIB,
-    MemoryEstimate,
     checkpoint_bytes,
     count_parameters,
-    estimate_memory,
+    measure_stages,
 )
-from dreambooth_trainer.preflight.resources import check_grace_period
+from dreambooth_trainer.preflight.resources import check_grace_period, check_memory
+from dreambooth_trainer.process.errors import BadConfigError
+from dreambooth_trainer.process.out_of_memory import GpuStage
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +45,17 @@ def sd15() -> ModelConfig:
     )  # fmt: skip
 
 
-def needed(config: ModelConfig, images: int = 2, ranks: int = 1, **training: Any) -> MemoryEstimate:
-    return estimate_memory(config, Training(**training), images, ranks)
+def measure(
+    config: ModelConfig,
+    images: int = 2,
+    ranks: int = 1,
+    clip: CLIPConfig | None = None,
+    **training: Any,
+) -> dict[GpuStage, float]:
+    """GiB by stage."""
+    job = job_with(training=training)
+    stages = measure_stages(job, config, local_batch=images, ranks=ranks, clip=clip)
+    return {stage: size / GIB for stage, size in stages.items()}
 
 
 def test_the_skeleton_has_the_published_sizes_and_no_memory(sd15: ModelConfig) -> None:
@@ -55,24 +66,40 @@ def test_the_skeleton_has_the_published_sizes_and_no_memory(sd15: ModelConfig) -
     assert (sd15.vae_factor, sd15.unet_factor, sd15.native_resolution) == (8, 8, 512)
 
 
-def test_full_training_needs_what_its_optimizer_holds(sd15: ModelConfig) -> None:
-    full = needed(sd15, method="full", precision="fp32", learning_rate=1e-6)
-    assert full.weights == pytest.approx(859.5e6 * 16 + (83.7e6 + 123.1e6) * 4, rel=1e-3)
-    more = needed(sd15, ranks=8, method="full", precision="fp32", learning_rate=1e-6)
-    assert more.weights - full.weights == pytest.approx(859.5e6 * 4, rel=1e-3)
+def test_every_stage_is_measured(sd15: ModelConfig) -> None:
+    stages = measure(sd15, clip=CLIPConfig(), resolution=1024)
+    assert set(stages) == {
+        "loading the model", "generating class images", "encoding latents", "a training step",
+        "sampling", "scoring", "exporting",
+    }  # fmt: skip
+    assert stages["loading the model"] == pytest.approx(1066.3e6 * 4 / GIB, rel=1e-3)
+    # One image at a time in fp32, where eight would take 20 GiB.
+    assert 2 < stages["encoding latents"] - stages["loading the model"] < 4
 
 
-def test_adapters_need_a_fraction(sd15: ModelConfig) -> None:
-    assert needed(sd15, method="lora").total < 6 * GIB
-    assert 16 * GIB < needed(sd15, method="full").total < 22 * GIB
+def test_gradients_of_several_ranks_are_counted_once(sd15: ModelConfig) -> None:
+    """DDP's gradients are views of its buckets: they are there during the forward pass too."""
+    one = measure(sd15, method="full", learning_rate=1e-6)["a training step"]
+    many = measure(sd15, ranks=8, method="full", learning_rate=1e-6)["a training step"]
+    gradients = 859.5e6 * 4 / GIB
+    assert 4 * gradients < one < many < one + gradients + 0.1
 
 
-def test_activations_grow_with_the_images_and_shrink_with_checkpointing(sd15: ModelConfig) -> None:
-    two = needed(sd15).activations
-    assert needed(sd15, images=8).activations == pytest.approx(4 * two)
-    assert needed(sd15, resolution=1024).activations == pytest.approx(4 * two)
-    assert needed(sd15, precision="fp32").activations == pytest.approx(2 * two)
-    assert needed(sd15, gradient_checkpointing=True).activations == pytest.approx(two / 6)
+def test_gradient_checkpointing_and_half_precision_take_less(sd15: ModelConfig) -> None:
+    plain = measure(sd15, images=8)["a training step"]
+    assert measure(sd15, images=8, gradient_checkpointing=True)["a training step"] < plain - 4
+    assert measure(sd15, images=8, precision="fp32")["a training step"] > plain + 4
+
+
+def test_a_job_that_cannot_fit_is_refused_with_its_stages_and_fields(sd15: ModelConfig) -> None:
+    job = job_with(runtime={"gpuMemory": "12Gi"}, training={"method": "full", "learningRate": 1e-6})
+    with pytest.raises(BadConfigError) as refused:
+        check_memory(job, sd15, None)
+    message = str(refused.value)
+    assert message.startswith("spec.runtime.gpuMemory: sampling needs 1")
+    assert "a training step 1" in message
+    assert "set spec.training.method to lora" in message
+    assert check_memory(job_with(runtime={"gpuMemory": "24Gi"}), sd15, None) == []
 
 
 def test_a_checkpoint_holds_weights_and_moments(sd15: ModelConfig) -> None:
@@ -89,8 +116,8 @@ def test_a_grace_period_that_is_too_short_for_a_checkpoint_is_warned_of(sd15: Mo
     assert not list(check_grace_period(job_with(grace=300, nodes=1), sd15))
 
 
-def job_with(grace: int, nodes: int) -> DreamBoothJob:
-    """Full fine-tuning with that grace period."""
+def job_with(grace: int = 600, nodes: int = 1, **spec: Any) -> DreamBoothJob:
+    """A job with that grace period."""
     return DreamBoothJob.model_validate(
         {
             "apiVersion": "dreambooth.dev/v1alpha1",
@@ -102,6 +129,7 @@ def job_with(grace: int, nodes: int) -> DreamBoothJob:
                 "output": "s3://results",
                 "training": {"method": "full"},
                 "runtime": {"nodes": nodes, "terminationGracePeriodSeconds": grace},
+                **spec,
             },
         }
     )

@@ -12,8 +12,8 @@ from dreambooth_trainer.process.errors import BadModelError
 FIELD = "spec.evaluation.model"
 
 
-def check_clip_config(source: str, storage: Storage) -> None:
-    """Check that the model at `source` can be loaded as CLIP.
+def check_clip_config(source: str, storage: Storage) -> CLIPConfig:
+    """The configuration of the model at `source`, which can be loaded as CLIP.
 
     Raises:
         BadModelError: It cannot; the message lists every reason.
@@ -29,6 +29,7 @@ def check_clip_config(source: str, storage: Storage) -> None:
         problems.append("there is no vocab.json")
     if problems:
         raise BadModelError("\n  ".join([f"{FIELD}: {source} cannot score:", *problems]))
+    return CLIPConfig(**files.json("config.json"))
 
 
 def _model_problem(files: ModelFiles) -> str | None:

@@ -68,6 +68,10 @@ class ModelConfig:
         Raises:
             Exception: Anything, from the libraries, for a configuration that is damaged.
         """
+        return self.build_modules()
+
+    def build_modules(self) -> dict[str, nn.Module]:
+        """The parts by name, built anew on the meta device; raises as `skeleton` does."""
         with torch.device("meta"):
             return {
                 "unet": UNet2DConditionModel.from_config(dict(self.unet)),

@@ -29,9 +29,10 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
     check_source(job, storage, report)
     captions = check_subjects(job, storage, report)
     check_other_images(job, storage, report)
+    clip = None
     if job.spec.evaluation:
         with report.collecting():
-            check_clip_config(job.spec.evaluation.model, storage)
+            clip = check_clip_config(job.spec.evaluation.model, storage)
     with report.collecting():
         config = read_model_config(job.spec.model, storage)
         if config is not None:
@@ -39,5 +40,5 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
             check_model(job, config, report)
             report.warnings += check_grace_period(job, config)
             with report.collecting():
-                check_memory(job, config)
+                report.warnings += check_memory(job, config, clip)
     return report

@@ -1,65 +1,193 @@
-"""Estimates the GPU memory of a job from the shapes of its model.
+"""The GPU memory of every stage of a job, measured on the shapes of its model.
 
-Per rank, in bytes:
-- each trained parameter takes 16: weight, gradient and two moments of AdamW in fp32; 4 more for the
-  gradient buckets of DDP, and 4 for an average of the weights;
-- each frozen one 4, or 2 in a denoiser whose adapters are trained in half precision;
-- half precision keeps a copy of 2 per fp32 weight of the denoiser during a step;
-- saved activations: 40 values per cell of a UNet level, channel and layer, as counted on Stable
-  Diffusion's architecture by what autograd saves (38 to 40 at 256 and 512 px, and at a quarter and
-  half of its width); gradient checkpointing keeps a sixth;
-- 1 GiB for the CUDA context, libraries and fragmentation.
+The trainer's own code runs on the meta device: loading, encoding, generating, a training step,
+scoring and exporting. Saving copies from the GPU to the host directly, and takes none.
 """
 
-from dataclasses import dataclass
+import copy
+from types import SimpleNamespace
+from typing import Any
 
+import torch
+from diffusers import DDPMScheduler
 from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel
 
+from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.training import Lora, Training
+from dreambooth_trainer.data.cache import TrainingCache
+from dreambooth_trainer.data.crops import variants
+from dreambooth_trainer.evaluation.clip_encoder import CHUNK
+from dreambooth_trainer.models.adapters import PRECISIONS, make_trainable
 from dreambooth_trainer.models.model_config import ModelConfig
+from dreambooth_trainer.models.stable_diffusion import StableDiffusion
+from dreambooth_trainer.preflight.meta_device import META, CudaArithmetic, MemoryMeter
+from dreambooth_trainer.process.chunks import images_per_pass
+from dreambooth_trainer.process.out_of_memory import GpuStage
+from dreambooth_trainer.training.module import DreamBooth
 
 GIB = 1024**3
-TRAINED, SAVED, BUCKET, AVERAGE, FULL, HALF = 16, 12, 4, 4, 4, 2
-"""Bytes per parameter."""
-VALUES_PER_LAYER = 40
-CHECKPOINTED = 1 / 6
 OVERHEAD = 1 * GIB
+"""What torch's allocator does not count: CUDA's context, the libraries' workspaces, gaps."""
+SAVED, AVERAGE = 12, 4
+"""Bytes of a checkpoint per trained parameter: weight and two moments in fp32; EMA's average."""
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+TOKENS = 77
+"""Of a caption, for CLIP."""
 
 
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """GPU memory of one rank in bytes."""
+def measure_stages(
+    job: DreamBoothJob,
+    config: ModelConfig,
+    *,
+    local_batch: int,
+    ranks: int,
+    clip: CLIPConfig | None = None,
+) -> dict[GpuStage, int]:
+    """Largest number of bytes of tensors on one GPU, by stage; `OVERHEAD` comes on top.
 
-    weights: float
-    """Weights, gradients and optimizer."""
-    activations: float
-    """Saved for the backward pass."""
+    Args:
+        job: The job.
+        config: Its model.
+        local_batch: Images of a forward pass, of subject and class together.
+        ranks: All ranks: gradients of several stay allocated between steps.
+        clip: The model of `spec.evaluation`.
+    """
+    with MemoryMeter() as meter, META:
+        return _Measurement(job, config, clip, meter).run(local_batch, ranks)
+
+
+class _Measurement:
+    """Goes through the stages of a job; what a stage leaves on the GPU stays for the next one."""
+
+    def __init__(
+        self, job: DreamBoothJob, config: ModelConfig, clip: CLIPConfig | None, meter: MemoryMeter
+    ) -> None:
+        self._meter = meter
+        self._spec = job.spec
+        self._training = job.spec.training
+        half = PRECISIONS[self._training.precision]
+        self._half = None if half is torch.float32 else half
+        self._side = self._training.resolution // config.vae_factor
+        self._width = int(config.unet["cross_attention_dim"])
+        self._pipeline = SimpleNamespace(
+            **config.build_modules(), tokenizer=None, scheduler=DDPMScheduler()
+        )
+        family: Any = StableDiffusion(self._pipeline, "")
+        self._family = family
+        self._stages: dict[GpuStage, int] = {}
+        self._note("loading the model")
+        self._clip_config = clip
+        self._clip: CLIPModel | None = None
+
+    def run(self, local_batch: int, ranks: int) -> dict[GpuStage, int]:
+        """The bytes by stage, in the order of the stages."""
+        self._generate("generating class images")
+        self._clip = CLIPModel(self._clip_config) if self._clip_config else None
+        self._generate("sampling")
+        self._encode()
+        module = self._module(local_batch)
+        self._step(module, local_batch, ranks)
+        with module.ema_weights():
+            self._generate("sampling")
+        module.zero_grad(set_to_none=True)
+        del self._moments
+        self._meter.reset_peak()
+        with module.ema_weights():
+            self._score()
+            self._export()
+        return self._stages
+
+    def _note(self, stage: GpuStage) -> None:
+        """Record the peak since the last stage."""
+        self._stages[stage] = max(self._meter.peak, self._stages.get(stage, 0))
+        self._meter.reset_peak()
+
+    def _generate(self, stage: GpuStage) -> None:
+        """A denoising step with guidance, then one image through the VAE."""
+        count = images_per_pass(self._training.resolution)
+        with torch.no_grad():
+            with CudaArithmetic(self._half):
+                latents = torch.empty(count, *self._latent_shape)
+                self._family.predict(
+                    torch.cat([latents] * 2),
+                    torch.zeros(2 * count, dtype=torch.long),
+                    {"hidden_states": torch.empty(2 * count, TOKENS, self._width)},
+                )
+            with CudaArithmetic(None):
+                self._pipeline.vae.decode(latents[:1], return_dict=False)
+        self._note(stage)
+
+    def _encode(self) -> None:
+        """One image: see `latents.load_latents`."""
+        side = self._training.resolution
+        with CudaArithmetic(None):
+            self._family.encode_images(torch.empty(1, 3, side, side))
+        self._note("encoding latents")
 
     @property
-    def total(self) -> float:
-        """The best estimate, in bytes."""
-        return self.weights + self.activations + OVERHEAD
+    def _latent_shape(self) -> tuple[int, int, int]:
+        return int(self._pipeline.unet.config.in_channels), self._side, self._side
 
-    @property
-    def certain(self) -> float:
-        """Bytes that are needed even if the activations are overestimated by half."""
-        return self.weights + self.activations / 1.5
+    def _module(self, local_batch: int) -> DreamBooth:
+        channels, *sides = self._latent_shape
+        flips = len(variants("center", self._training.flip))
+        rows = max(self._spec.prior.count * flips if self._spec.prior.enabled else 0, local_batch)
+        text_is_trained = self._training.text_encoder.method != "frozen"
+        states = {"hidden_states": torch.empty(1, TOKENS, self._width)}
+        cache = TrainingCache(
+            moments=torch.empty(rows, 2 * channels, *sides),
+            caption_of_row=torch.empty(rows, dtype=torch.long),
+            captions=[""],
+            tokens=torch.empty(1, TOKENS, dtype=torch.long),
+            conditioning=None if text_is_trained else states,
+        )
+        trained = make_trainable(self._family, self._training)
+        prior_weight = self._spec.prior.weight if self._spec.prior.enabled else None
+        module = DreamBooth(self._family, trained, self._training, cache, prior_weight)
+        self._moments = [torch.empty_like(p) for p in trained.all.values() for _ in range(2)]
+        return module
+
+    def _step(self, module: DreamBooth, local_batch: int, ranks: int) -> None:
+        parameters = list(module.trained.all.values())
+        if ranks > 1 or self._training.accumulation > 1:
+            # DDP's buckets stay allocated, and the gradients are views of them.
+            for parameter in parameters:
+                parameter.grad = torch.empty_like(parameter)
+        with CudaArithmetic(self._half):
+            loss = module.training_step(_batch(local_batch, self._latent_shape), 0)
+        if self._training.gradient_checkpointing:
+            # Its repeated forward passes do not run under a function mode; one block's are small.
+            for parameter in parameters:
+                parameter.grad = torch.empty_like(parameter)
+        else:
+            loss.backward()  # type: ignore[no-untyped-call]
+        del loss
+        if self._training.precision == "fp16":
+            # AdamW that is not fused takes the roots of all second moments at once.
+            _ = [torch.empty_like(parameter) for parameter in parameters]
+            del _
+        self._note("a training step")
+
+    def _score(self) -> None:
+        if self._clip is not None:
+            side = self._clip.config.vision_config.image_size
+            with torch.no_grad(), CudaArithmetic(None):
+                self._clip.get_image_features(pixel_values=torch.empty(CHUNK, 3, side, side))
+            self._note("scoring")
+
+    def _export(self) -> None:
+        training = self._training
+        if training.method == "lora" and training.text_encoder.method == "full":
+            copy.deepcopy(self._pipeline.unet).float()  # adapters are merged into a copy
+        self._note("exporting")
 
 
-def estimate_memory(
-    config: ModelConfig, training: Training, images: int, ranks: int
-) -> MemoryEstimate:
-    """Bytes per rank to train on `images` images per forward pass, subject and class together."""
-    half = training.precision != "fp32"
-    unet, text = config.skeleton["unet"], config.skeleton["text_encoder"]
-    frozen_unet = 0 if training.method == "full" else count_parameters(unet)
-    frozen = count_parameters(config.skeleton["vae"])
-    frozen += 0 if training.text_encoder.method == "full" else count_parameters(text)
-    per_trained = TRAINED + (BUCKET if ranks > 1 else 0) + (AVERAGE if training.ema.enabled else 0)
-    weights = _count_trained(config, training) * (per_trained + (HALF if half else 0))
-    weights += frozen * FULL + frozen_unet * (HALF if half else FULL)
-    return MemoryEstimate(weights, images * _activations(config, training, half))
+def _batch(count: int, latent_shape: tuple[int, int, int]) -> dict[str, Tensor]:
+    """A micro-batch, see `batches.Batch`."""
+    integers = {name: torch.zeros(count, dtype=torch.long) for name in ("row", "timestep")}
+    noise = {name: torch.empty(count, *latent_shape) for name in ("latent_noise", "noise")}
+    return {**integers, **noise, "drop_caption": torch.zeros(count, dtype=torch.bool)}
 
 
 def checkpoint_bytes(config: ModelConfig, training: Training) -> int:
@@ -100,15 +228,3 @@ def _count_trained_of(module: nn.Module, method: str, lora: Lora, targets: tuple
     weights = [part.weight.shape for part in parts if isinstance(part.weight, Tensor)]
     # LoRA's B is [out, rank] and its A [rank, in]; a convolution's `in` includes its kernel.
     return sum(lora.rank * (shape[0] + shape[1:].numel()) for shape in weights)
-
-
-def _activations(config: ModelConfig, training: Training, half: bool) -> float:
-    """Bytes saved for the backward pass of one image."""
-    unet = config.unet
-    side = training.resolution // config.vae_factor
-    layers: int | list[int] = unet["layers_per_block"]
-    deepest = max(layers) if isinstance(layers, list) else layers
-    widths: list[int] = list(unet["block_out_channels"])
-    cells = sum((side >> level) ** 2 * width for level, width in enumerate(widths))
-    kept = CHECKPOINTED if training.gradient_checkpointing else 1.0
-    return float(cells) * (2 * deepest + 1) * VALUES_PER_LAYER * (HALF if half else FULL) * kept

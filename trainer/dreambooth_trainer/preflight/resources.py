@@ -3,12 +3,20 @@
 import math
 from collections.abc import Iterator
 
+from transformers import CLIPConfig
+
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.runtime import world_size
 from dreambooth_trainer.models.model_config import ModelConfig
-from dreambooth_trainer.preflight.memory import GIB, checkpoint_bytes, estimate_memory
+from dreambooth_trainer.preflight.memory import (
+    GIB,
+    OVERHEAD,
+    checkpoint_bytes,
+    measure_stages,
+)
 from dreambooth_trainer.process.batch_split import split_batch
 from dreambooth_trainer.process.errors import BadConfigError
+from dreambooth_trainer.process.out_of_memory import remedies
 
 UPLOAD_BYTES_PER_SECOND = 100e6
 """Of one node to a slow object store; every node writes its share of a checkpoint."""
@@ -37,29 +45,34 @@ def check_grace_period(job: DreamBoothJob, config: ModelConfig) -> Iterator[str]
         )
 
 
-def check_memory(job: DreamBoothJob, config: ModelConfig) -> None:
-    """Compare the estimate with `spec.runtime.gpuMemory`, where that is set.
+def check_memory(job: DreamBoothJob, config: ModelConfig, clip: CLIPConfig | None) -> list[str]:
+    """Compare the memory of every stage with `spec.runtime.gpuMemory`, where that is set.
+
+    Returns:
+        A warning where CUDA's own needs decide whether the job fits.
 
     Raises:
-        BadConfigError: One GPU has too little memory, even if the estimate is much too high.
+        BadConfigError: One GPU has too little memory for the tensors of a stage.
     """
-    runtime, training = job.spec.runtime, job.spec.training
+    runtime = job.spec.runtime
     if runtime.gpu_memory is None or runtime.gpus_per_node == 0:
-        return
+        return []
     # With prior preservation, each forward pass takes a class image beside every subject image.
     per_subject_image = 2 if job.spec.prior.enabled and job.spec.prior.weight else 1
     ranks = world_size(runtime)
     images = split_batch(job, ranks).local * per_subject_image
-    needed = estimate_memory(config, training, images, ranks)
+    stages = measure_stages(job, config, local_batch=images, ranks=ranks, clip=clip)
+    largest = max(stages, key=lambda stage: stages[stage])
     available = _bytes(runtime.gpu_memory)
-    if needed.certain > available:
-        raise BadConfigError(
-            f"spec.runtime.gpuMemory: about {needed.total / GIB:.1f} GiB are needed"
-            f" ({needed.weights / GIB:.1f} for weights and optimizer,"
-            f" {needed.activations / GIB:.1f} for activations of {images} images),"
-            f" and one GPU has {available / GIB:.1f}; use method lora, gradientCheckpointing,"
-            " a smaller batch with accumulation, or larger GPUs"
-        )
+    listed = ", ".join(f"{stage} {size / GIB:.1f}" for stage, size in stages.items())
+    message = (
+        f"spec.runtime.gpuMemory: {largest} needs {stages[largest] / GIB:.1f} GiB for its tensors,"
+        f" and about {OVERHEAD / GIB:.0f} for CUDA itself; one GPU has {available / GIB:.1f}"
+        f" ({listed}); {remedies(largest, job)}"
+    )
+    if stages[largest] > available:
+        raise BadConfigError(message)
+    return [message] if stages[largest] + OVERHEAD > available else []
 
 
 def _bytes(quantity: str) -> float:
