@@ -6,7 +6,11 @@ BIN := $(VENV)/bin
 # Which PyTorch: `pinned` by constraints.txt, or the `oldest` or `newest` that the trainer allows.
 TORCH ?= pinned
 CONSTRAINTS := $(if $(filter pinned,$(TORCH)),constraints.txt,$(VENV)/constraints-$(TORCH).txt)
+# Which build of it: `auto`, the CPU build where there is no GPU; `default`, what pip finds; or a backend's name of uv.
+TORCH_BACKEND ?= auto
 READY := $(VENV)/.ready$(if $(filter-out pinned,$(TORCH)),-$(TORCH))
+# Enough to run jobs: without the operator's controller, and without tools for developers.
+RUN_READY := $(VENV)/.ready-to-run$(if $(filter-out pinned,$(TORCH)),-$(TORCH))
 PACKAGES := crds storage operator trainer charts
 TESTS ?= tests
 # For `make images`; empty: see `images/build.py --help`.
@@ -26,21 +30,23 @@ export OMP_NUM_THREADS ?= 1
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-init: $(READY) ## build the virtual environment; TORCH=oldest|pinned|newest
+init: $(READY) ## build the virtual environment; TORCH=oldest|pinned|newest TORCH_BACKEND=auto|default|cpu|...
 
-$(READY): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml)
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
+$(READY): INSTALL = -e crds -e storage -e 'operator[cli,controller,local]' -e 'trainer[wandb]' -e charts --group dev
+$(RUN_READY): INSTALL = -e crds -e storage -e 'operator[cli,local]' -e trainer
+$(READY) $(RUN_READY): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@echo "setting up $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
 ifneq ($(TORCH),pinned)
-	$(PYTHON) .ci/constraints.py $(TORCH) > $(CONSTRAINTS)
+	@$(PYTHON) .ci/constraints.py $(TORCH) > $(CONSTRAINTS)
 endif
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade -c $(CONSTRAINTS) pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) \
-		-e crds -e storage -e 'operator[cli,controller,local]' -e 'trainer[wandb]' -e charts --group dev
+	@$(BIN)/python .ci/install.py --constraint $(CONSTRAINTS) --torch-backend $(TORCH_BACKEND) $(INSTALL)
 	@touch $@
 
-demo: $(READY) ## fine-tune tiny-sd on a subject: 2 pods on this machine, real S3, 2 to 3 minutes
-	unset OMP_NUM_THREADS; $(BIN)/dreambooth run examples/quickstart.yaml --state .dreambooth-demo \
+# With everything there, what is enough is there too.
+demo: $(or $(wildcard $(READY)),$(RUN_READY)) ## fine-tune tiny-sd on a subject: 2 pods on this machine, real S3, 2 to 3 minutes
+	@unset OMP_NUM_THREADS; $(BIN)/dreambooth run examples/quickstart.yaml --state .dreambooth-demo \
 		--upload examples/tiny-sd/model=s3://dreambooth/models/tiny-sd \
 		--upload examples/tiny-sd/clip=s3://dreambooth/models/tiny-clip \
 		--upload examples/subjects=s3://dreambooth/subjects
