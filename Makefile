@@ -58,7 +58,7 @@ test-slow: $(READY) ## run the slow tests
 	$(BIN)/python -m pytest -m slow $(TESTS)
 
 gpu: $(READY) ## run every stage of training on this machine's GPU: at most 6 minutes
-	DREAMBOOTH_TEST_GPU=real $(BIN)/python -m pytest tests/gpu/test_stages.py
+	DREAMBOOTH_TEST_GPU=real $(BIN)/python -m pytest tests/gpu
 
 e2e: $(READY) ## run whole jobs: on the API server double, KUBEBUILDER_ASSETS or DREAMBOOTH_E2E_KUBECONFIG
 	$(BIN)/python -m pytest -m 'not slow' $(OPTIONS) tests/e2e
