@@ -1,5 +1,6 @@
 """The memory estimate counts what is there: checked on Stable Diffusion 1.5's own shapes."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from dreambooth_api.models.training import Training
 from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.preflight.memory import (
     GIB,
+    OVERHEAD,
     checkpoint_bytes,
     count_parameters,
     measure_stages,
@@ -19,6 +21,8 @@ from dreambooth_trainer.preflight.memory import (
 from dreambooth_trainer.preflight.resources import check_grace_period, check_memory
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.process.out_of_memory import GpuStage
+
+SIZES = Path(__file__).parents[3] / "docs" / "sizes.md"
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +110,34 @@ def test_a_checkpoint_holds_weights_and_moments(sd15: ModelConfig) -> None:
     full = checkpoint_bytes(sd15, Training(method="full", learning_rate=1e-6))
     assert full == pytest.approx(10.3e9, rel=0.01)
     assert checkpoint_bytes(sd15, Training(method="lora")) < 0.1e9
+
+
+FULL = {"method": "full", "learning_rate": 1e-6}
+
+
+@pytest.mark.parametrize(
+    ("row", "training"),
+    [
+        ("`lora`", {"method": "lora"}),
+        pytest.param("`full`", FULL, marks=pytest.mark.slow),
+        pytest.param(
+            "`full`, text encoder `full`, `ema`",
+            {**FULL, "text_encoder": FULL, "ema": {"enabled": True}},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["lora", "full", "full text encoder"],
+)
+def test_the_page_on_sizes_has_these_figures(
+    sd15: ModelConfig, row: str, training: dict[str, Any]
+) -> None:
+    cells = []
+    for resolution, ranks in ((512, 1), (512, 8), (768, 1)):
+        stages = measure(sd15, ranks=ranks, resolution=resolution, **training)
+        cells.append(f"{max(stages.values()) + OVERHEAD / GIB:.1f}")
+    saved = checkpoint_bytes(sd15, Training.model_validate(training, by_name=True))
+    cells.append(f"{saved / 1e9:.1f} GB" if saved > 1e9 else f"{saved / 1e6:.0f} MB")
+    assert f"\n| {row} | {' | '.join(cells)} |\n" in SIZES.read_text()
 
 
 def test_a_grace_period_that_is_too_short_for_a_checkpoint_is_warned_of(sd15: ModelConfig) -> None:
