@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.state import State
 from dreambooth_operator.local.storage import LocalStorage
 
@@ -32,6 +33,7 @@ def upload(storage: LocalStorage, state: State, uploads: Sequence[Upload]) -> li
     below the URI are left alone: they were put there by somebody else.
 
     Raises:
+        UserError: A source holds no files; nothing is removed.
         StorageError: An upload or a removal fails.
     """
     # Servers may have buckets of the same name; the embedded one has another port in each run.
@@ -42,10 +44,18 @@ def upload(storage: LocalStorage, state: State, uploads: Sequence[Upload]) -> li
         [item.uri for item in storage.client.upload_tree(each.source, each.uri, field="--upload")]
         for each in uploads
     ]
+    for each, uris in zip(uploads, written, strict=True):
+        # A disk that is not mounted looks like this: all earlier files would be removed.
+        if not uris:
+            raise UserError(f"--upload {each.source}: holds no files; nothing was removed")
     current = {uri for uris in written for uri in uris}
     removed = [sorted(set(before.get(each.uri, ())) - current) for each in uploads]
     storage.client.delete([uri for uris in removed for uri in uris], field="--upload")
-    record[server] = before | {each.uri: uris for each, uris in zip(uploads, written, strict=True)}
+    # Several sources may go to one URI.
+    uploaded: dict[str, list[str]] = {}
+    for each, uris in zip(uploads, written, strict=True):
+        uploaded.setdefault(each.uri, []).extend(uris)
+    record[server] = before | uploaded
     state.uploads.write_text(json.dumps(record))
     return [Uploaded(len(new), len(old)) for new, old in zip(written, removed, strict=True)]
 

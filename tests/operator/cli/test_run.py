@@ -361,6 +361,34 @@ def test_uploads_that_are_gone_from_the_source_are_removed(bench: Bench) -> None
     assert files == ["0.jpg", "held-out/2.jpg", "of-somebody-else.jpg"]
 
 
+def test_sources_of_one_uri_are_both_remembered(bench: Bench) -> None:
+    bench.trainer("")
+    for name in ("ours/0.jpg", "theirs/1.jpg", "theirs/2.jpg"):
+        (bench.folder / name).parent.mkdir(exist_ok=True)
+        (bench.folder / name).write_bytes(b"jpg")
+    target = bench.folder / "bucket" / "mug"
+    uploads = ["--upload", f"theirs=file://{target}", "--upload", f"ours=file://{target}"]
+    bench.run_job(*uploads)
+    (bench.folder / "theirs" / "2.jpg").unlink()
+    code, output = bench.run_job(*uploads)
+    assert code == 0, output
+    assert sorted(path.name for path in target.iterdir()) == ["0.jpg", "1.jpg"]
+
+
+def test_upload_of_an_empty_folder_removes_nothing(bench: Bench) -> None:
+    bench.trainer("")
+    photos, target = bench.folder / "photos", bench.folder / "bucket" / "mug"
+    photos.mkdir()
+    (photos / "0.jpg").write_bytes(b"jpg")
+    upload = f"photos=file://{target}"
+    bench.run_job("--upload", upload)
+    (photos / "0.jpg").unlink()
+    code, output = bench.run_job("--upload", upload)
+    assert code == 2
+    assert "error: --upload photos: holds no files; nothing was removed" in output
+    assert [path.name for path in target.iterdir()] == ["0.jpg"]
+
+
 def test_samples_are_fetched_while_the_job_runs(bench: Bench) -> None:
     """From the embedded server, which only the run itself may start."""
     bench.job["spec"]["output"] = "s3://results/here"
