@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dreambooth_storage import Storage, StorageError, StorageSettings
+from dreambooth_storage import AccessDeniedError, Storage, StorageError, StorageSettings
 from dreambooth_trainer.data.cache import build_cache
 from dreambooth_trainer.data.crops import crop_to_square, variants
 from dreambooth_trainer.data.images import load_images, read_pixels
@@ -198,6 +198,25 @@ def test_all_ranks_encode_when_one_cannot_read_the_latents(tmp_path: Path) -> No
     for latents, encoded in on_ranks(2, encode):
         assert latents.equal(first)
         assert encoded == 2
+
+
+class _RefusingStorage(Storage):
+    def read(self, uri: str, **options: Any) -> bytes:
+        if "/latents/" in uri:
+            raise AccessDeniedError(uri, "may not be read", "grant it")
+        return super().read(uri, **options)
+
+
+def test_all_ranks_encode_when_storage_refuses_the_latents_to_one(tmp_path: Path) -> None:
+    groups, store = [group(tmp_path, (16, 16), (16, 16))], store_in(tmp_path)
+    first = load(PixelFamily(), groups, store)
+
+    def encode(ranks: Ranks) -> Tensor:
+        refused = store_in(tmp_path, _RefusingStorage(StorageSettings()))
+        own = store if ranks.topology.rank == 0 else refused
+        return load(PixelFamily(), groups, own, ranks)
+
+    assert all(latents.equal(first) for latents in on_ranks(2, encode))
 
 
 def test_storage_that_refuses_latents_does_not_stop_training(tmp_path: Path) -> None:

@@ -106,6 +106,15 @@ def test_a_job_that_cannot_fit_is_refused_with_its_stages_and_fields(sd15: Model
     assert check_memory(job_with(runtime={"gpuMemory": "24Gi"}), sd15, None) == []
 
 
+def test_what_cannot_be_measured_is_a_warning(sd15: ModelConfig) -> None:
+    """Another check names the wrong target; this one must not end the preflight before."""
+    training = {"method": "lora", "lora": {"targets": ["nope"]}}
+    job = job_with(runtime={"gpuMemory": "12Gi"}, training=training)
+    (warning,) = check_memory(job, sd15, None)
+    assert warning.startswith("spec.runtime.gpuMemory: could not be compared with the job: ")
+    assert "'nope'" in warning
+
+
 def test_a_checkpoint_holds_weights_and_moments(sd15: ModelConfig) -> None:
     full = checkpoint_bytes(sd15, Training(method="full", learning_rate=1e-6))
     assert full == pytest.approx(10.3e9, rel=0.01)

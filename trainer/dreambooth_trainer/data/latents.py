@@ -15,13 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dreambooth_storage import (
-    ChecksumMismatchError,
-    ObjectNotFoundError,
-    Storage,
-    StorageError,
-    join,
-)
+from dreambooth_storage import ObjectNotFoundError, Storage, StorageError, join
 from dreambooth_trainer.data.crops import Variant, crop_box, crop_to_square
 from dreambooth_trainer.data.images import SourceImage, read_pixels
 from dreambooth_trainer.models import Family
@@ -55,15 +49,16 @@ class LatentStore:
     folder: str
 
     def load(self, key: str) -> Tensor | None:
-        """The moments [rows, 2C, h, w] of this key; None where they are missing or damaged."""
+        """The moments [rows, 2C, h, w] of this key; None where they cannot be read."""
         try:
             record = json.loads(self.storage.read(join(self.folder, f"{key}.json")))
             data = self.storage.read(self._uri(key), sha256=record["sha256"])
             moments: Tensor = safetensors.torch.load(data)["moments"]
         except ObjectNotFoundError:
             return None
-        except (ChecksumMismatchError, ValueError, KeyError, TypeError) as error:
-            log.warning("the stored latents are damaged, and are encoded again: %s", error)
+        # Never an error: this rank would end while the others wait for it.
+        except (StorageError, ValueError, KeyError, TypeError) as error:
+            log.warning("the stored latents cannot be read, and are encoded again: %s", error)
             return None
         return moments
 

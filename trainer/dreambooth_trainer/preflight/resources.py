@@ -16,6 +16,7 @@ from dreambooth_trainer.preflight.memory import (
 )
 from dreambooth_trainer.process.batch_split import split_batch
 from dreambooth_trainer.process.errors import BadConfigError
+from dreambooth_trainer.process.exit_status import describe
 from dreambooth_trainer.process.out_of_memory import remedies
 
 UPLOAD_BYTES_PER_SECOND = 100e6
@@ -49,7 +50,8 @@ def check_memory(job: DreamBoothJob, config: ModelConfig, clip: CLIPConfig | Non
     """Compare the memory of every stage with `spec.runtime.gpuMemory`, where that is set.
 
     Returns:
-        A warning where CUDA's own needs decide whether the job fits.
+        A warning where CUDA's own needs decide whether the job fits, or where nothing could be
+        measured.
 
     Raises:
         BadConfigError: One GPU has too little memory for the tensors of a stage.
@@ -61,7 +63,10 @@ def check_memory(job: DreamBoothJob, config: ModelConfig, clip: CLIPConfig | Non
     per_subject_image = 2 if job.spec.prior.enabled and job.spec.prior.weight else 1
     ranks = world_size(runtime)
     images = split_batch(job, ranks).local * per_subject_image
-    stages = measure_stages(job, config, local_batch=images, ranks=ranks, clip=clip)
+    try:
+        stages = measure_stages(job, config, local_batch=images, ranks=ranks, clip=clip)
+    except Exception as error:  # the libraries raise anything for settings that they cannot use
+        return [f"spec.runtime.gpuMemory: could not be compared with the job: {describe(error)}"]
     largest = max(stages, key=lambda stage: stages[stage])
     available = _bytes(runtime.gpu_memory)
     listed = ", ".join(f"{stage} {size / GIB:.1f}" for stage, size in stages.items())
