@@ -207,8 +207,12 @@ def _link(source: Path, target: Path) -> None:
             raise
         # exFAT, and many FUSE and SMB file systems. Others may see the file before it is complete.
         with target.open("xb") as copy, source.open("rb") as content:
-            shutil.copyfileobj(content, copy)
-            _flush(copy)
+            try:
+                shutil.copyfileobj(content, copy)
+                _flush(copy)
+            except BaseException:
+                target.unlink()  # a part of the file would keep the name for ever
+                raise
 
 
 def _flush(file: BinaryIO) -> None:

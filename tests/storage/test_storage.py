@@ -6,12 +6,14 @@ import errno
 import hashlib
 import os
 import random
+import shutil
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import BinaryIO
 
 import boto3
 import pytest
@@ -407,6 +409,26 @@ def test_conditional_write_works_without_hard_links(
         storage.write(uri, b"second", only_if_absent=True)
     assert storage.read(uri) == b"first"
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["commit"]
+
+
+def test_failed_conditional_write_without_hard_links_leaves_no_part(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(source: object, target: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def copy(source: BinaryIO, target: BinaryIO) -> None:
+        target.write(source.read(2))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "link", link)
+    uri = f"file://{tmp_path}/commit"
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(shutil, "copyfileobj", copy)
+        with pytest.raises(StorageError):
+            storage.write(uri, b"first", only_if_absent=True)
+    storage.write(uri, b"second", only_if_absent=True)
+    assert storage.read(uri) == b"second"
 
 
 def test_emptied_folders_are_removed_when_asked(storage: Storage, tmp_path: Path) -> None:
