@@ -113,12 +113,17 @@ def run(title: str, command: Sequence[str], interval: float | None = None) -> tu
             try:
                 code = process.wait(interval)
             except subprocess.TimeoutExpired:
-                _show(f"installing {title}", began, stage(Path(log.name).read_text()), terminal)
-        output = Path(log.name).read_text()
+                _show(f"installing {title}", began, stage(_read(log.name)), terminal)
+        output = _read(log.name)
     _show(f"{'failed' if code else 'installed'} {title}", began, "", terminal)
     if terminal:
         _print("\n")
     return code, output
+
+
+def _read(name: str) -> str:
+    # While it is written, a character may be there in part.
+    return Path(name).read_text(errors="replace")
 
 
 def stage(output: str) -> str:
