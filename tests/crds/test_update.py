@@ -113,6 +113,31 @@ def test_subjects_keep_their_order(admit: Admit) -> None:
     assert admit(job({"subjects": two[::-1]}), job({"subjects": two})) == ["spec.subjects"]
 
 
+VARIABLES = [{"name": "HOST", "value": "a"}, {"name": "URL", "value": "http://$(HOST)"}]
+CONTAINERS = [{"name": "first", "image": "a"}, {"name": "second", "image": "b"}]
+
+
+def overrides(env: list[Job], init: list[Job]) -> Job:
+    trainer = {"name": "trainer", "env": env}
+    return {"spec": {"containers": [trainer], "initContainers": init}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "refused"),
+    [
+        (overrides(VARIABLES, CONTAINERS), False),
+        (overrides(VARIABLES[::-1], CONTAINERS), True),
+        (overrides(VARIABLES, CONTAINERS[::-1]), True),
+        ({"spec": {"containers": [{"name": "trainer"}], "initContainers": CONTAINERS}}, True),
+    ],
+    ids=["the same", "variables", "init containers", "no variables"],
+)
+def test_overrides_keep_their_order(changed: Job, refused: bool, admit: Admit) -> None:
+    old = job(podOverrides=overrides(VARIABLES, CONTAINERS))
+    expected = ["spec.runtime.podOverrides"] if refused else []
+    assert admit(job(podOverrides=changed), old) == expected
+
+
 def test_messages_say_whether_suspending_helps() -> None:
     for transition in transitions():
         name = transition.path.removeprefix("runtime.")

@@ -31,6 +31,18 @@ WHILE_SUSPENDED = {
 }
 """Fields of the spec that can be changed while the job is suspended."""
 
+# A map list equals itself in any order. But training depends on the order of subjects, a variable
+# can refer to those before it, and init containers run one after the other.
+ORDER = {
+    "subjects": "{new}.map(s, s.identifier) == {old}.map(s, s.identifier)",
+    "runtime.podOverrides": (
+        "{new}.spec.initContainers.map(c, c.name) == {old}.spec.initContainers.map(c, c.name)"
+        " && {new}.spec.containers.all(n, {old}.spec.containers.all(o, !has(n.env) || !has(o.env)"
+        " || n.env.map(e, e.name) == o.env.map(e, e.name)))"
+    ),
+}
+"""Conditions under which the lists of a field kept their order."""
+
 FIXED = "cannot be changed after the job was created; create a new DreamBoothJob"
 SUSPEND_FIRST = "can be changed only while the job is suspended; set spec.suspend to true first"
 
@@ -56,10 +68,8 @@ class Transition:
         same = f"{new} == {old}"
         if not self.always_set:
             same = f"has({new}) == has({old}) && (!has({new}) || {same})"
-        # A map list equals itself in any order, but training depends on the order.
-        if self.path == "subjects":
-            order = [f"{subjects}.map(s, s.identifier)" for subjects in (new, old)]
-            same = f"{same} && {' == '.join(order)}"
+        if self.path in ORDER:
+            same = f"{same} && {ORDER[self.path].format(new=new, old=old)}"
         return {
             "rule": f"oldSelf.suspend || ({same})" if self.while_suspended else same,
             "message": SUSPEND_FIRST if self.while_suspended else FIXED,

@@ -228,7 +228,7 @@ def broken_rules(schema: Json, value: Any, old: Any, path: str = "") -> Iterator
     for rule in schema.get("x-kubernetes-validations", []):
         if old is None and cel.is_transition(rule["rule"]):
             continue
-        why = cel.broken(rule["rule"], value, old)
+        why = cel.broken(rule["rule"], value, old, schema)
         if why is not None:
             yield _rule_fault(rule, value, path, why)
     if isinstance(value, list):

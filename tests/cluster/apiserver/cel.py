@@ -38,23 +38,51 @@ def is_transition(rule: str) -> bool:
     return any(name == "oldSelf" for name, _ in _FIELD.findall(_TEXT.sub("''", rule)))
 
 
-def broken(rule: str, value: Any, old: Any) -> str | None:
-    """None when the rule holds; else "" or, for a rule that cannot be evaluated, why."""
+class _MapList(celtypes.ListType):
+    """A list of `x-kubernetes-list-type: map` or `set`: equal to another in any order."""
+
+    def __eq__(self, other: Any) -> bool:
+        return len(self) == len(other) and all(item in other for item in self)
+
+
+def broken(rule: str, value: Any, old: Any, schema: Any = None) -> str | None:
+    """None when the rule holds; else "" or, for a rule that cannot be evaluated, why.
+
+    `schema` is that of the value.
+    """
     seen = _seen(rule, value, old)
     key = rule, json.dumps(seen, sort_keys=True)
     if key not in _answers:
         if len(_answers) >= _REMEMBERED:
             _answers.clear()
-        _answers[key] = _evaluate(rule, seen)
+        _answers[key] = _evaluate(rule, seen, schema or {})
     return _answers[key]
 
 
-def _evaluate(rule: str, seen: dict[str, Any]) -> str | None:
-    names = {name: celpy.json_to_cel(value) for name, value in seen.items()}
+def _evaluate(rule: str, seen: dict[str, Any], schema: dict[str, Any]) -> str | None:
+    names = {name: _typed(value, schema) for name, value in seen.items()}
     try:
         return None if _compiled(rule).evaluate(names) else ""
     except celpy.CELEvalError as error:
         return _NO_MEMBER.sub(r"no such key: \1", str(error.args[0]))
+
+
+def _typed(value: Any, schema: Any) -> Any:
+    """The value as CEL sees it."""
+    schema = schema if isinstance(schema, dict) else {}
+    if isinstance(value, dict):
+        others, fields = schema.get("additionalProperties"), schema.get("properties", {})
+        return celtypes.MapType(
+            {
+                celtypes.StringType(key): _typed(each, fields.get(key, others))
+                for key, each in value.items()
+            }
+        )
+    if isinstance(value, list):
+        unordered = schema.get("x-kubernetes-list-type") in ("map", "set")
+        kind = _MapList if unordered else celtypes.ListType
+        return kind([_typed(each, schema.get("items")) for each in value])
+    return celpy.json_to_cel(value)
 
 
 @cache
