@@ -39,6 +39,11 @@ NOT_INHERITED = {
 """Labels that the operator and the Job controller set themselves; `instance` is Argo CD's too."""
 
 
+MAX_ANNOTATION_BYTES = 256 * 1024
+"""Of all keys and values of an object: the API server refuses more (meta/v1 ObjectMeta)."""
+ADDED_ANNOTATION_BYTES = 16 * 1024
+"""Room for what the operator, the Job controller, Kueue and admission webhooks add."""
+
 NO_SIDECAR_LABELS = {"sidecar.istio.io/inject": "false"}
 NO_SIDECAR_ANNOTATIONS = {"linkerd.io/inject": "disabled"}
 """Labels and annotations that keep meshes from adding a proxy to a pod: it would run on when the
@@ -70,8 +75,8 @@ def template_metadata(job: DreamBoothJob, labels: Mapping[str, str]) -> Manifest
     Sidecar injection is off unless the job's labels or annotations, or those of its `podOverrides`,
     say otherwise: Istio reads either, and a label wins there.
     """
-    meta = _labelled(job, labels)
     given = job.spec.runtime.pod_overrides.get("metadata", {})
+    meta = _labelled(job, labels, given.get("annotations", {}))
     known = {*meta["labels"], *meta.get("annotations", {})}
     known |= {*given.get("labels", {}), *given.get("annotations", {})}
     for field, defaults in (
@@ -84,12 +89,32 @@ def template_metadata(job: DreamBoothJob, labels: Mapping[str, str]) -> Manifest
     return meta
 
 
-def _labelled(job: DreamBoothJob, labels: Mapping[str, str]) -> Manifest:
-    """The job's labels and annotations; the operator's own labels win: it selects by them."""
+def _labelled(
+    job: DreamBoothJob, labels: Mapping[str, str], overrides: Mapping[str, str] | None = None
+) -> Manifest:
+    """The job's labels and annotations; the operator's own labels win: it selects by them.
+
+    Annotations that do not fit beside `overrides`, those of `podOverrides`, are left out, the
+    largest ones first: without them the child can be created.
+    """
     meta: Manifest = {"labels": {**inherited(job.metadata.labels), **labels}}
-    if annotations := inherited(job.metadata.annotations):
+    annotations = inherited(job.metadata.annotations)
+    room = MAX_ANNOTATION_BYTES - ADDED_ANNOTATION_BYTES - _count_bytes(overrides or {})
+    excess = _count_bytes(annotations) - room
+    sizes = {key: _count_bytes({key: value}) for key, value in annotations.items()}
+    for key in sorted(sizes, key=lambda key: sizes[key], reverse=True):
+        if excess <= 0:
+            break
+        excess -= sizes[key]
+        del annotations[key]
+    if annotations:
         meta["annotations"] = annotations
     return meta
+
+
+def _count_bytes(annotations: Mapping[str, str]) -> int:
+    """Bytes of keys and values, as the API server counts them."""
+    return sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items())
 
 
 def inherited(given: Mapping[str, str]) -> dict[str, str]:

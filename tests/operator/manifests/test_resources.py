@@ -210,6 +210,22 @@ def test_a_job_without_annotations_gives_none_to_its_children() -> None:
     assert all("annotations" not in child["metadata"] for child in rendered(quickstart()))
 
 
+def test_annotations_that_do_not_fit_on_a_child_are_left_out() -> None:
+    """A job may have 256 KiB of annotations, and so may a pod, to which overrides add theirs."""
+    added = {f"example.com/added-{i}": "ä" * 2000 for i in range(30)}
+    own = {"team": "vision", "example.com/small": "a" * 1000, "example.com/large": "a" * 150_000}
+    job = quickstart(podOverrides={"metadata": {"annotations": added}})
+    meta = job.metadata.model_copy(update={"annotations": own})
+    for child in rendered(job.model_copy(update={"metadata": meta})):
+        assert own.items() <= child["metadata"]["annotations"].items()
+        if child["kind"] == "Job":
+            annotations = child["spec"]["template"]["metadata"]["annotations"]
+            assert sum(len((k + v).encode()) for k, v in annotations.items()) <= 240 * 1024
+            assert annotations.items() >= added.items()
+            kept = annotations.keys() & own.keys()
+            assert kept == {"team", "example.com/small"}
+
+
 def templates(job: DreamBoothJob) -> list[dict[str, Any]]:
     return [child["spec"]["template"] for child in rendered(job) if child["kind"] == "Job"]
 
