@@ -13,10 +13,12 @@ import pytest
 
 from dreambooth_api.contract.message import MAX_SECONDS
 from dreambooth_api.contract.progress import ClassImages, Progress
+from dreambooth_api.contract.request_handler import RequestHandler
 from dreambooth_trainer.telemetry.metrics import Metrics
 from dreambooth_trainer.telemetry.progress import Average, ProgressState
 from dreambooth_trainer.telemetry.progress_log import logging_progress
 from dreambooth_trainer.telemetry.server import Server, serve
+from tests.slow_client import seconds_until_closed
 
 
 @pytest.fixture
@@ -177,6 +179,13 @@ def test_a_client_that_says_nothing_blocks_nobody(server: Server, progress: Prog
         get(server, "/progress")
         progress.record_step(1, images=1, seconds=1.0)
         assert time.monotonic() - began < 2
+
+
+def test_a_request_that_never_ends_is_closed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RequestHandler, "timeout", 0.5)
+    assert seconds_until_closed("127.0.0.1", server.port, limit=10) < 5
 
 
 def test_it_can_be_read_while_it_is_written(server: Server, progress: ProgressState) -> None:

@@ -3,22 +3,22 @@
 import logging
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from dreambooth_api.contract import environment
+from dreambooth_api.contract.request_handler import RequestHandler
 from dreambooth_trainer.telemetry.metrics import Metrics
 from dreambooth_trainer.telemetry.progress import ProgressState
 
 log = logging.getLogger(__name__)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(RequestHandler):
     server: "_HttpServer"
-    timeout = 10  # seconds, so that an idle client does not hold a thread for ever
 
-    def do_GET(self) -> None:  # the name that BaseHTTPRequestHandler calls
+    def do_GET(self) -> None:  # noqa: N802, the name that BaseHTTPRequestHandler calls
         path = self.path.split("?", 1)[0]
         if path == "/metrics":
             self._send(self.server.metrics.render(), CONTENT_TYPE_LATEST)

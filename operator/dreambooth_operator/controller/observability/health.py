@@ -6,17 +6,15 @@ It has a thread so that it answers while the event loop is busy, and reports one
 import logging
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from dreambooth_api.contract.request_handler import RequestHandler
 from dreambooth_operator.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-CLIENT_SECONDS = 10.0
-"""A connection that sends no request for so long is closed: it occupies a thread."""
 
 Probe = Callable[[], str]
 """Returns the problem; empty if there is none."""
@@ -53,12 +51,11 @@ class HealthServer:
         self._server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    timeout = CLIENT_SECONDS
+class _Handler(RequestHandler):
     metrics: CollectorRegistry
     probes: dict[str, Probe]
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802, the name that BaseHTTPRequestHandler calls
         if self.path == "/metrics":
             self._answer(200, generate_latest(self.metrics), CONTENT_TYPE_LATEST)
         elif self.path in self.probes:

@@ -34,6 +34,7 @@ from dreambooth_operator.controller.observability.probes import Probes
 from dreambooth_operator.controller.watch.informer import WatchHealth
 from dreambooth_operator.controller.watch.job_summary import summarize
 from tests.operator.controller.world import dreambooth_job
+from tests.slow_client import seconds_until_closed
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -231,6 +232,12 @@ def test_connection_without_a_request_is_closed(url: str, monkeypatch: pytest.Mo
     with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\n")
         assert connection.recv(1) == b""
+
+
+def test_request_that_never_ends_is_closed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health._Handler, "timeout", 0.5)
+    address = urllib.parse.urlsplit(url)
+    assert seconds_until_closed(str(address.hostname), address.port or 0, limit=10) < 5
 
 
 def test_every_metric_is_defined_as_it_is_exposed() -> None:
