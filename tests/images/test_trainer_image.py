@@ -57,7 +57,7 @@ def volumes(job: DreamBoothJob, folder: Path) -> dict[str, Path]:
     for name, text in resources.config_map(job)["data"].items():
         (config / name).write_text(text)
     made = {"config": config}
-    for name in ("cache", "models", "shm", "tmp"):
+    for name in ("cache", "models-in-memory", "shm", "tmp"):
         made[name] = folder / name
         made[name].mkdir()
         made[name].chmod(0o777)

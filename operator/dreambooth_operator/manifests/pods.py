@@ -18,6 +18,8 @@ CONFIG_FOLDER = "/etc/dreambooth"
 CONFIG_FILE = "job.yaml"
 CACHE = "cache"
 CACHE_FOLDER = "/cache"
+MODELS_VOLUME = "models-in-memory"
+"""Not `models`, as a volume of the job with the same name would take its place."""
 MODELS_FOLDER = "/run/dreambooth/models"
 """Where no user is likely to mount models of their own."""
 TERMINATION_LOG = "/dev/termination-log"
@@ -53,8 +55,8 @@ def trainer_template(
     volumes = _volumes(job)
     if not _has_own_cache(runtime):
         container["env"].append(_value(environment.MODELS_DIR, MODELS_FOLDER))
-        container["volumeMounts"].append({"name": "models", "mountPath": MODELS_FOLDER})
-        volumes.append({"name": "models", "emptyDir": {"medium": "Memory"}})
+        container["volumeMounts"].append({"name": MODELS_VOLUME, "mountPath": MODELS_FOLDER})
+        volumes.append({"name": MODELS_VOLUME, "emptyDir": {"medium": "Memory"}})
     container["ports"] = _metrics_ports(runtime, ports.metrics)
     if uses_host_network(job):
         # The scheduler then passes over nodes on which a pod has declared it already.

@@ -149,11 +149,20 @@ def test_models_stay_in_memory_unless_the_job_brings_a_cache() -> None:
         {v["name"]: v for v in job["spec"]["template"]["spec"]["volumes"]}
         for job in (of_pods, of_cache)
     )
-    [mount] = [m for m in trainer_of(of_pods)["volumeMounts"] if m["name"] == "models"]
-    assert volumes["models"] == {"name": "models", "emptyDir": {"medium": "Memory"}}
+    name = "models-in-memory"
+    [mount] = [m for m in trainer_of(of_pods)["volumeMounts"] if m["name"] == name]
+    assert volumes[name] == {"name": name, "emptyDir": {"medium": "Memory"}}
     assert environment(of_pods)["DREAMBOOTH_MODELS_DIR"] == mount["mountPath"]
-    assert "models" not in kept
+    assert name not in kept
     assert "DREAMBOOTH_MODELS_DIR" not in environment(of_cache)
+
+
+def test_a_volume_with_models_of_the_job_replaces_none() -> None:
+    volume = {"name": "models", "persistentVolumeClaim": {"claimName": "models"}}
+    job = attempt_job(quickstart(podOverrides={"spec": {"volumes": [volume]}}), 0, IMAGE)
+    plain = attempt_job(quickstart(), 0, IMAGE)
+    before, after = (j["spec"]["template"]["spec"]["volumes"] for j in (plain, job))
+    assert after == [*before, volume]
 
 
 def test_both_templates_say_which_contract_the_operator_speaks() -> None:
