@@ -60,7 +60,8 @@ EXTERNAL = (
 )
 """Codes that, once the job has a checkpoint, are due to what lies outside of the job."""
 
-HOPELESS = (ExitCode.NOT_FINITE, ExitCode.OUT_OF_MEMORY)
+# OUT_OF_MEMORY is left out: the GPU of another node may be larger, or shared with nobody.
+HOPELESS = (ExitCode.NOT_FINITE,)
 """Codes that would follow from the same checkpoint again."""
 
 

@@ -75,13 +75,15 @@ def test_codes_that_are_not_retryable_are_final(code: int) -> None:
     [
         *((code, "Disrupted", False) for code in EXTERNAL),
         (ExitCode.FENCED, "Failed", False),  # a status from a backup has an older attempt's number
+        (ExitCode.OUT_OF_MEMORY, "Failed", False),  # the node may have a smaller GPU
         *((code, "Failed", True) for code in HOPELESS),
     ],
 )
 def test_a_job_with_a_checkpoint_is_not_given_up_for_what_lies_outside_of_it(
     code: int, outcome: str, final: bool
 ) -> None:
-    assert sorted({*EXTERNAL, ExitCode.FENCED, *HOPELESS}) == sorted(NOT_RETRYABLE)
+    counted = {ExitCode.FENCED, ExitCode.OUT_OF_MEMORY}
+    assert sorted({*EXTERNAL, *counted, *HOPELESS}) == sorted(NOT_RETRYABLE)
     end = classify(
         [FAILED, PodEnd(1, exit_code=code)][code == ExitCode.FENCED :], has_checkpoint=True
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from dreambooth_api.contract.exit_codes import NOT_RETRYABLE
+from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
 from dreambooth_api.contract.restart import RestartPolicy
 from dreambooth_api.contract.stages import Outcome
 from dreambooth_api.models.status import AttemptStatus, Counters, Status
@@ -153,12 +153,14 @@ def max_counters(one: Counters, other: Counters) -> Counters:
 def unreliable_nodes(records: Sequence[AttemptStatus]) -> list[str]:
     """Names of the nodes on which `UNRELIABLE_AFTER` attempts or more ended, sorted.
 
-    Preemptions and suspensions say nothing about a node, nor do exit codes about the job.
+    Preemptions and suspensions say nothing about a node, nor do exit codes about the job. Too
+    little GPU memory does: the job has trained on another GPU.
     """
+    about_job = [code for code in NOT_RETRYABLE if code != ExitCode.OUT_OF_MEMORY]
     ended = ("Failed", "Stalled", "Disrupted")
     nodes = [
         record.node
         for record in records
-        if record.node and record.outcome in ended and record.exit_code not in NOT_RETRYABLE
+        if record.node and record.outcome in ended and record.exit_code not in about_job
     ]
     return sorted({node for node in nodes if nodes.count(node) >= UNRELIABLE_AFTER})

@@ -40,6 +40,23 @@ def test_an_exit_code_that_linux_does_not_have_is_a_failure_without_a_code(code:
     assert world.record.exit_code is None
 
 
+def test_after_a_checkpoint_a_gpu_that_is_too_small_is_a_failure_and_its_node_avoided() -> None:
+    """A job without a nodeSelector may be restarted on a smaller GPU, or on a shared one."""
+    world = running(restart={"maxFailures": 2})
+    world.reports_save_of(700)
+    world.settle()
+    for _ in range(2):
+        world.fail(71, "out of GPU memory in a training step")
+        assert world.status.phase == "Restarting"
+        world.tick(60)
+        world.settle()
+        world.run_attempt()
+    assert world.status.counters == Counters(failures=2)
+    assert unreliable_nodes(world.status.attempts) == ["node-1"]
+    world.fail(71, "out of GPU memory in a training step")
+    assert world.status.phase == "Failed"
+
+
 @pytest.mark.parametrize("code", [64, 65, 66, 67])
 def test_after_a_checkpoint_a_refusal_waits_for_what_is_wrong_outside(code: int) -> None:
     world = running(restart={"maxFailures": 0})
