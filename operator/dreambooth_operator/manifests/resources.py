@@ -10,6 +10,7 @@ from dreambooth_api.models.base import API_VERSION, KIND
 from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_api.parsing import yamljson
 from dreambooth_operator.manifests import names
+from dreambooth_operator.manifests.content import with_content_hash
 from dreambooth_operator.manifests.metadata import child_metadata
 from dreambooth_operator.manifests.names import Manifest
 from dreambooth_operator.manifests.pods import CONFIG_FILE, preflight_template, trainer_template
@@ -34,7 +35,7 @@ def attempt_objects(
 def service(job: DreamBoothJob, attempt: int) -> Manifest:
     """The headless Service of the pods (core/v1 Service), by which rank 0 has a DNS name."""
     ports = pod_ports(job, attempt)
-    return {
+    manifest: Manifest = {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": child_metadata(job, names.service_name(job), names.labels(job, names.TRAINER)),
@@ -52,17 +53,19 @@ def service(job: DreamBoothJob, attempt: int) -> Manifest:
             ],
         },
     }
+    return with_content_hash(manifest)
 
 
 def config_map(job: DreamBoothJob) -> Manifest:
     """The ConfigMap with the job as `job.yaml`, all defaults filled in (core/v1 ConfigMap)."""
     text = yamljson.dump(_trainer_config(job))
-    return {
+    manifest: Manifest = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": child_metadata(job, names.config_name(job), names.labels(job, names.TRAINER)),
         "data": {CONFIG_FILE: text},
     }
+    return with_content_hash(manifest)
 
 
 def _trainer_config(job: DreamBoothJob) -> Manifest:

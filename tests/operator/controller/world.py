@@ -82,7 +82,7 @@ class World:
     blocked: Blocked | None = None
     refusal: str = ""
     """Why the API server refuses pods; while it does, `control_jobs` creates none."""
-    missing: frozenset[str] = frozenset()
+    damaged: frozenset[str] = frozenset()
     events: list[Event] = field(default_factory=list)
     writes: int = 0
     applied: list[dict[str, Any]] = field(default_factory=list)
@@ -107,7 +107,7 @@ class World:
             reading=self.reading,
             blocked=self.blocked,
             refusal=self.refusal,
-            missing=self.missing,
+            damaged=self.damaged,
         )
 
     def decide(self) -> Decision:

@@ -234,7 +234,7 @@ def _report(builder: DecisionBuilder, record: AttemptStatus, job: JobSnapshot) -
 def _restore_shared_children(builder: DecisionBuilder, attempt: int) -> None:
     """Pods that start need the Service for their names and the ConfigMap for their job."""
     shared = [service(builder.job, attempt), config_map(builder.job)]
-    builder.apply([each for each in shared if each["kind"] in builder.observed.missing])
+    builder.apply([each for each in shared if each["kind"] in builder.observed.damaged])
 
 
 def _report_joined(builder: DecisionBuilder, record: AttemptStatus, nodes: int) -> None:

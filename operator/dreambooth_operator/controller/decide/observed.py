@@ -72,8 +72,8 @@ class Observed:
     """Why children could not be applied just now."""
     refusal: str = ""
     """Why the API server refuses the pods of `job_without_pods`, in its own words."""
-    missing: frozenset[str] = frozenset()
-    """Kinds of shared children that do not exist: "Service", "ConfigMap"."""
+    damaged: frozenset[str] = frozenset()
+    """Kinds of shared children that were deleted or edited: "Service", "ConfigMap"."""
 
     @property
     def job_without_pods(self) -> JobSnapshot | None:

@@ -113,8 +113,8 @@ class Observer:
         attempts = [each for each in jobs if each.component == names.TRAINER]
         preflights = [each for each in jobs if each.name == names.preflight_name(job)]
         shared = {"Service": names.service_name(job), "ConfigMap": names.config_name(job)}
-        missing = [
-            kind for kind, name in shared.items() if not self._cache.owned_uid(key, uid, kind, name)
+        damaged = [
+            kind for kind, name in shared.items() if not self._cache.is_intact(key, uid, kind, name)
         ]
         return Observed(
             job=job,
@@ -126,7 +126,7 @@ class Observer:
             preflight=preflights[0] if preflights else None,
             pods=tuple(self._cache.pods(key, uid)),
             reading=self._poller.reading(key),
-            missing=frozenset(missing),
+            damaged=frozenset(damaged),
         )
 
 

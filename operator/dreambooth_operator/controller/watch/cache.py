@@ -25,6 +25,7 @@ from dreambooth_operator.controller.kube.snapshots import (
 )
 from dreambooth_operator.controller.watch.job_summary import JobSummary, summarize
 from dreambooth_operator.manifests import names
+from dreambooth_operator.manifests.content import is_edited
 from dreambooth_operator.manifests.metadata import inherited
 
 REMEMBERED_REMOVALS = 10_000
@@ -68,6 +69,8 @@ class ChildSnapshot:
     version: int
     owner: str | None
     """uid of the DreamBoothJob that controls it."""
+    edited: bool = False
+    """Somebody has changed its content."""
 
 
 OnUnreadable = Callable[[Kind, Body, Exception], None]
@@ -196,6 +199,11 @@ class Cache:
         child = family.jobs.get(name) if kind == JOB.name else family.shared.get((kind, name))
         return child.uid if child is not None and child.owner == owner else None
 
+    def is_intact(self, key: Key, owner: str, kind: str, name: str) -> bool:
+        """Whether a Service or ConfigMap of the job `owner` exists, and nobody has edited it."""
+        child = self._families.get(key, _Family()).shared.get((kind, name))
+        return child is not None and child.owner == owner and not child.edited
+
     def objects(self, kind: Kind) -> Mapping[tuple[str, str], Snapshot]:
         """The objects of a kind that exist, by namespace and name (meta/v1 ObjectMeta)."""
         return self._index[kind]
@@ -305,4 +313,5 @@ def _child_snapshot(kind: Kind, body: Body) -> ChildSnapshot | None:
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
         owner=controller_uid(meta),
+        edited=is_edited(body),
     )

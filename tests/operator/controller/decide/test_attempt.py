@@ -79,7 +79,7 @@ def test_an_image_that_cannot_be_pulled_fails_the_job_after_the_grace_period() -
 def test_shared_children_that_were_deleted_are_created_again() -> None:
     world = running()
     world.applied.clear()
-    world.missing = frozenset({"ConfigMap", "Service"})
+    world.damaged = frozenset({"ConfigMap", "Service"})
     world.reconcile()
     assert kinds(world) == [("Service", "mug-ranks"), ("ConfigMap", "mug-config")]
 

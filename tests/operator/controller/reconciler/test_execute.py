@@ -22,9 +22,16 @@ from dreambooth_operator.controller.decide.observed import Observed
 from dreambooth_operator.controller.decide.restart import attempt_children
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import FIELD_MANAGER
-from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, JOB, SERVICE
+from dreambooth_operator.controller.kube.kinds import (
+    CONFIG_MAP,
+    DREAMBOOTH_JOB,
+    JOB,
+    SERVICE,
+    Kind,
+)
 from dreambooth_operator.controller.kube.snapshots import Key
 from dreambooth_operator.controller.reconciler.observe import InvalidSpecError
+from dreambooth_operator.manifests.content import HASH_ANNOTATION, with_content_hash
 from dreambooth_operator.manifests.resources import config_map, service
 from tests.cluster.kubectl import Kubectl
 from tests.operator.controller.parts import Parts, job_body, parts
@@ -51,12 +58,12 @@ def test_attempt_is_started_and_reported(kubectl: Kubectl, namespace: str) -> No
     async def work() -> None:
         async with parts() as own:
             observed = await own.created(namespace, "mug")
-            assert observed.missing == {"Service", "ConfigMap"}
+            assert observed.damaged == {"Service", "ConfigMap"}
             await _act(own, observed, _first_attempt(observed))
             # Answers go into the cache: no watch runs here.
             observed = await own.observed(namespace, "mug")
             assert [job.name for job in observed.attempts] == ["mug-0"]
-            assert observed.missing == frozenset()
+            assert observed.damaged == frozenset()
             assert observed.job.status is not None
             assert observed.job.status.phase == "Starting"
             assert observed.job.status.attempts[0].started == NOW.replace(microsecond=0)
@@ -284,7 +291,7 @@ def test_event_that_cannot_be_posted_does_no_harm(namespace: str) -> None:
     asyncio.run(work())
 
 
-def test_service_that_was_deleted_by_hand_is_missing(kubectl: Kubectl, namespace: str) -> None:
+def test_service_that_was_deleted_by_hand_is_damaged(kubectl: Kubectl, namespace: str) -> None:
     async def work() -> None:
         async with parts() as own:
             observed = await own.created(namespace, "mug")
@@ -292,6 +299,60 @@ def test_service_that_was_deleted_by_hand_is_missing(kubectl: Kubectl, namespace
             body = await own.api.get(SERVICE, namespace, "mug-ranks")
             await asyncio.to_thread(kubectl, "delete", "service", "mug-ranks")
             own.informer(namespace).on_event(SERVICE, "DELETED", body)
-            assert (await own.observed(namespace, "mug")).missing == {"Service"}
+            assert (await own.observed(namespace, "mug")).damaged == {"Service"}
+
+    asyncio.run(work())
+
+
+EDITS = {
+    "configmap": '{"data": {"job.yaml": "{}"}}',
+    "service": '{"spec": {"selector": {"app": "theirs"}}}',
+}
+
+
+@pytest.mark.parametrize(("resource", "kind"), [("configmap", CONFIG_MAP), ("service", SERVICE)])
+def test_child_that_was_edited_is_put_back_once(
+    kubectl: Kubectl, namespace: str, resource: str, kind: Kind
+) -> None:
+    async def work() -> None:
+        async with parts() as own:
+            observed = await own.created(namespace, "mug")
+            await _act(own, observed, _first_attempt(observed))
+            manifests = {"Service": service(observed.job, 0), "ConfigMap": config_map(observed.job)}
+            manifest = manifests[kind.name]
+            name = manifest["metadata"]["name"]
+            before = await own.api.get(kind, namespace, name)
+            patch = ("patch", resource, name, "--type=merge", "-p", EDITS[resource])
+            await asyncio.to_thread(kubectl, *patch)
+            own.cache.update(kind, await own.api.get(kind, namespace, name))
+            observed = await own.observed(namespace, "mug")
+            assert observed.damaged == {kind.name}
+            await _act(own, observed, Decision(actions=(Apply(manifest),)))
+            after = await own.api.get(kind, namespace, name)
+            assert (after.get("data"), after.get("spec")) == (
+                before.get("data"),
+                before.get("spec"),
+            )
+            assert (await own.observed(namespace, "mug")).damaged == frozenset()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("edit", ["another rendering", "a key beside it", "no hash"])
+def test_config_map_that_nobody_edited_is_intact(
+    kubectl: Kubectl, namespace: str, edit: str
+) -> None:
+    async def work() -> None:
+        async with parts() as own:
+            observed = await own.created(namespace, "mug")
+            manifest = config_map(observed.job)
+            if edit == "another rendering":  # by another version of the operator
+                manifest = with_content_hash(manifest | {"data": {"job.yaml": "{}"}})
+            elif edit == "a key beside it":
+                manifest["data"]["notes"] = "theirs"
+            else:
+                del manifest["metadata"]["annotations"][HASH_ANNOTATION]
+            own.cache.update(CONFIG_MAP, await own.api.create(CONFIG_MAP, manifest))
+            assert "ConfigMap" not in (await own.observed(namespace, "mug")).damaged
 
     asyncio.run(work())

@@ -102,8 +102,8 @@ def test_children_of_all_jobs_come_before_the_status_of_any(namespace: str) -> N
     reconciliations: list[tuple[str, bool]] = []
 
     def decide(observed: Observed) -> Decision:
-        reconciliations.append((observed.job.metadata.name, "Service" in observed.missing))
-        actions = (Apply(service(observed.job, 0)),) if "Service" in observed.missing else ()
+        reconciliations.append((observed.job.metadata.name, "Service" in observed.damaged))
+        actions = (Apply(service(observed.job, 0)),) if "Service" in observed.damaged else ()
         return Decision(actions, status=None if _phase(observed) else Status(phase="Pending"))
 
     async def work() -> Metrics:
