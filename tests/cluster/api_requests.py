@@ -378,6 +378,7 @@ SCENARIOS: dict[str, list[Step]] = {
         put(f"{CONFIG_MAPS}/c", {**CONFIG_MAP, **named("c", uid="1")}),
         put(f"{CONFIG_MAPS}/d", CONFIG_MAP),
         patch(f"{CONFIG_MAPS}/c", {"data": {"y": "2"}}),
+        patch(f"{CONFIG_MAPS}/c", {"metadata": {"uid": "other"}}),
         patch(f"{CONFIG_MAPS}/c", {"data": {"y": 2}}),
         patch(f"{CONFIG_MAPS}/c", [{"op": "test", "path": "/data/y", "value": "3"}], JSON_PATCH),
         patch(f"{CONFIG_MAPS}/c", [{"op": "remove", "path": "/data/zz"}], JSON_PATCH),
@@ -544,6 +545,7 @@ SCENARIOS: dict[str, list[Step]] = {
         apply(f"{CONFIG_MAPS}/c", "one", {**CONFIG_MAP, **named("d")}),
         apply(f"{CONFIG_MAPS}/c", "one", {**CONFIG_MAP, "foo": 1}),
         apply(f"{CONFIG_MAPS}/new", "one", {**CONFIG_MAP, **named("new", uid="x")}),
+        apply(f"{CONFIG_MAPS}/c", "one", {**CONFIG_MAP, **named("c", uid="x")}, force=True),
     ],
     "apply-job": [
         apply(f"{JOBS}/j", "op", indexed(suspend=True, template=SELECTED_TEMPLATE)),

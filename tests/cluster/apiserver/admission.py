@@ -114,18 +114,21 @@ def wrong_values(schema: Json, value: Any, path: str = "") -> Iterator[Cause]:
         for key, item in value.items():
             yield from wrong_values(child(schema, key), item, f"{path}.{key}".lstrip("."))
     elif isinstance(value, list):
-        yield from _duplicates(schema, value, path)
         for index, item in enumerate(value):
             yield from wrong_values(schema.get("items", {}), item, f"{path}[{index}]")
+        yield from _duplicates(schema, value, path)
 
 
 def _duplicates(schema: Json, items: list[Any], path: str) -> Iterator[Cause]:
-    """Items of a map list that have the keys of an earlier one."""
+    """Items of a map list that are no objects, or have the keys of an earlier one."""
     names = schema.get("x-kubernetes-list-map-keys", ())
     known: list[Json] = []
     for index, item in enumerate(items if names else ()):
         keys = {name: item[name] for name in names if isinstance(item, dict) and name in item}
-        if keys in known:
+        if names and not isinstance(item, dict):
+            words = "must be an object for an array of list-type map"
+            yield bad_value(f"{path}[{index}]", item, words)
+        elif keys in known:
             message = f"Duplicate value: {go_value(keys)}"
             yield Cause(f"{path}[{index}]", "FieldValueDuplicate", message)
         known.append(keys)

@@ -202,6 +202,7 @@ def go_value(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        escaped = escaped.replace("\t", "\\t")
         return f'"{escaped}"'
     if isinstance(value, int | float):
         return f"{value:g}" if isinstance(value, float) else str(value)

@@ -13,9 +13,11 @@ from tests.cluster.apiserver.errors import (
     Cause,
     already_exists,
     bad_request,
+    bad_value,
     conflict,
     forbidden,
     go_value,
+    invalid,
     manager_required,
     not_found,
     unsupported_media_type,
@@ -138,7 +140,7 @@ class Writer:
         """Store a new state of an object: nothing is written when nothing changed."""
         resource = call.resource
         _check_name(call, content)
-        _check_preconditions(resource, old, content["metadata"])
+        _check_preconditions(call, old, content["metadata"])
         content = self._decoder.defaulted(resource, content)
         new = strategies.merged_update(resource, old, content, call.subresource)
         shape = self._decoder.shape(resource)
@@ -204,10 +206,12 @@ def _check_name(call: ApiRequest, content: Json) -> None:
         raise bad_request(f"{message} ({call.name})")
 
 
-def _check_preconditions(resource: Resource, old: Json, given: Json) -> None:
-    name = old["metadata"]["name"]
+def _check_preconditions(call: ApiRequest, old: Json, given: Json) -> None:
+    resource, name = call.resource, old["metadata"]["name"]
     uid, present = given.get("uid"), old["metadata"]["uid"]
     if uid and uid != present:
+        if call.content_type in merge.KNOWN:
+            raise invalid(resource, name, [bad_value("metadata.uid", uid, "field is immutable")])
         why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {present}"
         raise conflict(resource, name, why)
     version = given.get("resourceVersion")

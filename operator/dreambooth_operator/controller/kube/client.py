@@ -204,6 +204,9 @@ def _error(
         return errors.WebhookError(message)
     if status == 429:
         return errors.TooManyRequestsError(message, _retry_after(headers))
+    if status == 422 and b'"field":"metadata.uid"' in content.replace(b" ", b""):
+        # A patch for an object whose name belongs to another one by now.
+        return errors.ConflictError(message)
     # Quotas, policies and webhooks answer 403, too: no other permission would help there.
     if status == 403 and BY_RBAC.search(message):
         return errors.ForbiddenError(f"{message}; grant it in the operator's Role or ClusterRole")
