@@ -14,7 +14,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +33,8 @@ from dreambooth_storage.uri import Location
 _UNFINISHED = ".unfinished"
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """What link(2) fails with on file systems without hard links."""
+_NO_FOLDER_FLUSH = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
+"""What fsync(2) of a folder fails with on file systems that do not know it: FUSE, SMB."""
 
 
 class FileStore:
@@ -88,19 +90,20 @@ class FileStore:
                 _flush(file)
             if only_if_absent:
                 _link(temporary, Path(location.key))
+                _flush_folder(Path(location.key).parent)
             else:
-                temporary.replace(location.key)
+                _rename(temporary, Path(location.key))
         return Written(location.uri, len(data), hashlib.sha256(data).hexdigest())
 
     def upload(self, path: Path, location: Location) -> Written:
         """Copy a file, flush it to disk, and put it in place.
 
         Raises:
-            StorageError: either file cannot be accessed, the source included.
+            StorageError: either file cannot be accessed; it says which.
         """
         with _errors_of(location), unfinished(Path(location.key)) as temporary:
-            size, sha256 = _copy(path, temporary)
-            temporary.replace(location.key)
+            size, sha256 = _copy(_blocks(path, errors_of_source(location, path)), temporary)
+            _rename(temporary, Path(location.key))
         return Written(location.uri, size, sha256)
 
     def stream(self, path: Path, location: Location) -> Written:
@@ -114,8 +117,8 @@ class FileStore:
             ObjectNotFoundError: there is no such file.
             ChecksumMismatchError: its hexadecimal sha256 is not `sha256`.
         """
-        with _errors_of(location), unfinished(path) as temporary:
-            size, actual = _copy(Path(location.key), temporary)
+        with errors_of_target(location, path), unfinished(path) as temporary:
+            size, actual = _copy(_blocks(Path(location.key), _errors_of(location)), temporary)
             if sha256:
                 verify(location.uri, sha256, actual)
             temporary.replace(path)
@@ -145,7 +148,7 @@ class FileStore:
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
     """A temporary path in the folder of `path`; a file that is left there is removed at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     # In the same folder: rename(2) and link(2) work within one file system only.
     temporary = path.with_name(f".{secrets.token_hex(8)}{_UNFINISHED}")
     try:
@@ -167,6 +170,19 @@ def errors_of_target(location: Location, path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def errors_of_source(location: Location, path: Path) -> Iterator[None]:
+    """Raise `StorageError` for an `OSError` of the file that is uploaded to an object."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            location.uri,
+            f"cannot be uploaded from {path}: {_reason(error)}",
+            "check that file, and the disk that it is on",
+        ) from error
+
+
 def verify(uri: str, expected: str, actual: str) -> None:
     """Compare two hexadecimal sha256 digests.
 
@@ -181,16 +197,29 @@ def verify(uri: str, expected: str, actual: str) -> None:
         )
 
 
-def _copy(source: Path, target: Path) -> tuple[int, str]:
+def _blocks(source: Path, errors: AbstractContextManager[None]) -> Iterator[bytes]:
+    """The content of a file; `errors` sees those of reading it, and none of the caller."""
+    with errors, source.open("rb") as reader:
+        while block := reader.read(MIB):
+            yield block
+
+
+def _copy(blocks: Iterable[bytes], target: Path) -> tuple[int, str]:
     """(size in bytes, sha256) of what was copied."""
     digest, size = hashlib.sha256(), 0
-    with source.open("rb") as reader, target.open("wb") as writer:
-        while block := reader.read(MIB):
+    with target.open("wb") as writer:
+        for block in blocks:
             digest.update(block)
             writer.write(block)
             size += len(block)
         _flush(writer)
     return size, digest.hexdigest()
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Put a file in place of another, durably."""
+    source.replace(target)
+    _flush_folder(target.parent)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -219,6 +248,32 @@ def _flush(file: BinaryIO) -> None:
     # Before the rename: after a crash, the new name could otherwise point to an empty file.
     file.flush()
     os.fsync(file.fileno())
+
+
+def _make_folder(folder: Path) -> None:
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in new:
+        _flush_folder(each.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the names in a folder survive a crash of the host: fsync(2) of a file leaves them out.
+
+    Raises:
+        OSError: The disk failed; a file system that cannot flush folders is no error.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # a folder may be open to writers and closed to readers
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_FLUSH:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _stored(path: Path, root: str) -> StoredObject:

@@ -160,14 +160,14 @@ class Backend(Protocol):
         """Store a file's content, all or nothing.
 
         Raises:
-            OSError: the file cannot be read.
+            StorageError: the file cannot be read, or the object not written; it says which.
         """
 
     def stream(self, path: Path, location: Location) -> Written:
         """Store a file's content, all or nothing, reading it once.
 
         Raises:
-            OSError: the file cannot be read.
+            StorageError: the file cannot be read, or the object not written; it says which.
         """
 
     def download(self, location: Location, path: Path, sha256: str | None) -> int:

@@ -149,7 +149,7 @@ class Storage:
 
         Raises:
             StorageFullError: there is no room left.
-            OSError: the file cannot be read.
+            StorageError: the file cannot be read; it says so.
         """
         with self._operation("write", uri, field) as (store, location, count):
             written = store.upload(Path(path), location)

@@ -389,6 +389,68 @@ def test_an_interrupted_write_to_a_file_leaves_neither_file_nor_listing(
     assert len(list(store.iterdir())) == 2
 
 
+def test_source_that_cannot_be_read_is_named(storage: Storage, base: str, tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    for upload in (storage.upload, storage.stream):
+        with pytest.raises(StorageError) as raised:
+            upload(absent, join(base, "x"))
+        assert f"cannot be uploaded from {absent}: No such file" in str(raised.value)
+        assert not isinstance(raised.value, ObjectNotFoundError)
+    assert not storage.exists(join(base, "x"))
+
+
+def test_target_of_a_download_is_named(storage: Storage, base: str, tmp_path: Path) -> None:
+    storage.write(join(base, "x"), b"content")
+    (tmp_path / "file").write_bytes(b"no folder")
+    target = tmp_path / "file" / "target"
+    with pytest.raises(StorageError) as raised:
+        storage.download(join(base, "x"), target)
+    assert f"cannot be downloaded to {target}: File exists" in str(raised.value)
+    assert not isinstance(raised.value, ObjectNotFoundError)
+
+
+@pytest.mark.parametrize("how", ["write", "only if absent", "upload"])
+def test_name_of_a_written_file_is_flushed_to_disk(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """After fsync(2) of the file alone, a crash of the host may lose its entry in the folder."""
+    flushed: list[tuple[int, list[str]]] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").is_dir():
+            flushed.append((os.fstat(descriptor).st_ino, os.listdir(descriptor)))
+        fsync(descriptor)
+
+    (tmp_path / "source").write_bytes(b"state")
+    monkeypatch.setattr(os, "fsync", record)
+    folder = tmp_path / "new" / "folder"
+    if how == "upload":
+        storage.upload(tmp_path / "source", f"file://{folder}/x")
+    else:
+        storage.write(f"file://{folder}/x", b"state", only_if_absent=how == "only if absent")
+    durable = dict(flushed)
+    assert "x" in durable[folder.stat().st_ino]
+    assert "folder" in durable[folder.parent.stat().st_ino]
+    assert "new" in durable[tmp_path.stat().st_ino]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_file_systems_that_cannot_flush_folders_are_written_to(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fsync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").is_dir():
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    storage.write(f"file://{tmp_path}/folder/x", b"state")
+    assert storage.read(f"file://{tmp_path}/folder/x") == b"state"
+
+
 def test_dangling_link_is_no_object(storage: Storage, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"image")
     (tmp_path / "b.jpg").symlink_to("absent.jpg")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_storage.errors import StorageUnavailableError
-from dreambooth_storage.file_store import errors_of_target
+from dreambooth_storage.file_store import errors_of_source, errors_of_target
 from dreambooth_storage.interface import (
     AccessKey,
     Listing,
@@ -87,12 +87,14 @@ class S3Store:
         return self._writer.write(location, data, only_if_absent)
 
     def upload(self, path: Path, location: Location) -> Written:
-        """See `Writer.upload`."""
-        return self._writer.upload(path, location)
+        """See `Writer.upload`; an `OSError` of the file becomes a `StorageError`."""
+        with errors_of_source(location, path):
+            return self._writer.upload(path, location)
 
     def stream(self, path: Path, location: Location) -> Written:
-        """See `Writer.stream`."""
-        return self._writer.stream(path, location)
+        """See `Writer.stream`; an `OSError` of the file becomes a `StorageError`."""
+        with errors_of_source(location, path):
+            return self._writer.stream(path, location)
 
     def download(self, location: Location, path: Path, sha256: str | None) -> int:
         """See `Reader.download`; an `OSError` of the file becomes a `StorageError`."""
