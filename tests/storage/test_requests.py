@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 from collections.abc import Callable
 from email.message import Message
 from http.server import BaseHTTPRequestHandler
@@ -43,3 +44,38 @@ def test_bodies_are_sent_as_they_are_without_trailers(
         assert not [name for name in names if name.startswith(("x-amz-checksum", "x-amz-sdk-"))]
         assert "aws-chunked" not in headers.get("Content-Encoding", "")
         assert not headers["x-amz-content-sha256"].startswith("STREAMING")
+
+
+def test_endpoint_with_a_path_is_served_through_a_reverse_proxy(
+    serve: Serve, s3_endpoint: str, bucket: str
+) -> None:
+    """The proxy takes the path off and names it in X-Forwarded-Prefix, as the signature has it."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        def _forward(self) -> None:
+            assert self.path.startswith("/objects/s3/")
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            server = http.client.HTTPConnection(s3_endpoint.removeprefix("http://"), timeout=30)
+            headers = {**self.headers, "X-Forwarded-Prefix": "/objects/s3"}
+            server.request(self.command, self.path.removeprefix("/objects/s3"), body, headers)
+            answer = server.getresponse()
+            content = answer.read()
+            server.close()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("connection", "transfer-encoding", "content-length"):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_PUT = do_DELETE = _forward  # noqa: N815 - names of http.server
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    settings = StorageSettings(f"{serve(Proxy)}/objects/s3", addressing_style="path")
+    with Storage(settings) as storage:
+        storage.write(f"s3://{bucket}/folder/x", b"content")
+        assert storage.read(f"s3://{bucket}/folder/x") == b"content"
+        assert [each.relative for each in storage.list(f"s3://{bucket}/folder")] == ["x"]

@@ -78,7 +78,9 @@ PATTERNS = {
     (_MODEL := rf"^(s3://{_HOST}(/{_TEXT}*)?|hf://{_HOST}/{_TEXT}+|file:///{_TEXT}+|/{_TEXT}+)$"): (
         "s3://bucket/prefix, hf://owner/name, file:///path or an absolute path"
     ),
-    (_ENDPOINT := r"^https?://[^/]+/?$"): "a URL without a path: https://minio.example.com:9000",
+    (_ENDPOINT := r"^https?://[^/?#]+(/[A-Za-z0-9._~/-]*)?$"): (
+        "a URL, with or without a path: https://minio.example.com:9000"
+    ),
     (_WORD := r"^[A-Za-z0-9<>*_-]+$"): "one word of letters, digits and <>*_-",
     (_NOUN := r"^[^ \t\r\n]+( [^ \t\r\n]+)*$"): "words with one space between them",
     (_UID := r"^[A-Za-z0-9-]+$"): "letters, digits and -",

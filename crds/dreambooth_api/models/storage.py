@@ -59,7 +59,7 @@ class Storage(ApiModel):
     """
 
     endpoint_url: EndpointUrl | None = Field(default=None, alias="endpointURL")
-    """URL of an S3 server that is not AWS: `https://minio.example.com:9000`."""
+    """URL of an S3 server that is not AWS: `https://minio.example.com:9000`. It may have a path."""
 
     region: Region | None = None
     """Region of the buckets."""
