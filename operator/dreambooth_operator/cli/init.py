@@ -75,7 +75,7 @@ def _count_images(folder: Path) -> int:
 
 def _document(options: InitOptions) -> dict[str, Any]:
     noun = _answer(options.class_noun, "--class", "What do the photos show (mug, dog, person)")
-    identifier = _answer(options.identifier, "--identifier", "Rare word that will mean it", "sks")
+    identifier = _answer(options.identifier, "--identifier", "Rare word for the subject", "sks")
     source = _answer(options.model, "--model", "Base model (hf://, s3:// or path)", DEFAULT_MODEL)
     output = _answer(options.output, "--output", "Where the results go", "results")
     source = source if "://" in source else str(_absolute(source))
@@ -117,7 +117,7 @@ def _answer(given: str | None, option: str, question: str, default: str | None =
         answer: str = typer.prompt(question, default=default)
         return answer
     if default is None:
-        raise UserError(f"{option} is needed where standard input is no terminal")
+        raise UserError(f"{option} is required when standard input is not a terminal")
     return default
 
 

@@ -23,7 +23,7 @@ def print_log(name_or_file: str, pod: int, follow: bool, state_folder: Path) -> 
     _, run = find_run(name_or_file, state)
     if run is None:
         raise UserError(
-            f"{name_or_file}: {state.folder} holds no run of it; `dreambooth list` shows all"
+            f"{name_or_file}: no run of it in {state.folder}; `dreambooth list` shows all runs"
         )
     path = run.folder / f"pod-{pod}.log"
     if not path.exists():

@@ -113,7 +113,7 @@ def init(
     method: Annotated[str, typer.Option(help="lora or full.")] = "lora",
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
-    """Write a job file for a folder of photos; asks for what no option gives."""
+    """Write a job file for a folder of photos; ask for missing values."""
     from dreambooth_operator.cli.init import InitOptions, init
 
     init(InitOptions(photos, file, name, class_noun, identifier, model, output, method, force))
@@ -208,7 +208,7 @@ def logs(
     job: JobName,
     pod: Annotated[int, typer.Option(min=0, help="Index of the pod.")] = 0,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")
+        bool, typer.Option("--follow", "-f", help="Keep printing until the run ends.")
     ] = False,
     state: StateFolder = DEFAULT_STATE,
 ) -> None:

@@ -100,7 +100,7 @@ def _print_storage(storage: LocalStorage, state: State, console: Console) -> Non
     if storage.embedded:
         print_text(
             console,
-            f"storage: an S3 server of this run's own, in {state.storage}; to use another, set"
+            f"storage: an S3 server for this run, in {state.storage}; to use another, set"
             " spec.storage.endpointURL or AWS_ENDPOINT_URL",
         )
     elif url:

@@ -138,12 +138,13 @@ def metrics_port(runtime: Runtime, addresses: Sequence[str]) -> int:
     for first in candidates:
         if free(first):
             return first
-    raise UserError(f"no {count} TCP ports in a row are free; end some programs that listen")
+    raise UserError(f"no {count} TCP ports in a row are free; stop a program that listens")
 
 
 def _taken(field: str, what: str) -> UserError:
     return UserError(
-        f"spec.runtime.ports.{field}: {what} is in use on this machine; name another one, or none"
+        f"spec.runtime.ports.{field}: {what} is in use on this machine; choose another port,"
+        " or remove the field"
     )
 
 

@@ -94,7 +94,9 @@ def storage_to_read(job: DreamBoothJob, state: State, embedded: bool) -> Iterato
     else:
         server = SeaweedServer(state.storage)
         if not server.connect():
-            raise UserError(f"{state.folder}: the storage of the run is starting; try again soon")
+            raise UserError(
+                f"{state.folder}: the storage of the run is starting; try again in a few seconds"
+            )
         with _embedded(job, server) as storage:
             yield storage
 

@@ -62,7 +62,7 @@ def test_answers_are_asked_for_on_a_terminal(bench: Bench, photos: Path) -> None
     [
         (("absent", "--class", "mug"), "absent: no such folder"),
         ((".", "--class", "mug"), "holds no photos"),
-        (("{photos}",), "--class is needed where standard input is no terminal"),
+        (("{photos}",), "--class is required when standard input is not a terminal"),
         (("{photos}", "--class", "mug", "--identifier", "mug"), "spec.subjects: an identifier"),
         (("{photos}", "--class", "mug", "--file", "job.yaml"), "job.yaml exists already"),
     ],

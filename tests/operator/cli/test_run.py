@@ -329,7 +329,7 @@ if pod == 0:
     code, output = bench.run_job("--upload", "photos=s3://photos/mug")
     assert code == 0, output
     assert "uploaded 1 files from photos to s3://photos/mug" in output
-    assert f"storage: an S3 server of this run's own, in {bench.state}/s3" in output
+    assert f"storage: an S3 server for this run, in {bench.state}/s3" in output
     model = Path(re.findall(r"model +(\S+)", output)[0])
     assert (model / "keys").read_text() == "mug/0.jpg"
     assert not list(bench.state.glob("runs/**/big"))
