@@ -77,7 +77,7 @@ CHANGES: dict[str, Object] = {
     "spec.subjects": {
         "subjects": [{"identifier": "zwx", "classNoun": "mug", "images": "s3://a/b"}]
     },
-    "spec.runtime.image": {"runtime": {"image": "another/image:1"}},
+    "spec.model": {"model": {"source": "s3://a/b"}},
 }
 
 
@@ -131,5 +131,6 @@ def test_missing_credentials_are_named(
     failed = condition(cluster.wait_phase("mug", "Failed"), "Failed")
     assert failed["reason"] == "NotStarted"
     assert 'secret "no-such-secret" not found' in failed["message"]
-    assert eventually(lambda: cluster.jobs("mug") == cluster.pods("mug") == [])
+    assert eventually(lambda: cluster.pods("mug") == [])
+    assert [each["metadata"]["name"] for each in cluster.jobs("mug")] == PREFLIGHT_ONLY
     assert storage.below(cluster.run("mug")) == []
