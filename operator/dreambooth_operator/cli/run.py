@@ -111,7 +111,7 @@ def _parse_upload(text: str) -> Upload:
     match = UPLOAD.fullmatch(text)
     if match is None:
         raise UserError(
-            f"--upload {text}: use LOCAL=URI, for example photos=s3://bucket/subjects/mug;"
+            f"--upload {text}: use LOCAL=URI, for example photos/mug=s3://bucket/subjects/mug;"
             " a URI is s3://bucket/folder or file:///folder"
         )
     if not Path(match["source"]).exists():

@@ -128,13 +128,15 @@ def _restart_notice(
     pod: PodEnd, outcomes: list[Outcome], policy: RestartPolicy, seconds: int
 ) -> str:
     budget = f"failure {sum(_counted(outcomes))} of {policy.max_failures} allowed"
-    reason = budget if outcomes[-1] in ("Failed", "Stalled") else "disrupted"
+    failed = outcomes[-1] in ("Failed", "Stalled")
+    reason = budget if failed else "disrupted"
     notice = (
         f"pod {pod.index} exited with code {pod.exit_code} ({reason}); restarting from the last"
         f" checkpoint in {seconds} s"
     )
     # What the user can put right in the meantime.
-    return f"{notice}: {pod.termination.message}" if pod.exit_code in NOT_RETRYABLE else notice
+    explained = pod.termination.message and (failed or pod.exit_code in NOT_RETRYABLE)
+    return f"{notice}: {pod.termination.message}" if explained else notice
 
 
 def _wait(seconds: float, stop: StopRequest) -> bool:

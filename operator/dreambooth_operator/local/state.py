@@ -104,8 +104,13 @@ class State:
         return next(runs, None)
 
     def runs(self) -> list[Run]:
-        """All runs, the newest first. Records of other versions are left out."""
-        return sorted(self._all_runs(), key=lambda run: run.record.started, reverse=True)
+        """The runs that have started an attempt, the newest first.
+
+        Others, whose upload failed for example, hold nothing, and must not hide an earlier run.
+        Records of other versions are left out.
+        """
+        runs = (run for run in self._all_runs() if run.record.attempts)
+        return sorted(runs, key=lambda run: run.record.started, reverse=True)
 
     def _all_runs(self) -> Iterator[Run]:
         for path in self._runs.glob("*/run.json"):

@@ -11,6 +11,7 @@ import yaml
 from dreambooth_api.contract.progress import Progress
 from dreambooth_api.contract.restart import PodEnd
 from dreambooth_api.contract.stages import Outcome
+from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_operator.local import run as local_run
 from dreambooth_operator.local.run import RunEnd, run_job
@@ -48,7 +49,9 @@ class Runs:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.screen = Lines()
         self.waits: list[float] = []
-        self._folder = folder
+        self.message = ""
+        """Termination message of each pod."""
+        self.folder = folder
         self._codes: Iterator[int] = iter(())
         monkeypatch.setattr(local_run, "run_pods", self._run_pods)
         monkeypatch.setattr(local_run, "_wait", self._wait)
@@ -62,14 +65,14 @@ class Runs:
             "maxBackoffSeconds": MAX_BACKOFF_SECONDS,
         }
         document["spec"]["runtime"] |= {"nodes": 1, "gpusPerNode": 0}
-        state = State(self._folder)
+        state = State(self.folder)
         run = state.new_run(DreamBoothJob.model_validate(document), embedded=False)
         self._codes = itertools.chain(codes, itertools.repeat(0))
         with storage_for(run.job, state, embedded=False) as storage:
             return run_job(run, storage, StopRequest(), self.screen)
 
     def _run_pods(self, pods: Any, stop: StopRequest, on_tick: Any) -> list[PodEnd]:
-        return [PodEnd(0, next(self._codes))]
+        return [PodEnd(0, next(self._codes), Termination(message=self.message))]
 
     def _wait(self, seconds: float, stop: StopRequest) -> bool:
         self.waits.append(seconds)
@@ -105,6 +108,24 @@ def test_only_failures_and_stalls_use_up_the_budget(runs: Runs) -> None:
             (143, "disrupted", 10),
         ]
     ]
+
+
+def test_reason_of_a_failure_is_shown_while_it_is_retried(runs: Runs) -> None:
+    runs.message = "the hub cannot be reached"
+    runs.run([1, 143])
+    failed, stopped = runs.screen.lines
+    assert failed.endswith("in 10 s: the hub cannot be reached")
+    assert stopped.endswith("in 10 s")
+
+
+def test_run_that_never_started_does_not_hide_an_earlier_one(runs: Runs) -> None:
+    runs.run([])
+    state = State(runs.folder)
+    (started,) = state.runs()
+    state.new_run(started.job, embedded=False)
+    latest = state.latest_run(started.job.metadata.name)
+    assert latest is not None
+    assert latest.job.metadata.uid == started.job.metadata.uid
 
 
 def test_failure_that_no_restart_helps_ends_the_run(runs: Runs) -> None:
