@@ -12,7 +12,7 @@ from dreambooth_api.contract.conditions import ConditionType
 from dreambooth_api.contract.stages import Phase
 from dreambooth_api.models.status import Status
 from dreambooth_api.parsing import yamljson
-from dreambooth_operator.controller.decide.observed import Blocked
+from dreambooth_operator.controller.decide.state.observed import Blocked
 from tests.charts.rendering import render
 from tests.docs.pages import page
 from tests.operator.controller.world import World, running

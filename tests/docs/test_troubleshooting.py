@@ -18,7 +18,7 @@ from dreambooth_operator.controller.kube.snapshots import (
 )
 from tests.docs.pages import ROOT, page
 
-EVENTS = ROOT / "operator/dreambooth_operator/controller/decide/events.py"
+EVENTS = ROOT / "operator/dreambooth_operator/controller/decide/state/events.py"
 WORD = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)*")
 NO_REASONS = {
     *("Normal", "Warning"),  # types of events

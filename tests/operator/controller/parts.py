@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dreambooth_operator.controller.decide.defaults import JobDefaults
-from dreambooth_operator.controller.decide.observed import Observed
+from dreambooth_operator.controller.decide.state.observed import Observed
 from dreambooth_operator.controller.kube.client import Api
 from dreambooth_operator.controller.kube.clock import ServerClock
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, Kind

@@ -18,7 +18,7 @@ from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.status import AttemptStatus, Status
 from dreambooth_operator.controller.decide.decide import decide
-from dreambooth_operator.controller.decide.decision import (
+from dreambooth_operator.controller.decide.state.decision import (
     Action,
     Apply,
     Decision,
@@ -27,7 +27,7 @@ from dreambooth_operator.controller.decide.decision import (
     Event,
     StopJob,
 )
-from dreambooth_operator.controller.decide.observed import Blocked, Observed, Policy, Reading
+from dreambooth_operator.controller.decide.state.observed import Blocked, Observed, Policy, Reading
 from dreambooth_operator.controller.kube.snapshots import (
     COUNTERS_ANNOTATION,
     JobSnapshot,

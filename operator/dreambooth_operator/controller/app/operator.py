@@ -15,7 +15,7 @@ import kopf
 
 from dreambooth_operator.controller.app.settings import LeaderElection, Settings
 from dreambooth_operator.controller.decide.decide import decide
-from dreambooth_operator.controller.decide.observed import Reading
+from dreambooth_operator.controller.decide.state.observed import Reading
 from dreambooth_operator.controller.kube.client import Api
 from dreambooth_operator.controller.kube.clock import ServerClock
 from dreambooth_operator.controller.kube.kinds import Kind

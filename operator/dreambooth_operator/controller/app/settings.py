@@ -16,7 +16,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
 from dreambooth_operator.controller.decide.defaults import JobDefaults
-from dreambooth_operator.controller.decide.observed import Policy
+from dreambooth_operator.controller.decide.state.observed import Policy
 from dreambooth_operator.errors import UserError
 
 Namespace = Annotated[

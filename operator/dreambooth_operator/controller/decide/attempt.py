@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dreambooth_api.contract.conditions import ConditionType, Reason
 from dreambooth_api.models.runtime import ranks_per_node
 from dreambooth_api.models.status import AttemptStatus
-from dreambooth_operator.controller.decide.builder import DecisionBuilder
 from dreambooth_operator.controller.decide.completion import reopen
 from dreambooth_operator.controller.decide.deadlines import (
     active_deadline_exceeded,
@@ -13,13 +12,6 @@ from dreambooth_operator.controller.decide.deadlines import (
     start_deadline_exceeded,
 )
 from dreambooth_operator.controller.decide.failures import classify_failure, lost_node
-from dreambooth_operator.controller.decide.history import (
-    AttemptResult,
-    close_attempt,
-    has_run,
-    record_result,
-    update_attempt,
-)
 from dreambooth_operator.controller.decide.pod_start import (
     check_refusal,
     not_ready_reason,
@@ -32,6 +24,14 @@ from dreambooth_operator.controller.decide.progress import (
     report_progress,
 )
 from dreambooth_operator.controller.decide.sidecars import sidecars_outlive
+from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
+from dreambooth_operator.controller.decide.state.history import (
+    AttemptResult,
+    close_attempt,
+    has_run,
+    record_result,
+    update_attempt,
+)
 from dreambooth_operator.controller.decide.suspend import (
     SUSPENDED,
     report_admitted,

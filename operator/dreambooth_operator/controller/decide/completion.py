@@ -3,10 +3,10 @@
 from datetime import timedelta
 
 from dreambooth_api.contract.conditions import ConditionType, Reason
-from dreambooth_operator.controller.decide.builder import DecisionBuilder
-from dreambooth_operator.controller.decide.decision import DeleteDreamBoothJob
-from dreambooth_operator.controller.decide.history import newest_attempt
 from dreambooth_operator.controller.decide.progress import complete_progress
+from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
+from dreambooth_operator.controller.decide.state.decision import DeleteDreamBoothJob
+from dreambooth_operator.controller.decide.state.history import newest_attempt
 
 
 def succeed(builder: DecisionBuilder) -> None:

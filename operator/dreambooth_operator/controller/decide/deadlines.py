@@ -6,8 +6,8 @@ Each check also has the job reconciled again when its limit will be reached.
 from collections.abc import Sequence
 
 from dreambooth_api.models.status import AttemptStatus
-from dreambooth_operator.controller.decide.builder import DecisionBuilder
 from dreambooth_operator.controller.decide.pod_start import check_refusal, not_ready_reason
+from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
 
 

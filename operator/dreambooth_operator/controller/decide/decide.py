@@ -7,10 +7,15 @@ from pydantic import ValidationError
 from dreambooth_api.contract.conditions import ConditionType, Reason
 from dreambooth_api.models.status import Counters, Status
 from dreambooth_operator.controller.decide.attempt import advance_attempt
-from dreambooth_operator.controller.decide.builder import DecisionBuilder
 from dreambooth_operator.controller.decide.completion import fail, succeed
-from dreambooth_operator.controller.decide.decision import NOTHING, Decision
-from dreambooth_operator.controller.decide.history import (
+from dreambooth_operator.controller.decide.preflight import (
+    advance_preflight,
+    refuse_in_first_pod,
+)
+from dreambooth_operator.controller.decide.restart import start_next_attempt
+from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
+from dreambooth_operator.controller.decide.state.decision import NOTHING, Decision
+from dreambooth_operator.controller.decide.state.history import (
     count_outcome,
     drop_attempts_after,
     has_open_attempt,
@@ -19,12 +24,7 @@ from dreambooth_operator.controller.decide.history import (
     open_attempt,
     update_attempt,
 )
-from dreambooth_operator.controller.decide.observed import Observed, Policy
-from dreambooth_operator.controller.decide.preflight import (
-    advance_preflight,
-    refuse_in_first_pod,
-)
-from dreambooth_operator.controller.decide.restart import start_next_attempt
+from dreambooth_operator.controller.decide.state.observed import Observed, Policy
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot
 
 

@@ -13,7 +13,7 @@ from dreambooth_api.contract.exit_codes import EXTERNAL, ExitCode
 from dreambooth_api.contract.restart import PodEnd, classify
 from dreambooth_api.contract.stages import Outcome
 from dreambooth_api.contract.termination import MAX_MESSAGE
-from dreambooth_operator.controller.decide.history import AttemptResult
+from dreambooth_operator.controller.decide.state.history import AttemptResult
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
 
 JOB_EXIT_CODE = re.compile(r"failed with exit code (\d+)")

@@ -7,7 +7,7 @@ or a Secret about to be created.
 from collections.abc import Iterable
 
 from dreambooth_api.contract.conditions import Reason
-from dreambooth_operator.controller.decide.builder import DecisionBuilder
+from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
 from dreambooth_operator.controller.kube.snapshots import (
     IMAGE_PULL_FAILS,
     NEVER_STARTS,

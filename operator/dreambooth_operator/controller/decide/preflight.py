@@ -7,17 +7,17 @@ from dreambooth_api.contract.exit_codes import NOT_RETRYABLE
 from dreambooth_api.models.conditions import find_condition
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.status import AttemptStatus
-from dreambooth_operator.controller.decide.builder import DecisionBuilder
 from dreambooth_operator.controller.decide.completion import fail
 from dreambooth_operator.controller.decide.deadlines import is_lost, start_deadline_exceeded
-from dreambooth_operator.controller.decide.decision import DeleteJob
-from dreambooth_operator.controller.decide.history import has_run
 from dreambooth_operator.controller.decide.pod_start import (
     check_refusal,
     not_ready_reason,
     start_failure,
 )
 from dreambooth_operator.controller.decide.sidecars import sidecars_outlive
+from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
+from dreambooth_operator.controller.decide.state.decision import DeleteJob
+from dreambooth_operator.controller.decide.state.history import has_run
 from dreambooth_operator.controller.decide.suspend import queue_name
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
 from dreambooth_operator.manifests.names import Manifest

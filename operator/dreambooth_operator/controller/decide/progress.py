@@ -9,7 +9,7 @@ from dreambooth_api.contract.progress import Progress
 from dreambooth_api.contract.times import human_duration
 from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_api.models.status import Artifacts, CheckpointStatus, ProgressStatus, Status
-from dreambooth_operator.controller.decide.builder import DecisionBuilder
+from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
 
 

@@ -9,14 +9,14 @@ from dreambooth_api.contract.times import rfc3339
 from dreambooth_api.models.conditions import find_condition
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.status import AttemptStatus, Counters, Status
-from dreambooth_operator.controller.decide.builder import DecisionBuilder
 from dreambooth_operator.controller.decide.deadlines import is_lost
-from dreambooth_operator.controller.decide.history import (
+from dreambooth_operator.controller.decide.pod_start import not_ready_reason
+from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
+from dreambooth_operator.controller.decide.state.history import (
     newest_attempt,
     open_attempt,
     unreliable_nodes,
 )
-from dreambooth_operator.controller.decide.pod_start import not_ready_reason
 from dreambooth_operator.controller.decide.suspend import queue_name
 from dreambooth_operator.controller.kube.snapshots import COUNTERS_ANNOTATION
 from dreambooth_operator.manifests.names import TRAINER, Manifest

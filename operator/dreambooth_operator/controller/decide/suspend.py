@@ -2,8 +2,8 @@
 
 from dreambooth_api.contract.conditions import ConditionType, Reason
 from dreambooth_api.models.status import AttemptStatus, Counters
-from dreambooth_operator.controller.decide.builder import DecisionBuilder
-from dreambooth_operator.controller.decide.history import (
+from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
+from dreambooth_operator.controller.decide.state.history import (
     AttemptResult,
     add_run_time,
     count_outcome,

@@ -13,8 +13,8 @@ from prometheus_client.registry import Collector
 from dreambooth_api.contract.metrics import Definition
 from dreambooth_api.contract.stages import Phase
 from dreambooth_api.models.status import AttemptStatus, Status
-from dreambooth_operator.controller.decide.decision import Decision
-from dreambooth_operator.controller.decide.observed import Observed, Reading
+from dreambooth_operator.controller.decide.state.decision import Decision
+from dreambooth_operator.controller.decide.state.observed import Observed, Reading
 from dreambooth_operator.controller.kube.kinds import Kind
 from dreambooth_operator.controller.observability import definitions as d
 from dreambooth_operator.controller.observability import job_metrics

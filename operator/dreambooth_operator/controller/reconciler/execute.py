@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_operator.controller.decide.decision import (
+from dreambooth_operator.controller.decide.state.decision import (
     Action,
     Apply,
     Decision,

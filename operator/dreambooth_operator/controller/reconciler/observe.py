@@ -7,8 +7,8 @@ from datetime import datetime
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.parsing.load import InvalidJobError
 from dreambooth_operator.controller.decide.defaults import JobDefaults, with_defaults
-from dreambooth_operator.controller.decide.history import newest_attempt
-from dreambooth_operator.controller.decide.observed import Observed
+from dreambooth_operator.controller.decide.state.history import newest_attempt
+from dreambooth_operator.controller.decide.state.observed import Observed
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import Api
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, JOB

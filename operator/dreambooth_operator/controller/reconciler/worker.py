@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Protocol
 
 from dreambooth_api.contract.conditions import Reason
-from dreambooth_operator.controller.decide.decision import Decision, Event
-from dreambooth_operator.controller.decide.observed import Blocked, Observed, Policy
+from dreambooth_operator.controller.decide.state.decision import Decision, Event
+from dreambooth_operator.controller.decide.state.observed import Blocked, Observed, Policy
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.clock import Now
 from dreambooth_operator.controller.kube.snapshots import Key

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dreambooth_operator.controller.decide.decision import DeleteDreamBoothJob
+from dreambooth_operator.controller.decide.state.decision import DeleteDreamBoothJob
 from tests.operator.controller.world import running
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from dreambooth_api.models.status import AttemptStatus, Counters, Status
-from dreambooth_operator.controller.decide.observed import Blocked
+from dreambooth_operator.controller.decide.state.observed import Blocked
 from dreambooth_operator.controller.kube.snapshots import COUNTERS_ANNOTATION
 from tests.operator.controller.world import START, World, running
 

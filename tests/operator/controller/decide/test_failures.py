@@ -10,7 +10,7 @@ import pytest
 from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.status import Counters
 from dreambooth_operator.controller.decide.failures import classify_failure
-from dreambooth_operator.controller.decide.history import unreliable_nodes
+from dreambooth_operator.controller.decide.state.history import unreliable_nodes
 from tests.operator.controller.world import running
 
 

@@ -9,7 +9,7 @@ import pytest
 from dreambooth_api.contract.message import Checkpoint
 from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.status import CheckpointStatus
-from dreambooth_operator.controller.decide.observed import Reading
+from dreambooth_operator.controller.decide.state.observed import Reading
 from tests.operator.controller.world import World, running
 
 

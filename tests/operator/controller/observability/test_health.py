@@ -17,8 +17,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from dreambooth_api.models.status import AttemptStatus, Status
-from dreambooth_operator.controller.decide.decision import Decision
-from dreambooth_operator.controller.decide.observed import Observed, Reading
+from dreambooth_operator.controller.decide.state.decision import Decision
+from dreambooth_operator.controller.decide.state.observed import Observed, Reading
 from dreambooth_operator.controller.kube.kinds import JOB, POD, Kind
 from dreambooth_operator.controller.kube.session import Session
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, Key

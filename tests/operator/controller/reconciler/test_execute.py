@@ -10,16 +10,16 @@ import pytest
 
 from dreambooth_api.models.status import AttemptStatus, Condition, Counters, Status
 from dreambooth_api.models.storage import Storage
-from dreambooth_operator.controller.decide.decision import (
+from dreambooth_operator.controller.decide.defaults import JobDefaults
+from dreambooth_operator.controller.decide.restart import attempt_children
+from dreambooth_operator.controller.decide.state.decision import (
     Apply,
     Decision,
     DeleteDreamBoothJob,
     DeleteJob,
     Event,
 )
-from dreambooth_operator.controller.decide.defaults import JobDefaults
-from dreambooth_operator.controller.decide.observed import Observed
-from dreambooth_operator.controller.decide.restart import attempt_children
+from dreambooth_operator.controller.decide.state.observed import Observed
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import FIELD_MANAGER
 from dreambooth_operator.controller.kube.kinds import (

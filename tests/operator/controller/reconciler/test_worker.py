@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from dreambooth_api.models.status import Status
-from dreambooth_operator.controller.decide.decision import NOTHING, Apply, Decision, Event
-from dreambooth_operator.controller.decide.observed import Observed, Policy
+from dreambooth_operator.controller.decide.state.decision import NOTHING, Apply, Decision, Event
+from dreambooth_operator.controller.decide.state.observed import Observed, Policy
 from dreambooth_operator.controller.kube.snapshots import Key
 from dreambooth_operator.controller.reconciler.worker import Worker
 from dreambooth_operator.manifests.resources import service

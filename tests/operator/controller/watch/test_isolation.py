@@ -15,8 +15,8 @@ from dreambooth_api.contract.progress import Progress, UnreadableProgressError
 from dreambooth_api.models.status import Status
 from dreambooth_api.parsing.load import parse
 from dreambooth_operator.controller.decide.decide import decide
-from dreambooth_operator.controller.decide.decision import Decision
-from dreambooth_operator.controller.decide.observed import Observed, Policy, Reading
+from dreambooth_operator.controller.decide.state.decision import Decision
+from dreambooth_operator.controller.decide.state.observed import Observed, Policy, Reading
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import Api, Page
 from dreambooth_operator.controller.kube.clock import ServerClock

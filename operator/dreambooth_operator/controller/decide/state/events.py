@@ -9,8 +9,8 @@ from typing import Literal
 from dreambooth_api.contract.conditions import ConditionType, Reason
 from dreambooth_api.models.conditions import condition_status, find_condition
 from dreambooth_api.models.status import AttemptStatus, Condition, Status
-from dreambooth_operator.controller.decide.decision import Event
-from dreambooth_operator.controller.decide.history import newest_attempt
+from dreambooth_operator.controller.decide.state.decision import Event
+from dreambooth_operator.controller.decide.state.history import newest_attempt
 
 EventType = Literal["Normal", "Warning"]
 

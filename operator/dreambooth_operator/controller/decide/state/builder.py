@@ -18,15 +18,15 @@ from dreambooth_api.models.conditions import (
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.runtime import Runtime
 from dreambooth_api.models.status import Condition, Status
-from dreambooth_operator.controller.decide.decision import (
+from dreambooth_operator.controller.decide.state.decision import (
     Action,
     Apply,
     Decision,
     DeleteJob,
     StopJob,
 )
-from dreambooth_operator.controller.decide.events import events_between
-from dreambooth_operator.controller.decide.observed import Observed, Policy
+from dreambooth_operator.controller.decide.state.events import events_between
+from dreambooth_operator.controller.decide.state.observed import Observed, Policy
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot
 from dreambooth_operator.manifests.names import Manifest
 

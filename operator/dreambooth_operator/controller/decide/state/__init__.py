@@ -1,0 +1,1 @@
+"""What `decide` reads and writes: the observed objects, the attempts of a status, the decision."""
