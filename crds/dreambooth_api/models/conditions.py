@@ -37,3 +37,21 @@ def set_condition(conditions: Sequence[Condition], new: Condition) -> list[Condi
 def remove_conditions(conditions: Sequence[Condition], *kinds: str) -> list[Condition]:
     """The conditions without those of the types `kinds` (meta.RemoveStatusCondition)."""
     return [condition for condition in conditions if condition.type not in kinds]
+
+
+def keep_transitions(old: Sequence[Condition], new: Sequence[Condition]) -> list[Condition]:
+    """The conditions `new`, in the order of `old`, with its times where a status is the same.
+
+    A condition that was removed and set again to the same status has had no transition, and
+    writing another `lastTransitionTime` would change the status at every reconcile.
+    """
+    position = {condition.type: index for index, condition in enumerate(old)}
+    ordered = sorted(new, key=lambda condition: position.get(condition.type, len(old)))
+    kept = []
+    for condition in ordered:
+        before = find_condition(old, condition.type)
+        if before is not None and before.status == condition.status:
+            time = before.last_transition_time
+            condition = condition.model_copy(update={"last_transition_time": time})
+        kept.append(condition)
+    return kept

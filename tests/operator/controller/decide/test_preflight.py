@@ -210,6 +210,19 @@ def test_suspending_stops_a_running_preflight_and_resuming_starts_it_again() -> 
     assert world.status.phase == "Starting"
 
 
+def test_a_preflight_that_is_being_deleted_changes_the_status_once() -> None:
+    world = World(dreambooth_job())
+    world.settle()
+    world.control_jobs()
+    world.start_pods()
+    world.settle()
+    world.delete_job("mug-preflight")
+    world.settle()
+    assert world.condition("PreflightPassed")[1] == "Stopping"
+    world.tick(20)
+    assert world.decide().status is None
+
+
 def test_a_suspended_preflight_on_a_lost_node_frees_its_name() -> None:
     world = World()
     world.settle()

@@ -12,6 +12,7 @@ from dreambooth_api.models.conditions import (
     MAX_MESSAGE,
     ConditionStatus,
     condition_status,
+    keep_transitions,
     remove_conditions,
     set_condition,
 )
@@ -123,7 +124,10 @@ class DecisionBuilder:
     def build(self) -> Decision:
         """The finished decision; without a status when nothing of it changed."""
         old = self.job.status or Status()
-        self.update_status(observed_generation=self.observed.generation)
+        self.update_status(
+            conditions=keep_transitions(old.conditions, self.status.conditions),
+            observed_generation=self.observed.generation,
+        )
         return Decision(
             actions=tuple(self.actions),
             status=None if self.status == old else self.status,
