@@ -8,6 +8,17 @@ from dreambooth_api.models.status import Counters
 from tests.operator.controller.world import World, dreambooth_job, running
 
 
+def preempted() -> World:
+    """A job whose queue has just suspended its first attempt, after 30 seconds of training."""
+    world = World(dreambooth_job(queue="gpus"))
+    world.pass_preflight()
+    world.queue_admits(world.attempt)
+    world.run_attempt()
+    world.tick(30)
+    world.queue_suspends(world.attempt)
+    return world
+
+
 def test_suspending_stops_the_pods_and_resuming_starts_the_next_attempt() -> None:
     world = running()
     world.change(suspend=True)
@@ -75,12 +86,7 @@ def test_a_queue_that_suspends_the_job_preempts_and_keeps_the_attempt() -> None:
 
 
 def test_pods_created_before_the_start_time_was_written_belong_to_the_resumed_job() -> None:
-    world = World(dreambooth_job(queue="gpus"))
-    world.pass_preflight()
-    world.queue_admits(world.attempt)
-    world.run_attempt()
-    world.tick(30)
-    world.queue_suspends(world.attempt)
+    world = preempted()
     world.stop_pods()
     world.control_jobs()
     world.settle()
@@ -96,12 +102,7 @@ def test_pods_created_before_the_start_time_was_written_belong_to_the_resumed_jo
 
 
 def test_a_job_that_is_resumed_in_the_second_in_which_its_last_pod_ended_goes_on() -> None:
-    world = World(dreambooth_job(queue="gpus"))
-    world.pass_preflight()
-    world.queue_admits(world.attempt)
-    world.run_attempt()
-    world.tick(30)
-    world.queue_suspends(world.attempt)
+    world = preempted()
     world.settle()
     world.stop_pods()
     world.queue_admits(world.attempt)
@@ -130,12 +131,7 @@ def test_a_job_that_fails_while_its_queue_suspends_it_was_preempted() -> None:
 
 
 def test_a_failure_after_a_preemption_is_a_failure() -> None:
-    world = World(dreambooth_job(queue="gpus"))
-    world.pass_preflight()
-    world.queue_admits(world.attempt)
-    world.run_attempt()
-    world.tick(30)
-    world.queue_suspends(world.attempt)
+    world = preempted()
     world.stop_pods()
     world.settle()
     world.tick(30)
