@@ -48,9 +48,11 @@ def test_a_full_quota_is_shown_and_the_job_goes_on_when_it_is_raised(harness: Ha
         "is forbidden: exceeded quota: team, requested: pods=1, used: pods=0, limited: pods=0",
     )
     assert harness.status()["phase"] == "Preflight"
-    assert harness.events().count("FailedCreate") == 1
+    # Events are posted after the status was written.
+    harness.wait(lambda: "FailedCreate" in harness.events())
     harness.cluster.delete(path)
     harness.start_training()
+    assert harness.events().count("FailedCreate") == 1
     assert harness.condition("PodsReady")["status"] == "True"
 
 
@@ -101,7 +103,7 @@ def test_a_new_job_says_which_webhook_is_down(harness: Harness, double: DoubleCl
     assert WEBHOOK in condition["message"]
     assert "Role" not in condition["message"]
     assert harness.status()["phase"] == "Pending"
-    assert harness.events() == ["WebhookFailed"]
+    harness.wait(lambda: harness.events() == ["WebhookFailed"])
     double.heal()
     started = time.monotonic()
     harness.start_training()
