@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+from dreambooth_storage.backends import Backends
 from dreambooth_storage.errors import EmptyPrefixError, StorageError
-from dreambooth_storage.file_store import FileStore
 from dreambooth_storage.folders import files_below, path_below
 from dreambooth_storage.interface import (
     AccessKey,
-    Backend,
     Listing,
     NullObserver,
     StorageSettings,
@@ -24,7 +21,7 @@ from dreambooth_storage.interface import (
     Written,
 )
 from dreambooth_storage.parallel import prefetch, run_all
-from dreambooth_storage.uri import Location, join, parse
+from dreambooth_storage.uri import join
 
 _WRITE_FIELD = "spec.output"
 
@@ -44,14 +41,9 @@ class Storage:
         *,
         credentials: AccessKey | None = None,
     ) -> None:
-        # Imported here: boto3 takes 0.2 s to load, and `dreambooth validate` never opens storage.
-        from dreambooth_storage.s3.store import S3Store
-
         policy = policy or TransferPolicy()
         self.settings = settings
-        self._observer: TransferObserver = observer or NullObserver()
-        self._s3 = S3Store(settings, policy, self._observer, credentials)
-        self._files = FileStore()
+        self._backends = Backends(settings, policy, observer or NullObserver(), credentials)
         self._ahead = policy.objects_at_once
         # Not the pool of the parts: objects wait for their parts, and in one pool they could fill
         # all threads and deadlock.
@@ -63,7 +55,7 @@ class Storage:
         Raises:
             NoSuchBucketError: there is no such bucket.
         """
-        with self._operation("list", prefix_uri, field) as (store, location, _):
+        with self._backends.operation("list", prefix_uri, field) as (store, location, _):
             objects = store.list(location)
         # By bytes, as S3 orders keys, and not by code points; file names need not be UTF-8.
         return sorted(objects, key=lambda each: each.relative.encode(errors="surrogateescape"))
@@ -86,7 +78,7 @@ class Storage:
         Raises:
             NoSuchBucketError: there is no such bucket.
         """
-        with self._operation("exists", uri, field) as (store, location, _):
+        with self._backends.operation("exists", uri, field) as (store, location, _):
             return store.exists(location)
 
     def read(self, uri: str, *, sha256: str | None = None, field: str = "") -> bytes:
@@ -97,7 +89,7 @@ class Storage:
             ChecksumMismatchError: its sha256 is not `sha256`, or not the one that it was written
                 with, however often it is read.
         """
-        with self._operation("read", uri, field) as (store, location, count):
+        with self._backends.operation("read", uri, field) as (store, location, count):
             data = store.read(location, sha256)
             count(len(data))
         return data
@@ -108,7 +100,7 @@ class Storage:
         Raises:
             ObjectNotFoundError: there is no such object.
         """
-        with self._operation("read", uri, field) as (store, location, count):
+        with self._backends.operation("read", uri, field) as (store, location, count):
             data = store.read_start(location, length)
             count(len(data))
         return data
@@ -139,7 +131,7 @@ class Storage:
             AlreadyExistsError: `only_if_absent`, and there is an object already. Of several
                 writers at once, exactly one succeeds.
         """
-        with self._operation("write", uri, field) as (store, location, count):
+        with self._backends.operation("write", uri, field) as (store, location, count):
             written = store.write(location, data, only_if_absent)
             count(written.size)
         return written
@@ -151,7 +143,7 @@ class Storage:
             StorageFullError: there is no room left.
             StorageError: the file cannot be read; it says so.
         """
-        with self._operation("write", uri, field) as (store, location, count):
+        with self._backends.operation("write", uri, field) as (store, location, count):
             written = store.upload(Path(path), location)
             count(written.size)
         return written
@@ -165,7 +157,7 @@ class Storage:
         Raises:
             StorageFullError: there is no room left.
         """
-        with self._operation("write", uri, field) as (store, location, count):
+        with self._backends.operation("write", uri, field) as (store, location, count):
             written = store.stream(Path(path), location)
             count(written.size)
         return written
@@ -180,7 +172,7 @@ class Storage:
             ChecksumMismatchError: its sha256 is not `sha256`, or not the one that it was written
                 with.
         """
-        with self._operation("read", uri, field) as (store, location, count):
+        with self._backends.operation("read", uri, field) as (store, location, count):
             count(store.download(location, Path(path), sha256))
 
     def upload_tree(
@@ -248,8 +240,7 @@ class Storage:
         uris = list(uris)
         run_all(self._pool, [partial(self._delete, uri, field) for uri in uris])
         if folders:
-            locations = [parse(uri) for uri in uris]
-            self._files.remove_empty_folders([each for each in locations if each.is_file])
+            self._backends.remove_empty_folders(uris)
 
     def abort_unfinished(
         self, prefix_uri: str, selects: Callable[[str], bool], *, field: str = _WRITE_FIELD
@@ -267,13 +258,13 @@ class Storage:
         Raises:
             StorageError: the server does not list unfinished uploads.
         """
-        with self._operation("delete", prefix_uri, field) as (store, location, _):
+        with self._backends.operation("delete", prefix_uri, field) as (store, location, _):
             store.abort_unfinished(location, selects)
 
     def close(self) -> None:
         """Wait for running operations, and close the connections."""
         self._pool.shutdown()
-        self._s3.close()
+        self._backends.close()
 
     def __enter__(self) -> Storage:
         return self
@@ -287,25 +278,5 @@ class Storage:
         self.close()
 
     def _delete(self, uri: str, field: str) -> None:
-        with self._operation("delete", uri, field) as (store, location, _):
+        with self._backends.operation("delete", uri, field) as (store, location, _):
             store.delete(location)
-
-    @contextmanager
-    def _operation(
-        self, name: str, uri: str, field: str
-    ) -> Iterator[tuple[Backend, Location, Callable[[int], None]]]:
-        """The backend and the location of a URI, and a function that counts bytes.
-
-        Adds the field to errors, and reports the operation to the observer.
-        """
-        sizes: list[int] = []
-        start = time.perf_counter()
-        try:
-            location = parse(uri)
-            yield self._files if location.is_file else self._s3, location, sizes.append
-        except StorageError as error:
-            error.field = error.field or field
-            raise
-        # S3's requests report progress themselves; a file's operation does so here.
-        self._observer.progressed()
-        self._observer.transferred(name, sum(sizes), time.perf_counter() - start)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import re
 from collections.abc import Callable
@@ -11,16 +9,17 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
 
+from dreambooth_storage.checksum import verify
 from dreambooth_storage.errors import ChecksumMismatchError, StorageUnavailableError
-from dreambooth_storage.file_store import unfinished, verify
-from dreambooth_storage.interface import MIB
+from dreambooth_storage.files.write import unfinished
 from dreambooth_storage.parallel import run_all
 from dreambooth_storage.s3.client import S3Client
-from dreambooth_storage.s3.errors import NotAnS3ServerError, TruncatedBodyError
+from dreambooth_storage.s3.errors import NotAnS3ServerError
+from dreambooth_storage.s3.sinks import FileSink, MemorySink, Sink, fill
 from dreambooth_storage.uri import Location
 
 SHA256_KEY = "dreambooth-sha256"
@@ -30,60 +29,11 @@ _WHOLE_ATTEMPTS = 3
 # The ETag of a multipart upload is a hash of hashes with a suffix, "...-12", and does not match.
 _MD5 = re.compile('"?([0-9a-f]{32})"?')
 T = TypeVar("T")
-S = TypeVar("S", bound="_Sink")
+S = TypeVar("S", bound=Sink)
 
 
 class _ChangedError(Exception):
     """The object was replaced between two of its ranges."""
-
-
-class _Sink(Protocol):
-    """The destination of content. Ranges do not overlap, and are filled by several threads."""
-
-    def fill(self, body: Any, start: int, length: int) -> int:
-        """Store up to `length` bytes of a body at offset `start`; returns the number read."""
-
-    def digest(self, kind: str) -> str:
-        """Hexadecimal sha256 or md5 of the content."""
-
-
-class _Memory:
-    """Content in memory, in one piece."""
-
-    def __init__(self, size: int) -> None:
-        # BytesIO shares its buffer with the `bytes` that getvalue() returns, so an object is never
-        # held twice; a bytearray would have to be copied.
-        self._buffer = io.BytesIO(bytes(size))
-
-    def fill(self, body: Any, start: int, length: int) -> int:
-        with self._buffer.getbuffer() as view:
-            return _read_into(body, view[start : start + length])
-
-    def digest(self, kind: str) -> str:
-        with self._buffer.getbuffer() as view:
-            return hashlib.new(kind, view, usedforsecurity=False).hexdigest()
-
-    def take(self) -> bytes:
-        return self._buffer.getvalue()
-
-
-class _File:
-    """Content in an open file."""
-
-    def __init__(self, file: io.BufferedRandom, size: int) -> None:
-        self._file = file
-        file.truncate(size)
-
-    def fill(self, body: Any, start: int, length: int) -> int:
-        block, done = memoryview(bytearray(min(length, MIB))), 0
-        while done < length and (count := body.readinto(block[: length - done])):
-            os.pwrite(self._file.fileno(), block[:count], start + done)
-            done += count
-        return done
-
-    def digest(self, kind: str) -> str:
-        self._file.seek(0)
-        return hashlib.file_digest(self._file, kind).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -109,7 +59,7 @@ class _Check:
         self._sha256 = sha256
         self._seen: set[str] = set()
 
-    def __call__(self, version: _Version, content: _Sink) -> None:
+    def __call__(self, version: _Version, content: Sink) -> None:
         """Raise `ChecksumMismatchError` when the content is damaged."""
         if expected := self._sha256 or version.sha256:
             verify(self._uri, expected, content.digest("sha256"))
@@ -161,7 +111,7 @@ class Reader:
         check = _Check(location, sha256)
 
         def once() -> bytes:
-            version, memory = self._fetch(location, _Memory)
+            version, memory = self._fetch(location, MemorySink)
             check(version, memory)
             return memory.take()
 
@@ -173,8 +123,8 @@ class Reader:
         def request(client: Any) -> bytes:
             answer = _get_start(client, location, length)
             size = min(length, _version_of(answer).first)
-            start = _Memory(size)
-            _fill(start, answer["Body"], 0, size)
+            start = MemorySink(size)
+            fill(start, answer["Body"], 0, size)
             return start.take()
 
         return self._client.call("read", location, request)
@@ -192,7 +142,7 @@ class Reader:
 
         def once() -> int:
             with unfinished(path) as temporary, temporary.open("w+b") as file:
-                version, content = self._fetch(location, lambda size: _File(file, size))
+                version, content = self._fetch(location, lambda size: FileSink(file, size))
                 check(version, content)
                 # The file is renamed below: its content must be on disk before its name is.
                 os.fsync(file.fileno())
@@ -234,13 +184,13 @@ class Reader:
             answer = _get_start(client, location, self._client.policy.part_size)
             version = _version_of(answer)
             sink = make(version.size)
-            _fill(sink, answer["Body"], 0, version.first)
+            fill(sink, answer["Body"], 0, version.first)
             return version, sink
 
         return self._client.call("read", location, request)
 
     def _range(
-        self, location: Location, version: _Version, sink: _Sink, start: int, step: int
+        self, location: Location, version: _Version, sink: Sink, start: int, step: int
     ) -> None:
         stop = min(start + step, version.size)
 
@@ -254,7 +204,7 @@ class Reader:
                 if _code(error) in ("PreconditionFailed", "412", "NoSuchKey", "InvalidRange"):
                     raise _ChangedError from None
                 raise
-            _fill(sink, answer["Body"], start, stop - start)
+            fill(sink, answer["Body"], start, stop - start)
 
         self._client.call("read", location, request)
 
@@ -275,23 +225,6 @@ def _version_of(answer: Any) -> _Version:
     content_range = str(answer.get("ContentRange", ""))
     size = int(content_range.rpartition("/")[2]) if content_range else length
     return _Version(size, answer["ETag"], answer.get("Metadata", {}).get(SHA256_KEY), length)
-
-
-def _fill(sink: _Sink, body: Any, start: int, length: int) -> None:
-    try:
-        count = sink.fill(body, start, length)
-        if count < length:
-            raise TruncatedBodyError(f"{count} of {length} bytes")
-    finally:
-        # A body that was not read to its end would keep its connection from the pool.
-        body.close()
-
-
-def _read_into(body: Any, view: memoryview) -> int:
-    done = 0  # in blocks of 1 MiB, as urllib3 first reads each into a buffer of its own
-    while done < len(view) and (count := body.readinto(view[done : done + MIB])):
-        done += count
-    return done
 
 
 def _checked(answer: Any) -> Any:

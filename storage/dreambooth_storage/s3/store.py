@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreambooth_storage.errors import StorageUnavailableError
-from dreambooth_storage.file_store import errors_of_source, errors_of_target
+from dreambooth_storage.files.errors import errors_of_source, errors_of_target
 from dreambooth_storage.interface import (
     AccessKey,
     Listing,

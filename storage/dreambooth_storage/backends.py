@@ -1,0 +1,65 @@
+"""Finds the backend of a URI, and reports every operation on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from dreambooth_storage.errors import StorageError
+from dreambooth_storage.files.store import FileStore
+from dreambooth_storage.interface import (
+    AccessKey,
+    Backend,
+    StorageSettings,
+    TransferObserver,
+    TransferPolicy,
+)
+from dreambooth_storage.uri import Location, parse
+
+
+class Backends:
+    """S3 and the file system. All methods raise `StorageError`."""
+
+    def __init__(
+        self,
+        settings: StorageSettings,
+        policy: TransferPolicy,
+        observer: TransferObserver,
+        credentials: AccessKey | None = None,
+    ) -> None:
+        # Imported here: boto3 takes 0.2 s to load, and `dreambooth validate` never opens storage.
+        from dreambooth_storage.s3.store import S3Store
+
+        self._observer = observer
+        self._s3 = S3Store(settings, policy, observer, credentials)
+        self._files = FileStore()
+
+    @contextmanager
+    def operation(
+        self, name: str, uri: str, field: str
+    ) -> Iterator[tuple[Backend, Location, Callable[[int], None]]]:
+        """The backend and the location of a URI, and a function that counts bytes.
+
+        Adds the field to errors, and reports the operation to the observer.
+        """
+        sizes: list[int] = []
+        start = time.perf_counter()
+        try:
+            location = parse(uri)
+            yield self._files if location.is_file else self._s3, location, sizes.append
+        except StorageError as error:
+            error.field = error.field or field
+            raise
+        # S3's requests report progress themselves; a file's operation does so here.
+        self._observer.progressed()
+        self._observer.transferred(name, sum(sizes), time.perf_counter() - start)
+
+    def remove_empty_folders(self, uris: Iterable[str]) -> None:
+        """Remove folders of files that were deleted, where nothing is left in them."""
+        locations = [parse(uri) for uri in uris]
+        self._files.remove_empty_folders([each for each in locations if each.is_file])
+
+    def close(self) -> None:
+        """Wait for running requests, and close the connections."""
+        self._s3.close()

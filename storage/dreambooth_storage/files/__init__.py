@@ -1,0 +1,1 @@
+"""`file://`: a file system with the semantics of S3."""
