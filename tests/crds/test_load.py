@@ -96,7 +96,11 @@ def test_all_broken_rules_of_one_part_are_listed() -> None:
         ("learningRate: .5", ("learning_rate", 0.5)),
         ("steps: 1_000", ("steps", 1000)),
         ("steps: 0x10", ("steps", 16)),
+        ("steps: 0O20", ("steps", 16)),
+        ("learningRate: 0.000_1", ("learning_rate", 1e-4)),
         ("flip: off", ("flip", False)),
+        ("flip: y", ("flip", True)),
+        ("flip: N", ("flip", False)),
         ("globalBatch: ~", ("global_batch", None)),
     ],
 )
@@ -113,7 +117,15 @@ def test_text_stays_text(text: str) -> None:
     assert job.spec.model.revision == text
 
 
-@pytest.mark.parametrize("text", ["123e4567", "1234567", "2026-11-24", "off", "null", "0x12", "~"])
+def test_letter_that_is_a_boolean_to_kubectl_is_no_text() -> None:
+    """As the API server would refuse it, and not train a subject of that name."""
+    message = "spec.subjects[0].identifier: must be text (got True); put it in quotes if it is"
+    assert problems(JOB.replace("sks", "y"))[0].startswith(message)
+
+
+@pytest.mark.parametrize(
+    "text", ["123e4567", "1234567", "1_0.5", "2026-11-24", "off", "y", "N", "null", "0x12", "~"]
+)
 def test_dump_is_read_back(text: str) -> None:
     job = load(JOB.replace("owner/model}", f"owner/model, revision: '{text}'}}"))
     assert job.spec.model.revision == text

@@ -14,11 +14,11 @@ import yaml
 
 from dreambooth_api.parsing.quote import quoted
 
-# YAML 1.1, as kubectl's parser reads it: yes, no, on and off are booleans; y and n are text.
-_BOOL = r"^(true|True|TRUE|false|False|FALSE|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF)$"
-_INT = r"^[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$"
+# YAML 1.1, as kubectl's parser reads it: y and n are booleans, and numbers may hold underscores.
+_BOOL = r"^([yY]|yes|Yes|YES|[nN]|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)$"
+_INT = r"^[-+]?_*(0[bB][01_]+|0[oO]?[0-7_]+|0[xX][0-9a-fA-F_]+|0|[1-9][0-9_]*)$"
 _FLOAT = (
-    r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"
+    r"^[-+]?(\.[0-9][0-9_]*|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9][0-9_]*)?$"
     r"|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
 )
 _PLAIN_VALUES = [
@@ -50,6 +50,7 @@ def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = _resolvers()
+    bool_values = yaml.SafeLoader.bool_values | {"y": True, "n": False}
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
