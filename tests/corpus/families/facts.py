@@ -1,0 +1,31 @@
+"""What is published about a family of models: what tests of any family compare with."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class FamilyFacts:
+    """Facts of one published repository of a family.
+
+    Sizes are in bytes, None where the published size is not known. `files` lists what
+    `DiffusionPipeline.from_pretrained` loads weights from, without the variants; `others` lists
+    what lies beside them. Names of LoRA files: `lora_prefixes` are diffusers' own, by component;
+    `kohya_prefixes` and `comfyui_prefix` are those of the two other formats, None or empty where
+    the family has none.
+    """
+
+    repository: str
+    license: str
+    pipeline: str
+    resolution: int  # pixels along one side
+    steps: int
+    guidance: float
+    parameters: dict[str, int]  # by component
+    files: dict[str, int | None]
+    lora_targets: tuple[str, ...]  # of diffusers' training script
+    lora_prefixes: tuple[str, ...] = ("transformer",)
+    kohya_prefixes: tuple[str, ...] = ()
+    comfyui_prefix: str | None = None
+    others: dict[str, int | None] = field(default_factory=dict)
+    same_layout: tuple[str, ...] = ()  # other repositories that differ in numbers alone
+    notes: str = ""

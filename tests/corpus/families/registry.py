@@ -1,0 +1,23 @@
+"""All families: name -> module with `FACTS`, `PARTS` and `build`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from tests.corpus.families import sdxl
+from tests.corpus.families.facts import FamilyFacts
+from tests.corpus.families.parts import Part
+
+
+class FamilyModule(Protocol):
+    """What a module of this folder defines."""
+
+    FACTS: FamilyFacts
+    PARTS: Mapping[str, Part]
+
+    @staticmethod
+    def build(folder: Path, seed: int = 0) -> None:
+        """Write a tiny random model of the family in its published layout."""
+
+
+FAMILIES: dict[str, FamilyModule] = {"sdxl": sdxl}

@@ -1,0 +1,101 @@
+"""The corpus of families: plain diffusers loads the tiny models, and all their inputs matter."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from tests.corpus.families.parts import build_model
+from tests.corpus.families.registry import FAMILIES, FamilyModule
+
+pytestmark = pytest.mark.filterwarnings(  # EulerDiscreteScheduler, with NumPy 2
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+PROMPTS = ["a photo of sks dog", "a red mug on the beach", "zebra"]
+MAX_BYTES = 3_000_000
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> FamilyModule:
+    """Each family in turn."""
+    return FAMILIES[request.param]
+
+
+@pytest.fixture(scope="module")
+def folder(family: FamilyModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of the family."""
+    path = tmp_path_factory.mktemp("family")
+    family.build(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder: Path) -> Any:
+    """The tiny model, loaded by plain diffusers."""
+    pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def generate(pipeline: Any, prompts: list[str], seeds: list[int]) -> Tensor:
+    """Images [prompts, 3, 64, 64] in 0..1, with guidance; each from a seed of its own."""
+    images: Tensor = pipeline(
+        prompts,
+        height=64,
+        width=64,
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        output_type="pt",
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+    ).images
+    return images
+
+
+def test_the_layout_is_the_published_one(family: FamilyModule, folder: Path, pipeline: Any) -> None:
+    weights = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix == ".safetensors"
+    }
+    assert weights == set(family.FACTS.files)
+    assert type(pipeline).__name__ == family.FACTS.pipeline
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert size < MAX_BYTES
+
+
+def test_published_configurations_have_the_published_size(family: FamilyModule) -> None:
+    with torch.device("meta"):
+        models = {name: build_model(part, part.config) for name, part in family.PARTS.items()}
+    counts = {
+        name: sum(weight.numel() for weight in model.parameters()) for name, model in models.items()
+    }
+    assert counts == family.FACTS.parameters
+
+
+def test_weights_are_random_and_depend_on_the_seed(
+    family: FamilyModule, pipeline: Any, tmp_path: Path
+) -> None:
+    family.build(tmp_path, seed=1)
+    other = DiffusionPipeline.from_pretrained(tmp_path, local_files_only=True)
+    for part in family.PARTS:
+        others = dict(getattr(other, part).named_parameters())
+        for name, weight in getattr(pipeline, part).named_parameters():
+            assert weight.unique().numel() > weight.numel() / 2, (part, name)
+            assert not torch.equal(weight, others[name]), (part, name)
+
+
+def test_images_depend_on_seed_and_prompt_alone(pipeline: Any) -> None:
+    images = generate(pipeline, PROMPTS, [1, 1, 3])
+    assert images.shape == (3, 3, 64, 64)
+    assert images.std(dim=(1, 2, 3)).min() > 0.05  # neither black nor white
+    assert torch.equal(images, generate(pipeline, PROMPTS, [1, 1, 3]))
+    for number, seed in enumerate([1, 1, 3]):
+        [alone] = generate(pipeline, [PROMPTS[number]], [seed])
+        assert torch.allclose(images[number], alone, atol=1e-3)
+    first, prompt, other = images
+    assert (first - prompt).abs().mean() > 0.01
+    assert (first - other).abs().mean() > 0.01
