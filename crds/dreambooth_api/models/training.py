@@ -8,6 +8,7 @@ from dreambooth_api.models.base import ApiModel, ModuleName, Seed, Steps
 from dreambooth_api.models.rules import rule
 
 LearningRate = Annotated[float, Field(gt=0, le=1)]
+LossWeighting = Literal["none", "sigma-sqrt", "cosmap"]
 
 
 class Lora(ApiModel):
@@ -95,6 +96,54 @@ class Ema(ApiModel):
     """Decay per optimizer step, warmed up as (1 + step) / (10 + step)."""
 
 
+class TimestepSampling(ApiModel):
+    """How often each noise level sigma is trained, from 0 (an image) to 1 (noise alone).
+
+    For models of flow matching (Esser et al. 2024, section 3.1).
+    """
+
+    density: Literal["uniform", "logit-normal", "mode"] = "logit-normal"
+    """Distribution of sigma before the shift. `logit-normal`: mostly middle levels. `mode`: these
+    more often, and the ends too."""
+
+    mean: Annotated[float, Field(ge=-10, le=10)] | None = None
+    """Mean of log(sigma / (1 - sigma)) of `logit-normal`; above 0 for more noise. Default: 0."""
+
+    std: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Standard deviation of log(sigma / (1 - sigma)) of `logit-normal`. Default: 1."""
+
+    mode_scale: Annotated[float, Field(ge=-1, le=1.75)] | None = None
+    """Scale of `mode`; below 0 for the ends, above 0 for the middle. Default: 1.29."""
+
+    shift: Annotated[float, Field(gt=0, le=100)] | None = None
+    """Factor on the odds of noise, sigma / (1 - sigma); above 1 for more noise. Default: the
+    model's, which may depend on `training.resolution`."""
+
+    @rule(
+        "mean",
+        "!has(self.mean) || self.density == 'logit-normal'",
+        "means nothing with this density; set density to logit-normal, or remove it",
+    )
+    def _only_logit_normal_has_a_mean(self) -> bool:
+        return self.mean is None or self.density == "logit-normal"
+
+    @rule(
+        "std",
+        "!has(self.std) || self.density == 'logit-normal'",
+        "means nothing with this density; set density to logit-normal, or remove it",
+    )
+    def _only_logit_normal_has_a_deviation(self) -> bool:
+        return self.std is None or self.density == "logit-normal"
+
+    @rule(
+        "modeScale",
+        "!has(self.modeScale) || self.density == 'mode'",
+        "means nothing with this density; set density to mode, or remove it",
+    )
+    def _only_mode_has_a_scale(self) -> bool:
+        return self.mode_scale is None or self.density == "mode"
+
+
 class Training(ApiModel):
     """How to train."""
 
@@ -142,10 +191,21 @@ class Training(ApiModel):
     """Arithmetic of the forward pass; trained weights stay in fp32."""
 
     min_snr_gamma: Annotated[float, Field(gt=0, le=100)] | None = None
-    """Min-SNR loss weights (Hang et al. 2023); 5 is usual. Unset: plain MSE."""
+    """Min-SNR loss weights (Hang et al. 2023); 5 is usual. Unset: plain MSE. Not for models of flow
+    matching."""
 
     noise_offset: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Per-channel offset added to the noise, for very dark or bright images."""
+    """Per-channel offset added to the noise, for very dark or bright images. Not for models of flow
+    matching."""
+
+    timestep_sampling: TimestepSampling | None = None
+    """How often each noise level is trained, for models of flow matching. Default: `logit-normal`,
+    with the model's shift."""
+
+    loss_weighting: LossWeighting = "none"
+    """Loss weight of each noise level sigma, for models of flow matching. `sigma-sqrt`:
+    1 / sigma^2, at most 400. `cosmap`: more for the middle (Esser et al. 2024). Both are usual with
+    density `uniform`."""
 
     caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Fraction of captions replaced by the empty one."""
@@ -170,6 +230,16 @@ class Training(ApiModel):
     )
     def _one_batch_size(self) -> bool:
         return self.global_batch is None or self.per_device_batch is None
+
+    @rule(
+        "minSnrGamma",
+        "!has(self.minSnrGamma) || (!has(self.timestepSampling) && self.lossWeighting == 'none')",
+        "no model takes it together with timestepSampling or lossWeighting, which are for models of"
+        " flow matching; remove it, or remove them",
+    )
+    def _one_objective(self) -> bool:
+        flow = self.timestep_sampling is not None or self.loss_weighting != "none"
+        return self.min_snr_gamma is None or not flow
 
     @rule(
         "schedule.warmupSteps",

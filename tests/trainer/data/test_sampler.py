@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 
 from dreambooth_trainer.data.batches import BatchPlan, BatchStream, make_batch
 from dreambooth_trainer.data.sampler import ImagePool, TrainingSampler
+from dreambooth_trainer.objectives.ddpm import DDPMObjective
 
 SHAPE = (4, 8, 8)
+DDPM = DDPMObjective(torch.linspace(0.99, 0.01, 1000), "epsilon", None)
 
 
 def sampler(**changes):
@@ -15,7 +18,7 @@ def sampler(**changes):
         "subjects": [ImagePool(0, 5, 2)],
         "priors": [ImagePool(10, 20, 2)],
         "weights": [1.0],
-        "timesteps": 1000,
+        "objective": DDPM,
         "latent_shape": SHAPE,
         "global_batch": 4,
     }

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreambooth_trainer.objectives.ddpm import dreambooth_loss, min_snr_weights, signal_to_noise
+from dreambooth_trainer.objectives.ddpm import min_snr_weights, signal_to_noise
+from dreambooth_trainer.objectives.loss import dreambooth_loss
 
 
 def reference(prediction, target, weights, prior_weight):

@@ -15,6 +15,7 @@ from dreambooth_trainer.data.sampler import ImagePool, TrainingSampler
 from dreambooth_trainer.export.pipeline import export_pipeline
 from dreambooth_trainer.models.adapters import make_trainable
 from dreambooth_trainer.models.stable_diffusion import StableDiffusion
+from dreambooth_trainer.objectives.ddpm import DDPMObjective
 from dreambooth_trainer.training.module import DreamBooth, ResumeState
 from tests.trainer.export.test_export import ABOUT
 
@@ -41,7 +42,8 @@ def cache(family):
 @pytest.fixture
 def batch():
     sampler = TrainingSampler(
-        seed=3, subjects=[ImagePool(0, 4)], priors=[ImagePool(4, 6)], weights=[1.0], timesteps=1000,
+        seed=3, subjects=[ImagePool(0, 4)], priors=[ImagePool(4, 6)], weights=[1.0],
+        objective=DDPMObjective(torch.linspace(0.99, 0.01, 1000), "epsilon", None),
         latent_shape=(4, 16, 16), global_batch=3,
     )  # fmt: skip
     return make_batch(sampler, 0.0, 0, range(3))

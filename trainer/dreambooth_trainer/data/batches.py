@@ -67,7 +67,9 @@ def make_batch(sampler: TrainingSampler, noise_offset: float, step: int, positio
     draws = [subject for subject, _ in pairs] + [prior for _, prior in pairs if prior is not None]
     return {
         "row": torch.tensor([draw.row for draw in draws]),
-        "timestep": torch.tensor([draw.timestep for draw in draws]),
+        "timestep": torch.tensor(
+            [draw.timestep for draw in draws], dtype=sampler.objective.timestep_dtype
+        ),
         "drop_caption": torch.tensor([draw.drop_caption for draw in draws]),
         "latent_noise": torch.from_numpy(np.stack([draw.latent_noise for draw in draws])),
         # The sum is the noise and the target: the model learns to change an image's mean too.

@@ -14,6 +14,7 @@ from dreambooth_trainer.data.latents import ImageGroup
 from dreambooth_trainer.data.sampler import TrainingSampler
 from dreambooth_trainer.data.subjects import load_subject
 from dreambooth_trainer.models import Family
+from dreambooth_trainer.objectives.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,14 @@ class Dataset:
         return bool(self.classes)
 
     def sampler(
-        self, global_batch: int, latent_shape: tuple[int, int, int], timesteps: int
+        self, global_batch: int, latent_shape: tuple[int, int, int], objective: Objective
     ) -> TrainingSampler:
         """The sampler of these images.
 
         Args:
             global_batch: Subject images per optimizer step over all ranks.
             latent_shape: (C, h, w).
-            timesteps: Training timesteps of the base model.
+            objective: Draws the timesteps.
         """
         pools = image_pools(self.groups)
         of_class = dict(zip(self.classes, pools[len(self.subjects) :], strict=True))
@@ -52,7 +53,7 @@ class Dataset:
             subjects=pools[: len(self.subjects)],
             priors=[of_class[s.class_noun] for s in subjects] if self.has_prior else [],
             weights=[s.weight or 1.0 for s in subjects],
-            timesteps=timesteps,
+            objective=objective,
             latent_shape=latent_shape,
             global_batch=global_batch,
             caption_dropout=self.job.spec.training.caption_dropout,

@@ -13,6 +13,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from dreambooth_trainer.objectives.objective import Objective
+
 SUBJECT, PRIOR, ORDER = 0, 1, 2
 """Numbers of independent random streams."""
 
@@ -38,7 +40,7 @@ class TrainingSample:
 
     Args:
         row: Of the image's variant in the cache.
-        timestep: From 0 (nearly clean) to T - 1 (nearly noise).
+        timestep: In the objective's unit: an index for DDPM, sigma for flow matching.
         drop_caption: Whether the empty caption replaces the image's.
         latent_noise: Selects a latent of the VAE's posterior, [C, h, w] float32.
         noise: Added at `timestep`, [C, h, w] float32.
@@ -46,7 +48,7 @@ class TrainingSample:
     """
 
     row: int
-    timestep: int
+    timestep: int | float
     drop_caption: bool
     latent_noise: NDArray[np.float32]
     noise: NDArray[np.float32]
@@ -62,7 +64,7 @@ class TrainingSampler:
         subjects: The images of each subject.
         priors: The images of each subject's class; empty without prior preservation.
         weights: Relative frequencies of the subjects.
-        timesteps: T, the training timesteps of the base model.
+        objective: Draws the timesteps.
         latent_shape: (C, h, w).
         global_batch: Subject images per optimizer step over all ranks.
         caption_dropout: Probability that the empty caption replaces the image's.
@@ -72,7 +74,7 @@ class TrainingSampler:
     subjects: Sequence[ImagePool]
     priors: Sequence[ImagePool]
     weights: Sequence[float]
-    timesteps: int
+    objective: Objective
     latent_shape: tuple[int, int, int]
     global_batch: int
     caption_dropout: float = 0.0
@@ -114,7 +116,7 @@ class TrainingSampler:
         # The order of these draws is part of the result: a change breaks resumed runs.
         return TrainingSample(
             row=pool.first + image * pool.variants + int(stream.integers(pool.variants)),
-            timestep=int(stream.integers(self.timesteps)),
+            timestep=self.objective.draw_timestep(stream),
             drop_caption=bool(stream.random() < self.caption_dropout),
             latent_noise=stream.standard_normal(self.latent_shape, dtype=np.float32),
             noise=stream.standard_normal(self.latent_shape, dtype=np.float32),

@@ -1,7 +1,7 @@
 """The interface of a model family that training uses."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -23,6 +23,10 @@ class Family(Protocol):
     model_hash: str
     denoiser: nn.Module
     text_encoders: dict[str, nn.Module]
+
+    @property
+    def objective_kind(self) -> Literal["ddpm", "flow"]:
+        """The kind of the objective that it is trained with."""
 
     @property
     def prediction_type(self) -> str:

@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x and 2.x: one CLIP text encoder, a 4-channel VAE, a UNet."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import (
@@ -28,6 +28,7 @@ class StableDiffusion:
         "text_encoder": CLIPTextModel,
     }
     """The parts with weights that training loads, by their folders."""
+    objective_kind: ClassVar[Literal["ddpm"]] = "ddpm"
     lora_text_targets = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
     def __init__(self, pipeline: StableDiffusionPipeline, model_hash: str) -> None:

@@ -1,17 +1,12 @@
-"""The DreamBooth loss on a denoising diffusion model (Ho et al. 2020).
+"""Denoising diffusion (Ho et al. 2020): the denoiser predicts the noise, or v."""
 
-Noise prediction on the subject plus weighted noise prediction on the class, the prior preservation
-of Ruiz et al. 2022, section 3.3.
-"""
-
-from dataclasses import dataclass
-
+import numpy as np
 import torch
 from torch import Tensor
 
 
 class DDPMObjective:
-    """The denoiser's input and target, and the loss weight of each timestep.
+    """The `Objective` of denoising diffusion; timesteps are indices from 0 (nearly clean) to T - 1.
 
     Args:
         alphas_cumprod: Cumulative signal of every training timestep, [T] (Ho et al. 2020, section
@@ -23,7 +18,7 @@ class DDPMObjective:
     def __init__(
         self, alphas_cumprod: Tensor, prediction_type: str, min_snr_gamma: float | None
     ) -> None:
-        self.timesteps = len(alphas_cumprod)
+        self._timesteps = len(alphas_cumprod)
         self._predicts_v = prediction_type == "v_prediction"
         # Tables on the device: looking a timestep up there does not wait for the host.
         self._signal = alphas_cumprod.sqrt()
@@ -32,6 +27,15 @@ class DDPMObjective:
         if min_snr_gamma is not None:
             snr = signal_to_noise(alphas_cumprod)
             self._weights = min_snr_weights(snr, min_snr_gamma, prediction_type)
+
+    @property
+    def timestep_dtype(self) -> torch.dtype:
+        """int64."""
+        return torch.int64
+
+    def draw_timestep(self, stream: np.random.Generator) -> int:
+        """One of the T timesteps, each equally likely (Ho et al. 2020, algorithm 1)."""
+        return int(stream.integers(self._timesteps))
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Noisy latents [N, C, h, w] at timesteps [N] (Ho et al. 2020, equation 4)."""
@@ -73,36 +77,3 @@ def min_snr_weights(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
     """
     divisor = snr if prediction_type == "epsilon" else snr + 1
     return torch.where(snr > 0, snr.clamp(max=gamma) / divisor, 1.0)
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Scalars: `total` = `subject` + prior weight x `prior` (Ruiz et al. 2022, equation 2)."""
-
-    total: Tensor
-    subject: Tensor
-    prior: Tensor
-
-
-def dreambooth_loss(
-    prediction: Tensor, target: Tensor, weights: Tensor | None, prior_weight: float | None
-) -> Losses:
-    """Mean squared error of each half of the batch (Ruiz et al. 2022, equation 2).
-
-    Args:
-        prediction: [2B, C, h, w], the subject's half first; [B, C, h, w] without class samples.
-        target: As `prediction`.
-        weights: [2B] or [B], the weight of each sample's own timestep; None: equal weights.
-        prior_weight: Lambda of the paper; None without class samples.
-    """
-    # In fp32: half precision would round the sum over thousands of squares.
-    each = (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
-    if weights is not None:
-        each = each * weights
-    if prior_weight is None:
-        subject = each.mean()
-        return Losses(subject, subject, torch.zeros_like(subject))
-    # A mean for each half, not over all: their ratio does not depend on the batch size.
-    subject_half, prior_half = each.chunk(2)
-    subject, prior = subject_half.mean(), prior_half.mean()
-    return Losses(subject + prior_weight * prior, subject, prior)

@@ -155,7 +155,8 @@ class _Measurement:
             for parameter in parameters:
                 parameter.grad = torch.empty_like(parameter)
         with CudaArithmetic(self._half):
-            loss = module.training_step(_batch(local_batch, self._latent_shape), 0)
+            batch = _batch(local_batch, self._latent_shape, module.objective.timestep_dtype)
+            loss = module.training_step(batch, 0)
         if self._training.gradient_checkpointing:
             # Its repeated forward passes do not run under a function mode; one block's are small.
             for parameter in parameters:
@@ -183,11 +184,17 @@ class _Measurement:
         self._note("exporting")
 
 
-def _batch(count: int, latent_shape: tuple[int, int, int]) -> dict[str, Tensor]:
+def _batch(
+    count: int, latent_shape: tuple[int, int, int], timestep_dtype: torch.dtype
+) -> dict[str, Tensor]:
     """A micro-batch, see `batches.Batch`."""
-    integers = {name: torch.zeros(count, dtype=torch.long) for name in ("row", "timestep")}
-    noise = {name: torch.empty(count, *latent_shape) for name in ("latent_noise", "noise")}
-    return {**integers, **noise, "drop_caption": torch.zeros(count, dtype=torch.bool)}
+    return {
+        "row": torch.zeros(count, dtype=torch.long),
+        "timestep": torch.zeros(count, dtype=timestep_dtype),
+        "drop_caption": torch.zeros(count, dtype=torch.bool),
+        "latent_noise": torch.empty(count, *latent_shape),
+        "noise": torch.empty(count, *latent_shape),
+    }
 
 
 def checkpoint_bytes(config: ModelConfig, training: Training) -> int:

@@ -133,7 +133,7 @@ def _stream(
         world_size=topology.world_size,
     )
     return BatchStream(
-        dataset.sampler(plan.global_batch, module.latent_shape, module.timesteps),
+        dataset.sampler(plan.global_batch, module.latent_shape, module.objective),
         plan,
         noise_offset=training.noise_offset,
         pin_memory=attempt.device.type == "cuda",

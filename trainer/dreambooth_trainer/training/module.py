@@ -17,7 +17,8 @@ from dreambooth_trainer.data.batches import Batch
 from dreambooth_trainer.data.cache import NO_CAPTION, TrainingCache, encode_captions
 from dreambooth_trainer.models import Conditioning, Family
 from dreambooth_trainer.models.adapters import TrainableParameters
-from dreambooth_trainer.objectives.ddpm import DDPMObjective, Losses, dreambooth_loss
+from dreambooth_trainer.objectives.loss import Losses, dreambooth_loss
+from dreambooth_trainer.objectives.make import make_objective
 from dreambooth_trainer.training.ema import ExponentialMovingAverage
 from dreambooth_trainer.training.optimizer import (
     make_optimizer,
@@ -84,11 +85,7 @@ class DreamBooth(pl.LightningModule):
         self._prior_weight = prior_weight
         self._resume = resume
         self._optimizer: AdamW | None = None
-        self._objective = DDPMObjective(
-            family.alphas_cumprod.to(cache.moments.device),
-            family.prediction_type,
-            training.min_snr_gamma,
-        )
+        self.objective = make_objective(family, training, cache.moments.device)
         self.ema = (
             ExponentialMovingAverage(trained.all, training.ema.decay)
             if training.ema.enabled
@@ -102,11 +99,6 @@ class DreamBooth(pl.LightningModule):
         """(C, h, w) of the cached latents, whose moments are [rows, 2C, h, w]."""
         _, moments, height, width = self._cache.moments.shape
         return moments // 2, height, width
-
-    @property
-    def timesteps(self) -> int:
-        """Training timesteps of the base model."""
-        return self._objective.timesteps
 
     @property
     def steps_done(self) -> int:
@@ -133,12 +125,12 @@ class DreamBooth(pl.LightningModule):
         timesteps, noise = batch["timestep"], batch["noise"]
         moments = self._cache.moments[batch["row"]]
         latents = self._family.sample_latents(moments, batch["latent_noise"])
-        noisy = self._objective.add_noise(latents, noise, timesteps)
+        noisy = self.objective.add_noise(latents, noise, timesteps)
         prediction = self._family.predict(noisy, timesteps, self._conditioning(batch))
         losses = dreambooth_loss(
             prediction,
-            self._objective.target(latents, noise, timesteps),
-            self._objective.weights(timesteps),
+            self.objective.target(latents, noise, timesteps),
+            self.objective.weights(timesteps),
             self._prior_weight,
         )
         self.losses = Losses(*(part.detach() for part in vars(losses).values()))

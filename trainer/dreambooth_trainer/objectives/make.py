@@ -1,0 +1,60 @@
+"""The objective that a base model is trained with."""
+
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from dreambooth_api.models.training import TimestepSampling, Training
+from dreambooth_trainer.objectives.ddpm import DDPMObjective
+from dreambooth_trainer.objectives.flow_matching import FlowMatchingObjective, make_density
+from dreambooth_trainer.objectives.objective import Objective, ObjectiveKind
+
+
+class TrainableModel(Protocol):
+    """A model family, as far as its objective depends on it."""
+
+    @property
+    def objective_kind(self) -> ObjectiveKind:
+        """`ddpm` for a `DDPMModel`, `flow` for a `FlowModel`."""
+
+
+class DDPMModel(TrainableModel, Protocol):
+    """A model of denoising diffusion."""
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """Cumulative signal of every training timestep, [T] (Ho et al. 2020, section 2)."""
+
+    @property
+    def prediction_type(self) -> str:
+        """`epsilon` (Ho et al. 2020, section 3.2) or `v_prediction` (Salimans & Ho 2022)."""
+
+
+class FlowModel(TrainableModel, Protocol):
+    """A model of flow matching."""
+
+    def flow_shift(self, resolution: int) -> float:
+        """The shift of sigma for images of `resolution` pixels a side; exp(mu) where mu is used."""
+
+
+def make_objective(model: TrainableModel, training: Training, device: torch.device) -> Objective:
+    """The objective of a model, with the job's settings.
+
+    Settings that the model's kind does not take are refused by preflight, and ignored here.
+
+    Args:
+        model: The family that is trained.
+        training: `spec.training`.
+        device: Of the latents.
+    """
+    if model.objective_kind == "ddpm":
+        ddpm = cast(DDPMModel, model)
+        return DDPMObjective(
+            ddpm.alphas_cumprod.to(device), ddpm.prediction_type, training.min_snr_gamma
+        )
+    sampling = training.timestep_sampling or TimestepSampling()
+    shift = sampling.shift
+    if shift is None:
+        shift = cast(FlowModel, model).flow_shift(training.resolution)
+    return FlowMatchingObjective(make_density(sampling), shift, training.loss_weighting)
