@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from dreambooth_api.contract.exit_codes import EXTERNAL, NOT_RETRYABLE, ExitCode, is_retryable
+from dreambooth_api.contract.exit_codes import EXTERNAL, ExitCode, is_retryable
 from dreambooth_api.contract.stages import Outcome
 from dreambooth_api.contract.termination import Termination
 
@@ -16,6 +16,10 @@ PREEMPTION_BY_SCHEDULER = "PreemptionByScheduler"
 """Reason of core/v1 DisruptionTarget when the scheduler gives the node to others."""
 # Only bounds the shift: the longest back-off allowed, a day, is 17 doublings of a second.
 MAX_DOUBLINGS = 32
+# Somebody has to act, and until then each attempt takes GPUs from other jobs. With the default
+# back-off, that many attempts take two and a half hours.
+MAX_REFUSALS = 20
+"""Attempts that may be refused (`is_refusal`) from one checkpoint; the last of them is final."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +95,20 @@ def _classify_pod(pod: PodEnd, has_checkpoint: bool) -> tuple[int, AttemptEnd] |
     return 4, AttemptEnd("Failed", pod)
 
 
+def is_refusal(outcome: Outcome | None, exit_code: int | None) -> bool:
+    """Whether an attempt of a job with a checkpoint was refused: it ended with an `EXTERNAL` code.
+
+    It is not the job's failure, and uses up no budget, but is not retried without limit either.
+    """
+    return outcome == "Disrupted" and exit_code in EXTERNAL
+
+
 def outcome_for_backoff(outcome: Outcome | None, exit_code: int | None) -> Outcome | None:
     """The outcome that counts for the wait before the next attempt.
 
     What an attempt was refused for seldom passes within seconds: the wait grows as after failures.
     """
-    return "Failed" if outcome == "Disrupted" and exit_code in NOT_RETRYABLE else outcome
+    return "Failed" if is_refusal(outcome, exit_code) else outcome
 
 
 @dataclass(frozen=True)
@@ -110,7 +122,8 @@ class RestartPolicy:
     def is_exhausted(self, failures: int, stalls: int) -> bool:
         """Whether no more attempts may follow (spec.runtime.restart.maxFailures).
 
-        Only failures and stalls use up the budget: disruptions are not the job's fault.
+        Only failures and stalls use up the budget: disruptions are not the job's fault. Refusals
+        have a limit of their own (`MAX_REFUSALS`).
         """
         return failures + stalls > self.max_failures
 

@@ -72,6 +72,9 @@ class CheckpointStatus(ApiModel):
     time: Time
     """When its manifest was written."""
 
+    refusals: Count = 0
+    """Attempts from it that ended with exit codes 64 to 67. After 20 the job fails."""
+
 
 class AttemptStatus(ApiModel):
     """One attempt and how it ended."""

@@ -4,7 +4,14 @@ import time
 from dataclasses import dataclass
 
 from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
-from dreambooth_api.contract.restart import PodEnd, RestartPolicy, classify, outcome_for_backoff
+from dreambooth_api.contract.restart import (
+    MAX_REFUSALS,
+    PodEnd,
+    RestartPolicy,
+    classify,
+    is_refusal,
+    outcome_for_backoff,
+)
 from dreambooth_api.contract.stages import Outcome
 from dreambooth_operator.local import host
 from dreambooth_operator.local.kubelet import NodeEnvironment, local_pods
@@ -28,7 +35,7 @@ class RunFailure:
     pod: LocalPod
     end: PodEnd
     final: bool
-    """No restart can help. False: the restart budget is used up."""
+    """No restart can help. False: the job was restarted as often as it may be."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,14 @@ def _run_attempts(run: Run, storage: LocalStorage, stop: StopRequest, screen: Sc
     policy = storage.job.spec.runtime.restart.policy()
     outcomes: list[Outcome] = []
     waits: list[Outcome | None] = []
-    has_checkpoint = False
+    checkpoint_step: int | None = None
+    refusals = 0
     while True:
         pods, ends = _run_attempt(run, storage, stop, screen)
-        has_checkpoint |= any(end.termination.checkpoint for end in ends)
-        attempt = classify(ends, has_checkpoint=has_checkpoint)
+        saved = _checkpoint_step(ends)
+        if saved is not None and (checkpoint_step is None or saved > checkpoint_step):
+            checkpoint_step, refusals = saved, 0
+        attempt = classify(ends, has_checkpoint=checkpoint_step is not None)
         if attempt is None or attempt.pod is None:  # every pod has exited with 0
             return RunEnd(ExitCode.DONE)
         exit_code = attempt.pod.exit_code or ExitCode.ERROR
@@ -70,7 +80,9 @@ def _run_attempts(run: Run, storage: LocalStorage, stop: StopRequest, screen: Sc
             return RunEnd(exit_code)
         outcomes.append(attempt.outcome)
         waits.append(outcome_for_backoff(attempt.outcome, exit_code))
-        if attempt.final or policy.is_exhausted(*_counted(outcomes)):
+        refusals += is_refusal(attempt.outcome, exit_code)
+        exhausted = policy.is_exhausted(*_counted(outcomes)) or refusals >= MAX_REFUSALS
+        if attempt.final or exhausted:
             failure = RunFailure(pods[attempt.pod.index], attempt.pod, attempt.final)
             return RunEnd(exit_code, failure)
         seconds = policy.wait_seconds(waits)
@@ -117,6 +129,12 @@ def _node_environment(run: Run, attempt: int, storage: LocalStorage) -> NodeEnvi
         environment=threads | loopback | storage.environment,
         devices=host.devices_per_pod(runtime),
     )
+
+
+def _checkpoint_step(ends: list[PodEnd]) -> int | None:
+    """Step of the newest checkpoint that the pods know of; None before the first."""
+    saved = [end.termination.checkpoint for end in ends]
+    return max((checkpoint.step for checkpoint in saved if checkpoint), default=None)
 
 
 def _counted(outcomes: list[Outcome]) -> tuple[int, int]:

@@ -2,14 +2,16 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from dreambooth_api.contract.message import Checkpoint
 from dreambooth_api.contract.progress import Progress
-from dreambooth_api.contract.restart import PodEnd
+from dreambooth_api.contract.restart import MAX_REFUSALS, PodEnd
 from dreambooth_api.contract.stages import Outcome
 from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.job import DreamBoothJob
@@ -21,6 +23,7 @@ from dreambooth_operator.local.storage import storage_for
 from tests.operator.restarts import BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, WAITS
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart.yaml"
+SAVED = datetime(2026, 1, 1, tzinfo=UTC)
 EXIT_CODES: dict[Outcome, int] = {"Failed": 1, "Stalled": 70, "Disrupted": 143, "Succeeded": 0}
 
 
@@ -51,6 +54,8 @@ class Runs:
         self.waits: list[float] = []
         self.message = ""
         """Termination message of each pod."""
+        self.steps: Iterator[int | None] = itertools.repeat(None)
+        """Step of the checkpoint that each attempt ends with."""
         self.folder = folder
         self._codes: Iterator[int] = iter(())
         monkeypatch.setattr(local_run, "run_pods", self._run_pods)
@@ -72,7 +77,9 @@ class Runs:
             return run_job(run, storage, StopRequest(), self.screen)
 
     def _run_pods(self, pods: Any, stop: StopRequest, on_tick: Any) -> list[PodEnd]:
-        return [PodEnd(0, next(self._codes), Termination(message=self.message))]
+        step = next(self.steps)
+        saved = None if step is None else Checkpoint(step=step, uri="s3://b/c", time=SAVED)
+        return [PodEnd(0, next(self._codes), Termination(message=self.message, checkpoint=saved))]
 
     def _wait(self, seconds: float, stop: StopRequest) -> bool:
         self.waits.append(seconds)
@@ -132,3 +139,13 @@ def test_failure_that_no_restart_helps_ends_the_run(runs: Runs) -> None:
     end = runs.run([143, 66])
     assert end.failure is not None
     assert (end.exit_code, end.failure.final) == (66, True)
+
+
+def test_refusals_from_one_checkpoint_are_limited(runs: Runs) -> None:
+    # The attempt that saves step 20 shows that the training gets on.
+    before, after = MAX_REFUSALS - 1, MAX_REFUSALS
+    runs.steps = itertools.chain([10] * before, [20] * after)
+    end = runs.run([67] * (before + after), max_failures=0)
+    assert end.failure is not None
+    assert (end.exit_code, end.failure.final) == (67, False)
+    assert len(runs.waits) == before + after - 1

@@ -28,6 +28,8 @@ from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
 from dreambooth_operator.controller.decide.state.history import (
     AttemptResult,
     close_attempt,
+    count_refusal,
+    has_open_attempt,
     has_run,
     record_result,
     update_attempt,
@@ -55,6 +57,8 @@ def advance_attempt(builder: DecisionBuilder, record: AttemptStatus) -> None:
     # By number, not by owner: the Job may be gone, and its pods with it.
     pods = [pod for pod in builder.observed.pods if pod.attempt == record.number]
     builder.status = add_final_checkpoint(builder.status, pods)
+    if not has_open_attempt(builder.status):
+        builder.status = count_refusal(builder.status)
 
 
 def _advance(builder: DecisionBuilder, record: AttemptStatus, job: JobSnapshot | None) -> None:

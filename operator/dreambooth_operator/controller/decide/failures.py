@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from dreambooth_api.contract.exit_codes import EXTERNAL, ExitCode
-from dreambooth_api.contract.restart import PodEnd, classify
+from dreambooth_api.contract.restart import MAX_REFUSALS, PodEnd, classify
 from dreambooth_api.contract.stages import Outcome
 from dreambooth_api.contract.termination import MAX_MESSAGE
 from dreambooth_operator.controller.decide.state.history import AttemptResult
@@ -18,7 +18,10 @@ from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapsh
 
 JOB_EXIT_CODE = re.compile(r"failed with exit code (\d+)")
 """In the Job controller's message about a podFailurePolicy rule (batch/v1 JobCondition)."""
-TRIED_AGAIN = "The job has a checkpoint: it is tried again until this is put right"
+RETRIED = (
+    "The job has a checkpoint: it is retried until this is put right, at most"
+    f" {MAX_REFUSALS} times without a newer checkpoint"
+)
 NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -54,7 +57,7 @@ def classify_failure(
     if end.outcome in ("Failed", "Stalled"):
         reason = _describe_failure(pod)
     elif end.pod.exit_code in EXTERNAL:
-        reason = f"{_describe_failure(pod)}\n{TRIED_AGAIN}"
+        reason = f"{_describe_failure(pod)}\n{RETRIED}"
     elif pod.disruption:
         reason = f"pod {pod.name} was disrupted ({pod.disruption}): {pod.disruption_message}"
     else:

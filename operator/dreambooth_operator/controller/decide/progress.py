@@ -57,7 +57,7 @@ def _update_progress(builder: DecisionBuilder, progress: Progress) -> None:
         update={
             "stage": progress.stage,
             "progress": _progress_status(progress, old.progress, builder.now),
-            "last_checkpoint": _checkpoint_status(progress.last_checkpoint) or old.last_checkpoint,
+            "last_checkpoint": _checkpoint_status(progress.last_checkpoint, old.last_checkpoint),
             "artifacts": _with_samples(old.artifacts, progress.samples),
         }
     )
@@ -99,10 +99,17 @@ def _number(value: float | None) -> str | None:
     return None if value is None else f"{value:.4g}"
 
 
-def _checkpoint_status(checkpoint: Checkpoint | None) -> CheckpointStatus | None:
+def _checkpoint_status(
+    checkpoint: Checkpoint | None, old: CheckpointStatus | None
+) -> CheckpointStatus | None:
+    """The newest checkpoint as the status has it; `old` where there is none."""
     if checkpoint is None:
-        return None
-    return CheckpointStatus(step=checkpoint.step, uri=checkpoint.uri, time=checkpoint.time)
+        return old
+    # Only a later step shows that the training gets on.
+    refusals = old.refusals if old and checkpoint.step <= old.step else 0
+    return CheckpointStatus(
+        step=checkpoint.step, uri=checkpoint.uri, time=checkpoint.time, refusals=refusals
+    )
 
 
 def _with_samples(artifacts: Artifacts | None, samples: list[str]) -> Artifacts | None:
@@ -118,9 +125,9 @@ def add_final_checkpoint(status: Status, pods: Iterable[PodSnapshot]) -> Status:
     """
     last = status.last_checkpoint
     for pod in pods:
-        saved = _checkpoint_status(pod.termination.checkpoint)
+        saved = pod.termination.checkpoint
         if saved and (last is None or saved.step > last.step):
-            last = saved
+            last = _checkpoint_status(saved, last)
     return status.model_copy(update={"last_checkpoint": last})
 
 

@@ -7,11 +7,13 @@ from datetime import timedelta
 
 import pytest
 
+from dreambooth_api.contract.message import Checkpoint
+from dreambooth_api.contract.restart import MAX_REFUSALS
 from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.status import Counters
 from dreambooth_operator.controller.decide.failures import classify_failure
 from dreambooth_operator.controller.decide.state.history import unreliable_nodes
-from tests.operator.controller.world import running
+from tests.operator.controller.world import World, running
 
 
 @pytest.mark.parametrize("code", [64, 65, 66, 67, 68, 69, 71])
@@ -76,8 +78,57 @@ def test_after_a_checkpoint_a_refusal_waits_for_what_is_wrong_outside(code: int)
     assert world.status.phase == "Running"
     assert world.status.counters == Counters(disruptions=4)
     assert "holds no files" in world.status.attempts[0].reason
-    assert "tried again" in world.status.attempts[0].reason
+    assert "it is retried" in world.status.attempts[0].reason
     assert not unreliable_nodes(world.status.attempts)
+
+
+def _refuse(world: World, times: int, step: int | None = None) -> None:
+    """End attempts with exit code 67, the last one after it has saved a checkpoint of `step`."""
+    for number in range(times):
+        if step is not None and number == times - 1:
+            saved = Checkpoint(step=step, uri="s3://b/c", time=world.now)
+            world.fail(67, Termination(message="no access", checkpoint=saved))
+        else:
+            world.fail(67, "no access")
+        while world.status.phase == "Restarting" and not world.live:
+            world.tick(60)
+            world.settle()
+        if world.live:
+            world.run_attempt()
+
+
+def test_refusals_from_one_checkpoint_are_limited() -> None:
+    world = running(restart={"maxFailures": 0})
+    world.reports_save_of(700)
+    world.settle()
+    _refuse(world, MAX_REFUSALS - 1)
+    assert world.status.last_checkpoint is not None
+    assert world.status.last_checkpoint.refusals == MAX_REFUSALS - 1
+    world.restart_operator()
+    _refuse(world, 1)
+    assert world.status.phase == "Failed"
+    _, reason, message = world.condition("Failed")
+    assert reason == "Disrupted"
+    assert message.startswith("no access\n")
+    assert f"{MAX_REFUSALS} attempts have ended like this since the checkpoint of step 700" in (
+        message
+    )
+
+
+def test_a_new_checkpoint_lets_refusals_start_anew() -> None:
+    world = running()
+    world.reports_save_of(700)
+    world.settle()
+    _refuse(world, MAX_REFUSALS, step=710)
+    assert world.status.phase == "Running"
+    world.reports_save_of(710)  # as the next attempt reports what it goes on from
+    world.settle()
+    _refuse(world, MAX_REFUSALS - 2)
+    assert world.status.last_checkpoint is not None
+    assert world.status.last_checkpoint.refusals == MAX_REFUSALS - 1
+    assert world.status.phase == "Running"
+    _refuse(world, 1)
+    assert world.status.phase == "Failed"
 
 
 def test_after_a_checkpoint_a_refusal_is_recognized_when_no_pod_object_is_left() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
-from dreambooth_api.contract.restart import RestartPolicy
+from dreambooth_api.contract.restart import MAX_REFUSALS, RestartPolicy, is_refusal
 from dreambooth_api.contract.stages import Outcome
 from dreambooth_api.models.status import AttemptStatus, Counters, Status
 
@@ -125,6 +125,28 @@ def close_attempt(
         status = update_attempt(status, final=True, reason=reason[-MAX_REASON:])
     status = add_run_time(status, ended).model_copy(update={"counters": counters})
     return update_attempt(status, ended=ended)
+
+
+def count_refusal(status: Status) -> Status:
+    """The status after the newest attempt, which has ended, was counted as refused if it was.
+
+    It is final once `MAX_REFUSALS` attempts were refused since the newest checkpoint, which must
+    include one that this attempt saved (status.lastCheckpoint.refusals).
+    """
+    record, checkpoint = status.attempts[-1], status.last_checkpoint
+    if checkpoint is None or not is_refusal(record.outcome, record.exit_code):
+        return status
+    refusals = checkpoint.refusals + 1
+    checkpoint = checkpoint.model_copy(update={"refusals": refusals})
+    status = status.model_copy(update={"last_checkpoint": checkpoint})
+    if refusals < MAX_REFUSALS:
+        return status
+    reason = (
+        f"{record.reason}\nNot restarted: {refusals} attempts have ended like this since the"
+        f" checkpoint of step {checkpoint.step}. Once this is put right, a new job can go on from"
+        " it (spec.resumeFrom)"
+    )
+    return update_attempt(status, final=True, reason=reason[-MAX_REASON:])
 
 
 def add_run_time(status: Status, until: datetime) -> Status:
