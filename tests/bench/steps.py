@@ -27,10 +27,13 @@ from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.samples import SampleWriter
 from dreambooth_trainer.models import load_family
 from dreambooth_trainer.models.adapters import make_trainable
+from dreambooth_trainer.models.defaults import fill_defaults
+from dreambooth_trainer.models.stable_diffusion import DEFAULTS
 from dreambooth_trainer.process.batch_split import split_batch
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.resolved_job import ResolvedJob
 from dreambooth_trainer.run.fit import fit
 from dreambooth_trainer.telemetry.history import StepReport
 from dreambooth_trainer.telemetry.telemetry import Telemetry
@@ -228,8 +231,8 @@ def _group(attempt: Attempt, count: int, caption: str) -> ImageGroup:
     return ImageGroup(found.images, [caption] * count, variants("center", flip=True))
 
 
-def _job(folder: Path, steps: int) -> DreamBoothJob:
-    return parse(
+def _job(folder: Path, steps: int) -> ResolvedJob:
+    job = parse(
         {
             "apiVersion": "dreambooth.dev/v1alpha1",
             "kind": "DreamBoothJob",
@@ -247,3 +250,4 @@ def _job(folder: Path, steps: int) -> DreamBoothJob:
             },
         }
     )  # fmt: skip
+    return fill_defaults(job, DEFAULTS)

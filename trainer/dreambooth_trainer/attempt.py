@@ -6,11 +6,12 @@ import torch
 
 from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.contract.stages import Stage
-from dreambooth_api.models.job import DreamBoothJob, output_layout
+from dreambooth_api.models.job import output_layout
 from dreambooth_storage import Storage
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.signals import StoppedError, StopSignal
 from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.resolved_job import ResolvedJob
 from dreambooth_trainer.telemetry.telemetry import Telemetry
 
 
@@ -18,7 +19,7 @@ from dreambooth_trainer.telemetry.telemetry import Telemetry
 class Attempt:
     """One attempt, as one rank sees it."""
 
-    job: DreamBoothJob
+    job: ResolvedJob
     ranks: Ranks
     storage: Storage
     telemetry: Telemetry

@@ -8,6 +8,8 @@ from dreambooth_api.models.base import ApiModel, GuidanceScale, Prompt, Seed, St
 from dreambooth_api.models.subject import CLASS_PROMPT
 
 Sampler = Literal["dpm-solver++", "ddim", "euler", "pndm"]
+"""Models that are trained by flow matching take `euler` alone."""
+SamplingSteps = Annotated[int, Field(ge=1, le=1000)]
 
 
 class Prior(ApiModel):
@@ -36,14 +38,14 @@ class Prior(ApiModel):
     prompt: Prompt = CLASS_PROMPT
     """Prompt of the class images. `{class}` is replaced by the subject's class noun."""
 
-    sampler: Sampler = "dpm-solver++"
-    """Sampler that makes the class images."""
+    sampler: Sampler | None = None
+    """Sampler that makes the class images. Default: the model's own."""
 
-    steps: Annotated[int, Field(ge=1, le=1000)] = 20
-    """Sampling steps per class image."""
+    steps: SamplingSteps | None = None
+    """Sampling steps per class image. Default: the model's own."""
 
-    guidance_scale: GuidanceScale = 7.5
-    """Classifier-free guidance scale of the class images."""
+    guidance_scale: GuidanceScale | None = None
+    """Guidance scale of the class images. Default: the model's own."""
 
     seed: Seed = 0
     """Image i is made from seed + i, so the set does not depend on the number of ranks."""

@@ -17,7 +17,7 @@ from dreambooth_api.models.base import (
     Steps,
     StorageUri,
 )
-from dreambooth_api.models.prior import Sampler
+from dreambooth_api.models.prior import Sampler, SamplingSteps
 from dreambooth_api.models.rules import rule
 
 
@@ -96,17 +96,17 @@ class Samples(ApiModel):
     count: Annotated[int, Field(ge=1, le=64)] = 4
     """Images per prompt."""
 
-    sampler: Sampler = "dpm-solver++"
-    """Sampler."""
+    sampler: Sampler | None = None
+    """Sampler. Default: the model's own."""
 
-    steps: Annotated[int, Field(ge=1, le=1000)] = 25
-    """Sampling steps."""
+    steps: SamplingSteps | None = None
+    """Sampling steps. Default: the model's own."""
 
-    guidance_scale: GuidanceScale = 7.5
-    """Classifier-free guidance scale."""
+    guidance_scale: GuidanceScale | None = None
+    """Guidance scale. Default: the model's own."""
 
     negative_prompt: Annotated[str, StringConstraints(max_length=512)] = ""
-    """What guidance steers away from."""
+    """What guidance steers away from, with models that have classifier-free guidance."""
 
     seed: Seed = 42
     """Image i of every prompt starts from seed + i."""

@@ -9,6 +9,9 @@ from dreambooth_api.models.rules import rule
 
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 LossWeighting = Literal["none", "sigma-sqrt", "cosmap"]
+LoraTargets = Annotated[list[ModuleName], Field(min_length=1, max_length=32)]
+MIN_RESOLUTION = 64
+Resolution = Annotated[int, Field(ge=MIN_RESOLUTION, le=2048, multiple_of=8)]
 
 
 class Lora(ApiModel):
@@ -23,13 +26,9 @@ class Lora(ApiModel):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapters' input."""
 
-    targets: Annotated[list[ModuleName], Field(min_length=1, max_length=32)] = [
-        "to_q",
-        "to_k",
-        "to_v",
-        "to_out.0",
-    ]
-    """Modules of the UNet that get an adapter, by the end of their names."""
+    targets: LoraTargets | None = None
+    """Modules of the denoiser that get an adapter, by the end of their names. Default: the model's
+    own, its attention's projections."""
 
 
 class TextEncoder(ApiModel):
@@ -169,8 +168,10 @@ class Training(ApiModel):
     accumulation: Annotated[int, Field(ge=1, le=1024)] = 1
     """Forward passes per optimizer step."""
 
-    resolution: Annotated[int, Field(ge=64, le=2048, multiple_of=8)] = 512
-    """Side of the training images in pixels. Images are cropped to a square, never squashed."""
+    resolution: Resolution | None = None
+    """Side of the training images in pixels. Images are cropped to a square, never squashed.
+    Default: the resolution that the model was trained at, for example 512 for Stable Diffusion
+    1.5."""
 
     crop: Literal["center", "random"] = "center"
     """Where a non-square image is cropped."""

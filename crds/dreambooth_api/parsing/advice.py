@@ -70,7 +70,7 @@ def _prior(spec: Spec) -> Iterator[str]:
 
 def _training(spec: Spec) -> Iterator[str]:
     training = spec.training
-    real = training.resolution >= LARGE_RESOLUTION
+    real = training.resolution is None or training.resolution >= LARGE_RESOLUTION
     if training.method == "full" and real and training.learning_rate > HIGH_FULL_RATE:
         yield (
             f"spec.training.learningRate: {training.learning_rate:g} is high for full fine-tuning;"

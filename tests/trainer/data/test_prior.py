@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.data.class_image_cache import ClassImageRecipe
 from dreambooth_trainer.data.class_images import ClassImageSet, load_class_images
@@ -22,12 +21,14 @@ from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadDataError
 from dreambooth_trainer.process.signals import StoppedError
 from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.resolved_job import ResolvedJob
+from tests.trainer.resolved import resolve
 
 MODEL_HASH = "ab" * 32
 
 
-def a_job(output: str, count: int = 12, resolution: int = 64, **prior: Any) -> DreamBoothJob:
-    return DreamBoothJob.model_validate(
+def a_job(output: str, count: int = 12, resolution: int = 64, **prior: Any) -> ResolvedJob:
+    return resolve(
         {
             "apiVersion": "dreambooth.dev/v1alpha1",
             "kind": "DreamBoothJob",
@@ -237,7 +238,7 @@ RANK = """
 import hashlib, json, sys
 import torch
 from diffusers import StableDiffusionPipeline
-from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_trainer.resolved_job import ResolvedJob
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.process.chunks import CHUNK_SIZE
 from dreambooth_trainer.process.distributed import join_ranks
@@ -252,7 +253,7 @@ storage = Storage(StorageSettings(endpoint, "us-east-1", "path"))
 with join_ranks(Topology.from_environment(), StopSignal()) as ranks:
     made = []
     found = load_class_images(
-        DreamBoothJob.model_validate_json(job), "mug", model_hash="ab" * 32, ranks=ranks,
+        ResolvedJob.model_validate_json(job), "mug", model_hash="ab" * 32, ranks=ranks,
         storage=storage,
         pipeline=lambda: made.append(1) or pipeline, progress=print, should_stop=lambda: False,
     )

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.data.crops import variants
 from dreambooth_trainer.data.dataset import Dataset
 from dreambooth_trainer.data.latents import ImageGroup
 from dreambooth_trainer.data.subjects import SubjectData, load_subject
 from dreambooth_trainer.process.errors import BadDataError
+from dreambooth_trainer.resolved_job import ResolvedJob
+from tests.trainer.resolved import resolve
 
 
-def a_job(folder: Path) -> DreamBoothJob:
-    return DreamBoothJob.model_validate(
+def a_job(folder: Path) -> ResolvedJob:
+    return resolve(
         {
             "apiVersion": "dreambooth.dev/v1alpha1",
             "kind": "DreamBoothJob",

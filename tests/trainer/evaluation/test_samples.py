@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
@@ -20,6 +19,7 @@ from dreambooth_trainer.process.errors import FencedError
 from dreambooth_trainer.process.signals import StoppedError, StopSignal
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.telemetry.telemetry import Telemetry
+from tests.trainer.resolved import resolve
 
 
 class StopAfter(StopSignal):
@@ -34,7 +34,7 @@ class StopAfter(StopSignal):
 
 
 def attempt(folder: Path, stop: StopSignal) -> Attempt:
-    job = DreamBoothJob.model_validate(
+    job = resolve(
         {
             "apiVersion": "dreambooth.dev/v1alpha1",
             "kind": "DreamBoothJob",

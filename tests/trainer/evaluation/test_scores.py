@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.subject import Subject
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
@@ -20,6 +19,7 @@ from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.telemetry.telemetry import Telemetry
+from tests.trainer.resolved import resolve
 
 SKS = Subject(identifier="sks", class_noun="mug", images="file:///none")
 
@@ -63,7 +63,7 @@ def test_a_model_that_ignores_a_sample_prompt_scores_less(
     fake: Any = Colours(obedient)
     Image.new("RGB", (80, 80)).save(tmp_path / "0.png")
     subject = {"identifier": "sks", "classNoun": "mug", "images": f"file://{tmp_path}"}
-    job = DreamBoothJob.model_validate(
+    job = resolve(
         {
             "apiVersion": "dreambooth.dev/v1alpha1",
             "kind": "DreamBoothJob",

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dreambooth_api.models.training import Training
 from dreambooth_trainer.export.lora import KOHYA_FILE, LORA_FILE, export_lora
 from dreambooth_trainer.export.names import (
     clip_weights,
@@ -22,7 +21,7 @@ from dreambooth_trainer.export.names import (
     vae_weights,
 )
 from dreambooth_trainer.export.pipeline import SINGLE_FILE, export_pipeline
-from dreambooth_trainer.models.stable_diffusion import StableDiffusion
+from dreambooth_trainer.models.stable_diffusion import DEFAULTS, StableDiffusion
 from tests.corpus import web_uis
 from tests.trainer.export.test_export import ABOUT, adapt
 
@@ -104,7 +103,7 @@ def test_every_module_that_can_be_adapted_is_known_to_the_web_uis(
 def test_the_default_adapters_are_among_those_of_sd_scripts(slim_sd1: Any, tmp_path: Path) -> None:
     unet = UNet2DConditionModel.from_config(slim_sd1.unet.config)
     text = CLIPTextModel(slim_sd1.text_encoder.config)
-    adapt(unet, Training().lora.targets, 1)
+    adapt(unet, list(DEFAULTS.lora_targets), 1)
     adapt(text, StableDiffusion.lora_text_targets, 1)
     export_lora(SimpleNamespace(unet=unet, text_encoder=text), tmp_path, ABOUT)
     found = lora_modules(tmp_path / KOHYA_FILE)

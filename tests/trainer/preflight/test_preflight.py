@@ -119,7 +119,7 @@ def test_everything_that_is_wrong_is_in_one_report(job: Job, tmp_path: Path) -> 
     ):
         assert any(str(error).startswith(field) for error in report.errors), field
     assert len(report.errors) == 5
-    assert report.exit_code == 65
+    assert report.exit_code == 66
     assert "the job cannot be trained: 5 error(s)" in str(report)
 
 
@@ -316,6 +316,21 @@ def test_a_resolution_that_the_model_cannot_take_is_an_error(
     assert error == (
         "spec.training.resolution: the model cannot take 72; use a multiple of 32, such as 64"
     )
+
+
+def test_a_job_without_a_resolution_has_that_of_its_model(job: Job) -> None:
+    del job["spec"]["training"]["resolution"]
+    report = examine(job)
+    assert report.errors == report.warnings == []
+    assert report.job
+    assert report.job.spec.training.resolution == 64
+
+
+def test_a_model_that_cannot_be_read_makes_no_image_too_small(job: Job) -> None:
+    del job["spec"]["training"]["resolution"]
+    job["spec"]["model"]["source"] = "/nowhere"
+    [error] = errors(job)
+    assert error.startswith("spec.model.source: ")
 
 
 def test_prompts_without_identifier_and_too_long_ones_are_warnings(job: Job) -> None:

@@ -8,8 +8,6 @@ import pytest
 from torch import nn
 from transformers import CLIPConfig
 
-from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.training import Training
 from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.preflight.memory import (
     GIB,
@@ -21,6 +19,8 @@ from dreambooth_trainer.preflight.memory import (
 from dreambooth_trainer.preflight.resources import check_grace_period, check_memory
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.process.out_of_memory import GpuStage
+from dreambooth_trainer.resolved_job import ResolvedJob
+from tests.trainer.resolved import resolve, resolve_training
 
 SIZES = Path(__file__).parents[3] / "docs" / "sizes.md"
 
@@ -116,9 +116,9 @@ def test_what_cannot_be_measured_is_a_warning(sd15: ModelConfig) -> None:
 
 
 def test_a_checkpoint_holds_weights_and_moments(sd15: ModelConfig) -> None:
-    full = checkpoint_bytes(sd15, Training(method="full", learning_rate=1e-6))
+    full = checkpoint_bytes(sd15, resolve_training(FULL))
     assert full == pytest.approx(10.3e9, rel=0.01)
-    assert checkpoint_bytes(sd15, Training(method="lora")) < 0.1e9
+    assert checkpoint_bytes(sd15, resolve_training({"method": "lora"})) < 0.1e9
 
 
 FULL = {"method": "full", "learning_rate": 1e-6}
@@ -144,7 +144,7 @@ def test_the_page_on_sizes_has_these_figures(
     for resolution, ranks in ((512, 1), (512, 8), (768, 1)):
         stages = measure(sd15, ranks=ranks, resolution=resolution, **training)
         cells.append(f"{max(stages.values()) + OVERHEAD / GIB:.1f}")
-    saved = checkpoint_bytes(sd15, Training.model_validate(training, by_name=True))
+    saved = checkpoint_bytes(sd15, resolve_training(training))
     cells.append(f"{saved / 1e9:.1f} GB" if saved > 1e9 else f"{saved / 1e6:.0f} MB")
     assert f"\n| {row} | {' | '.join(cells)} |\n" in SIZES.read_text()
 
@@ -157,9 +157,9 @@ def test_a_grace_period_that_is_too_short_for_a_checkpoint_is_warned_of(sd15: Mo
     assert not list(check_grace_period(job_with(grace=300, nodes=1), sd15))
 
 
-def job_with(grace: int = 600, nodes: int = 1, **spec: Any) -> DreamBoothJob:
+def job_with(grace: int = 600, nodes: int = 1, **spec: Any) -> ResolvedJob:
     """A job with that grace period."""
-    return DreamBoothJob.model_validate(
+    return resolve(
         {
             "apiVersion": "dreambooth.dev/v1alpha1",
             "kind": "DreamBoothJob",

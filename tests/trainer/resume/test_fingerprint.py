@@ -7,22 +7,24 @@ from typing import Any
 
 import pytest
 
-from dreambooth_api.models.job import DreamBoothJob, output_layout, resolved
+from dreambooth_api.models.job import output_layout, resolved
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import Manifest, Shard
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.resolved_job import ResolvedJob
 from dreambooth_trainer.resume.fingerprint import differences, fingerprint, relevant
 from dreambooth_trainer.resume.own_run import check_config, check_contents
 from dreambooth_trainer.resume.run_record import write_run_record
+from tests.trainer.resolved import resolve
 
 STEP = 500
 HASHES = {"model": "aa", "sks/0.jpg": "00", "sks/1.jpg": "11", "class mug/0.png": "cc"}
 
 
-def job(**changes: Any) -> DreamBoothJob:
+def job(**changes: Any) -> ResolvedJob:
     spec: dict[str, Any] = {
         "model": {"source": "s3://models/sd"},
         "subjects": [{"identifier": "sks", "classNoun": "mug", "images": "s3://data/mug"}],
@@ -31,7 +33,7 @@ def job(**changes: Any) -> DreamBoothJob:
     }
     for section, change in changes.items():
         spec[section] = {**spec.get(section, {}), **change} if isinstance(change, dict) else change
-    return DreamBoothJob.model_validate(
+    return resolve(
         {
             "apiVersion": "dreambooth.dev/v1alpha1",
             "kind": "DreamBoothJob",

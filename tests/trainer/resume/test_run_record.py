@@ -9,7 +9,9 @@ import torch
 from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
+from dreambooth_trainer.resolved_job import ResolvedJob
 from dreambooth_trainer.resume.run_record import public_config, versions, write_run_record
+from tests.trainer.resolved import resolve
 
 
 @pytest.fixture
@@ -17,8 +19,8 @@ def storage() -> Storage:
     return Storage(StorageSettings(endpoint_url=None, region=None, addressing_style="auto"))
 
 
-def job(**spec: Any) -> DreamBoothJob:
-    return DreamBoothJob.model_validate(
+def job(**spec: Any) -> ResolvedJob:
+    return resolve(
         {
             "apiVersion": "dreambooth.dev/v1alpha1",
             "kind": "DreamBoothJob",

@@ -173,6 +173,15 @@ def test_a_finished_run_leaves_everything_a_user_needs(job, tmp_path):
     assert list((folder / "tensorboard").iterdir())
 
 
+def test_a_run_records_what_its_model_filled_in(job, tmp_path):
+    run = job("run", training={"method": "lora", "steps": 1, "resolution": None})
+    finish(run, tmp_path / "run", nodes=2)
+    spec = json.loads((run_folder(run) / "run.json").read_text())["job"]["spec"]
+    assert spec["training"]["resolution"] == 64
+    assert spec["training"]["lora"]["targets"] == ["to_q", "to_k", "to_v", "to_out.0"]
+    assert (spec["samples"]["sampler"], spec["prior"]["guidanceScale"]) == ("dpm-solver++", 7.5)
+
+
 def test_without_prior_no_class_image_is_made(job, tmp_path):
     alone = job("alone", prior={"enabled": False, "cache": f"file://{tmp_path}/cache"})
     finish(alone, tmp_path / "alone")

@@ -8,7 +8,6 @@ from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 from torch.nn.functional import mse_loss
 
-from dreambooth_api.models.training import Training
 from dreambooth_trainer.data.batches import make_batch
 from dreambooth_trainer.data.cache import TrainingCache
 from dreambooth_trainer.data.sampler import ImagePool, TrainingSampler
@@ -18,6 +17,7 @@ from dreambooth_trainer.models.stable_diffusion import StableDiffusion
 from dreambooth_trainer.objectives.ddpm import DDPMObjective
 from dreambooth_trainer.training.module import DreamBooth, ResumeState
 from tests.trainer.export.test_export import ABOUT
+from tests.trainer.resolved import resolve_training
 
 PRIOR_WEIGHT = 0.6
 CAPTIONS = ["", "a photo of sks mug", "a photo of a mug"]
@@ -81,9 +81,7 @@ def reference(family, cache, batch, gamma):
 
 @pytest.mark.parametrize("gamma", [None, 5.0])
 def test_loss_and_gradient_equal_the_reference(family, cache, batch, gamma):
-    training = Training.model_validate(
-        {"method": "full", "precision": "fp32", "minSnrGamma": gamma}
-    )
+    training = resolve_training({"method": "full", "precision": "fp32", "minSnrGamma": gamma})
     module = DreamBooth(family, make_trainable(family, training), training, cache, PRIOR_WEIGHT)
 
     module.training_step(batch, 0).backward()
@@ -99,7 +97,7 @@ def test_loss_and_gradient_equal_the_reference(family, cache, batch, gamma):
 
 
 def test_subject_and_class_go_through_one_forward_pass(family, cache, batch):
-    training = Training.model_validate({"method": "full", "precision": "fp32"})
+    training = resolve_training({"method": "full", "precision": "fp32"})
     module = DreamBooth(family, make_trainable(family, training), training, cache, PRIOR_WEIGHT)
     sizes = []
     family.denoiser.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
@@ -108,7 +106,7 @@ def test_subject_and_class_go_through_one_forward_pass(family, cache, batch):
 
 
 def test_a_dropped_caption_is_the_empty_one(family, cache, batch):
-    training = Training.model_validate({"method": "full", "precision": "fp32"})
+    training = resolve_training({"method": "full", "precision": "fp32"})
     module = DreamBooth(family, make_trainable(family, training), training, cache, PRIOR_WEIGHT)
     batch["drop_caption"][:] = True
     conditioning = module._conditioning(batch)["hidden_states"]
@@ -116,7 +114,7 @@ def test_a_dropped_caption_is_the_empty_one(family, cache, batch):
 
 
 def test_a_trained_text_encoder_gets_gradients(family, cache, batch):
-    training = Training.model_validate(
+    training = resolve_training(
         {"method": "lora", "precision": "fp32", "textEncoder": {"method": "full"}}
     )
     live = TrainingCache(cache.moments, cache.caption_of_row, cache.captions, cache.tokens, None)
@@ -128,7 +126,7 @@ def test_a_trained_text_encoder_gets_gradients(family, cache, batch):
 
 
 def test_lora_leaves_the_base_weights_alone_and_in_the_precision_of_the_forward_pass(family):
-    training = Training.model_validate({"method": "lora", "precision": "bf16", "lora": {"rank": 2}})
+    training = resolve_training({"method": "lora", "precision": "bf16", "lora": {"rank": 2}})
     trained = make_trainable(family, training)
     frozen = [p for p in family.denoiser.parameters() if not p.requires_grad]
     assert {p.dtype for p in frozen} == {torch.bfloat16}
@@ -138,7 +136,7 @@ def test_lora_leaves_the_base_weights_alone_and_in_the_precision_of_the_forward_
 
 def test_after_its_stop_the_text_encoder_costs_nothing(family, cache, batch):
     """No forward pass, no gradient: the denoiser's alone is clipped."""
-    training = Training.model_validate(
+    training = resolve_training(
         {"method": "lora", "precision": "fp32", "steps": 4, "maxGradNorm": 0,
          "textEncoder": {"method": "full", "stopFraction": 0.5}}
     )  # fmt: skip
@@ -171,7 +169,7 @@ def test_after_its_stop_the_text_encoder_costs_nothing(family, cache, batch):
 
 def test_merging_uses_the_weights_from_before_they_were_rounded(family, tmp_path):
     source = {name: p.clone() for name, p in family.denoiser.named_parameters()}
-    training = Training.model_validate(
+    training = resolve_training(
         {"method": "lora", "precision": "bf16", "textEncoder": {"method": "full"}}
     )
     trained = make_trainable(family, training, keep_unrounded=True)
@@ -182,7 +180,7 @@ def test_merging_uses_the_weights_from_before_they_were_rounded(family, tmp_path
 
 
 def test_the_restored_state_is_not_kept_beside_the_restored_training(family, cache):
-    training = Training.model_validate({"method": "full", "ema": {"enabled": True}})
+    training = resolve_training({"method": "full", "ema": {"enabled": True}})
     trainer = SimpleNamespace(precision_plugin=None)
 
     def make(resume=None):

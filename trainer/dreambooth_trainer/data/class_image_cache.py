@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 
 from PIL import Image
 
-from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.prior import Prior, Sampler
 from dreambooth_storage import AlreadyExistsError, Storage, join
 from dreambooth_trainer.data.decode import UnreadableImageError, decode
 from dreambooth_trainer.data.images import SourceImage
 from dreambooth_trainer.data.png import encode_png
+from dreambooth_trainer.resolved_job import ResolvedJob
 
 FIELD = "spec.prior.cache"
 
@@ -41,7 +41,7 @@ class ClassImageRecipe:
     resolution: int
 
     @classmethod
-    def of(cls, job: DreamBoothJob, class_noun: str, model_hash: str) -> "ClassImageRecipe":
+    def of(cls, job: ResolvedJob, class_noun: str, model_hash: str) -> "ClassImageRecipe":
         """The recipe for a class of the job."""
         prior = job.spec.prior
         return cls(

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dreambooth_api.models.job import DreamBoothJob, prior_cache
+from dreambooth_api.models.job import prior_cache
 from dreambooth_storage import Storage
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.class_image_cache import ClassImageCache, ClassImageRecipe
@@ -24,6 +24,7 @@ from dreambooth_trainer.process.chunks import images_per_pass, own_chunks
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadDataError
 from dreambooth_trainer.process.signals import StoppedError
+from dreambooth_trainer.resolved_job import ResolvedJob
 
 FIELD = "spec.prior.images"
 
@@ -79,7 +80,7 @@ def prepare_class_images(attempt: Attempt, family: Family, class_noun: str) -> l
 
 
 def load_class_images(
-    job: DreamBoothJob,
+    job: ResolvedJob,
     class_noun: str,
     *,
     storage: Storage,
@@ -173,7 +174,7 @@ def _generate(
         cache.write(i, image, replace=i in damaged)
 
 
-def _load_supplied(job: DreamBoothJob, storage: Storage) -> ImageSet:
+def _load_supplied(job: ResolvedJob, storage: Storage) -> ImageSet:
     prior, resolution = job.spec.prior, job.spec.training.resolution
     if prior.images is None:
         return ImageSet([], [])

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage
 from dreambooth_trainer.data.captions import load_captions
 from dreambooth_trainer.data.images import ImageSet, SourceImage, load_images
 from dreambooth_trainer.process.errors import BadDataError
+from dreambooth_trainer.resolved_job import ResolvedJob
 
 FEWEST_IMAGES = 3
 """Ruiz et al. 2022, section 3: 3 to 5 images of a subject."""
@@ -23,7 +23,7 @@ class SubjectData:
     notes: Sequence[str]
 
 
-def load_subject(storage: Storage, job: DreamBoothJob, index: int) -> SubjectData:
+def load_subject(storage: Storage, job: ResolvedJob, index: int) -> SubjectData:
     """Images and captions of `spec.subjects[index]`.
 
     Raises:

@@ -7,8 +7,9 @@ import torch
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from dreambooth_api.models.training import Lora, Training
+from dreambooth_api.models.training import Lora
 from dreambooth_trainer.models.family import Family
+from dreambooth_trainer.resolved_job import ResolvedTraining
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -30,7 +31,7 @@ class TrainableParameters:
 
 
 def make_trainable(
-    family: Family, training: Training, *, keep_unrounded: bool = False
+    family: Family, training: ResolvedTraining, *, keep_unrounded: bool = False
 ) -> TrainableParameters:
     """Unfreeze the family's weights, or add LoRA adapters, according to `spec.training`.
 

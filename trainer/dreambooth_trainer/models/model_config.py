@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
+from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.fetch import open_files
 from dreambooth_trainer.models.model_files import FIELD, JsonObject, ModelFiles
 from dreambooth_trainer.models.scheduler import SCHEDULER_CONFIG, load_scheduler
@@ -24,6 +25,7 @@ from dreambooth_trainer.models.single_file import (
     load_tokenizer,
     read_architecture,
 )
+from dreambooth_trainer.models.stable_diffusion import DEFAULTS
 from dreambooth_trainer.models.weights import damaged_file, damaged_weights
 from dreambooth_trainer.process.errors import BadModelError
 
@@ -60,6 +62,11 @@ class ModelConfig:
     def native_resolution(self) -> int:
         """Size, in pixels along one side, of the images that the model was trained on."""
         return int(self.unet["sample_size"]) * self.vae_factor
+
+    @property
+    def defaults(self) -> ModelDefaults:
+        """What a job that leaves it to the model is trained and sampled with."""
+        return replace(DEFAULTS, resolution=self.native_resolution)
 
     @cached_property
     def skeleton(self) -> dict[str, nn.Module]:

@@ -13,8 +13,19 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
+from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.family import Conditioning
 
+DEFAULTS = ModelDefaults(
+    resolution=512,
+    sampler="dpm-solver++",
+    class_image_steps=20,
+    sample_steps=25,
+    guidance_scale=7.5,
+    lora_targets=("to_q", "to_k", "to_v", "to_out.0"),
+    samplers=("dpm-solver++", "ddim", "euler", "pndm"),
+)
+"""Of Stable Diffusion 1.x; version 2 differs in its resolution."""
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 """Bounds of the posterior's log variance, as in diffusers' DiagonalGaussianDistribution."""
 

@@ -5,10 +5,11 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from dreambooth_api.models.training import TimestepSampling, Training
+from dreambooth_api.models.training import TimestepSampling
 from dreambooth_trainer.objectives.ddpm import DDPMObjective
 from dreambooth_trainer.objectives.flow_matching import FlowMatchingObjective, make_density
 from dreambooth_trainer.objectives.objective import Objective, ObjectiveKind
+from dreambooth_trainer.resolved_job import ResolvedTraining
 
 
 class TrainableModel(Protocol):
@@ -38,7 +39,7 @@ class FlowModel(TrainableModel, Protocol):
         """The shift of sigma for images of `resolution` pixels a side; exp(mu) where mu is used."""
 
 
-def make_objective(model: TrainableModel, training: Training, device: torch.device) -> Objective:
+def make_objective(model: TrainableModel, training: ResolvedTraining, device: torch.device) -> Objective:
     """The objective of a model, with the job's settings.
 
     Settings that the model's kind does not take are refused by preflight, and ignored here.

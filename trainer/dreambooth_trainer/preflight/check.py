@@ -1,10 +1,15 @@
 """All checks of a job that need no GPU, in one report."""
 
+from dataclasses import replace
+
 from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.training import MIN_RESOLUTION
 from dreambooth_api.parsing.advice import warnings as advice
 from dreambooth_storage import Storage
 from dreambooth_trainer.evaluation.clip_config import check_clip_config
+from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.model_config import read_model_config
+from dreambooth_trainer.models.stable_diffusion import DEFAULTS
 from dreambooth_trainer.preflight.images import check_other_images, check_subjects
 from dreambooth_trainer.preflight.model import check_model
 from dreambooth_trainer.preflight.prompts import check_lengths, sample_and_class_prompts
@@ -26,19 +31,24 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
     if report.unreachable:
         report.warnings.append("images and model were not checked, as storage does not answer")
         return report
-    check_source(job, storage, report)
-    captions = check_subjects(job, storage, report)
-    check_other_images(job, storage, report)
+    config = None
+    with report.collecting():
+        config = read_model_config(job.spec.model, storage)
+        report.job = fill_defaults(job, config.defaults if config else DEFAULTS)
+    if report.job:
+        check_source(report.job, storage, report)
+    # Images are checked all the same; without the model's resolution, none is too small.
+    resolved = report.job or fill_defaults(job, replace(DEFAULTS, resolution=MIN_RESOLUTION))
+    captions = check_subjects(resolved, storage, report)
+    check_other_images(resolved, storage, report)
     clip = None
     if job.spec.evaluation:
         with report.collecting():
             clip = check_clip_config(job.spec.evaluation.model, storage)
-    with report.collecting():
-        config = read_model_config(job.spec.model, storage)
-        if config is not None:
-            report.warnings += check_lengths(config, captions + sample_and_class_prompts(job))
-            check_model(job, config, report)
-            report.warnings += check_grace_period(job, config)
-            with report.collecting():
-                report.warnings += check_memory(job, config, clip)
+    if config is not None and report.job:
+        report.warnings += check_lengths(config, captions + sample_and_class_prompts(job))
+        check_model(report.job, config, report)
+        report.warnings += check_grace_period(report.job, config)
+        with report.collecting():
+            report.warnings += check_memory(report.job, config, clip)
     return report

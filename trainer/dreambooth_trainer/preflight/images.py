@@ -1,17 +1,17 @@
 """Checks whether the images and captions can be trained on."""
 
-from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage
 from dreambooth_trainer.data.images import load_images
 from dreambooth_trainer.data.subjects import load_subject
 from dreambooth_trainer.preflight.prompts import Prompts
 from dreambooth_trainer.preflight.report import PreflightReport
+from dreambooth_trainer.resolved_job import ResolvedJob
 
 SAMPLE_SIZE = 64
 """Class images and evaluation images to check at most: there may be thousands."""
 
 
-def check_subjects(job: DreamBoothJob, storage: Storage, report: PreflightReport) -> Prompts:
+def check_subjects(job: ResolvedJob, storage: Storage, report: PreflightReport) -> Prompts:
     """Check every subject's images and captions.
 
     Returns:
@@ -28,7 +28,7 @@ def check_subjects(job: DreamBoothJob, storage: Storage, report: PreflightReport
     return captions
 
 
-def check_other_images(job: DreamBoothJob, storage: Storage, report: PreflightReport) -> None:
+def check_other_images(job: ResolvedJob, storage: Storage, report: PreflightReport) -> None:
     """Check the first of the user's class images, and of the images for the evaluation."""
     prior, evaluation = job.spec.prior, job.spec.evaluation
     folders = {}

@@ -13,8 +13,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
-from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.training import Lora, Training
+from dreambooth_api.models.training import Lora
 from dreambooth_trainer.data.cache import TrainingCache
 from dreambooth_trainer.data.crops import variants
 from dreambooth_trainer.evaluation.clip_encoder import CHUNK
@@ -24,6 +23,7 @@ from dreambooth_trainer.models.stable_diffusion import StableDiffusion
 from dreambooth_trainer.preflight.meta_device import META, CudaArithmetic, MemoryMeter
 from dreambooth_trainer.process.chunks import images_per_pass
 from dreambooth_trainer.process.out_of_memory import GpuStage
+from dreambooth_trainer.resolved_job import ResolvedJob, ResolvedTraining
 from dreambooth_trainer.training.module import DreamBooth
 
 GIB = 1024**3
@@ -37,7 +37,7 @@ TOKENS = 77
 
 
 def measure_stages(
-    job: DreamBoothJob,
+    job: ResolvedJob,
     config: ModelConfig,
     *,
     local_batch: int,
@@ -61,7 +61,7 @@ class _Measurement:
     """Goes through the stages of a job; what a stage leaves on the GPU stays for the next one."""
 
     def __init__(
-        self, job: DreamBoothJob, config: ModelConfig, clip: CLIPConfig | None, meter: MemoryMeter
+        self, job: ResolvedJob, config: ModelConfig, clip: CLIPConfig | None, meter: MemoryMeter
     ) -> None:
         self._meter = meter
         self._spec = job.spec
@@ -197,7 +197,7 @@ def _batch(
     }
 
 
-def checkpoint_bytes(config: ModelConfig, training: Training) -> int:
+def checkpoint_bytes(config: ModelConfig, training: ResolvedTraining) -> int:
     """Bytes of a checkpoint: trained weights, AdamW's moments and, with EMA, the average."""
     per_trained = SAVED + (AVERAGE if training.ema.enabled else 0)
     return _count_trained(config, training) * per_trained
@@ -217,7 +217,7 @@ def adapted_modules(module: nn.Module, targets: tuple[str, ...]) -> dict[str, nn
     }
 
 
-def _count_trained(config: ModelConfig, training: Training) -> int:
+def _count_trained(config: ModelConfig, training: ResolvedTraining) -> int:
     """Number of weights that train, of denoiser and text encoder."""
     unet, text = config.skeleton["unet"], config.skeleton["text_encoder"]
     lora = training.lora

@@ -2,22 +2,23 @@
 
 from collections.abc import Iterator
 
-from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.training import Training
 from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.preflight.memory import adapted_modules
 from dreambooth_trainer.preflight.report import PreflightReport
+from dreambooth_trainer.preflight.sampling import sampling_problems
 from dreambooth_trainer.process.errors import BadConfigError
+from dreambooth_trainer.resolved_job import ResolvedJob, ResolvedTraining
 
 
-def check_model(job: DreamBoothJob, config: ModelConfig, report: PreflightReport) -> None:
-    """Check the resolution (in pixels) and the target modules of the adapters."""
+def check_model(job: ResolvedJob, config: ModelConfig, report: PreflightReport) -> None:
+    """Check the resolution (in pixels), the adapters' target modules, and the sampling."""
     training = job.spec.training
     report.warnings += _unusual_resolution(config, training.resolution)
     with report.collecting():
         _check_resolution(config, training.resolution)
     with report.collecting():
         _check_targets(config, training)
+    report.errors += map(BadConfigError, sampling_problems(job, config.defaults))
 
 
 def _unusual_resolution(config: ModelConfig, resolution: int) -> Iterator[str]:
@@ -48,7 +49,7 @@ def _nearest_multiple(resolution: int, factor: int) -> int:
     return max(1, round(resolution / factor)) * factor
 
 
-def _check_targets(config: ModelConfig, training: Training) -> None:
+def _check_targets(config: ModelConfig, training: ResolvedTraining) -> None:
     if training.method != "lora":
         return
     unet = config.skeleton["unet"]
@@ -56,5 +57,5 @@ def _check_targets(config: ModelConfig, training: Training) -> None:
     if unknown:
         raise BadConfigError(
             "spec.training.lora.targets: no module of the model's UNet is named"
-            f" {', '.join(unknown)}; use its attention's to_q, to_k, to_v and to_out.0"
+            f" {', '.join(unknown)}; use {', '.join(config.defaults.lora_targets)}, or remove it"
         )

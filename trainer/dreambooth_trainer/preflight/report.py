@@ -11,6 +11,7 @@ from dreambooth_api.contract.termination import MAX_BYTES, Termination
 from dreambooth_storage import StorageError, StorageUnavailableError, WrongEndpointError
 from dreambooth_trainer.process.errors import TrainerError
 from dreambooth_trainer.process.exit_status import exit_code_of
+from dreambooth_trainer.resolved_job import ResolvedJob
 
 LONGEST_LINE = 600
 """Characters of one line of a status message."""
@@ -26,6 +27,8 @@ class PreflightReport:
     errors: list[Exception] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    job: ResolvedJob | None = None
+    """The job with its model's defaults; None: the model cannot be read."""
 
     @contextmanager
     def collecting(self) -> Iterator[None]:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from transformers import CLIPConfig
 
-from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.runtime import world_size
 from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.preflight.memory import (
@@ -18,6 +17,7 @@ from dreambooth_trainer.process.batch_split import split_batch
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.process.exit_status import describe
 from dreambooth_trainer.process.out_of_memory import remedies
+from dreambooth_trainer.resolved_job import ResolvedJob
 
 UPLOAD_BYTES_PER_SECOND = 100e6
 """Of one node to a slow object store; every node writes its share of a checkpoint."""
@@ -28,7 +28,7 @@ UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
          "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}  # fmt: skip
 
 
-def check_grace_period(job: DreamBoothJob, config: ModelConfig) -> Iterator[str]:
+def check_grace_period(job: ResolvedJob, config: ModelConfig) -> Iterator[str]:
     """Warn when terminationGracePeriodSeconds is too short to upload the last checkpoint.
 
     Returns:
@@ -46,7 +46,7 @@ def check_grace_period(job: DreamBoothJob, config: ModelConfig) -> Iterator[str]
         )
 
 
-def check_memory(job: DreamBoothJob, config: ModelConfig, clip: CLIPConfig | None) -> list[str]:
+def check_memory(job: ResolvedJob, config: ModelConfig, clip: CLIPConfig | None) -> list[str]:
     """Compare the memory of every stage with `spec.runtime.gpuMemory`, where that is set.
 
     Returns:

@@ -1,13 +1,14 @@
 """Checks of the run that a job goes on from (spec.resumeFrom)."""
 
-from dreambooth_api.models.job import DreamBoothJob, output_layout
+from dreambooth_api.models.job import output_layout
 from dreambooth_storage import Storage
 from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.preflight.report import PreflightReport
+from dreambooth_trainer.resolved_job import ResolvedJob
 from dreambooth_trainer.resume.source import FIELD, config_differences, find_source
 
 
-def check_source(job: DreamBoothJob, storage: Storage, report: PreflightReport) -> None:
+def check_source(job: ResolvedJob, storage: Storage, report: PreflightReport) -> None:
     """Check that the run exists and fits, and list what differs, one warning each.
 
     Once the job has a checkpoint of its own, the other run is not needed any more. Errors are

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from dreambooth_api.models.job import DreamBoothJob, resolved
+from dreambooth_api.models.job import resolved
+from dreambooth_trainer.resolved_job import ResolvedJob
 
 SECTIONS = ("model", "subjects", "prior", "training")
 """Parts of the spec that a state depends on."""
@@ -33,7 +34,7 @@ SHAPES = (
 """Settings that decide which tensors a state holds, and what they mean."""
 
 
-def fingerprint(job: DreamBoothJob) -> str:
+def fingerprint(job: ResolvedJob) -> str:
     """sha256, in hexadecimal, of the settings that a training state depends on."""
     return hashlib.sha256(json.dumps(relevant(resolved(job)), sort_keys=True).encode()).hexdigest()
 
@@ -42,7 +43,7 @@ def relevant(config: Mapping[str, Any]) -> dict[str, JsonValue]:
     """The settings of a resolved job that a training state depends on: values by field name.
 
     Args:
-        config: As `resolved` returns it.
+        config: As `resolved` returns it for a `ResolvedJob`.
     """
     spec = config["spec"]
     # A change of the batch per device would otherwise change the global batch.

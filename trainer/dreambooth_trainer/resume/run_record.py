@@ -17,6 +17,7 @@ from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.contract.times import now, rfc3339
 from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_storage import ObjectNotFoundError, Storage, without_userinfo
+from dreambooth_trainer.resolved_job import ResolvedJob
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ PACKAGES = (
 def write_run_record(
     storage: Storage,
     layout: OutputLayout,
-    job: DreamBoothJob,
+    job: ResolvedJob,
     *,
     attempt: int,
     world_size: int,
@@ -108,7 +109,7 @@ def read_global_batch(storage: Storage, layout: OutputLayout) -> int | None:
     return batch if isinstance(batch, int) and batch > 0 else None
 
 
-def public_config(job: DreamBoothJob) -> dict[str, JsonValue]:
+def public_config(job: ResolvedJob) -> dict[str, JsonValue]:
     """The resolved job without anything that may be secret.
 
     Left out are annotations, `runtime.podOverrides`, and the user and password of

@@ -15,6 +15,7 @@ from dreambooth_api.models.job import DreamBoothJob, output_layout, resolved
 from dreambooth_storage import Storage, join
 from dreambooth_trainer.checkpoint import CheckpointRef, CheckpointStore
 from dreambooth_trainer.process.errors import BadConfigError
+from dreambooth_trainer.resolved_job import ResolvedJob
 from dreambooth_trainer.resume.fingerprint import SHAPES, changed_files, differences, relevant
 from dreambooth_trainer.resume.run_record import read_run_record
 
@@ -93,7 +94,7 @@ def _newest(
     return max(found, key=lambda each: each[1].manifest.time, default=None)
 
 
-def config_differences(job: DreamBoothJob, source: Source) -> list[str]:
+def config_differences(job: ResolvedJob, source: Source) -> list[str]:
     """One line for each setting that differs between a job and that of its source.
 
     Raises:

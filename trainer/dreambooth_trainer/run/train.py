@@ -32,6 +32,7 @@ from dreambooth_trainer.process.errors import RefusedJobError, TrainerError
 from dreambooth_trainer.process.out_of_memory import explain_out_of_memory
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.resolved_job import ResolvedJob
 from dreambooth_trainer.resume.fingerprint import fingerprint
 from dreambooth_trainer.resume.restore import Restored, restore, resume_history
 from dreambooth_trainer.resume.run_record import public_config, read_global_batch, write_run_record
@@ -56,12 +57,12 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
     split_batch(job, topology.world_size)  # raises for a bad one before ranks wait for each other
     # A pod is ready when it answers /healthz, which must not be before all ranks have joined.
     with join_ranks(topology, stop) as ranks, telemetry.serving():
-        attempt = Attempt(
-            job, ranks, _storage(job, telemetry), telemetry, stop, _device(job, topology)
-        )
+        storage, device = _storage(job, telemetry), _device(job, topology)
 
-        attempt.enter_stage("Preparing")
-        _preflight(attempt)
+        telemetry.enter_stage("Preparing")
+        resolved = ranks.run_on_first(lambda: _preflight(job, storage, telemetry))
+        attempt = Attempt(resolved, ranks, storage, telemetry, stop, device)
+        attempt.check_stop()
         store = _checkpoints(attempt)
         subjects = subject_groups(attempt)
         with explain_out_of_memory("loading the model", job):
@@ -73,7 +74,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
 
         attempt.enter_stage("GeneratingPrior")
         with explain_out_of_memory("generating class images", job):
-            dataset = Dataset(job, subjects, class_groups(attempt, family))
+            dataset = Dataset(attempt.job, subjects, class_groups(attempt, family))
         _record(attempt, store, family, dataset, restored, batch)
 
         generator = ImageGenerator(attempt, family)
@@ -121,20 +122,21 @@ def _device(job: DreamBoothJob, topology: Topology) -> torch.device:
     return torch.device("cuda", topology.local_rank)
 
 
-def _preflight(attempt: Attempt) -> None:
-    """Raise `RefusedJobError`, with every reason, for a job that cannot be trained. Collective."""
+def _preflight(job: DreamBoothJob, storage: Storage, telemetry: Telemetry) -> ResolvedJob:
+    """The job with its model's defaults, once all checks have passed. Rank 0 alone.
 
-    def check() -> None:
-        report = check_job(attempt.job, attempt.storage)
-        for note in report.notes:
-            log.info(note)
-        for warning in report.warnings:
-            log.warning(warning)
-        attempt.telemetry.progress.record_warnings([*report.warnings, *report.notes])
-        if report.errors:
-            raise RefusedJobError(report.message(), report.exit_code)
-
-    attempt.ranks.run_on_first(check)
+    Raises:
+        RefusedJobError: It cannot be trained; the message has every reason.
+    """
+    report = check_job(job, storage)
+    for note in report.notes:
+        log.info(note)
+    for warning in report.warnings:
+        log.warning(warning)
+    telemetry.progress.record_warnings([*report.warnings, *report.notes])
+    if report.errors or report.job is None:
+        raise RefusedJobError(report.message(), report.exit_code)
+    return report.job
 
 
 def _checkpoints(attempt: Attempt) -> CheckpointStore:

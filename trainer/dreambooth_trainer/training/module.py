@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW
 
-from dreambooth_api.models.training import Training
 from dreambooth_trainer.data.batches import Batch
 from dreambooth_trainer.data.cache import NO_CAPTION, TrainingCache, encode_captions
 from dreambooth_trainer.models import Conditioning, Family
 from dreambooth_trainer.models.adapters import TrainableParameters
 from dreambooth_trainer.objectives.loss import Losses, dreambooth_loss
 from dreambooth_trainer.objectives.make import make_objective
+from dreambooth_trainer.resolved_job import ResolvedTraining
 from dreambooth_trainer.training.ema import ExponentialMovingAverage
 from dreambooth_trainer.training.optimizer import (
     make_optimizer,
@@ -65,7 +65,7 @@ class DreamBooth(pl.LightningModule):
         self,
         family: Family,
         trained: TrainableParameters,
-        training: Training,
+        training: ResolvedTraining,
         cache: TrainingCache,
         prior_weight: float | None,
         resume: ResumeState | None = None,

@@ -1,0 +1,101 @@
+"""What a job leaves to its model, filled in."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_trainer.data.class_image_cache import ClassImageRecipe
+from dreambooth_trainer.models.defaults import ModelDefaults, fill_defaults
+from dreambooth_trainer.models.stable_diffusion import DEFAULTS
+from dreambooth_trainer.preflight.sampling import sampling_problems
+from dreambooth_trainer.process.errors import BadModelError
+from dreambooth_trainer.resume.fingerprint import fingerprint
+from tests.trainer.resolved import resolve
+
+DISTILLED = ModelDefaults(
+    resolution=1024, sampler="euler", class_image_steps=9, sample_steps=9, guidance_scale=0,
+    lora_targets=("to_q",), samplers=("euler",), max_guidance_scale=1, takes_negative_prompt=False,
+)  # fmt: skip
+EXPLICIT = {
+    "prior": {"sampler": "dpm-solver++", "steps": 20, "guidanceScale": 7.5},
+    "samples": {"sampler": "dpm-solver++", "steps": 25, "guidanceScale": 7.5},
+    "training": {"resolution": 512, "lora": {"targets": ["to_q", "to_k", "to_v", "to_out.0"]}},
+}
+"""What the API gave every job while it knew Stable Diffusion 1.5 alone."""
+
+
+def a_job(**spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "dreambooth.dev/v1alpha1",
+        "kind": "DreamBoothJob",
+        "metadata": {"name": "test"},
+        "spec": {
+            "model": {"source": "/model"},
+            "subjects": [{"identifier": "sks", "classNoun": "mug", "images": "s3://b/mug"}],
+            "output": "file:///out",
+            **spec,
+        },
+    }
+
+
+def parsed(**spec: Any) -> DreamBoothJob:
+    return DreamBoothJob.model_validate(a_job(**spec))
+
+
+def test_a_model_fills_what_a_job_leaves_open() -> None:
+    spec = fill_defaults(parsed(), DISTILLED).spec
+    for settings in (spec.prior, spec.samples):
+        assert (settings.sampler, settings.steps, settings.guidance_scale) == ("euler", 9, 0)
+    assert spec.training.resolution == 1024
+    assert spec.training.lora.targets == ["to_q"]
+
+
+def test_what_a_job_sets_wins() -> None:
+    filled = fill_defaults(parsed(**EXPLICIT, evaluation={"model": "/clip"}), DISTILLED)
+    given = parsed(**EXPLICIT, evaluation={"model": "/clip"})
+    assert filled.model_dump() == given.model_dump()
+
+
+def test_a_filled_job_stays_as_it_is() -> None:
+    filled = fill_defaults(parsed(), DEFAULTS)
+    assert fill_defaults(filled, DISTILLED) == filled
+
+
+def test_states_and_class_images_of_earlier_versions_are_still_those_of_the_job() -> None:
+    """The API had these values as its own defaults; the key is from that time."""
+    job, explicit = resolve(a_job()), resolve(a_job(**EXPLICIT))
+    assert fingerprint(job) == fingerprint(explicit)
+    key = ClassImageRecipe.of(job, "mug", "ab" * 32).key()
+    assert key == "1fecd96dba2dd941a3f99f048f10e34c"
+
+
+def test_a_native_resolution_that_cannot_be_trained_at_must_be_set() -> None:
+    odd = replace(DEFAULTS, resolution=4096)
+    with pytest.raises(BadModelError) as refused:
+        fill_defaults(parsed(), odd)
+    assert str(refused.value).splitlines() == [
+        "spec.model: a default of the model cannot be trained with; set the field:",
+        "  spec.training.resolution: must be at most 2048 (got 4096); lower it",
+    ]
+    assert fill_defaults(parsed(training={"resolution": 1024}), odd)
+
+
+def test_sampling_that_the_model_does_not_take_is_refused_by_field() -> None:
+    prior = {"sampler": "ddim", "guidanceScale": 2}
+    samples = {"sampler": "pndm", "guidanceScale": 1, "negativePrompt": "blurry"}
+    job = fill_defaults(parsed(prior=prior, samples=samples), DISTILLED)
+    assert list(sampling_problems(job, DISTILLED)) == [
+        "spec.prior.sampler: the model cannot be sampled with ddim; use euler, or remove it",
+        "spec.prior.guidanceScale: the model takes at most 1 (got 2); use 0, or remove it",
+        "spec.samples.sampler: the model cannot be sampled with pndm; use euler, or remove it",
+        "spec.samples.negativePrompt: the model takes none, as guidance was distilled into its"
+        " weights; remove it",
+    ]
+    assert not list(sampling_problems(job, DEFAULTS))
+
+
+def test_class_images_that_are_not_generated_need_no_sampler() -> None:
+    job = fill_defaults(parsed(prior={"enabled": False, "sampler": "ddim"}), DISTILLED)
+    assert not list(sampling_problems(job, DISTILLED))

@@ -1,0 +1,66 @@
+"""Settings that depend on the base model: its defaults, and what its family takes.
+
+They have no default in the API, as no value suits every model.
+"""
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from dreambooth_api.models.job import DreamBoothJob, resolved
+from dreambooth_api.models.prior import Sampler
+from dreambooth_api.parsing.messages import messages
+from dreambooth_trainer.process.errors import BadModelError
+from dreambooth_trainer.resolved_job import ResolvedJob
+
+
+@dataclass(frozen=True)
+class ModelDefaults:
+    """The defaults of a model, and what it takes instead; each family gives one.
+
+    Args:
+        resolution: Side in pixels of the images that the model was trained on.
+        sampler: Of class images and samples.
+        class_image_steps: Sampling steps of a class image.
+        sample_steps: Sampling steps of a sample.
+        guidance_scale: Of class images and samples.
+        lora_targets: Ends of the names of the denoiser's modules that get an adapter.
+        samplers: All that the model can be sampled with.
+        max_guidance_scale: The largest that the model can be sampled with.
+        takes_negative_prompt: Whether there is an unconditional half that a negative prompt can
+            replace (Ho & Salimans 2022); not where guidance was distilled into the weights.
+    """
+
+    resolution: int
+    sampler: Sampler
+    class_image_steps: int
+    sample_steps: int
+    guidance_scale: float
+    lora_targets: tuple[str, ...]
+    samplers: tuple[Sampler, ...]
+    max_guidance_scale: float = 50.0
+    takes_negative_prompt: bool = True
+
+
+def fill_defaults(job: DreamBoothJob, defaults: ModelDefaults) -> ResolvedJob:
+    """The job with its model's defaults for what it leaves open. Pure.
+
+    Raises:
+        BadModelError: A default, such as a native resolution of 8192, is no valid setting.
+    """
+    config = resolved(job)
+    spec = config["spec"]
+    training = spec["training"]
+    sampling = {"sampler": defaults.sampler, "guidanceScale": defaults.guidance_scale}
+    spec["prior"] = {**sampling, "steps": defaults.class_image_steps, **spec["prior"]}
+    spec["samples"] = {**sampling, "steps": defaults.sample_steps, **spec["samples"]}
+    training["lora"] = {"targets": list(defaults.lora_targets), **training["lora"]}
+    spec["training"] = {"resolution": defaults.resolution, **training}
+    try:
+        return ResolvedJob.model_validate(config)
+    except ValidationError as error:
+        # The job was valid, so it is a default that is not.
+        lines = "".join(f"\n  {line}" for line in messages(error))
+        raise BadModelError(
+            f"spec.model: a default of the model cannot be trained with; set the field:{lines}"
+        ) from error

@@ -1,0 +1,34 @@
+"""Checks whether the base model can be sampled with the job's settings."""
+
+from collections.abc import Iterator
+
+from dreambooth_trainer.models.defaults import ModelDefaults
+from dreambooth_trainer.resolved_job import ResolvedJob, ResolvedPrior, ResolvedSamples
+
+
+def sampling_problems(job: ResolvedJob, defaults: ModelDefaults) -> Iterator[str]:
+    """Settings of class images and samples that the model does not take, one line each. Pure."""
+    prior, samples = job.spec.prior, job.spec.samples
+    if prior.enabled:
+        yield from _problems("spec.prior", prior, defaults)
+    yield from _problems("spec.samples", samples, defaults)
+    if samples.negative_prompt and not defaults.takes_negative_prompt:
+        yield (
+            "spec.samples.negativePrompt: the model takes none, as guidance was distilled into its"
+            " weights; remove it"
+        )
+
+
+def _problems(
+    path: str, settings: ResolvedPrior | ResolvedSamples, defaults: ModelDefaults
+) -> Iterator[str]:
+    if settings.sampler not in defaults.samplers:
+        yield (
+            f"{path}.sampler: the model cannot be sampled with {settings.sampler};"
+            f" use {' or '.join(defaults.samplers)}, or remove it"
+        )
+    if settings.guidance_scale > defaults.max_guidance_scale:
+        yield (
+            f"{path}.guidanceScale: the model takes at most {defaults.max_guidance_scale:g} (got"
+            f" {settings.guidance_scale:g}); use {defaults.guidance_scale:g}, or remove it"
+        )

@@ -1,0 +1,53 @@
+"""A job with its model's defaults: what may be unset in the API has a value here."""
+
+from dreambooth_api.models.base import GuidanceScale
+from dreambooth_api.models.job import DreamBoothJob, Spec
+from dreambooth_api.models.prior import Prior, Sampler, SamplingSteps
+from dreambooth_api.models.storage import Samples
+from dreambooth_api.models.training import Lora, LoraTargets, Resolution, Training
+
+
+class ResolvedPrior(Prior):
+    """`spec.prior` with the model's defaults."""
+
+    sampler: Sampler
+    steps: SamplingSteps
+    guidance_scale: GuidanceScale
+
+
+class ResolvedSamples(Samples):
+    """`spec.samples` with the model's defaults."""
+
+    sampler: Sampler
+    steps: SamplingSteps
+    guidance_scale: GuidanceScale
+
+
+class ResolvedLora(Lora):
+    """`spec.training.lora` with the model's defaults."""
+
+    targets: LoraTargets
+
+
+class ResolvedTraining(Training):
+    """`spec.training` with the model's defaults."""
+
+    lora: ResolvedLora
+    resolution: Resolution
+
+
+class ResolvedSpec(Spec):
+    """`spec` with the model's defaults."""
+
+    prior: ResolvedPrior
+    samples: ResolvedSamples
+    training: ResolvedTraining
+
+
+class ResolvedJob(DreamBoothJob):
+    """A job with the model's defaults: what the trainer trains, and run.json records.
+
+    `models.defaults.fill_defaults` makes one.
+    """
+
+    spec: ResolvedSpec
