@@ -39,7 +39,9 @@ class FlowModel(TrainableModel, Protocol):
         """The shift of sigma for images of `resolution` pixels a side; exp(mu) where mu is used."""
 
 
-def make_objective(model: TrainableModel, training: ResolvedTraining, device: torch.device) -> Objective:
+def make_objective(
+    model: TrainableModel, training: ResolvedTraining, device: torch.device
+) -> Objective:
     """The objective of a model, with the job's settings.
 
     Settings that the model's kind does not take are refused by preflight, and ignored here.
