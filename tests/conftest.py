@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import uuid
@@ -12,13 +13,42 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from dreambooth_operator.local.seaweed import SeaweedServer
+from dreambooth_storage import AccessKey, Storage, StorageSettings
+
+PUBLIC_BUCKET = "public"
+"""Anyone may read it, and the owner of `TEAM_KEYS` only as anyone may: without the keys."""
+TEAM_BUCKET = "team"
+TEAM_KEYS = AccessKey("team", "team-secret")
+"""They open `TEAM_BUCKET` and nothing else."""
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
     """A running SeaweedFS, started by the first test that asks for it, one per test process."""
-    with SeaweedServer(tmp_path_factory.mktemp("seaweedfs")) as server:
+    server = SeaweedServer(tmp_path_factory.mktemp("seaweedfs"))
+    config = server.folder / "s3.json"
+    identities = json.loads(config.read_text())["identities"]
+    keys = {"accessKey": TEAM_KEYS.id, "secretKey": TEAM_KEYS.secret}
+    team = [f"{action}:{TEAM_BUCKET}" for action in ("Read", "Write", "List")]
+    anyone = [f"{action}:{PUBLIC_BUCKET}" for action in ("Read", "List")]
+    identities += [
+        {"name": "team", "credentials": [keys], "actions": team},
+        {"name": "anonymous", "actions": anyone},
+    ]
+    config.write_text(json.dumps({"identities": identities}))
+    with server:
         yield server
+
+
+@pytest.fixture
+def public_bucket(s3_server: SeaweedServer) -> Iterator[Storage]:
+    """Storage of the owner of `PUBLIC_BUCKET` and `TEAM_BUCKET`, which exist and are empty."""
+    keys = AccessKey(s3_server.access_key, s3_server.secret_key)
+    with Storage(StorageSettings(s3_server.endpoint_url), credentials=keys) as owner:
+        for bucket in (PUBLIC_BUCKET, TEAM_BUCKET):
+            s3_server.create_bucket(bucket)
+            owner.delete([each.uri for each in owner.list(f"s3://{bucket}")])
+        yield owner
 
 
 @pytest.fixture(scope="session")

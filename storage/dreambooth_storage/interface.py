@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,16 +13,47 @@ from dreambooth_storage.uri import Location
 MIB = 1024 * 1024
 
 
+AddressingStyle = Literal["auto", "path", "virtual"]
+
+
+class StorageSpec(Protocol):
+    """What `StorageSettings.of` reads of a job's `spec.storage`."""
+
+    @property
+    def endpoint_url(self) -> str | None:
+        """URL of the server; None: AWS."""
+
+    @property
+    def region(self) -> str | None:
+        """Region of the buckets."""
+
+    @property
+    def addressing_style(self) -> AddressingStyle:
+        """Whether the bucket is in the path or in the host name."""
+
+    @property
+    def anonymous_buckets(self) -> Sequence[str]:
+        """Names of the buckets that need no credentials."""
+
+
 @dataclass(frozen=True)
 class StorageSettings:
     """How `s3://` URIs are reached: the job's endpoint, region and addressing (spec.storage).
 
-    Credentials are never part of it, as it is logged and sent to other processes.
+    Requests to `anonymous_buckets` are not signed. Credentials are never part of it, as it is
+    logged and sent to other processes.
     """
 
     endpoint_url: str | None = None
     region: str | None = None
-    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    addressing_style: AddressingStyle = "auto"
+    anonymous_buckets: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, spec: StorageSpec) -> StorageSettings:
+        """The settings of a job."""
+        buckets = frozenset(spec.anonymous_buckets)
+        return cls(spec.endpoint_url, spec.region, spec.addressing_style, buckets)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 from dreambooth_api.parsing.load import load
 from dreambooth_storage import Storage, StorageSettings, Written
 from dreambooth_storage.s3.errors import NotAnS3ServerError, translate
+from dreambooth_storage.uri import parse
 from dreambooth_trainer.preflight.check import check_job
 from tests.docs.pages import ROOT, page
 
@@ -66,12 +67,12 @@ def heedless(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
 def test_failure_is_explained(failure: Exception) -> None:
-    message = str(translate(failure, "s3://my-bucket/mug", "my-bucket", URL, False).error)
+    message = str(translate(failure, parse("s3://my-bucket/mug"), URL).error)
     assert [pattern for pattern in explained() if re.search(pattern, message)], message
 
 
 def test_every_explained_message_is_one_that_users_see(tmp_path: Path) -> None:
     failures = FAILURES.values()
-    messages = [str(translate(f, "s3://b/mug", "b", URL, False).error) for f in failures]
+    messages = [str(translate(f, parse("s3://b/mug"), URL).error) for f in failures]
     messages.append(heedless(tmp_path))
     assert [p for p in explained() if not any(re.search(p, each) for each in messages)] == []

@@ -186,7 +186,7 @@ def test_access_point_stands_in_place_of_a_bucket() -> None:
 
 def test_failed_verification_names_the_ca() -> None:
     error = boto.SSLError(endpoint_url="https://minio", error="[SSL: CERTIFICATE_VERIFY_FAILED]")
-    message = str(translate(error, "s3://b/cat", "b", "https://minio", False).error)
+    message = str(translate(error, parse("s3://b/cat"), "https://minio").error)
     assert "set AWS_CA_BUNDLE to a file with the certificate of the server's CA" in message
 
 

@@ -118,6 +118,9 @@ PATTERNS = {
         "a reason in CamelCase: a letter first, then letters, digits, _, comma and :"
     ),
     (_VARIANT := r"^[a-z0-9_]+$"): "a variant, for example fp16",
+    (_BUCKET := r"^[A-Za-z0-9][A-Za-z0-9._-]*$"): (
+        "the name of a bucket, without s3://: letters, digits, -, _ and ., a letter or digit first"
+    ),
 }
 """Every pattern of the API, and its meaning for people."""
 
@@ -140,6 +143,7 @@ ClassNoun = Annotated[str, StringConstraints(pattern=_NOUN, max_length=64)]
 PlainText = Annotated[str, StringConstraints(pattern=_PLAIN, max_length=512)]
 Revision = Annotated[str, StringConstraints(pattern=_PLAIN, max_length=128)]
 Variant = Annotated[str, StringConstraints(pattern=_VARIANT, max_length=32)]
+BucketName = Annotated[str, StringConstraints(pattern=_BUCKET, max_length=255)]
 Region = Annotated[str, StringConstraints(pattern=_REGION, max_length=64)]
 ModuleName = Annotated[str, StringConstraints(pattern=_MODULE, max_length=128)]
 EnvName = Annotated[str, StringConstraints(pattern=_ENV, max_length=256)]

@@ -1,5 +1,6 @@
 """The DreamBoothJob."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -143,6 +144,27 @@ class Spec(ApiModel):
     def _evaluation_images_show_the_subject(self) -> bool:
         return not self.evaluation or not self.evaluation.images or len(self.subjects) == 1
 
+    @rule(
+        "output",
+        "!self.storage.anonymousBuckets.exists(b,"
+        " (self.output + '/').startsWith('s3://' + b + '/'))",
+        "is in a bucket of storage.anonymousBuckets, to which nothing is written; choose another"
+        " bucket, or remove it from there",
+    )
+    def _output_needs_credentials(self) -> bool:
+        return not is_in_buckets(self.output, self.storage.anonymous_buckets)
+
+    @rule(
+        "prior.cache",
+        "!has(self.prior.cache) || !self.storage.anonymousBuckets.exists(b,"
+        " (self.prior.cache + '/').startsWith('s3://' + b + '/'))",
+        "is in a bucket of storage.anonymousBuckets, to which nothing is written; choose another"
+        " bucket, or remove it from there",
+    )
+    def _prior_cache_needs_credentials(self) -> bool:
+        cache = self.prior.cache
+        return cache is None or not is_in_buckets(cache, self.storage.anonymous_buckets)
+
     def _is_of_one_class(self) -> bool:
         return len({subject.class_noun for subject in self.subjects}) == 1
 
@@ -207,6 +229,11 @@ def _lower(text: str) -> str:
 def _contains_word(text: str, subject: Subject) -> bool:
     """Whether the subject's identifier is one of the words of a text."""
     return f" {_lower(subject.identifier)} " in f" {_lower(text)} "
+
+
+def is_in_buckets(uri: str, buckets: Iterable[str]) -> bool:
+    """Whether a URI is that of something in one of the buckets, given by name."""
+    return any(f"{uri}/".startswith(f"s3://{bucket}/") for bucket in buckets)
 
 
 def output_layout(job: DreamBoothJob) -> OutputLayout:

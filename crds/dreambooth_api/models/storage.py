@@ -6,6 +6,7 @@ from pydantic import Field, StringConstraints
 
 from dreambooth_api.models.base import (
     ApiModel,
+    BucketName,
     EndpointUrl,
     GuidanceScale,
     ModelSource,
@@ -17,6 +18,7 @@ from dreambooth_api.models.base import (
     Steps,
     StorageUri,
 )
+from dreambooth_api.models.map_list import SetList
 from dreambooth_api.models.prior import Sampler, SamplingSteps
 from dreambooth_api.models.rules import rule
 
@@ -70,6 +72,10 @@ class Storage(ApiModel):
 
     credentials: Credentials | None = None
     """Keys for the buckets. Unset: the identity of the pods' ServiceAccount."""
+
+    anonymous_buckets: Annotated[list[BucketName], Field(max_length=16), SetList()] = []
+    """Names of public buckets. Requests to them are sent without credentials, which a server may
+    refuse there although anyone may read."""
 
 
 class Checkpoints(ApiModel):

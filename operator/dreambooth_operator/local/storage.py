@@ -111,6 +111,7 @@ def _embedded(job: DreamBoothJob, server: "SeaweedServer") -> Iterator[LocalStor
     job.spec.storage.endpoint_url = server.endpoint_url
     job.spec.storage.region = REGION
     job.spec.storage.addressing_style = "path"
+    job.spec.storage.anonymous_buckets = []  # it has no public ones
     # A profile or a session token of the user's would be sent to the embedded server.
     kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     with _client(job, server.environment) as client:
@@ -118,8 +119,7 @@ def _embedded(job: DreamBoothJob, server: "SeaweedServer") -> Iterator[LocalStor
 
 
 def _client(job: DreamBoothJob, environment: Mapping[str, str]) -> Storage:
-    spec = job.spec.storage
-    settings = StorageSettings(spec.endpoint_url, spec.region, spec.addressing_style)
+    settings = StorageSettings.of(job.spec.storage)
     return Storage(
         settings, policy=TRANSFER_POLICY, credentials=AccessKey.from_environment(environment)
     )

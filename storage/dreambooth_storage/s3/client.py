@@ -1,4 +1,4 @@
-"""An S3 client that retries requests.
+"""An S3 client that retries requests, and signs none to public buckets.
 
 botocore's own retries are off: they would multiply with ours, and they do not cover a body that
 breaks off after the headers.
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.credentials import RefreshableCredentials
 
@@ -24,16 +25,17 @@ from dreambooth_storage.interface import (
     TransferObserver,
     TransferPolicy,
 )
-from dreambooth_storage.s3.errors import FAILURES, translate
+from dreambooth_storage.s3.errors import FAILURES, Failure, translate
 from dreambooth_storage.uri import Location, without_userinfo
 
 T = TypeVar("T")
 
 
 class S3Client:
-    """boto3's client for S3, created on first use, with retries.
+    """boto3's clients for S3, created on first use, with retries.
 
-    Its methods are thread-safe, as boto3's clients are. They raise `StorageError`.
+    One signs its requests; the other is for `StorageSettings.anonymous_buckets`. The methods are
+    thread-safe, as boto3's clients are. They raise `StorageError`.
     """
 
     def __init__(
@@ -51,7 +53,8 @@ class S3Client:
         # Set by any thread, never cleared: a lost update would cost a less exact message at worst.
         self._reached = False
         self._lock = threading.Lock()
-        self._boto: Any = None  # boto3 creates its client classes at run time: they have no types
+        # By "is anonymous". boto3 creates its client classes at run time: they have no types.
+        self._boto: dict[bool, Any] = {}
 
     def call(self, operation: str, location: Location, request: Callable[[Any], T]) -> T:
         """Call `request(client)` until it succeeds or `policy.attempts` are used up.
@@ -69,9 +72,7 @@ class S3Client:
             try:
                 result = request(client)
             except FAILURES as raised:
-                failure = translate(
-                    raised, location.uri, location.bucket, self._endpoint, self._reached
-                )
+                failure = self._translate(raised, location, self._reached)
                 self._observer.failed(operation, failure.code)
                 if attempt == self.policy.attempts or not failure.transient:
                     # Without the cause: botocore's texts may contain keys and signed URLs.
@@ -90,8 +91,8 @@ class S3Client:
     def close(self) -> None:
         """Close the connections."""
         with self._lock:
-            if self._boto is not None:
-                self._boto.close()
+            for client in self._boto.values():
+                client.close()
 
     def _pause(self, attempt: int) -> float:
         """Seconds to wait after failed attempt `attempt` (from 1): exponential with full jitter.
@@ -105,13 +106,22 @@ class S3Client:
     def _client(self, location: Location) -> Any:
         # Created once: the first call of several threads would otherwise load several clients.
         with self._lock:
-            if self._boto is None:
-                self._boto = self._make(location)
-            return self._boto
+            anonymous = self._is_anonymous(location)
+            if anonymous not in self._boto:
+                self._boto[anonymous] = self._make(location, anonymous)
+            return self._boto[anonymous]
 
-    def _make(self, location: Location) -> Any:
+    def _is_anonymous(self, location: Location) -> bool:
+        return location.bucket in self._settings.anonymous_buckets
+
+    def _translate(self, raised: Exception, location: Location, reached: bool) -> Failure:
+        anonymous = self._is_anonymous(location)
+        return translate(raised, location, self._endpoint, reached=reached, anonymous=anonymous)
+
+    def _make(self, location: Location, anonymous: bool) -> Any:
         settings, policy, given = self._settings, self.policy, self._credentials
         config = Config(
+            signature_version=UNSIGNED if anonymous else None,
             connect_timeout=policy.connect_timeout,
             read_timeout=policy.read_timeout,
             retries={"mode": "standard", "total_max_attempts": 1},
@@ -139,7 +149,8 @@ class S3Client:
                 aws_secret_access_key=given.secret if given else None,
                 aws_session_token=given.session_token if given else None,
             )
-            _check_keys(session, location)
+            if not anonymous:
+                _check_keys(session, location)
             # Signatures need a region even for servers that have none. On AWS it must be right, so
             # there is no fallback.
             fallback = "us-east-1" if settings.endpoint_url else None
@@ -156,9 +167,7 @@ class S3Client:
                 "write spec.storage.endpointURL as https://host:port, with a port up to 65535",
             ) from None
         except FAILURES as raised:
-            raise translate(
-                raised, location.uri, location.bucket, self._endpoint, False
-            ).error from None
+            raise self._translate(raised, location, False).error from None
 
 
 def _check_keys(session: Any, location: Location) -> None:

@@ -22,6 +22,7 @@ from dreambooth_storage.errors import (
     StorageUnavailableError,
     WrongEndpointError,
 )
+from dreambooth_storage.uri import Location
 
 _TRANSIENT_CODES = {
     "BadDigest",  # the body was damaged in transit
@@ -70,6 +71,9 @@ _NOT_REACHED = (
 _CREDENTIALS_ADVICE = (
     "check the keys in the Secret that spec.storage.credentials.secretRef names "
     "(or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the pod's identity)"
+)
+_ANONYMOUS_ADVICE = (
+    "allow everyone to read and list the bucket, or take it out of spec.storage.anonymousBuckets"
 )
 _ENDPOINT_ADVICE = "check spec.storage.endpointURL"
 
@@ -122,19 +126,26 @@ class Failure:
     transient: bool
 
 
-def translate(raised: Exception, uri: str, bucket: str, endpoint: str, reached: bool) -> Failure:
+def translate(
+    raised: Exception,
+    location: Location,
+    endpoint: str,
+    *,
+    reached: bool = False,
+    anonymous: bool = False,
+) -> Failure:
     """Translate a failed request.
 
     Args:
         raised: one of `FAILURES`.
-        uri: the object or prefix of the request.
-        bucket: the bucket in `uri`.
+        location: the object or prefix of the request.
         endpoint: where the request went, without user and password.
         reached: whether an earlier request succeeded; the endpoint cannot be wrong then.
+        anonymous: whether the request was sent without credentials.
     """
     if isinstance(raised, boto.ClientError):
-        return _of_answer(raised, uri, bucket, endpoint)
-    code = _code(raised)
+        return _of_answer(raised, location, endpoint, anonymous)
+    code, uri = _code(raised), location.uri
     if isinstance(raised, NotAnS3ServerError):
         return Failure(_not_s3(uri, endpoint), code, False)
     if isinstance(raised, ResponseParserError) and not reached:
@@ -165,8 +176,10 @@ def translate(raised: Exception, uri: str, bucket: str, endpoint: str, reached: 
     return Failure(_unavailable(uri, endpoint, _reason(raised)), code, True)
 
 
-def _of_answer(raised: boto.ClientError, uri: str, bucket: str, endpoint: str) -> Failure:
-    answer = raised.response.get("Error", {})
+def _of_answer(
+    raised: boto.ClientError, location: Location, endpoint: str, anonymous: bool
+) -> Failure:
+    uri, answer = location.uri, raised.response.get("Error", {})
     status = raised.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     # Codes come first: servers disagree about the status that goes with a code.
     code, message = answer.get("Code", ""), answer.get("Message", "").rstrip(".")
@@ -180,13 +193,14 @@ def _of_answer(raised: boto.ClientError, uri: str, bucket: str, endpoint: str) -
     # 501 is NotImplemented, which no retry changes.
     if code in _TRANSIENT_CODES or status in (408, 429) or (status >= 500 and status != 501):
         return Failure(_unavailable(uri, endpoint, detail), code or str(status), True)
-    error = _permanent(code, status, detail, uri, bucket, endpoint)
+    error = _permanent(code, status, detail, location, endpoint, anonymous)
     return Failure(error, code or str(status), False)
 
 
 def _permanent(
-    code: str, status: int, detail: str, uri: str, bucket: str, endpoint: str
+    code: str, status: int, detail: str, location: Location, endpoint: str, anonymous: bool
 ) -> StorageError:
+    uri, bucket = location.uri, location.bucket
     if not code:  # from a proxy or a web server: S3's errors always have a code
         return _not_s3(uri, endpoint)
     if code == "InvalidBucketName":
@@ -213,7 +227,8 @@ def _permanent(
     if code == "RequestTimeTooSkewed":  # HTTP 403, but new credentials would not help
         return AccessDeniedError(uri, "is refused: this machine's clock is wrong", "set the clock")
     if status in (401, 403):
-        advice = f"{_CREDENTIALS_ADVICE} and that they may read, list and write in {bucket}"
+        credentials = f"{_CREDENTIALS_ADVICE} and that they may read, list and write in {bucket}"
+        advice = _ANONYMOUS_ADVICE if anonymous else credentials
         return AccessDeniedError(uri, f"is refused by {endpoint} ({detail})", advice)
     if status == 501:
         problem = f"needs what {endpoint} does not implement ({detail})"

@@ -120,7 +120,13 @@ def wrong_values(schema: Json, value: Any, path: str = "") -> Iterator[Cause]:
 
 
 def _duplicates(schema: Json, items: list[Any], path: str) -> Iterator[Cause]:
-    """Items of a map list that are no objects, or have the keys of an earlier one."""
+    """Items of a map list that are no objects, or have the keys of an earlier one; or of a set."""
+    if schema.get("x-kubernetes-list-type") == "set":
+        for index, item in enumerate(items):
+            if item in items[:index]:
+                message = f"Duplicate value: {go_value(item)}"
+                yield Cause(f"{path}[{index}]", "FieldValueDuplicate", message)
+        return
     names = schema.get("x-kubernetes-list-map-keys", ())
     known: list[Json] = []
     for index, item in enumerate(items if names else ()):

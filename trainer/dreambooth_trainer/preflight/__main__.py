@@ -43,8 +43,7 @@ def _check_file(path: Path) -> PreflightReport:
     with report.collecting():
         check_contract_version(os.environ)
         job = load_job(path)
-        spec = job.spec.storage
-        settings = StorageSettings(spec.endpoint_url, spec.region, spec.addressing_style)
+        settings = StorageSettings.of(job.spec.storage)
         with Storage(settings) as storage:
             report = check_job(job, storage)
     return report

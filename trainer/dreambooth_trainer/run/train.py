@@ -102,8 +102,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
 
 
 def _storage(job: DreamBoothJob, telemetry: Telemetry) -> Storage:
-    spec = job.spec.storage
-    settings = StorageSettings(spec.endpoint_url, spec.region, spec.addressing_style)
+    settings = StorageSettings.of(job.spec.storage)
     return Storage(settings, TransferTelemetry(telemetry.metrics))
 
 

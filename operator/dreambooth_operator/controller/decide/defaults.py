@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from dreambooth_api.models.base import ApiModel, LabelKey, LabelValue, ObjectName
-from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.job import DreamBoothJob, Spec, is_in_buckets
 from dreambooth_api.models.map_list import MapList
 from dreambooth_api.models.overrides import TRAINER, EnvVar, PodOverrides
 from dreambooth_api.models.runtime import (
@@ -32,8 +32,8 @@ class JobDefaults(ApiModel):
     model_config = ConfigDict(frozen=True)
 
     storage: Storage = Storage()
-    """Storage of jobs that name neither an endpoint nor a region. They keep their own `credentials`
-    and `addressingStyle` where they have any."""
+    """Storage of jobs that name neither an endpoint nor a region. They keep their own
+    `credentials`, `addressingStyle` and `anonymousBuckets` where they have any."""
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """When the image is pulled, for jobs that name no image."""
@@ -86,7 +86,7 @@ def with_defaults(job: DreamBoothJob, defaults: JobDefaults) -> tuple[DreamBooth
         The job, and the paths of the fields that were filled in, such as spec.runtime.queue.
     """
     spec = job.spec
-    storage, runtime = _storage(spec.storage, defaults.storage), _unset(spec.runtime, defaults)
+    storage, runtime = _storage(spec, defaults.storage), _unset(spec.runtime, defaults)
     filled = [] if storage == spec.storage else ["spec.storage"]
     filled += [f"spec.runtime.{Runtime.model_fields[name].alias}" for name in runtime]
     if not filled:
@@ -95,16 +95,25 @@ def with_defaults(job: DreamBoothJob, defaults: JobDefaults) -> tuple[DreamBooth
     return job.model_copy(update={"spec": spec.model_copy(update=update)}), filled
 
 
-def _storage(own: Storage, default: Storage) -> Storage:
+def _storage(spec: Spec, default: Storage) -> Storage:
     """The storage of a job that names neither endpoint nor region, filled in from the defaults.
 
     Those two say whose storage it is, and the settings of one are never mixed with another's.
     `addressingStyle` always has a value, so `auto` counts as unset.
     """
+    own = spec.storage
     if own.endpoint_url or own.region:
         return own
+    # A bucket that is public for other jobs is not for one that writes there.
+    written = [uri for uri in (spec.output, spec.prior.cache) if uri]
+    public = [
+        bucket
+        for bucket in default.anonymous_buckets
+        if not any(is_in_buckets(uri, [bucket]) for uri in written)
+    ]
     fields = own.model_dump(by_alias=False, exclude_defaults=True)
-    return default.model_copy(update={name: getattr(own, name) for name in fields})
+    given = {name: getattr(own, name) for name in fields}
+    return default.model_copy(update={"anonymous_buckets": public} | given)
 
 
 def _unset(own: Runtime, defaults: JobDefaults) -> dict[str, Any]:

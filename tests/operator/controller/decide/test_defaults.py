@@ -28,8 +28,10 @@ MINIO = {
     "region": "eu-west-1",
     "addressingStyle": "path",
     "credentials": {"secretRef": {"name": "s3", "keys": KEYS}},
+    "anonymousBuckets": ["models"],
 }
 MINE = {"credentials": {"secretRef": {"name": "mine", "keys": KEYS | {"accessKeyID": "id"}}}}
+OWN = {"addressingStyle": "auto", "anonymousBuckets": []}
 RUNTIME = {
     "imagePullPolicy": "Always",
     "imagePullSecrets": [{"name": "registry"}],
@@ -78,10 +80,11 @@ def test_nothing_is_filled_in_where_nothing_is_set() -> None:
         ({"addressingStyle": "auto"}, MINIO),  # as the API server stores a job without storage
         ({"addressingStyle": "virtual"}, MINIO | {"addressingStyle": "virtual"}),
         (MINE, MINIO | MINE),
-        ({"region": "eu-central-1"}, {"region": "eu-central-1", "addressingStyle": "auto"}),
+        ({"anonymousBuckets": ["photos"]}, MINIO | {"anonymousBuckets": ["photos"]}),
+        ({"region": "eu-central-1"}, OWN | {"region": "eu-central-1"}),
         (
             {"endpointURL": "http://ceph", "addressingStyle": "path"},
-            {"endpointURL": "http://ceph", "addressingStyle": "path"},
+            OWN | {"endpointURL": "http://ceph", "addressingStyle": "path"},
         ),
     ],
 )
@@ -91,6 +94,15 @@ def test_storage_is_never_mixed_with_that_of_another_place(
     filled, paths = with_defaults(job(storage=own), ALL)
     assert resolved(filled)["spec"]["storage"] == expected
     assert ("spec.storage" in paths) is ("region" not in own and "endpointURL" not in own)
+
+
+def test_public_bucket_of_the_defaults_is_not_public_for_a_job_that_writes_there() -> None:
+    defaults = JobDefaults.model_validate(
+        {"storage": {"anonymousBuckets": ["models", "results", "prior"]}}
+    )
+    filled, _ = with_defaults(job(prior={"cache": "s3://prior/cache"}), defaults)
+    assert filled.spec.storage.anonymous_buckets == ["models"]
+    assert parse(resolved(filled)) == filled
 
 
 @pytest.mark.parametrize("name", RUNTIME)
