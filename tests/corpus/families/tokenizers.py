@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import T5Tokenizer
+from transformers import Qwen2Tokenizer, T5Tokenizer
 
 from tests.corpus.families.parts import write_json
 
@@ -23,6 +23,22 @@ TEXT = """
 """
 WORDS = TEXT.split()
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
+
+QWEN_SPECIAL = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
+    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>",
+    "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+QWEN_ADDED = ("<tool_call>", "</tool_call>", "<think>", "</think>")
+QWEN_TEMPLATE = (
+    "{% for message in messages %}"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}"
+    "<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+"""The turns of Qwen3's chat template; an empty thought where thinking is switched off."""
 
 
 def write_clip(folder: Path, pad: str = CLIP_END) -> int:
@@ -66,6 +82,51 @@ def write_t5(folder: Path, max_tokens: int = 512) -> int:
     pieces += [(f"<extra_id_{number}>", 0.0) for number in reversed(range(100))]
     tokenizer = T5Tokenizer(vocab=pieces, model_max_length=max_tokens)
     tokenizer.save_pretrained(folder)
+    return len(tokenizer)
+
+
+def write_qwen(folder: Path, tokenizer_class: str = "Qwen2Tokenizer") -> int:
+    """Write a Qwen tokenizer: bytes, chat template, padded on the right with "<|endoftext|>".
+
+    Returns:
+        The size of its vocabulary.
+    """
+    letters = _bytes()
+    words = [spaced for word in WORDS for spaced in (word, f" {word}")]
+    merges = _learn_merges((*words, "\n\n"), tuple(letters))
+    tokens = dict.fromkeys([*letters, *map("".join, merges)])
+    _write_bpe(folder, tokens, merges)
+    added = (*QWEN_SPECIAL, *QWEN_ADDED)
+    decoder = {
+        str(len(tokens) + number): {
+            "content": token,
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+            "special": token in QWEN_SPECIAL,
+        }
+        for number, token in enumerate(added)
+    }
+    config = {
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "added_tokens_decoder": decoder,
+        "additional_special_tokens": list(QWEN_SPECIAL[1:]),
+        "bos_token": None,
+        "chat_template": QWEN_TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+        "eos_token": "<|im_end|>",
+        "errors": "replace",
+        "model_max_length": 131072,
+        "pad_token": "<|endoftext|>",
+        "split_special_tokens": False,
+        "tokenizer_class": tokenizer_class,
+        "unk_token": None,
+    }
+    write_json(folder / "tokenizer_config.json", config)
+    tokenizer = Qwen2Tokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     return len(tokenizer)
 
 
