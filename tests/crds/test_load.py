@@ -197,6 +197,12 @@ def test_what_is_odd_is_a_warning(spec: str, field: str, words: str) -> None:
     assert words in found
 
 
+def test_targets_that_come_from_the_model_are_no_warning() -> None:
+    """As in a job that is copied from run.json."""
+    training = "training: {method: full, learningRate: 1e-6, lora: {targets: [to_q]}}"
+    assert warnings(load(f"{JOB}  {training}\n")) == []
+
+
 def test_common_word_as_identifier_is_a_warning() -> None:
     (found,) = warnings(load(JOB.replace("sks", "Happy")))
     assert found.startswith("spec.subjects[0].identifier: 'Happy' is a common word")

@@ -76,8 +76,10 @@ def _training(spec: Spec) -> Iterator[str]:
             f"spec.training.learningRate: {training.learning_rate:g} is high for full fine-tuning;"
             " 1e-6 to 5e-6 are usual"
         )
-    # A job that came through the API server holds every default, so being there means nothing.
-    if training.lora != Lora() and not _has_lora(training):
+    # A job that came through the API server holds every default, so being there means nothing. Nor
+    # do targets: run.json holds those of the model.
+    chosen = training.lora.model_copy(update={"targets": None})
+    if chosen != Lora() and not _has_lora(training):
         yield "spec.training.lora: nothing is trained by lora; set method to lora, or remove it"
     if spec.checkpoints.every > training.steps:
         yield (

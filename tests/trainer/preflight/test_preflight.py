@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings, TransferPolicy, Written
+from dreambooth_trainer.models.model_config import ModelConfig
+from dreambooth_trainer.models.stable_diffusion import DEFAULTS
 from dreambooth_trainer.preflight.__main__ import main
 from dreambooth_trainer.preflight.check import check_job
 from dreambooth_trainer.preflight.report import PreflightReport
@@ -331,6 +334,16 @@ def test_a_model_that_cannot_be_read_makes_no_image_too_small(job: Job) -> None:
     job["spec"]["model"]["source"] = "/nowhere"
     [error] = errors(job)
     assert error.startswith("spec.model.source: ")
+
+
+def test_a_sampler_that_the_model_does_not_take_is_an_error(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = replace(DEFAULTS, resolution=64, sampler="euler", samplers=("euler",))
+    monkeypatch.setattr(ModelConfig, "defaults", taken)
+    job["spec"]["samples"] = {"sampler": "ddim"}
+    [error] = errors(job)
+    assert error.startswith("spec.samples.sampler: the model cannot be sampled with ddim;")
 
 
 def test_prompts_without_identifier_and_too_long_ones_are_warnings(job: Job) -> None:
