@@ -40,7 +40,7 @@ def event_reasons() -> set[str]:
 
 def reasons() -> set[str]:
     """Reasons of conditions and events."""
-    final = {"Failed", "Stalled"}  # outcomes of an attempt that end the job
+    final = {"Failed", "Stalled", "Disrupted"}  # outcomes of an attempt that end the job
     waiting = NEVER_STARTS | IMAGE_PULL_FAILS | CONFIG_FAILS
     return {reason.value for reason in Reason} | waiting | event_reasons() | final
 

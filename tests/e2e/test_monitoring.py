@@ -88,6 +88,9 @@ def watched(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         settings = configuration(chart, pods, address, folder / "rules.yaml")
         prometheus = Prometheus(folder, settings)
         stack.callback(prometheus.stop)
+        # Prometheus first scrapes five seconds after its start. A start of an attempt that was
+        # counted before is no increase, and its panel stays empty.
+        assert until(lambda: prometheus.ask("dreambooth_operator_start_seconds_count") != [])
         with fresh_cluster(setup) as cluster:
             began = time.time()
             job = small_job(setup.storage, NAME, steps=100_000, every=5, nodes=1)

@@ -111,10 +111,11 @@ class Metrics:
 
     def _observe_start(self, observed: Observed, attempt: AttemptStatus) -> None:
         job = next((job for job in observed.attempts if job.attempt == attempt.number), None)
-        # Without a startTime the Job was never admitted; the watch may also lag behind the status.
-        if job and job.started and attempt.running:
-            self._queued.observe(_seconds(job.started, job.created))
-            self._starting.observe(_seconds(attempt.running, job.started))
+        if job and attempt.running:
+            # The watch of Jobs may lag behind that of pods: a Job whose startTime is not cached yet
+            # was in no queue, as one that a queue resumed gets it together with its condition.
+            self._queued.observe(_seconds(job.active_since, job.created))
+            self._starting.observe(_seconds(attempt.running, job.active_since))
 
     def _counter(self, definition: Definition) -> Counter:
         return Counter(

@@ -43,7 +43,10 @@ def _after(minutes: float) -> datetime:
     return START + timedelta(minutes=minutes)
 
 
-def _seen(*attempts: AttemptStatus) -> Observed:
+STARTED = _after(2)
+
+
+def _seen(*attempts: AttemptStatus, started: datetime | None = STARTED) -> Observed:
     job = dreambooth_job()
     job.status = Status(attempts=list(attempts))
     view = JobSnapshot(
@@ -55,7 +58,7 @@ def _seen(*attempts: AttemptStatus) -> Observed:
         component="trainer",
         attempt=0,
         created=START,
-        started=_after(2),
+        started=started,
     )
     return Observed(job=job, generation=1, created=START, attempts=(view,))
 
@@ -80,6 +83,16 @@ def test_life_of_an_attempt_is_measured_once() -> None:
     assert (samples["start_seconds_count"], samples["start_seconds_sum"]) == (1, 180)
     assert (samples["run_seconds_count"], samples["run_seconds_sum"]) == (1, 1800)
     assert samples['restarts_total{reason="Failed"}'] == 1
+
+
+def test_start_is_measured_when_the_watch_of_jobs_lags_behind_that_of_pods() -> None:
+    metrics = Metrics()
+    opened = AttemptStatus(number=0, started=START)
+    running = opened.model_copy(update={"running": _after(5)})
+    metrics.changed(_seen(opened, started=None), Decision(status=Status(attempts=[running])))
+    samples = _samples(metrics)
+    assert (samples["queue_seconds_count"], samples["queue_seconds_sum"]) == (1, 0)
+    assert (samples["start_seconds_count"], samples["start_seconds_sum"]) == (1, 300)
 
 
 def test_first_attempt_is_no_restart() -> None:
