@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from tests.corpus.families import flux, sdxl, z_image
+from tests.corpus.families import flux, flux2_klein, sdxl, z_image
 from tests.corpus.families.facts import FamilyFacts
 from tests.corpus.families.parts import Part
 
@@ -20,4 +20,9 @@ class FamilyModule(Protocol):
         """Write a tiny random model of the family in its published layout."""
 
 
-FAMILIES: dict[str, FamilyModule] = {"sdxl": sdxl, "flux": flux, "z_image": z_image}
+FAMILIES: dict[str, FamilyModule] = {
+    "sdxl": sdxl,
+    "flux": flux,
+    "z_image": z_image,
+    "flux2_klein": flux2_klein,
+}

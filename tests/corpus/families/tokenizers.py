@@ -85,8 +85,13 @@ def write_t5(folder: Path, max_tokens: int = 512) -> int:
     return len(tokenizer)
 
 
-def write_qwen(folder: Path, tokenizer_class: str = "Qwen2Tokenizer") -> int:
+def write_qwen(folder: Path, *, files: bool = False) -> int:
     """Write a Qwen tokenizer: bytes, chat template, padded on the right with "<|endoftext|>".
+
+    Args:
+        folder: Where to write it.
+        files: With the template and the added tokens in files of their own, as transformers
+            writes since 4.51.
 
     Returns:
         The size of its vocabulary.
@@ -114,17 +119,23 @@ def write_qwen(folder: Path, tokenizer_class: str = "Qwen2Tokenizer") -> int:
         "added_tokens_decoder": decoder,
         "additional_special_tokens": list(QWEN_SPECIAL[1:]),
         "bos_token": None,
-        "chat_template": QWEN_TEMPLATE,
+        **({} if files else {"chat_template": QWEN_TEMPLATE}),
         "clean_up_tokenization_spaces": False,
         "eos_token": "<|im_end|>",
         "errors": "replace",
         "model_max_length": 131072,
         "pad_token": "<|endoftext|>",
         "split_special_tokens": False,
-        "tokenizer_class": tokenizer_class,
+        "tokenizer_class": "Qwen2Tokenizer",
         "unk_token": None,
     }
     write_json(folder / "tokenizer_config.json", config)
+    if files:
+        (folder / "chat_template.jinja").write_text(QWEN_TEMPLATE)
+        numbers = {token: len(tokens) + number for number, token in enumerate(added)}
+        write_json(folder / "added_tokens.json", numbers)
+        special = {name: config[name] for name in ("eos_token", "pad_token")}
+        write_json(folder / "special_tokens_map.json", special)
     tokenizer = Qwen2Tokenizer.from_pretrained(folder)
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     return len(tokenizer)

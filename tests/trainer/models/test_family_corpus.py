@@ -44,7 +44,7 @@ def pipeline(folder: Path) -> Any:
 def generate(pipeline: Any, prompts: list[str], seeds: list[int]) -> Tensor:
     """Images [prompts, 3, 64, 64] in 0..1, with guidance; each from a seed of its own."""
     images: Tensor = pipeline(
-        list(prompts),  # Z-Image overwrites the list it is given
+        prompt=list(prompts),  # Z-Image overwrites the list it is given
         height=64,
         width=64,
         num_inference_steps=2,
