@@ -43,3 +43,24 @@ def test_commands_can_be_pasted(name: str, namespace: str, tmp_path: Path) -> No
     ]
     job = load(applied)
     assert (job.metadata.namespace, job.metadata.name) == (namespace, "my-mug")
+
+
+@pytest.mark.parametrize(
+    ("quota", "preflight", "warned"),
+    [
+        ({"nvidia.com/gpu": 16}, {}, True),
+        ({"nvidia.com/gpu": 16, "cpu": 64}, {}, True),
+        ({"nvidia.com/gpu": 16, "cpu": 64, "memory": "1Ti"}, {}, False),
+        ({"nvidia.com/gpu": 16}, {"queue": "cpus"}, False),
+        ({"nvidia.com/gpu": 16}, {"runIn": "FirstPod"}, False),
+    ],
+)
+def test_quota_that_admits_no_preflight_is_warned_of(
+    quota: dict[str, object], preflight: dict[str, str], warned: bool
+) -> None:
+    values = values_of(
+        "minimal",
+        kueue={"enabled": True, "quota": quota, "namespaces": ["team-a"]},
+        settings={"jobDefaults": {"preflight": preflight}},
+    )
+    assert ("CAUTION: kueue.quota lacks cpu or memory" in render(values).notes) is warned

@@ -82,7 +82,7 @@ def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
         default_image,
         module="dreambooth_trainer.preflight",
         env=_common_env(job),
-        resources=_resources(job.spec.runtime.preflight.resources or PREFLIGHT_RESOURCES),
+        resources=_resources(preflight_resources(job.spec.runtime)),
     )
     spec = _pod_spec(job, container, _volumes(job), grace_seconds=PREFLIGHT_GRACE_SECONDS)
     # Of the pod, not of the Job: its time starts when a node has started the pod, which may wait
@@ -92,6 +92,11 @@ def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
     meta = template_metadata(job, names.labels(job, names.PREFLIGHT))
     overrides = without_devices(job.spec.runtime.pod_overrides)
     return _with_overrides({"metadata": meta, "spec": spec}, overrides)
+
+
+def preflight_resources(runtime: Runtime) -> Resources:
+    """Resources of the preflight's container (spec.runtime.preflight.resources)."""
+    return runtime.preflight.resources or PREFLIGHT_RESOURCES
 
 
 def _with_overrides(template: Manifest, overrides: Manifest) -> Manifest:

@@ -21,6 +21,7 @@ from dreambooth_operator.controller.decide.state.history import has_run
 from dreambooth_operator.controller.decide.suspend import queue_name
 from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
 from dreambooth_operator.manifests.names import Manifest
+from dreambooth_operator.manifests.pods import preflight_resources
 from dreambooth_operator.manifests.resources import (
     config_map,
     preflight_job,
@@ -28,12 +29,10 @@ from dreambooth_operator.manifests.resources import (
 )
 
 RUNNING = (Reason.RUNNING, "storage, images, model and prompts are being checked")
-
-
 IN_FIRST_POD = (Reason.IN_FIRST_POD, "the first pod checks the job before it trains")
 WAY_OUT = (
-    "if it never admits it, name another in spec.runtime.preflight.queue, or set"
-    " spec.runtime.preflight.runIn to FirstPod, while the job is suspended"
+    "If it never admits it, add them, or suspend the job and name another queue in"
+    " spec.runtime.preflight.queue or set spec.runtime.preflight.runIn to FirstPod"
 )
 
 
@@ -133,10 +132,22 @@ def _report_queued(builder: DecisionBuilder, job: JobSnapshot) -> None:
     # The setting was changed. Without one, the label is of Kueue's own choice.
     if queue and job.queue != queue:
         builder.delete(job)
-    message = f"{queue_name(job.queue)} holds Job {job.name} of the preflight back; {WAY_OUT}"
+    # A queue for GPUs alone never admits it, and says so only in its Workload.
+    message = (
+        f"{queue_name(job.queue)} holds Job {job.name} of the preflight back, which needs quota for"
+        f" {_requests(builder)}. {WAY_OUT}"
+    )
     builder.set_condition(ConditionType.QUEUED, "True", Reason.WAITING, message)
     builder.set_condition(ConditionType.PREFLIGHT_PASSED, "Unknown", Reason.WAITING, message)
     builder.set_phase("Queued")
+
+
+def _requests(builder: DecisionBuilder) -> str:
+    """What the preflight requests, in words; a limit without a request is one (core/v1)."""
+    resources = preflight_resources(builder.runtime)
+    requests = {**resources.limits, **resources.requests}
+    amounts = [f"{amount} of {name}" for name, amount in sorted(requests.items())]
+    return " and ".join(amounts) or "a pod"
 
 
 def _delete(builder: DecisionBuilder, job: JobSnapshot) -> None:

@@ -164,6 +164,26 @@ def test_the_preflight_waits_in_the_jobs_queue_or_in_its_own(
     assert world.attempt.queue == runtime.get("queue", "")
 
 
+@pytest.mark.parametrize(
+    ("runtime", "needs"),
+    [
+        ({}, "500m of cpu and 2Gi of memory"),
+        (
+            {"preflight": {"resources": {"limits": {"cpu": "1"}}}},
+            "needs quota for 1 of cpu.",
+        ),
+    ],
+)
+def test_a_preflight_that_is_held_says_what_its_queue_needs_quota_for(
+    runtime: dict[str, Any], needs: str
+) -> None:
+    """A ClusterQueue with quota for GPUs alone never admits it."""
+    world = World(dreambooth_job(queue="gpus", **runtime))
+    world.settle()
+    for condition in ("Queued", "PreflightPassed"):
+        assert needs in world.condition(condition)[2]
+
+
 def test_a_queue_that_nobody_named_is_shown_with_the_way_out() -> None:
     world = World()
     world.settle()
