@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from tests.corpus.families import flux, flux2_klein, sdxl, z_image
+from tests.corpus.families import flux, flux2_klein, sd3, sdxl, z_image
 from tests.corpus.families.facts import FamilyFacts
 from tests.corpus.families.parts import Part
 
@@ -25,4 +25,5 @@ FAMILIES: dict[str, FamilyModule] = {
     "flux": flux,
     "z_image": z_image,
     "flux2_klein": flux2_klein,
+    "sd3": sd3,
 }
