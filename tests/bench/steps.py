@@ -28,7 +28,7 @@ from dreambooth_trainer.evaluation.samples import SampleWriter
 from dreambooth_trainer.models import load_family
 from dreambooth_trainer.models.adapters import make_trainable
 from dreambooth_trainer.models.defaults import fill_defaults
-from dreambooth_trainer.models.stable_diffusion import DEFAULTS
+from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS
 from dreambooth_trainer.process.batch_split import split_batch
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.signals import StopSignal

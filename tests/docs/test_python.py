@@ -9,6 +9,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from dreambooth_trainer.export.lora import export_lora
+from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from tests.docs.pages import BLOCKS, ROOT, Block
 from tests.trainer.export.test_export import ABOUT, adapt
 
@@ -22,7 +23,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipeline = StableDiffusionPipeline.from_pretrained(TINY_SD)
     adapt(pipeline.unet, ["to_q", "to_v"], seed=1)
     folder = tmp_path_factory.mktemp("export")
-    export_lora(pipeline, folder, ABOUT)
+    export_lora(StableDiffusion(pipeline, ""), folder, ABOUT)
     return folder
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_trainer.models.defaults import fill_defaults
-from dreambooth_trainer.models.stable_diffusion import DEFAULTS
+from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS
 from dreambooth_trainer.resolved_job import ResolvedJob, ResolvedTraining
 
 

@@ -17,6 +17,7 @@ from dreambooth_trainer.export.lora import LORA_FILE, export_lora
 from dreambooth_trainer.export.model_card import model_card
 from dreambooth_trainer.export.pipeline import export_pipeline
 from dreambooth_trainer.export.provenance import Provenance
+from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 
 ABOUT = Provenance(
     base_model="s3://models/tiny",
@@ -102,7 +103,7 @@ def test_a_lora_makes_the_same_image_in_plain_diffusers(
     adapt(pipeline.unet, targets, 1, lora_alpha=alpha)
     trained = image(pipeline)
     assert not torch.allclose(trained, before, atol=1e-2)
-    export_lora(pipeline, tmp_path, ABOUT)
+    export_lora(StableDiffusion(pipeline, ""), tmp_path, ABOUT)
     plain = load(base)
     plain.load_lora_weights(tmp_path)
     assert torch.allclose(image(plain), trained, atol=1e-5)
@@ -116,7 +117,7 @@ def test_a_lora_of_both_parts_makes_the_same_image(
     adapt(pipeline.text_encoder, ["q_proj", "out_proj"], 2, lora_alpha=8)
     trained = image(pipeline)
     assert not torch.allclose(trained, only_unet, atol=1e-3)
-    export_lora(pipeline, tmp_path, ABOUT)
+    export_lora(StableDiffusion(pipeline, ""), tmp_path, ABOUT)
     plain = load(base)
     plain.load_lora_weights(tmp_path)
     assert torch.allclose(image(plain), trained, atol=1e-5)
@@ -126,7 +127,7 @@ def test_text_encoder_names_are_those_that_every_version_loads(
     pipeline: Any, tmp_path: Path
 ) -> None:
     adapt(pipeline.text_encoder, ["q_proj"], 2)
-    export_lora(pipeline, tmp_path, ABOUT)
+    export_lora(StableDiffusion(pipeline, ""), tmp_path, ABOUT)
     with safe_open(tmp_path / LORA_FILE, "pt") as file:
         names = set(file.keys())
     name = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight"
@@ -136,7 +137,7 @@ def test_text_encoder_names_are_those_that_every_version_loads(
 def test_a_text_encoder_and_a_tokenizer_that_transformers_4_loads(
     pipeline: Any, tmp_path: Path
 ) -> None:
-    export_pipeline(pipeline, tmp_path, ABOUT)
+    export_pipeline(StableDiffusion(pipeline, ""), tmp_path, ABOUT)
     weights = load_file(tmp_path / "text_encoder" / "model.safetensors")
     # Without the level "text_model", transformers 4 initializes every weight anew.
     assert {name.split(".")[0] for name in weights} == {"text_model"}
@@ -153,7 +154,7 @@ def test_a_text_encoder_and_a_tokenizer_that_transformers_4_loads(
 
 def test_merges_of_a_tokenizer_are_pairs_of_pieces(tmp_path: Path) -> None:
     model = Path(__file__).parents[3] / "examples" / "tiny-sd" / "model"
-    export_pipeline(load(model), tmp_path, ABOUT)
+    export_pipeline(StableDiffusion(load(model), ""), tmp_path, ABOUT)
     header, *merges, end = (tmp_path / "tokenizer" / "merges.txt").read_text().split("\n")
     assert (header, end) == ("#version: 0.2", "")
     assert all(len(pair.split(" ")) == 2 for pair in merges)
@@ -166,7 +167,7 @@ def test_merges_of_a_tokenizer_are_pairs_of_pieces(tmp_path: Path) -> None:
 
 def test_without_adapters_there_is_no_lora(pipeline: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="adapter"):
-        export_lora(pipeline, tmp_path, ABOUT)
+        export_lora(StableDiffusion(pipeline, ""), tmp_path, ABOUT)
 
 
 def test_a_pipeline_makes_the_same_image_in_plain_diffusers(
@@ -179,7 +180,7 @@ def test_a_pipeline_makes_the_same_image_in_plain_diffusers(
             parameter.copy_((parameter * 1.1).half().float())
     trained = image(pipeline)
     assert not torch.allclose(trained, before, atol=1e-2)
-    export_pipeline(pipeline, tmp_path, ABOUT)
+    export_pipeline(StableDiffusion(pipeline, ""), tmp_path, ABOUT)
     assert torch.allclose(image(load(tmp_path)), trained, atol=1e-3)
     assert pipeline.unet.dtype == torch.float32
     for path in tmp_path.rglob("*.safetensors"):
@@ -190,7 +191,7 @@ def test_a_pipeline_makes_the_same_image_in_plain_diffusers(
 def test_adapters_are_merged_into_an_exported_pipeline(pipeline: Any, tmp_path: Path) -> None:
     adapt(pipeline.text_encoder, ["q_proj", "v_proj"], 3, lora_alpha=8)
     trained = image(pipeline)
-    export_pipeline(pipeline, tmp_path, ABOUT, dtype=torch.float32)
+    export_pipeline(StableDiffusion(pipeline, ""), tmp_path, ABOUT, dtype=torch.float32)
     assert torch.allclose(image(load(tmp_path)), trained, atol=1e-4)
     assert torch.equal(image(pipeline), trained), "the export changed the pipeline"
 
@@ -199,7 +200,7 @@ def test_adapters_are_merged_into_an_exported_pipeline(pipeline: Any, tmp_path: 
 def test_all_parts_of_an_export_load_in_one_dtype(
     pipeline: Any, tmp_path: Path, dtype: torch.dtype | None
 ) -> None:
-    export_pipeline(pipeline, tmp_path, ABOUT)
+    export_pipeline(StableDiffusion(pipeline, ""), tmp_path, ABOUT)
     asked = {} if dtype is None else {"dtype": dtype}
     loaded = StableDiffusionPipeline.from_pretrained(tmp_path, safety_checker=None, **asked)
     found = {part.dtype for part in (loaded.unet, loaded.vae, loaded.text_encoder)}
@@ -210,7 +211,7 @@ def test_all_parts_of_an_export_load_in_one_dtype(
 def test_an_export_says_where_it_comes_from(pipeline: Any, tmp_path: Path, kind: str) -> None:
     adapt(pipeline.unet, ["to_q"], 1)
     export = export_lora if kind == "lora" else export_pipeline
-    export(pipeline, tmp_path, ABOUT)
+    export(StableDiffusion(pipeline, ""), tmp_path, ABOUT)
     for path in tmp_path.rglob("*.safetensors"):
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
@@ -225,13 +226,15 @@ def test_an_export_says_where_it_comes_from(pipeline: Any, tmp_path: Path, kind:
 
 def test_the_model_card_can_be_read_by_hubs(pipeline: Any, tmp_path: Path) -> None:
     adapt(pipeline.unet, ["to_q"], 1)
-    export_lora(pipeline, tmp_path, ABOUT)
+    export_lora(StableDiffusion(pipeline, ""), tmp_path, ABOUT)
     _, header, text = (tmp_path / "README.md").read_text().split("---\n", 2)
     fields = yaml.safe_load(header)
     assert fields["instance_prompt"] == ABOUT.prompt
     assert fields["base_model"] == "s3://models/tiny"
     assert "lora" in fields["tags"]
     assert '"sks coffee mug"' in text
-    assert model_card(replace(ABOUT, base_model="hf://runs/sd"), lora=True).count('"runs/sd"') >= 2
+    published = replace(ABOUT, base_model="hf://runs/sd")
+    card = model_card(StableDiffusion(pipeline, ""), published, lora=True)
+    assert card.count('"runs/sd"') >= 2
     code = text.split("```")[1].removeprefix("python\n")
     compile(code, "README.md", "exec")

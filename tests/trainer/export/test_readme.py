@@ -8,6 +8,7 @@ import pytest
 from diffusers import StableDiffusionPipeline
 
 from dreambooth_trainer.export.lora import export_lora
+from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from tests.trainer.export.test_export import ABOUT, adapt, load
 
 ROOT = Path(__file__).parents[3]
@@ -23,7 +24,7 @@ def lora(tmp_path: Path) -> Path:
     """A LoRA of tiny-sd, whose text encoder's config says float16 and whose UNet's says nothing."""
     pipeline = load(TINY_SD)
     adapt(pipeline.unet, ["to_q"], 1)
-    export_lora(pipeline, tmp_path / "export", ABOUT)
+    export_lora(StableDiffusion(pipeline, ""), tmp_path / "export", ABOUT)
     return tmp_path / "export"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -14,14 +14,14 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreambooth_trainer.export.lora import KOHYA_FILE, LORA_FILE, export_lora
-from dreambooth_trainer.export.names import (
+from dreambooth_trainer.export.pipeline import SINGLE_FILE, export_pipeline
+from dreambooth_trainer.models.families.compvis import (
     clip_weights,
     open_clip_weights,
     unet_weights,
     vae_weights,
 )
-from dreambooth_trainer.export.pipeline import SINGLE_FILE, export_pipeline
-from dreambooth_trainer.models.stable_diffusion import DEFAULTS, StableDiffusion
+from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS, StableDiffusion
 from tests.corpus import web_uis
 from tests.trainer.export.test_export import ABOUT, adapt
 
@@ -79,6 +79,11 @@ def test_the_original_layout_has_its_names(slim_sd1: Any) -> None:
     assert all(name.startswith(prefix) for name in text)
 
 
+def family_of(slim_sd1: Any, unet: Any, text: Any) -> StableDiffusion:
+    parts = {"vae": slim_sd1.vae, "scheduler": DDPMScheduler()}
+    return StableDiffusion(SimpleNamespace(unet=unet, text_encoder=text, **parts), "")
+
+
 def test_every_module_that_can_be_adapted_is_known_to_the_web_uis(
     slim_sd1: Any, tmp_path: Path
 ) -> None:
@@ -86,7 +91,7 @@ def test_every_module_that_can_be_adapted_is_known_to_the_web_uis(
     text = CLIPTextModel(slim_sd1.text_encoder.config)
     adapt(unet, EVERY_MODULE, 1)
     adapt(text, ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"], 1)
-    export_lora(SimpleNamespace(unet=unet, text_encoder=text), tmp_path, ABOUT)
+    export_lora(family_of(slim_sd1, unet, text), tmp_path, ABOUT)
     found = lora_modules(tmp_path / KOHYA_FILE)
     assert all(
         tensors == {"lora_down.weight", "lora_up.weight", "alpha"} for tensors in found.values()
@@ -105,7 +110,7 @@ def test_the_default_adapters_are_among_those_of_sd_scripts(slim_sd1: Any, tmp_p
     text = CLIPTextModel(slim_sd1.text_encoder.config)
     adapt(unet, list(DEFAULTS.lora_targets), 1)
     adapt(text, StableDiffusion.lora_text_targets, 1)
-    export_lora(SimpleNamespace(unet=unet, text_encoder=text), tmp_path, ABOUT)
+    export_lora(family_of(slim_sd1, unet, text), tmp_path, ABOUT)
     found = lora_modules(tmp_path / KOHYA_FILE)
     assert len(found) == 16 * 8 + 12 * 4
     assert found.keys() <= web_uis.sd_scripts_modules()
@@ -118,7 +123,7 @@ def test_alpha_is_kept_without_metadata(random_pipeline: Any, tmp_path: Path, fi
     for name, parameter in unet.named_parameters():
         if "lora_" in name:
             parameter.data.normal_()
-    export_lora(random_pipeline, tmp_path, ABOUT)
+    export_lora(StableDiffusion(random_pipeline, ""), tmp_path, ABOUT)
     layer = unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
     down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     expected = up @ down / 64
@@ -131,7 +136,7 @@ def test_alpha_is_kept_without_metadata(random_pipeline: Any, tmp_path: Path, fi
 
 def test_a_lora_file_says_its_rank_to_sd_scripts(random_pipeline: Any, tmp_path: Path) -> None:
     adapt(random_pipeline.unet, ["to_q"], 1, lora_alpha=2)
-    export_lora(random_pipeline, tmp_path, ABOUT)
+    export_lora(StableDiffusion(random_pipeline, ""), tmp_path, ABOUT)
     with safe_open(tmp_path / KOHYA_FILE, "pt") as file:
         metadata = file.metadata()
         alphas = {float(file.get_tensor(n)) for n in file.keys() if n.endswith("alpha")}  # noqa: SIM118
@@ -142,7 +147,7 @@ def test_a_lora_file_says_its_rank_to_sd_scripts(random_pipeline: Any, tmp_path:
 
 
 def test_a_pipeline_loads_from_its_single_file(random_pipeline: Any, tmp_path: Path) -> None:
-    export_pipeline(random_pipeline, tmp_path, ABOUT, dtype=torch.float32)
+    export_pipeline(StableDiffusion(random_pipeline, ""), tmp_path, ABOUT, dtype=torch.float32)
     loaded = StableDiffusionPipeline.from_single_file(
         str(tmp_path / SINGLE_FILE), config=str(tmp_path), local_files_only=True
     )
@@ -172,7 +177,7 @@ def test_a_model_without_an_original_layout_is_exported_without_the_single_file(
     random_pipeline: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     random_pipeline.unet.extra = torch.nn.Linear(2, 2)
-    export_pipeline(random_pipeline, tmp_path, ABOUT)
+    export_pipeline(StableDiffusion(random_pipeline, ""), tmp_path, ABOUT)
     assert not (tmp_path / SINGLE_FILE).exists()
     assert "extra" in caplog.text
     assert (tmp_path / "model_index.json").is_file()

@@ -8,7 +8,7 @@ import pytest
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_trainer.data.class_image_cache import ClassImageRecipe
 from dreambooth_trainer.models.defaults import ModelDefaults, fill_defaults
-from dreambooth_trainer.models.stable_diffusion import DEFAULTS
+from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS
 from dreambooth_trainer.preflight.sampling import sampling_problems
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.resume.fingerprint import fingerprint

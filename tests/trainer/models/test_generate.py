@@ -10,15 +10,21 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from dreambooth_api.models.prior import Sampler
+from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.models.generate import ImageRequest, generate_images
 
 PROMPT = "a photo of a mug"
 
 
-def generate(pipeline: Any, *requests: ImageRequest, **settings: Any) -> list[np.ndarray]:
+@pytest.fixture
+def family(random_pipeline: Any) -> StableDiffusion:
+    return StableDiffusion(random_pipeline, "")
+
+
+def generate(family: StableDiffusion, *requests: ImageRequest, **settings: Any) -> list[np.ndarray]:
     """Images as integers [64, 64, 3]."""
     defaults = {"sampler": "ddim", "steps": 3, "guidance_scale": 5.0, "size": 64}
-    images = generate_images(pipeline, requests, **{**defaults, **settings})
+    images = generate_images(family, requests, **{**defaults, **settings})
     assert all(isinstance(image, Image.Image) and image.mode == "RGB" for image in images)
     return [np.asarray(image).astype(int) for image in images]
 
@@ -28,18 +34,18 @@ def differ(left: np.ndarray, right: np.ndarray) -> int:
     return int(np.abs(left - right).max())
 
 
-def test_seed_and_prompt_alone_decide(random_pipeline: Any) -> None:
+def test_seed_and_prompt_alone_decide(family: StableDiffusion) -> None:
     requests = [
         ImageRequest(PROMPT, 1),
         ImageRequest("a red fish", 1),
         ImageRequest(PROMPT, 2),
         ImageRequest(PROMPT, 3),
     ]
-    together = generate(random_pipeline, *requests)
+    together = generate(family, *requests)
     torch.manual_seed(123)
-    alone = [generate(random_pipeline, request)[0] for request in reversed(requests)][::-1]
+    alone = [generate(family, request)[0] for request in reversed(requests)][::-1]
     assert max(map(differ, together, alone)) <= 1  # another batch size rounds differently
-    assert max(map(differ, together, generate(random_pipeline, *requests))) == 0
+    assert max(map(differ, together, generate(family, *requests))) == 0
     assert differ(together[0], together[1]) > 10, "the prompt does nothing"
     assert differ(together[0], together[2]) > 10, "the seed does nothing"
 
@@ -47,19 +53,17 @@ def test_seed_and_prompt_alone_decide(random_pipeline: Any) -> None:
 @pytest.mark.parametrize("sampler", get_args(Sampler))
 @pytest.mark.parametrize("steps", [1, 2, 20])
 def test_every_sampler_works_at_any_number_of_steps(
-    random_pipeline: Any, sampler: Sampler, steps: int
+    family: StableDiffusion, sampler: Sampler, steps: int
 ) -> None:
-    [image] = generate(random_pipeline, ImageRequest(PROMPT, 0), sampler=sampler, steps=steps)
+    [image] = generate(family, ImageRequest(PROMPT, 0), sampler=sampler, steps=steps)
     assert image.shape == (64, 64, 3)
     assert image.std() > 1
 
 
-def test_samplers_differ_and_agree_on_the_same_image(random_pipeline: Any) -> None:
+def test_samplers_differ_and_agree_on_the_same_image(family: StableDiffusion) -> None:
     """All of them solve the same differential equation, each with its own error."""
     images = [
-        generate(
-            random_pipeline, ImageRequest(PROMPT, 0), sampler=sampler, steps=60, guidance_scale=1
-        )[0]
+        generate(family, ImageRequest(PROMPT, 0), sampler=sampler, steps=60, guidance_scale=1)[0]
         for sampler in get_args(Sampler)
     ]
     for image in images[1:]:
@@ -69,19 +73,21 @@ def test_samplers_differ_and_agree_on_the_same_image(random_pipeline: Any) -> No
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 4.0])
 @pytest.mark.parametrize("negative", ["", "blue"])
 def test_guidance_is_that_of_the_formula(
-    random_pipeline: Any, guidance: float, negative: str
+    family: StableDiffusion, guidance: float, negative: str
 ) -> None:
-    expected = by_hand(random_pipeline, guidance if guidance > 1 else 1, negative, seed=7, steps=4)
+    expected = by_hand(
+        family.pipeline(), guidance if guidance > 1 else 1, negative, seed=7, steps=4
+    )
     [found] = generate(
-        random_pipeline, ImageRequest(PROMPT, 7), steps=4, guidance_scale=guidance,
+        family, ImageRequest(PROMPT, 7), steps=4, guidance_scale=guidance,
         negative_prompt=negative,
     )  # fmt: skip
     assert differ(found, expected) <= 1
 
 
-def test_guidance_and_negative_prompt_matter(random_pipeline: Any) -> None:
+def test_guidance_and_negative_prompt_matter(family: StableDiffusion) -> None:
     plain, guided, steered = (
-        by_hand(random_pipeline, guidance, negative, seed=7, steps=4)
+        by_hand(family.pipeline(), guidance, negative, seed=7, steps=4)
         for guidance, negative in [(1, ""), (4, ""), (4, "blue")]
     )
     assert differ(plain, guided) > 5
@@ -111,37 +117,37 @@ def by_hand(pipe: Any, guidance: float, negative: str, seed: int, steps: int) ->
     return ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().numpy().astype(int)
 
 
-def test_everything_is_left_as_it_was(random_pipeline: Any, capfd: Any) -> None:
-    random_pipeline.unet.train()
-    random_pipeline.unet.mid_block.eval()
-    modes = [module.training for module in random_pipeline.unet.modules()]
-    scheduler, state = random_pipeline.scheduler, torch.get_rng_state()
-    generate(random_pipeline, ImageRequest(PROMPT, 0))
-    assert [module.training for module in random_pipeline.unet.modules()] == modes
-    assert random_pipeline.scheduler is scheduler
+def test_everything_is_left_as_it_was(family: StableDiffusion, capfd: Any) -> None:
+    family.pipeline().unet.train()
+    family.pipeline().unet.mid_block.eval()
+    modes = [module.training for module in family.pipeline().unet.modules()]
+    scheduler, state = family.pipeline().scheduler, torch.get_rng_state()
+    generate(family, ImageRequest(PROMPT, 0))
+    assert [module.training for module in family.pipeline().unet.modules()] == modes
+    assert family.pipeline().scheduler is scheduler
     assert torch.get_rng_state().equal(state)
     assert capfd.readouterr() == ("", "")
     with pytest.raises(ValueError, match="divisible by 8"):
-        generate(random_pipeline, ImageRequest(PROMPT, 0), size=63)
-    assert [module.training for module in random_pipeline.unet.modules()] == modes
-    assert random_pipeline.scheduler is scheduler
+        generate(family, ImageRequest(PROMPT, 0), size=63)
+    assert [module.training for module in family.pipeline().unet.modules()] == modes
+    assert family.pipeline().scheduler is scheduler
 
 
-def test_dropout_is_off_while_images_are_made(random_pipeline: Any) -> None:
-    [before] = generate(random_pipeline, ImageRequest(PROMPT, 0))
-    for module in random_pipeline.unet.modules():
+def test_dropout_is_off_while_images_are_made(family: StableDiffusion) -> None:
+    [before] = generate(family, ImageRequest(PROMPT, 0))
+    for module in family.pipeline().unet.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.9
-    random_pipeline.unet.train()
-    [after] = generate(random_pipeline, ImageRequest(PROMPT, 0))
+    family.pipeline().unet.train()
+    [after] = generate(family, ImageRequest(PROMPT, 0))
     assert (before == after).all()
 
 
-def test_training_goes_on_after_images_were_made_under_autocast(random_pipeline: Any) -> None:
+def test_training_goes_on_after_images_were_made_under_autocast(family: StableDiffusion) -> None:
     """Weights cast while gradients were off must not be reused by the next training step."""
-    unet = random_pipeline.unet.requires_grad_(True)
+    unet = family.pipeline().unet.requires_grad_(True)
     with torch.autocast("cpu", torch.bfloat16):
-        [image] = generate(random_pipeline, ImageRequest(PROMPT, 0))
+        [image] = generate(family, ImageRequest(PROMPT, 0))
         loss = unet(torch.zeros(1, 4, 16, 16), 1, torch.zeros(1, 77, 16)).sample.square().mean()
     loss.backward()
     assert image.std() > 1
@@ -149,10 +155,10 @@ def test_training_goes_on_after_images_were_made_under_autocast(random_pipeline:
     assert unet.mid_block.resnets[0].conv1.weight.grad.abs().sum() > 0
 
 
-def test_half_precision_stays_close_to_full(random_pipeline: Any) -> None:
-    [full] = generate(random_pipeline, ImageRequest(PROMPT, 0))
+def test_half_precision_stays_close_to_full(family: StableDiffusion) -> None:
+    [full] = generate(family, ImageRequest(PROMPT, 0))
     with torch.autocast("cpu", torch.bfloat16):
-        [half] = generate(random_pipeline, ImageRequest(PROMPT, 0))
+        [half] = generate(family, ImageRequest(PROMPT, 0))
     assert 0 < np.abs(full - half).mean() < 0.1 * full.std()
 
 

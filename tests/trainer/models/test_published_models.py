@@ -70,7 +70,7 @@ def test_a_published_folder_passes_preflight_and_loads(
     source = Model(source=f"s3://{bucket}/model", variant=models.FOLDERS[name][1])
     config = read_model_config(source, storage)
     assert config is not None
-    assert config.native_resolution == 64
+    assert config.skeleton.native_resolution == 64
     here = fetch(source, storage, ALONE)
     files = {path.relative_to(here).as_posix() for path in here.rglob("*") if path.is_file()}
     if name in FETCHED:
@@ -135,7 +135,7 @@ def test_a_single_file_loads_without_network(original: Any, ending: str, tmp_pat
     assert_same(weights(family), expected, 0)
     is_first = original.text_encoder.config.hidden_act == "quick_gelu"
     assert family.prediction_type == ("epsilon" if is_first else "v_prediction")
-    dog = family.tokenize(["a photo of a sks dog"])[0].tolist()
+    dog = family.tokenize(["a photo of a sks dog"])["ids"][0].tolist()
     assert dog[:8] == [49406, 320, 1125, 539, 320, 48136, 1929, 49407]
     assert set(dog[8:]) == {49407 if is_first else 0}
     conditioning = family.encode_tokens(family.tokenize(["a photo of a sks dog"]))
@@ -166,7 +166,7 @@ def test_the_shipped_configurations_are_those_of_the_published_models(name: str)
     config = read_shipped_config(name)
     found = {
         part: sum(parameter.numel() for parameter in module.parameters())
-        for part, module in config.skeleton.items()
+        for part, module in config.skeleton.parts.items()
     }
     assert found == PARAMETERS[name]
-    assert config.native_resolution == (768 if name == "sd2-v" else 512)
+    assert config.skeleton.native_resolution == (768 if name == "sd2-v" else 512)

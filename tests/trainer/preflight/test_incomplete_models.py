@@ -208,8 +208,8 @@ def test_a_single_file_of_stable_diffusion_1_is_judged_as_such(
     save_file({**UNET_LAYER, **VAE_LAYER, **TEXT_LAYER}, path)
     config = read_model_config(Model(source=str(path), layout="single-file"), storage)
     assert config is not None
-    assert config.native_resolution == 512
-    assert config.count_tokens("a photo of a sks dog") == 8
+    assert config.skeleton.native_resolution == 512
+    assert config.skeleton.count_tokens("a photo of a sks dog") == 8
     truncate(path)
     with pytest.raises(BadModelError, match=r"model\.safetensors is damaged: it has"):
         read_model_config(Model(source=str(path), layout="single-file"), storage)

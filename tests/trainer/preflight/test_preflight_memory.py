@@ -1,14 +1,13 @@
 """The memory estimate counts what is there: checked on Stable Diffusion 1.5's own shapes."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from torch import nn
 from transformers import CLIPConfig
 
-from dreambooth_trainer.models.model_config import ModelConfig
+from dreambooth_trainer.models.model_config import ModelConfig, read_shipped_config
 from dreambooth_trainer.preflight.memory import (
     GIB,
     OVERHEAD,
@@ -28,25 +27,7 @@ SIZES = Path(__file__).parents[3] / "docs" / "sizes.md"
 @pytest.fixture(scope="module")
 def sd15() -> ModelConfig:
     """Stable Diffusion 1.5 without weights."""
-    return ModelConfig(
-        unet={
-            "sample_size": 64, "in_channels": 4, "out_channels": 4, "layers_per_block": 2,
-            "block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 768,
-            "attention_head_dim": 8,
-            "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-            "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-        },
-        vae={
-            "block_out_channels": [128, 256, 512, 512], "latent_channels": 4, "layers_per_block": 2,
-            "down_block_types": ["DownEncoderBlock2D"] * 4,
-            "up_block_types": ["UpDecoderBlock2D"] * 4,
-        },
-        text_encoder={
-            "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-            "num_attention_heads": 12, "vocab_size": 49408, "projection_dim": 768,
-        },
-        tokenizer=SimpleNamespace(),  # type: ignore[arg-type]
-    )  # fmt: skip
+    return read_shipped_config("sd1")
 
 
 def measure(
@@ -63,11 +44,12 @@ def measure(
 
 
 def test_the_skeleton_has_the_published_sizes_and_no_memory(sd15: ModelConfig) -> None:
-    sizes = {name: count_parameters(part) / 1e6 for name, part in sd15.skeleton.items()}
+    sizes = {name: count_parameters(part) / 1e6 for name, part in sd15.skeleton.parts.items()}
     assert sizes == pytest.approx({"unet": 859.5, "vae": 83.7, "text_encoder": 123.1}, abs=0.1)
-    assert all(weight.is_meta for weight in sd15.skeleton["unet"].parameters())
-    assert isinstance(sd15.skeleton["unet"], nn.Module)
-    assert (sd15.vae_factor, sd15.unet_factor, sd15.native_resolution) == (8, 8, 512)
+    assert all(weight.is_meta for weight in sd15.skeleton.denoiser.parameters())
+    assert isinstance(sd15.skeleton.denoiser, nn.Module)
+    assert sd15.skeleton.latent_shape(512) == (4, 64, 64)
+    assert (sd15.skeleton.resolution_step, sd15.skeleton.native_resolution) == (64, 512)
 
 
 def test_every_stage_is_measured(sd15: ModelConfig) -> None:

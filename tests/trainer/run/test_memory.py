@@ -13,7 +13,7 @@ Job = Callable[..., dict[str, Any]]
 
 
 def forbid_encoding() -> None:
-    from dreambooth_trainer.models.stable_diffusion import StableDiffusion
+    from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 
     def refuse(*_: Any) -> None:
         raise AssertionError("the latents were stored")

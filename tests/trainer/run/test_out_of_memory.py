@@ -49,7 +49,7 @@ def fail_in(function: str) -> None:
 @pytest.mark.parametrize(
     ("function", "stage"),
     [
-        ("models.stable_diffusion:StableDiffusion.encode_images", "encoding latents"),
+        ("models.families.stable_diffusion:StableDiffusion.encode_images", "encoding latents"),
         ("data.class_images:generate_images", "generating class images"),
         ("evaluation.image_generator:generate_images", "sampling"),
         ("training.ema:ExponentialMovingAverage.update", "a training step"),
@@ -74,7 +74,7 @@ def fail_on_rank_1() -> None:
     import os
 
     if os.environ["RANK"] == "1":
-        fail_in("models.stable_diffusion:StableDiffusion.predict")
+        fail_in("models.families.stable_diffusion:StableDiffusion.predict")
 
 
 def test_the_rank_that_runs_out_of_memory_decides(job: MakeJob, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The training step against a reference that is written out by hand with diffusers' own parts."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from dreambooth_trainer.data.cache import TrainingCache
 from dreambooth_trainer.data.sampler import ImagePool, TrainingSampler
 from dreambooth_trainer.export.pipeline import export_pipeline
 from dreambooth_trainer.models.adapters import make_trainable
-from dreambooth_trainer.models.stable_diffusion import StableDiffusion
+from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.objectives.ddpm import DDPMObjective
 from dreambooth_trainer.training.module import DreamBooth, ResumeState
 from tests.trainer.export.test_export import ABOUT
@@ -36,7 +37,9 @@ def cache(family):
     with torch.no_grad():
         conditioning = family.encode_tokens(tokens)
     moments = torch.cat([torch.randn(10, 4, 16, 16), torch.full((10, 4, 16, 16), -2.0)], dim=1)
-    return TrainingCache(moments, torch.tensor([1] * 4 + [2] * 6), CAPTIONS, tokens, conditioning)
+    return TrainingCache(
+        moments, torch.zeros(10, 4), torch.tensor([1] * 4 + [2] * 6), CAPTIONS, tokens, conditioning
+    )
 
 
 @pytest.fixture
@@ -117,7 +120,7 @@ def test_a_trained_text_encoder_gets_gradients(family, cache, batch):
     training = resolve_training(
         {"method": "lora", "precision": "fp32", "textEncoder": {"method": "full"}}
     )
-    live = TrainingCache(cache.moments, cache.caption_of_row, cache.captions, cache.tokens, None)
+    live = replace(cache, conditioning=None)
     trained = make_trainable(family, training)
     module = DreamBooth(family, trained, training, live, PRIOR_WEIGHT)
     module.training_step(batch, 0).backward()
@@ -140,7 +143,7 @@ def test_after_its_stop_the_text_encoder_costs_nothing(family, cache, batch):
         {"method": "lora", "precision": "fp32", "steps": 4, "maxGradNorm": 0,
          "textEncoder": {"method": "full", "stopFraction": 0.5}}
     )  # fmt: skip
-    live = TrainingCache(cache.moments, cache.caption_of_row, cache.captions, cache.tokens, None)
+    live = replace(cache, conditioning=None)
     trained = make_trainable(family, training)
     module = DreamBooth(family, trained, training, live, PRIOR_WEIGHT)
     module.trainer = SimpleNamespace(global_step=1, precision_plugin=None)
@@ -173,7 +176,7 @@ def test_merging_uses_the_weights_from_before_they_were_rounded(family, tmp_path
         {"method": "lora", "precision": "bf16", "textEncoder": {"method": "full"}}
     )
     trained = make_trainable(family, training, keep_unrounded=True)
-    export_pipeline(family.pipeline(), tmp_path, ABOUT, unrounded=trained.unrounded)
+    export_pipeline(family, tmp_path, ABOUT, unrounded=trained.unrounded)
     exported = load_file(tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
     # Adapters start without effect: nothing has changed yet.
     assert [n for n, value in exported.items() if not torch.equal(value, source[n].half())] == []

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dreambooth_trainer.data.crops import crop_box
 from dreambooth_trainer.data.latents import ImageGroup, LatentStore, load_latents
 from dreambooth_trainer.data.sampler import ImagePool
-from dreambooth_trainer.models import Conditioning, Family
+from dreambooth_trainer.models import Conditioning, Family, Tokens
 from dreambooth_trainer.process.chunks import CHUNK_SIZE
 from dreambooth_trainer.process.distributed import Ranks
 
@@ -24,17 +25,20 @@ class TrainingCache:
     """Tensors that the training step looks up instead of computing them.
 
     Args:
-        moments: [rows, 2C, h, w], mean and log variance of the latent of each image's variants.
+        moments: [rows, 2C, h, w], mean and log variance of the latent of each image's variants; or
+            what the family keeps instead.
+        crops: [rows, 4], where each variant was cropped, see `Family.predict`.
         caption_of_row: [rows], index into `captions`.
         captions: All captions, the empty one first.
-        tokens: [captions, ...], token ids.
+        tokens: Of every caption.
         conditioning: Of every caption; None where the text encoder is trained.
     """
 
     moments: Tensor
+    crops: Tensor
     caption_of_row: Tensor
     captions: Sequence[str]
-    tokens: Tensor
+    tokens: Tokens
     conditioning: Conditioning | None
 
 
@@ -73,14 +77,25 @@ def build_cache(
         device: Holds the cache: a lookup then waits for no copy.
     """
     captions = ["", *dict.fromkeys(caption for group in groups for caption in group.captions)]
-    tokens = family.tokenize(captions).to(device)
+    tokens = {name: part.to(device) for name, part in family.tokenize(captions).items()}
     return TrainingCache(
         moments=load_latents(family, groups, resolution, store, ranks, device).to(device),
+        crops=torch.tensor(list(_crops_of_rows(groups, resolution)), device=device),
         caption_of_row=torch.tensor(list(_captions_of_rows(groups, captions)), device=device),
         captions=captions,
         tokens=tokens,
         conditioning=None if text_is_trained else encode_captions(family, tokens),
     )
+
+
+def _crops_of_rows(groups: Sequence[ImageGroup], resolution: int) -> Iterator[list[int]]:
+    for group in groups:
+        for image in group.images:
+            width, height = image.size
+            scale = resolution / min(width, height)
+            for variant in group.variants:
+                left, top, _, _ = crop_box(image.size, variant)
+                yield [height, width, round(top * scale), round(left * scale)]
 
 
 def _captions_of_rows(groups: Sequence[ImageGroup], captions: Sequence[str]) -> Iterator[int]:
@@ -90,9 +105,10 @@ def _captions_of_rows(groups: Sequence[ImageGroup], captions: Sequence[str]) -> 
             yield from [captions.index(caption, 1)] * len(group.variants)
 
 
-def encode_captions(family: Family, tokens: Tensor) -> Conditioning:
-    """Conditioning of token ids [captions, ...], a few captions at a time, without gradients."""
+def encode_captions(family: Family, tokens: Tokens) -> Conditioning:
+    """Conditioning of every caption's tokens, a few captions at a time, without gradients."""
     # On every rank: captions are few, and a gather would take longer.
     with torch.no_grad():
-        parts = [family.encode_tokens(chunk) for chunk in torch.split(tokens, CHUNK_SIZE)]
+        chunks = zip(*(torch.split(each, CHUNK_SIZE) for each in tokens.values()), strict=True)
+        parts = [family.encode_tokens(dict(zip(tokens, chunk, strict=True))) for chunk in chunks]
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}

@@ -8,7 +8,6 @@ number of ranks.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -65,7 +64,7 @@ def prepare_class_images(attempt: Attempt, family: Family, class_noun: str) -> l
             storage=attempt.storage,
             ranks=attempt.ranks,
             model_hash=family.model_hash,
-            pipeline=family.pipeline,
+            family=family,
             progress=attempt.telemetry.progress.record_class_images,
             should_stop=lambda: attempt.stop.requested,
         )
@@ -86,7 +85,7 @@ def load_class_images(
     storage: Storage,
     ranks: Ranks,
     model_hash: str,
-    pipeline: Callable[[], Any],
+    family: Family,
     progress: Callable[[int, int], None],
     should_stop: Callable[[], bool],
 ) -> ClassImageSet:
@@ -98,7 +97,7 @@ def load_class_images(
         storage: Storage of the user's images and of the cache.
         ranks: All ranks, which share the work.
         model_hash: sha256 of the base model.
-        pipeline: Called only if images are missing; it runs in the surrounding autocast.
+        family: The base model; it runs in the surrounding autocast.
         progress: Called on rank 0 with the number of images that the cache has, over all ranks, and
             with the number that it needs.
         should_stop: Whether this rank was asked to stop.
@@ -118,7 +117,7 @@ def load_class_images(
         for indices in missing:
             if should_stop():
                 break  # not raised here: the other ranks are waiting for this one
-            _generate(pipeline(), cache, indices, damaged)
+            _generate(family, cache, indices, damaged)
             made += indices
             if ranks.topology.rank == 0:
                 # A listing counts the images of all ranks, and of other jobs, without a collective.
@@ -158,12 +157,12 @@ def _verify_made(cache: ClassImageCache, indices: Sequence[int]) -> dict[int, So
 
 
 def _generate(
-    pipeline: Any, cache: ClassImageCache, indices: Sequence[int], damaged: set[int]
+    family: Family, cache: ClassImageCache, indices: Sequence[int], damaged: set[int]
 ) -> None:
     """Generate the images of one chunk that are missing; damaged ones are replaced."""
     recipe = cache.recipe
     images = generate_images(
-        pipeline,
+        family,
         [ImageRequest(recipe.prompt, recipe.seed + i) for i in indices],
         sampler=recipe.sampler,
         steps=recipe.steps,

@@ -52,7 +52,7 @@ class ImageGenerator:
         autocast = torch.autocast(self._device.type, self._precision) if mixed else nullcontext()
         with explain_out_of_memory("sampling", self._job), autocast:
             return generate_images(
-                self._family.pipeline(),
+                self._family,
                 chunk,
                 sampler=settings.sampler,
                 steps=settings.steps,

@@ -3,6 +3,7 @@
 import json
 
 from dreambooth_trainer.export.provenance import LICENSE, VERSION, Provenance
+from dreambooth_trainer.models.family import Family
 
 TEMPLATE = """---
 base_model: {base}
@@ -12,7 +13,7 @@ license_name: {license}
 instance_prompt: {prompt}
 tags:
 - text-to-image
-- stable-diffusion
+- {tag}
 - dreambooth{lora_tag}
 ---
 
@@ -22,7 +23,7 @@ tags:
 
 ```python
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import {pipeline}
 
 {code}
 image = pipe({prompt}).images[0]
@@ -33,11 +34,12 @@ image = pipe({prompt}).images[0]
 """
 
 
-def model_card(provenance: Provenance, *, lora: bool) -> str:
+def model_card(family: Family, provenance: Provenance, *, lora: bool) -> str:
     """A description of the model and its use, with the front matter that model hubs read."""
     source = json.dumps(_loadable(provenance.base_model) if lora else ".")
     # One precision for all parts: a base model's text encoder may name another than its UNet.
-    code = f"pipe = StableDiffusionPipeline.from_pretrained({source}).to(torch.float32)"
+    pipeline = family.pipeline_class.__name__
+    code = f"pipe = {pipeline}.from_pretrained({source}).to({family.card_dtype})"
     if lora:
         code += '\npipe.load_lora_weights(".")'
     subjects = zip(provenance.identifiers, provenance.class_nouns, strict=True)
@@ -48,7 +50,9 @@ def model_card(provenance: Provenance, *, lora: bool) -> str:
         prompt=json.dumps(provenance.prompt),
         lora_tag="\n- lora" if lora else "",
         title=", ".join(provenance.identifiers),
-        kind="A LoRA" if lora else "A Stable Diffusion pipeline",
+        kind="A LoRA" if lora else f"A {family.name} pipeline",
+        tag=family.card_tag,
+        pipeline=pipeline,
         subjects=" and ".join(f'"{identifier} {noun}"' for identifier, noun in subjects),
         version=VERSION,
         step=provenance.step,

@@ -11,18 +11,13 @@ import safetensors.torch
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from dreambooth_trainer.export.model_card import model_card
-from dreambooth_trainer.export.names import (
-    clip_weights,
-    has_open_clip,
-    open_clip_weights,
-    unet_weights,
-    vae_weights,
-    with_text_model,
-)
 from dreambooth_trainer.export.provenance import Provenance
 from dreambooth_trainer.export.weights import save_weights
+from dreambooth_trainer.models.clip import exported_name
+from dreambooth_trainer.models.family import Family
 
 log = logging.getLogger(__name__)
 
@@ -31,33 +26,38 @@ SINGLE_FILE = "single_file.safetensors"
 
 
 def export_pipeline(
-    pipeline: Any,
+    family: Family,
     folder: Path,
     provenance: Provenance,
-    dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype | None = None,
     unrounded: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the whole pipeline to `folder`, its weights as safetensors in `dtype`.
 
-    Adapters are merged into the weights of the copy that is written; `pipeline` is not changed.
-    `unrounded` holds weights of the UNet that training has kept in a lower precision, by name.
+    The default is the family's own. Adapters are merged into the weights of the copy that is
+    written; the model is not changed. `unrounded` holds weights of the denoiser that training
+    has kept in a lower precision, by name.
 
     Raises:
         OSError: A file cannot be written.
     """
-    bases = {"unet": unrounded or {}}
+    pipeline = family.pipeline()
+    bases = {family.denoiser_part: unrounded or {}}
     merged = {
         name: _merged(part, bases.get(name, {})) for name, part in pipeline.components.items()
     }
     # Converted below, file by file: the modules themselves may still be in use, and stay fp32.
     type(pipeline)(**merged).save_pretrained(folder, safe_serialization=True)
     for path in sorted(folder.rglob("*.safetensors")):
-        _convert(path, dtype, provenance)
+        part = family.parts[path.parent.name]
+        _convert(path, part, dtype or family.export_dtype, provenance)
     for path in sorted(folder.rglob("config.json")):
         _clean_config(path)
-    _write_slow_tokenizer(folder / "tokenizer")
-    _write_single_file(pipeline, folder, provenance)
-    (folder / "README.md").write_text(model_card(provenance, lora=False))
+    for name, tokenizer in family.tokenizers.items():
+        if tokenizer is CLIPTokenizer:
+            _write_slow_tokenizer(folder / name)
+    _write_single_file(family, folder, provenance)
+    (folder / "README.md").write_text(model_card(family, provenance, lora=False))
 
 
 def _merged(part: Any, unrounded: Mapping[str, Tensor]) -> Any:
@@ -79,14 +79,12 @@ def _merged(part: Any, unrounded: Mapping[str, Tensor]) -> Any:
     return plain
 
 
-def _convert(path: Path, dtype: torch.dtype, provenance: Provenance) -> None:
+def _convert(path: Path, part: nn.Module, dtype: torch.dtype, provenance: Provenance) -> None:
     """Rewrite a safetensors file in `dtype`, with the provenance in its metadata."""
     weights = {
-        name: value.to(dtype) if value.is_floating_point() else value
+        exported_name(part, name): value.to(dtype) if value.is_floating_point() else value
         for name, value in safetensors.torch.load_file(path).items()
     }
-    if path.parent.name == "text_encoder":
-        weights = {with_text_model(name): value for name, value in weights.items()}
     save_weights(weights, path, provenance.metadata())
 
 
@@ -112,19 +110,15 @@ def _write_slow_tokenizer(folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n")
 
 
-def _write_single_file(pipeline: Any, folder: Path, provenance: Provenance) -> None:
-    """Write the weights in the pipeline's folder to one file, under their original names."""
-    text = open_clip_weights if has_open_clip(pipeline) else clip_weights
+def _write_single_file(family: Family, folder: Path, provenance: Provenance) -> None:
+    """Write the weights in the pipeline's folder to one file, where the family has such files."""
     try:
-        weights = {
-            **unet_weights(_load_part(folder / "unet"), pipeline.unet.config.layers_per_block),
-            **vae_weights(_load_part(folder / "vae"), len(pipeline.vae.config.block_out_channels)),
-            **text(_load_part(folder / "text_encoder")),
-        }
+        weights = family.single_file(lambda part: _load_part(folder / part))
     except KeyError as error:
         log.warning("the export has no %s: %s has no name in that layout", SINGLE_FILE, error)
         return
-    save_weights(weights, folder / SINGLE_FILE, provenance.metadata())
+    if weights is not None:
+        save_weights(weights, folder / SINGLE_FILE, provenance.metadata())
 
 
 def _load_part(folder: Path) -> dict[str, Tensor]:

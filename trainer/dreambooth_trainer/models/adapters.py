@@ -1,6 +1,6 @@
 """Selects the parameters to train: all weights or LoRA adapters, of denoiser and text encoders."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -64,14 +64,14 @@ def make_trainable(
 
 
 def _train(
-    module: nn.Module, method: str, lora: Lora, targets: list[str], prefix: str
+    module: nn.Module, method: str, lora: Lora, targets: Sequence[str], prefix: str
 ) -> dict[str, nn.Parameter]:
     if method == "lora":
         config = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha or lora.rank,
             lora_dropout=lora.dropout,
-            target_modules=targets,
+            target_modules=list(targets),
             # A normal A and a zero B, as in diffusers' scripts: training starts at the base model.
             init_lora_weights="gaussian",
         )

@@ -1,65 +1,263 @@
-"""The interface of a model family that training uses."""
+"""The interface of a model family: all that differs from one kind of diffusion model to another."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
+
+from dreambooth_api.models.prior import Sampler
+from dreambooth_trainer.models.defaults import ModelDefaults
+from dreambooth_trainer.models.lora import Adapter
 
 Conditioning = dict[str, Tensor]
 """What the denoiser is conditioned on; the first dimension of every tensor is the caption."""
 
+Tokens = dict[str, Tensor]
+"""Token ids, and masks where a family has them; the first dimension of every tensor is the
+caption."""
+
 PREDICTION_TYPES = ("epsilon", "v_prediction")
-"""The prediction types that can be trained."""
+"""The prediction types of DDPM models that can be trained."""
+
+LOG_VARIANCE_RANGE = (-30.0, 20.0)
+"""Bounds of a posterior's log variance, as in diffusers' DiagonalGaussianDistribution."""
+
+Config = Mapping[str, Any]
+ReadWeights = Callable[[str], dict[str, Tensor]]
+"""The exported weights of a part, by the name of its folder."""
 
 
-class Family(Protocol):
+class Family(ABC):
     """A base model of one family: its parts, and the arithmetic between them.
 
-    `denoiser` is trained; `text_encoders` may be (by name, "text_encoder" first); the VAE never is.
+    `denoiser` is trained; `text_encoders` may be (by their folders, "text_encoder" first); the VAE
+    never is. Everything but the weights' values works on the meta device too, which preflight uses.
     Shapes: N images of R x R pixels, latents of C channels and h x w cells; for Stable Diffusion C
     is 4, and h and w are R/8.
+
+    Args:
+        pipeline: A diffusers pipeline with all parts.
+        model_hash: sha256 of the files that it was loaded from.
     """
 
-    model_hash: str
-    denoiser: nn.Module
-    text_encoders: dict[str, nn.Module]
+    name: ClassVar[str]
+    """As people call it."""
+    pipeline_class: ClassVar[Any]
+    """The diffusers pipeline that model_index.json names; it generates the images."""
+    modules: ClassVar[Mapping[str, Any]]
+    """The classes of the parts with weights that training loads, by their folders."""
+    tokenizers: ClassVar[Mapping[str, Any]]
+    """The classes of the tokenizers (or processors), by their folders."""
+    denoiser_part: ClassVar[str] = "transformer"
+    """The folder of the part that is trained."""
+    objective_kind: ClassVar[Literal["ddpm", "flow"]]
+    """How the denoiser was trained, see `objectives`."""
+    trains_text: ClassVar[bool] = False
+    """Whether its text encoders can be trained: language models of gigabytes cannot."""
+    lora_text_targets: ClassVar[Sequence[str]] = ("q_proj", "k_proj", "v_proj", "out_proj")
+    """Ends of the names of a text encoder's modules that get an adapter."""
+    export_dtype: ClassVar[torch.dtype] = torch.bfloat16
+    """Precision of an exported pipeline's weights."""
+    card_tag: ClassVar[str]
+    """The family's tag on model hubs."""
+    card_dtype: ClassVar[torch.dtype] = torch.bfloat16
+    """Precision of the code on a result's card."""
+
+    def __init__(self, pipeline: Any, model_hash: str) -> None:
+        self.model_hash = model_hash
+        self._pipeline = pipeline
+        self._vae = pipeline.vae
+        self.denoiser: nn.Module = getattr(pipeline, self.denoiser_part)
+        self.text_encoders: dict[str, nn.Module] = {
+            part: getattr(pipeline, part) for part in self.modules if part.startswith("text_enc")
+        }
+        # `make_trainable` unfreezes what is trained.
+        for module in self.parts.values():
+            module.requires_grad_(False)
+            module.eval()
+
+    @classmethod
+    def assemble(cls, parts: Mapping[str, Any]) -> Any:
+        """The pipeline of loaded parts: modules, tokenizers and scheduler by their folders."""
+        return cls.pipeline_class(**parts)
+
+    @classmethod
+    def find_mismatches(cls, configs: Mapping[str, Config]) -> Iterator[str]:
+        """Why parts with these configurations, by folder, make up no model that can be trained."""
+        yield from ()
 
     @property
-    def objective_kind(self) -> Literal["ddpm", "flow"]:
-        """The kind of the objective that it is trained with."""
+    def parts(self) -> dict[str, nn.Module]:
+        """The parts with weights, by their folders."""
+        return {part: getattr(self._pipeline, part) for part in self.modules}
+
+    def pipeline(self) -> Any:
+        """A diffusers pipeline of the modules that are trained: it shares their weights."""
+        return self._pipeline
 
     @property
-    def prediction_type(self) -> str:
-        """`epsilon` (Ho et al. 2020, section 3.2) or `v_prediction` (Salimans & Ho 2022)."""
+    @abstractmethod
+    def defaults(self) -> ModelDefaults:
+        """What a job that leaves it to the model is trained and sampled with."""
+
+    # Geometry
 
     @property
-    def alphas_cumprod(self) -> Tensor:
-        """Cumulative signal of every training timestep, [T] (Ho et al. 2020, section 2)."""
+    def vae_factor(self) -> int:
+        """Pixels per cell of the latent, along one side."""
+        # Every level of an AutoencoderKL but the first halves the resolution.
+        return int(2 ** (len(self._vae.config.block_out_channels) - 1))
 
     @property
-    def lora_text_targets(self) -> list[str]:
-        """Ends of the names of a text encoder's modules that get an adapter."""
+    @abstractmethod
+    def resolution_step(self) -> int:
+        """Images of a multiple of this size, in pixels, use every level or patch in full."""
 
+    @property
+    @abstractmethod
+    def native_resolution(self) -> int:
+        """Size, in pixels along one side, of the images that the model was trained on."""
+
+    @property
+    def latent_channels(self) -> int:
+        """C."""
+        return int(self._vae.config.latent_channels)
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of R x R pixels."""
+        side = resolution // self.vae_factor
+        return self.latent_channels, side, side
+
+    # Images
+
+    @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Pixels [N, 3, R, R] in -1..1 -> moments of the latents' posterior [N, 2C, h, w]."""
+        """Pixels [N, 3, R, R] in -1..1 -> what `sample_latents` draws from, fp32.
+
+        For a variational autoencoder the posterior's mean and log variance, [N, 2C, h, w].
+        """
+        # The moments, not a sample: a new sample is drawn at every step that uses the image.
+        parameters: Tensor = self._vae.encode(pixels.to(self._vae.dtype)).latent_dist.parameters
+        return parameters.float()
 
     def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
         """Sample latents from their posterior, in the denoiser's scale.
 
         Moments [N, 2C, h, w], standard normal noise [N, C, h, w] -> latents [N, C, h, w].
         """
+        mean, log_variance = moments.chunk(2, dim=1)
+        deviation = (0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE)).exp()
+        return self.scale_latents(mean + deviation * noise)
 
-    def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Token ids [captions, ...], padded or truncated to the text encoder's length."""
+    def scale_latents(self, latents: Tensor) -> Tensor:
+        """The VAE's latents [N, C, h, w] at about unit variance, as the denoiser sees them.
 
-    def encode_tokens(self, tokens: Tensor) -> Conditioning:
-        """Conditioning of token ids [captions, ...]; differentiable in the text encoders."""
+        Source: Rombach et al. 2022, appendix G.
+        """
+        shift = self._vae.config.get("shift_factor") or 0.0
+        scaled: Tensor = (latents - shift) * self._vae.config.scaling_factor
+        return scaled
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+    def decode_latents(self, latents: Tensor, resolution: int) -> Tensor:
+        """What the pipeline returns for `output_type="latent"` -> pixels [N, 3, R, R] in -1..1."""
+        shift = self._vae.config.get("shift_factor") or 0.0
+        unscaled = latents.to(self._vae.dtype) / self._vae.config.scaling_factor + shift
+        pixels: Tensor = self._vae.decode(unscaled, return_dict=False)[0]
+        return pixels
+
+    # Text
+
+    @property
+    @abstractmethod
+    def max_tokens(self) -> int:
+        """Number of tokens of a caption that are read."""
+
+    def count_tokens(self, text: str) -> int:
+        """Number of tokens of a caption, with those that the tokenizer adds."""
+        return len(self._pipeline.tokenizer(text, truncation=False, verbose=False).input_ids)
+
+    @abstractmethod
+    def tokenize(self, captions: Sequence[str]) -> Tokens:
+        """Tokens of captions, padded or truncated to a fixed length."""
+
+    @abstractmethod
+    def encode_tokens(self, tokens: Tokens) -> Conditioning:
+        """Conditioning of tokens; differentiable in text encoders that can be trained."""
+
+    # The denoiser
+
+    @property
+    def prediction_type(self) -> str:
+        """Of DDPM models: `epsilon` (Ho et al. 2020) or `v_prediction` (Salimans & Ho 2022)."""
+        raise NotImplementedError
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """Of DDPM models: cumulative signal of every timestep, [T] (Ho et al. 2020, section 2)."""
+        raise NotImplementedError
+
+    def flow_shift(self, resolution: int) -> float:
+        """Of flow-matching models: shift of the noise levels at a resolution; 1 leaves them.
+
+        Source: Esser et al. 2024, section 5.3.2.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def predict(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        crops: Tensor | None = None,
+    ) -> Tensor:
         """The denoiser's prediction [N, C, h, w] for noisy latents [N, C, h, w].
 
-        timesteps: [N], integers from 0 (nearly clean) to T - 1 (nearly noise).
+        Args:
+            noisy: Noisy latents.
+            timesteps: [N]. DDPM: integers from 0 (nearly clean) to T - 1 (nearly noise). Flow
+                matching: sigma in 0..1, and the prediction is noise - latents.
+            conditioning: Of each sample's caption.
+            crops: [N, 4], for families that know where an image was cropped: height and width of
+                the original, then top and left of the crop after scaling, in pixels. None: as of an
+                image that was neither scaled nor cropped.
         """
 
-    def pipeline(self) -> Any:
-        """A diffusers pipeline of the modules that are trained: it shares their weights."""
+    # Sampling
+
+    @abstractmethod
+    def sampling_scheduler(self, sampler: Sampler) -> Any:
+        """A new scheduler for a pipeline call, for a sampler of the API."""
+
+    def sampling_arguments(
+        self, prompts: Sequence[str], negative_prompt: str, guidance_scale: float
+    ) -> dict[str, Any]:
+        """Arguments of the pipeline for these images."""
+        return {
+            "prompt": list(prompts),
+            "negative_prompt": [negative_prompt] * len(prompts),
+            "guidance_scale": guidance_scale,
+        }
+
+    # Export
+
+    def web_ui_lora(
+        self, adapters: Sequence[Adapter]
+    ) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        """Tensors under the names of kohya's sd-scripts, and what web UIs read from the header.
+
+        None where they load the names of diffusers.
+        """
+        return None
+
+    def single_file(self, read: ReadWeights) -> dict[str, Tensor] | None:
+        """All weights under the names of the original code, as web UIs load whole models.
+
+        None where there is no such file.
+
+        Raises:
+            KeyError: A weight has no name in that layout.
+        """
+        return None

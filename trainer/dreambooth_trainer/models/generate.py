@@ -1,4 +1,4 @@
-"""Images from a diffusers pipeline, each fixed by its prompt and its own seed."""
+"""Images of a model, each fixed by its prompt and its own seed."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -7,25 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
-)
 from PIL import Image
 from torch import Tensor, nn
 
 from dreambooth_api.models.prior import Sampler
+from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.process import heartbeat
-
-SCHEDULERS: dict[Sampler, tuple[Any, dict[str, Any]]] = {
-    "dpm-solver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
-    # Latents are not bounded to -1..1, so nothing may be clipped.
-    "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
-    "euler": (EulerDiscreteScheduler, {}),
-    "pndm": (PNDMScheduler, {"skip_prk_steps": True, "set_alpha_to_one": False}),
-}
 
 
 @dataclass(frozen=True)
@@ -37,7 +24,7 @@ class ImageRequest:
 
 
 def generate_images(
-    pipeline: Any,
+    family: Family,
     requests: Sequence[ImageRequest],
     *,
     sampler: Sampler,
@@ -48,30 +35,31 @@ def generate_images(
 ) -> list[Image.Image]:
     """One square RGB image of `size` pixels per request, all in one batch.
 
-    A guidance scale of 1 or less means no guidance (w = scale - 1 in Ho & Salimans 2022, equation
-    6); above it, the conditional and the unconditional half go through the model as one batch.
-    Modules run in eval mode, without gradients, in the precision of the surrounding
-    `torch.autocast`; the pipeline and the global random state are restored.
+    What a guidance scale means is the family's business; for classifier-free guidance 1 or less is
+    none (w = scale - 1 in Ho & Salimans 2022, equation 6), and above it the conditional and the
+    unconditional half go through the model as one batch. Modules run in eval mode, without
+    gradients, in the precision of the surrounding `torch.autocast`; the pipeline and the global
+    random state are restored.
 
     Returns:
         The images in the order of their requests.
     """
-    with _prepared(pipeline, sampler):
+    pipeline = family.pipeline()
+    prompts = [request.prompt for request in requests]
+    with _prepared(pipeline, family.sampling_scheduler(sampler)):
         latents = pipeline(
-            prompt=[request.prompt for request in requests],
-            negative_prompt=[negative_prompt] * len(requests),
+            **family.sampling_arguments(prompts, negative_prompt, guidance_scale),
             # CPU generators, as CUDA's give other numbers on other GPUs; one per image, so that the
             # batch an image is in does not matter.
             generator=[torch.Generator("cpu").manual_seed(request.seed) for request in requests],
             num_inference_steps=steps,
-            guidance_scale=guidance_scale,
             height=size,
             width=size,
             # Decoded below, in fp32: the pipeline would decode under autocast, all at once.
             output_type="latent",
             callback_on_step_end=_send_heartbeat,
         ).images
-        return [_decode(pipeline, latent) for latent in latents]
+        return [_decode(family, latents[i : i + 1], size) for i in range(len(requests))]
 
 
 def _send_heartbeat(
@@ -83,22 +71,19 @@ def _send_heartbeat(
 
 
 @torch.no_grad()
-def _decode(pipeline: Any, latent: Tensor) -> Image.Image:
-    """The image of a latent [C, h, w]."""
+def _decode(family: Family, latents: Tensor, size: int) -> Image.Image:
+    """The image of one item of what the pipeline returns."""
     # One at a time, which bounds the memory of the VAE's activations, and in fp32, as bf16 causes
     # visible bands.
-    vae = pipeline.vae
-    with torch.autocast(latent.device.type, enabled=False):
-        scaled = latent[None].to(vae.dtype) / vae.config.scaling_factor
-        decoded = vae.decode(scaled + (vae.config.get("shift_factor") or 0.0), return_dict=False)[0]
-    image: Image.Image = pipeline.image_processor.postprocess(decoded.float().cpu())[0]
+    with torch.autocast(latents.device.type, enabled=False):
+        pixels = family.decode_latents(latents, size)
+    image: Image.Image = family.pipeline().image_processor.postprocess(pixels.float().cpu())[0]
     return image
 
 
 @contextmanager
-def _prepared(pipeline: Any, sampler: Sampler) -> Iterator[None]:
-    """Within, the pipeline has the sampler's scheduler and no progress bar, and is in eval mode."""
-    scheduler_class, settings = SCHEDULERS[sampler]
+def _prepared(pipeline: Any, scheduler: Any) -> Iterator[None]:
+    """Within, the pipeline has this scheduler and no progress bar, and is in eval mode."""
     before, bar = pipeline.scheduler, getattr(pipeline, "_progress_bar_config", {})
     with ExitStack() as stack:
         stack.callback(setattr, pipeline, "scheduler", before)
@@ -113,7 +98,7 @@ def _prepared(pipeline: Any, sampler: Sampler) -> Iterator[None]:
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
                 stack.enter_context(_eval_mode(part))
-        pipeline.scheduler = scheduler_class.from_config(before.config, **settings)
+        pipeline.scheduler = scheduler
         pipeline.set_progress_bar_config(disable=True)
         yield
 

@@ -11,8 +11,6 @@ import diffusers
 import torch
 import transformers
 from safetensors import SafetensorError
-from torch import nn
-from transformers import CLIPTokenizer
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
@@ -21,9 +19,8 @@ from dreambooth_trainer.models.fetch import fetched, open_files
 from dreambooth_trainer.models.finite import check_finite
 from dreambooth_trainer.models.model_files import FIELD, ModelFiles
 from dreambooth_trainer.models.scheduler import load_scheduler
-from dreambooth_trainer.models.selection import Selection, select_files
+from dreambooth_trainer.models.selection import Selection, find_family, select_files
 from dreambooth_trainer.models.single_file import load_single_file
-from dreambooth_trainer.models.stable_diffusion import StableDiffusion
 from dreambooth_trainer.models.weights import Weights
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.distributed import Ranks
@@ -46,11 +43,10 @@ def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.devi
         folder = path if model.layout == "diffusers" else path.parent
         # Hashing gigabytes takes seconds, so one rank does it; the files are the same on all nodes.
         digest = ranks.run_on_first(lambda: hash_files(folder, selection.names))
-        pipeline = _open(model, path, files, selection)
+        kind, pipeline = _open(model, path, files, selection)
     pipeline.set_progress_bar_config(disable=True)
-    family = StableDiffusion(pipeline.to(device), digest)
-    modules = {n: part for n, part in pipeline.components.items() if isinstance(part, nn.Module)}
-    check_finite(modules, FIELD, model.source)
+    family = kind(pipeline.to(device), digest)
+    check_finite(family.parts, FIELD, model.source)
     return family
 
 
@@ -72,23 +68,23 @@ def hash_files(path: Path, names: Iterable[str]) -> str:
     return total.hexdigest()
 
 
-def _open(model: Model, path: Path, files: ModelFiles, selection: Selection) -> Any:
+def _open(
+    model: Model, path: Path, files: ModelFiles, selection: Selection
+) -> tuple[type[Family], Any]:
+    """The family of a model, and its pipeline."""
     try:
         if model.layout == "single-file":
             return load_single_file(path)
+        family = find_family(model, files)
         # The parts that training loads, whatever else model_index.json names.
         parts: dict[str, Any] = {
             part: _load_part(model, path / part, module, selection.weights[part])
-            for part, module in StableDiffusion.modules.items()
+            for part, module in family.modules.items()
         }
-        return diffusers.StableDiffusionPipeline(
-            **parts,
-            tokenizer=CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True),
-            scheduler=load_scheduler(files),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        for part, tokenizer in family.tokenizers.items():
+            parts[part] = tokenizer.from_pretrained(path / part, local_files_only=True)
+        parts["scheduler"] = load_scheduler(files, family.objective_kind)
+        return family, family.assemble(parts)
     except TrainerError:
         raise
     except Exception as error:  # damaged files make the libraries raise anything

@@ -1,6 +1,7 @@
 """The noise schedule that a model was trained with, from its scheduler's configuration."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import diffusers
 from diffusers import SchedulerMixin
@@ -10,10 +11,23 @@ from dreambooth_trainer.models.model_files import ModelFiles
 from dreambooth_trainer.process.errors import BadModelError
 
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
+OBJECTIVES = {"ddpm": "denoising diffusion", "flow": "flow matching"}
 
 
-def load_scheduler(files: ModelFiles) -> Any:
-    """The scheduler that model_index.json names.
+def _is_flow_matching(scheduler: Any) -> bool:
+    # Samplers of other kinds can also be configured for flow matching, as Sana's is.
+    config = scheduler.config
+    return "FlowMatch" in type(scheduler).__name__ or bool(config.get("use_flow_sigmas"))
+
+
+_HAS_SCHEDULE: Mapping[str, Callable[[Any], bool]] = {
+    "ddpm": lambda scheduler: hasattr(scheduler, "alphas_cumprod"),
+    "flow": _is_flow_matching,
+}
+
+
+def load_scheduler(files: ModelFiles, objective: Literal["ddpm", "flow"]) -> Any:
+    """The scheduler that model_index.json names, for a model of this objective.
 
     Raises:
         BadModelError: It cannot be built, or is of a kind that cannot be trained.
@@ -21,7 +35,7 @@ def load_scheduler(files: ModelFiles) -> Any:
     entry = files.json("model_index.json").get("scheduler")
     config = files.json(SCHEDULER_CONFIG)
     prediction = config.get("prediction_type", "epsilon")
-    if prediction not in PREDICTION_TYPES:
+    if objective == "ddpm" and prediction not in PREDICTION_TYPES:
         raise BadModelError(
             f"{files.field}: {files.source} predicts {prediction!r};"
             f" only {' and '.join(PREDICTION_TYPES)} can be trained"
@@ -42,9 +56,9 @@ def load_scheduler(files: ModelFiles) -> Any:
             f"{subject} cannot be built from {SCHEDULER_CONFIG}"
             f" ({' '.join(str(error).split())[:200]}); copy it again"
         ) from error
-    if not isinstance(scheduler, SchedulerMixin) or not hasattr(scheduler, "alphas_cumprod"):
+    if not isinstance(scheduler, SchedulerMixin) or not _HAS_SCHEDULE[objective](scheduler):
         raise BadModelError(
-            f"{subject} has no schedule of noise levels over timesteps, which"
-            " a Stable Diffusion model is trained with"
+            f"{subject} has no schedule of noise levels over timesteps of the kind"
+            f" that this model is trained with ({OBJECTIVES[objective]})"
         )
     return scheduler

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreambooth_api.models.model import Model
+from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.model_files import ModelFiles
+from dreambooth_trainer.models.registry import FAMILIES
 from dreambooth_trainer.models.scheduler import SCHEDULER_CONFIG
-from dreambooth_trainer.models.stable_diffusion import StableDiffusion
 from dreambooth_trainer.models.weights import (
     FILE_NAMES,
     Weights,
@@ -22,9 +23,10 @@ from dreambooth_trainer.models.weights import (
 )
 from dreambooth_trainer.process.errors import BadModelError
 
-FAMILIES = {"StableDiffusionPipeline": StableDiffusion}
 INDEX = "model_index.json"
-TOKENIZER_FILE = re.compile(r"tokenizer/[\w-]+\.(json|txt)")
+TOKENIZER_FILE = re.compile(r"[\w-]+\.(json|txt|model|jinja)")
+VOCABULARIES = ("vocab.json", "tokenizer.json", "spiece.model", "tokenizer.model")
+"""The files that a tokenizer's vocabulary may be in; one is enough."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,17 @@ def find_files(model: Model, files: ModelFiles) -> tuple[Selection, list[str]]:
     """
     if model.layout == "single-file":
         return Selection(files.names, {}), []
-    check_index(model, files)
-    libraries = {part: library_of(each) for part, each in StableDiffusion.modules.items()}
+    family = find_family(model, files)
+    libraries = {part: library_of(each) for part, each in family.modules.items()}
     required = [*(f"{part}/config.json" for part in libraries), SCHEDULER_CONFIG]
     missing = [name for name in required if name not in files.sizes]
     problems = [f"{name} is missing; copy the whole model" for name in missing]
     # Without a vocabulary, transformers would build an empty tokenizer without a warning.
-    if not {"tokenizer/vocab.json", "tokenizer/tokenizer.json"} & files.names:
-        problems.append("there is no tokenizer/vocab.json; copy the whole model")
+    problems += [
+        f"there is no {part}/{VOCABULARIES[0]}; copy the whole model"
+        for part in family.tokenizers
+        if not {f"{part}/{name}" for name in VOCABULARIES} & files.names
+    ]
     if unknown := unknown_variant(files, libraries, model.variant):
         problems.append(unknown)
     weights: dict[str, Weights] = {}
@@ -71,7 +76,7 @@ def find_files(model: Model, files: ModelFiles) -> tuple[Selection, list[str]]:
             weights[part] = choose_weights(files, part, library, model.variant)
         except BadModelError as error:
             problems.append(str(error).removeprefix(f"{files.field}: "))
-    tokenizer = {name for name in files.names if TOKENIZER_FILE.fullmatch(name)}
+    tokenizer = {name for part in family.tokenizers for name in tokenizer_files(files, part)}
     chosen = {name for each in weights.values() for name in each.files}
     names = frozenset({INDEX, *required, *tokenizer, *chosen})
     return Selection(names, weights), problems
@@ -101,8 +106,17 @@ def library_of(module: type) -> str:
     return module.__module__.partition(".")[0]
 
 
-def check_index(model: Model, files: ModelFiles) -> None:
-    """Check the family that model_index.json names, and the parts that training loads.
+def tokenizer_files(files: ModelFiles, part: str) -> list[str]:
+    """The files of the tokenizer in a folder."""
+    return [
+        name
+        for name in files.names
+        if name.startswith(f"{part}/") and TOKENIZER_FILE.fullmatch(name.removeprefix(f"{part}/"))
+    ]
+
+
+def find_family(model: Model, files: ModelFiles) -> type[Family]:
+    """The family that model_index.json names; its parts are those that training loads.
 
     Raises:
         BadModelError: The family cannot be trained, or a part would need code of its own.
@@ -118,8 +132,10 @@ def check_index(model: Model, files: ModelFiles) -> None:
         raise BadModelError(
             f"{files.field}: {model.source} is a {name}; only {', '.join(FAMILIES)} can be trained"
         )
-    for part, module in FAMILIES[name].modules.items():
+    family = FAMILIES[name]
+    for part, module in family.modules.items():
         _check_part(model, files.field, index, part, module)
+    return family
 
 
 def _check_part(

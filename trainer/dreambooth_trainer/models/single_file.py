@@ -15,6 +15,8 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
+from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.model_files import FIELD, ModelFiles
 from dreambooth_trainer.models.scheduler import load_scheduler
 from dreambooth_trainer.models.weights import read_header
@@ -94,8 +96,8 @@ def read_architecture(files: ModelFiles) -> str | None:
         raise BadModelError(f"{files.field}: {name} {error}") from error
 
 
-def load_single_file(path: Path) -> Any:
-    """A pipeline, fp32, from a .safetensors or .ckpt file. Nothing but tensors is unpickled.
+def load_single_file(path: Path) -> tuple[type[Family], Any]:
+    """Family and pipeline, fp32, of a .safetensors or .ckpt file; only tensors are unpickled.
 
     Raises:
         BadModelError: See `architecture`.
@@ -108,17 +110,18 @@ def load_single_file(path: Path) -> Any:
             name = architecture(shapes, metadata)
         except BadModelError as error:
             raise BadModelError(f"{FIELD}: {path.name} {error}") from error
-        return StableDiffusionPipeline.from_single_file(
+        pipeline = StableDiffusionPipeline.from_single_file(
             path,
             config=str(CONFIGS / name),
             dtype=torch.float32,
             local_files_only=True,
             tokenizer=load_tokenizer(name),
-            scheduler=load_scheduler(config_files(name)),
+            scheduler=load_scheduler(config_files(name), "ddpm"),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
         )
+    return StableDiffusion, pipeline
 
 
 def _describe(path: Path) -> tuple[Shapes, Mapping[str, str]]:

@@ -8,8 +8,8 @@ from dreambooth_api.parsing.advice import warnings as advice
 from dreambooth_storage import Storage
 from dreambooth_trainer.evaluation.clip_config import check_clip_config
 from dreambooth_trainer.models.defaults import fill_defaults
+from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS
 from dreambooth_trainer.models.model_config import read_model_config
-from dreambooth_trainer.models.stable_diffusion import DEFAULTS
 from dreambooth_trainer.preflight.images import check_other_images, check_subjects
 from dreambooth_trainer.preflight.model import check_model
 from dreambooth_trainer.preflight.prompts import check_lengths, sample_and_class_prompts

@@ -5,11 +5,9 @@ scoring and exporting. Saving copies from the GPU to the host directly, and take
 """
 
 import copy
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
@@ -17,9 +15,9 @@ from dreambooth_api.models.training import Lora
 from dreambooth_trainer.data.cache import TrainingCache
 from dreambooth_trainer.data.crops import variants
 from dreambooth_trainer.evaluation.clip_encoder import CHUNK
+from dreambooth_trainer.models import Conditioning
 from dreambooth_trainer.models.adapters import PRECISIONS, make_trainable
 from dreambooth_trainer.models.model_config import ModelConfig
-from dreambooth_trainer.models.stable_diffusion import StableDiffusion
 from dreambooth_trainer.preflight.meta_device import META, CudaArithmetic, MemoryMeter
 from dreambooth_trainer.process.chunks import images_per_pass
 from dreambooth_trainer.process.out_of_memory import GpuStage
@@ -31,9 +29,6 @@ OVERHEAD = 1 * GIB
 """What torch's allocator does not count: CUDA's context, the libraries' workspaces, gaps."""
 SAVED, AVERAGE = 12, 4
 """Bytes of a checkpoint per trained parameter: weight and two moments in fp32; EMA's average."""
-TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
-TOKENS = 77
-"""Of a caption, for CLIP."""
 
 
 def measure_stages(
@@ -68,13 +63,11 @@ class _Measurement:
         self._training = job.spec.training
         half = PRECISIONS[self._training.precision]
         self._half = None if half is torch.float32 else half
-        self._side = self._training.resolution // config.vae_factor
-        self._width = int(config.unet["cross_attention_dim"])
-        self._pipeline = SimpleNamespace(
-            **config.build_modules(), tokenizer=None, scheduler=DDPMScheduler()
-        )
-        family: Any = StableDiffusion(self._pipeline, "")
-        self._family = family
+        self._family = config.build()
+        self._latent_shape = self._family.latent_shape(self._training.resolution)
+        tokens = self._family.tokenize([""])
+        self._tokens = {name: torch.empty_like(part, device=META) for name, part in tokens.items()}
+        self._conditioning = self._encode_text()
         self._stages: dict[GpuStage, int] = {}
         self._note("loading the model")
         self._clip_config = clip
@@ -112,10 +105,13 @@ class _Measurement:
                 self._family.predict(
                     torch.cat([latents] * 2),
                     torch.zeros(2 * count, dtype=torch.long),
-                    {"hidden_states": torch.empty(2 * count, TOKENS, self._width)},
+                    {
+                        name: part.expand(2 * count, *part.shape[1:])
+                        for name, part in self._conditioning.items()
+                    },
                 )
             with CudaArithmetic(None):
-                self._pipeline.vae.decode(latents[:1], return_dict=False)
+                self._family.decode_latents(latents[:1], self._training.resolution)
         self._note(stage)
 
     def _encode(self) -> None:
@@ -125,22 +121,23 @@ class _Measurement:
             self._family.encode_images(torch.empty(1, 3, side, side))
         self._note("encoding latents")
 
-    @property
-    def _latent_shape(self) -> tuple[int, int, int]:
-        return int(self._pipeline.unet.config.in_channels), self._side, self._side
+    @torch.no_grad()
+    def _encode_text(self) -> Conditioning:
+        with CudaArithmetic(None):
+            return self._family.encode_tokens(self._tokens)
 
     def _module(self, local_batch: int) -> DreamBooth:
         channels, *sides = self._latent_shape
         flips = len(variants("center", self._training.flip))
         rows = max(self._spec.prior.count * flips if self._spec.prior.enabled else 0, local_batch)
         text_is_trained = self._training.text_encoder.method != "frozen"
-        states = {"hidden_states": torch.empty(1, TOKENS, self._width)}
         cache = TrainingCache(
             moments=torch.empty(rows, 2 * channels, *sides),
+            crops=torch.empty(rows, 4, dtype=torch.long),
             caption_of_row=torch.empty(rows, dtype=torch.long),
             captions=[""],
-            tokens=torch.empty(1, TOKENS, dtype=torch.long),
-            conditioning=None if text_is_trained else states,
+            tokens=self._tokens,
+            conditioning=None if text_is_trained else self._conditioning,
         )
         trained = make_trainable(self._family, self._training)
         prior_weight = self._spec.prior.weight if self._spec.prior.enabled else None
@@ -180,7 +177,7 @@ class _Measurement:
     def _export(self) -> None:
         training = self._training
         if training.method == "lora" and training.text_encoder.method == "full":
-            copy.deepcopy(self._pipeline.unet).float()  # adapters are merged into a copy
+            copy.deepcopy(self._family.denoiser).float()  # adapters are merged into a copy
         self._note("exporting")
 
 
@@ -208,7 +205,7 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def adapted_modules(module: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Module]:
+def adapted_modules(module: nn.Module, targets: Sequence[str]) -> dict[str, nn.Module]:
     """The modules that get adapters: as in peft, those whose names end in a target."""
     return {
         name: part
@@ -219,14 +216,15 @@ def adapted_modules(module: nn.Module, targets: tuple[str, ...]) -> dict[str, nn
 
 def _count_trained(config: ModelConfig, training: ResolvedTraining) -> int:
     """Number of weights that train, of denoiser and text encoder."""
-    unet, text = config.skeleton["unet"], config.skeleton["text_encoder"]
-    lora = training.lora
-    return _count_trained_of(unet, training.method, lora, tuple(lora.targets)) + _count_trained_of(
-        text, training.text_encoder.method, lora, TEXT_TARGETS
-    )
+    family, lora = config.skeleton, training.lora
+    count = _count_trained_of(family.denoiser, training.method, lora, lora.targets)
+    for encoder in family.text_encoders.values():
+        targets = family.lora_text_targets
+        count += _count_trained_of(encoder, training.text_encoder.method, lora, targets)
+    return count
 
 
-def _count_trained_of(module: nn.Module, method: str, lora: Lora, targets: tuple[str, ...]) -> int:
+def _count_trained_of(module: nn.Module, method: str, lora: Lora, targets: Sequence[str]) -> int:
     if method == "full":
         return count_parameters(module)
     if method == "frozen":

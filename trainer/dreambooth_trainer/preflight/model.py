@@ -22,13 +22,13 @@ def check_model(job: ResolvedJob, config: ModelConfig, report: PreflightReport) 
 
 
 def _unusual_resolution(config: ModelConfig, resolution: int) -> Iterator[str]:
-    field, native = "spec.training.resolution", config.native_resolution
+    field, native = "spec.training.resolution", config.skeleton.native_resolution
     if resolution >= 2 * native or 2 * resolution <= native:
         yield (
             f"{field}: {resolution} is far from {native}, which the model was trained at; use"
             f" {native}"
         )
-    if resolution % (whole := config.vae_factor * config.unet_factor):
+    if resolution % (whole := config.skeleton.resolution_step):
         better = _nearest_multiple(resolution, whole)
         yield (
             f"{field}: {resolution} is not a multiple of {whole}, which lowers the quality; use"
@@ -37,8 +37,8 @@ def _unusual_resolution(config: ModelConfig, resolution: int) -> Iterator[str]:
 
 
 def _check_resolution(config: ModelConfig, resolution: int) -> None:
-    least = config.vae_factor * config.unet_factor
-    if resolution % config.vae_factor or resolution < least:
+    least = config.skeleton.resolution_step
+    if resolution % config.skeleton.vae_factor or resolution < least:
         raise BadConfigError(
             f"spec.training.resolution: the model cannot take {resolution};"
             f" use a multiple of {least}, such as {_nearest_multiple(resolution, least)}"
@@ -52,10 +52,10 @@ def _nearest_multiple(resolution: int, factor: int) -> int:
 def _check_targets(config: ModelConfig, training: ResolvedTraining) -> None:
     if training.method != "lora":
         return
-    unet = config.skeleton["unet"]
-    unknown = [each for each in training.lora.targets if not adapted_modules(unet, (each,))]
+    denoiser = config.skeleton.denoiser
+    unknown = [each for each in training.lora.targets if not adapted_modules(denoiser, (each,))]
     if unknown:
         raise BadConfigError(
-            "spec.training.lora.targets: no module of the model's UNet is named"
+            "spec.training.lora.targets: no module of the model's denoiser is named"
             f" {', '.join(unknown)}; use {', '.join(config.defaults.lora_targets)}, or remove it"
         )

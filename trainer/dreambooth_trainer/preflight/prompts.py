@@ -26,8 +26,8 @@ def check_lengths(config: ModelConfig, prompts: Prompts) -> Iterator[str]:
     Returns:
         A warning for each of them.
     """
-    limit = config.tokenizer.model_max_length
+    limit = config.skeleton.max_tokens
     for field, text in prompts:
-        if (count := config.count_tokens(text)) > limit:
+        if (count := config.skeleton.count_tokens(text)) > limit:
             start = text if len(text) <= 40 else f"{text[:40]}..."
             yield f"{field}: {start!r} has {count} tokens; the model reads {limit}, so shorten it"

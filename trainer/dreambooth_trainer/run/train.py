@@ -249,7 +249,7 @@ def _export(attempt: Attempt, store: CheckpointStore, family: Family, module: Dr
     job, target = attempt.job, attempt.layout.export
     with tempfile.TemporaryDirectory(prefix="export-") as folder:
         if attempt.topology.rank == 0:
-            arguments = family.pipeline(), Path(folder), _provenance(job, family)
+            arguments = family, Path(folder), _provenance(job, family)
             with explain_out_of_memory("exporting", job):
                 if _exports_adapters(job):
                     export_lora(*arguments)

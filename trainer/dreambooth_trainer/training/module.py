@@ -96,9 +96,8 @@ class DreamBooth(pl.LightningModule):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of the cached latents, whose moments are [rows, 2C, h, w]."""
-        _, moments, height, width = self._cache.moments.shape
-        return moments // 2, height, width
+        """(C, h, w) of the cached latents."""
+        return self._family.latent_shape(self.training_spec.resolution)
 
     @property
     def steps_done(self) -> int:
@@ -126,7 +125,9 @@ class DreamBooth(pl.LightningModule):
         moments = self._cache.moments[batch["row"]]
         latents = self._family.sample_latents(moments, batch["latent_noise"])
         noisy = self.objective.add_noise(latents, noise, timesteps)
-        prediction = self._family.predict(noisy, timesteps, self._conditioning(batch))
+        prediction = self._family.predict(
+            noisy, timesteps, self._conditioning(batch), self._cache.crops[batch["row"]]
+        )
         losses = dreambooth_loss(
             prediction,
             self.objective.target(latents, noise, timesteps),
@@ -141,7 +142,8 @@ class DreamBooth(pl.LightningModule):
         captions = self._cache.caption_of_row[batch["row"]]
         captions = torch.where(batch["drop_caption"], NO_CAPTION, captions)
         if self._cache.conditioning is None:
-            return self._family.encode_tokens(self._cache.tokens[captions])
+            tokens = {name: part[captions] for name, part in self._cache.tokens.items()}
+            return self._family.encode_tokens(tokens)
         return {key: table[captions] for key, table in self._cache.conditioning.items()}
 
     def configure_optimizers(self) -> Any:

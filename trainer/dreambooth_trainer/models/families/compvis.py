@@ -6,10 +6,11 @@ run on over its levels, so they depend on the layers per level.
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from dreambooth_trainer.models.clip import with_text_model
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -60,20 +61,6 @@ OPEN_CLIP_LAYER = {
 LEVEL = re.compile(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.+)")
 MIDDLE = re.compile(r"mid_block\.(\w+)\.(\d+)\.(.+)")
 CLIP_LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
-
-
-def with_text_model(name: str) -> str:
-    """The name of a CLIP text encoder's weight that every version of transformers loads.
-
-    Transformers 5 writes the names without the level `text_model`. It reads both forms, while
-    version 4 would initialise the weights randomly, with only a warning.
-    """
-    return name if name.startswith("text_model.") else f"text_model.{name}"
-
-
-def has_open_clip(pipeline: Any) -> bool:
-    """Whether the text encoder is OpenCLIP's (Stable Diffusion 2.x) and not OpenAI's (1.x)."""
-    return bool(pipeline.text_encoder.config.hidden_act == "gelu")
 
 
 def unet_weights(weights: Mapping[str, Tensor], layers_per_block: int) -> dict[str, Tensor]:

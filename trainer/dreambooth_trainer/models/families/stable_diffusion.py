@@ -1,0 +1,138 @@
+"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, a 4-channel VAE, a UNet."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from dreambooth_trainer.models.defaults import ModelDefaults
+from dreambooth_trainer.models.families import compvis
+from dreambooth_trainer.models.families.ddpm import SAMPLERS, DDPMFamily
+from dreambooth_trainer.models.family import Conditioning, Config, ReadWeights, Tokens
+from dreambooth_trainer.models.lora import Adapter
+
+DEFAULTS = ModelDefaults(
+    resolution=512,
+    sampler="dpm-solver++",
+    class_image_steps=20,
+    sample_steps=25,
+    guidance_scale=7.5,
+    lora_targets=("to_q", "to_k", "to_v", "to_out.0"),
+    samplers=tuple(SAMPLERS),
+)
+"""Of Stable Diffusion 1.x; version 2 differs in its resolution."""
+KOHYA_PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te"}
+
+
+class StableDiffusion(DDPMFamily):
+    """Latent diffusion (Rombach et al. 2022)."""
+
+    name = "Stable Diffusion 1.x and 2.x"
+    pipeline_class = StableDiffusionPipeline
+    modules = {
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+    }
+    tokenizers = {"tokenizer": CLIPTokenizer}
+    trains_text = True
+    export_dtype = torch.float16
+    card_tag = "stable-diffusion"
+    card_dtype = torch.float32
+
+    @classmethod
+    def assemble(cls, parts: Mapping[str, Any]) -> Any:
+        """A pipeline without safety checker."""
+        return StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+
+    @classmethod
+    def find_mismatches(cls, configs: Mapping[str, Config]) -> Iterator[str]:
+        """Different widths of text, or of latents: inpainting and depth models have more."""
+        unet, vae, text = (configs[part] for part in cls.modules)
+        if not isinstance(unet.get("sample_size"), int):
+            yield "unet/config.json: sample_size is not an integer; copy it again"
+        if unet.get("in_channels") != vae.get("latent_channels"):
+            yield (
+                f"its UNet reads {unet.get('in_channels')} channels and its VAE makes"
+                f" {vae.get('latent_channels')}; inpainting and depth models cannot be trained"
+            )
+        if unet.get("cross_attention_dim") != text.get("hidden_size"):
+            yield (
+                f"its UNet expects text of width {unet.get('cross_attention_dim')} and its text"
+                f" encoder makes {text.get('hidden_size')}"
+            )
+
+    @property
+    def defaults(self) -> ModelDefaults:
+        """Those of all versions, at the model's own resolution."""
+        return replace(DEFAULTS, resolution=self.native_resolution)
+
+    @property
+    def max_tokens(self) -> int:
+        """77, with start and end."""
+        return int(self._pipeline.tokenizer.model_max_length)
+
+    def tokenize(self, captions: Sequence[str]) -> Tokens:
+        """Token ids [captions, 77] of CLIP's tokenizer."""
+        ids = self._pipeline.tokenizer(
+            list(captions),
+            padding="max_length",
+            truncation=True,
+            max_length=self.max_tokens,
+            return_tensors="pt",
+        ).input_ids
+        return {"ids": ids}
+
+    def encode_tokens(self, tokens: Tokens) -> Conditioning:
+        """The text encoder's last hidden states [captions, 77, D], after its final layer norm."""
+        return {"hidden_states": self.text_encoders["text_encoder"](tokens["ids"])[0]}
+
+    def predict(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        crops: Tensor | None = None,
+    ) -> Tensor:
+        """The UNet's prediction, [N, 4, R/8, R/8]."""
+        states = conditioning["hidden_states"]
+        prediction: Tensor = self.denoiser(noisy, timesteps, states, return_dict=False)[0]
+        return prediction
+
+    @property
+    def _is_v2(self) -> bool:
+        """Whether the text encoder is OpenCLIP's (Stable Diffusion 2.x) and not OpenAI's (1.x)."""
+        return bool(self._pipeline.text_encoder.config.hidden_act == "gelu")
+
+    def web_ui_lora(self, adapters: Sequence[Adapter]) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Names of sd-scripts, with an `alpha` for each module, and its metadata."""
+        weights = {}
+        for each in adapters:
+            name = f"{KOHYA_PREFIXES[each.part]}_{each.module}".replace(".", "_")
+            weights[f"{name}.lora_down.weight"] = each.down
+            weights[f"{name}.lora_up.weight"] = each.up
+            weights[f"{name}.alpha"] = torch.tensor(each.scale * each.rank)
+        first = adapters[0]
+        return weights, {
+            "ss_network_module": "networks.lora",
+            "ss_network_dim": str(first.rank),
+            "ss_network_alpha": str(first.scale * first.rank),
+            "ss_v2": str(self._is_v2),
+            "ss_base_model_version": "sd_v2" if self._is_v2 else "sd_v1",
+        }
+
+    def single_file(self, read: ReadWeights) -> dict[str, Tensor]:
+        """The layout of CompVis."""
+        text = compvis.open_clip_weights if self._is_v2 else compvis.clip_weights
+        unet, vae = self._pipeline.unet.config, self._pipeline.vae.config
+        return {
+            **compvis.unet_weights(read("unet"), unet.layers_per_block),
+            **compvis.vae_weights(read("vae"), len(vae.block_out_channels)),
+            **text(read("text_encoder")),
+        }

@@ -1,0 +1,11 @@
+"""The model families that can be trained. A new one is a file in `families/`, and a line here."""
+
+from collections.abc import Mapping
+
+from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
+from dreambooth_trainer.models.family import Family
+
+FAMILIES: Mapping[str, type[Family]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+}
+"""By the pipeline class that model_index.json names."""
