@@ -172,7 +172,7 @@ def tiny_sd() -> Any:
 @pytest.mark.parametrize("sampler", get_args(Sampler))
 def test_a_real_model_draws_what_the_prompt_says(tiny_sd: Any, sampler: Sampler) -> None:
     red, blue = generate(
-        tiny_sd,
+        StableDiffusion(tiny_sd, ""),
         ImageRequest("a photo of a red mug", 0),
         ImageRequest("a photo of a blue mug", 0),
         sampler=sampler,

@@ -368,7 +368,9 @@ def test_long_captions_are_a_warning(job: Job, tmp_path: Path) -> None:
 def test_adapter_targets_that_the_model_lacks_are_an_error(job: Job) -> None:
     job["spec"]["training"]["lora"] = {"targets": ["to_q", "to_qq", "q"]}
     [error] = errors(job)
-    assert error.startswith("spec.training.lora.targets: no module of the model's UNet is named")
+    assert error.startswith(
+        "spec.training.lora.targets: no module of the model's denoiser is named"
+    )
     assert "to_qq, q;" in error
 
 
