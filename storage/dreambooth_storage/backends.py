@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from dreambooth_storage.errors import StorageError
@@ -54,6 +54,11 @@ class Backends:
         # S3's requests report progress themselves; a file's operation does so here.
         self._observer.progressed()
         self._observer.transferred(name, sum(sizes), time.perf_counter() - start)
+
+    def broken_links(self, uri: str) -> Sequence[str]:
+        """See `FileStore.broken_links`; S3 has none."""
+        location = parse(uri)
+        return self._files.broken_links(location) if location.is_file else []
 
     def remove_empty_folders(self, uris: Iterable[str]) -> None:
         """Remove folders of files that were deleted, where nothing is left in them."""

@@ -15,12 +15,13 @@ _MAX_NAME_BYTES = 255
 def files_below(source: Path) -> list[tuple[Path, str]]:
     """The files below a folder with their relative paths ("/" between parts), sorted.
 
-    Hidden files, and files in hidden folders, are left out. A file in place of the folder is alone,
-    with an empty relative path.
+    Hidden files, and files in hidden folders, are left out. Links whose target does not exist are
+    not: they fail when they are read. A file in place of the folder is alone, with an empty
+    relative path.
     """
     if source.is_file():
         return [(source, "")]
-    files = sorted(path for path in source.rglob("*") if path.is_file())
+    files = sorted(path for path in source.rglob("*") if path.is_file() or not path.exists())
     relative = [path.relative_to(source) for path in files]
     return [
         (path, name.as_posix())

@@ -72,6 +72,10 @@ class Storage:
             raise EmptyPrefixError(prefix_uri, "holds no files", advice, field)
         return objects
 
+    def broken_links(self, prefix_uri: str) -> Sequence[str]:
+        """Relative paths of symbolic links whose target does not exist: no listing has them."""
+        return self._backends.broken_links(prefix_uri)
+
     def exists(self, uri: str, *, field: str = "") -> bool:
         """Whether there is such an object.
 

@@ -7,10 +7,11 @@ it is asked to remove it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,9 @@ from dreambooth_storage.files.write import UNFINISHED, flush, link, rename, unfi
 from dreambooth_storage.interface import MIB, Listing, StoredObject, Written
 from dreambooth_storage.uri import Location
 
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""What stat(2) of a listed name fails with if it was deleted, or is a link to nothing."""
+
 
 class FileStore:
     """A Backend on a file system."""
@@ -29,13 +33,17 @@ class FileStore:
         """Every file below the folder, without those of unfinished writes; sizes in bytes."""
         root = location.prefix
         with errors_of(location):
-            return [
-                _stored(path, root)
-                for folder, _, names in os.walk(root, onerror=_raise_unless_missing)
-                for path in (Path(folder, name) for name in names)
-                # A link whose target is gone holds nothing, as does a socket or a pipe.
-                if not path.name.endswith(UNFINISHED) and path.is_file()
-            ]
+            found = (_stored(path, root) for path in _walk(root))
+            return [item for item in found if item and not item.relative.endswith(UNFINISHED)]
+
+    def broken_links(self, location: Location) -> Sequence[str]:
+        """Relative paths of the symbolic links below the folder whose target does not exist."""
+        with errors_of(location):
+            return sorted(
+                str(path.relative_to(location.prefix))
+                for path in _walk(location.prefix)
+                if path.is_symlink() and not path.exists()
+            )
 
     def exists(self, location: Location) -> bool:
         """Whether there is a regular file; a folder is no object."""
@@ -119,11 +127,10 @@ class FileStore:
 
     def abort_unfinished(self, location: Location, selects: Callable[[str], bool]) -> None:
         """Remove the temporary files of killed writers."""
-        root = Path(location.prefix)
         with errors_of(location):
-            # A list first: the walk must not see its own deletions.
-            for path in list(root.rglob(f".*{UNFINISHED}")):
-                if selects(path.relative_to(root).as_posix()):
+            for path in _walk(location.prefix):
+                is_unfinished = path.name.startswith(".") and path.name.endswith(UNFINISHED)
+                if is_unfinished and selects(str(path.relative_to(location.prefix))):
                     path.unlink(missing_ok=True)
 
 
@@ -134,8 +141,23 @@ def _blocks(source: Path, errors: AbstractContextManager[None]) -> Iterator[byte
             yield block
 
 
-def _stored(path: Path, root: str) -> StoredObject:
-    status = path.stat()
+def _walk(root: str) -> Iterator[Path]:
+    """Everything below a folder but folders; nothing below one that does not exist."""
+    for folder, _, names in os.walk(root, onerror=_raise_unless_missing):
+        yield from (Path(folder, name) for name in names)
+
+
+def _stored(path: Path, root: str) -> StoredObject | None:
+    """The entry of a regular file in a listing; None for a socket, a pipe or a broken link."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        # Others may delete files meanwhile, such as older checkpoints.
+        if error.errno not in _NO_FILE:
+            raise
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
     return StoredObject(
         uri=f"file://{path}",
         relative=str(path)[len(root) :].lstrip("/"),

@@ -126,6 +126,25 @@ def test_captions_hidden_files_and_sub_folders_are_passed_over(
     assert found.rejected == []
 
 
+def test_links_to_nothing_are_reported_as_lost_images(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(noise(0)))
+    for name in ("b.png", "b.txt", "no.mp4"):
+        (tmp_path / name).symlink_to(f"absent/{name}")
+    found = load(storage, tmp_path, count=1)
+    assert [str(each) for each in found.rejected] == [
+        "b.png: a link whose target does not exist",
+        "no.mp4: a link whose target does not exist",
+    ]
+    assert [each.is_lost for each in found.rejected] == [True, False]
+    assert found.unread == 0
+
+
+def test_folder_of_links_to_nothing_names_them(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "b.png").symlink_to("absent.png")
+    with pytest.raises(BadDataError, match=r"holds no files(.|\n)*b.png: a link whose target"):
+        load(storage, tmp_path)
+
+
 def test_the_first_count_good_images_are_taken(storage: Storage, tmp_path: Path) -> None:
     (tmp_path / "0.png").write_bytes(b"damaged")
     for seed in range(1, 5):

@@ -105,6 +105,7 @@ def load_images(
     images: list[SourceImage] = []
     rejected: list[RejectedImage] = []
     objects = _candidates(storage, uri, field, limits)
+    links = _broken_links(storage, uri)
     for item in _stream(storage, objects, field, resolution, limits):
         if isinstance(item, RejectedImage):
             rejected.append(item)
@@ -115,9 +116,10 @@ def load_images(
     if not images:
         raise BadDataError(
             f"{field}: no image in {uri} can be trained on; put {READABLE} files there"
-            + "".join(f"\n  {each}" for each in rejected)
+            + "".join(f"\n  {each}" for each in [*links, *rejected])
         )
-    return ImageSet(images, rejected, unread=len(objects) - len(images) - len(rejected))
+    unread = len(objects) - len(images) - len(rejected)
+    return ImageSet(images, [*links, *rejected], unread)
 
 
 def read_pixels(
@@ -138,6 +140,14 @@ def read_pixels(
         yield pixels if pixels.size == size else pixels.resize(size, Image.Resampling.LANCZOS)
 
 
+def _broken_links(storage: Storage, uri: str) -> list[RejectedImage]:
+    return [
+        RejectedImage(name, "a link whose target does not exist", is_lost=_is_named_as_image(name))
+        for name in storage.broken_links(uri)
+        if "/" not in name and _may_be_image(name)
+    ]
+
+
 def _candidates(storage: Storage, uri: str, field: str, limits: FolderLimits) -> list[StoredObject]:
     try:
         listed = storage.list_nonempty(uri, field=field)
@@ -147,7 +157,8 @@ def _candidates(storage: Storage, uri: str, field: str, limits: FolderLimits) ->
             raise BadDataError(
                 f"{field}: {printable(uri)} is one file; name its folder, {printable(folder)}"
             ) from error
-        raise BadDataError(str(error)) from error
+        links = map(str, _broken_links(storage, uri))
+        raise BadDataError("\n  ".join([str(error), *links])) from error
     files = [item for item in listed if _may_be_image(item.relative)]
     here = [item for item in files if "/" not in item.relative]
     if files and not here:
