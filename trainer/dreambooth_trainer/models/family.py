@@ -54,6 +54,8 @@ class Family(ABC):
     """The folder of the part that is trained."""
     objective_kind: ClassVar[Literal["ddpm", "flow"]]
     """How the denoiser was trained, see `objectives`."""
+    unguided_scale: ClassVar[float] = 1.0
+    """The guidance scale at which the pipeline predicts what training does: without guidance."""
     trains_text: ClassVar[bool] = False
     """Whether its text encoders can be trained: language models of gigabytes cannot."""
     lora_text_targets: ClassVar[Sequence[str]] = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -160,9 +162,14 @@ class Family(ABC):
         scaled: Tensor = (latents - shift) * self._vae.config.scaling_factor
         return scaled
 
+    def unpack_latents(self, latents: Tensor, resolution: int) -> Tensor:
+        """Latents as the pipeline's scheduler sees them -> [N, C, h, w]."""
+        return latents
+
     def decode_latents(self, latents: Tensor, resolution: int) -> Tensor:
         """What the pipeline returns for `output_type="latent"` -> pixels [N, 3, R, R] in -1..1."""
         shift = self._vae.config.get("shift_factor") or 0.0
+        latents = self.unpack_latents(latents, resolution)
         unscaled = latents.to(self._vae.dtype) / self._vae.config.scaling_factor + shift
         pixels: Tensor = self._vae.decode(unscaled, return_dict=False)[0]
         return pixels

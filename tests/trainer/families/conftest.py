@@ -1,0 +1,54 @@
+"""Tiny random models of every family that can be trained, in their published layouts."""
+
+from functools import lru_cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from dreambooth_api.models.model import Model
+from dreambooth_storage import Storage, StorageSettings
+from dreambooth_trainer.models import Family, load_family
+from dreambooth_trainer.models.registry import FAMILIES
+from dreambooth_trainer.process.distributed import Ranks
+from dreambooth_trainer.process.topology import Topology
+from tests.corpus.families import registry
+
+SUPPORTED = [
+    name for name, module in registry.FAMILIES.items() if module.FACTS.pipeline in FAMILIES
+]
+
+
+@lru_cache
+def build(name: str) -> Path:
+    """The folder of a tiny model, which no test changes."""
+    folder = Path(mkdtemp(prefix=f"{name}-"))
+    registry.FAMILIES[name].build(folder)
+    return folder
+
+
+def load(folder: Path) -> Family:
+    """The model as training loads it, on the CPU."""
+    storage = Storage(StorageSettings())
+    return load_family(Model(source=str(folder)), storage, Ranks(Topology()), torch.device("cpu"))
+
+
+def load_plain(folder: Path) -> Any:
+    """The model as plain diffusers loads it."""
+    pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(params=SUPPORTED, scope="session")
+def folder(request: pytest.FixtureRequest) -> Path:
+    """A tiny model of each family in turn."""
+    return build(request.param)
+
+
+@pytest.fixture
+def family(folder: Path) -> Family:
+    return load(folder)

@@ -1,0 +1,83 @@
+"""What training computes is what plain diffusers' pipeline computes at the same step."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dreambooth_trainer.models import Family
+from tests.trainer.families.conftest import load_plain
+
+PROMPTS = ["a photo of sks dog", "a red mug on the beach, seen from above", "zebra"]
+SIDE = 64
+
+
+@dataclass
+class Step:
+    """What a pipeline gives its scheduler: the model's prediction for a noisy sample."""
+
+    sample: Tensor
+    timestep: Tensor
+    prediction: Tensor
+
+
+def plain_steps(folder: Path, family: Family, prompts: list[str]) -> list[Step]:
+    """The steps of a plain pipeline, without guidance."""
+    pipeline = load_plain(folder)
+    if family.objective_kind == "ddpm":  # other samplers scale what the model sees
+        pipeline.scheduler = family.sampling_scheduler("ddim")
+    steps, step = [], pipeline.scheduler.step
+
+    def record(
+        model_output: Tensor, timestep: Tensor, sample: Tensor, *rest: Any, **kw: Any
+    ) -> Any:
+        steps.append(Step(sample.clone(), timestep, model_output.clone()))
+        return step(model_output, timestep, sample, *rest, **kw)
+
+    pipeline.scheduler.step = record
+    pipeline(
+        **family.sampling_arguments(prompts, "", family.unguided_scale),
+        generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
+        num_inference_steps=3,
+        height=SIDE,
+        width=SIDE,
+        output_type="latent",
+    )
+    return steps
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_predictions_are_those_of_the_plain_pipeline(
+    folder: Path, family: Family, count: int
+) -> None:
+    prompts = PROMPTS[:count]
+    with torch.no_grad():
+        conditioning = family.encode_tokens(family.tokenize(prompts))
+        assert {len(part) for part in conditioning.values()} == {count}
+        for step in plain_steps(folder, family, prompts):
+            noisy = family.unpack_latents(step.sample.float(), SIDE)
+            assert noisy.shape == (count, *family.latent_shape(SIDE))
+            timestep = step.timestep.expand(count)
+            if family.objective_kind == "flow":
+                timestep = timestep.float() / 1000
+            found = family.predict(noisy, timestep, conditioning)
+            expected = family.unpack_latents(step.prediction.float(), SIDE)
+            assert expected.std() > 1e-3
+            torch.testing.assert_close(found.float(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_every_caption_and_every_timestep_counts(family: Family) -> None:
+    noisy = torch.randn(1, *family.latent_shape(SIDE), generator=torch.Generator().manual_seed(0))
+    early, late = (
+        (torch.tensor([10]), torch.tensor([900]))
+        if family.objective_kind == "ddpm"
+        else (torch.tensor([0.1]), torch.tensor([0.9]))
+    )
+    with torch.no_grad():
+        mug, dog = (family.encode_tokens(family.tokenize([text])) for text in ("a mug", "a dog"))
+        reference = family.predict(noisy, early, mug)
+        assert (family.predict(noisy, early, dog) - reference).abs().max() > 1e-4
+        assert (family.predict(noisy, late, mug) - reference).abs().max() > 1e-4
