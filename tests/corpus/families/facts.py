@@ -28,4 +28,5 @@ class FamilyFacts:
     comfyui_prefix: str | None = None
     others: dict[str, int | None] = field(default_factory=dict)
     same_layout: tuple[str, ...] = ()  # other repositories that differ in numbers alone
+    true_cfg: bool = False  # guided by true_cfg_scale and a negative prompt for each prompt
     notes: str = ""

@@ -51,7 +51,7 @@ def write_pipeline(
     for name, part in parts.items():
         config = merge(part.config, part.tiny)
         if name in vocabularies:
-            config.get("text_config", config)["vocab_size"] = vocabularies[name]
+            set_vocabulary(config, vocabularies[name])
         model = build_model(part, config)
         randomize(model, generator)
         model.save_pretrained(folder / name)
@@ -67,6 +67,13 @@ def merge(config: Config, changes: Config) -> Config:
         name: merge(config[name], value) if isinstance(value, dict) else value
         for name, value in changes.items()
     }
+
+
+def set_vocabulary(config: Config, size: int) -> None:
+    """Set the size of a text encoder's vocabulary wherever its configuration has one."""
+    for values in (config, config.get("text_config", {})):
+        if "vocab_size" in values:
+            values["vocab_size"] = size
 
 
 def build_model(part: Part, config: Config) -> nn.Module:
@@ -92,7 +99,8 @@ def randomize(model: nn.Module, generator: torch.Generator) -> None:
         if weight in embeddings:
             normal(weight, 0, 1)
         elif weight.ndim > 1:
-            normal(weight, 0, weight[0].numel() ** -0.5)
+            frames = weight.shape[2] if weight.ndim == 5 else 1  # of which images fill one
+            normal(weight, 0, (weight[0].numel() / frames) ** -0.5)
         else:
             normal(weight, weight.mean().round().item(), 0.1)
     for name, buffer in model.named_buffers():

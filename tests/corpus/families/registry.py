@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from tests.corpus.families import flux, flux2_klein, sd3, sdxl, z_image
+from tests.corpus.families import flux, flux2_klein, qwen_image, sd3, sdxl, z_image
 from tests.corpus.families.facts import FamilyFacts
 from tests.corpus.families.parts import Part
 
@@ -26,4 +26,5 @@ FAMILIES: dict[str, FamilyModule] = {
     "z_image": z_image,
     "flux2_klein": flux2_klein,
     "sd3": sd3,
+    "qwen_image": qwen_image,
 }

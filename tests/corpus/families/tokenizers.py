@@ -85,13 +85,14 @@ def write_t5(folder: Path, max_tokens: int = 512) -> int:
     return len(tokenizer)
 
 
-def write_qwen(folder: Path, *, files: bool = False) -> int:
+def write_qwen(folder: Path, *, files: bool = False, fast: bool = True) -> int:
     """Write a Qwen tokenizer: bytes, chat template, padded on the right with "<|endoftext|>".
 
     Args:
         folder: Where to write it.
         files: With the template and the added tokens in files of their own, as transformers
             writes since 4.51.
+        fast: With a tokenizer.json.
 
     Returns:
         The size of its vocabulary.
@@ -137,7 +138,8 @@ def write_qwen(folder: Path, *, files: bool = False) -> int:
         special = {name: config[name] for name in ("eos_token", "pad_token")}
         write_json(folder / "special_tokens_map.json", special)
     tokenizer = Qwen2Tokenizer.from_pretrained(folder)
-    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    if fast:
+        tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     return len(tokenizer)
 
 
