@@ -1,5 +1,7 @@
 """The sampler is a pure function of seed, step and position."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,11 @@ import torch
 from dreambooth_trainer.data.batches import BatchPlan, BatchStream, make_batch
 from dreambooth_trainer.data.sampler import ImagePool, TrainingSampler
 from dreambooth_trainer.objectives.ddpm import DDPMObjective
+from dreambooth_trainer.objectives.flow_matching import FlowMatchingObjective, logit_normal
 
 SHAPE = (4, 8, 8)
 DDPM = DDPMObjective(torch.linspace(0.99, 0.01, 1000), "epsilon", None)
+FLOW = FlowMatchingObjective(logit_normal(0, 1), shift=3)
 
 
 def sampler(**changes):
@@ -76,6 +80,27 @@ def test_variants_and_timesteps_cover_their_whole_range():
     assert abs(timesteps.mean() - 500) < 40
 
 
+def test_draws_of_ddpm_are_those_of_earlier_versions():
+    """A run that is resumed would else continue with other images and noise."""
+    draws = [
+        draw
+        for step, position in ((0, 0), (0, 2), (3, 0), (3, 2))
+        for draw in sampler(caption_dropout=0.3).draw(step, position)
+    ]
+    assert [(d.row, d.timestep, d.drop_caption) for d in draws] == [
+        (9, 295, False), (44, 832, False), (6, 199, False), (24, 737, True),
+        (6, 976, True), (42, 1, False), (0, 307, False), (16, 32, False),
+    ]  # fmt: skip
+    assert [d.noise[0, 0, 0] for d in draws] == pytest.approx(
+        [-0.578573525, -0.304785460, 0.373753607, 0.548955739,
+         0.554695666, -0.688246906, 0.398235679, 1.023709893], abs=1e-8,
+    )  # fmt: skip
+    assert [d.offset[0, 0, 0] for d in draws] == pytest.approx(
+        [-0.462243885, 0.902493358, 0.510142505, -0.214074180,
+         0.209096685, 0.807439148, 0.999201953, -0.165606290], abs=1e-8,
+    )  # fmt: skip
+
+
 def test_subjects_are_drawn_by_weight_with_their_own_class():
     both = sampler(
         subjects=[ImagePool(0, 3), ImagePool(3, 3)],
@@ -95,18 +120,20 @@ def test_captions_are_dropped_at_the_rate_asked_for():
     assert not any(sampler().draw(step, 0)[0].drop_caption for step in range(100))
 
 
+@pytest.mark.parametrize("objective", [DDPM, FLOW], ids=["ddpm", "flow"])
 @pytest.mark.parametrize(("ranks", "accumulation"), [(1, 1), (2, 1), (4, 1), (1, 4), (2, 2)])
-def test_any_split_of_the_global_batch_holds_the_same_samples(ranks, accumulation):
+def test_any_split_of_the_global_batch_holds_the_same_samples(ranks, accumulation, objective):
     def noise_of_step(ranks, accumulation):
         local = 8 // ranks // accumulation
         parts = []
         for rank in range(ranks):
             plan = BatchPlan(2, 3, accumulation, local, rank, ranks)
             assert plan.global_batch == 8
-            for batch in BatchStream(sampler(global_batch=8), plan):
+            for batch in BatchStream(sampler(global_batch=8, objective=objective), plan):
+                columns = batch["row"], batch["timestep"], batch["noise"]
                 parts += [
-                    (int(row), float(noise.sum()))
-                    for row, noise in zip(batch["row"], batch["noise"], strict=True)
+                    (int(row), timestep.item(), float(noise.sum()))
+                    for row, timestep, noise in zip(*columns, strict=True)
                 ]
         return sorted(parts)
 
@@ -119,6 +146,25 @@ def test_a_batch_holds_the_subjects_first_and_their_class_after_them():
     assert (batch["row"][:3] < 10).all()
     assert (batch["row"][3:] >= 10).all()
     assert batch["noise"].shape == (6, *SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("objective", "dtype"), [(DDPM, torch.int64), (FLOW, torch.float32)], ids=["ddpm", "flow"]
+)
+def test_timesteps_have_the_type_of_their_objective(objective, dtype):
+    batch = make_batch(sampler(objective=objective), 0.0, 0, range(3))
+    assert batch["timestep"].dtype == dtype
+    assert len(batch["timestep"].unique()) == 6
+
+
+def test_the_density_of_sigma_changes_neither_images_nor_noise():
+    uniform, other = (
+        sampler(objective=FlowMatchingObjective(density), caption_dropout=0.5).draw(3, 1)
+        for density in (lambda u: u, logit_normal(1, 0.5))
+    )
+    for one, two in zip(uniform, other, strict=True):
+        assert one.timestep != two.timestep
+        assert equal(replace(one, timestep=0), replace(two, timestep=0))
 
 
 def test_without_prior_a_batch_holds_subjects_alone():

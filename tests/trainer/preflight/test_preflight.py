@@ -16,13 +16,16 @@ import yaml
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
+from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.training import Training
 from dreambooth_storage import Storage, StorageSettings, TransferPolicy, Written
 from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.models.stable_diffusion import DEFAULTS
 from dreambooth_trainer.preflight.__main__ import main
 from dreambooth_trainer.preflight.check import check_job
+from dreambooth_trainer.preflight.objective import check_objective
 from dreambooth_trainer.preflight.report import PreflightReport
 from dreambooth_trainer.process.errors import BadConfigError
 
@@ -560,3 +563,51 @@ def test_a_long_message_is_cut_at_a_line_and_keeps_the_errors() -> None:
     assert more == f"... and {60 - len(shown)} more"
     assert summary == "the job cannot be trained: 30 error(s), 30 warning(s)"
     assert len(shown) > 10
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        (
+            {"timestepSampling": {"density": "uniform"}},
+            "spec.training.timestepSampling: is for models of flow matching, and this one"
+            " (Stable Diffusion 1.x and 2.x) is of DDPM; remove it",
+        ),
+        (
+            {"lossWeighting": "cosmap"},
+            "spec.training.lossWeighting: cosmap is for models of flow matching, and this one"
+            " (Stable Diffusion 1.x and 2.x) is of DDPM; remove it, or set minSnrGamma instead",
+        ),
+    ],
+)
+def test_settings_of_flow_matching_are_refused_for_a_ddpm_model(
+    job: Job, training: dict[str, Any], message: str
+) -> None:
+    job["spec"]["training"] |= training
+    report = examine(job)
+    assert [str(error) for error in report.errors] == [message]
+    assert report.exit_code == ExitCode.BAD_CONFIG
+
+
+@pytest.mark.parametrize(
+    ("training", "field"),
+    [
+        ({"minSnrGamma": 5.0}, "spec.training.minSnrGamma: "),
+        ({"noiseOffset": 0.1}, "spec.training.noiseOffset: "),
+    ],
+)
+def test_settings_of_ddpm_are_refused_for_a_model_of_flow_matching(
+    training: dict[str, Any], field: str
+) -> None:
+    found = list(check_objective(Training.model_validate(training), "flow", "FLUX.2"))
+    assert len(found) == 1
+    assert found[0].startswith(field)
+    assert "FLUX.2" in found[0]
+    assert not list(check_objective(Training.model_validate(training), "ddpm", "SDXL"))
+
+
+def test_each_kind_of_model_takes_its_own_settings() -> None:
+    flow = {"timestepSampling": {"shift": 3}, "lossWeighting": "sigma-sqrt"}
+    assert not list(check_objective(Training.model_validate(flow), "flow", "FLUX.2"))
+    assert not list(check_objective(Training(), "flow", "FLUX.2"))
+    assert not list(check_objective(Training(), "ddpm", "SDXL"))

@@ -8,15 +8,17 @@ from dreambooth_api.parsing.advice import warnings as advice
 from dreambooth_storage import Storage
 from dreambooth_trainer.evaluation.clip_config import check_clip_config
 from dreambooth_trainer.models.defaults import fill_defaults
-from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS
+from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS, StableDiffusion
 from dreambooth_trainer.models.model_config import read_model_config
 from dreambooth_trainer.preflight.images import check_other_images, check_subjects
 from dreambooth_trainer.preflight.model import check_model
+from dreambooth_trainer.preflight.objective import check_objective
 from dreambooth_trainer.preflight.prompts import check_lengths, sample_and_class_prompts
 from dreambooth_trainer.preflight.report import PreflightReport
 from dreambooth_trainer.preflight.resources import check_grace_period, check_memory
 from dreambooth_trainer.preflight.resume import check_source
 from dreambooth_trainer.preflight.writing import check_writing
+from dreambooth_trainer.process.errors import BadConfigError
 
 
 def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
@@ -35,6 +37,10 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
     with report.collecting():
         config = read_model_config(job.spec.model, storage)
         report.job = fill_defaults(job, config.defaults if config else DEFAULTS)
+        # A .ckpt file is of Stable Diffusion, or is refused when it is loaded.
+        family = config.family if config else StableDiffusion
+        problems = check_objective(job.spec.training, family.objective_kind, family.name)
+        report.errors += map(BadConfigError, problems)
     if report.job:
         check_source(report.job, storage, report)
     # Images are checked all the same; without the model's resolution, none is too small.
