@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from dreambooth_api.models.training import Training
 from dreambooth_trainer.objectives.ddpm import DDPMObjective
 from dreambooth_trainer.objectives.flow_matching import FlowMatchingObjective
 from dreambooth_trainer.objectives.make import make_objective
+from tests.trainer.resolved import resolve_training
 
 CPU = torch.device("cpu")
 DDPM: Any = SimpleNamespace(
@@ -29,14 +29,14 @@ class Median:
 
 def median(**training: object) -> float:
     """The median of sigma."""
-    flow = make_objective(FLOW, Training.model_validate(training), CPU)
+    flow = make_objective(FLOW, resolve_training(training), CPU)
     assert isinstance(flow, FlowMatchingObjective)
     stream: Any = Median()
     return flow.draw_timestep(stream)
 
 
 def test_a_ddpm_model_brings_its_schedule_and_prediction() -> None:
-    ddpm = make_objective(DDPM, Training(min_snr_gamma=5), CPU)
+    ddpm = make_objective(DDPM, resolve_training({"minSnrGamma": 5}), CPU)
     assert isinstance(ddpm, DDPMObjective)
     assert ddpm.timestep_dtype == torch.int64
     one, last = torch.ones(1, 4, 2, 2), torch.tensor([2])
@@ -60,6 +60,6 @@ def test_density_and_weighting_are_the_jobs() -> None:
     assert median(timestepSampling={"shift": 1, "mean": 1}) == pytest.approx(
         float(torch.tensor(1.0).sigmoid())
     )
-    flow = make_objective(FLOW, Training(loss_weighting="cosmap"), CPU)
+    flow = make_objective(FLOW, resolve_training({"lossWeighting": "cosmap"}), CPU)
     assert flow.timestep_dtype == torch.float32
     assert flow.weights(torch.tensor([0.5])) is not None

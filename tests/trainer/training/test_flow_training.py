@@ -9,12 +9,12 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from dreambooth_api.models.training import Training
 from dreambooth_trainer.data.batches import BatchPlan, BatchStream
 from dreambooth_trainer.data.cache import TrainingCache
 from dreambooth_trainer.data.sampler import ImagePool, TrainingSampler
 from dreambooth_trainer.models.adapters import TrainableParameters
 from dreambooth_trainer.training.module import DreamBooth, ResumeState
+from tests.trainer.resolved import resolve_training
 
 POINTS = torch.tensor([[2.0, 0.0], [-1.0, 1.5], [-1.0, -1.5]])
 SHARES = torch.tensor([0.5, 0.25, 0.25])
@@ -71,7 +71,7 @@ class Run:
 
     def __init__(self, steps: int, resume: ResumeState | None = None, **training: object) -> None:
         spec: dict[str, Any] = {"method": "full", "learningRate": 1e-2, "precision": "fp32"}
-        self.training = Training.model_validate({**spec, "steps": steps, **training})
+        self.training = resolve_training({**spec, "steps": steps, **training})
         family: Any = PointFamily()
         self.network = family.denoiser
         trained = TrainableParameters(dict(family.denoiser.named_parameters()), {})
