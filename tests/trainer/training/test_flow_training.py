@@ -53,7 +53,12 @@ class PointFamily:
         mean, deviation = moments.chunk(2, dim=1)
         return mean + deviation * noise
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, _conditioning: dict[str, Tensor]) -> Tensor:
+    def latent_shape(self, _resolution: int) -> tuple[int, int, int]:
+        return 2, 1, 1
+
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, _conditioning: dict[str, Tensor], _crops: Tensor
+    ) -> Tensor:
         found: Tensor = self.denoiser(noisy, timesteps)
         return found
 
@@ -63,7 +68,7 @@ def cache() -> TrainingCache:
     rows = POINTS.repeat_interleave((SHARES * ROWS).long(), dim=0).view(ROWS, 2, 1, 1)
     moments = torch.cat([rows, torch.full_like(rows, SPREAD)], dim=1)
     captions = torch.zeros(ROWS, dtype=torch.long)
-    return TrainingCache(moments, captions, [""], torch.zeros(1, 1, dtype=torch.long), {})
+    return TrainingCache(moments, torch.zeros(ROWS, 4), captions, [""], {}, {})
 
 
 class Run:

@@ -1,6 +1,6 @@
 """The objective that a base model is trained with."""
 
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,26 +17,21 @@ class TrainableModel(Protocol):
 
     @property
     def objective_kind(self) -> ObjectiveKind:
-        """`ddpm` for a `DDPMModel`, `flow` for a `FlowModel`."""
-
-
-class DDPMModel(TrainableModel, Protocol):
-    """A model of denoising diffusion."""
+        """How it was trained."""
 
     @property
     def alphas_cumprod(self) -> Tensor:
-        """Cumulative signal of every training timestep, [T] (Ho et al. 2020, section 2)."""
+        """Of DDPM models: cumulative signal of every timestep, [T] (Ho et al. 2020, section 2)."""
 
     @property
     def prediction_type(self) -> str:
-        """`epsilon` (Ho et al. 2020, section 3.2) or `v_prediction` (Salimans & Ho 2022)."""
-
-
-class FlowModel(TrainableModel, Protocol):
-    """A model of flow matching."""
+        """Of DDPM models: `epsilon` (Ho et al. 2020) or `v_prediction` (Salimans & Ho 2022)."""
 
     def flow_shift(self, resolution: int) -> float:
-        """The shift of sigma for images of `resolution` pixels a side; exp(mu) where mu is used."""
+        """Of flow-matching models: the shift of sigma for images of R x R pixels.
+
+        Where a model has mu by resolution, exp(mu).
+        """
 
 
 def make_objective(
@@ -52,12 +47,11 @@ def make_objective(
         device: Of the latents.
     """
     if model.objective_kind == "ddpm":
-        ddpm = cast(DDPMModel, model)
         return DDPMObjective(
-            ddpm.alphas_cumprod.to(device), ddpm.prediction_type, training.min_snr_gamma
+            model.alphas_cumprod.to(device), model.prediction_type, training.min_snr_gamma
         )
     sampling = training.timestep_sampling or TimestepSampling()
     shift = sampling.shift
     if shift is None:
-        shift = cast(FlowModel, model).flow_shift(training.resolution)
+        shift = model.flow_shift(training.resolution)
     return FlowMatchingObjective(make_density(sampling), shift, training.loss_weighting)
