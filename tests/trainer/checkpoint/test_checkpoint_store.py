@@ -71,7 +71,7 @@ def test_what_is_saved_is_restored_by_any_number_of_ranks(
     restored = open_store(storage, tmp_path, attempt=1).restore()
     assert restored is not None
     assert_same(restored[0], state(1))
-    manifest = restored[1]
+    manifest = restored[1].manifest
     assert (manifest.step, manifest.attempt, manifest.world_size) == (7, 0, ranks)
     assert (manifest.loss, manifest.fingerprint) == (0.5, "f")
     assert len(manifest.shards) == ranks

@@ -10,6 +10,7 @@ such, and raise the same error on every rank.
 """
 
 import hashlib
+import itertools
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -199,23 +200,27 @@ class CheckpointStore:
         """
         return read_state(self._storage, ref.uri, ref.manifest)
 
-    def restore(self, folder: str | None = None) -> tuple[dict[str, Tensor], Manifest] | None:
+    def restore(
+        self, newest: str | None = None, *, only: bool = False
+    ) -> tuple[dict[str, Tensor], CheckpointRef] | None:
         """The newest state that verifies on every rank; None: there is none. Collective.
 
         Args:
-            folder: Name of a checkpoint's folder, such as `step-00000500-claim-0003`: no other one
-                will do.
+            newest: Name of a checkpoint's folder, such as `step-00000500-claim-0003`: newer ones,
+                which another process may have saved since, are passed over.
+            only: No older one than `newest` will do.
 
         Raises:
             StorageError: Storage fails, which does not mean that a checkpoint is damaged.
             UnknownFormatError: A checkpoint is of another format version.
         """
-        for ref in self.ranks.run_on_first(self.checkpoints):
-            if folder not in (None, ref.folder):
-                continue
+        refs = self.ranks.run_on_first(self.checkpoints)
+        if newest is not None:
+            refs = list(itertools.dropwhile(lambda ref: ref.folder != newest, refs))
+        for ref in refs[:1] if only else refs:
             tensors, problem = self._load_on_all(ref)
             if tensors is not None:
-                return tensors, ref.manifest
+                return tensors, ref
             self._damaged.add(ref.number)
             log.warning("cannot resume from step %d, trying the one before: %s", ref.step, problem)
         return None

@@ -80,25 +80,35 @@ def restore(attempt: Attempt, store: CheckpointStore) -> Restored | None:
     restored = store.restore()
     store.check_owner()  # an attempt that lost its claim may have read a newer one's checkpoint
     if restored is not None:
-        tensors, manifest = restored
-        check_config(attempt, manifest)
-        return Restored(ResumeState(manifest.step, tensors), attempt.layout)
-    source = attempt.ranks.run_on_first(lambda: find_source(attempt.job, attempt.storage))
-    return None if source is None else _restore_from(attempt, source)
+        tensors, checkpoint = restored
+        check_config(attempt, checkpoint.manifest)
+        return Restored(ResumeState(checkpoint.step, tensors), attempt.layout)
+    return _restore_from_source(attempt)
 
 
-def _restore_from(attempt: Attempt, source: Source) -> Restored:
-    differences = config_differences(attempt.job, source)
-    # Only read: the other run is never claimed.
-    store = CheckpointStore(attempt.storage, source.layout.checkpoints, attempt.ranks)
-    restored = store.restore(source.checkpoint.folder if source.is_named else None)
-    if restored is None:
-        raise BadConfigError(
-            f"{FIELD}: {source.checkpoint.uri} is damaged; name another run, or remove {FIELD}"
-        )
-    tensors, manifest = restored
-    log.info("going on from step %d of %s", manifest.step, source.layout.root)
-    return Restored(ResumeState(manifest.step, tensors), source.layout, source, tuple(differences))
+def _restore_from_source(attempt: Attempt) -> Restored | None:
+    """The state of the run that the job names, which may still be training. Collective."""
+    tried: Source | None = None
+    while source := attempt.ranks.run_on_first(lambda: find_source(attempt.job, attempt.storage)):
+        # Also for a run that the preflight has checked: it may have saved since.
+        differences = config_differences(attempt.job, source)
+        if tried and tried.checkpoint.uri == source.checkpoint.uri:
+            raise BadConfigError(
+                f"{FIELD}: {source.checkpoint.uri} is damaged; name another run, or remove {FIELD}"
+            )
+        # Only read: the other run is never claimed.
+        store = CheckpointStore(attempt.storage, source.layout.checkpoints, attempt.ranks)
+        # No newer one than was checked.
+        restored = store.restore(source.checkpoint.folder, only=source.is_named)
+        if restored is not None:
+            tensors, checkpoint = restored
+            log.info("going on from step %d of %s", checkpoint.step, source.layout.root)
+            source = replace(source, checkpoint=checkpoint)
+            state = ResumeState(checkpoint.step, tensors)
+            return Restored(state, source.layout, source, tuple(differences))
+        # A run that trains may have replaced it by a newer one while it was loaded.
+        tried = source
+    return None
 
 
 def resume_history(attempt: Attempt, restored: Restored) -> None:

@@ -30,7 +30,7 @@ class Source:
 
     layout: OutputLayout
     checkpoint: CheckpointRef
-    """Its newest checkpoint that is complete, or the one that the job names."""
+    """Its newest complete checkpoint, the one that the job names, or the one that was loaded."""
     is_named: bool
     """Whether the job names the checkpoint: no other one will do."""
     record: dict[str, Any] | None
