@@ -39,7 +39,8 @@ def plain_steps(folder: Path, family: Family, prompts: list[str]) -> list[Step]:
 
     pipeline.scheduler.step = record
     pipeline(
-        **family.sampling_arguments(prompts, "", family.unguided_scale),
+        prompt=list(prompts),
+        guidance_scale=family.unguided_scale,
         generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
         num_inference_steps=3,
         height=SIDE,

@@ -193,6 +193,13 @@ class Family(ABC):
     def encode_tokens(self, tokens: Tokens) -> Conditioning:
         """Conditioning of tokens; differentiable in text encoders that can be trained."""
 
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Conditioning of captions, without gradients, on the text encoders' device."""
+        device = next(next(iter(self.text_encoders.values())).parameters()).device
+        tokens = self.tokenize(prompts)
+        return self.encode_tokens({name: part.to(device) for name, part in tokens.items()})
+
     # The denoiser
 
     @property
@@ -238,15 +245,14 @@ class Family(ABC):
     def sampling_scheduler(self, sampler: Sampler) -> Any:
         """A new scheduler for a pipeline call, for a sampler of the API."""
 
+    @abstractmethod
     def sampling_arguments(
-        self, prompts: Sequence[str], negative_prompt: str, guidance_scale: float
+        self, prompts: Conditioning, negative: Conditioning, guidance_scale: float
     ) -> dict[str, Any]:
-        """Arguments of the pipeline for these images."""
-        return {
-            "prompt": list(prompts),
-            "negative_prompt": [negative_prompt] * len(prompts),
-            "guidance_scale": guidance_scale,
-        }
+        """Arguments of the pipeline for images with these prompts, one of them an image.
+
+        They are encoded as for training, so the pipeline's text encoders are not needed.
+        """
 
     # Export
 

@@ -45,10 +45,11 @@ def generate_images(
         The images in the order of their requests.
     """
     pipeline = family.pipeline()
-    prompts = [request.prompt for request in requests]
     with _prepared(pipeline, family.sampling_scheduler(sampler)):
+        prompts = family.encode_prompts([request.prompt for request in requests])
+        negative = family.encode_prompts([negative_prompt] * len(requests))
         latents = pipeline(
-            **family.sampling_arguments(prompts, negative_prompt, guidance_scale),
+            **family.sampling_arguments(prompts, negative, guidance_scale),
             # CPU generators, as CUDA's give other numbers on other GPUs; one per image, so that the
             # batch an image is in does not matter.
             generator=[torch.Generator("cpu").manual_seed(request.seed) for request in requests],

@@ -105,6 +105,16 @@ class StableDiffusion(DDPMFamily):
         prediction: Tensor = self.denoiser(noisy, timesteps, states, return_dict=False)[0]
         return prediction
 
+    def sampling_arguments(
+        self, prompts: Conditioning, negative: Conditioning, guidance_scale: float
+    ) -> dict[str, Any]:
+        """Embeddings of both, and the scale of classifier-free guidance."""
+        return {
+            "prompt_embeds": prompts["hidden_states"],
+            "negative_prompt_embeds": negative["hidden_states"],
+            "guidance_scale": guidance_scale,
+        }
+
     @property
     def _is_v2(self) -> bool:
         """Whether the text encoder is OpenCLIP's (Stable Diffusion 2.x) and not OpenAI's (1.x)."""

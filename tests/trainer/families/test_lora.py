@@ -1,0 +1,94 @@
+"""A LoRA of every family draws the same in plain diffusers as in training."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_trainer.export.lora import KOHYA_FILE, LORA_FILE, export_lora
+from dreambooth_trainer.models import Family
+from dreambooth_trainer.models.adapters import make_trainable
+from dreambooth_trainer.models.defaults import fill_defaults
+from dreambooth_trainer.models.generate import ImageRequest, generate_images
+from dreambooth_trainer.resolved_job import ResolvedTraining
+from tests.trainer.conftest import MakeJob
+from tests.trainer.export.test_export import ABOUT
+from tests.trainer.families.conftest import load, load_plain
+
+SIDE = 64
+REQUESTS = [ImageRequest("a photo of sks dog", 1), ImageRequest("a mug", 2)]
+
+
+def training(job: MakeJob, family: Family, **values: Any) -> ResolvedTraining:
+    """`spec.training` with the family's defaults."""
+    config = job(training={"method": "lora", **values})
+    return fill_defaults(DreamBoothJob.model_validate(config), family.defaults).spec.training
+
+
+def draw(family: Family) -> np.ndarray:
+    """Images [2, 64, 64, 3] with the family's own guidance, as levels of 255."""
+    images = generate_images(
+        family,
+        REQUESTS,
+        sampler=family.defaults.sampler,
+        steps=3,
+        guidance_scale=family.defaults.guidance_scale,
+        size=SIDE,
+    )
+    return np.stack([np.asarray(image).astype(int) for image in images])
+
+
+def adapted(job: MakeJob, family: Family) -> None:
+    """Add adapters whose alpha is not their rank, and pretend that they were trained."""
+    settings = {"lora": {"rank": 4, "alpha": 2}}
+    if family.trains_text:
+        settings["textEncoder"] = {"method": "lora"}
+    trained = make_trainable(family, training(job, family, **settings))
+    assert trained.denoiser
+    assert bool(trained.text) == family.trains_text
+    seeded = torch.Generator().manual_seed(5)
+    for parameter in trained.all.values():
+        parameter.data = torch.randn(parameter.shape, generator=seeded) * 0.5
+
+
+def test_a_lora_draws_the_same_in_plain_diffusers(
+    job: MakeJob, folder: Path, family: Family, tmp_path: Path
+) -> None:
+    before = draw(family)
+    adapted(job, family)
+    trained = draw(family)
+    assert np.abs(trained - before).mean() > 1
+    export_lora(family, tmp_path, ABOUT)
+    files = [LORA_FILE, *([KOHYA_FILE] if (tmp_path / KOHYA_FILE).exists() else [])]
+    for file in files:
+        plain = load_plain(folder)
+        plain.load_lora_weights(tmp_path, weight_name=file)
+        found = draw(type(family)(plain, ""))
+        assert np.abs(found - trained).max() <= 1, file
+
+
+def test_the_family_is_in_the_models_card(job: MakeJob, family: Family, tmp_path: Path) -> None:
+    adapted(job, family)
+    export_lora(family, tmp_path, ABOUT)
+    card = (tmp_path / "README.md").read_text()
+    assert f"from diffusers import {family.pipeline_class.__name__}" in card
+    assert f"- {family.card_tag}\n" in card
+
+
+def test_generated_images_are_those_of_a_plain_pipeline(folder: Path, family: Family) -> None:
+    guidance = family.defaults.guidance_scale
+    plain = load_plain(folder)
+    plain.scheduler = family.sampling_scheduler(family.defaults.sampler)
+    expected = plain(
+        prompt=[each.prompt for each in REQUESTS],
+        guidance_scale=guidance,
+        generator=[torch.Generator().manual_seed(each.seed) for each in REQUESTS],
+        num_inference_steps=3,
+        height=SIDE,
+        width=SIDE,
+        output_type="pil",
+    ).images
+    for ours, theirs in zip(draw(load(folder)), expected, strict=True):
+        assert np.abs(ours - np.asarray(theirs).astype(int)).max() <= 1
