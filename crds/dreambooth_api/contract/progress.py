@@ -68,6 +68,8 @@ class Progress(Message):
     """Why the last save failed; None once a later one has succeeded."""
     warnings: Annotated[list[text(MAX_WARNING)], Field(max_length=MAX_WARNINGS)] = []  # type: ignore[valid-type]
     """What the checks before training found that does not prevent it, such as rejected images."""
+    notes: Annotated[list[text(MAX_WARNING)], Field(max_length=MAX_WARNINGS)] = []  # type: ignore[valid-type]
+    """What the checks say about the job that is as it should be, such as where it goes on from."""
     prior: ClassImages | None = None
     samples: Annotated[list[Uri], Field(max_length=MAX_SAMPLES)] = []
     """Sample grids of this attempt, the newest last."""

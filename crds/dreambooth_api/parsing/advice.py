@@ -1,6 +1,8 @@
 """Warnings about settings that are valid and probably not meant; none of them stops the job."""
 
 from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
 
 from dreambooth_api.models.job import DreamBoothJob, Spec
 from dreambooth_api.models.runtime import world_size
@@ -24,7 +26,42 @@ COMMON_WORDS = {
 def warnings(job: DreamBoothJob) -> list[str]:
     """Warn about a job, one line each: `field: what is unusual; what to do`."""
     spec = job.spec
-    return [*_subjects(spec), *_prompts(spec), *_prior(spec), *_training(spec), *_output(spec)]
+    return [*_subjects(spec), *_prompts(spec), *_prior(spec), *_training(spec), *_output(job)]
+
+
+def cluster_warnings(job: DreamBoothJob) -> list[str]:
+    """Warn about what works on this machine and not in a pod: local paths that no volume holds."""
+    spec = job.model_dump(mode="json", by_alias=True, exclude_none=True)["spec"]
+    del spec["runtime"]  # its paths are those of the pods
+    fields = [field for field, path in _local_paths("spec", spec) if not _is_mounted(job, path)]
+    if not fields:
+        return []
+    return [
+        f"{', '.join(fields)}: local to this machine; for a cluster use s3://, or mount a volume at"
+        " the path by spec.runtime.podOverrides (volumes and volumeMounts)"
+    ]
+
+
+def _local_paths(field: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Fields that hold a local path, and the path."""
+    if isinstance(value, dict):
+        for name, child in value.items():
+            yield from _local_paths(f"{field}.{name}", child)
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            yield from _local_paths(f"{field}[{index}]", child)
+    elif isinstance(value, str):
+        # Only a model may also be a path without a scheme: a prompt may begin with a slash.
+        is_path = value.startswith("/") and field in ("spec.model.source", "spec.evaluation.model")
+        if is_path or value.startswith("file:///"):
+            yield field, value.removeprefix("file://")
+
+
+def _is_mounted(job: DreamBoothJob, path: str) -> bool:
+    """Whether the trainer's container has a volume at the path (core/v1 VolumeMount)."""
+    containers = job.spec.runtime.pod_overrides.get("spec", {}).get("containers") or []
+    mounts = [mount for each in containers for mount in each.get("volumeMounts") or []]
+    return any(PurePosixPath(path).is_relative_to(mount["mountPath"]) for mount in mounts)
 
 
 def _subjects(spec: Spec) -> Iterator[str]:
@@ -92,8 +129,10 @@ def _has_lora(training: Training) -> bool:
     return "lora" in (training.method, training.text_encoder.method)
 
 
-def _output(spec: Spec) -> Iterator[str]:
-    if world_size(spec.runtime) > 1 and spec.output.startswith("file://"):
+def _output(job: DreamBoothJob) -> Iterator[str]:
+    spec = job.spec
+    path = spec.output.removeprefix("file://")
+    if path != spec.output and world_size(spec.runtime) > 1 and not _is_mounted(job, path):
         yield (
             "spec.output: a file:// folder must be the same on every node; use s3://, or mount a"
             " shared volume by runtime.podOverrides"

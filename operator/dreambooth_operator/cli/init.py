@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import typer
 
 from dreambooth_api.models.model import FILE_ENDINGS
 from dreambooth_api.parsing import yamljson
-from dreambooth_api.parsing.advice import warnings
+from dreambooth_api.parsing.advice import LARGE_RESOLUTION, cluster_warnings, warnings
+from dreambooth_operator.cli.base_model import model_source, native_resolution
 from dreambooth_operator.cli.job_file import check_job
 from dreambooth_operator.cli.program import command_line
 from dreambooth_operator.errors import UserError
@@ -44,24 +46,38 @@ def init(options: InitOptions) -> None:
     """Write the job file; what no option gives is asked for on a terminal.
 
     Raises:
-        UserError: The folder holds no photos, the file exists already, or a value is not valid.
+        UserError: The folder holds no photos, the file exists already or cannot be written, or a
+            value is not valid.
     """
     count = _count_images(options.photos)
-    if options.file.exists() and not options.force:
-        raise UserError(f"{options.file} exists already: name another file, or use --force")
+    # Before anything is asked: the answers would be lost.
+    _check_file(options.file, options.force)
     document = _document(options)
     job = check_job(document, "the job")
     options.file.write_text(HEADER + yamljson.dump(document))
-    sys.stdout.write(f"wrote {options.file}, with {count} photos\n")
+    photos = "1 photo" if count == 1 else f"{count} photos"
+    sys.stdout.write(f"wrote {options.file}, with {photos}\n")
     notes = warnings(job)
     if count < FEW_IMAGES:
-        notes.append(f"{options.photos} holds {count} photos; 3 to 5 are usual")
-    if not visible_gpus():
+        notes.append(f"{options.photos} holds {photos}; 3 to 5 are usual")
+    resolution = native_resolution(job.spec.model.source) or LARGE_RESOLUTION
+    if not visible_gpus() and resolution >= LARGE_RESOLUTION:
         notes.append("this machine has no GPU; a full-size model takes days on a CPU")
     for note in notes:
         sys.stderr.write(f"warning: {note}\n")
+    for note in cluster_warnings(job):
+        sys.stderr.write(f"note: {note}\n")
     sys.stdout.write(f"check it: {command_line('validate', str(options.file))}\n")
     sys.stdout.write(f"run it:   {command_line('run', str(options.file))}\n")
+
+
+def _check_file(file: Path, force: bool) -> None:
+    if file.is_dir():
+        raise UserError(f"--file {file}: is a folder; name a file in it")
+    if file.exists() and not force:
+        raise UserError(f"{file} exists already: name another file, or use --force")
+    if not file.parent.is_dir():
+        raise UserError(f"--file {file}: there is no folder {file.parent}; create it first")
 
 
 def _count_images(folder: Path) -> int:
@@ -76,11 +92,11 @@ def _count_images(folder: Path) -> int:
 def _document(options: InitOptions) -> dict[str, Any]:
     noun = _answer(options.class_noun, "--class", "What do the photos show (mug, dog, person)")
     identifier = _answer(options.identifier, "--identifier", "Rare word for the subject", "sks")
-    source = _answer(options.model, "--model", "Base model (hf://, s3:// or path)", DEFAULT_MODEL)
+    question = "Base model (hf://, s3:// or path)"
+    source = _answer(options.model, "--model", question, DEFAULT_MODEL, model_source)
     output = _answer(options.output, "--output", "Where the results go", "results")
-    source = source if "://" in source else str(_absolute(source))
-    prompt = f"a photo of {identifier} {noun}"
     gpus = min(1, len(visible_gpus()))
+    prompt = f"a photo of {identifier} {noun}"
     return {
         "apiVersion": "dreambooth.dev/v1alpha1",
         "kind": "DreamBoothJob",
@@ -97,7 +113,9 @@ def _document(options: InitOptions) -> dict[str, Any]:
                     "images": f"file://{options.photos.resolve()}",
                 }
             ],
-            "output": output if "://" in output else f"file://{_absolute(output)}",
+            "output": output
+            if "://" in output
+            else f"file://{Path(output).expanduser().resolve()}",
             "training": {"method": options.method, "precision": "bf16" if gpus else "fp32"},
             "samples": {"prompts": [prompt, f"{prompt} on the beach"]},
             "runtime": {"nodes": 1, "gpusPerNode": gpus},
@@ -105,24 +123,29 @@ def _document(options: InitOptions) -> dict[str, Any]:
     }
 
 
-def _answer(given: str | None, option: str, question: str, default: str | None = None) -> str:
-    """The option's value, else the user's answer, else the default.
+def _answer(
+    given: str | None,
+    option: str,
+    question: str,
+    default: str | None = None,
+    check: Callable[[str], str] = str,
+) -> str:
+    """The option's value, else the user's answer, else the default, as `check` returns it.
 
     Raises:
-        UserError: There is neither an option nor a default, and nobody to ask.
+        UserError: There is neither an option nor a default, and nobody to ask; or `check` refuses
+            the value. An answer that it refuses is asked for again.
     """
     if given is not None:
-        return given
-    if sys.stdin.isatty():
-        answer: str = typer.prompt(question, default=default)
-        return answer
+        return check(given)
+    while sys.stdin.isatty():
+        try:
+            return check(typer.prompt(question, default=default))
+        except UserError as error:
+            sys.stderr.write(f"{error}\n")
     if default is None:
         raise UserError(f"{option} is required when standard input is not a terminal")
-    return default
-
-
-def _absolute(path: str) -> Path:
-    return Path(path).expanduser().resolve()
+    return check(default)
 
 
 def _job_name(photos: Path) -> str:

@@ -13,7 +13,8 @@ HEADER = ("NAME", "STATE", "ATTEMPTS", "AGE", "OUTPUT")
 def print_runs(state_folder: Path) -> None:
     """Print a line for each run, the newest first, in columns as `kubectl get` does."""
     state = State(state_folder)
-    rows = [HEADER, *(_row(run, state) for run in state.runs())]
+    running = state.running()
+    rows = [HEADER, *(_row(run, running) for run in state.runs())]
     if len(rows) == 1:
         sys.stderr.write(f"no runs in {state.folder}\n")
         return
@@ -23,10 +24,11 @@ def print_runs(state_folder: Path) -> None:
         sys.stdout.write("   ".join(cells).rstrip() + "\n")
 
 
-def _row(run: Run, state: State) -> tuple[str, ...]:
+def _row(run: Run, running: Run | None) -> tuple[str, ...]:
     record = run.record
-    # A process that was killed could not write how its run ended.
-    interrupted = record.state == "Running" and not state.is_locked()
+    # A process that was killed could not record how its run ended.
+    goes_on = running is not None and running.folder == run.folder
+    interrupted = record.state == "Running" and not goes_on
     return (
         record.job.metadata.name,
         "Interrupted" if interrupted else record.state,

@@ -7,7 +7,7 @@ have to wait for boto3.
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -39,7 +39,7 @@ Exit codes: 0 done; {USAGE_EXIT_CODE} wrong usage, or a job that is not valid; e
 {ExitCode.BAD_MODEL} model, {ExitCode.STORAGE_DENIED} storage, {ExitCode.NOT_FINITE} loss not \
 finite, {ExitCode.FENCED} output in use by a newer attempt; {ExitCode.STALLED} no progress; \
 {ExitCode.OUT_OF_MEMORY} out of GPU memory; \
-{ExitCode.STOPPED} stopped, state saved."""
+{ExitCode.STOPPED} stopped, after a checkpoint if training had begun."""
 EXIT_CODES = f"Exit codes: 0 done; {USAGE_EXIT_CODE} wrong usage, or a file that is not valid."
 
 
@@ -145,7 +145,7 @@ def render(
     """Print the Kubernetes objects of one attempt and of its preflight check."""
     from dreambooth_operator.cli.render import render
 
-    sys.stdout.write(render(file, attempt, image))
+    render(file, attempt, image)
 
 
 @app.command(
@@ -246,6 +246,14 @@ def main() -> None:
     """
     try:
         app(prog_name=NAME)
-    except (UserError, StorageError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(USAGE_EXIT_CODE)
+    except OSError as error:
+        # Without the number, which Python puts first.
+        where = f"{error.filename}: " if error.filename is not None else ""
+        _fail(f"{where}{error.strerror or error}")
+    except (UserError, StorageError) as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(USAGE_EXIT_CODE)

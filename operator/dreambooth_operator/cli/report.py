@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.contract.times import human_duration
 from dreambooth_api.models.job import output_layout
@@ -69,10 +68,13 @@ class Report:
             self.console.print(score_table(entry))
 
     def _print_stop(self, exit_code: int) -> None:
-        saved = exit_code == ExitCode.STOPPED
-        state = "the state is saved" if saved else "progress since the last checkpoint is lost"
-        print_text(self.console, f"stopped (exit code {exit_code}): {state}", style="bold")
-        print_text(self.console, f"resume with: {self.resume_command}")
+        checkpoint = self.run.record.checkpoint
+        saved = f"saved up to step {checkpoint.step}" if checkpoint else "no checkpoint was saved"
+        print_text(self.console, f"stopped (exit code {exit_code}): {saved}", style="bold")
+        self._print_resume_command()
+
+    def _print_resume_command(self) -> None:
+        print_text(self.console, f"resume {self.run.resume_point} with: {self.resume_command}")
 
     def _print_failure(self, failure: RunFailure) -> None:
         """Which pod failed, why, what to do, and where the logs are."""
@@ -97,7 +99,9 @@ class Report:
                 f"gave up after {self.run.record.attempts} attempts:"
                 f" spec.runtime.restart.maxFailures is {runtime.restart.max_failures}",
             )
-            print_text(self.console, f"resume from the last checkpoint with: {self.resume_command}")
+        # A run that was refused is only worth resuming for its checkpoint.
+        if not failure.final or self.run.record.checkpoint:
+            self._print_resume_command()
 
     def _print_indented(self, lines: list[str], style: str = "") -> None:
         for line in lines:

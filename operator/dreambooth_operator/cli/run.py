@@ -69,6 +69,7 @@ def run(options: RunOptions) -> int:
         if options.resume:
             # Under the lock: another process may be running this very job.
             run = _resumed_run(job, state)
+            print_text(console, f"resuming {run.folder.name} {run.resume_point}")
         else:
             run = state.new_run(job, embedded=needs_embedded(job))
         with storage_for(run.job, state, run.record.embedded) as storage:
@@ -120,9 +121,9 @@ def _parse_upload(text: str) -> Upload:
 
 
 def _resumed_run(job: DreamBoothJob, state: State) -> Run:
-    """The last run of this job, with the job as it is now."""
+    """The run of this job to resume, with the job as it is now."""
     name = job.metadata.name
-    run = state.latest_run(name, job.metadata.namespace)
+    run = state.run_to_resume(name, job.metadata.namespace)
     if run is None:
         raise UserError(f"--resume: {state.folder} holds no run of {name}; run it without --resume")
     if run.record.state == "Succeeded":

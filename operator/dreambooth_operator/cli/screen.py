@@ -28,7 +28,7 @@ def screen_for(console: Console, printed: Sequence[str] = ()) -> Screen:
 
 
 class Notices:
-    """Lines that stay on the terminal: warnings of the trainer's checks, and where it resumes.
+    """Lines that stay on the terminal: results of the trainer's checks, and where it resumes.
 
     Each is printed once, though every attempt repeats the checks. `printed` are warnings of the job
     itself, which the user sees before it starts.
@@ -42,6 +42,7 @@ class Notices:
         if progress is None:
             return []
         lines = [f"warning: {each}" for each in progress.warnings]
+        lines += [f"note: {each}" for each in progress.notes]
         if progress.resumed_from is not None:
             lines.append(
                 f"attempt {progress.attempt}: resumed from the checkpoint of step"
@@ -140,7 +141,13 @@ class LiveScreen:
 def stage_name(progress: Progress | None, stopping: bool) -> str:
     """The stage as the user sees it."""
     if stopping:
-        return "Stopping: saving a checkpoint (Ctrl-C again stops without saving)"
+        # Before, there is nothing to save.
+        saves = progress and progress.stage not in ("Preparing", "GeneratingPrior")
+        return (
+            "Stopping: saving a checkpoint (Ctrl-C again stops without saving)"
+            if saves
+            else "Stopping (Ctrl-C again stops at once)"
+        )
     return progress.stage if progress else "Starting"
 
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from dreambooth_api.parsing.advice import warnings
+from dreambooth_api.parsing.advice import cluster_warnings, warnings
 from dreambooth_operator.cli.job_file import read_job
 from dreambooth_operator.errors import USAGE_EXIT_CODE, UserError
 
@@ -24,5 +24,8 @@ def _validate(path: Path) -> int:
         return USAGE_EXIT_CODE
     for warning in warnings(job):
         sys.stderr.write(f"{path}: warning: {warning}\n")
+    # The job is valid on this machine: a note.
+    for note in cluster_warnings(job):
+        sys.stderr.write(f"{path}: note: {note}\n")
     sys.stdout.write(f"{path}: valid\n")
     return 0

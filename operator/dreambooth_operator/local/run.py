@@ -86,7 +86,8 @@ def _run_attempts(run: Run, storage: LocalStorage, stop: StopRequest, screen: Sc
             failure = RunFailure(pods[attempt.pod.index], attempt.pod, attempt.final)
             return RunEnd(exit_code, failure)
         seconds = policy.wait_seconds(waits)
-        screen.print_line(_restart_notice(attempt.pod, outcomes, policy, seconds))
+        restart = f"restarting in {seconds} s {run.resume_point}"
+        screen.print_line(_restart_notice(attempt.pod, outcomes, policy, restart))
         if not _wait(seconds, stop):
             return RunEnd(ExitCode.STOPPED)
 
@@ -96,20 +97,27 @@ def _run_attempt(
 ) -> tuple[list[LocalPod], list[PodEnd]]:
     """Run one attempt; returns its pods, and how they ended in the order in which they did."""
     attempt = run.record.attempts
+    objects = attempt_objects(storage.job, attempt, LOCAL_IMAGE)
+    # First what this machine may refuse, such as a port in use: nothing has run then.
+    node = _node_environment(run, attempt, storage)
+    pods = local_pods(objects, node)
     # Before anything runs: a number is never used twice, as checkpoints are fenced by it.
     run.record.attempts += 1
     run.record.state = "Running"
     run.save()
-    objects = attempt_objects(storage.job, attempt, LOCAL_IMAGE)
     # Not read again: for the user, who can compare it with what the operator would create.
     (run.folder / f"attempt-{attempt}.yaml").write_text(to_yaml(objects))
-    node = _node_environment(run, attempt, storage)
-    pods = local_pods(objects, node)
     screen.attempt_started(attempt)
     with ProgressReader(node.addresses[0], node.metrics_port) as reader:
-        ends = run_pods(
-            pods, stop, lambda: screen.update(reader.latest, reader.problem, stop.requested)
-        )
+
+        def update() -> None:
+            progress = reader.latest
+            run.record_checkpoint(progress.last_checkpoint if progress else None)
+            screen.update(progress, reader.problem, stop.requested)
+
+        ends = run_pods(pods, stop, update)
+    for end in ends:
+        run.record_checkpoint(end.termination.checkpoint)
     return pods, ends
 
 
@@ -143,15 +151,12 @@ def _counted(outcomes: list[Outcome]) -> tuple[int, int]:
 
 
 def _restart_notice(
-    pod: PodEnd, outcomes: list[Outcome], policy: RestartPolicy, seconds: int
+    pod: PodEnd, outcomes: list[Outcome], policy: RestartPolicy, restart: str
 ) -> str:
     budget = f"failure {sum(_counted(outcomes))} of {policy.max_failures} allowed"
     failed = outcomes[-1] in ("Failed", "Stalled")
     reason = budget if failed else "disrupted"
-    notice = (
-        f"pod {pod.index} exited with code {pod.exit_code} ({reason}); restarting from the last"
-        f" checkpoint in {seconds} s"
-    )
+    notice = f"pod {pod.index} exited with code {pod.exit_code} ({reason}); {restart}"
     # What the user can put right in the meantime.
     explained = pod.termination.message and (failed or pod.exit_code in NOT_RETRYABLE)
     return f"{notice}: {pod.termination.message}" if explained else notice

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 from dreambooth_operator.errors import UserError
 
@@ -61,13 +62,11 @@ class SeaweedServer:
         self.access_key, self.secret_key = _credentials(self.folder / "s3.json")
 
     def connect(self) -> bool:
-        """Use the server that another process runs in the folder; False: it is not ready.
-
-        Call it while that process lives: a server that was killed leaves its endpoint behind.
-        """
+        """Use the server that another process runs in the folder; False: none answers."""
         path = self.folder / ENDPOINT_FILE
         self.endpoint_url = path.read_text() if path.exists() else ""
-        return bool(self.endpoint_url)
+        # A server that was killed leaves its endpoint behind.
+        return bool(self.endpoint_url) and _is_listening(self.endpoint_url)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -86,6 +85,8 @@ class SeaweedServer:
         """
         if self._process is not None:
             return self
+        # Of an earlier server that was killed: another program may have its port by now.
+        (self.folder / ENDPOINT_FILE).unlink(missing_ok=True)
         deadline = time.monotonic() + timeout
         for _ in range(_START_ATTEMPTS):  # another process may take a port before the server does
             self._launch()
@@ -235,15 +236,34 @@ def _store_probe(client: Any) -> None:
     client.delete_bucket(Bucket=bucket)
 
 
+def _is_listening(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        with socket.create_connection((parts.hostname, parts.port), timeout=2):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
 def _credentials(path: Path) -> tuple[str, str]:
-    """(access key, secret key) of the server's only identity; generated once, kept in `path`."""
+    """(access key, secret key) of the server's only identity; generated once, kept in `path`.
+
+    Raises:
+        SeaweedError: The file is damaged.
+    """
     if not path.exists():
         keys = {"accessKey": secrets.token_hex(10), "secretKey": secrets.token_hex(20)}
         identity = {"name": "local", "credentials": [keys], "actions": ["Admin"]}
-        path.touch(mode=0o600)
-        path.write_text(json.dumps({"identities": [identity]}))
-    keys = json.loads(path.read_text())["identities"][0]["credentials"][0]
-    return keys["accessKey"], keys["secretKey"]
+        temporary = path.with_suffix(".part")
+        temporary.touch(mode=0o600)
+        temporary.write_text(json.dumps({"identities": [identity]}))
+        # A rename is atomic, while a process that is killed leaves half a file.
+        temporary.replace(path)
+    try:
+        keys = json.loads(path.read_text())["identities"][0]["credentials"][0]
+        return keys["accessKey"], keys["secretKey"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise SeaweedError(f"{path}: is damaged; delete it, and new keys are generated") from error
 
 
 def _server_environment() -> dict[str, str]:

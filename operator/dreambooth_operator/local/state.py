@@ -9,19 +9,21 @@ import fcntl
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
+from dreambooth_api.contract.message import Checkpoint
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_operator.errors import UserError
 
 DEFAULT_STATE = Path(".dreambooth")
 
-RunState = Literal["Running", "Succeeded", "Failed", "Stopped"]
+RunState = Literal["Running", "Succeeded", "Failed", "Stopped", "Interrupted"]
+"""`Interrupted`: its process was killed, and could not record how the run ended."""
 
 
 class RunRecord(BaseModel):
@@ -35,6 +37,8 @@ class RunRecord(BaseModel):
     attempts: int = 0
     """Attempts started; the next one has this number."""
     state: RunState = "Running"
+    checkpoint: Checkpoint | None = None
+    """The newest durable checkpoint that the trainer has reported, in any attempt."""
 
 
 class Run:
@@ -53,6 +57,34 @@ class Run:
     def results(self) -> Path:
         """Folder of the results that were downloaded."""
         return self.folder / "results"
+
+    def is_of(self, name: str, namespace: str | None) -> bool:
+        """Whether it is a run of the job of that name; a namespace of None stands for any."""
+        found = self.job.metadata
+        return found.name == name and namespace in (None, found.namespace)
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether there may be something to resume: the last checkpoint may not be recorded yet."""
+        return self.record.checkpoint is not None or self.record.state == "Interrupted"
+
+    @property
+    def resume_point(self) -> str:
+        """Where the next attempt begins, for messages."""
+        if self.record.checkpoint is not None:
+            return f"from the checkpoint of step {self.record.checkpoint.step}"
+        if self.has_progress:
+            return "from the last checkpoint, if there is one"
+        return "from the beginning"
+
+    def record_checkpoint(self, checkpoint: Checkpoint | None) -> None:
+        """Record a durable checkpoint that the trainer reports; None: it has not made one yet."""
+        if checkpoint is None or checkpoint == self.record.checkpoint:
+            return
+        self.record.checkpoint = checkpoint
+        # It is only read to choose a run and for messages: a full disk must not end the training.
+        with suppress(OSError):
+            self.save()
 
     def save(self) -> None:
         """Write the record, whole or not at all.
@@ -96,12 +128,17 @@ class State:
 
         A namespace of None stands for any.
         """
-        runs = (
-            run
-            for run in self.runs()
-            if run.job.metadata.name == name and namespace in (None, run.job.metadata.namespace)
-        )
-        return next(runs, None)
+        return next((run for run in self.runs() if run.is_of(name, namespace)), None)
+
+    def run_to_resume(self, name: str, namespace: str) -> Run | None:
+        """The newest run of the job that succeeded or has progress; without one, the newest.
+
+        A run that was refused, or stopped before its first checkpoint, must not hide an earlier
+        one.
+        """
+        runs = [run for run in self.runs() if run.is_of(name, namespace)]
+        started = (run for run in runs if run.has_progress or run.record.state == "Succeeded")
+        return next(started, next(iter(runs), None))
 
     def runs(self) -> list[Run]:
         """The runs that have started an attempt, the newest first.
@@ -115,10 +152,16 @@ class State:
     def _all_runs(self) -> Iterator[Run]:
         for path in self._runs.glob("*/run.json"):
             try:
-                yield Run(path.parent, RunRecord.model_validate_json(path.read_text()))
-            # A record of another version, or one that is damaged: neither can be resumed.
-            except ValidationError:
+                yield Run(path.parent, RunRecord.model_validate_json(path.read_bytes()))
+            # A record of another version, or one that is damaged or was just deleted.
+            except (ValidationError, FileNotFoundError):
                 continue
+
+    def running(self) -> Run | None:
+        """The run that another process executes now, even if its first attempt is yet to start."""
+        if not self.is_locked():
+            return None
+        return next((run for run in self._all_runs() if run.record.state == "Running"), None)
 
     def wipe(self) -> None:
         """Delete all runs and the embedded storage."""
@@ -142,6 +185,8 @@ class State:
     def locked(self) -> Iterator[None]:
         """Lock the folder: only one process may write to the embedded storage.
 
+        Runs of processes that were killed are then recorded as interrupted.
+
         Raises:
             UserError: Another process holds the lock.
         """
@@ -156,4 +201,8 @@ class State:
                     f"{self.folder} is in use by another `dreambooth`;"
                     " wait for it, or name another folder with --state"
                 ) from error
+            for run in self._all_runs():
+                if run.record.state == "Running":
+                    run.record.state = "Interrupted"
+                    run.save()
             yield

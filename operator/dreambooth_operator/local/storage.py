@@ -80,7 +80,7 @@ def storage_to_read(job: DreamBoothJob, state: State, embedded: bool) -> Iterato
     """Open the job's storage to read; the embedded server of a run that is going on is shared.
 
     Raises:
-        UserError: The embedded server of that run is not ready yet.
+        UserError: The embedded server of that run is not ready yet, or the run has none.
         SeaweedError: The embedded server does not start.
     """
     from dreambooth_operator.local.seaweed import SeaweedServer
@@ -94,8 +94,12 @@ def storage_to_read(job: DreamBoothJob, state: State, embedded: bool) -> Iterato
     else:
         server = SeaweedServer(state.storage)
         if not server.connect():
+            running = state.running()
             raise UserError(
                 f"{state.folder}: the storage of the run is starting; try again in a few seconds"
+                if running and running.record.embedded
+                else f"{state.folder} is in use by another `dreambooth`, which has not started the"
+                " embedded storage; try again when it has ended"
             )
         with _embedded(job, server) as storage:
             yield storage

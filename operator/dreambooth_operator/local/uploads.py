@@ -5,9 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.state import State
 from dreambooth_operator.local.storage import LocalStorage
+
+Record = dict[str, dict[str, list[str]]]
+"""By server and URI, the URIs of the files that were uploaded last."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,8 @@ def upload(storage: LocalStorage, state: State, uploads: Sequence[Upload]) -> li
     return [Uploaded(len(new), len(old)) for new, old in zip(written, removed, strict=True)]
 
 
-def _read(path: Path) -> dict[str, dict[str, list[str]]]:
-    """By server and URI, the URIs of the files that were uploaded last."""
+def _read(path: Path) -> Record:
     try:
-        record: dict[str, dict[str, list[str]]] = json.loads(path.read_text())
+        return TypeAdapter(Record).validate_json(path.read_bytes())
     except (OSError, ValueError):  # the first upload, or a damaged file: nothing is removed
         return {}
-    return record

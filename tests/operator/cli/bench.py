@@ -24,6 +24,9 @@ from threading import Thread
 
 import yaml
 
+from dreambooth_api.contract.message import Checkpoint
+from dreambooth_api.contract.termination import Termination
+
 job = yaml.safe_load(Path(sys.argv[sys.argv.index("--config") + 1]).read_text())
 attempt, pod = int(os.environ["DREAMBOOTH_ATTEMPT"]), int(os.environ["JOB_COMPLETION_INDEX"])
 meta = job["metadata"]
@@ -46,7 +49,13 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+saved = None  # step of the newest checkpoint
+
+
 def end(code, message=""):
+    if saved is not None:
+        checkpoint = Checkpoint(step=saved, uri="s3://out", time="2026-01-01T00:00:00Z")
+        message = Termination(message=message, checkpoint=checkpoint).encode().decode()
     if message:
         Path(os.environ["DREAMBOOTH_TERMINATION_LOG"]).write_text(message)
     sys.exit(code)

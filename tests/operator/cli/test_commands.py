@@ -14,7 +14,9 @@ import yaml
 from typer.main import get_command
 
 from dreambooth_api.contract.exit_codes import ExitCode
+from dreambooth_api.parsing.load import load
 from dreambooth_operator.cli.main import app
+from dreambooth_operator.local.state import State
 from tests.operator.cli.bench import RESULTS, Bench
 
 
@@ -73,6 +75,9 @@ def test_job_is_read_from_standard_input(bench: Bench) -> None:
 
 
 def test_render_prints_all_objects(bench: Bench) -> None:
+    spec = bench.job["spec"]  # nothing that is warned of
+    spec["model"]["source"], spec["output"] = "hf://owner/name", "s3://bucket/out"
+    spec["subjects"][0]["images"] = "s3://bucket/mug"
     code, output = bench.dreambooth("render", "job.yaml", "--attempt", "4", "--image", "trainer:x")
     assert code == 0
     objects = list(yaml.safe_load_all(output))
@@ -83,6 +88,37 @@ def test_render_prints_all_objects(bench: Bench) -> None:
         ("Job", "mug-preflight"),
     ]
     assert objects[2]["spec"]["template"]["spec"]["containers"][0]["image"] == "trainer:x"
+
+
+def test_image_that_stands_for_the_operators_is_warned_of(bench: Bench) -> None:
+    warning = "is in no registry; name yours with --image"
+    assert warning in bench.dreambooth("render", "job.yaml")[1]
+    assert warning not in bench.dreambooth("render", "job.yaml", "--image", "trainer:x")[1]
+    bench.job["spec"]["runtime"]["image"] = "trainer:y"
+    assert warning not in bench.dreambooth("render", "job.yaml")[1]
+
+
+@pytest.mark.parametrize("command", ["validate", "render"])
+def test_paths_of_this_machine_are_named(bench: Bench, command: str) -> None:
+    """Unless a volume is mounted there."""
+    bench.job["spec"]["output"] = "file:///volume/out"
+    fields = "spec.model.source, spec.subjects[0].images, spec.output: local to this machine"
+    assert fields in bench.dreambooth(command, "job.yaml")[1]
+    bench.job["spec"]["model"]["source"] = "hf://owner/name"
+    bench.job["spec"]["subjects"][0]["images"] = "s3://bucket/mug"
+    bench.job["spec"]["runtime"]["podOverrides"] = {
+        "spec": {
+            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
+            "containers": [
+                {"name": "trainer", "volumeMounts": [{"name": "data", "mountPath": "/volume"}]}
+            ],
+        }
+    }
+    output = bench.dreambooth(command, "job.yaml")[1]
+    assert "local to this machine" not in output
+    assert "must be the same on every node" not in output
+    bench.job["spec"]["output"] = "file:///volumes/out"
+    assert ": spec.output: local to this machine" in bench.dreambooth(command, "job.yaml")[1]
 
 
 def test_command_line_loads_nothing_heavy(bench: Bench) -> None:
@@ -147,6 +183,39 @@ def test_run_that_was_killed_is_not_listed_as_running(bench: Bench) -> None:
     assert " Interrupted " in bench.dreambooth("list")[1]
 
 
+def test_run_that_was_killed_is_not_running_while_another_is(bench: Bench) -> None:
+    bench.trainer("(run / 'ready').touch(); time.sleep(60)")
+    for name in ("mug", "cup"):
+        bench.job["metadata"]["name"] = name
+        process = bench.start("run", "job.yaml")
+        until = time.monotonic() + 60
+        while not list(bench.folder.glob(f"out/default/{name}/*/ready")):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        if name == "mug":
+            process.kill()
+            process.wait()
+    _, output = bench.dreambooth("list")
+    states = [line.split()[:2] for line in output.splitlines()[1:]]
+    assert states == [["cup", "Running"], ["mug", "Interrupted"]]
+    # The log of a run that has ended is not followed, whatever runs now.
+    assert bench.dreambooth("logs", "mug", "--follow") == (0, "")
+
+
+def test_samples_of_the_embedded_storage_say_why_it_is_not_there(bench: Bench) -> None:
+    """Another run, which needs no such storage, has the state folder."""
+    state = State(bench.state)
+    job = load(yaml.safe_dump(bench.job))
+    with state.locked():
+        past = state.new_run(job, embedded=True)
+        past.record.attempts, past.record.state = 1, "Succeeded"
+        past.save()
+        state.new_run(job, embedded=False)
+        code, output = bench.dreambooth("samples", "mug")
+    assert code == 2
+    assert "is in use by another `dreambooth`, which has not started the embedded" in output
+
+
 def test_logs_are_those_of_the_newest_run(bench: Bench) -> None:
     for number in (1, 2):
         bench.trainer(f"print('run {number} pod', pod)")
@@ -174,6 +243,25 @@ print("end")
         assert time.monotonic() < until
         time.sleep(0.05)
     assert bench.dreambooth("logs", "mug", "--follow") == (0, "begin\nend\n")
+
+
+def test_logs_wait_for_a_run_that_is_about_to_start(bench: Bench) -> None:
+    """And do not show those of an earlier run meanwhile."""
+    bench.trainer("print('earlier')")
+    bench.run_job()
+    state = State(bench.state)
+    with state.locked():
+        run = state.new_run(load(yaml.safe_dump(bench.job)), embedded=False)
+        code, output = bench.dreambooth("logs", "mug")
+        assert code == 2
+        assert "no log yet, as the pod has not started; wait with --follow" in output
+        follower = bench.start("logs", "mug", "--follow")
+        time.sleep(3)
+        assert follower.poll() is None
+        (run.folder / "pod-0.log").write_text("now\n")
+        time.sleep(1)
+    output, _ = follower.communicate(timeout=60)
+    assert (follower.returncode, output) == (0, "now\n")
 
 
 def test_examples_in_the_help_are_understood() -> None:

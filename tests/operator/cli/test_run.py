@@ -3,6 +3,7 @@
 import re
 import shlex
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -138,7 +139,7 @@ def test_every_disruption_waits_the_shortest_time(bench: Bench) -> None:
     bench.trainer("end(143) if attempt < 3 else None")
     code, output = bench.run_job()
     assert code == 0
-    assert output.count("(disrupted); restarting from the last checkpoint in 1 s") == 3
+    assert output.count("(disrupted); restarting in 1 s from the beginning") == 3
 
 
 def test_failure_is_retried_as_a_new_attempt(bench: Bench) -> None:
@@ -161,7 +162,16 @@ def test_restart_budget_is_spent(bench: Bench) -> None:
     (record,) = bench.records()
     assert record["attempts"] == 3
     assert "gave up after 3 attempts: spec.runtime.restart.maxFailures is 2" in output
-    assert "resume from the last checkpoint with: dreambooth run job.yaml --resume" in output
+    assert "resume from the beginning with: dreambooth run job.yaml --resume" in output
+
+
+def test_checkpoint_to_resume_from_is_named(bench: Bench) -> None:
+    bench.job["spec"]["runtime"]["restart"]["maxFailures"] = 1
+    bench.trainer("saved = 4; end(3)")
+    code, output = bench.run_job()
+    assert code == 3
+    assert "restarting in 1 s from the checkpoint of step 4" in output
+    assert "resume from the checkpoint of step 4 with: dreambooth run job.yaml --resume" in output
 
 
 def test_disruption_costs_no_failure(bench: Bench) -> None:
@@ -178,24 +188,19 @@ def test_stop_saves_and_resume_goes_on_with_the_same_run(
 ) -> None:
     bench.trainer("""
 if attempt == 0:
+    saved = 4
     (run / f"ready-{pod}").touch()
     time.sleep(60)
 """)
-    process = bench.start("run", "-f", "job.yaml")
-    until = time.monotonic() + 60
-    while len(list(bench.folder.glob("out/default/mug/*/ready-*"))) < 2:
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "stopped (exit code 143): the state is saved" in output
-    assert "resume with: dreambooth run job.yaml --resume" in output
+    output = stopped_when_ready(bench, number)
+    assert "stopped (exit code 143): saved up to step 4" in output
+    assert "resume from the checkpoint of step 4 with: dreambooth run job.yaml --resume" in output
     (stopped,) = bench.records()
     assert (stopped["state"], stopped["attempts"]) == ("Stopped", 1)
 
     code, output = bench.run_job("--resume")
     assert code == 0
+    assert f"resuming mug-{stopped['job']['metadata']['uid'][:8]} from the checkpoint of" in output
     assert "attempt 1: starting" in output
     (resumed,) = bench.records()
     assert resumed["job"]["metadata"]["uid"] == stopped["job"]["metadata"]["uid"]
@@ -204,6 +209,76 @@ if attempt == 0:
     code, output = bench.run_job("--resume")
     assert code == 2
     assert "set spec.resumeFrom to {job: mug}" in output
+
+
+def stopped_when_ready(bench: Bench, number: signal.Signals = signal.SIGTERM) -> str:
+    """Output of a run that is stopped once both pods have made a file `ready-<pod>`."""
+    process = bench.start("run", "-f", "job.yaml")
+    until = time.monotonic() + 60
+    while len(list(bench.folder.glob("out/default/mug/*/ready-*"))) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == (143 if number != signal.SIGKILL else -9)
+    return output
+
+
+def test_stop_before_the_first_checkpoint_does_not_claim_to_have_saved(bench: Bench) -> None:
+    bench.trainer("(run / f'ready-{pod}').touch(); time.sleep(60)")
+    output = stopped_when_ready(bench)
+    assert "stopped (exit code 143): no checkpoint was saved" in output
+    assert "resume from the beginning with: " in output
+
+
+def test_run_that_was_refused_does_not_hide_one_with_a_checkpoint(bench: Bench) -> None:
+    bench.job["spec"]["runtime"]["restart"]["maxFailures"] = 0
+    bench.trainer("saved = 4; end(1)")
+    assert bench.run_job()[0] == 1
+    bench.trainer("end(65, 'no image decodes')")
+    assert bench.run_job()[0] == 65
+    bench.trainer("")
+    assert bench.run_job("--resume")[0] == 0
+    assert [record["state"] for record in bench.records()] == ["Succeeded", "Failed"]
+
+
+def test_run_whose_process_was_killed_is_resumed(bench: Bench) -> None:
+    """Its newest checkpoint is recorded as soon as the trainer reports it."""
+    bench.trainer("""
+progress["lastCheckpoint"] = {"step": 4, "uri": "s3://out", "time": "2026-01-01T00:00:00Z"}
+time.sleep(2)
+(run / f"ready-{pod}").touch()
+time.sleep(60)
+""")
+    stopped_when_ready(bench, signal.SIGKILL)
+    bench.trainer("(run / f'ready-{pod}').touch(); time.sleep(60)")
+    (bench.folder / "out").rename(bench.folder / "before")
+    stopped_when_ready(bench, signal.SIGKILL)
+    bench.trainer("end(65)")
+    bench.run_job()
+
+    bench.trainer("")
+    code, output = bench.run_job("--resume")
+    assert code == 0
+    first, second, _ = bench.records()
+    assert f"resuming mug-{second['job']['metadata']['uid'][:8]} from the last" in output
+    assert first["checkpoint"]["step"] == 4
+    assert [record["state"] for record in (first, second)] == ["Interrupted", "Succeeded"]
+
+
+def test_port_in_use_leaves_the_run_as_it_was(bench: Bench) -> None:
+    bench.trainer("saved = 4; end(1)")
+    bench.job["spec"]["runtime"]["restart"]["maxFailures"] = 0
+    bench.run_job()
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        bench.job["spec"]["runtime"]["ports"] = {"rendezvous": other.getsockname()[1]}
+        code, output = bench.run_job("--resume")
+    assert code == 2
+    assert "spec.runtime.ports.rendezvous: port" in output
+    (record,) = bench.records()
+    assert (record["state"], record["attempts"]) == ("Failed", 1)
 
 
 def test_command_to_resume_can_be_pasted(bench: Bench) -> None:
@@ -216,7 +291,7 @@ def test_command_to_resume_can_be_pasted(bench: Bench) -> None:
         "run", "my job.yaml", "--state", "my runs", "--nodes", "1", "--gpus", "0"
     )
     assert code == 1
-    (command,) = re.findall(r"resume from the last checkpoint with: (.+)", output)
+    (command,) = re.findall(r"resume from the beginning with: (.+)", output)
     assert shlex.split(command) == [
         "dreambooth", "run", "my job.yaml", "--resume", "--state", "my runs", "--nodes", "1",
         "--gpus", "0",
@@ -232,7 +307,7 @@ def test_hint_names_a_program_that_the_shell_finds(bench: Bench) -> None:
     bench.job["spec"]["runtime"]["restart"]["maxFailures"] = 0
     bench.trainer("end(1)")
     _, output = bench.run_job()
-    (command,) = re.findall(r"resume from the last checkpoint with: (.+)", output)
+    (command,) = re.findall(r"resume from the beginning with: (.+)", output)
     assert Path(bench.folder, shlex.split(command)[0]).samefile(Path(SCRIPTS, "dreambooth"))
 
 
@@ -241,7 +316,7 @@ def test_job_of_standard_input_is_resumed_from_a_copy(bench: Bench) -> None:
     bench.trainer("end(1) if attempt == 0 else None")
     code, output = bench.dreambooth("run", "-", stdin=yaml.safe_dump(bench.job))
     assert code == 1
-    (command,) = re.findall(r"resume from the last checkpoint with: (.+)", output)
+    (command,) = re.findall(r"resume from the beginning with: (.+)", output)
     code, output = bench.dreambooth(*shlex.split(command)[1:])
     assert code == 0, output
     (record,) = bench.records()
@@ -373,6 +448,17 @@ def test_sources_of_one_uri_are_both_remembered(bench: Bench) -> None:
     code, output = bench.run_job(*uploads)
     assert code == 0, output
     assert sorted(path.name for path in target.iterdir()) == ["0.jpg", "1.jpg"]
+
+
+def test_damaged_record_of_uploads_is_as_none(bench: Bench) -> None:
+    bench.trainer("")
+    bench.state.mkdir()
+    (bench.state / "uploads.json").write_text("[]")
+    (bench.folder / "photos").mkdir()
+    (bench.folder / "photos" / "0.jpg").write_bytes(b"jpg")
+    code, output = bench.run_job("--upload", f"photos=file://{bench.folder}/bucket")
+    assert code == 0, output
+    assert "uploaded 1 files" in output
 
 
 def test_upload_of_an_empty_folder_removes_nothing(bench: Bench) -> None:

@@ -12,6 +12,7 @@ from dreambooth_operator.cli.screen import (
     PlainScreen,
     figures,
     screen_for,
+    stage_name,
 )
 
 
@@ -63,6 +64,19 @@ def test_rejected_images_are_printed_once() -> None:
     for step in range(3):
         screen.update(progress(step=step, warnings=[rejected]), None, stopping=False)
     assert output.getvalue().count(rejected) == 1
+
+
+def test_notes_are_no_warnings() -> None:
+    console, output = text_console()
+    note = "spec.resumeFrom: goes on from step 4 of 8: s3://out"
+    screen_for(console).update(progress(notes=[note]), None, stopping=False)
+    assert output.getvalue().splitlines()[0] == f"note: {note}"
+
+
+def test_stopping_saves_only_what_was_trained() -> None:
+    assert "saving a checkpoint" in stage_name(progress("Training"), stopping=True)
+    for early in (None, progress("Preparing"), progress("GeneratingPrior")):
+        assert stage_name(early, stopping=True) == "Stopping (Ctrl-C again stops at once)"
 
 
 def test_where_an_attempt_resumes_is_printed_once() -> None:

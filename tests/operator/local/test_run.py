@@ -106,8 +106,7 @@ def test_only_failures_and_stalls_use_up_the_budget(runs: Runs) -> None:
     assert end.failure is not None
     assert not end.failure.final
     assert runs.screen.lines == [
-        f"pod 0 exited with code {code} ({reason}); restarting from the last checkpoint in"
-        f" {seconds} s"
+        f"pod 0 exited with code {code} ({reason}); restarting in {seconds} s from the beginning"
         for code, reason, seconds in [
             (1, "failure 1 of 2 allowed", 10),
             *[(143, "disrupted", 10)] * 3,
@@ -121,8 +120,8 @@ def test_reason_of_a_failure_is_shown_while_it_is_retried(runs: Runs) -> None:
     runs.message = "the hub cannot be reached"
     runs.run([1, 143])
     failed, stopped = runs.screen.lines
-    assert failed.endswith("in 10 s: the hub cannot be reached")
-    assert stopped.endswith("in 10 s")
+    assert failed.endswith("from the beginning: the hub cannot be reached")
+    assert stopped.endswith("from the beginning")
 
 
 def test_run_that_never_started_does_not_hide_an_earlier_one(runs: Runs) -> None:

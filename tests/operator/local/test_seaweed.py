@@ -12,7 +12,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from dreambooth_operator.local.seaweed import SeaweedError, SeaweedServer
+from dreambooth_operator.local.seaweed import ENDPOINT_FILE, SeaweedError, SeaweedServer
 
 
 def client_of(server: SeaweedServer, **overrides: str) -> Any:
@@ -40,6 +40,21 @@ def test_a_restart_serves_the_same_objects_to_the_same_credentials(tmp_path: Pat
     assert body == b"content" * 1000
     port = again.endpoint_url.rsplit(":", 1)[1]
     assert not list(Path("/tmp").glob(f"seaweedfs-*-{port}.sock"))
+
+
+def test_endpoint_that_a_killed_server_left_is_not_used(tmp_path: Path) -> None:
+    with SeaweedServer(tmp_path) as server:
+        assert SeaweedServer(tmp_path).connect()
+        url = server.endpoint_url
+    assert not SeaweedServer(tmp_path).connect()
+    (tmp_path / ENDPOINT_FILE).write_text(url)
+    assert not SeaweedServer(tmp_path).connect()
+
+
+def test_credentials_that_were_cut_short_are_named(tmp_path: Path) -> None:
+    (tmp_path / "s3.json").touch()
+    with pytest.raises(SeaweedError, match=r"s3.json: is damaged; delete it"):
+        SeaweedServer(tmp_path)
 
 
 def test_only_the_one_identity_is_served(s3_server: SeaweedServer) -> None:

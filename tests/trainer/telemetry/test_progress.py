@@ -76,7 +76,10 @@ def test_the_operator_reads_what_the_trainer_recorded(
 def test_the_warnings_of_the_checks_are_cut_to_what_an_answer_may_hold(
     server: Server, progress: ProgressState
 ) -> None:
-    progress.record_warnings([f"{n}.jpg: not an image\x1b" + "x" * 5000 for n in range(30)])
+    progress.record_checks(
+        [f"{n}.jpg: not an image\x1b" + "x" * 5000 for n in range(30)], ["goes on"]
+    )
+    assert answer(server).notes == ["goes on"]
     found = answer(server).warnings
     assert len(found) == 10
     assert all(len(warning) == 512 and "\x1b" not in warning for warning in found)

@@ -132,7 +132,7 @@ def _preflight(job: DreamBoothJob, storage: Storage, telemetry: Telemetry) -> Re
         log.info(note)
     for warning in report.warnings:
         log.warning(warning)
-    telemetry.progress.record_warnings([*report.warnings, *report.notes])
+    telemetry.progress.record_checks(report.warnings, report.notes)
     if report.errors or report.job is None:
         raise RefusedJobError(report.message(), report.exit_code)
     return report.job

@@ -113,11 +113,12 @@ class ProgressState:
             failed = self._progress.failed_saves + 1
             self._update(failed_saves=failed, save_problem=printable(problem, MAX_PROBLEM))
 
-    def record_warnings(self, warnings: Sequence[str]) -> None:
+    def record_checks(self, warnings: Sequence[str], notes: Sequence[str]) -> None:
         """The checks before training have found these; the first `MAX_WARNINGS` are kept."""
         with self._lock:
             self._update(
-                warnings=[printable(each, MAX_WARNING) for each in warnings[:MAX_WARNINGS]]
+                warnings=[printable(each, MAX_WARNING) for each in warnings[:MAX_WARNINGS]],
+                notes=[printable(each, MAX_WARNING) for each in notes[:MAX_WARNINGS]],
             )
 
     def record_class_images(self, done: int, total: int) -> None:
