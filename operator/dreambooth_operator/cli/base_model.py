@@ -50,7 +50,7 @@ def native_resolution(source: str) -> int | None:
         sample_size = _config(folder / denoiser)["sample_size"]
         # Each block of the VAE but the last halves the image.
         factor = 2 ** (len(_config(folder / "vae")["block_out_channels"]) - 1)
-        return int(sample_size) * factor
+        return int(sample_size * factor)
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
