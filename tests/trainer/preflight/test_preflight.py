@@ -21,8 +21,8 @@ from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.training import Training
 from dreambooth_storage import Storage, StorageSettings, TransferPolicy, Written
+from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS
 from dreambooth_trainer.models.model_config import ModelConfig
-from dreambooth_trainer.models.stable_diffusion import DEFAULTS
 from dreambooth_trainer.preflight.__main__ import main
 from dreambooth_trainer.preflight.check import check_job
 from dreambooth_trainer.preflight.objective import check_objective
