@@ -1,6 +1,7 @@
 """What is published about a family of models: what tests of any family compare with."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -28,5 +29,6 @@ class FamilyFacts:
     comfyui_prefix: str | None = None
     others: dict[str, int | None] = field(default_factory=dict)
     same_layout: tuple[str, ...] = ()  # other repositories that differ in numbers alone
+    call: dict[str, Any] = field(default_factory=dict)  # arguments for images of any small size
     true_cfg: bool = False  # guided by true_cfg_scale and a negative prompt for each prompt
     notes: str = ""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from tests.corpus.families import flux, flux2_klein, krea2, qwen_image, sd3, sdxl, z_image
+from tests.corpus.families import flux, flux2_klein, krea2, qwen_image, sana, sd3, sdxl, z_image
 from tests.corpus.families.facts import FamilyFacts
 from tests.corpus.families.parts import Part
 
@@ -28,4 +28,5 @@ FAMILIES: dict[str, FamilyModule] = {
     "sd3": sd3,
     "qwen_image": qwen_image,
     "krea2": krea2,
+    "sana": sana,
 }

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import Qwen2Tokenizer, T5Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import GemmaTokenizer, Qwen2Tokenizer, T5Tokenizer
 
 from tests.corpus.families.parts import write_json
 
@@ -22,6 +22,8 @@ TEXT = """
     objects background key features describe
 """
 WORDS = TEXT.split()
+ASCII = [chr(code) for code in range(ord("!"), ord("~") + 1)]
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # as SentencePiece writes it
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
 
 QWEN_SPECIAL = (
@@ -76,9 +78,9 @@ def write_t5(folder: Path, max_tokens: int = 512) -> int:
     Returns:
         The size of its vocabulary.
     """
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\N{LOWER ONE EIGHTH BLOCK}", -2.0)]
-    pieces += [(f"\N{LOWER ONE EIGHTH BLOCK}{word}", -3.0) for word in dict.fromkeys(WORDS)]
-    pieces += [(chr(code), -6.0) for code in range(ord("!"), ord("~") + 1)]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), (SPACE, -2.0)]
+    pieces += [(SPACE + word, -3.0) for word in dict.fromkeys(WORDS)]
+    pieces += [(letter, -6.0) for letter in ASCII]
     pieces += [(f"<extra_id_{number}>", 0.0) for number in reversed(range(100))]
     tokenizer = T5Tokenizer(vocab=pieces, model_max_length=max_tokens)
     tokenizer.save_pretrained(folder)
@@ -143,15 +145,46 @@ def write_qwen(folder: Path, *, files: bool = False, fast: bool = True) -> int:
     return len(tokenizer)
 
 
+def write_gemma(folder: Path, text: str = "") -> int:
+    """Write a Gemma tokenizer: pieces with a mark for spaces, a start token, padded on the right.
+
+    Args:
+        folder: Where to write it.
+        text: Its words, too, are one token each.
+
+    Returns:
+        The size of its vocabulary.
+    """
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    letters = [SPACE, "\n", *ASCII]
+    words = sorted({*WORDS, *text.split()})
+    spaced = tuple(piece for word in words for piece in (word, SPACE + word))
+    merges = _learn_merges(spaced, tuple(letters), byte_level=False)
+    octets = [f"<0x{value:02X}>" for value in range(256)]
+    tokens = dict.fromkeys([*special, *octets, *letters, *map("".join, merges)])
+    tokenizer = GemmaTokenizer(
+        vocab={token: number for number, token in enumerate(tokens)},
+        merges=merges,
+        padding_side="right",
+        model_max_length=8192,
+    )
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", 2)]
+    )
+    tokenizer.save_pretrained(folder)
+    return len(tokenizer)
+
+
 @cache
 def _learn_merges(
-    words: tuple[str, ...], letters: tuple[str, ...], suffix: str = ""
+    words: tuple[str, ...], letters: tuple[str, ...], suffix: str = "", *, byte_level: bool = True
 ) -> list[tuple[str, str]]:
-    """Merges of byte pairs after which every word is one token."""
+    """Merges of pairs of letters after which every word is one token."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix=suffix))
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split("\n", "removed"), pre_tokenizers.ByteLevel(False, use_regex=False)]
-    )
+    parts = [pre_tokenizers.Split("\n", "removed")]
+    if byte_level:
+        parts.append(pre_tokenizers.ByteLevel(False, use_regex=False))
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(parts)
     trainer = trainers.BpeTrainer(
         vocab_size=100_000,
         min_frequency=1,

@@ -53,6 +53,7 @@ def generate(family: FamilyModule, pipeline: Any, prompts: list[str], seeds: lis
         width=64,
         num_inference_steps=2,
         **guidance,
+        **family.FACTS.call,
         output_type="pt",
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
     ).images
