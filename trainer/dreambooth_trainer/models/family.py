@@ -104,6 +104,14 @@ class Family(ABC):
     def defaults(self) -> ModelDefaults:
         """What a job that leaves it to the model is trained and sampled with."""
 
+    @property
+    def training_notes(self) -> list[str]:
+        """What a user should know before training this model, such as what becomes of distillation.
+
+        Preflight shows them as warnings.
+        """
+        return []
+
     # Geometry
 
     @property

@@ -104,7 +104,7 @@ class _Measurement:
                 latents = torch.empty(count, *self._latent_shape)
                 self._family.predict(
                     torch.cat([latents] * 2),
-                    torch.zeros(2 * count, dtype=torch.long),
+                    torch.zeros(2 * count),
                     {
                         name: part.expand(2 * count, *part.shape[1:])
                         for name, part in self._conditioning.items()
@@ -118,7 +118,9 @@ class _Measurement:
         """One image: see `latents.load_latents`."""
         side = self._training.resolution
         with CudaArithmetic(None):
-            self._family.encode_images(torch.empty(1, 3, side, side))
+            moments = self._family.encode_images(torch.empty(1, 3, side, side))
+        self._moments_shape = moments.shape[1:]
+        del moments
         self._note("encoding latents")
 
     @torch.no_grad()
@@ -127,12 +129,11 @@ class _Measurement:
             return self._family.encode_tokens(self._tokens)
 
     def _module(self, local_batch: int) -> DreamBooth:
-        channels, *sides = self._latent_shape
         flips = len(variants("center", self._training.flip))
         rows = max(self._spec.prior.count * flips if self._spec.prior.enabled else 0, local_batch)
         text_is_trained = self._training.text_encoder.method != "frozen"
         cache = TrainingCache(
-            moments=torch.empty(rows, 2 * channels, *sides),
+            moments=torch.empty(rows, *self._moments_shape),
             crops=torch.empty(rows, 4, dtype=torch.long),
             caption_of_row=torch.empty(rows, dtype=torch.long),
             captions=[""],

@@ -11,13 +11,16 @@ from dreambooth_trainer.resolved_job import ResolvedJob, ResolvedTraining
 
 
 def check_model(job: ResolvedJob, config: ModelConfig, report: PreflightReport) -> None:
-    """Check the resolution (in pixels), the adapters' target modules, and the sampling."""
+    """Check the resolution (in pixels), what is trained, and the sampling."""
     training = job.spec.training
     report.warnings += _unusual_resolution(config, training.resolution)
+    report.warnings += [f"spec.model.source: {note}" for note in config.skeleton.training_notes]
     with report.collecting():
         _check_resolution(config, training.resolution)
     with report.collecting():
         _check_targets(config, training)
+    with report.collecting():
+        _check_text_encoder(config, training)
     report.errors += map(BadConfigError, sampling_problems(job, config.defaults))
 
 
@@ -58,4 +61,12 @@ def _check_targets(config: ModelConfig, training: ResolvedTraining) -> None:
         raise BadConfigError(
             "spec.training.lora.targets: no module of the model's denoiser is named"
             f" {', '.join(unknown)}; use {', '.join(config.defaults.lora_targets)}, or remove it"
+        )
+
+
+def _check_text_encoder(config: ModelConfig, training: ResolvedTraining) -> None:
+    if training.text_encoder.method != "frozen" and not config.family.trains_text:
+        raise BadConfigError(
+            f"spec.training.textEncoder.method: the text encoders of {config.family.name} cannot be"
+            f" trained (got {training.text_encoder.method}); use frozen, or remove it"
         )
