@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.charts.rendering import render, values_of
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubectl import Kubectl, eventually
 from tests.cluster.processes import Daemon
@@ -101,6 +103,23 @@ def test_job_becomes_children_and_a_restart_writes_nothing(
     assert {json.loads(line)["level"] for line in lines} == {"info"}
     with _operator(plane, namespace, tmp_path) as operator:
         assert not eventually(lambda: operator.writes() != {}, seconds=3)
+
+
+def test_operator_is_ready_before_the_kubelet_first_asks(
+    plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    """A probe that fails before would post an Unhealthy event at each normal start."""
+    (container,) = render(values_of("minimal")).pod["spec"]["containers"]
+    probes = [container["livenessProbe"], container["readinessProbe"]]
+    delay = min(probe.get("initialDelaySeconds", 0) for probe in probes)
+
+    def seconds_to_start() -> float:
+        started = time.monotonic()
+        with _operator(plane, namespace, tmp_path):
+            return time.monotonic() - started
+
+    # On a busy machine one start may take long.
+    assert any(seconds_to_start() < delay for _ in range(3))
 
 
 def test_deleted_child_is_created_again(
