@@ -113,7 +113,7 @@ def test_install_creates_what_was_rendered(cluster: helm.Config, kubectl: Kubect
 
 def test_jobs_are_understood_after_the_install(cluster: helm.Config, kubectl: Kubectl) -> None:
     install(cluster, values_of("minimal"))
-    kubectl("wait", "--for=condition=Established", f"crd/{DEFINITION}")
+    kubectl.wait_established(DEFINITION)
     kubectl.create(JOB)
     job = kubectl.get("dbj", "mug")
     assert job is not None
@@ -148,7 +148,7 @@ def test_upgrade_and_rollback_take_the_definition_along(
     cluster: helm.Config, kubectl: Kubectl, tmp_path: Path
 ) -> None:
     install(cluster, values_of("minimal"))
-    kubectl("wait", "--for=condition=Established", f"crd/{DEFINITION}")
+    kubectl.wait_established(DEFINITION)
     kubectl.create(JOB)
     assert not has_mood(kubectl)
     cluster.upgrade(newer_chart(tmp_path), RELEASE, values_of("minimal"))
@@ -160,7 +160,7 @@ def test_upgrade_and_rollback_take_the_definition_along(
 
 def test_uninstall_leaves_definition_and_jobs(cluster: helm.Config, kubectl: Kubectl) -> None:
     install(cluster, values_of("minimal"))
-    kubectl("wait", "--for=condition=Established", f"crd/{DEFINITION}")
+    kubectl.wait_established(DEFINITION)
     kubectl.create(JOB)
     cluster.uninstall(RELEASE, wait="watcher", timeout=30)
     assert live_objects(kubectl, render(values_of("minimal")).manifests) == []

@@ -69,6 +69,27 @@ class Kubectl:
                 process.terminate()
                 reader.join()
 
+    def apply_definition(self, path: Path) -> None:
+        """Apply the CustomResourceDefinition in a file, and return once it is served."""
+        self("apply", "--server-side", "-f", str(path))
+        name = self("get", "-f", str(path), "--output=jsonpath={.metadata.name}")
+        self.wait_established(name)
+
+    def wait_established(self, name: str) -> None:
+        """Return once a CustomResourceDefinition is served.
+
+        Not by `kubectl wait`, which gives up on a definition that has no conditions yet: a real API
+        server sets them a moment after it has answered.
+        """
+
+        def established() -> bool:
+            status = (self.get("customresourcedefinition", name) or {}).get("status") or {}
+            conditions = {each["type"]: each["status"] for each in status.get("conditions") or []}
+            return conditions.get("Established") == "True"
+
+        if not eventually(established):
+            raise KubectlError(f"{name} is not served")
+
     def create(self, *objects: Object) -> None:
         """Create objects as they are; nothing is remembered for a later `apply`."""
         for each in objects:

@@ -41,8 +41,7 @@ def kubectl(
         else:
             stack.enter_context(ApiServerDouble()).write_kubeconfig(kubeconfig)
         found = Kubectl(kubeconfig)
-        found("create", "-f", str(CRD))
-        found("wait", "--for=condition=Established", "-f", str(CRD))
+        found.apply_definition(CRD)
         yield found
 
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.cluster.control_plane import ROOT, control_plane
 from tests.cluster.kubectl import Kubectl, eventually
 
@@ -25,6 +27,22 @@ def test_it_answers_kubectl(tmp_path: Path) -> None:
         kubectl = Kubectl(plane.kubeconfig, "default")
         assert eventually(lambda: kubectl.get("namespace", "default") is not None)
     assert not users_of(tmp_path)
+
+
+def test_definition_that_has_no_conditions_yet_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a real API server answers just after it has created one."""
+    states = [
+        None,
+        {},
+        {"status": {"conditions": None}},
+        {"status": {"conditions": [{"type": "Established", "status": "False"}]}},
+        {"status": {"conditions": [{"type": "Established", "status": "True"}]}},
+    ]
+    monkeypatch.setattr(Kubectl, "get", lambda *_: states.pop(0))
+    Kubectl(Path("kubeconfig")).wait_established("dreamboothjobs.dreambooth.dev")
+    assert not states
 
 
 def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:

@@ -72,17 +72,8 @@ def _needs_own_nodes(request: pytest.FixtureRequest) -> None:
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """The control plane, with the DreamBoothJob's definition."""
     with control_plane(tmp_path_factory.mktemp("control-plane")) as plane:
-        kubectl = Kubectl(plane.kubeconfig)
-        kubectl("apply", "--server-side", "-f", str(CRD))
-        assert eventually(lambda: _established(kubectl)), "the definition is not served"
+        Kubectl(plane.kubeconfig).apply_definition(CRD)
         yield plane
-
-
-def _established(kubectl: Kubectl) -> bool:
-    """Not by `kubectl wait`, which gives up on a definition that has no conditions yet."""
-    found = kubectl.get("customresourcedefinition", "dreamboothjobs.dreambooth.dev") or {}
-    conditions = found.get("status", {}).get("conditions") or []
-    return {"Established": "True"}.items() <= {c["type"]: c["status"] for c in conditions}.items()
 
 
 @pytest.fixture(scope="session")

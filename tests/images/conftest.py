@@ -55,7 +55,5 @@ def trainer_image(store: ImageStore) -> Iterator[Image]:
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A control plane that knows DreamBoothJobs."""
     with control_plane(tmp_path_factory.mktemp("plane")) as started:
-        kubectl = Kubectl(started.kubeconfig)
-        kubectl("apply", "--server-side", "-f", str(CRD))
-        kubectl("wait", "--for=condition=Established", f"--filename={CRD}")
+        Kubectl(started.kubeconfig).apply_definition(CRD)
         yield started

@@ -43,8 +43,7 @@ def fresh_plane(folder: Path) -> Iterator[ControlPlane]:
     """A control plane of its own for each measurement, with the CRD."""
     with control_plane(folder) as plane:
         kubectl = Kubectl(plane.kubeconfig)
-        kubectl("apply", "--server-side", "-f", str(CRD))
-        kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRD))
+        kubectl.apply_definition(CRD)
         for index in range(NAMESPACES):
             kubectl.create_namespace(f"team-{index}")
         yield plane

@@ -20,9 +20,7 @@ CRD = Path(__file__).parents[3] / "crds" / "dreambooth.dev_dreamboothjobs.yaml"
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A control plane that knows DreamBoothJobs, one per test process."""
     with control_plane(tmp_path_factory.mktemp("plane")) as started:
-        kubectl = Kubectl(started.kubeconfig)
-        kubectl("apply", "--server-side", "-f", str(CRD))
-        kubectl("wait", "--for=condition=Established", f"--filename={CRD}")
+        Kubectl(started.kubeconfig).apply_definition(CRD)
         yield started
 
 
