@@ -100,7 +100,7 @@ def _require(title: str, command: Sequence[str]) -> None:
 def run(title: str, command: Sequence[str], interval: float | None = None) -> tuple[int, str]:
     """Run a command to its end; returns its exit code and output.
 
-    Shows how far it is, every second on a terminal, every ten in a log.
+    Shows how far it is, every second on a terminal; in a log, what is new every ten.
     """
     terminal = sys.stdout.isatty()
     interval = interval or (1 if terminal else 10)
@@ -108,12 +108,15 @@ def run(title: str, command: Sequence[str], interval: float | None = None) -> tu
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with tempfile.NamedTemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-        code = None
+        code, shown = None, ""
         while code is None:
             try:
                 code = process.wait(interval)
             except subprocess.TimeoutExpired:
-                _show(f"installing {title}", began, stage(_read(log.name)), terminal)
+                now = stage(_read(log.name))
+                if terminal or now != shown:
+                    _show(f"installing {title}", began, now, terminal)
+                shown = now
         output = _read(log.name)
     _show(f"{'failed' if code else 'installed'} {title}", began, "", terminal)
     if terminal:

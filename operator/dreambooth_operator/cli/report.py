@@ -5,7 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dreambooth_api.contract.exit_codes import EXTERNAL
 from dreambooth_api.contract.layout import OutputLayout
+from dreambooth_api.contract.restart import MAX_REFUSALS
 from dreambooth_api.contract.times import human_duration
 from dreambooth_api.models.job import output_layout
 from dreambooth_operator.cli.program import command_line
@@ -94,11 +96,13 @@ class Report:
         print_text(self.console, f"last lines of {failure.pod.log}:")
         self._print_indented(lines, style="dim")
         if not failure.final:
-            print_text(
-                self.console,
-                f"gave up after {self.run.record.attempts} attempts:"
-                f" spec.runtime.restart.maxFailures is {runtime.restart.max_failures}",
+            limit = (
+                f"refused {MAX_REFUSALS} times without a newer checkpoint"
+                if end.exit_code in EXTERNAL
+                else f"spec.runtime.restart.maxFailures is {runtime.restart.max_failures}"
             )
+            attempts = self.run.record.attempts
+            print_text(self.console, f"gave up after {attempts} attempts: {limit}")
         # A run that was refused is only worth resuming for its checkpoint.
         if not failure.final or self.run.record.checkpoint:
             self._print_resume_command()
