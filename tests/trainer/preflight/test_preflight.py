@@ -230,8 +230,12 @@ def test_an_unknown_bucket_is_an_error_of_its_field(
         (lambda m: (m / "model_index.json").unlink(), "has no model_index.json"),
         (lambda m: (m / "model_index.json").write_text("{"), "/model is not JSON"),
         (
-            lambda m: edit(m / "model_index.json", _class_name="FluxPipeline"),
-            "is a FluxPipeline; only StableDiffusionPipeline can be trained",
+            lambda m: edit(m / "model_index.json", _class_name="KandinskyPipeline"),
+            "is a KandinskyPipeline; only StableDiffusionPipeline",
+        ),
+        (
+            lambda m: edit(m / "model_index.json", _class_name="StableDiffusionInpaintPipeline"),
+            "Pipeline, for inpainting, which cannot be trained; use a StableDiffusionPipeline",
         ),
         (lambda m: shutil.rmtree(m / "unet"), "unet/config.json is missing"),
         (

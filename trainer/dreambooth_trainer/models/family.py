@@ -46,6 +46,10 @@ class Family(ABC):
     """As people call it."""
     pipeline_class: ClassVar[Any]
     """The diffusers pipeline that model_index.json names; it generates the images."""
+    pipeline_settings: ClassVar[Sequence[str]] = ()
+    """Entries of model_index.json, besides the parts, that the pipeline is built with."""
+    other_pipelines: ClassVar[Mapping[str, str]] = {}
+    """What diffusers' other pipelines for models of this kind are for; none can be trained."""
     modules: ClassVar[Mapping[str, Any]]
     """The classes of the parts with weights that training loads, by their folders."""
     tokenizers: ClassVar[Mapping[str, Any]]
@@ -82,7 +86,10 @@ class Family(ABC):
 
     @classmethod
     def assemble(cls, parts: Mapping[str, Any]) -> Any:
-        """The pipeline of loaded parts: modules, tokenizers and scheduler by their folders."""
+        """The pipeline of loaded parts: modules, tokenizers and scheduler by their folders.
+
+        `pipeline_settings` that model_index.json has are among them.
+        """
         return cls.pipeline_class(**parts)
 
     @classmethod

@@ -19,7 +19,12 @@ from dreambooth_trainer.models.fetch import fetched, open_files
 from dreambooth_trainer.models.finite import check_finite
 from dreambooth_trainer.models.model_files import FIELD, ModelFiles
 from dreambooth_trainer.models.scheduler import load_scheduler
-from dreambooth_trainer.models.selection import Selection, find_family, select_files
+from dreambooth_trainer.models.selection import (
+    Selection,
+    find_family,
+    pipeline_settings,
+    select_files,
+)
 from dreambooth_trainer.models.single_file import load_single_file
 from dreambooth_trainer.models.weights import Weights
 from dreambooth_trainer.process import heartbeat
@@ -84,7 +89,7 @@ def _open(
         for part, tokenizer in family.tokenizers.items():
             parts[part] = tokenizer.from_pretrained(path / part, local_files_only=True)
         parts["scheduler"] = load_scheduler(files, family.objective_kind)
-        return family, family.assemble(parts)
+        return family, family.assemble(parts | pipeline_settings(family, files))
     except TrainerError:
         raise
     except Exception as error:  # damaged files make the libraries raise anything

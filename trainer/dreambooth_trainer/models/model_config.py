@@ -21,6 +21,7 @@ from dreambooth_trainer.models.selection import (
     find_family,
     find_files,
     library_of,
+    pipeline_settings,
     raise_problems,
     tokenizer_files,
 )
@@ -48,6 +49,8 @@ class ModelConfig:
     """Of the parts with weights, by their folders."""
     tokenizers: Mapping[str, Any]
     scheduler: Any
+    settings: JsonObject
+    """Of the pipeline, from model_index.json."""
 
     @property
     def defaults(self) -> ModelDefaults:
@@ -74,7 +77,7 @@ class ModelConfig:
                     if library_of(module) == "diffusers"
                     else module(module.config_class(**config))
                 )
-        parts |= {**self.tokenizers, "scheduler": self.scheduler}
+        parts |= {**self.tokenizers, "scheduler": self.scheduler, **self.settings}
         return self.family(self.family.assemble(parts), "")
 
 
@@ -107,7 +110,8 @@ def read_model_config(model: Model, storage: Storage) -> ModelConfig | None:
         part: _tokenizer(model, files, part, tokenizer)
         for part, tokenizer in family.tokenizers.items()
     }
-    config = ModelConfig(family, configs, tokenizers, scheduler)
+    settings = pipeline_settings(family, files)
+    config = ModelConfig(family, configs, tokenizers, scheduler, settings)
     _check_skeleton(model, config)
     return config
 
@@ -129,6 +133,7 @@ def read_shipped_config(architecture: str) -> ModelConfig:
         configs,
         {"tokenizer": load_tokenizer(architecture)},
         load_scheduler(files, StableDiffusion.objective_kind),
+        pipeline_settings(StableDiffusion, files),
     )
 
 

@@ -128,6 +128,12 @@ def find_family(model: Model, files: ModelFiles) -> type[Family]:
         )
     index = files.json(INDEX)
     name = index.get("_class_name")
+    for known in FAMILIES.values():
+        if purpose := known.other_pipelines.get(str(name)):
+            raise BadModelError(
+                f"{files.field}: {model.source} is a {name}, for {purpose}, which cannot be"
+                f" trained; use a {known.pipeline_class.__name__}"
+            )
     if not isinstance(name, str) or name not in FAMILIES:
         raise BadModelError(
             f"{files.field}: {model.source} is a {name}; only {', '.join(FAMILIES)} can be trained"
@@ -136,6 +142,12 @@ def find_family(model: Model, files: ModelFiles) -> type[Family]:
     for part, module in family.modules.items():
         _check_part(model, files.field, index, part, module)
     return family
+
+
+def pipeline_settings(family: type[Family], files: ModelFiles) -> dict[str, Any]:
+    """The settings of the family's pipeline that model_index.json has."""
+    index = files.json(INDEX)
+    return {name: index[name] for name in family.pipeline_settings if name in index}
 
 
 def _check_part(

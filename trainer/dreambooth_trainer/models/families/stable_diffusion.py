@@ -33,6 +33,14 @@ class StableDiffusion(DDPMFamily):
 
     name = "Stable Diffusion 1.x and 2.x"
     pipeline_class = StableDiffusionPipeline
+    other_pipelines = {
+        "StableDiffusionImg2ImgPipeline": "image to image",
+        "StableDiffusionInpaintPipeline": "inpainting",
+        "StableDiffusionDepth2ImgPipeline": "images by depth",
+        "StableDiffusionInstructPix2PixPipeline": "editing",
+        "StableDiffusionUpscalePipeline": "upscaling",
+        "StableDiffusionControlNetPipeline": "ControlNet",
+    }
     modules = {
         "unet": UNet2DConditionModel,
         "vae": AutoencoderKL,
