@@ -11,7 +11,7 @@ import pytest
 from dreambooth_api.contract.conditions import ConditionType, Reason
 from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
 from dreambooth_api.contract.stages import Outcome, Phase, Stage
-from dreambooth_operator.controller.kube.snapshots import (
+from dreambooth_operator.controller.kube.pod_snapshots import (
     CONFIG_FAILS,
     IMAGE_PULL_FAILS,
     NEVER_STARTS,

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from dreambooth_api.contract import environment
-from dreambooth_api.contract.version import VERSION
 from dreambooth_api.models.base import ApiModel
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.runtime import Resources, Runtime, ranks_per_node
@@ -12,18 +11,22 @@ from dreambooth_operator.manifests import names
 from dreambooth_operator.manifests.metadata import template_metadata
 from dreambooth_operator.manifests.names import Manifest
 from dreambooth_operator.manifests.overrides import merged, without_devices
-from dreambooth_operator.manifests.ports import PodPorts, pod_ports, uses_host_network
+from dreambooth_operator.manifests.ports import pod_ports, uses_host_network
+from dreambooth_operator.manifests.variables import (
+    CACHE_FOLDER,
+    TERMINATION_LOG,
+    common_env,
+    rendezvous_env,
+    variable,
+)
 
 CONFIG_FOLDER = "/etc/dreambooth"
 CONFIG_FILE = "job.yaml"
 CACHE = "cache"
-CACHE_FOLDER = "/cache"
 MODELS_VOLUME = "models-in-memory"
 """Not `models`, as a volume of the job with the same name would take its place."""
 MODELS_FOLDER = "/run/dreambooth/models"
 """Where no user is likely to mount models of their own."""
-TERMINATION_LOG = "/dev/termination-log"
-COMPLETION_INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 # Enough to decode images and read a model's headers; no weights are loaded.
 PREFLIGHT_RESOURCES = Resources(
     requests={"cpu": "500m", "memory": "2Gi"},
@@ -47,14 +50,14 @@ def trainer_template(
         job,
         default_image,
         module="dreambooth_trainer.launcher",
-        env=_common_env(job) + _rendezvous_env(job, attempt, ports),
+        env=common_env(job) + rendezvous_env(job, attempt, ports),
         resources=_trainer_resources(runtime),
     )
     if preflight:
-        container["env"].append(_value(environment.PREFLIGHT, 1))
+        container["env"].append(variable(environment.PREFLIGHT, 1))
     volumes = _volumes(job)
     if not _has_own_cache(runtime):
-        container["env"].append(_value(environment.MODELS_DIR, MODELS_FOLDER))
+        container["env"].append(variable(environment.MODELS_DIR, MODELS_FOLDER))
         container["volumeMounts"].append({"name": MODELS_VOLUME, "mountPath": MODELS_FOLDER})
         volumes.append({"name": MODELS_VOLUME, "emptyDir": {"medium": "Memory"}})
     container["ports"] = _metrics_ports(runtime, ports.metrics)
@@ -81,7 +84,7 @@ def preflight_template(job: DreamBoothJob, default_image: str) -> Manifest:
         job,
         default_image,
         module="dreambooth_trainer.preflight",
-        env=_common_env(job),
+        env=common_env(job),
         resources=_resources(preflight_resources(job.spec.runtime)),
     )
     spec = _pod_spec(job, container, _volumes(job), grace_seconds=PREFLIGHT_GRACE_SECONDS)
@@ -183,55 +186,6 @@ def _volumes(job: DreamBoothJob) -> list[Manifest]:
     ]
 
 
-def _common_env(job: DreamBoothJob) -> list[Manifest]:
-    """Identity, folders and credentials of any pod."""
-    return [
-        _field(environment.POD_NAME, "metadata.name"),
-        _field(environment.POD_NAMESPACE, "metadata.namespace"),
-        _field(environment.POD_IP, "status.podIP"),
-        _field(environment.NODE_NAME, "spec.nodeName"),
-        _value(environment.CONTRACT_VERSION, VERSION),
-        _value(environment.CACHE_DIR, CACHE_FOLDER),
-        _value(environment.TERMINATION_LOG, TERMINATION_LOG),
-        _value("PYTHONUNBUFFERED", 1),  # the last lines before a crash reach the log
-        *_credentials(job),
-    ]
-
-
-def _rendezvous_env(job: DreamBoothJob, attempt: int, ports: PodPorts) -> list[Manifest]:
-    """Static rendezvous: what torchrun (PET_*) and torch.distributed (MASTER_*) read."""
-    runtime = job.spec.runtime
-    address = names.master_address(job, attempt)
-    return [
-        _value(environment.NODES, runtime.nodes),
-        _value(environment.RANKS_PER_NODE, ranks_per_node(runtime)),
-        _field(environment.NODE_RANK, COMPLETION_INDEX),
-        _value(environment.LAUNCHER_MASTER_ADDR, address),
-        _value(environment.LAUNCHER_MASTER_PORT, ports.rendezvous),
-        _value(environment.MASTER_ADDR, address),
-        _value(environment.MASTER_PORT, ports.rendezvous),
-        _value(environment.ATTEMPT, attempt),
-        _value(environment.METRICS_PORT, ports.metrics),
-    ]
-
-
-def _credentials(job: DreamBoothJob) -> list[Manifest]:
-    """Credentials, as references to keys of Secrets."""
-    env: list[Manifest] = []
-    credentials = job.spec.storage.credentials
-    if credentials:
-        name, keys = credentials.secret_ref.name, credentials.secret_ref.keys
-        env += [
-            _secret(environment.AWS_ACCESS_KEY_ID, name, keys.access_key_id),
-            _secret(environment.AWS_SECRET_ACCESS_KEY, name, keys.secret_access_key),
-            _secret(environment.AWS_SESSION_TOKEN, name, keys.session_token, optional=True),
-        ]
-    wandb = job.spec.tracking.wandb
-    if wandb and wandb.secret_ref:
-        env.append(_secret(environment.WANDB_API_KEY, wandb.secret_ref.name, wandb.secret_ref.key))
-    return env
-
-
 def _trainer_resources(runtime: Runtime) -> Manifest:
     """The job's resources plus its GPUs."""
     gpus = {runtime.gpu_resource: str(runtime.gpus_per_node)} if runtime.gpus_per_node else {}
@@ -289,18 +243,3 @@ def _tolerations(runtime: Runtime) -> Manifest:
 def _plain(models: Sequence[ApiModel]) -> list[Manifest]:
     """Parts of the job that have core/v1's own shape."""
     return [model.model_dump(mode="json", exclude_none=True) for model in models]
-
-
-def _value(name: str, value: str | int) -> Manifest:
-    return {"name": name, "value": str(value)}
-
-
-def _field(name: str, path: str) -> Manifest:
-    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
-
-
-def _secret(variable: str, secret: str, key: str, *, optional: bool = False) -> Manifest:
-    reference: Manifest = {"name": secret, "key": key}
-    if optional:
-        reference["optional"] = True
-    return {"name": variable, "valueFrom": {"secretKeyRef": reference}}

@@ -12,8 +12,8 @@ from dreambooth_operator.controller.decide.state.observed import Observed
 from dreambooth_operator.controller.kube.client import Api
 from dreambooth_operator.controller.kube.clock import ServerClock
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, Kind
+from dreambooth_operator.controller.kube.objects import Key
 from dreambooth_operator.controller.kube.session import Session
-from dreambooth_operator.controller.kube.snapshots import Key
 from dreambooth_operator.controller.reconciler.execute import Executor
 from dreambooth_operator.controller.reconciler.observe import NO_DEFAULTS, Observer
 from dreambooth_operator.controller.watch.cache import Cache

@@ -28,12 +28,9 @@ from dreambooth_operator.controller.decide.state.decision import (
     StopJob,
 )
 from dreambooth_operator.controller.decide.state.observed import Blocked, Observed, Policy, Reading
-from dreambooth_operator.controller.kube.snapshots import (
-    COUNTERS_ANNOTATION,
-    JobSnapshot,
-    Key,
-    PodSnapshot,
-)
+from dreambooth_operator.controller.kube.job_snapshots import COUNTERS_ANNOTATION, JobSnapshot
+from dreambooth_operator.controller.kube.objects import Key
+from dreambooth_operator.controller.kube.pod_snapshots import PodSnapshot
 from dreambooth_operator.manifests import names
 
 START = datetime(2026, 11, 1, 12, tzinfo=UTC)

@@ -8,7 +8,7 @@ import pytest
 
 from dreambooth_api.contract.environment import METRICS_PORT
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_operator.controller.kube.snapshots import pod_snapshot
+from dreambooth_operator.controller.kube.pod_snapshots import pod_snapshot
 from dreambooth_operator.manifests.ports import pod_ports
 from dreambooth_operator.manifests.resources import attempt_job, service
 from tests.operator.manifests.test_resources import environment, quickstart, trainer_of

@@ -20,8 +20,8 @@ from dreambooth_operator.controller.kube.client import Api
 from dreambooth_operator.controller.kube.clock import ServerClock
 from dreambooth_operator.controller.kube.kinds import Kind
 from dreambooth_operator.controller.kube.leader import Leader, Lease
+from dreambooth_operator.controller.kube.objects import Body, Key, identify
 from dreambooth_operator.controller.kube.session import Session
-from dreambooth_operator.controller.kube.snapshots import Body, Key, identify
 from dreambooth_operator.controller.observability.health import HealthServer
 from dreambooth_operator.controller.observability.job_metrics import MeasuredJob, count_gpu_pods
 from dreambooth_operator.controller.observability.metrics import Measurements, Metrics

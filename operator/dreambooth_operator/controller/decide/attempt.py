@@ -40,7 +40,8 @@ from dreambooth_operator.controller.decide.suspend import (
     report_queued,
     suspension,
 )
-from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
+from dreambooth_operator.controller.kube.job_snapshots import JobSnapshot
+from dreambooth_operator.controller.kube.pod_snapshots import PodSnapshot
 from dreambooth_operator.manifests.resources import config_map, service
 
 STOPPING = (Reason.STOPPING, "the pods are saving their state and stopping")

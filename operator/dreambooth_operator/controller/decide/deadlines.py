@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dreambooth_api.models.status import AttemptStatus
 from dreambooth_operator.controller.decide.pod_start import check_refusal, not_ready_reason
 from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
-from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
+from dreambooth_operator.controller.kube.job_snapshots import JobSnapshot
+from dreambooth_operator.controller.kube.pod_snapshots import PodSnapshot
 
 
 def active_deadline_exceeded(builder: DecisionBuilder, record: AttemptStatus) -> str | None:

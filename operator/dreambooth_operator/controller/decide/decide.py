@@ -25,7 +25,7 @@ from dreambooth_operator.controller.decide.state.history import (
     update_attempt,
 )
 from dreambooth_operator.controller.decide.state.observed import Observed, Policy
-from dreambooth_operator.controller.kube.snapshots import JobSnapshot
+from dreambooth_operator.controller.kube.job_snapshots import JobSnapshot
 
 
 def decide(observed: Observed, now: datetime, policy: Policy) -> Decision:

@@ -14,7 +14,8 @@ from dreambooth_api.contract.restart import MAX_REFUSALS, PodEnd, classify
 from dreambooth_api.contract.stages import Outcome
 from dreambooth_api.contract.termination import MAX_MESSAGE
 from dreambooth_operator.controller.decide.state.history import AttemptResult
-from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
+from dreambooth_operator.controller.kube.job_snapshots import JobSnapshot
+from dreambooth_operator.controller.kube.pod_snapshots import PodSnapshot
 
 JOB_EXIT_CODE = re.compile(r"failed with exit code (\d+)")
 """In the Job controller's message about a podFailurePolicy rule (batch/v1 JobCondition)."""

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 
 from dreambooth_api.contract.conditions import Reason
 from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
-from dreambooth_operator.controller.kube.snapshots import (
+from dreambooth_operator.controller.kube.job_snapshots import JobSnapshot
+from dreambooth_operator.controller.kube.pod_snapshots import (
     IMAGE_PULL_FAILS,
     NEVER_STARTS,
     STARTING,
-    JobSnapshot,
     PodSnapshot,
 )
 

@@ -19,7 +19,8 @@ from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
 from dreambooth_operator.controller.decide.state.decision import DeleteJob
 from dreambooth_operator.controller.decide.state.history import has_run
 from dreambooth_operator.controller.decide.suspend import queue_name
-from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
+from dreambooth_operator.controller.kube.job_snapshots import JobSnapshot
+from dreambooth_operator.controller.kube.pod_snapshots import PodSnapshot
 from dreambooth_operator.manifests.names import Manifest
 from dreambooth_operator.manifests.pods import preflight_resources
 from dreambooth_operator.manifests.resources import (

@@ -10,7 +10,8 @@ from dreambooth_api.contract.times import human_duration
 from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_api.models.status import Artifacts, CheckpointStatus, ProgressStatus, Status
 from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
-from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
+from dreambooth_operator.controller.kube.job_snapshots import JobSnapshot
+from dreambooth_operator.controller.kube.pod_snapshots import PodSnapshot
 
 
 def report_progress(builder: DecisionBuilder, job: JobSnapshot) -> None:

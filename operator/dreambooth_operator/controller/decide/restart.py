@@ -18,7 +18,7 @@ from dreambooth_operator.controller.decide.state.history import (
     unreliable_nodes,
 )
 from dreambooth_operator.controller.decide.suspend import queue_name
-from dreambooth_operator.controller.kube.snapshots import COUNTERS_ANNOTATION
+from dreambooth_operator.controller.kube.job_snapshots import COUNTERS_ANNOTATION
 from dreambooth_operator.manifests.names import TRAINER, Manifest
 from dreambooth_operator.manifests.resources import attempt_objects
 

@@ -7,7 +7,7 @@ such (init containers with `restartPolicy: Always`); any other container keeps i
 from collections.abc import Iterable
 
 from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
-from dreambooth_operator.controller.kube.snapshots import PodSnapshot
+from dreambooth_operator.controller.kube.pod_snapshots import PodSnapshot
 
 SIDECAR_SECONDS = 30
 """Time for a pod to end by itself once its trainer has."""

@@ -9,7 +9,7 @@ from dreambooth_operator.controller.decide.state.history import (
     count_outcome,
     update_attempt,
 )
-from dreambooth_operator.controller.kube.snapshots import JobSnapshot
+from dreambooth_operator.controller.kube.job_snapshots import JobSnapshot
 
 SUSPENDED = AttemptResult("Suspended", "spec.suspend is true")
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from dreambooth_api.contract.metrics import Definition
-from dreambooth_operator.controller.kube.snapshots import Key, PodSnapshot
+from dreambooth_operator.controller.kube.objects import Key
+from dreambooth_operator.controller.kube.pod_snapshots import PodSnapshot
 from dreambooth_operator.controller.observability import definitions as d
 from dreambooth_operator.controller.watch.job_summary import JobSummary
 from dreambooth_operator.manifests.names import TRAINER

@@ -14,7 +14,7 @@ from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.status import Status
 from dreambooth_api.parsing.load import InvalidJobError, parse
 from dreambooth_operator.controller.decide.state.decision import Event
-from dreambooth_operator.controller.watch.cache import DreamBoothJobSnapshot
+from dreambooth_operator.controller.watch.snapshots import DreamBoothJobSnapshot
 from dreambooth_operator.manifests.names import Manifest
 
 logger = logging.getLogger(__name__)

@@ -15,12 +15,9 @@ from dreambooth_operator.controller.decide.state.decision import (
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import Api
 from dreambooth_operator.controller.kube.clock import Now
+from dreambooth_operator.controller.kube.job_snapshots import STOP_REASON_ANNOTATION
 from dreambooth_operator.controller.kube.kinds import APPLIED, DREAMBOOTH_JOB, EVENT, JOB, Kind
-from dreambooth_operator.controller.kube.snapshots import (
-    STOP_REASON_ANNOTATION,
-    Key,
-    controls,
-)
+from dreambooth_operator.controller.kube.objects import Key, controls
 from dreambooth_operator.controller.reconciler.codec import (
     encode_event,
     encode_invalid_spec,

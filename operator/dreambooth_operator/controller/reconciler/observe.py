@@ -11,12 +11,14 @@ from dreambooth_operator.controller.decide.state.history import newest_attempt
 from dreambooth_operator.controller.decide.state.observed import Observed
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import Api
+from dreambooth_operator.controller.kube.job_snapshots import JobSnapshot
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, JOB
-from dreambooth_operator.controller.kube.snapshots import JobSnapshot, Key, required_time
+from dreambooth_operator.controller.kube.objects import Key, required_time
 from dreambooth_operator.controller.reconciler.codec import decode_job
 from dreambooth_operator.controller.reconciler.refusals import RefusalReader
-from dreambooth_operator.controller.watch.cache import Cache, DreamBoothJobSnapshot
+from dreambooth_operator.controller.watch.cache import Cache
 from dreambooth_operator.controller.watch.poller import Poller
+from dreambooth_operator.controller.watch.snapshots import DreamBoothJobSnapshot
 from dreambooth_operator.manifests import names
 
 logger = logging.getLogger(__name__)

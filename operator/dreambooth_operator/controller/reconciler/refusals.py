@@ -12,14 +12,10 @@ from datetime import datetime
 
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import Api
+from dreambooth_operator.controller.kube.job_snapshots import JobSnapshot
 from dreambooth_operator.controller.kube.kinds import EVENT
-from dreambooth_operator.controller.kube.snapshots import (
-    Body,
-    JobSnapshot,
-    Key,
-    PodSnapshot,
-    time_of,
-)
+from dreambooth_operator.controller.kube.objects import Body, Key, time_of
+from dreambooth_operator.controller.kube.pod_snapshots import PodSnapshot
 
 logger = logging.getLogger(__name__)
 

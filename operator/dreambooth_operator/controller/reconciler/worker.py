@@ -12,7 +12,7 @@ from dreambooth_operator.controller.decide.state.decision import Decision, Event
 from dreambooth_operator.controller.decide.state.observed import Blocked, Observed, Policy
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.clock import Now
-from dreambooth_operator.controller.kube.snapshots import Key
+from dreambooth_operator.controller.kube.objects import Key
 from dreambooth_operator.controller.reconciler.execute import Executor
 from dreambooth_operator.controller.reconciler.observe import InvalidSpecError, Observer
 from dreambooth_operator.controller.watch.poller import Poller

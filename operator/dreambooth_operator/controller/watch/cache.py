@@ -4,77 +4,27 @@ A DreamBoothJob is kept as compact JSON, its children as snapshots. Watch events
 the operator's own writes both update the cache, in any order: the newest version wins.
 """
 
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from dreambooth_operator.controller.kube.clock import Now
-from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, JOB, POD, WATCHED, Kind
-from dreambooth_operator.controller.kube.snapshots import (
-    Body,
-    JobSnapshot,
-    Key,
-    PodSnapshot,
-    controller_uid,
-    identify,
-    job_snapshot,
-    pod_snapshot,
+from dreambooth_operator.controller.kube.job_snapshots import JobSnapshot
+from dreambooth_operator.controller.kube.kinds import JOB, WATCHED, Kind
+from dreambooth_operator.controller.kube.objects import Body, Key
+from dreambooth_operator.controller.kube.pod_snapshots import PodSnapshot
+from dreambooth_operator.controller.watch.snapshots import (
+    ChildSnapshot,
+    DreamBoothJobSnapshot,
+    Snapshot,
+    snapshot_of,
 )
-from dreambooth_operator.controller.watch.job_summary import JobSummary, summarize
-from dreambooth_operator.manifests import names
-from dreambooth_operator.manifests.content import is_edited
-from dreambooth_operator.manifests.metadata import inherited
 
 REMEMBERED_REMOVALS = 10_000
 """Number of deleted objects whose uids are kept."""
-KEPT_METADATA = (
-    "name",
-    "namespace",
-    "uid",
-    "resourceVersion",
-    "generation",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "labels",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class DreamBoothJobSnapshot:
-    """A DreamBoothJob as the API server sent it, without metadata that the operator ignores.
-
-    Above all without managedFields, often the largest part (meta/v1 ObjectMeta).
-    """
-
-    key: Key
-    name: str
-    uid: str
-    version: int
-    summary: JobSummary
-    body: bytes
-    """JSON."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChildSnapshot:
-    """A Service or ConfigMap of a job (core/v1)."""
-
-    key: Key
-    kind: str
-    name: str
-    uid: str
-    version: int
-    owner: str | None
-    """uid of the DreamBoothJob that controls it."""
-    edited: bool = False
-    """Somebody has changed its content."""
-
 
 OnUnreadable = Callable[[Kind, Body, Exception], None]
-Snapshot = DreamBoothJobSnapshot | JobSnapshot | PodSnapshot | ChildSnapshot
 
 
 @dataclass(slots=True)
@@ -259,59 +209,3 @@ class Cache:
             del family.shared[snapshot.kind, snapshot.name]
         if not family:
             del self._families[snapshot.key]
-
-
-def snapshot_of(kind: Kind, body: Body) -> Snapshot | None:
-    """The snapshot of an object; None for an object without the operator's labels.
-
-    Raises:
-        Exception: Of any kind; the object cannot be read.
-    """
-    if identify(body) is None:
-        raise ValueError("its metadata is incomplete")
-    if kind is DREAMBOOTH_JOB:
-        return _dreambooth_job_snapshot(body)
-    if kind is JOB:
-        return job_snapshot(body)
-    if kind is POD:
-        return pod_snapshot(body)
-    return _child_snapshot(kind, body)
-
-
-def _dreambooth_job_snapshot(body: Body) -> DreamBoothJobSnapshot:
-    meta = body["metadata"]
-    kept: dict[str, Any] = {
-        "apiVersion": DREAMBOOTH_JOB.api_version,
-        "kind": DREAMBOOTH_JOB.name,
-        "metadata": {
-            **{name: meta[name] for name in KEPT_METADATA if name in meta},
-            # Not kubectl's, which hold the whole job a second time.
-            "annotations": inherited(meta.get("annotations", {})),
-        },
-        "spec": body.get("spec", {}),
-        "status": body.get("status") or {},
-    }
-    return DreamBoothJobSnapshot(
-        key=Key(meta["namespace"], meta["name"]),
-        name=meta["name"],
-        uid=meta["uid"],
-        version=int(meta["resourceVersion"]),
-        summary=summarize(kept),
-        body=json.dumps(kept, separators=(",", ":"), ensure_ascii=False).encode(),
-    )
-
-
-def _child_snapshot(kind: Kind, body: Body) -> ChildSnapshot | None:
-    meta = body["metadata"]
-    job = meta.get("labels", {}).get(names.JOB_LABEL)
-    if job is None:
-        return None
-    return ChildSnapshot(
-        key=Key(meta["namespace"], str(job)),
-        kind=kind.name,
-        name=meta["name"],
-        uid=meta["uid"],
-        version=int(meta["resourceVersion"]),
-        owner=controller_uid(meta),
-        edited=is_edited(body),
-    )

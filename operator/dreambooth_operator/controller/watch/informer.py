@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import Api
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, POD, WATCHED, Kind
-from dreambooth_operator.controller.kube.snapshots import Body, Key, ObjectId, identify
+from dreambooth_operator.controller.kube.objects import Body, Key, ObjectId, identify
 from dreambooth_operator.controller.watch.cache import Cache
 from dreambooth_operator.controller.watch.queue import Queue
 from dreambooth_operator.manifests.names import Manifest

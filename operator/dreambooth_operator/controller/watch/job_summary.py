@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from dreambooth_api.contract.conditions import ConditionType
 from dreambooth_api.models.runtime import Runtime
 from dreambooth_api.models.status import AttemptStatus, CheckpointStatus, Counters, Status
-from dreambooth_operator.controller.kube.snapshots import Body, required_time
+from dreambooth_operator.controller.kube.objects import Body, required_time
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -9,7 +9,7 @@ import aiohttp
 from dreambooth_api.contract.progress import MAX_BYTES, Progress, UnreadableProgressError
 from dreambooth_operator.controller.decide.state.observed import Reading
 from dreambooth_operator.controller.kube.clock import Now
-from dreambooth_operator.controller.kube.snapshots import Key
+from dreambooth_operator.controller.kube.objects import Key
 from dreambooth_operator.controller.watch.queue import Queue
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import json
 
 from dreambooth_api.models.status import AttemptStatus, Counters, Status
 from dreambooth_operator.controller.decide.state.observed import Blocked
-from dreambooth_operator.controller.kube.snapshots import COUNTERS_ANNOTATION
+from dreambooth_operator.controller.kube.job_snapshots import COUNTERS_ANNOTATION
 from tests.operator.controller.world import START, World, running
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from dreambooth_api.models.status import Counters
 from dreambooth_operator.controller.decide.sidecars import SIDECAR_SECONDS
-from dreambooth_operator.controller.kube.snapshots import PodSnapshot
+from dreambooth_operator.controller.kube.pod_snapshots import PodSnapshot
 from dreambooth_operator.controller.observability.job_metrics import count_gpu_pods
 from tests.operator.controller.world import World, running
 

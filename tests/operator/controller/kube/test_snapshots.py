@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dreambooth_operator.controller.kube.snapshots import job_snapshot, pod_snapshot
+from dreambooth_operator.controller.kube.job_snapshots import job_snapshot
+from dreambooth_operator.controller.kube.pod_snapshots import pod_snapshot
 
 
 def attempt(*, suspend: bool, condition: str | None) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from dreambooth_api.models.status import AttemptStatus, Status
 from dreambooth_operator.controller.decide.state.decision import Decision
 from dreambooth_operator.controller.decide.state.observed import Observed, Reading
+from dreambooth_operator.controller.kube.job_snapshots import JobSnapshot
 from dreambooth_operator.controller.kube.kinds import JOB, POD, Kind
+from dreambooth_operator.controller.kube.objects import Key
 from dreambooth_operator.controller.kube.session import Session
-from dreambooth_operator.controller.kube.snapshots import JobSnapshot, Key
 from dreambooth_operator.controller.observability import health, probes
 from dreambooth_operator.controller.observability.definitions import (
     JOB_METRICS,

@@ -12,7 +12,8 @@ from prometheus_client.core import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from dreambooth_operator.controller.kube.snapshots import Key, PodSnapshot
+from dreambooth_operator.controller.kube.objects import Key
+from dreambooth_operator.controller.kube.pod_snapshots import PodSnapshot
 from dreambooth_operator.controller.observability.definitions import JOB_METRICS
 from dreambooth_operator.controller.observability.job_metrics import (
     MeasuredJob,

@@ -15,7 +15,7 @@ from dreambooth_operator.controller.reconciler.codec import (
     encode_invalid_spec,
     encode_status,
 )
-from dreambooth_operator.controller.watch.cache import DreamBoothJobSnapshot, snapshot_of
+from dreambooth_operator.controller.watch.snapshots import DreamBoothJobSnapshot, snapshot_of
 from tests.operator.controller.parts import job_body
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -29,7 +29,7 @@ from dreambooth_operator.controller.kube.kinds import (
     SERVICE,
     Kind,
 )
-from dreambooth_operator.controller.kube.snapshots import Key
+from dreambooth_operator.controller.kube.objects import Key
 from dreambooth_operator.controller.reconciler.observe import InvalidSpecError
 from dreambooth_operator.manifests.content import HASH_ANNOTATION, with_content_hash
 from dreambooth_operator.manifests.resources import config_map, service

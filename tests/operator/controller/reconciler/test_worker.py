@@ -10,7 +10,7 @@ from typing import Any
 from dreambooth_api.models.status import Status
 from dreambooth_operator.controller.decide.state.decision import NOTHING, Apply, Decision, Event
 from dreambooth_operator.controller.decide.state.observed import Observed, Policy
-from dreambooth_operator.controller.kube.snapshots import Key
+from dreambooth_operator.controller.kube.objects import Key
 from dreambooth_operator.controller.reconciler.worker import Worker
 from dreambooth_operator.manifests.resources import service
 from tests.cluster.kubectl import Kubectl

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, JOB, POD, SERVICE, Kind
-from dreambooth_operator.controller.kube.snapshots import Key
+from dreambooth_operator.controller.kube.objects import Key
 from dreambooth_operator.controller.reconciler.codec import decode_job
 from dreambooth_operator.controller.watch.cache import Cache
 from tests.operator.controller.parts import job_body

@@ -10,7 +10,7 @@ import pytest
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_operator.controller.kube.client import Page
 from dreambooth_operator.controller.kube.kinds import CONFIG_MAP, DREAMBOOTH_JOB, JOB, POD, Kind
-from dreambooth_operator.controller.kube.snapshots import Key
+from dreambooth_operator.controller.kube.objects import Key
 from dreambooth_operator.controller.watch import cache as cache_module
 from dreambooth_operator.controller.watch import informer as informer_module
 from dreambooth_operator.controller.watch.informer import Informer

@@ -21,8 +21,8 @@ from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import Api, Page
 from dreambooth_operator.controller.kube.clock import ServerClock
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, JOB, POD, WATCHED, Kind
+from dreambooth_operator.controller.kube.objects import Key
 from dreambooth_operator.controller.kube.session import Session
-from dreambooth_operator.controller.kube.snapshots import Key
 from dreambooth_operator.controller.observability.job_metrics import (
     MeasuredJob,
     collect,

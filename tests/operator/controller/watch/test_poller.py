@@ -15,7 +15,7 @@ import pytest
 
 from dreambooth_api.contract.progress import MAX_BYTES
 from dreambooth_operator.controller.decide.state.observed import Reading
-from dreambooth_operator.controller.kube.snapshots import Key
+from dreambooth_operator.controller.kube.objects import Key
 from dreambooth_operator.controller.watch import poller as poller_module
 from dreambooth_operator.controller.watch.poller import CONCURRENCY, Poller
 

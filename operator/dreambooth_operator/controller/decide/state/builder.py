@@ -28,7 +28,7 @@ from dreambooth_operator.controller.decide.state.decision import (
 )
 from dreambooth_operator.controller.decide.state.events import events_between
 from dreambooth_operator.controller.decide.state.observed import Observed, Policy
-from dreambooth_operator.controller.kube.snapshots import JobSnapshot
+from dreambooth_operator.controller.kube.job_snapshots import JobSnapshot
 from dreambooth_operator.manifests.names import Manifest
 
 # Times in statuses have whole seconds: sooner, the clock would still read the same.

@@ -5,7 +5,8 @@ from datetime import datetime
 
 from dreambooth_api.contract.progress import Progress
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_operator.controller.kube.snapshots import JobSnapshot, PodSnapshot
+from dreambooth_operator.controller.kube.job_snapshots import JobSnapshot
+from dreambooth_operator.controller.kube.pod_snapshots import PodSnapshot
 
 
 @dataclass(frozen=True)

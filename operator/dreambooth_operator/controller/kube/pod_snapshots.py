@@ -1,33 +1,34 @@
-"""Small typed snapshots of the Kubernetes objects that the operator watches.
+"""Pods as the operator keeps them.
 
 The full body of a pod takes about 50 kB in memory, its snapshot 1 kB; a thousand jobs have
 thousands of pods.
 """
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT
 from dreambooth_api.contract.termination import Termination
-from dreambooth_api.models.base import GROUP, KIND
+from dreambooth_operator.controller.kube.objects import (
+    Body,
+    Key,
+    by_type,
+    controller_uid,
+    is_true,
+    label_number,
+    required_time,
+    time_of,
+)
 from dreambooth_operator.manifests import names
-
-Body = Mapping[str, Any]
-"""An object as the API server sends it."""
 
 NO_TERMINATION = Termination()
 STARTING = ("ContainerCreating", "PodInitializing")
 """Waiting reasons of every pod that starts."""
-COUNTERS_ANNOTATION = f"{names.ATTEMPT_LABEL}-counters"
-STOP_REASON_ANNOTATION = f"{GROUP}/stop-reason"
 MAX_GRACE_SECONDS = 10 * 365 * 86_400
 """The API server takes any; longer ones do not fit into Python's times."""
-LABEL_NUMBER = re.compile("[0-9]{1,6}")
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
-
 
 # Waiting reasons of containers (core/v1 ContainerStateWaiting.reason) that may not go away by
 # themselves. A pod changes between the reasons of one set while kubelet retries the same thing.
@@ -38,28 +39,6 @@ IMAGE_PULL_FAILS = frozenset(
 CONFIG_FAILS = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A DreamBoothJob's namespace and name (meta/v1 ObjectMeta)."""
-
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectId:
-    """Which object a body is, and in which version (meta/v1 ObjectMeta)."""
-
-    namespace: str
-    name: str
-    uid: str
-    version: int
-    """metadata.resourceVersion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,67 +124,6 @@ class PodSnapshot:
         return self.phase == "Failed" or bool(self.exit_code)
 
 
-@dataclass(frozen=True, slots=True)
-class JobSnapshot:
-    """A Job of an attempt or of the preflight (batch/v1 Job)."""
-
-    key: Key
-    name: str
-    uid: str
-    version: int
-    owner: str | None
-    """uid of the DreamBoothJob that controls it."""
-    component: str
-    attempt: int | None
-    created: datetime
-    suspended: bool = False
-    """A queue holds it back (spec.suspend), or the Job controller has not yet reported that it was
-    resumed: it creates the pods first, and sets the Suspended condition to False afterwards."""
-    started: datetime | None = None
-    """status.startTime: reset when the Job is resumed, after its first pods were created."""
-    deleting: bool = False
-    completions: int | None = None
-    """spec.completions: the number of nodes that it was created for."""
-    complete: bool = False
-    ended: datetime | None = None
-    """When it completed or failed."""
-    failing: datetime | None = None
-    """Since when its pods are being stopped because it fails (FailureTarget condition)."""
-    failed: bool = False
-    """Failed, and all its pods have ended."""
-    failure_reason: str = ""
-    failure_message: str = ""
-    queue: str = ""
-    """Kueue LocalQueue that it waits in; one without a label may wait in `default`."""
-    counters: str = ""
-    """The counters with which the attempt was started, as JSON."""
-    stop_reason: str = ""
-    """Why the operator stopped it, and kept it for inspection."""
-
-    @property
-    def active_since(self) -> datetime:
-        """When it was created, or last resumed by its queue (status.startTime)."""
-        return self.started or self.created
-
-    @property
-    def live(self) -> bool:
-        """Its pods run or may run, and it is not being deleted (status.conditions)."""
-        return not (self.complete or self.failed or self.deleting)
-
-
-def identify(body: Body) -> ObjectId | None:
-    """Which object this is; None for JSON that is no object of the API server's."""
-    try:
-        meta = body["metadata"]
-        namespace, name, uid = meta["namespace"], meta["name"], meta["uid"]
-        version = int(meta["resourceVersion"])
-    except (LookupError, TypeError, ValueError):
-        return None
-    if not all(isinstance(text, str) for text in (namespace, name, uid)):
-        return None
-    return ObjectId(namespace, name, uid, version)
-
-
 def pod_snapshot(body: Body) -> PodSnapshot | None:
     """The snapshot of a pod (core/v1 Pod); None for one without the operator's labels."""
     meta, status = body["metadata"], body.get("status", {})
@@ -229,15 +147,15 @@ def pod_snapshot(body: Body) -> PodSnapshot | None:
         version=int(meta["resourceVersion"]),
         job_uid=controller_uid(meta),
         component=labels.get(names.COMPONENT_LABEL, ""),
-        attempt=_number(labels.get(names.ATTEMPT_LABEL)),
-        index=_number(labels.get(INDEX_LABEL)) or 0,
+        attempt=label_number(labels.get(names.ATTEMPT_LABEL)),
+        index=label_number(labels.get(INDEX_LABEL)) or 0,
         created=required_time(meta["creationTimestamp"]),
         phase=status.get("phase", "Pending"),
         node=body.get("spec", {}).get("nodeName"),
-        scheduled=time_of(scheduled.get("lastTransitionTime")) if _is_true(scheduled) else None,
+        scheduled=time_of(scheduled.get("lastTransitionTime")) if is_true(scheduled) else None,
         ip=status.get("podIP"),
         metrics_port=_metrics_port(body.get("spec", {})),
-        ready=_is_true(conditions.get("Ready")),
+        ready=is_true(conditions.get("Ready")),
         running=bool(state.get("running") or ended),
         deletion_requested=deletion - grace if deletion else None,
         finished=time_of(ended.get("finishedAt")),
@@ -248,89 +166,10 @@ def pod_snapshot(body: Body) -> PodSnapshot | None:
         out_of_memory=ended.get("reason") == "OOMKilled",
         waiting=_text(waiting.get("reason")),
         waiting_message=waiting.get("message", ""),
-        disruption=disruption.get("reason") if _is_true(disruption) else None,
+        disruption=disruption.get("reason") if is_true(disruption) else None,
         disruption_message=disruption.get("message", ""),
         unschedulable=scheduled.get("message") if scheduled.get("status") == "False" else None,
     )
-
-
-def job_snapshot(body: Body) -> JobSnapshot | None:
-    """The snapshot of a Job (batch/v1 Job); None for one without the operator's labels."""
-    meta, status = body["metadata"], body.get("status", {})
-    labels = meta.get("labels", {})
-    if names.JOB_LABEL not in labels:
-        return None
-    conditions = by_type(status.get("conditions", []))
-    failed, target = conditions.get("Failed", {}), conditions.get("FailureTarget", {})
-    complete = conditions.get("Complete", {})
-    # FailureTarget comes first, and has the same reason and message; Failed waits for the pods to
-    # end.
-    failure = failed if _is_true(failed) else target
-    return JobSnapshot(
-        key=Key(meta["namespace"], str(labels[names.JOB_LABEL])),
-        name=meta["name"],
-        uid=meta["uid"],
-        version=int(meta["resourceVersion"]),
-        owner=controller_uid(meta),
-        component=labels.get(names.COMPONENT_LABEL, ""),
-        attempt=_number(labels.get(names.ATTEMPT_LABEL)),
-        created=required_time(meta["creationTimestamp"]),
-        suspended=bool(body.get("spec", {}).get("suspend"))
-        or _is_true(conditions.get("Suspended")),
-        started=time_of(status.get("startTime")),
-        deleting="deletionTimestamp" in meta,
-        completions=body.get("spec", {}).get("completions"),
-        complete=_is_true(complete),
-        ended=time_of((complete if _is_true(complete) else failed).get("lastTransitionTime")),
-        failing=time_of(target.get("lastTransitionTime")) if _is_true(target) else None,
-        failed=_is_true(failed),
-        failure_reason=failure.get("reason", "") if _is_true(failure) else "",
-        failure_message=failure.get("message", "") if _is_true(failure) else "",
-        queue=labels.get(names.QUEUE_LABEL, ""),
-        counters=meta.get("annotations", {}).get(COUNTERS_ANNOTATION, ""),
-        stop_reason=meta.get("annotations", {}).get(STOP_REASON_ANNOTATION, ""),
-    )
-
-
-def by_type(conditions: Iterable[Body]) -> dict[str, Body]:
-    """Conditions by their type (status.conditions[].type)."""
-    return {condition["type"]: condition for condition in conditions}
-
-
-def controller_uid(meta: Body) -> str | None:
-    """Uid of the controller among an object's owners (meta/v1 OwnerReference)."""
-    owners = meta.get("ownerReferences", [])
-    return next((str(owner["uid"]) for owner in owners if owner.get("controller")), None)
-
-
-def controls(job_uid: str, meta: Body) -> bool:
-    """Whether the DreamBoothJob with this uid controls the object with this metadata."""
-    owners = meta.get("ownerReferences", [])
-    return any(
-        owner["kind"] == KIND and owner["uid"] == job_uid and owner.get("controller")
-        for owner in owners
-    )
-
-
-def time_of(text: str | None) -> datetime | None:
-    """Parse an optional time (meta/v1 Time or MicroTime).
-
-    Raises:
-        ValueError: It is no time, or has no time zone.
-    """
-    return required_time(text) if text else None
-
-
-def required_time(text: str) -> datetime:
-    """Parse the time of a field that every object has (meta/v1 Time).
-
-    Raises:
-        ValueError: It is no time, or has no time zone.
-    """
-    time = datetime.fromisoformat(text)
-    if time.tzinfo is None:
-        raise ValueError(f"{text} has no time zone")
-    return time
 
 
 def _metrics_port(spec: Body) -> int:
@@ -376,14 +215,5 @@ def _init_statuses(status: Body) -> Iterable[Body]:
     return statuses
 
 
-def _is_true(condition: Body | None) -> bool:
-    return bool(condition) and condition.get("status") == "True"  # type: ignore[union-attr]
-
-
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
-
-
-def _number(text: str | None) -> int | None:
-    """The number in a label, which its user may have set to any text."""
-    return int(text) if text is not None and LABEL_NUMBER.fullmatch(text) else None
