@@ -10,7 +10,15 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import GemmaTokenizer, Qwen2Tokenizer, T5Tokenizer
 
 from tests.corpus.families.parts import write_json
@@ -41,6 +49,19 @@ QWEN_TEMPLATE = (
     "<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
 """The turns of Qwen3's chat template; an empty thought where thinking is switched off."""
+
+MISTRAL_SPECIAL = (
+    "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]",
+    "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]",
+    "[IMG_END]", "[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]",
+)  # fmt: skip
+MISTRAL_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% set mark = 'SYSTEM_PROMPT' if message.role == 'system' else 'INST' %}"
+    "[{{ mark }}]{% for part in message.content %}"
+    "{{ part.text if part.type == 'text' else '[IMG]' }}{% endfor %}[/{{ mark }}]"
+    "{% endfor %}"
+)
 
 
 def write_clip(folder: Path, pad: str = CLIP_END) -> int:
@@ -143,6 +164,66 @@ def write_qwen(folder: Path, *, files: bool = False, fast: bool = True) -> int:
     if fast:
         tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     return len(tokenizer)
+
+
+def write_mistral(folder: Path) -> int:
+    """Write the tokenizer of a Pixtral processor: bytes, turns in brackets, padded on the left.
+
+    Returns:
+        The size of its vocabulary, which begins with the special tokens.
+    """
+    letters = _bytes()
+    words = [spaced for word in WORDS for spaced in (word, f" {word}")]
+    merges = _learn_merges(tuple(words), tuple(letters))
+    tokens = dict.fromkeys([*MISTRAL_SPECIAL, *letters, *map("".join, merges)])
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(each, normalized=False) for each in MISTRAL_SPECIAL])
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    write_json(folder / "special_tokens_map.json", special)
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            **special,
+            "add_bos_token": True,
+            "add_eos_token": False,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": 1_000_000,
+            "padding_side": "left",
+            "processor_class": "PixtralProcessor",
+            "tokenizer_class": "PreTrainedTokenizerFast",
+        },
+    )
+    (folder / "chat_template.jinja").write_text(MISTRAL_TEMPLATE)
+    processor = {
+        "image_break_token": "[IMG_BREAK]",
+        "image_end_token": "[IMG_END]",
+        "image_token": "[IMG]",
+        "patch_size": 14,
+        "processor_class": "PixtralProcessor",
+        "spatial_merge_size": 2,
+    }
+    write_json(folder / "processor_config.json", processor)
+    images = {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_processor_type": "PixtralImageProcessorFast",
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "patch_size": 14,
+        "processor_class": "PixtralProcessor",
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"longest_edge": 1540},
+    }
+    write_json(folder / "preprocessor_config.json", images)
+    return len(tokens)
 
 
 def write_gemma(folder: Path, text: str = "") -> int:
