@@ -133,6 +133,11 @@ class Family(ABC):
         """Images of a multiple of this size, in pixels, use every level or patch in full."""
 
     @property
+    def side_multiple(self) -> int:
+        """Sides of images must be a multiple of this, in pixels."""
+        return self.vae_factor
+
+    @property
     @abstractmethod
     def native_resolution(self) -> int:
         """Size, in pixels along one side, of the images that the model was trained on."""

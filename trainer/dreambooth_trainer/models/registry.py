@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
+from dreambooth_trainer.models.families.z_image import ZImage
 from dreambooth_trainer.models.family import Family
 
 FAMILIES: Mapping[str, type[Family]] = {
     "StableDiffusionPipeline": StableDiffusion,
+    "ZImagePipeline": ZImage,
 }
 """By the pipeline class that model_index.json names."""

@@ -41,7 +41,7 @@ def _unusual_resolution(config: ModelConfig, resolution: int) -> Iterator[str]:
 
 def _check_resolution(config: ModelConfig, resolution: int) -> None:
     least = config.skeleton.resolution_step
-    if resolution % config.skeleton.vae_factor or resolution < least:
+    if resolution % config.skeleton.side_multiple or resolution < least:
         raise BadConfigError(
             f"spec.training.resolution: the model cannot take {resolution};"
             f" use a multiple of {least}, such as {_nearest_multiple(resolution, least)}"

@@ -20,6 +20,11 @@ class FlowFamily(Family):
         return self.vae_factor * self.latent_patch
 
     @property
+    def side_multiple(self) -> int:
+        """There are no parts of tokens."""
+        return self.resolution_step
+
+    @property
     def native_resolution(self) -> int:
         """1024, which all families were trained at last."""
         return 1024
