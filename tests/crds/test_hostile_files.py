@@ -16,7 +16,7 @@ from tests.crds.mutations import CORPUS, mutated
 
 JOB = (Path(__file__).parents[2] / "examples" / "quickstart.yaml").read_text()
 QUICK, SLOW = 1500, 10_000
-WHERE = re.compile(r"(line \d+, column \d+|the file|job|\w[\w.\[\]/-]*|\S*\[.*\]\S*): .")
+WHERE = re.compile(r"(line \d+, column \d+|the file|job|\w[^\s:]*|\S*\[.*\]\S*): .")
 """How a problem begins: with a place in the text, or with a field; odd keys are in brackets."""
 
 

@@ -47,7 +47,7 @@ class Model(ApiModel):
     @rule(
         "variant",
         "!has(self.variant) || self.layout == 'diffusers'",
-        "means nothing for a single file; remove it",
+        "has no effect on a single file; remove it",
     )
     def _single_file_has_no_variant(self) -> bool:
         return self.variant is None or self.layout == "diffusers"
@@ -55,7 +55,7 @@ class Model(ApiModel):
     @rule(
         "revision",
         "!has(self.revision) || self.source.startsWith('hf://')",
-        "means nothing without an hf:// source; remove it",
+        "has no effect without an hf:// source; remove it",
     )
     def _revision_is_for_the_hub(self) -> bool:
         return self.revision is None or self.source.startswith("hf://")

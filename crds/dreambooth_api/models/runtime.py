@@ -93,7 +93,7 @@ class Toleration(ApiModel):
     @rule(
         "value",
         "!has(self.value) || !has(self.operator) || self.operator == 'Equal'",
-        "means nothing with operator Exists; remove it, or set operator to Equal",
+        "has no effect with operator Exists; remove it, or set operator to Equal",
     )
     def _exists_has_no_value(self) -> bool:
         return self.value is None or self.operator != "Exists"
@@ -119,7 +119,8 @@ class Restart(ApiModel):
     """How often a job that failed is started again from its last checkpoint."""
 
     max_failures: Annotated[int, Field(ge=0, le=100)] = 3
-    """Failures and stalls that are forgiven. Disruptions and preemptions do not count."""
+    """How many failures and stalls are followed by a restart. Disruptions and preemptions do not
+    count."""
 
     backoff_seconds: Annotated[int, Field(ge=1, le=3600)] = 10
     """Wait before the first restart; doubles with each failure in a row."""
@@ -158,8 +159,8 @@ class Ports(ApiModel):
         "rendezvous",
         "!has(self.rendezvous) || !has(self.metrics) || self.rendezvous < self.metrics"
         f" || self.rendezvous >= self.metrics + {MAX_RANKS_PER_NODE}",
-        f"must not be one of the {MAX_RANKS_PER_NODE} ports from metrics on, which the ranks of a"
-        " pod serve their metrics on; choose another one",
+        f"must not be one of the {MAX_RANKS_PER_NODE} ports that start at metrics, on which the"
+        " ranks of a pod serve their metrics; choose another one",
     )
     def _ports_are_apart(self) -> bool:
         if self.rendezvous is None or self.metrics is None:
@@ -180,7 +181,7 @@ class Runtime(ApiModel):
     """Ranks of each pod when `gpusPerNode` is 0. Default: 1."""
 
     gpu_resource: ResourceName = "nvidia.com/gpu"
-    """Extended resource that one GPU is requested by."""
+    """Extended resource by which GPUs are requested."""
 
     gpu_memory: Quantity | None = None
     """Memory of one GPU, for example `80Gi`: preflight then refuses a job that cannot fit."""
@@ -226,10 +227,10 @@ class Runtime(ApiModel):
 
     start_deadline_seconds: Annotated[int, Field(ge=1, le=MAX_SECONDS)] | None = None
     """Fail when the pods do not all run within this time; waiting in a queue does not count. Once
-    the job has run, the pods are given back instead and started again later. Unset: no limit."""
+    the job has run, the pods are deleted instead and started again later. Unset: no limit."""
 
     active_deadline_seconds: Annotated[int, Field(ge=60, le=MAX_SECONDS)] | None = None
-    """Fail when the attempts have run for this long, all together. Unset: no limit."""
+    """Fail when the attempts have run for this long in total. Unset: no limit."""
 
     stall_timeout_seconds: Annotated[int, Field(ge=60, le=MAX_SECONDS)] = 900
     """Restart when no rank of a pod has made progress for this long: no step, no image, no answer
@@ -239,7 +240,7 @@ class Runtime(ApiModel):
     """Time for the last checkpoint when a pod is asked to stop."""
 
     terminating_timeout_seconds: Annotated[int, Field(ge=30, le=86_400)] = 600
-    """A pod that is still terminating after this is taken for lost, and the next attempt starts."""
+    """A pod that takes longer to terminate is considered lost, and the next attempt starts."""
 
     ttl_seconds_after_finished: Seconds | None = None
     """Delete the DreamBoothJob this long after it ended. What is in storage stays."""
@@ -251,7 +252,7 @@ class Runtime(ApiModel):
     @rule(
         "processesPerNode",
         "!has(self.processesPerNode) || self.gpusPerNode == 0",
-        "means nothing with GPUs, which have one process each; remove it, or set gpusPerNode to 0",
+        "has no effect with GPUs, which have one process each; remove it, or set gpusPerNode to 0",
     )
     def _processes_are_for_the_cpu(self) -> bool:
         return self.processes_per_node is None or self.gpus_per_node == 0
@@ -277,8 +278,8 @@ class Runtime(ApiModel):
     @rule(
         "terminatingTimeoutSeconds",
         "self.terminatingTimeoutSeconds >= self.terminationGracePeriodSeconds",
-        "must be at least terminationGracePeriodSeconds, or a pod that saves is taken for lost;"
-        " raise it",
+        "must be at least terminationGracePeriodSeconds, or a pod that is still saving is"
+        " considered lost; raise it",
     )
     def _saving_is_not_lost(self) -> bool:
         return self.terminating_timeout_seconds >= self.termination_grace_period_seconds

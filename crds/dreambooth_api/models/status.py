@@ -26,13 +26,13 @@ class Condition(ApiModel):
     """Whether it holds."""
 
     reason: ConditionReason
-    """One CamelCase word for machines."""
+    """Reason in one CamelCase word, for programs."""
 
     message: Annotated[str, StringConstraints(max_length=32_768)]
-    """A sentence for people."""
+    """Explanation in a sentence."""
 
     observed_generation: Count | None = None
-    """Generation of the job that this was seen on."""
+    """Generation of the job that the condition is about."""
 
     last_transition_time: Time
     """When `status` last changed."""
@@ -54,7 +54,7 @@ class ProgressStatus(ApiModel):
     """Subject and prior images per second over all ranks."""
 
     eta: Annotated[str, StringConstraints(max_length=32)] | None = None
-    """Time left, for people: `12m`."""
+    """Time left, for example `12m`."""
 
     updated_at: Time | None = None
     """When it was read."""
@@ -73,7 +73,7 @@ class CheckpointStatus(ApiModel):
     """When its manifest was written."""
 
     refusals: Count = 0
-    """Attempts from it that ended with exit codes 64 to 67. After 20 the job fails."""
+    """Attempts since then that ended with exit codes 64 to 67. After 20 the job fails."""
 
 
 class AttemptStatus(ApiModel):
@@ -98,7 +98,7 @@ class AttemptStatus(ApiModel):
     """No other attempt follows."""
 
     reason: Text = ""
-    """The first failure, for people."""
+    """The first failure, in words."""
 
     rank: Count | None = None
     """First rank that failed."""
@@ -167,7 +167,7 @@ class Status(ApiModel):
     """The newest attempts."""
 
     run_seconds: Count = 0
-    """Seconds for which the attempts that ended ran with all their ranks."""
+    """Seconds that attempts which have ended ran with all their ranks."""
 
     artifacts: Artifacts | None = None
     """Where the results are."""

@@ -74,8 +74,8 @@ class Storage(ApiModel):
     """Keys for the buckets. Unset: the identity of the pods' ServiceAccount."""
 
     anonymous_buckets: Annotated[list[BucketName], Field(max_length=16), SetList()] = []
-    """Names of public buckets. Requests to them are sent without credentials, which a server may
-    refuse there although anyone may read."""
+    """Names of public buckets. Requests to them carry no credentials: some servers refuse those of
+    other accounts, although anyone may read."""
 
 
 class Checkpoints(ApiModel):

@@ -47,7 +47,7 @@ class TextEncoder(ApiModel):
     @rule(
         "learningRate",
         "!has(self.learningRate) || self.method != 'frozen'",
-        "means nothing when the text encoder is frozen; set method to lora or full, or remove it",
+        "has no effect when the text encoder is frozen; set method to lora or full, or remove it",
     )
     def _frozen_has_no_learning_rate(self) -> bool:
         return self.learning_rate is None or self.method != "frozen"
@@ -121,7 +121,7 @@ class TimestepSampling(ApiModel):
     @rule(
         "mean",
         "!has(self.mean) || self.density == 'logit-normal'",
-        "means nothing with this density; set density to logit-normal, or remove it",
+        "has no effect with this density; set density to logit-normal, or remove it",
     )
     def _only_logit_normal_has_a_mean(self) -> bool:
         return self.mean is None or self.density == "logit-normal"
@@ -129,7 +129,7 @@ class TimestepSampling(ApiModel):
     @rule(
         "std",
         "!has(self.std) || self.density == 'logit-normal'",
-        "means nothing with this density; set density to logit-normal, or remove it",
+        "has no effect with this density; set density to logit-normal, or remove it",
     )
     def _only_logit_normal_has_a_deviation(self) -> bool:
         return self.std is None or self.density == "logit-normal"
@@ -137,7 +137,7 @@ class TimestepSampling(ApiModel):
     @rule(
         "modeScale",
         "!has(self.modeScale) || self.density == 'mode'",
-        "means nothing with this density; set density to mode, or remove it",
+        "has no effect with this density; set density to mode, or remove it",
     )
     def _only_mode_has_a_scale(self) -> bool:
         return self.mode_scale is None or self.density == "mode"

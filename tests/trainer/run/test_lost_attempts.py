@@ -1,4 +1,4 @@
-"""An attempt that is taken for lost and comes back to life: it cannot harm its successor."""
+"""An attempt that was considered lost and comes back: it cannot harm its successor."""
 
 import hashlib
 import os
