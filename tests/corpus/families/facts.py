@@ -30,5 +30,7 @@ class FamilyFacts:
     others: dict[str, int | None] = field(default_factory=dict)
     same_layout: tuple[str, ...] = ()  # other repositories that differ in numbers alone
     call: dict[str, Any] = field(default_factory=dict)  # arguments for images of any small size
+    channels: int = 3  # of images: 4 with opacity
+    batch_matters: bool = False  # images depend on the longest prompt of their batch
     true_cfg: bool = False  # guided by true_cfg_scale and a negative prompt for each prompt
     notes: str = ""

@@ -27,7 +27,7 @@ TEXT = """
     a photo of sks mug dog cat person style in on the beach table red blue green with and
     system user assistant model think
     Describe image by detailing color shape size texture quantity text spatial relationships
-    objects background key features describe
+    objects background key features describe Comprehend analyze provided prompt
 """
 WORDS = TEXT.split()
 ASCII = [chr(code) for code in range(ord("!"), ord("~") + 1)]
@@ -42,13 +42,15 @@ QWEN_SPECIAL = (
 QWEN_ADDED = ("<tool_call>", "</tool_call>", "<think>", "</think>")
 QWEN_TEMPLATE = (
     "{% for message in messages %}"
-    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "<|im_start|>{{ message.role }}\n{% if message.content is string %}{{ message.content }}"
+    "{% else %}{% for part in message.content %}{{ part.text }}{% endfor %}{% endif %}"
+    "<|im_end|>\n"
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and enable_thinking is false %}"
     "<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
-"""The turns of Qwen3's chat template; an empty thought where thinking is switched off."""
+"""The turns of Qwen's chat templates for text; an empty thought where thinking is switched off."""
 
 MISTRAL_SPECIAL = (
     "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]",
