@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 
+from dreambooth_trainer.models.families.flux import Flux
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.models.families.z_image import ZImage
 from dreambooth_trainer.models.family import Family
 
 FAMILIES: Mapping[str, type[Family]] = {
+    "FluxPipeline": Flux,
     "StableDiffusionPipeline": StableDiffusion,
     "ZImagePipeline": ZImage,
 }

@@ -1,0 +1,147 @@
+"""FLUX.1: CLIP's pooled embedding, T5's sequence, packed latents, guidance as an input."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+
+from dreambooth_trainer.models.defaults import ModelDefaults
+from dreambooth_trainer.models.families.flow import FlowFamily
+from dreambooth_trainer.models.families.packing import pack, positions, unpack
+from dreambooth_trainer.models.family import Conditioning, Config, Tokens
+
+TRAINING_GUIDANCE = 1.0
+"""The input at which the distilled model predicts without guidance. With that of sampling, training
+would pull guided predictions to the images, and samples would then be guided twice."""
+
+
+class Flux(FlowFamily):
+    """FLUX.1 dev and schnell, and fine-tunes of them (Black Forest Labs 2024)."""
+
+    name = "FLUX.1"
+    pipeline_class = FluxPipeline
+    modules = {
+        "transformer": FluxTransformer2DModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": T5EncoderModel,
+    }
+    tokenizers = {"tokenizer": CLIPTokenizer, "tokenizer_2": T5TokenizerFast}
+    unguided_scale = TRAINING_GUIDANCE
+    card_tag = "flux"
+
+    @classmethod
+    def find_mismatches(cls, configs: Mapping[str, Config]) -> Iterator[str]:
+        """More inputs than packed latents have: FLUX.1 Fill, and models for control images."""
+        channels = configs["transformer"].get("in_channels")
+        latent = configs["vae"].get("latent_channels")
+        if not isinstance(latent, int) or channels != 4 * latent:
+            yield (
+                f"its transformer reads {channels} channels and its VAE makes {latent}, of which it"
+                " takes 2 x 2 at once; inpainting and control models cannot be trained"
+            )
+
+    @property
+    def _takes_guidance(self) -> bool:
+        """Whether guidance was distilled into the model, as into dev, and is an input."""
+        return bool(self._pipeline.transformer.config.guidance_embeds)
+
+    @property
+    def defaults(self) -> ModelDefaults:
+        """Those of the model cards of dev and of schnell."""
+        steps = 28 if self._takes_guidance else 4
+        return ModelDefaults(
+            resolution=self.native_resolution,
+            sampler="euler",
+            class_image_steps=min(steps, 20),
+            sample_steps=steps,
+            guidance_scale=3.5 if self._takes_guidance else 1.0,
+            lora_targets=(
+                "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+                "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+            ),
+            samplers=("euler",),
+            takes_negative_prompt=False,
+        )  # fmt: skip
+
+    @property
+    def training_notes(self) -> list[str]:
+        """What training does to the steps that schnell was distilled to."""
+        if self._takes_guidance:
+            return []
+        return [
+            "FLUX.1 schnell was distilled to 4 steps, which training undoes: the result needs about"
+            " 20; train FLUX.1 dev and use its LoRA with schnell, if its licence allows that"
+        ]
+
+    @property
+    def max_tokens(self) -> int:
+        """512 of T5, which dev was trained with; 256 for schnell. CLIP's 77 do not limit."""
+        return 512 if self._takes_guidance else 256
+
+    def count_tokens(self, text: str) -> int:
+        """Number of T5's tokens, with the end token."""
+        return len(self._pipeline.tokenizer_2(text, truncation=False, verbose=False).input_ids)
+
+    def tokenize(self, captions: Sequence[str]) -> Tokens:
+        """Ids of CLIP [captions, 77] and of T5 [captions, `max_tokens`]; no masks, as in training."""
+        lengths = {"tokenizer": 77, "tokenizer_2": self.max_tokens}
+        return {
+            name: getattr(self._pipeline, name)(
+                list(captions),
+                padding="max_length",
+                max_length=length,
+                truncation=True,
+                return_tensors="pt",
+            ).input_ids
+            for name, length in lengths.items()
+        }
+
+    def encode_tokens(self, tokens: Tokens) -> Conditioning:
+        """CLIP's pooled output [captions, 768], and T5's states [captions, `max_tokens`, 4096]."""
+        return {
+            "pooled": self.text_encoders["text_encoder"](tokens["tokenizer"]).pooler_output,
+            "hidden_states": self.text_encoders["text_encoder_2"](tokens["tokenizer_2"])[0],
+        }
+
+    def predict(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        crops: Tensor | None = None,
+    ) -> Tensor:
+        """The transformer's velocity, without guidance."""
+        channels, height, width = noisy.shape[1:]
+        states = conditioning["hidden_states"]
+        guidance = torch.full_like(timesteps, TRAINING_GUIDANCE) if self._takes_guidance else None
+        velocity = self.denoiser(
+            hidden_states=pack(noisy),
+            timestep=timesteps,
+            guidance=guidance,
+            pooled_projections=conditioning["pooled"],
+            encoder_hidden_states=states,
+            txt_ids=torch.zeros(states.shape[1], 3, device=noisy.device),
+            # The first of three axes tells images apart where there are several.
+            img_ids=pad(positions(height // 2, width // 2, noisy.device), (1, 0)),
+            return_dict=False,
+        )[0]
+        return unpack(velocity, (channels, height, width))
+
+    def unpack_latents(self, latents: Tensor, resolution: int) -> Tensor:
+        """Tokens [N, h/2 * w/2, 64] -> [N, 16, h, w]."""
+        return unpack(latents, self.latent_shape(resolution))
+
+    def sampling_arguments(
+        self, prompts: Conditioning, negative: Conditioning, guidance_scale: float
+    ) -> dict[str, Any]:
+        """Both embeddings, and guidance as an input of the model."""
+        return {
+            "prompt_embeds": prompts["hidden_states"],
+            "pooled_prompt_embeds": prompts["pooled"],
+            "guidance_scale": guidance_scale,
+        }
