@@ -70,7 +70,8 @@ class PlainScreen:
 
     def attempt_started(self, attempt: int) -> None:
         """Print the attempt's number."""
-        self._stage = ""
+        # What `update` would print until the first answer.
+        self._stage = self._last_line = stage_name(None, stopping=False)
         self.print_line(f"attempt {attempt}: starting")
 
     def update(self, progress: Progress | None, problem: str | None, stopping: bool) -> None:

@@ -47,6 +47,21 @@ def test_plain_screen_prints_changes_of_stage_at_once_and_steps_seldom() -> None
     assert lines == ["Starting", "Training  step 0/400", "Exporting  step 400/400"]
 
 
+def test_start_of_an_attempt_is_one_line() -> None:
+    console, out = text_console()
+    screen = screen_for(console)
+    for attempt in range(2):
+        screen.attempt_started(attempt)
+        screen.update(None, None, stopping=False)
+        screen.update(progress("Preparing"), None, stopping=False)
+    assert out.getvalue().splitlines() == [
+        "attempt 0: starting",
+        "Preparing",
+        "attempt 1: starting",
+        "Preparing",
+    ]
+
+
 def test_failed_save_is_a_line_until_it_is_mended() -> None:
     console, out = text_console()
     screen = screen_for(console)

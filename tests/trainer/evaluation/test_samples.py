@@ -59,7 +59,7 @@ def test_who_is_asked_to_stop_paints_no_further_chunk(random_pipeline: Any, tmp_
     decode = random_pipeline.vae.decode
     random_pipeline.vae.decode = lambda *a, **k: made.append(1) or decode(*a, **k)
     generator = ImageGenerator(
-        attempt(tmp_path, StopAfter(looks=1)), StableDiffusion(random_pipeline, "")
+        attempt(tmp_path, StopAfter(looks=2)), StableDiffusion(random_pipeline, "")
     )
     with pytest.raises(StoppedError):
         generator.generate(

@@ -12,6 +12,7 @@ from PIL import Image
 from dreambooth_api.models.prior import Sampler
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.models.generate import ImageRequest, generate_images
+from dreambooth_trainer.process.signals import StoppedError
 
 PROMPT = "a photo of a mug"
 
@@ -130,6 +131,16 @@ def test_everything_is_left_as_it_was(family: StableDiffusion, capfd: Any) -> No
     with pytest.raises(ValueError, match="divisible by 8"):
         generate(family, ImageRequest(PROMPT, 0), size=63)
     assert [module.training for module in family.pipeline().unet.modules()] == modes
+    assert family.pipeline().scheduler is scheduler
+
+
+def test_stop_between_two_steps_ends_generation(family: StableDiffusion) -> None:
+    unet, scheduler = family.pipeline().unet, family.pipeline().scheduler
+    calls: list[int] = []
+    unet.register_forward_hook(lambda *_: calls.append(1))
+    with pytest.raises(StoppedError):
+        generate(family, ImageRequest(PROMPT, 0), steps=9, should_stop=lambda: len(calls) == 2)
+    assert len(calls) == 2
     assert family.pipeline().scheduler is scheduler
 
 

@@ -115,9 +115,10 @@ def load_class_images(
         missing = [absent for chunk in own if (absent := [i for i in chunk if i not in intact])]
         made: list[int] = []
         for indices in missing:
-            if should_stop():
-                break  # not raised here: the other ranks are waiting for this one
-            _generate(family, cache, indices, damaged)
+            try:
+                _generate(family, cache, indices, damaged, should_stop)
+            except StoppedError:
+                break  # not raised here: what is made has to be counted, as the other ranks wait
             made += indices
             if ranks.topology.rank == 0:
                 # A listing counts the images of all ranks, and of other jobs, without a collective.
@@ -157,9 +158,17 @@ def _verify_made(cache: ClassImageCache, indices: Sequence[int]) -> dict[int, So
 
 
 def _generate(
-    family: Family, cache: ClassImageCache, indices: Sequence[int], damaged: set[int]
+    family: Family,
+    cache: ClassImageCache,
+    indices: Sequence[int],
+    damaged: set[int],
+    should_stop: Callable[[], bool],
 ) -> None:
-    """Generate the images of one chunk that are missing; damaged ones are replaced."""
+    """Generate the images of one chunk that are missing; damaged ones are replaced.
+
+    Raises:
+        StoppedError: This rank was asked to stop; no image of the chunk is kept.
+    """
     recipe = cache.recipe
     images = generate_images(
         family,
@@ -168,6 +177,7 @@ def _generate(
         steps=recipe.steps,
         guidance_scale=recipe.guidance_scale,
         size=recipe.resolution,
+        should_stop=should_stop,
     )
     for i, image in zip(indices, images, strict=True):
         cache.write(i, image, replace=i in damaged)

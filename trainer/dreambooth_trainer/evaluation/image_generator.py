@@ -38,10 +38,12 @@ class ImageGenerator:
         own: dict[int, list[bytes]] = {}
         size = images_per_pass(self._resolution)
         for number, chunk in own_chunks(requests, self._ranks.topology, size).items():
-            if self._stop.requested:
+            try:
+                images = self._generate(chunk)
+            except StoppedError:
                 break  # not raised here: the other ranks are waiting in the gather below
             # As PNG, which is smaller to gather than pixels, and lossless.
-            own[number] = [encode_png(image) for image in self._generate(chunk)]
+            own[number] = [encode_png(image) for image in images]
         if any(self._ranks.gather(self._stop.requested)):
             raise StoppedError("asked to stop while generating images; every checkpoint is kept")
         return [decode_png(png) for pngs in gather_chunks(self._ranks, own) for png in pngs]
@@ -59,4 +61,5 @@ class ImageGenerator:
                 guidance_scale=settings.guidance_scale,
                 negative_prompt=settings.negative_prompt,
                 size=self._resolution,
+                should_stop=lambda: self._stop.requested,
             )

@@ -1,7 +1,7 @@
 """Images of a model, each fixed by its prompt and its own seed."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dreambooth_api.models.prior import Sampler
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.process import heartbeat
+from dreambooth_trainer.process.signals import StoppedError
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ def generate_images(
     guidance_scale: float,
     size: int,
     negative_prompt: str = "",
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Image.Image]:
     """One square RGB image of `size` pixels per request, all in one batch.
 
@@ -43,7 +45,25 @@ def generate_images(
 
     Returns:
         The images in the order of their requests.
+
+    Raises:
+        StoppedError: `should_stop` returned True; it is called at the start and after each
+            denoising step, which takes seconds on a CPU.
     """
+
+    def check_stop() -> None:
+        if should_stop():
+            raise StoppedError("asked to stop while generating images")
+
+    def after_step(
+        _pipeline: Any, _step: int, _timestep: int | Tensor, tensors: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Diffusers' hook after each denoising step; what it returns replaces `tensors`."""
+        heartbeat.send()
+        check_stop()
+        return tensors
+
+    check_stop()
     pipeline = family.pipeline()
     with _prepared(pipeline, family.sampling_scheduler(sampler)):
         prompts = family.encode_prompts([request.prompt for request in requests])
@@ -58,17 +78,9 @@ def generate_images(
             width=size,
             # Decoded below, in fp32: the pipeline would decode under autocast, all at once.
             output_type="latent",
-            callback_on_step_end=_send_heartbeat,
+            callback_on_step_end=after_step,
         ).images
         return [_decode(family, latents[i : i + 1], size) for i in range(len(requests))]
-
-
-def _send_heartbeat(
-    _pipeline: Any, _step: int, _timestep: int | Tensor, tensors: dict[str, Any]
-) -> dict[str, Any]:
-    """Diffusers' hook after each denoising step; what it returns replaces `tensors`."""
-    heartbeat.send()
-    return tensors
 
 
 @torch.no_grad()
