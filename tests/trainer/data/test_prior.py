@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dreambooth_api.models.prior import Sampler
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.data.class_image_cache import ClassImageRecipe
 from dreambooth_trainer.data.class_images import ClassImageSet, load_class_images
 from dreambooth_trainer.data.images import read_pixels
+from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.process.chunks import CHUNK_SIZE
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadDataError
@@ -62,7 +64,7 @@ def make(random_pipeline: Any, tmp_path: Path) -> Make:
             ranks=Ranks(Topology()),
             model_hash=model_hash,
             **{
-                "pipeline": lambda: random_pipeline,
+                "family": StableDiffusion(random_pipeline, ""),
                 "progress": lambda *_: None,
                 "should_stop": lambda: False,
                 **(watch or {}),
@@ -97,12 +99,9 @@ def test_images_are_made_once_and_reused_by_the_next_job(make: Make, tmp_path: P
     assert {path: path.stat().st_mtime_ns for path in files(tmp_path)} == written
 
 
-def test_the_pipeline_is_not_loaded_when_nothing_is_missing(make: Make) -> None:
+def test_the_model_is_not_used_when_nothing_is_missing(make: Make) -> None:
     make(count=3)
-    loaded: list[bool] = []
-    found = make(count=3, watch={"pipeline": lambda: loaded.append(True)})
-    assert len(found.images) == 3
-    assert loaded == []
+    assert len(make(count=3, watch={"family": None}).images) == 3
 
 
 def test_a_larger_count_makes_only_the_new_ones(make: Make) -> None:
@@ -183,11 +182,12 @@ def test_another_jobs_image_wins_over_the_one_just_made(
     key = ClassImageRecipe.of(a_job("file:///out"), "mug", MODEL_HASH).key()
     other = tmp_path / "prior-cache" / key / "00000.png"
 
-    def pipeline() -> Any:
-        Image.new("RGB", (64, 64), (1, 2, 3)).save(other)
-        return random_pipeline
+    class Overtaken(StableDiffusion):
+        def sampling_scheduler(self, sampler: Sampler) -> Any:
+            Image.new("RGB", (64, 64), (1, 2, 3)).save(other)
+            return super().sampling_scheduler(sampler)
 
-    found = make(count=2, watch={"pipeline": pipeline})
+    found = make(count=2, watch={"family": Overtaken(random_pipeline, "")})
     assert pixels(found)[0].getpixel((9, 9)) == (1, 2, 3)
     assert pixels(found)[1].getpixel((9, 9)) != (1, 2, 3)
 
@@ -245,18 +245,23 @@ from dreambooth_trainer.process.chunks import CHUNK_SIZE
 from dreambooth_trainer.process.distributed import join_ranks
 from dreambooth_trainer.data.class_images import load_class_images
 from dreambooth_trainer.data.images import read_pixels
+from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_storage import Storage, StorageSettings
 
+class Counted(StableDiffusion):
+    def sampling_scheduler(self, sampler):
+        made.append(1)
+        return super().sampling_scheduler(sampler)
+
 model, job, endpoint = sys.argv[1:]
-pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
+family = Counted(StableDiffusionPipeline.from_pretrained(model, safety_checker=None), "")
 storage = Storage(StorageSettings(endpoint, "us-east-1", "path"))
 with join_ranks(Topology.from_environment(), StopSignal()) as ranks:
     made = []
     found = load_class_images(
         ResolvedJob.model_validate_json(job), "mug", model_hash="ab" * 32, ranks=ranks,
-        storage=storage,
-        pipeline=lambda: made.append(1) or pipeline, progress=print, should_stop=lambda: False,
+        storage=storage, family=family, progress=print, should_stop=lambda: False,
     )
     pixels = b"".join(image.tobytes() for image in read_pixels(storage, found.images, 64))
     mine = (hashlib.sha256(pixels).hexdigest(), found.generated, len(made))

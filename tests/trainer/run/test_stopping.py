@@ -28,6 +28,10 @@ CHECKPOINTS = {"every": 2}
 MOMENTS = {
     "loading the model": ("dreambooth_trainer.run.train:load_family", 1),
     "making class images": ("dreambooth_trainer.data.class_images:generate_images", 1),
+    "a denoising step": (
+        "dreambooth_trainer.models.families.stable_diffusion:StableDiffusion.sampling_arguments",
+        1,
+    ),
     "looking at the base model": (
         "dreambooth_trainer.evaluation.image_generator:generate_images",
         1,
