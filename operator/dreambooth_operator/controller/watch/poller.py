@@ -19,6 +19,9 @@ CONCURRENCY = 64
 TIMEOUT_SECONDS = 2.0
 """For the whole request: connection, headers and body, however slowly they come."""
 
+MAX_SLOWDOWN = 4
+"""How many times as long a pod that does not answer waits for the next request."""
+
 OnReading = Callable[[Key, Reading], None]
 
 
@@ -46,6 +49,8 @@ class Poller:
         self._on_reading = on_reading
         self._addresses: dict[Key, str] = {}
         self._readings: dict[Key, Reading] = {}
+        self._slowdown: dict[Key, int] = {}
+        """Of jobs whose last request had no usable answer; each doubles it to `MAX_SLOWDOWN`."""
         self._due: Queue[Key] = Queue()
 
     async def run(self) -> None:
@@ -70,6 +75,7 @@ class Poller:
             return
         # A reading of another pod would be reported as this one's.
         self._readings.pop(key, None)
+        self._slowdown.pop(key, None)
         if address is None:
             del self._addresses[key]
         else:
@@ -88,10 +94,18 @@ class Poller:
                 reading = await self._read(session, address)
                 if self._addresses.get(key) == address:  # it may have changed meanwhile
                     self._readings[key] = reading
+                    self._slow_down(key, reading)
                     self._on_reading(key, reading)
             self._due.done(key)
             if key in self._addresses:
-                self._due.add(key, after=self._every)
+                self._due.add(key, after=self._every * self._slowdown.get(key, 1))
+
+    def _slow_down(self, key: Key, reading: Reading) -> None:
+        """Ask pods that do not answer less often: hundreds of them would hold up all others."""
+        if reading.progress is not None:
+            self._slowdown.pop(key, None)
+        else:
+            self._slowdown[key] = min(2 * self._slowdown.get(key, 1), MAX_SLOWDOWN)
 
     async def _read(self, session: aiohttp.ClientSession, address: str) -> Reading:
         try:

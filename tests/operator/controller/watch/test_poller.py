@@ -251,6 +251,30 @@ def test_many_slow_pods_hold_up_no_other_job() -> None:
     run({FIRST: trickles, SECOND: sends(http(progress(3)))}, work)
 
 
+def test_pod_that_does_not_answer_is_asked_less_often() -> None:
+    async def requests(pods: Pods, address: str, count: int) -> None:
+        while pods.requests.count(address) < count:
+            await asyncio.sleep(0.01)
+
+    async def work(poller: Poller, pods: Pods) -> None:
+        poller.set_address(Key("broken", "mug"), pods.at(FIRST))
+        poller.set_address(MUG, pods.at(SECOND))
+        await requests(pods, SECOND, 40)
+        assert pods.requests.count(FIRST) <= 20
+        # Once it answers, it is asked as often as the others.
+        pods.answers[FIRST] = sends(http(progress(3)))
+        while (await next_reading(poller, Key("broken", "mug"))).progress is None:
+            await asyncio.sleep(0.01)
+        pods.requests.clear()
+        await requests(pods, SECOND, 20)
+        assert pods.requests.count(FIRST) >= 10
+
+    run(
+        {FIRST: sends(http(b"", "500 Internal Server Error")), SECOND: sends(http(progress(3)))},
+        work,
+    )
+
+
 def test_cancelling_the_poller_ends_requests_at_once() -> None:
     async def work(poller: Poller, pods: Pods) -> None:
         again = Poller(EVERY, lambda: NOW, lambda *_: None)
