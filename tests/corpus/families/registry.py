@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from transformers.utils import is_torchvision_available
 
 from tests.corpus.families import (
+    chroma,
     flux,
     flux2,
     flux2_klein,
@@ -49,6 +50,7 @@ FAMILIES: dict[str, FamilyModule] = {
     "sana": sana,
     "flux2": flux2,
     "qwen_image21": qwen_image21,
+    "chroma": chroma,
 }
 
 

@@ -10,8 +10,11 @@ from torch import Tensor
 from tests.corpus.families.parts import build_model
 from tests.corpus.families.registry import FAMILIES, FamilyModule, load_pipeline
 
-pytestmark = pytest.mark.filterwarnings(  # EulerDiscreteScheduler, with NumPy 2
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+pytestmark = pytest.mark.filterwarnings(
+    # EulerDiscreteScheduler, with NumPy 2
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
+    # ChromaTransformer2DModel
+    "ignore:`FluxPosEmbed` is deprecated:FutureWarning",
 )
 
 PROMPTS = ["a photo of sks dog", "a red mug on the beach", "zebra"]
