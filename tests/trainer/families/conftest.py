@@ -1,5 +1,6 @@
 """Tiny random models of every family that can be trained, in their published layouts."""
 
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -20,6 +21,8 @@ from tests.corpus.families import registry
 SUPPORTED = [
     name for name, module in registry.FAMILIES.items() if module.FACTS.pipeline in FAMILIES
 ]
+SIDE = 64
+"""Of the images, in pixels."""
 
 
 @lru_cache
@@ -41,6 +44,17 @@ def load_plain(folder: Path) -> Any:
     pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def call_plain(pipeline: Any, prompts: list[str], **arguments: Any) -> list[Any]:
+    """Images of 64 x 64 pixels, or their latents, by plain diffusers."""
+    name = type(pipeline).__name__
+    [facts, *_] = [m.FACTS for m in registry.FAMILIES.values() if m.FACTS.pipeline == name]
+    with warnings.catch_warnings():  # of DPMSolverMultistepScheduler, with NumPy 2
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        return pipeline(
+            prompt=list(prompts), height=SIDE, width=SIDE, **facts.call, **arguments
+        ).images
 
 
 @pytest.fixture(params=SUPPORTED, scope="session")

@@ -15,9 +15,8 @@ from dreambooth_trainer.models.generate import ImageRequest, generate_images
 from dreambooth_trainer.resolved_job import ResolvedTraining
 from tests.trainer.conftest import MakeJob
 from tests.trainer.export.test_export import ABOUT
-from tests.trainer.families.conftest import load, load_plain
+from tests.trainer.families.conftest import SIDE, call_plain, load, load_plain
 
-SIDE = 64
 REQUESTS = [ImageRequest("a photo of sks dog", 1), ImageRequest("a mug", 2)]
 
 
@@ -81,14 +80,13 @@ def test_generated_images_are_those_of_a_plain_pipeline(folder: Path, family: Fa
     guidance = family.defaults.guidance_scale
     plain = load_plain(folder)
     plain.scheduler = family.sampling_scheduler(family.defaults.sampler)
-    expected = plain(
-        prompt=[each.prompt for each in REQUESTS],
+    expected = call_plain(
+        plain,
+        [each.prompt for each in REQUESTS],
         guidance_scale=guidance,
         generator=[torch.Generator().manual_seed(each.seed) for each in REQUESTS],
         num_inference_steps=3,
-        height=SIDE,
-        width=SIDE,
         output_type="pil",
-    ).images
+    )
     for ours, theirs in zip(draw(load(folder)), expected, strict=True):
         assert np.abs(ours - np.asarray(theirs).astype(int)).max() <= 1

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from dreambooth_trainer.models import Family
-from tests.trainer.families.conftest import load_plain
+from tests.trainer.families.conftest import SIDE, call_plain, load_plain
 
 PROMPTS = ["a photo of sks dog", "a red mug on the beach, seen from above", "zebra"]
-SIDE = 64
 
 
 @dataclass
@@ -38,13 +37,12 @@ def plain_steps(folder: Path, family: Family, prompts: list[str]) -> list[Step]:
         return step(model_output, timestep, sample, *rest, **kw)
 
     pipeline.scheduler.step = record
-    pipeline(
-        prompt=list(prompts),
+    call_plain(
+        pipeline,
+        prompts,
         guidance_scale=family.unguided_scale,
         generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
         num_inference_steps=3,
-        height=SIDE,
-        width=SIDE,
         output_type="latent",
     )
     return steps

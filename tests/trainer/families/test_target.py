@@ -18,10 +18,10 @@ from dreambooth_trainer.models import Family
 from dreambooth_trainer.objectives.make import make_objective
 from tests.trainer.conftest import MakeJob
 from tests.trainer.export.test_export import ABOUT
-from tests.trainer.families.conftest import load_plain
+from tests.trainer.families.conftest import SIDE, call_plain, load_plain
 from tests.trainer.families.test_lora import training
 
-SIDE, BATCH, STEPS, TOKENS = 64, 4, 300, 32
+BATCH, STEPS, TOKENS = 4, 300, 32
 PROMPT = "a photo of sks dog"
 
 WIDE: dict[str, dict[str, Any]] = {
@@ -29,6 +29,8 @@ WIDE: dict[str, dict[str, Any]] = {
         "attention_head_dim": 40, "axes_dims_rope": [8, 16, 16], "num_layers": 1,
         "num_single_layers": 1,
     },
+    "StableDiffusion3Pipeline": {"attention_head_dim": 40, "caption_projection_dim": 80},
+    "ZImagePipeline": {"axes_dims": [8, 16, 16], "dim": 80},
 }  # fmt: skip
 """Settings of the denoiser by pipeline: wider than the numbers of a token, which must pass through
 it. Otherwise no training could make it predict the noise."""
@@ -92,13 +94,12 @@ def final_latents(plain: Any, family: Family) -> Tensor:
 
     plain.scheduler.step = record
     has_length = "max_sequence_length" in inspect.signature(plain.__call__).parameters
-    plain(
-        prompt=[PROMPT],
+    call_plain(
+        plain,
+        [PROMPT],
         guidance_scale=family.unguided_scale,
         generator=[torch.Generator().manual_seed(1)],
         num_inference_steps=25,
-        height=SIDE,
-        width=SIDE,
         **({"max_sequence_length": TOKENS} if has_length else {}),
     )
     return family.unpack_latents(results[-1].float(), SIDE)

@@ -93,6 +93,11 @@ class Family(ABC):
         return cls.pipeline_class(**parts)
 
     @classmethod
+    def for_index(cls, index: Config) -> "type[Family]":
+        """The variant of the family that a model_index.json describes, by the parts it has."""
+        return cls
+
+    @classmethod
     def find_mismatches(cls, configs: Mapping[str, Config]) -> Iterator[str]:
         """Why parts with these configurations, by folder, make up no model that can be trained."""
         yield from ()
@@ -213,11 +218,17 @@ class Family(ABC):
     def encode_tokens(self, tokens: Tokens) -> Conditioning:
         """Conditioning of tokens; differentiable in text encoders that can be trained."""
 
-    @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of captions, without gradients, on the text encoders' device."""
+        return self._encode(self.tokenize(prompts))
+
+    def encode_negative(self, prompts: Sequence[str]) -> Conditioning:
+        """Conditioning of what guidance steers away from, as the pipeline encodes it."""
+        return self.encode_prompts(prompts)
+
+    @torch.no_grad()
+    def _encode(self, tokens: Tokens) -> Conditioning:
         device = next(next(iter(self.text_encoders.values())).parameters()).device
-        tokens = self.tokenize(prompts)
         return self.encode_tokens({name: part.to(device) for name, part in tokens.items()})
 
     # The denoiser

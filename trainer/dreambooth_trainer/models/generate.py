@@ -67,7 +67,7 @@ def generate_images(
     pipeline = family.pipeline()
     with _prepared(pipeline, family.sampling_scheduler(sampler)):
         prompts = family.encode_prompts([request.prompt for request in requests])
-        negative = family.encode_prompts([negative_prompt] * len(requests))
+        negative = family.encode_negative([negative_prompt] * len(requests))
         latents = pipeline(
             **family.sampling_arguments(prompts, negative, guidance_scale),
             # CPU generators, as CUDA's give other numbers on other GPUs; one per image, so that the

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 from dreambooth_trainer.models.families.flux import Flux
+from dreambooth_trainer.models.families.sana import Sana
+from dreambooth_trainer.models.families.sd3 import StableDiffusion3
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.models.families.z_image import ZImage
 from dreambooth_trainer.models.family import Family
@@ -10,6 +12,8 @@ from dreambooth_trainer.models.family import Family
 FAMILIES: Mapping[str, type[Family]] = {
     "FluxPipeline": Flux,
     "StableDiffusionPipeline": StableDiffusion,
+    "SanaPipeline": Sana,
+    "StableDiffusion3Pipeline": StableDiffusion3,
     "ZImagePipeline": ZImage,
 }
 """By the pipeline class that model_index.json names."""

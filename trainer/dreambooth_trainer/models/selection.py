@@ -138,7 +138,7 @@ def find_family(model: Model, files: ModelFiles) -> type[Family]:
         raise BadModelError(
             f"{files.field}: {model.source} is a {name}; only {', '.join(FAMILIES)} can be trained"
         )
-    family = FAMILIES[name]
+    family = FAMILIES[name].for_index(index)
     for part, module in family.modules.items():
         _check_part(model, files.field, index, part, module)
     return family

@@ -40,6 +40,13 @@ class ZImage(FlowFamily):
 
     name = "Z-Image"
     pipeline_class = ZImagePipeline
+    other_pipelines = {
+        "ZImageImg2ImgPipeline": "image to image",
+        "ZImageInpaintPipeline": "inpainting",
+        "ZImageOmniPipeline": "editing",
+        "ZImageControlNetPipeline": "ControlNet",
+        "ZImageControlNetInpaintPipeline": "ControlNet",
+    }
     modules = {
         "transformer": ZImageTransformer2DModel,
         "vae": AutoencoderKL,

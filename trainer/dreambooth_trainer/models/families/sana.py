@@ -1,0 +1,191 @@
+"""Sana: Gemma's states of a caption behind an instruction, and an autoencoder of factor 32."""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from diffusers import AutoencoderDC, SanaPipeline, SanaTransformer2DModel
+from torch import Tensor
+from transformers import Gemma2Model, GemmaTokenizerFast
+
+from dreambooth_trainer.models.defaults import ModelDefaults
+from dreambooth_trainer.models.families.flow import FlowFamily
+from dreambooth_trainer.models.family import Conditioning, Config, Tokens
+
+DEFAULTS = ModelDefaults(
+    resolution=1024,
+    sampler="dpm-solver++",
+    class_image_steps=20,
+    sample_steps=20,
+    guidance_scale=4.5,
+    lora_targets=("to_q", "to_k", "to_v"),
+    samplers=("dpm-solver++",),
+)
+STATES = 300
+"""Of a caption, that the transformer reads."""
+INSTRUCTION = "\n".join(
+    inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
+)
+"""What the pipeline puts before every prompt, but not before negative ones.
+
+Source: Xie et al. 2025, section 3.1.
+"""
+
+
+class Sana(FlowFamily):
+    """A diffusion transformer with linear attention (Xie et al. 2025)."""
+
+    name = "Sana"
+    pipeline_class = SanaPipeline
+    other_pipelines = {
+        "SanaPAGPipeline": "perturbed-attention guidance",
+        "SanaControlNetPipeline": "ControlNet",
+        "SanaSprintPipeline": "images in one to four steps",
+        "SanaSprintImg2ImgPipeline": "image to image",
+        "SanaVideoPipeline": "video",
+        "SanaImageToVideoPipeline": "video",
+    }
+    modules = {
+        "transformer": SanaTransformer2DModel,
+        "vae": AutoencoderDC,
+        "text_encoder": Gemma2Model,
+    }
+    tokenizers = {"tokenizer": GemmaTokenizerFast}
+    latent_patch: ClassVar[int] = 1
+    card_tag = "sana"
+
+    @classmethod
+    def find_mismatches(cls, configs: Mapping[str, Config]) -> Iterator[str]:
+        """Different widths of text, or of latents."""
+        transformer, vae, text = (configs[part] for part in cls.modules)
+        channels = transformer.get("in_channels"), transformer.get("out_channels")
+        if channels != (vae.get("latent_channels"),) * 2:
+            yield (
+                f"its transformer reads {channels[0]} channels and predicts {channels[1]}, and its"
+                f" VAE makes {vae.get('latent_channels')}"
+            )
+        if transformer.get("caption_channels") != text.get("hidden_size"):
+            yield (
+                f"its transformer expects text of width {transformer.get('caption_channels')} and"
+                f" its text encoder makes {text.get('hidden_size')}"
+            )
+
+    @property
+    def defaults(self) -> ModelDefaults:
+        """Those of all sizes, at the model's own resolution."""
+        return replace(DEFAULTS, resolution=self.native_resolution)
+
+    @property
+    def vae_factor(self) -> int:
+        """32."""
+        # Every level of an AutoencoderDC but the first halves the resolution.
+        return int(2 ** (len(self._vae.config.encoder_block_out_channels) - 1))
+
+    @property
+    def native_resolution(self) -> int:
+        """512, 1024, 2048 or 4096."""
+        return int(self._pipeline.transformer.config.sample_size) * self.vae_factor
+
+    def flow_shift(self, resolution: int) -> float:
+        """That of its scheduler, at all resolutions."""
+        return float(self._pipeline.scheduler.config.flow_shift)
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Pixels [N, 3, R, R] in -1..1 -> latents [N, C, R/32, R/32]: there is no posterior."""
+        latents: Tensor = self._vae.encode(pixels.to(self._vae.dtype)).latent
+        return latents.float()
+
+    def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
+        """The latents in the denoiser's scale; `noise` has no part in them."""
+        return self.scale_latents(moments)
+
+    @property
+    def max_tokens(self) -> int:
+        """299, with the start: of 300 states, one is the instruction's last."""
+        return STATES - 1
+
+    def count_tokens(self, text: str) -> int:
+        """Number of tokens of a caption, with the start."""
+        return len(self._pipeline.tokenizer(_normalize(text), verbose=False).input_ids)
+
+    def tokenize(self, captions: Sequence[str]) -> Tokens:
+        """Tokens of captions behind the instruction, and of an empty one without it.
+
+        Ids and mask are [captions, L], for an instruction of L - 298 tokens; `column` [captions,
+        300] tells which of them the transformer reads.
+        """
+        return self._tokenize(captions, [bool(each) for each in captions])
+
+    def _tokenize(self, captions: Sequence[str], instructed: Sequence[bool]) -> Tokens:
+        # The instruction's count has the start token, too.
+        length = len(self._pipeline.tokenizer.encode(INSTRUCTION)) + STATES - 2
+        tokens = self._pipeline.tokenizer(
+            [
+                (INSTRUCTION if behind else "") + _normalize(text)
+                for text, behind in zip(captions, instructed, strict=True)
+            ],
+            padding="max_length",
+            padding_side="right",
+            max_length=length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        plain = torch.arange(STATES)
+        last = torch.cat([plain[:1], plain[1:] + length - STATES])
+        columns = [last if behind else plain for behind in instructed]
+        return {
+            "ids": tokens.input_ids,
+            "mask": tokens.attention_mask,
+            "column": torch.stack(columns),
+        }
+
+    def encode_tokens(self, tokens: Tokens) -> Conditioning:
+        """Gemma's last states [captions, 300, D], after its final norm, and their mask."""
+        mask, columns = tokens["mask"], tokens["column"]
+        states = self.text_encoders["text_encoder"](tokens["ids"], attention_mask=mask)[0]
+        chosen = columns[..., None].expand(-1, -1, states.shape[-1])
+        return {"hidden_states": states.gather(1, chosen), "mask": mask.gather(1, columns)}
+
+    def encode_negative(self, prompts: Sequence[str]) -> Conditioning:
+        """Conditioning of negative prompts, which have no instruction."""
+        return self._encode(self._tokenize(prompts, [False] * len(prompts)))
+
+    def predict(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        crops: Tensor | None = None,
+    ) -> Tensor:
+        """The transformer's velocity, [N, 32, R/32, R/32]."""
+        velocity: Tensor = self.denoiser(
+            noisy,
+            encoder_hidden_states=conditioning["hidden_states"],
+            encoder_attention_mask=conditioning["mask"],
+            timestep=1000 * self._pipeline.transformer.config.timestep_scale * timesteps,
+            return_dict=False,
+        )[0]
+        return velocity
+
+    def sampling_arguments(
+        self, prompts: Conditioning, negative: Conditioning, guidance_scale: float
+    ) -> dict[str, Any]:
+        """States and masks of both, and the scale of classifier-free guidance, at any size."""
+        return {
+            "prompt_embeds": prompts["hidden_states"],
+            "prompt_attention_mask": prompts["mask"],
+            "negative_prompt": None,
+            "negative_prompt_embeds": negative["hidden_states"],
+            "negative_prompt_attention_mask": negative["mask"],
+            "guidance_scale": guidance_scale,
+            # By default it draws the nearest of the sizes that the model was trained on.
+            "use_resolution_binning": False,
+        }
+
+
+def _normalize(caption: str) -> str:
+    """As the pipeline does."""
+    return caption.lower().strip()

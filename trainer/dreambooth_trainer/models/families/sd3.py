@@ -1,0 +1,204 @@
+"""Stable Diffusion 3 and 3.5: two CLIP text encoders and T5, of which T5 may be missing."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
+from torch import Tensor, nn
+from transformers import (
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
+
+from dreambooth_trainer.models.defaults import ModelDefaults
+from dreambooth_trainer.models.families.flow import FlowFamily
+from dreambooth_trainer.models.family import Conditioning, Config, Family, Tokens
+
+DEFAULTS = ModelDefaults(
+    resolution=1024,
+    sampler="euler",
+    class_image_steps=28,
+    sample_steps=28,
+    guidance_scale=4.5,
+    lora_targets=(
+        "attn.to_q",
+        "attn.to_k",
+        "attn.to_v",
+        "attn.to_out.0",
+        "attn.add_q_proj",
+        "attn.add_k_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+    ),
+    samplers=("euler",),
+)
+CLIP_PARTS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+"""The tokenizers of the CLIP text encoders."""
+T5_TOKENS = 256
+
+
+class StableDiffusion3(FlowFamily):
+    """A multimodal diffusion transformer (Esser et al. 2024)."""
+
+    name = "Stable Diffusion 3 and 3.5"
+    pipeline_class = StableDiffusion3Pipeline
+    other_pipelines = {
+        "StableDiffusion3Img2ImgPipeline": "image to image",
+        "StableDiffusion3InpaintPipeline": "inpainting",
+        "StableDiffusion3ControlNetPipeline": "ControlNet",
+        "StableDiffusion3ControlNetInpaintingPipeline": "ControlNet",
+    }
+    modules = {
+        "transformer": SD3Transformer2DModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModelWithProjection,
+        "text_encoder_2": CLIPTextModelWithProjection,
+        "text_encoder_3": T5EncoderModel,
+    }
+    tokenizers = {
+        "tokenizer": CLIPTokenizer,
+        "tokenizer_2": CLIPTokenizer,
+        "tokenizer_3": T5TokenizerFast,
+    }
+    card_tag = "stable-diffusion-3"
+
+    @classmethod
+    def for_index(cls, index: Config) -> type[Family]:
+        """T5 is optional: an index may hold null for it."""
+        t5 = index.get("text_encoder_3")
+        return StableDiffusion3WithoutT5 if t5 is None or t5 == [None, None] else cls
+
+    @classmethod
+    def find_mismatches(cls, configs: Mapping[str, Config]) -> Iterator[str]:
+        """Different widths of text, or of latents."""
+        transformer, vae = configs["transformer"], configs["vae"]
+        if transformer.get("in_channels") != vae.get("latent_channels"):
+            yield (
+                f"its transformer reads {transformer.get('in_channels')} channels and its VAE makes"
+                f" {vae.get('latent_channels')}"
+            )
+        pooled = sum(configs[part].get("projection_dim", 0) for part in CLIP_PARTS)
+        if transformer.get("pooled_projection_dim") != pooled:
+            yield (
+                "its transformer expects pooled text of width"
+                f" {transformer.get('pooled_projection_dim')} and its CLIP text encoders make"
+                f" {pooled}"
+            )
+        width, t5 = transformer.get("joint_attention_dim"), configs.get("text_encoder_3")
+        if t5 is not None and width != t5.get("d_model"):
+            yield f"its transformer expects text of width {width} and T5 makes {t5.get('d_model')}"
+
+    @property
+    def defaults(self) -> ModelDefaults:
+        """The same for all sizes."""
+        return DEFAULTS
+
+    @property
+    def max_tokens(self) -> int:
+        """256 of T5; the CLIP text encoders read 77 of them."""
+        return T5_TOKENS
+
+    def count_tokens(self, text: str) -> int:
+        """Number of T5's tokens of a caption, with the end token."""
+        return len(self._pipeline.tokenizer_3(text, verbose=False).input_ids)
+
+    def tokenize(self, captions: Sequence[str]) -> Tokens:
+        """Token ids of each text encoder, by its folder: [captions, 77], and [captions, 256]."""
+        lengths = dict.fromkeys(CLIP_PARTS, self._pipeline.tokenizer.model_max_length)
+        lengths["text_encoder_3"] = self.max_tokens
+        return {
+            part: getattr(self._pipeline, part.replace("text_encoder", "tokenizer"))(
+                list(captions),
+                padding="max_length",
+                truncation=True,
+                max_length=lengths[part],
+                return_tensors="pt",
+            ).input_ids
+            for part in self.text_encoders
+        }
+
+    def encode_tokens(self, tokens: Tokens) -> Conditioning:
+        """CLIP's states, padded to T5's width, then T5's: [captions, 77 + 256, D]; pooled states.
+
+        The pooled states are those of both CLIP text encoders, [captions, 2048].
+        """
+        clip = [
+            self.text_encoders[part](tokens[part], output_hidden_states=True) for part in CLIP_PARTS
+        ]
+        states = torch.cat([each.hidden_states[-2] for each in clip], dim=-1)
+        t5 = self._encode_t5(tokens)
+        padded = nn.functional.pad(states, (0, t5.shape[-1] - states.shape[-1]))
+        return {
+            "hidden_states": torch.cat([padded, t5], dim=1),
+            "pooled": torch.cat([each.text_embeds for each in clip], dim=-1),
+        }
+
+    def _encode_t5(self, tokens: Tokens) -> Tensor:
+        states: Tensor = self.text_encoders["text_encoder_3"](tokens["text_encoder_3"])[0]
+        return states
+
+    def predict(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        crops: Tensor | None = None,
+    ) -> Tensor:
+        """The transformer's velocity, [N, 16, R/8, R/8]."""
+        velocity: Tensor = self.denoiser(
+            hidden_states=noisy,
+            timestep=1000 * timesteps,
+            encoder_hidden_states=conditioning["hidden_states"],
+            pooled_projections=conditioning["pooled"],
+            return_dict=False,
+        )[0]
+        return velocity
+
+    def sampling_arguments(
+        self, prompts: Conditioning, negative: Conditioning, guidance_scale: float
+    ) -> dict[str, Any]:
+        """States and pooled states of both, and the scale of classifier-free guidance."""
+        return {
+            "prompt_embeds": prompts["hidden_states"],
+            "pooled_prompt_embeds": prompts["pooled"],
+            "negative_prompt_embeds": negative["hidden_states"],
+            "negative_pooled_prompt_embeds": negative["pooled"],
+            "guidance_scale": guidance_scale,
+        }
+
+
+class StableDiffusion3WithoutT5(StableDiffusion3):
+    """The same with zeros in place of T5's states, as it also was trained (ibid., section 5.3)."""
+
+    modules = {
+        part: module
+        for part, module in StableDiffusion3.modules.items()
+        if part != "text_encoder_3"
+    }
+    tokenizers = {
+        part: tokenizer
+        for part, tokenizer in StableDiffusion3.tokenizers.items()
+        if part != "tokenizer_3"
+    }
+
+    @classmethod
+    def assemble(cls, parts: Mapping[str, Any]) -> Any:
+        """A pipeline without T5."""
+        return StableDiffusion3Pipeline(**parts, text_encoder_3=None, tokenizer_3=None)
+
+    @property
+    def max_tokens(self) -> int:
+        """77, with start and end."""
+        return int(self._pipeline.tokenizer.model_max_length)
+
+    def count_tokens(self, text: str) -> int:
+        """Number of CLIP's tokens of a caption, with start and end."""
+        return len(self._pipeline.tokenizer(text, verbose=False).input_ids)
+
+    def _encode_t5(self, tokens: Tokens) -> Tensor:
+        ids = tokens["text_encoder"]
+        width = self._pipeline.transformer.config.joint_attention_dim
+        return torch.zeros(len(ids), T5_TOKENS, width, device=ids.device)
