@@ -88,7 +88,7 @@ class Flux(FlowFamily):
         return len(self._pipeline.tokenizer_2(text, truncation=False, verbose=False).input_ids)
 
     def tokenize(self, captions: Sequence[str]) -> Tokens:
-        """Ids of CLIP [captions, 77] and of T5 [captions, `max_tokens`]; the model takes no masks."""
+        """Ids of CLIP [captions, 77] and T5 [captions, `max_tokens`]; the model takes no masks."""
         lengths = {"tokenizer": 77, "tokenizer_2": self.max_tokens}
         return {
             name: getattr(self._pipeline, name)(

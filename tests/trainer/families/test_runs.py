@@ -1,0 +1,57 @@
+"""Whole runs of the trainer on every family: the training contract does not depend on the model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dreambooth_api.contract.exit_codes import ExitCode
+from tests.trainer.conftest import MakeJob
+from tests.trainer.ranks import final_state, history, run_folder, run_ranks
+
+PREPARED = {"prior": {"count": 2, "steps": 1}, "samples": {"steps": 2, "count": 1}}
+
+
+def lora_job(job: MakeJob, folder: Path, uid: str) -> dict[str, Any]:
+    """Four steps of LoRA, with class images and samples of the family's own defaults."""
+    training = {"method": "lora", "steps": 4, "globalBatch": 2, "lora": {"rank": 2}}
+    return job(uid, model={"source": str(folder)}, training=training, **PREPARED)
+
+
+def finish(config: dict[str, Any], logs: Path, **how: Any) -> None:
+    """Run all ranks to the end of the job."""
+    ended = run_ranks(config, logs, **how)
+    assert set(ended.codes) == {ExitCode.DONE}, "\n".join(ended.logs)
+
+
+def test_a_job_trains_samples_and_exports(job: MakeJob, folder: Path, tmp_path: Path) -> None:
+    config = lora_job(job, folder, "whole")
+    finish(config, tmp_path / "logs")
+    run = run_folder(config)
+    assert (run / "export" / "pytorch_lora_weights.safetensors").is_file()
+    assert list(run.glob("samples/step-*4/*.png"))
+    losses = [line["loss"] for line in history(config)]
+    assert len(losses) == 4
+    assert all(0 < loss < 1e3 for loss in losses)
+
+
+@pytest.mark.slow
+def test_ranks_and_interruptions_change_nothing(job: MakeJob, folder: Path, tmp_path: Path) -> None:
+    alone, together, stopped = (
+        lora_job(job, folder, uid) for uid in ("alone", "together", "stopped")
+    )
+    finish(alone, tmp_path / "alone")
+    finish(together, tmp_path / "together", per_node=2)
+    torch.testing.assert_close(
+        torch.tensor([line["loss"] for line in history(together)]),
+        torch.tensor([line["loss"] for line in history(alone)]),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    ended = run_ranks(stopped, tmp_path / "stopped", stop_at_step=2)
+    assert ended.codes == [ExitCode.STOPPED]
+    finish(stopped, tmp_path / "resumed", attempt=1)
+    expected, state = final_state(alone), final_state(stopped)
+    assert expected.keys() == state.keys()
+    assert all(state[name].equal(tensor) for name, tensor in expected.items())
