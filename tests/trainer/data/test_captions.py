@@ -21,7 +21,7 @@ def read(folder: Path, *names: str, beside: bool = False) -> Captions:
         images=f"file://{folder}" if beside else "file:///images",
         captions=None if beside else f"file://{folder}",
     )
-    images = [SourceImage(name, (8, 8), "", f"s3://b/{name}") for name in names]
+    images = [SourceImage(name, (8, 8), "", f"s3://b/{name}", "spec") for name in names]
     return load_captions(Storage(StorageSettings()), subject, images, index=1)
 
 

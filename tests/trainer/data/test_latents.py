@@ -229,5 +229,18 @@ def test_an_image_that_has_changed_meanwhile_is_an_error(tmp_path: Path) -> None
     changed = group(tmp_path, (16, 16))
     path = Path(changed.images[0].uri.removeprefix("file://"))
     Image.new("RGB", (16, 16)).save(path)
-    with pytest.raises(StorageError, match="sha256"):
+    with pytest.raises(StorageError, match=r"^spec\.x: file://.*sha256"):
         load(PixelFamily(), [changed], store_in(tmp_path))
+
+
+def test_record_of_another_attempts_latents_is_not_believed(tmp_path: Path) -> None:
+    """A stale attempt and the current one may both write: latents of one, record of the other."""
+    groups, store = [group(tmp_path, (16, 16))], store_in(tmp_path)
+    load(PixelFamily(), groups, store)
+    [latents] = (tmp_path / "latents").glob("*.safetensors")
+    content = latents.read_bytes()
+    latents.write_bytes(content[:-4] + b"else")
+    family = PixelFamily()
+    load(family, groups, store)
+    assert family.encoded
+    assert latents.read_bytes() == content

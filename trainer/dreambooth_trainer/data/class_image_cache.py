@@ -114,7 +114,7 @@ class ClassImageCache:
         except UnreadableImageError:
             return None
         sha256 = hashlib.sha256(data).hexdigest()
-        return SourceImage(_name(index), pixels.size, sha256, self.uri(index))
+        return SourceImage(_name(index), pixels.size, sha256, self.uri(index), FIELD)
 
     def _write(self, uri: str, data: bytes, *, replace: bool = False) -> None:
         # Jobs may generate the same image at once: the first one stays, and all jobs read that one.

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from dreambooth_storage import EmptyPrefixError, Storage, StoredObject, printable
+from dreambooth_storage import (
+    EmptyPrefixError,
+    Storage,
+    StorageError,
+    StoredObject,
+    printable,
+)
 from dreambooth_trainer.data.decode import MAX_PIXELS, READABLE, UnreadableImageError, decode
 from dreambooth_trainer.process.errors import BadDataError
 
@@ -41,12 +47,14 @@ class SourceImage:
         size: Width and height in pixels, as `read_pixels` gives them.
         sha256: Of the file, in hexadecimal.
         uri: Of the file.
+        field: The job's field that names the folder.
     """
 
     name: str
     size: tuple[int, int]
     sha256: str
     uri: str
+    field: str
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ def load_images(
 
 
 def read_pixels(
-    storage: Storage, images: Sequence[SourceImage], resolution: int, *, field: str = ""
+    storage: Storage, images: Sequence[SourceImage], resolution: int
 ) -> Iterator[Image.Image]:
     """The images one after the other, upright RGB, with `resolution` pixels on the shorter side.
 
@@ -133,8 +141,13 @@ def read_pixels(
         StorageError: An image cannot be read, or has changed since it was checked.
     """
     expected = {image.uri: image.sha256 for image in images}
-    uris = [image.uri for image in images]
-    for _, data in storage.read_many(uris, sha256=expected, field=field):
+    contents = storage.read_many([image.uri for image in images], sha256=expected)
+    for image in images:
+        try:
+            _, data = next(contents)
+        except StorageError as error:
+            error.field = image.field
+            raise
         pixels = decode(data)
         size = _reduced_size(pixels.size, resolution)
         yield pixels if pixels.size == size else pixels.resize(size, Image.Resampling.LANCZOS)
@@ -195,12 +208,21 @@ def _stream(
             reason = f"{item.size} bytes are over the limit of {limits.max_bytes}"
             yield RejectedImage(item.relative, reason, is_lost=_is_named_as_image(item.relative))
     for uri, data in storage.read_many(list(names), field=field):
-        yield _check_image(uri, names[uri], data, resolution, limits, seen)
+        checked = _check_image(data, names[uri], resolution, limits, seen)
+        if isinstance(checked, RejectedImage):
+            yield checked
+        else:
+            sha256 = hashlib.sha256(data).hexdigest()
+            yield SourceImage(names[uri], checked, sha256, uri, field)
 
 
 def _check_image(
-    uri: str, name: str, data: bytes, resolution: int, limits: FolderLimits, seen: dict[str, str]
-) -> SourceImage | RejectedImage:
+    data: bytes, name: str, resolution: int, limits: FolderLimits, seen: dict[str, str]
+) -> tuple[int, int] | RejectedImage:
+    """The size in pixels of an image that can be trained on, else the reason why it cannot.
+
+    `seen` has the hashes of the pictures so far, with their names.
+    """
     try:
         pixels = decode(data, smallest=-(-resolution // 2), max_pixels=limits.max_pixels)
     except UnreadableImageError as error:
@@ -209,8 +231,7 @@ def _check_image(
     first = seen.setdefault(_pixel_hash(pixels), name)
     if first != name:
         return RejectedImage(name, f"the same picture as {first}", is_lost=False)
-    sha256 = hashlib.sha256(data).hexdigest()
-    return SourceImage(name, _reduced_size(pixels.size, resolution), sha256, uri)
+    return _reduced_size(pixels.size, resolution)
 
 
 def _is_named_as_image(name: str) -> bool:

@@ -64,6 +64,10 @@ class LatentStore:
 
     def save(self, key: str, moments: Tensor) -> None:
         """Store moments; when storage refuses, a warning is logged and training goes on."""
+        # Without a check that this attempt still owns the run: whoever has this key has encoded the
+        # same images with the same model, up to rounding. Of two attempts that write at once, the
+        # record of one may end up beside the latents of the other: their sha256 tells, and the next
+        # attempt encodes again.
         data = safetensors.torch.save({"moments": moments})
         record = {"sha256": hashlib.sha256(data).hexdigest(), "shape": list(moments.shape)}
         try:

@@ -87,7 +87,7 @@ class Evaluator:
             uri, field = self._subjects[index].images, f"spec.subjects[{index}].images"
         storage = self._attempt.storage
         loaded = load_images(storage, uri, field=field, resolution=resolution)
-        return read_pixels(storage, loaded.images, resolution, field=field)
+        return read_pixels(storage, loaded.images, resolution)
 
     def _score_subject(self, subject: Subject, real: Tensor) -> Scores:
         count = self._evaluation.count
