@@ -74,6 +74,12 @@ class StorageFullError(StorageError):
     code = "StorageFull"
 
 
+class LocalFileError(StorageError):
+    """The file on this machine that an object is downloaded to, or uploaded from, failed."""
+
+    code = "LocalFile"
+
+
 class AlreadyExistsError(StorageError):
     """A conditional write met an existing object (S3's PreconditionFailed; EEXIST)."""
 

@@ -201,10 +201,13 @@ class Backend(Protocol):
             StorageError: the file cannot be read, or the object not written; it says which.
         """
 
-    def download(self, location: Location, path: Path, sha256: str | None) -> int:
+    def download(self, location: Location, path: Path, sha256: str | None, durable: bool) -> int:
         """Write the content to `path`, all or nothing, and return its size in bytes.
 
+        With `durable` also when the host crashes.
+
         Raises:
+            LocalFileError: the file cannot be written.
             ChecksumMismatchError: its hexadecimal sha256 is not `sha256`.
         """
 

@@ -145,7 +145,7 @@ class Storage:
 
         Raises:
             StorageFullError: there is no room left.
-            StorageError: the file cannot be read; it says so.
+            LocalFileError: the file cannot be read.
         """
         with self._backends.operation("write", uri, field) as (store, location, count):
             written = store.upload(Path(path), location)
@@ -167,17 +167,26 @@ class Storage:
         return written
 
     def download(
-        self, uri: str, path: str | Path, *, sha256: str | None = None, field: str = ""
+        self,
+        uri: str,
+        path: str | Path,
+        *,
+        sha256: str | None = None,
+        durable: bool = True,
+        field: str = "",
     ) -> None:
         """Write the content to `path`, which appears complete or not at all.
 
+        Without `durable` that holds only until the host crashes, and nobody waits for the disk.
+
         Raises:
+            LocalFileError: the file cannot be written.
             ObjectNotFoundError: there is no such object.
             ChecksumMismatchError: its sha256 is not `sha256`, or not the one that it was written
                 with.
         """
         with self._backends.operation("read", uri, field) as (store, location, count):
-            count(store.download(location, Path(path), sha256))
+            count(store.download(location, Path(path), sha256, durable))
 
     def upload_tree(
         self, folder: str | Path, prefix_uri: str, *, field: str = _WRITE_FIELD

@@ -1,4 +1,4 @@
-"""Saves by the path that training takes, one at a time."""
+"""Saves by the path that training takes, one at a time, and states read back."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -6,6 +6,7 @@ from torch import Tensor
 
 from dreambooth_storage import Storage, Written
 from dreambooth_trainer.checkpoint import BackgroundSaver, CheckpointRef, CheckpointStore
+from dreambooth_trainer.checkpoint.shards import read_state
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.topology import Topology
 
@@ -70,3 +71,8 @@ def save(
     uploads, listener = InlineUploads(storage), RecordingListener()
     with BackgroundSaver(store, uploads, keep=keep, listener=listener) as saver:
         return saver.finish(step, tensors, loss=loss)
+
+
+def load(store: CheckpointStore, ref: CheckpointRef) -> dict[str, Tensor]:
+    """The state of a checkpoint; raises `DamagedCheckpointError`."""
+    return read_state(store._storage, ref)

@@ -22,6 +22,7 @@ import yaml
 from dreambooth_api.contract.termination import Termination
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.checkpoint import CheckpointStore
+from tests.trainer.checkpoint_saves import load
 
 TIMEOUT_SECONDS = 120
 _server = multiprocessing.get_context("forkserver")
@@ -219,4 +220,4 @@ def final_state(job: dict[str, Any]) -> dict[str, Any]:
     """Tensors of the newest checkpoint."""
     storage = Storage(StorageSettings(None, None, "auto"))
     store = CheckpointStore(storage, f"file://{run_folder(job)}/checkpoints")
-    return store.load(store.checkpoints()[0])
+    return load(store, store.checkpoints()[0])

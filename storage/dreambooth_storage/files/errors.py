@@ -11,6 +11,7 @@ from pathlib import Path
 from dreambooth_storage.errors import (
     AccessDeniedError,
     AlreadyExistsError,
+    LocalFileError,
     ObjectNotFoundError,
     StorageError,
     StorageFullError,
@@ -29,11 +30,11 @@ def errors_of(location: Location) -> Iterator[None]:
 
 @contextmanager
 def errors_of_target(location: Location, path: Path) -> Iterator[None]:
-    """Raise `StorageError` for an `OSError` of the file that an object is downloaded to."""
+    """Raise `LocalFileError` for an `OSError` of the file that an object is downloaded to."""
     try:
         yield
     except OSError as error:
-        raise StorageError(
+        raise LocalFileError(
             location.uri,
             f"cannot be downloaded to {path}: {_reason(error)}",
             "check the disk that it is on",
@@ -42,11 +43,11 @@ def errors_of_target(location: Location, path: Path) -> Iterator[None]:
 
 @contextmanager
 def errors_of_source(location: Location, path: Path) -> Iterator[None]:
-    """Raise `StorageError` for an `OSError` of the file that is uploaded to an object."""
+    """Raise `LocalFileError` for an `OSError` of the file that is uploaded to an object."""
     try:
         yield
     except OSError as error:
-        raise StorageError(
+        raise LocalFileError(
             location.uri,
             f"cannot be uploaded from {path}: {_reason(error)}",
             "check that file, and the disk that it is on",

@@ -100,7 +100,7 @@ class FileStore:
         """Same as `upload`, which hashes the file while it copies it."""
         return self.upload(path, location)
 
-    def download(self, location: Location, path: Path, sha256: str | None) -> int:
+    def download(self, location: Location, path: Path, sha256: str | None, durable: bool) -> int:
         """Copy the file to `path`; returns its size in bytes.
 
         Raises:
@@ -108,7 +108,8 @@ class FileStore:
             ChecksumMismatchError: its hexadecimal sha256 is not `sha256`.
         """
         with errors_of_target(location, path), unfinished(path) as temporary:
-            size, actual = write_blocks(_blocks(Path(location.key), errors_of(location)), temporary)
+            blocks = _blocks(Path(location.key), errors_of(location))
+            size, actual = write_blocks(blocks, temporary, durable=durable)
             if sha256:
                 verify(location.uri, sha256, actual)
             temporary.replace(path)

@@ -32,15 +32,16 @@ def unfinished(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_blocks(blocks: Iterable[bytes], target: Path) -> tuple[int, str]:
-    """Write a file and flush it to disk; returns its size in bytes and its sha256."""
+def write_blocks(blocks: Iterable[bytes], target: Path, *, durable: bool = True) -> tuple[int, str]:
+    """Write a file, flushed to disk if `durable`; returns its size in bytes and its sha256."""
     digest, size = hashlib.sha256(), 0
     with target.open("wb") as writer:
         for block in blocks:
             digest.update(block)
             writer.write(block)
             size += len(block)
-        flush(writer)
+        if durable:
+            flush(writer)
     return size, digest.hexdigest()
 
 

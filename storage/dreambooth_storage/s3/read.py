@@ -129,7 +129,7 @@ class Reader:
 
         return self._client.call("read", location, request)
 
-    def download(self, location: Location, path: Path, sha256: str | None) -> int:
+    def download(self, location: Location, path: Path, sha256: str | None, durable: bool) -> int:
         """Write the content to a file, which appears when it is complete and verified.
 
         Returns its size in bytes.
@@ -144,8 +144,8 @@ class Reader:
             with unfinished(path) as temporary, temporary.open("w+b") as file:
                 version, content = self._fetch(location, lambda size: FileSink(file, size))
                 check(version, content)
-                # The file is renamed below: its content must be on disk before its name is.
-                os.fsync(file.fileno())
+                if durable:  # the content must be on disk before its name is
+                    os.fsync(file.fileno())
                 temporary.replace(path)
             return version.size
 

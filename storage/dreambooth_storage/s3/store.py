@@ -87,19 +87,19 @@ class S3Store:
         return self._writer.write(location, data, only_if_absent)
 
     def upload(self, path: Path, location: Location) -> Written:
-        """See `Writer.upload`; an `OSError` of the file becomes a `StorageError`."""
+        """See `Writer.upload`; an `OSError` of the file becomes a `LocalFileError`."""
         with errors_of_source(location, path):
             return self._writer.upload(path, location)
 
     def stream(self, path: Path, location: Location) -> Written:
-        """See `Writer.stream`; an `OSError` of the file becomes a `StorageError`."""
+        """See `Writer.stream`; an `OSError` of the file becomes a `LocalFileError`."""
         with errors_of_source(location, path):
             return self._writer.stream(path, location)
 
-    def download(self, location: Location, path: Path, sha256: str | None) -> int:
-        """See `Reader.download`; an `OSError` of the file becomes a `StorageError`."""
+    def download(self, location: Location, path: Path, sha256: str | None, durable: bool) -> int:
+        """See `Reader.download`; an `OSError` of the file becomes a `LocalFileError`."""
         with errors_of_target(location, path):
-            return self._reader.download(location, path, sha256)
+            return self._reader.download(location, path, sha256, durable)
 
     def delete(self, location: Location) -> None:
         """Delete one object; a missing one is no error (S3 DeleteObject)."""

@@ -26,7 +26,7 @@ from dreambooth_trainer.checkpoint import (
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import FencedError
-from tests.trainer.checkpoint_saves import RecordingListener, rank_of
+from tests.trainer.checkpoint_saves import RecordingListener, load, rank_of
 from tests.trainer.gate import Gate
 from tests.trainer.thread_ranks import on_ranks
 
@@ -107,7 +107,7 @@ def state(step: int) -> State:
 
 def assert_holds(store: CheckpointStore, step: int) -> None:
     reference = next(each for each in store.checkpoints() if each.step == step)
-    found, expected = store.load(reference), state(step)
+    found, expected = load(store, reference), state(step)
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert found[name].dtype == tensor.dtype

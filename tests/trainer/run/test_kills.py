@@ -15,6 +15,7 @@ import torch
 
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.checkpoint import CheckpointRef, CheckpointStore
+from tests.trainer.checkpoint_saves import load
 from tests.trainer.ranks import final_state, run_folder, run_ranks, start_ranks
 
 Job = Callable[..., dict[str, Any]]
@@ -78,7 +79,7 @@ class Run:
         store = CheckpointStore(Storage(StorageSettings(None, None, "auto")), uri)
         newest = next(iter(store.checkpoints()), None)
         if newest is not None:
-            store.load(newest)  # raises when it is damaged
+            load(store, newest)  # raises when it is damaged
         return newest
 
 

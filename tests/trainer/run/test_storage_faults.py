@@ -17,6 +17,7 @@ from dreambooth_operator.local.seaweed import SeaweedServer
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.checkpoint import CheckpointStore
 from tests.faulty_s3 import Fault, FaultyS3, Rule, always, once, sometimes, times
+from tests.trainer.checkpoint_saves import load
 from tests.trainer.ranks import Ended, run_ranks
 
 State = dict[str, torch.Tensor]
@@ -78,7 +79,7 @@ class Run:
         with Storage(StorageSettings(self._endpoint)) as storage:
             store = CheckpointStore(storage, f"{self.output}/checkpoints")
             newest = store.checkpoints()[0]
-            return newest.step, store.load(newest)
+            return newest.step, load(store, newest)
 
     def names(self) -> set[str]:
         """Everything that the run left behind."""

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.checkpoint import CheckpointStore
+from tests.trainer.checkpoint_saves import load
 from tests.trainer.ranks import final_state, history, run_folder, run_ranks
 
 
@@ -289,7 +290,7 @@ def test_a_text_encoder_stops_on_all_ranks_and_each_step_reports_its_own_rate(jo
     store = CheckpointStore(
         Storage(StorageSettings(None, None, "auto")), f"file://{run_folder(run)}/checkpoints"
     )
-    half, end = (store.load(reference) for reference in store.checkpoints())
+    half, end = (load(store, reference) for reference in store.checkpoints())
     moved = {name for name in half if not torch.equal(half[name], end[name])}
     assert any(name.startswith("weight/denoiser") for name in moved)
     assert [name for name in moved if "/text_encoder." in name] == []

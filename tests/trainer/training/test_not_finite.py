@@ -10,6 +10,7 @@ from PIL import Image
 
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.checkpoint import CheckpointStore
+from tests.trainer.checkpoint_saves import load
 from tests.trainer.ranks import Ended, run_folder, run_ranks
 
 Job = Callable[..., dict[str, Any]]
@@ -65,7 +66,7 @@ def states(run: dict[str, Any]) -> dict[int, dict[str, torch.Tensor]]:
     """All states that are durable, by their steps."""
     uri = f"file://{run_folder(run)}/checkpoints"
     store = CheckpointStore(Storage(StorageSettings(None, None, "auto")), uri)
-    return {reference.step: store.load(reference) for reference in store.checkpoints()}
+    return {reference.step: load(store, reference) for reference in store.checkpoints()}
 
 
 def are_good(states: dict[int, dict[str, torch.Tensor]]) -> bool:

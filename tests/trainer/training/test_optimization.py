@@ -96,6 +96,19 @@ def test_a_restored_optimizer_steps_bit_for_bit_like_the_one_that_went_on():
     assert all(torch.equal(trained.all[name], other.all[name]) for name in trained.all)
 
 
+def test_restored_optimizer_keeps_nothing_of_the_state_in_use():
+    """The state may be mapped from files; on the CPU too, AdamW must not write to it."""
+    trained = parameters()
+    optimizer = make_optimizer(trained, Training())
+    one_step(trained, optimizer, 0)
+    saved = {k: v.clone() for k, v in optimizer_tensors(optimizer, trained).items()}
+    resumed = make_optimizer(other := parameters(seed=1), Training())
+    restore_optimizer(resumed, other, saved)
+    of_state = {tensor.untyped_storage().data_ptr() for tensor in saved.values()}
+    of_optimizer = optimizer_tensors(resumed, other).values()
+    assert not of_state & {tensor.untyped_storage().data_ptr() for tensor in of_optimizer}
+
+
 def scaled_step(scaler, optimizer, trained, overflow):
     """One step of mixed precision, as Lightning takes it."""
     loss = sum((parameter * 0.3).sum() for parameter in trained.all.values())

@@ -1,6 +1,8 @@
 """A state as safetensors files: their entries in the manifest, and reading them back."""
 
 from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -9,7 +11,7 @@ from torch import Tensor
 from dreambooth_storage import ChecksumMismatchError, ObjectNotFoundError, Storage, Written, join
 from dreambooth_trainer.checkpoint import split
 from dreambooth_trainer.checkpoint.layout import Layout
-from dreambooth_trainer.checkpoint.manifest import DamagedCheckpointError, Manifest, Shard
+from dreambooth_trainer.checkpoint.manifest import CheckpointRef, DamagedCheckpointError, Shard
 
 
 def shard_entry(layout: Layout, written: Written) -> Shard:
@@ -23,21 +25,48 @@ def shard_entry(layout: Layout, written: Written) -> Shard:
     )
 
 
-def read_state(storage: Storage, folder_uri: str, manifest: Manifest) -> dict[str, Tensor]:
+def read_state(storage: Storage, ref: CheckpointRef) -> dict[str, Tensor]:
     """The whole state by name, on the CPU.
 
     Raises:
         DamagedCheckpointError: A shard is missing, or is not what was written.
     """
-    shards = {join(folder_uri, shard.name): shard for shard in manifest.shards}
+    shards = {join(ref.uri, shard.name): shard for shard in ref.manifest.shards}
+    expected = {uri: shard.sha256 for uri, shard in shards.items()}
+    contents = storage.read_many(list(shards), sha256=expected, field="spec.output")
+    parts = ((shards[uri], safetensors.torch.load(data)) for uri, data in contents)
+    return _assemble(parts, ref)
+
+
+def map_state(folder: Path, ref: CheckpointRef) -> dict[str, Tensor]:
+    """The whole state by name, from verified shards in a folder.
+
+    The tensors are mapped into memory (mmap(2), MAP_PRIVATE): all processes that map a file share
+    its pages until they write to them. The files may be deleted meanwhile.
+
+    Raises:
+        DamagedCheckpointError: A shard is not what was written.
+        OSError: A file cannot be mapped.
+    """
+    parts = (
+        (each, safetensors.torch.load_file(folder / each.name)) for each in ref.manifest.shards
+    )
+    return _assemble(parts, ref)
+
+
+def _assemble(
+    parts: Iterable[tuple[Shard, dict[str, Tensor]]], ref: CheckpointRef
+) -> dict[str, Tensor]:
+    """The state in its shards; tensors that are divided between shards are joined."""
     tensors: dict[str, Tensor] = {}
     pieces: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
     shapes: dict[str, list[int]] = {}
     try:
-        expected = {uri: shard.sha256 for uri, shard in shards.items()}
-        for uri, data in storage.read_many(list(shards), sha256=expected, field="spec.output"):
-            for name, tensor in _open(uri, data, shards[uri]).items():
-                piece = shards[uri].pieces.get(name)
+        for shard, found in parts:
+            if len(found) != shard.tensors:
+                raise ValueError(f"{shard.name} holds {len(found)} tensors, not {shard.tensors}")
+            for name, tensor in found.items():
+                piece = shard.pieces.get(name)
                 if piece is None:
                     tensors[name] = tensor
                 else:
@@ -45,19 +74,7 @@ def read_state(storage: Storage, folder_uri: str, manifest: Manifest) -> dict[st
                     shapes[name] = piece.shape
         tensors |= {name: split.join(pieces[name], shapes[name]) for name in pieces}
     except (ObjectNotFoundError, ChecksumMismatchError, ValueError, SafetensorError) as error:
-        raise DamagedCheckpointError(f"{folder_uri} is damaged: {error}") from error
-    if len(tensors) != manifest.tensors:
-        raise DamagedCheckpointError(f"{folder_uri} is damaged: tensors are missing")
-    return tensors
-
-
-def _open(uri: str, data: bytes, shard: Shard) -> dict[str, Tensor]:
-    """The tensors of a shard, whose sha256 storage has verified."""
-    if len(data) != shard.size:
-        raise DamagedCheckpointError(f"{uri} is {len(data)} bytes long instead of {shard.size}")
-    tensors: dict[str, Tensor] = safetensors.torch.load(data)
-    if len(tensors) != shard.tensors:
-        raise DamagedCheckpointError(
-            f"{uri} holds {len(tensors)} tensors instead of {shard.tensors}"
-        )
+        raise DamagedCheckpointError(f"{ref.uri} is damaged: {error}") from error
+    if len(tensors) != ref.manifest.tensors:
+        raise DamagedCheckpointError(f"{ref.uri} is damaged: tensors are missing")
     return tensors

@@ -30,6 +30,7 @@ from dreambooth_storage import (
 from dreambooth_trainer.checkpoint import split
 from dreambooth_trainer.checkpoint.fence import Fence
 from dreambooth_trainer.checkpoint.layout import Layout, plan_layout
+from dreambooth_trainer.checkpoint.load import load_on_all
 from dreambooth_trainer.checkpoint.manifest import (
     CheckpointRef,
     DamagedCheckpointError,
@@ -40,7 +41,6 @@ from dreambooth_trainer.checkpoint.manifest import (
     read_manifest,
 )
 from dreambooth_trainer.checkpoint.retention import is_deletable, kept_folders
-from dreambooth_trainer.checkpoint.shards import read_state
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.topology import Topology
 
@@ -148,7 +148,7 @@ class CheckpointStore:
         """The complete checkpoints, newest first.
 
         They are committed, their manifest is intact, and their shards have the right sizes in
-        bytes; `load` verifies the shards' content.
+        bytes; `restore` verifies the shards' content.
         """
         listing = self._list()
         return self._complete(listing, self._fence.entries(listing))
@@ -192,14 +192,6 @@ class CheckpointStore:
                 )
         return CheckpointRef(manifest.step, join(self._prefix, entry.folder), number, manifest)
 
-    def load(self, ref: CheckpointRef) -> dict[str, Tensor]:
-        """The whole state by name, on the CPU.
-
-        Raises:
-            DamagedCheckpointError: A shard is not what was written.
-        """
-        return read_state(self._storage, ref.uri, ref.manifest)
-
     def restore(
         self, newest: str | None = None, *, only: bool = False
     ) -> tuple[dict[str, Tensor], CheckpointRef] | None:
@@ -218,27 +210,12 @@ class CheckpointStore:
         if newest is not None:
             refs = list(itertools.dropwhile(lambda ref: ref.folder != newest, refs))
         for ref in refs[:1] if only else refs:
-            tensors, problem = self._load_on_all(ref)
+            tensors, problem = load_on_all(self._storage, ref, self.ranks)
             if tensors is not None:
                 return tensors, ref
             self._damaged.add(ref.number)
             log.warning("cannot resume from step %d, trying the one before: %s", ref.step, problem)
         return None
-
-    def _load_on_all(self, ref: CheckpointRef) -> tuple[dict[str, Tensor] | None, str | None]:
-        """The state on every rank; or None on every rank, with the problem of the first."""
-        tensors: dict[str, Tensor] | None = None
-
-        def load() -> str | None:
-            nonlocal tensors  # stays on its rank: only the problems are gathered
-            try:
-                tensors = self.load(ref)
-            except DamagedCheckpointError as error:
-                return str(error)
-            return None
-
-        problem = next((p for p in self.ranks.run_on_all(load) if p is not None), None)
-        return (tensors if problem is None else None), problem
 
     def check_owner(self) -> None:
         """Check that no newer attempt owns the prefix. Collective.

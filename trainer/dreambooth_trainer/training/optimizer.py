@@ -106,11 +106,13 @@ def restore_optimizer(
     """Load the result of `optimizer_tensors`; raises `KeyError` when a tensor is missing."""
     count = tensors[COUNT]
     for name, parameter in trained.all.items():
-        state = {m: tensors[f"{m}/{name}"].to(parameter.device) for m in MOMENTS}
+        # Always copied: on the CPU, a file that the state is mapped from would stay in use.
+        device = parameter.device
+        state = {m: tensors[f"{m}/{name}"].to(device, copy=True) for m in MOMENTS}
         # Fused AdamW keeps its step on the parameter's device, the others on the host.
-        device = parameter.device if optimizer.defaults["fused"] else torch.device("cpu")
+        on_host = not optimizer.defaults["fused"]
         optimizer.state[parameter] = {
-            "step": count.to(device, copy=True),
+            "step": count.to("cpu" if on_host else device, copy=True),
             **state,
         }
 
