@@ -13,6 +13,8 @@ import pytest
 
 from dreambooth_operator.controller.kube import errors
 from dreambooth_operator.controller.kube.client import Api
+from dreambooth_operator.controller.kube.objects import Key
+from dreambooth_operator.controller.reconciler import refusals
 from dreambooth_operator.controller.reconciler.refusals import RefusalReader
 from tests.operator.controller.world import KEY, START, World
 
@@ -26,9 +28,13 @@ class Events:
         self.events = events
         self.error = error
         self.requests: list[str] = []
+        self.answer = asyncio.Event()
+        """Unset: the API server has not answered yet."""
+        self.answer.set()
 
     async def pages(self, _kind: Any, _namespace: str, fields: str) -> AsyncIterator[Any]:
         self.requests.append(fields)
+        await self.answer.wait()
         if self.error:
             raise self.error
         yield SimpleNamespace(items=list(self.events))
@@ -116,3 +122,47 @@ def test_events_are_read_at_intervals_and_anew_for_another_job() -> None:
 
     assert asyncio.run(several()) == ["", "", WORDS, WORDS, WORDS, WORDS, ""]
     assert api.requests == [f"involvedObject.uid={job.uid},reason=FailedCreate"] * 2
+
+
+def test_slow_reads_of_one_namespace_take_up_one_worker() -> None:
+    world = World()
+    world.settle()
+    job = world.jobs["mug-preflight"]
+    events = Events(event(WORDS))
+    times = {"now": 0.0}
+    reader = RefusalReader(cast(Api, events), lambda: times["now"])
+
+    async def work() -> None:
+        keys = [KEY, Key(KEY.namespace, "dog"), Key("other", "mug")]
+        for key in keys:
+            assert await reader.read(key, job, []) == ""
+        times["now"] = 3
+        events.answer.clear()
+        slow = asyncio.create_task(reader.read(keys[0], job, []))
+        await asyncio.sleep(0)
+        assert await reader.read(keys[1], job, []) == ""
+        other = asyncio.create_task(reader.read(keys[2], job, []))
+        await asyncio.sleep(0)
+        assert len(events.requests) == 2
+        events.answer.set()
+        assert await slow == await other == WORDS
+        assert await reader.read(keys[1], job, []) == WORDS
+
+    asyncio.run(asyncio.wait_for(work(), 5))
+
+
+def test_events_that_take_too_long_to_read_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "MAX_SECONDS", 0.05)
+    world = World()
+    world.settle()
+    events = Events(event(WORDS))
+    reader = RefusalReader(cast(Api, events), iter((0, 3, 6)).__next__)
+
+    async def work() -> None:
+        events.answer.clear()
+        for _ in range(2):
+            assert await reader.read(KEY, world.jobs["mug-preflight"], []) == ""
+        events.answer.set()
+        assert await reader.read(KEY, world.jobs["mug-preflight"], []) == WORDS
+
+    asyncio.run(asyncio.wait_for(work(), 5))
