@@ -17,6 +17,7 @@ from tests.corpus.families import (
     flux2,
     flux2_klein,
     krea2,
+    lumina2,
     qwen_image,
     qwen_image21,
     sana,
@@ -51,6 +52,7 @@ FAMILIES: dict[str, FamilyModule] = {
     "flux2": flux2,
     "qwen_image21": qwen_image21,
     "chroma": chroma,
+    "lumina2": lumina2,
 }
 
 

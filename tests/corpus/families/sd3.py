@@ -22,7 +22,7 @@ FACTS = FamilyFacts(
         "text_encoder_3": 4_762_310_656,
     },
     files={
-        "transformer/diffusion_pytorch_model.safetensors": None,
+        "transformer/diffusion_pytorch_model.safetensors": 4_939_433_672,
         "vae/diffusion_pytorch_model.safetensors": 167_666_902,
         "text_encoder/model.safetensors": 247_323_896,
         "text_encoder_2/model.safetensors": 1_389_382_176,

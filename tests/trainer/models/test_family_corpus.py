@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from tests.corpus.families.parts import build_model
 from tests.corpus.families.registry import FAMILIES, FamilyModule, load_pipeline
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 PROMPTS = ["a photo of sks dog", "a red mug on the beach", "zebra"]
 MAX_BYTES = 3_000_000
+DENOISERS = ("unet", "transformer")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -77,10 +79,15 @@ def test_the_layout_is_the_published_one(family: FamilyModule, folder: Path, pip
 def test_published_configurations_have_the_published_size(family: FamilyModule) -> None:
     with torch.device("meta"):
         models = {name: build_model(part, part.config) for name, part in family.PARTS.items()}
-    counts = {
-        name: sum(weight.numel() for weight in model.parameters()) for name, model in models.items()
-    }
-    assert counts == family.FACTS.parameters
+    for name, model in models.items():
+        count = sum(weight.numel() for weight in model.parameters())
+        assert count == family.FACTS.parameters[name]
+        sizes = [size for file, size in family.FACTS.files.items() if file.startswith(f"{name}/")]
+        saved = model.state_dict()
+        count += sum(value.numel() for key, value in model.named_buffers() if key in saved)
+        if None not in sizes:
+            width = sum(sizes) / count  # bytes a weight
+            assert min(abs(width - 2), abs(width - 4)) < 0.01, name
 
 
 def test_weights_are_random_and_depend_on_the_seed(
@@ -106,3 +113,32 @@ def test_images_depend_on_seed_and_prompt_alone(family: FamilyModule, pipeline: 
     first, prompt, other = images
     assert (first - prompt).abs().mean() > 5e-4
     assert (first - other).abs().mean() > 5e-4
+
+
+def test_every_input_of_the_denoiser_matters(family: FamilyModule, pipeline: Any) -> None:
+    denoiser = getattr(pipeline, next(name for name in family.PARTS if name in DENOISERS))
+    calls: list[tuple[Any, Any]] = []
+    handle = denoiser.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+    )
+    generate(family, pipeline, PROMPTS[:1], [1])
+    handle.remove()
+    given = calls[0]
+    leaves, structure = tree_flatten(given)
+    with torch.no_grad():
+        outputs = [predict(denoiser, tree_unflatten(leaves, structure))]
+        for number, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor) and leaf.dtype.is_floating_point:
+                changed = [*leaves]
+                changed[number] = leaf + torch.rand(leaf.shape) * leaf.abs().amax().clamp(min=1)
+                outputs.append(predict(denoiser, tree_unflatten(changed, structure)))
+    assert len(outputs) > 3
+    for output in outputs[1:]:
+        assert (output - outputs[0]).abs().max() > 1e-3
+
+
+def predict(denoiser: Any, call: tuple[Any, Any]) -> Tensor:
+    """The denoiser's output; Z-Image's is a list."""
+    args, kwargs = call
+    [output] = denoiser(*args, **{**kwargs, "return_dict": False})
+    return torch.stack(output) if isinstance(output, list) else output
