@@ -35,8 +35,8 @@ class PixelFamily:
         self.encoded += 1
         return pixels
 
-    def tokenize(self, captions: Sequence[str]) -> Tensor:
-        return torch.zeros(len(captions), 1)
+    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        return {"tokens": torch.zeros(len(captions), 1)}
 
 
 @pytest.fixture
