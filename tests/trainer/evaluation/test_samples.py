@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
@@ -79,3 +80,21 @@ def test_a_lost_attempt_writes_no_samples(random_pipeline: Any, tmp_path: Path) 
     assert list(tmp_path.rglob("*.png")) == []
     SampleWriter(generator, one, lambda: None).write(0)
     assert len(list(tmp_path.rglob("*.png"))) == 2  # the image, and the grid
+
+
+def test_samples_reach_the_trackers_without_being_read_back(
+    random_pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_read(_: Storage, uri: str, **__: Any) -> bytes:
+        raise AssertionError(f"{uri} is read")
+
+    monkeypatch.setattr(Storage, "read", no_read)
+    one, shown = attempt(tmp_path, StopSignal()), []
+    monkeypatch.setattr(one.telemetry.trackers, "images", lambda *each: shown.append(each))
+    generator = ImageGenerator(one, StableDiffusion(random_pipeline, ""))
+    SampleWriter(generator, one, lambda: None).write(0)
+    [(step, sheet)] = shown
+    [written] = tmp_path.rglob("grid.png")
+    assert step == 0
+    assert sheet.tobytes() == Image.open(written).tobytes()
+    assert one.telemetry.progress.snapshot().samples == [f"file://{written}"]

@@ -46,9 +46,9 @@ class SampleWriter:
             for prompt, row in enumerate(rows):
                 for index, image in enumerate(row):
                     self._storage.write(self._uri(step, prompt, index), encode_png(image))
-            sheet = grid(rows, labels=self._prompts)
-            self._storage.write(self._layout.grid(step), encode_png(sheet))
-        self._attempt.telemetry.record_samples(self._storage, step, self._layout.grid(step))
+            sheet, uri = grid(rows, labels=self._prompts), self._layout.grid(step)
+            self._storage.write(uri, encode_png(sheet))
+            self._attempt.telemetry.record_samples(step, uri, sheet)
 
     def compare(self, before: int, after: int) -> None:
         """Write `samples/before-after.png` from the samples of two steps. Rank 0 acts.

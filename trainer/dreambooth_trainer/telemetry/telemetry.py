@@ -5,7 +5,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from io import BytesIO
 
 import torch
 from PIL import Image
@@ -137,16 +136,11 @@ class Telemetry:
         self.metrics.record_failed_save()
         self.progress.record_failed_save(describe(error))
 
-    def record_samples(self, storage: Storage, step: int, grid: str) -> None:
-        """A grid of samples was written to the URI `grid`.
-
-        Raises:
-            StorageError: The grid cannot be read back, for the trackers of rank 0.
-        """
-        self.progress.record_samples(grid)
-        log.info("samples of step %d: %s", step, grid)
-        if self._topology.rank == 0:
-            self.trackers.images(step, Image.open(BytesIO(storage.read(grid))))
+    def record_samples(self, step: int, uri: str, grid: Image.Image) -> None:
+        """A grid of samples was written to `uri`. Rank 0 alone."""
+        self.progress.record_samples(uri)
+        log.info("samples of step %d: %s", step, uri)
+        self.trackers.images(step, grid)
 
 
 def _sum_over_gpus(read: Callable[[int], int]) -> int:
