@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage, StorageSettings
@@ -41,7 +40,7 @@ def load(folder: Path) -> Family:
 
 def load_plain(folder: Path) -> Any:
     """The model as plain diffusers loads it."""
-    pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline = registry.load_pipeline(folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -50,6 +49,11 @@ def call_plain(pipeline: Any, prompts: list[str], **arguments: Any) -> list[Any]
     """Images of 64 x 64 pixels, or their latents, by plain diffusers."""
     name = type(pipeline).__name__
     [facts, *_] = [m.FACTS for m in registry.FAMILIES.values() if m.FACTS.pipeline == name]
+    if facts.true_cfg:
+        guidance = arguments.pop("guidance_scale")
+        arguments["true_cfg_scale"] = guidance
+        if guidance > 1:
+            arguments["negative_prompt"] = [""] * len(prompts)
     with warnings.catch_warnings():  # of DPMSolverMultistepScheduler, with NumPy 2
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         return pipeline(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from dreambooth_trainer.models.families.flux import Flux
+from dreambooth_trainer.models.families.qwen_image import QwenImage
 from dreambooth_trainer.models.families.sana import Sana
 from dreambooth_trainer.models.families.sd3 import StableDiffusion3
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
@@ -13,6 +14,7 @@ FAMILIES: Mapping[str, type[Family]] = {
     "FluxPipeline": Flux,
     "StableDiffusionPipeline": StableDiffusion,
     "SanaPipeline": Sana,
+    "QwenImagePipeline": QwenImage,
     "StableDiffusion3Pipeline": StableDiffusion3,
     "ZImagePipeline": ZImage,
 }

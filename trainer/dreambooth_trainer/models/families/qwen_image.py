@@ -1,0 +1,146 @@
+"""Qwen-Image: Qwen2.5-VL's states of a caption within a template, packed latents."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from diffusers import (
+    AutoencoderKLQwenImage,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+)
+from torch import Tensor
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+from dreambooth_trainer.models.defaults import ModelDefaults
+from dreambooth_trainer.models.families.packing import pack, unpack
+from dreambooth_trainer.models.families.video_vae import VideoVaeFamily
+from dreambooth_trainer.models.family import Conditioning, Config, Tokens
+
+DEFAULTS = ModelDefaults(
+    resolution=1328,
+    sampler="euler",
+    class_image_steps=30,
+    sample_steps=50,
+    guidance_scale=4.0,
+    lora_targets=("to_q", "to_k", "to_v", "to_out.0"),
+    samplers=("euler",),
+)
+MAX_TOKENS = 512
+"""Of a caption, as in the pipeline; the model takes 1024."""
+
+
+class QwenImage(VideoVaeFamily):
+    """A multimodal diffusion transformer (Wu et al. 2025)."""
+
+    name = "Qwen-Image"
+    pipeline_class = QwenImagePipeline
+    other_pipelines = {
+        "QwenImageEditPipeline": "editing images",
+        "QwenImageEditPlusPipeline": "editing images",
+        "QwenImageLayeredPipeline": "images of several layers",
+        "QwenImageControlNetPipeline": "control images",
+        "QwenImageInpaintPipeline": "inpainting",
+        "QwenImageImg2ImgPipeline": "changing images",
+    }
+    modules = {
+        "transformer": QwenImageTransformer2DModel,
+        "vae": AutoencoderKLQwenImage,
+        "text_encoder": Qwen2_5_VLForConditionalGeneration,
+    }
+    tokenizers = {"tokenizer": Qwen2Tokenizer}
+    card_tag = "qwen-image"
+    defaults = DEFAULTS
+
+    @classmethod
+    def find_mismatches(cls, configs: Mapping[str, Config]) -> Iterator[str]:
+        """Different widths of text, or of latents."""
+        transformer, vae, text = (configs[part] for part in cls.modules)
+        channels, latent = transformer.get("in_channels"), vae.get("z_dim")
+        if not isinstance(latent, int) or channels != 4 * latent:
+            yield (
+                f"its transformer reads {channels} channels and its VAE makes {latent}, of which it"
+                " takes 2 x 2 at once"
+            )
+        if transformer.get("joint_attention_dim") != text.get("hidden_size"):
+            yield (
+                f"its transformer expects text of width {transformer.get('joint_attention_dim')}"
+                f" and its text encoder makes {text.get('hidden_size')}"
+            )
+
+    @property
+    def max_tokens(self) -> int:
+        """512, without those of the template."""
+        return MAX_TOKENS
+
+    @property
+    def _prefix(self) -> int:
+        """Number of the template's tokens before the caption."""
+        return int(self._pipeline.prompt_template_encode_start_idx)
+
+    def count_tokens(self, text: str) -> int:
+        """Number of tokens of a caption, without those of the template before it."""
+        text = self._pipeline.prompt_template_encode.format(text)
+        return len(self._pipeline.tokenizer(text, verbose=False).input_ids) - self._prefix
+
+    def tokenize(self, captions: Sequence[str]) -> Tokens:
+        """Token ids and mask, [captions, prefix + 512], of captions within the template."""
+        tokens = self._pipeline.tokenizer(
+            [self._pipeline.prompt_template_encode.format(caption) for caption in captions],
+            padding="max_length",
+            max_length=self._prefix + self.max_tokens,
+            truncation=True,
+            padding_side="right",
+            return_tensors="pt",
+        )
+        return {"ids": tokens.input_ids, "mask": tokens.attention_mask}
+
+    def encode_tokens(self, tokens: Tokens) -> Conditioning:
+        """The last states behind the prefix [captions, 512, D], zero in the padding, and a mask."""
+        states = self.text_encoders["text_encoder"](
+            input_ids=tokens["ids"], attention_mask=tokens["mask"], output_hidden_states=True
+        ).hidden_states[-1]
+        mask = tokens["mask"][:, self._prefix :]
+        return {
+            "hidden_states": states[:, self._prefix :] * mask[..., None].to(states.dtype),
+            "mask": mask.bool(),
+        }
+
+    def predict(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        crops: Tensor | None = None,
+    ) -> Tensor:
+        """The transformer's velocity, [N, 16, R/8, R/8]."""
+        channels, height, width = noisy.shape[1:]
+        velocity = self.denoiser(
+            hidden_states=pack(noisy),
+            timestep=timesteps,
+            guidance=None,
+            encoder_hidden_states=conditioning["hidden_states"],
+            encoder_hidden_states_mask=conditioning["mask"],
+            img_shapes=[[(1, height // 2, width // 2)]] * len(noisy),
+            return_dict=False,
+        )[0]
+        return unpack(velocity, (channels, height, width))
+
+    def unpack_latents(self, latents: Tensor, resolution: int) -> Tensor:
+        """Tokens [N, h/2 * w/2, 64] -> [N, 16, h, w]."""
+        return unpack(latents, self.latent_shape(resolution))
+
+    def sampling_arguments(
+        self, prompts: Conditioning, negative: Conditioning, guidance_scale: float
+    ) -> dict[str, Any]:
+        """States and masks of both; guidance keeps the norm of the conditional prediction."""
+        arguments = {
+            "prompt_embeds": prompts["hidden_states"],
+            "prompt_embeds_mask": prompts["mask"],
+            "true_cfg_scale": guidance_scale,
+            # That of models that guidance was distilled into, of which there is none.
+            "guidance_scale": None,
+        }
+        if guidance_scale > 1:
+            arguments["negative_prompt_embeds"] = negative["hidden_states"]
+            arguments["negative_prompt_embeds_mask"] = negative["mask"]
+        return arguments

@@ -1,0 +1,47 @@
+"""Families whose autoencoder is that of videos: images are videos of one frame."""
+
+import torch
+from torch import Tensor
+
+from dreambooth_trainer.models.families.flow import FlowFamily
+
+
+class VideoVaeFamily(FlowFamily):
+    """Latents with a mean and a deviation for each channel, and a dimension for frames."""
+
+    @property
+    def vae_factor(self) -> int:
+        """8: every level that the VAE may also shorten videos at halves the resolution."""
+        return int(2 ** len(self._vae.config.temperal_downsample))
+
+    @property
+    def latent_channels(self) -> int:
+        """16 in Qwen-Image."""
+        return int(self._vae.config.z_dim)
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Pixels [N, 3, R, R] -> mean and log variance [N, 2C, R/8, R/8], stacked, in fp32."""
+        return super().encode_images(pixels.unsqueeze(2)).squeeze(2)
+
+    def scale_latents(self, latents: Tensor) -> Tensor:
+        """(latents - mean) / deviation of each channel, [N, C, h, w]."""
+        mean, deviation = self._statistics(latents)
+        return (latents - mean) / deviation
+
+    def decode_latents(self, latents: Tensor, resolution: int) -> Tensor:
+        """What the pipeline returns for `output_type="latent"` -> pixels [N, 3, R, R]."""
+        latents = self.unpack_latents(latents, resolution).to(self._vae.dtype)
+        mean, deviation = self._statistics(latents)
+        video = (latents * deviation + mean).unsqueeze(2)
+        pixels: Tensor = self._vae.decode(video, return_dict=False)[0].squeeze(2)
+        return pixels
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the latents, [1, C, 1, 1] each."""
+        config = self._vae.config
+        mean, deviation = (
+            torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
+            for values in (config.latents_mean, config.latents_std)
+        )
+        return mean, deviation
