@@ -1,6 +1,5 @@
 """Sample images that nobody waits for any more are not made, or not written."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,6 @@ from dreambooth_trainer.process.signals import StoppedError, StopSignal
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.telemetry.telemetry import Telemetry
 from tests.trainer.resolved import resolve
-
-
-class StopAfter(StopSignal):
-    """Asked to stop once it has been looked at so many times."""
-
-    def __init__(self, looks: int) -> None:
-        self._looks: Iterator[bool] = iter([False] * looks)
-
-    @property  # type: ignore[override]
-    def requested(self) -> bool:
-        return next(self._looks, True)
 
 
 def attempt(folder: Path, stop: StopSignal) -> Attempt:
@@ -56,12 +44,17 @@ def attempt(folder: Path, stop: StopSignal) -> Attempt:
 
 
 def test_who_is_asked_to_stop_paints_no_further_chunk(random_pipeline: Any, tmp_path: Path) -> None:
-    made = []
+    made: list[int] = []
+    stop = StopSignal()
     decode = random_pipeline.vae.decode
-    random_pipeline.vae.decode = lambda *a, **k: made.append(1) or decode(*a, **k)
-    generator = ImageGenerator(
-        attempt(tmp_path, StopAfter(looks=2)), StableDiffusion(random_pipeline, "")
-    )
+
+    def decode_and_stop(*args: Any, **options: Any) -> Any:
+        made.append(1)
+        stop.requested = len(made) == CHUNK_SIZE
+        return decode(*args, **options)
+
+    random_pipeline.vae.decode = decode_and_stop
+    generator = ImageGenerator(attempt(tmp_path, stop), StableDiffusion(random_pipeline, ""))
     with pytest.raises(StoppedError):
         generator.generate(
             [ImageRequest("a photo of a mug", seed) for seed in range(3 * CHUNK_SIZE)]

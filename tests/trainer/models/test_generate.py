@@ -134,14 +134,20 @@ def test_everything_is_left_as_it_was(family: StableDiffusion, capfd: Any) -> No
     assert family.pipeline().scheduler is scheduler
 
 
-def test_stop_between_two_steps_ends_generation(family: StableDiffusion) -> None:
+def test_stop_ends_generation_within_a_step(family: StableDiffusion) -> None:
     unet, scheduler = family.pipeline().unet, family.pipeline().scheduler
-    calls: list[int] = []
-    unet.register_forward_hook(lambda *_: calls.append(1))
+    begun: list[int] = []
+    ended: list[int] = []
+    unet.conv_in.register_forward_hook(lambda *_: begun.append(1))
+    unet.conv_out.register_forward_hook(lambda *_: ended.append(1))
     with pytest.raises(StoppedError):
-        generate(family, ImageRequest(PROMPT, 0), steps=9, should_stop=lambda: len(calls) == 2)
-    assert len(calls) == 2
+        generate(family, ImageRequest(PROMPT, 0), steps=9, should_stop=lambda: len(begun) == 2)
+    assert (len(begun), len(ended)) == (2, 1)
     assert family.pipeline().scheduler is scheduler
+    with pytest.raises(StoppedError):
+        generate(family, ImageRequest(PROMPT, 0), should_stop=lambda: True)
+    assert len(begun) == 2
+    generate(family, ImageRequest(PROMPT, 0))
 
 
 def test_dropout_is_off_while_images_are_made(family: StableDiffusion) -> None:

@@ -47,25 +47,11 @@ def generate_images(
         The images in the order of their requests.
 
     Raises:
-        StoppedError: `should_stop` returned True; it is called at the start and after each
-            denoising step, which takes seconds on a CPU.
+        StoppedError: `should_stop` returned True; it is called before each block of the denoiser.
     """
-
-    def check_stop() -> None:
-        if should_stop():
-            raise StoppedError("asked to stop while generating images")
-
-    def after_step(
-        _pipeline: Any, _step: int, _timestep: int | Tensor, tensors: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Diffusers' hook after each denoising step; what it returns replaces `tensors`."""
-        heartbeat.send()
-        check_stop()
-        return tensors
-
-    check_stop()
     pipeline = family.pipeline()
-    with _prepared(pipeline, family.sampling_scheduler(sampler)):
+    scheduler = family.sampling_scheduler(sampler)
+    with _prepared(pipeline, scheduler), _stoppable(family.denoiser, should_stop):
         prompts = family.encode_prompts([request.prompt for request in requests])
         negative = family.encode_negative([negative_prompt] * len(requests))
         latents = pipeline(
@@ -78,9 +64,36 @@ def generate_images(
             width=size,
             # Decoded below, in fp32: the pipeline would decode under autocast, all at once.
             output_type="latent",
-            callback_on_step_end=after_step,
+            callback_on_step_end=_send_heartbeat,
         ).images
         return [_decode(family, latents[i : i + 1], size) for i in range(len(requests))]
+
+
+def _send_heartbeat(
+    _pipeline: Any, _step: int, _timestep: int | Tensor, tensors: dict[str, Any]
+) -> dict[str, Any]:
+    """Diffusers' hook after each denoising step; what it returns replaces `tensors`."""
+    heartbeat.send()
+    return tensors
+
+
+@contextmanager
+def _stoppable(denoiser: nn.Module, should_stop: Callable[[], bool]) -> Iterator[None]:
+    """Within, the denoiser raises `StoppedError` as soon as `should_stop` returns True."""
+
+    def check_stop(*_: Any) -> None:
+        if should_stop():
+            raise StoppedError("asked to stop while generating images")
+
+    check_stop()
+    # Not only between steps: on a CPU, a step of large images takes minutes.
+    lists = (part for part in denoiser.modules() if isinstance(part, nn.ModuleList))
+    hooks = [block.register_forward_pre_hook(check_stop) for blocks in lists for block in blocks]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()
