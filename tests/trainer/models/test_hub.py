@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.models import load_family, single_file
+from dreambooth_trainer.models import load_family
 from dreambooth_trainer.models.model_config import read_model_config
+from dreambooth_trainer.models.single_file import shipped
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.topology import Topology
@@ -65,8 +66,8 @@ def test_one_file_of_a_repository_loads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pipeline = models.single_file_pipeline(random_model, "quick_gelu")
-    models.write_configs(pipeline, tmp_path / "configs", single_file.CONFIGS)
-    monkeypatch.setattr(single_file, "CONFIGS", tmp_path / "configs")
+    models.write_configs(pipeline, tmp_path / "configs", shipped.CONFIGS)
+    monkeypatch.setattr(shipped, "CONFIGS", tmp_path / "configs")
     for name in ("sd.safetensors", "files/[fp32] sd.safetensors"):
         (hub.folder / name).parent.mkdir(exist_ok=True)
         save_file(models.original_weights(pipeline), hub.folder / name)

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.models import Family, load_family, single_file
+from dreambooth_trainer.models import Family, load_family
 from dreambooth_trainer.models.fetch import fetch
 from dreambooth_trainer.models.model_config import read_model_config, read_shipped_config
+from dreambooth_trainer.models.single_file import shipped
+from dreambooth_trainer.models.single_file.architectures import ARCHITECTURES
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.topology import Topology
@@ -109,8 +111,8 @@ def original(
 ) -> Any:
     """A small pipeline to be written as a single file; its configuration is the shipped one."""
     pipeline = models.single_file_pipeline(random_model, request.param)
-    models.write_configs(pipeline, tmp_path / "configs", single_file.CONFIGS)
-    monkeypatch.setattr(single_file, "CONFIGS", tmp_path / "configs")
+    models.write_configs(pipeline, tmp_path / "configs", shipped.CONFIGS)
+    monkeypatch.setattr(shipped, "CONFIGS", tmp_path / "configs")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     return pipeline
 
@@ -163,7 +165,7 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_the_shipped_configurations_are_those_of_the_published_models(name: str) -> None:
-    config = read_shipped_config(name)
+    config = read_shipped_config(ARCHITECTURES[name])
     found = {
         part: sum(parameter.numel() for parameter in module.parameters())
         for part, module in config.skeleton.parts.items()

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import CLIPConfig
 
 from dreambooth_trainer.models.model_config import ModelConfig, read_shipped_config
+from dreambooth_trainer.models.single_file.architectures import ARCHITECTURES
 from dreambooth_trainer.preflight.memory import (
     GIB,
     OVERHEAD,
@@ -27,7 +28,7 @@ SIZES = Path(__file__).parents[3] / "docs" / "sizes.md"
 @pytest.fixture(scope="module")
 def sd15() -> ModelConfig:
     """Stable Diffusion 1.5 without weights."""
-    return read_shipped_config("sd1")
+    return read_shipped_config(ARCHITECTURES["sd1"])
 
 
 def measure(

@@ -94,7 +94,9 @@ def _crops_of_rows(groups: Sequence[ImageGroup], resolution: int) -> Iterator[li
             width, height = image.size
             scale = resolution / min(width, height)
             for variant in group.variants:
-                left, top, _, _ = crop_box(image.size, variant)
+                left, top, right, _ = crop_box(image.size, variant)
+                if variant.mirror:  # the model sees a crop of the mirrored image
+                    left = width - right
                 yield [height, width, round(top * scale), round(left * scale)]
 
 

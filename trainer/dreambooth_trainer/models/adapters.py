@@ -58,13 +58,20 @@ def make_trainable(
     text: dict[str, nn.Parameter] = {}
     if training.text_encoder.method != "frozen":
         for name, encoder in family.text_encoders.items():
-            targets = family.lora_text_targets
-            text |= _train(encoder, training.text_encoder.method, training.lora, targets, name)
+            targets, unused = family.lora_text_targets, family.unused_modules(name)
+            text |= _train(
+                encoder, training.text_encoder.method, training.lora, targets, name, unused
+            )
     return TrainableParameters(denoiser, text, unrounded)
 
 
 def _train(
-    module: nn.Module, method: str, lora: Lora, targets: Sequence[str], prefix: str
+    module: nn.Module,
+    method: str,
+    lora: Lora,
+    targets: Sequence[str],
+    prefix: str,
+    unused: Sequence[nn.Module] = (),
 ) -> dict[str, nn.Parameter]:
     if method == "lora":
         config = LoraConfig(
@@ -78,6 +85,9 @@ def _train(
         module.add_adapter(config)  # type: ignore[operator]
     else:
         module.requires_grad_(True)
+    # They would get no gradient, which DDP waits for and checkpoints of AdamW's moments expect.
+    for each in unused:
+        each.requires_grad_(False)
     module.train()
     return {
         f"{prefix}.{name}": parameter

@@ -218,6 +218,10 @@ class Family(ABC):
     def encode_tokens(self, tokens: Tokens) -> Conditioning:
         """Conditioning of tokens; differentiable in text encoders that can be trained."""
 
+    def unused_modules(self, part: str) -> Sequence[nn.Module]:
+        """Modules of a text encoder whose output `encode_tokens` does not read: never trained."""
+        return ()
+
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of captions, without gradients, on the text encoders' device."""
         return self._encode(self.tokenize(prompts))

@@ -25,7 +25,7 @@ from dreambooth_trainer.models.selection import (
     pipeline_settings,
     select_files,
 )
-from dreambooth_trainer.models.single_file import load_single_file
+from dreambooth_trainer.models.single_file.load import load_single_file
 from dreambooth_trainer.models.weights import Weights
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.distributed import Ranks

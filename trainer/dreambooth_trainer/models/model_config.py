@@ -12,7 +12,6 @@ import torch
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.fetch import open_files
 from dreambooth_trainer.models.model_files import FIELD, JsonObject, ModelFiles
@@ -25,11 +24,9 @@ from dreambooth_trainer.models.selection import (
     raise_problems,
     tokenizer_files,
 )
-from dreambooth_trainer.models.single_file import (
-    config_files,
-    load_tokenizer,
-    read_architecture,
-)
+from dreambooth_trainer.models.single_file.architectures import Architecture
+from dreambooth_trainer.models.single_file.load import read_architecture
+from dreambooth_trainer.models.single_file.shipped import config_files, load_shipped_parts
 from dreambooth_trainer.models.weights import damaged_file, damaged_weights
 from dreambooth_trainer.process.errors import BadModelError
 
@@ -124,17 +121,13 @@ def _read_single_file(model: Model, files: ModelFiles) -> ModelConfig | None:
     return read_shipped_config(architecture) if architecture else None
 
 
-def read_shipped_config(architecture: str) -> ModelConfig:
+def read_shipped_config(architecture: Architecture) -> ModelConfig:
     """The configuration of single files of an architecture; it comes with the project."""
-    files = config_files(architecture)
-    configs, _ = _configs(StableDiffusion, files)
-    return ModelConfig(
-        StableDiffusion,
-        configs,
-        {"tokenizer": load_tokenizer(architecture)},
-        load_scheduler(files, StableDiffusion.objective_kind),
-        pipeline_settings(StableDiffusion, files),
-    )
+    family, files = architecture.family, config_files(architecture)
+    configs, _ = _configs(family, files)
+    others = load_shipped_parts(architecture)
+    tokenizers = {part: others.pop(part) for part in family.tokenizers}
+    return ModelConfig(family, configs, tokenizers, others.pop("scheduler"), others)
 
 
 def _check_skeleton(model: Model, config: ModelConfig) -> None:

@@ -6,6 +6,7 @@ from dreambooth_trainer.models.families.flux import Flux
 from dreambooth_trainer.models.families.qwen_image import QwenImage
 from dreambooth_trainer.models.families.sana import Sana
 from dreambooth_trainer.models.families.sd3 import StableDiffusion3
+from dreambooth_trainer.models.families.sdxl import StableDiffusionXL
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.models.families.z_image import ZImage
 from dreambooth_trainer.models.family import Family
@@ -16,6 +17,7 @@ FAMILIES: Mapping[str, type[Family]] = {
     "SanaPipeline": Sana,
     "QwenImagePipeline": QwenImage,
     "StableDiffusion3Pipeline": StableDiffusion3,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
     "ZImagePipeline": ZImage,
 }
 """By the pipeline class that model_index.json names."""

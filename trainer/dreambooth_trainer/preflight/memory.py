@@ -219,9 +219,11 @@ def _count_trained(config: ModelConfig, training: ResolvedTraining) -> int:
     """Number of weights that train, of denoiser and text encoder."""
     family, lora = config.skeleton, training.lora
     count = _count_trained_of(family.denoiser, training.method, lora, lora.targets)
-    for encoder in family.text_encoders.values():
-        targets = family.lora_text_targets
-        count += _count_trained_of(encoder, training.text_encoder.method, lora, targets)
+    for part, encoder in family.text_encoders.items():
+        method, targets = training.text_encoder.method, family.lora_text_targets
+        count += _count_trained_of(encoder, method, lora, targets)
+        for unused in family.unused_modules(part):
+            count -= _count_trained_of(unused, method, lora, targets)
     return count
 
 

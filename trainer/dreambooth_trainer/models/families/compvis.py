@@ -1,11 +1,11 @@
-"""Names of weights in the original layout of Stable Diffusion (CompVis, Stability AI).
+"""Names of weights in the original layouts of Stable Diffusion and SDXL (CompVis, Stability AI).
 
 Pure functions from diffusers' and transformers' names. The numbers of the original UNet's blocks
 run on over its levels, so they depend on the layers per level.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ UNET_ENDS = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
@@ -69,27 +71,36 @@ def unet_weights(weights: Mapping[str, Tensor], layers_per_block: int) -> dict[s
     Raises:
         KeyError: The original UNet has no such module.
     """
-    attended = {f"{match[1]}_blocks.{match[2]}" for name in weights if (match := _attention(name))}
+    attended = attended_blocks(weights)
     return {
-        UNET_PREFIX + _unet_name(name, layers_per_block, attended): weight
+        UNET_PREFIX + unet_name(name, layers_per_block, attended): weight
         for name, weight in weights.items()
     }
 
 
-def _attention(name: str) -> re.Match[str] | None:
-    match = LEVEL.match(name)
-    return match if match and match[3] == "attentions" else None
+def attended_blocks(names: Iterable[str]) -> set[str]:
+    """The blocks with attention of a UNet2DConditionModel, by the names of its weights."""
+    matches = map(LEVEL.match, names)
+    return {
+        f"{match[1]}_blocks.{match[2]}" for match in matches if match and match[3] == "attentions"
+    }
 
 
-def _unet_name(name: str, layers: int, attended: set[str]) -> str:
+def unet_name(name: str, layers_per_block: int, attended: Container[str]) -> str:
+    """The original name of a UNet2DConditionModel's weight, without prefix.
+
+    Raises:
+        KeyError: The original UNet has no such module.
+    """
     if match := LEVEL.fullmatch(name):
         side, level, kind, index, rest = match.groups()
-        first = int(level) * (layers + 1)
+        first = int(level) * (layers_per_block + 1)
         if kind == "downsamplers":
-            return f"input_blocks.{first + layers + 1}.0.{rest.replace('conv.', 'op.', 1)}"
+            operation = rest.replace("conv.", "op.", 1)
+            return f"input_blocks.{first + layers_per_block + 1}.0.{operation}"
         if kind == "upsamplers":
             position = 2 if f"up_blocks.{level}" in attended else 1
-            return f"output_blocks.{first + layers}.{position}.{rest}"
+            return f"output_blocks.{first + layers_per_block}.{position}.{rest}"
         block = (
             f"input_blocks.{first + int(index) + 1}"
             if side == "down"
@@ -139,30 +150,41 @@ def _vae_name(name: str, levels: int) -> str:
     return name.replace("conv_norm_out", "norm_out")
 
 
-def clip_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def clip_weights(weights: Mapping[str, Tensor], prefix: str = CLIP_PREFIX) -> dict[str, Tensor]:
     """The text encoder's weights as in Stable Diffusion 1.x: those of transformers."""
-    return {CLIP_PREFIX + with_text_model(name): weight for name, weight in weights.items()}
+    return {prefix + with_text_model(name): weight for name, weight in weights.items()}
 
 
-def open_clip_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def open_clip_weights(
+    weights: Mapping[str, Tensor], prefix: str = OPEN_CLIP_PREFIX
+) -> dict[str, Tensor]:
     """The text encoder's weights as in Stable Diffusion 2.x: those of OpenCLIP.
 
-    OpenCLIP keeps the projections of queries, keys and values in one tensor.
+    OpenCLIP keeps the projections of queries, keys and values in one tensor, and the projection of
+    the pooled embedding transposed.
     """
     plain = {name.removeprefix("text_model."): weight for name, weight in weights.items()}
     original = {}
     for name, weight in plain.items():
         match = CLIP_LAYER.fullmatch(name)
-        if match is None:
+        if name == "text_projection.weight":
+            original["text_projection"] = weight.T
+        elif match is None:
             original[OPEN_CLIP[name]] = weight
-            continue
-        layer, module, parameter = match.groups()
-        target = f"transformer.resblocks.{layer}"
-        if module in OPEN_CLIP_LAYER:
-            original[f"{target}.{OPEN_CLIP_LAYER[module]}.{parameter}"] = weight
-        elif module == "self_attn.q_proj":
-            parts = [
-                plain[f"encoder.layers.{layer}.self_attn.{part}_proj.{parameter}"] for part in "qkv"
-            ]
-            original[f"{target}.attn.in_proj_{parameter}"] = torch.cat(parts)
-    return {OPEN_CLIP_PREFIX + name: weight for name, weight in original.items()}
+        else:
+            original |= _open_clip_layer(plain, *match.groups())
+    return {prefix + name: weight for name, weight in original.items()}
+
+
+def _open_clip_layer(
+    weights: Mapping[str, Tensor], layer: str, module: str, parameter: str
+) -> dict[str, Tensor]:
+    """A weight of one layer; keys and values are part of the tensor that queries give."""
+    target, own = f"transformer.resblocks.{layer}", f"encoder.layers.{layer}"
+    if module in OPEN_CLIP_LAYER:
+        weight = weights[f"{own}.{module}.{parameter}"]
+        return {f"{target}.{OPEN_CLIP_LAYER[module]}.{parameter}": weight}
+    if module != "self_attn.q_proj":
+        return {}
+    parts = [weights[f"{own}.self_attn.{part}_proj.{parameter}"] for part in "qkv"]
+    return {f"{target}.attn.in_proj_{parameter}": torch.cat(parts)}

@@ -57,6 +57,16 @@ class DDPMFamily(Family):
         """Of the latents that the UNet was configured for."""
         return int(self._pipeline.unet.config.sample_size) * self.vae_factor
 
+    @property
+    def has_signal_at_end(self) -> bool:
+        """Whether the last timestep is not noise alone (unlike in Lin et al. 2023, section 3.1)."""
+        return not self._schedule.config.rescale_betas_zero_snr
+
+    @property
+    def samplers(self) -> tuple[Sampler, ...]:
+        """All with the model's noise schedule: PNDM has none that ends in noise alone."""
+        return tuple(each for each in SAMPLERS if each != "pndm" or self.has_signal_at_end)
+
     def sampling_scheduler(self, sampler: Sampler) -> Any:
         """The sampler's scheduler, on the noise schedule of the base model."""
         scheduler_class, settings = SAMPLERS[sampler]

@@ -12,6 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families import compvis
 from dreambooth_trainer.models.families.ddpm import SAMPLERS, DDPMFamily
+from dreambooth_trainer.models.families.kohya import kohya_lora
 from dreambooth_trainer.models.family import Conditioning, Config, ReadWeights, Tokens
 from dreambooth_trainer.models.lora import Adapter
 
@@ -78,8 +79,8 @@ class StableDiffusion(DDPMFamily):
 
     @property
     def defaults(self) -> ModelDefaults:
-        """Those of all versions, at the model's own resolution."""
-        return replace(DEFAULTS, resolution=self.native_resolution)
+        """Those of all versions, with what the model's own configuration says."""
+        return replace(DEFAULTS, resolution=self.native_resolution, samplers=self.samplers)
 
     @property
     def max_tokens(self) -> int:
@@ -129,21 +130,13 @@ class StableDiffusion(DDPMFamily):
         return bool(self._pipeline.text_encoder.config.hidden_act == "gelu")
 
     def web_ui_lora(self, adapters: Sequence[Adapter]) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Names of sd-scripts, with an `alpha` for each module, and its metadata."""
-        weights = {}
-        for each in adapters:
-            name = f"{KOHYA_PREFIXES[each.part]}_{each.module}".replace(".", "_")
-            weights[f"{name}.lora_down.weight"] = each.down
-            weights[f"{name}.lora_up.weight"] = each.up
-            weights[f"{name}.alpha"] = torch.tensor(each.scale * each.rank)
-        first = adapters[0]
-        return weights, {
-            "ss_network_module": "networks.lora",
-            "ss_network_dim": str(first.rank),
-            "ss_network_alpha": str(first.scale * first.rank),
-            "ss_v2": str(self._is_v2),
-            "ss_base_model_version": "sd_v2" if self._is_v2 else "sd_v1",
-        }
+        """Names of sd-scripts, which are those of diffusers."""
+        return kohya_lora(
+            adapters,
+            lambda each: f"{KOHYA_PREFIXES[each.part]}.{each.module}",
+            ss_v2=str(self._is_v2),
+            ss_base_model_version="sd_v2" if self._is_v2 else "sd_v1",
+        )
 
     def single_file(self, read: ReadWeights) -> dict[str, Tensor]:
         """The layout of CompVis."""
