@@ -1,11 +1,12 @@
 """The corpus of families: plain diffusers loads the tiny models, and all their inputs matter."""
 
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from tests.corpus.families.parts import build_model
@@ -113,6 +114,13 @@ def test_images_depend_on_seed_and_prompt_alone(family: FamilyModule, pipeline: 
     first, prompt, other = images
     assert (first - prompt).abs().mean() > 5e-4
     assert (first - other).abs().mean() > 5e-4
+
+
+def test_lora_targets_name_modules(family: FamilyModule, pipeline: Any) -> None:
+    denoiser = getattr(pipeline, next(name for name in family.PARTS if name in DENOISERS))
+    names = [name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear)]
+    for target in family.FACTS.lora_targets:
+        assert any(fnmatch(f".{name}", f"*.{target}") for name in names), target
 
 
 def test_every_input_of_the_denoiser_matters(family: FamilyModule, pipeline: Any) -> None:
