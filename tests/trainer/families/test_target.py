@@ -25,6 +25,10 @@ BATCH, STEPS, TOKENS = 4, 300, 32
 PROMPT = "a photo of sks dog"
 
 WIDE: dict[str, dict[str, Any]] = {
+    "Flux2KleinPipeline": {
+        "attention_head_dim": 80, "axes_dims_rope": [20, 20, 20, 20], "num_layers": 1,
+        "num_single_layers": 1,
+    },
     "FluxPipeline": {
         "attention_head_dim": 40, "axes_dims_rope": [8, 16, 16], "num_layers": 1,
         "num_single_layers": 1,

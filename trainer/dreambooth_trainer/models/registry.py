@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from dreambooth_trainer.models.families.flux import Flux
+from dreambooth_trainer.models.families.flux2_klein import Flux2Klein
 from dreambooth_trainer.models.families.qwen_image import QwenImage
 from dreambooth_trainer.models.families.sana import Sana
 from dreambooth_trainer.models.families.sd3 import StableDiffusion3
@@ -12,6 +13,7 @@ from dreambooth_trainer.models.families.z_image import ZImage
 from dreambooth_trainer.models.family import Family
 
 FAMILIES: Mapping[str, type[Family]] = {
+    "Flux2KleinPipeline": Flux2Klein,
     "FluxPipeline": Flux,
     "StableDiffusionPipeline": StableDiffusion,
     "SanaPipeline": Sana,

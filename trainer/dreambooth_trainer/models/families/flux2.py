@@ -1,0 +1,114 @@
+"""What the models of FLUX.2 share: one transformer, one VAE, layers of a language model as text."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
+from torch import Tensor
+from torch.nn.functional import pad
+
+from dreambooth_trainer.models.families.flow import FlowFamily
+from dreambooth_trainer.models.families.packing import pack, positions, unpack
+from dreambooth_trainer.models.family import Conditioning, Config
+
+TRAINING_GUIDANCE = 1.0
+"""The input at which a model with distilled guidance predicts without: see `flux`."""
+
+
+class Flux2(FlowFamily):
+    """A model of FLUX.2 (Black Forest Labs 2025)."""
+
+    modules: ClassVar[Mapping[str, Any]] = {
+        "transformer": Flux2Transformer2DModel,
+        "vae": AutoencoderKLFlux2,
+    }
+    text_layers: ClassVar[tuple[int, int, int]]
+    """The layers of the text encoder whose states the transformer reads; 0 is its input."""
+    card_tag = "flux2"
+
+    @classmethod
+    def text_width(cls, text_encoder: Config) -> Any:
+        """Width of the text encoder's states."""
+        return text_encoder.get("hidden_size")
+
+    @classmethod
+    def find_mismatches(cls, configs: Mapping[str, Config]) -> Iterator[str]:
+        """Different widths of latents, or of text."""
+        transformer, vae, text = (configs[part] for part in cls.modules)
+        channels, latent = transformer.get("in_channels"), vae.get("latent_channels")
+        if not isinstance(latent, int) or channels != 4 * latent:
+            yield (
+                f"its transformer reads {channels} channels and its VAE makes {latent}, of which it"
+                " takes 2 x 2 at once"
+            )
+        read, width = transformer.get("joint_attention_dim"), cls.text_width(text)
+        if not isinstance(width, int) or read != len(cls.text_layers) * width:
+            yield (
+                f"its transformer expects text of width {read}, {len(cls.text_layers)} layers of"
+                f" its text encoder, which makes {width}"
+            )
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        """All of attention, with the MLPs that are fused with it in the single-stream blocks."""
+        # By their full names, as those of the other blocks end alike and are lists of modules.
+        outputs = (
+            f"single_transformer_blocks.{block}.attn.to_out"
+            for block in range(self._pipeline.transformer.config.num_single_layers)
+        )
+        return ("to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj", *outputs)
+
+    @property
+    def max_tokens(self) -> int:
+        """512, with those of the chat template."""
+        return 512
+
+    def scale_latents(self, latents: Tensor) -> Tensor:
+        """The VAE's latents [N, 32, h, w], normalized as its batch norm, which sees 2 x 2 cells."""
+        norm = self._vae.bn
+        deviation = (norm.running_var + self._vae.config.batch_norm_eps).sqrt()
+        scaled = (pack(latents) - norm.running_mean) / deviation
+        return unpack(scaled, _shape(latents))
+
+    def unpack_latents(self, latents: Tensor, resolution: int) -> Tensor:
+        """Tokens [N, h/2 * w/2, 128] -> [N, 32, h, w]."""
+        return unpack(latents, self.latent_shape(resolution))
+
+    def decode_latents(self, latents: Tensor, resolution: int) -> Tensor:
+        """The VAE's latents [N, 32, h, w] -> pixels; the pipeline has undone the normalization."""
+        pixels: Tensor = self._vae.decode(latents.to(self._vae.dtype), return_dict=False)[0]
+        return pixels
+
+    def join_layers(self, states: tuple[Tensor, ...]) -> Tensor:
+        """States of all layers [captions, tokens, D] -> those of `text_layers`, side by side."""
+        return torch.cat([states[layer] for layer in self.text_layers], dim=-1)
+
+    def predict(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        crops: Tensor | None = None,
+    ) -> Tensor:
+        """The transformer's velocity, without guidance."""
+        states = conditioning["hidden_states"]
+        height, width = noisy.shape[2:]
+        has_guidance = self._pipeline.transformer.config.guidance_embeds
+        # Four axes: the image (of several), row, column, and the token of the text.
+        text = torch.arange(states.shape[1], device=noisy.device).unsqueeze(1)
+        velocity = self.denoiser(
+            hidden_states=pack(noisy),
+            timestep=timesteps,
+            guidance=torch.full_like(timesteps, TRAINING_GUIDANCE) if has_guidance else None,
+            encoder_hidden_states=states,
+            txt_ids=pad(text, (3, 0)),
+            img_ids=pad(positions(height // 2, width // 2, noisy.device), (1, 1)),
+            return_dict=False,
+        )[0]
+        return unpack(velocity, _shape(noisy))
+
+
+def _shape(latents: Tensor) -> tuple[int, int, int]:
+    channels, height, width = latents.shape[1:]
+    return channels, height, width

@@ -1,0 +1,105 @@
+"""FLUX.2 klein of 4B and 9B, base and distilled: three of Qwen3's layers as text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffusers import Flux2KleinPipeline
+from torch import Tensor
+from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
+
+from dreambooth_trainer.models.defaults import ModelDefaults
+from dreambooth_trainer.models.families.flux2 import Flux2
+from dreambooth_trainer.models.family import Conditioning, Tokens
+
+
+class Flux2Klein(Flux2):
+    """FLUX.2 klein (Black Forest Labs 2026)."""
+
+    name = "FLUX.2 klein"
+    pipeline_class = Flux2KleinPipeline
+    pipeline_settings = ("is_distilled",)
+    other_pipelines = {
+        "Flux2KleinInpaintPipeline": "inpainting",
+        "Flux2KleinKVPipeline": "editing images",
+    }
+    modules = {**Flux2.modules, "text_encoder": Qwen3ForCausalLM}
+    tokenizers = {"tokenizer": Qwen2Tokenizer}
+    text_layers = (9, 18, 27)
+
+    @property
+    def _is_distilled(self) -> bool:
+        return bool(self._pipeline.config.is_distilled)
+
+    @property
+    def defaults(self) -> ModelDefaults:
+        """Those of the model cards of the base and of the distilled models."""
+        distilled = self._is_distilled
+        return ModelDefaults(
+            resolution=self.native_resolution,
+            sampler="euler",
+            class_image_steps=4 if distilled else 28,
+            sample_steps=4 if distilled else 50,
+            guidance_scale=1.0 if distilled else 4.0,
+            lora_targets=self.lora_targets,
+            samplers=("euler",),
+            # The pipeline ignores what is above.
+            max_guidance_scale=1.0 if distilled else 50.0,
+            takes_negative_prompt=not distilled,
+        )
+
+    @property
+    def training_notes(self) -> list[str]:
+        """What training does to the distilled models."""
+        if not self._is_distilled:
+            return []
+        return [
+            "this FLUX.2 klein was distilled to 4 steps with its guidance, which training undoes:"
+            " train FLUX.2-klein-base of the same size and use its LoRA with this model"
+        ]
+
+    def count_tokens(self, text: str) -> int:
+        """Number of tokens of a caption, with those of the chat template."""
+        return len(self._pipeline.tokenizer(self._as_message(text), verbose=False).input_ids)
+
+    def _as_message(self, caption: str) -> str:
+        message = {"role": "user", "content": caption}
+        text: str = self._pipeline.tokenizer.apply_chat_template(
+            [message], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return text
+
+    def tokenize(self, captions: Sequence[str]) -> Tokens:
+        """Token ids and mask, [captions, 512], of captions as a user's messages."""
+        tokens = self._pipeline.tokenizer(
+            [self._as_message(caption) for caption in captions],
+            padding="max_length",
+            max_length=self.max_tokens,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return {"ids": tokens.input_ids, "mask": tokens.attention_mask}
+
+    def encode_tokens(self, tokens: Tokens) -> Conditioning:
+        """Three layers of Qwen3, [captions, 512, 3D]; padding is not masked, as in training."""
+        # Without the output layer, which would compute a number for every word at every token.
+        states: tuple[Tensor, ...] = self._qwen(
+            tokens["ids"],
+            attention_mask=tokens["mask"],
+            output_hidden_states=True,
+            use_cache=False,
+        ).hidden_states
+        return {"hidden_states": self.join_layers(states)}
+
+    @property
+    def _qwen(self) -> Any:
+        return self.text_encoders["text_encoder"].model
+
+    def sampling_arguments(
+        self, prompts: Conditioning, negative: Conditioning, guidance_scale: float
+    ) -> dict[str, Any]:
+        """Both embeddings; a distilled model reads the first alone."""
+        return {
+            "prompt_embeds": prompts["hidden_states"],
+            "negative_prompt_embeds": negative["hidden_states"],
+            "guidance_scale": guidance_scale,
+        }
