@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,13 +69,13 @@ class Storage:
 
     def digests(self, folder: str) -> dict[str, str]:
         """sha256 of all objects below a folder, by their relative names."""
-        return self._digests(folder, "", lambda content: content)
+        return self._digests(folder, "")
 
     def weights(self, run: str) -> dict[str, str]:
         """A hash of each file of weights that a run has exported, by its relative name."""
-        return self._digests(f"{run}/export", ".safetensors", _ordered)
+        return self._digests(f"{run}/export", ".safetensors")
 
-    def _digests(self, uri: str, ending: str, normal: Callable[[bytes], bytes]) -> dict[str, str]:
+    def _digests(self, uri: str, ending: str) -> dict[str, str]:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 files = self.client.download_tree(
@@ -84,7 +84,7 @@ class Storage:
             except EmptyPrefixError:
                 return {}
             return {
-                str(file.relative_to(folder)): hashlib.sha256(normal(file.read_bytes())).hexdigest()
+                str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
                 for file in files
             }
 
@@ -108,13 +108,6 @@ class Storage:
         """Put the model and the subjects where the quickstart looks for them."""
         for folder, key in UPLOADS.items():
             self.client.upload_tree(EXAMPLES / folder, f"s3://{BUCKET}/{key}")
-
-
-def _ordered(content: bytes) -> bytes:
-    """A safetensors file with an ordered header: that of its metadata is one of chance."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8:end]), sort_keys=True)
-    return header.encode() + content[end:]
 
 
 def own_storage(server: SeaweedServer) -> Storage:
