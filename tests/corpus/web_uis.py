@@ -1,12 +1,16 @@
 """Names of weights that ComfyUI, AUTOMATIC1111's web UI and kohya's sd-scripts know.
 
-Facts of their loaders, for Stable Diffusion 1.x: 4 levels of 2 layers (3 on the way up), attention
-in all but the deepest level, a text encoder of 12 layers.
+Facts of their loaders. Stable Diffusion 1.x: 4 levels of 2 layers (3 on the way up), attention in
+all but the deepest level, a text encoder of 12 layers. SDXL: 3 levels, attention in all but the
+first, text encoders of 12 and 32 layers.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+SD1, SDXL = (1, 1, 1, 0), (0, 2, 10)
+"""Transformer blocks of each attention, by level; the middle has as many as the last that has any.
+"""
 LEVELS, LAYERS, TEXT_LAYERS = 4, 2, 12
 ATTENTION = [
     *("norm1", "norm2", "norm3", "ff.net.0.proj", "ff.net.2"),
@@ -24,10 +28,11 @@ A1111_RESNET = {
 }
 
 
-def transformer(prefix: str) -> Iterator[str]:
+def transformer(prefix: str, depth: int = 1) -> Iterator[str]:
     """Modules with weights of one spatial transformer."""
     yield from (f"{prefix}.{name}" for name in ("norm", "proj_in", "proj_out"))
-    yield from (f"{prefix}.transformer_blocks.0.{name}" for name in ATTENTION)
+    blocks = [f"{prefix}.transformer_blocks.{number}" for number in range(depth)]
+    yield from (f"{block}.{name}" for block in blocks for name in ATTENTION)
 
 
 def resnet(prefix: str, *, skip: bool) -> Iterator[str]:
@@ -37,33 +42,35 @@ def resnet(prefix: str, *, skip: bool) -> Iterator[str]:
         yield f"{prefix}.skip_connection"
 
 
-def original_unet_modules(levels: int = LEVELS, layers: int = LAYERS) -> set[str]:
+def original_unet_modules(depths: Sequence[int] = SD1, layers: int = LAYERS) -> set[str]:
     """Modules of the original UNet, numbered in the order in which it builds its blocks.
 
-    `levels` levels, of which the last alone changes no width and has no attention.
+    Its second and third levels are wider than those before. SDXL's has pooled text as an input.
     """
-    found = ["time_embed.0", "time_embed.2", "input_blocks.0.0", "out.0", "out.2"]
+    levels, deepest = len(depths), [depth for depth in depths if depth][-1]
+    found = [] if depths == SD1 else ["label_emb.0.0", "label_emb.0.2"]
+    found += ["time_embed.0", "time_embed.2", "input_blocks.0.0", "out.0", "out.2"]
     block = 1
     for level in range(levels):
         for layer in range(layers):
-            widens = layer == 0 and 0 < level < levels - 1
+            widens = layer == 0 and level in (1, 2)
             found += resnet(f"input_blocks.{block}.0", skip=widens)
-            if level < levels - 1:
-                found += transformer(f"input_blocks.{block}.1")
+            if depths[level]:
+                found += transformer(f"input_blocks.{block}.1", depths[level])
             block += 1
         if level < levels - 1:
             found.append(f"input_blocks.{block}.0.op")
             block += 1
     found += resnet("middle_block.0", skip=False)
-    found += transformer("middle_block.1")
+    found += transformer("middle_block.1", deepest)
     found += resnet("middle_block.2", skip=False)
     block = 0
     for level in reversed(range(levels)):
         for layer in range(layers + 1):
             found += resnet(f"output_blocks.{block}.0", skip=True)
             position = 1
-            if level < levels - 1:
-                found += transformer(f"output_blocks.{block}.1")
+            if depths[level]:
+                found += transformer(f"output_blocks.{block}.1", depths[level])
                 position = 2
             if level and layer == layers:
                 found.append(f"output_blocks.{block}.{position}.conv")
@@ -106,6 +113,25 @@ def sd_scripts_modules() -> set[str]:
     text = [f"text_model.encoder.layers.{n}.{name}" for n in range(TEXT_LAYERS) for name in TEXT]
     names = [*(f"lora_unet.{name}" for name in unet), *(f"lora_te.{name}" for name in text)]
     return {name.replace(".", "_") for name in names}
+
+
+def sd_scripts_sdxl_modules() -> set[str]:
+    """Names of all 722 + 72 + 192 modules that sd-scripts trains in SDXL by default."""
+    attention = re.compile(r"(transformer_blocks\.\d+\.(attn|ff)|\.proj_(in|out)$)")
+    names = [f"lora_unet.{name}" for name in original_unet_modules(SDXL) if attention.search(name)]
+    names += [
+        f"{encoder}.text_model.encoder.layers.{number}.{name}"
+        for encoder, layers in (("lora_te1", 12), ("lora_te2", 32))
+        for number in range(layers)
+        for name in TEXT
+    ]
+    return {name.replace(".", "_") for name in names}
+
+
+def comfyui_sdxl_modules() -> set[str]:
+    """Names of all modules that ComfyUI's map has for a LoRA of SDXL: every one of the UNet."""
+    unet = {f"lora_unet_{name.replace('.', '_')}" for name in original_unet_modules(SDXL)}
+    return unet | {each for each in sd_scripts_sdxl_modules() if each.startswith("lora_te")}
 
 
 def comfyui_modules() -> set[str]:

@@ -172,6 +172,10 @@ VAE_LAYER = {"first_stage_model.encoder.conv_in.weight": torch.zeros(4, 3, 3, 3)
 TEXT_LAYER = {
     "cond_stage_model.transformer.text_model.final_layer_norm.weight": torch.zeros(4),
 }
+SDXL_TEXT = {
+    "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": torch.zeros(4),
+    "conditioner.embedders.1.model.ln_final.weight": torch.zeros(4),
+}
 SINGLE_FILES = {
     "a LoRA": ({"lora_unet_mid_block.lora_up.weight": torch.zeros(4, 4)}, "holds no UNet and no"),
     "a UNet": (UNET_LAYER, "holds no VAE and no text encoder of Stable Diffusion"),
@@ -183,9 +187,25 @@ SINGLE_FILES = {
         },
         "has a UNet that reads 9 channels; inpainting and depth models cannot be trained",
     ),
-    "SDXL": (
-        {**UNET_LAYER, **VAE_LAYER, "conditioner.embedders.0.weight": torch.zeros(4)},
-        "is Stable Diffusion XL; only 1.x and 2.x can be trained",
+    "an SDXL without its second text encoder": (
+        {**UNET_LAYER, **VAE_LAYER, "conditioner.embedders.0.transformer.x": torch.zeros(4)},
+        "holds no text encoder of Stable Diffusion",
+    ),
+    "SDXL's refiner": (
+        {**UNET_LAYER, **VAE_LAYER, "conditioner.embedders.0.model.ln_final": torch.zeros(4)},
+        "is the refiner of Stable Diffusion XL, which cannot be trained; use its base model",
+    ),
+    "SDXL inpainting": (
+        {
+            **VAE_LAYER,
+            **SDXL_TEXT,
+            "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(4, 9, 3, 3),
+        },
+        "has a UNet that reads 9 channels; inpainting and depth models cannot be trained",
+    ),
+    "Playground v2.5": (
+        {**UNET_LAYER, **VAE_LAYER, **SDXL_TEXT, "edm_mean": torch.zeros(4)},
+        "was trained on the noise levels of EDM",
     ),
 }
 
