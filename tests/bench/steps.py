@@ -103,7 +103,11 @@ class StepBench:
         )
         attempt = self._attempt
         self._family = load_family(
-            self._job.spec.model, attempt.storage, attempt.ranks, attempt.device
+            self._job.spec.model,
+            attempt.storage,
+            attempt.ranks,
+            attempt.device,
+            self._job.spec.training,
         )
         self._trained = make_trainable(self._family, self._job.spec.training)
         mugs = _group(attempt, self._sizes.class_images, "a photo of a mug")

@@ -6,18 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from safetensors.torch import load_file
 from torch.nn.functional import mse_loss
 
 from dreambooth_trainer.data.batches import make_batch
 from dreambooth_trainer.data.cache import TrainingCache
 from dreambooth_trainer.data.sampler import ImagePool, TrainingSampler
-from dreambooth_trainer.export.pipeline import export_pipeline
 from dreambooth_trainer.models.adapters import make_trainable
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.objectives.ddpm import DDPMObjective
 from dreambooth_trainer.training.module import DreamBooth, ResumeState
-from tests.trainer.export.test_export import ABOUT
 from tests.trainer.resolved import resolve_training
 
 PRIOR_WEIGHT = 0.6
@@ -128,8 +125,9 @@ def test_a_trained_text_encoder_gets_gradients(family, cache, batch):
     assert all("lora" in name for name in trained.denoiser)
 
 
-def test_lora_leaves_the_base_weights_alone_and_in_the_precision_of_the_forward_pass(family):
+def test_adapters_are_fp32_on_a_base_in_the_precision_of_the_forward_pass(family):
     training = resolve_training({"method": "lora", "precision": "bf16", "lora": {"rank": 2}})
+    family.denoiser.to(torch.bfloat16)
     trained = make_trainable(family, training)
     frozen = [p for p in family.denoiser.parameters() if not p.requires_grad]
     assert {p.dtype for p in frozen} == {torch.bfloat16}
@@ -168,18 +166,6 @@ def test_after_its_stop_the_text_encoder_costs_nothing(family, cache, batch):
     assert all(parameter.grad is None for parameter in trained.text.values())
     of_denoiser = [parameter.grad.norm() for parameter in trained.denoiser.values()]
     torch.testing.assert_close(module.gradient_norm, torch.stack(of_denoiser).norm())
-
-
-def test_merging_uses_the_weights_from_before_they_were_rounded(family, tmp_path):
-    source = {name: p.clone() for name, p in family.denoiser.named_parameters()}
-    training = resolve_training(
-        {"method": "lora", "precision": "bf16", "textEncoder": {"method": "full"}}
-    )
-    trained = make_trainable(family, training, keep_unrounded=True)
-    export_pipeline(family, tmp_path, ABOUT, unrounded=trained.unrounded)
-    exported = load_file(tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
-    # Adapters start without effect: nothing has changed yet.
-    assert [n for n, value in exported.items() if not torch.equal(value, source[n].half())] == []
 
 
 def test_the_restored_state_is_not_kept_beside_the_restored_training(family, cache):

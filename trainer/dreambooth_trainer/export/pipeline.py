@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +29,20 @@ def export_pipeline(
     folder: Path,
     provenance: Provenance,
     dtype: torch.dtype | None = None,
-    unrounded: Mapping[str, Tensor] | None = None,
+    base: nn.Module | None = None,
 ) -> None:
     """Write the whole pipeline to `folder`, its weights as safetensors in `dtype`.
 
     The default is the family's own. Adapters are merged into the weights of the copy that is
-    written; the model is not changed. `unrounded` holds weights of the denoiser that training
-    has kept in a lower precision, by name.
+    written; the model is not changed. `base` is the denoiser in fp32 from before training, for
+    one whose frozen weights training has kept in a lower precision.
 
     Raises:
         OSError: A file cannot be written.
     """
     pipeline = family.pipeline()
-    bases = {family.denoiser_part: unrounded or {}}
-    merged = {
-        name: _merged(part, bases.get(name, {})) for name, part in pipeline.components.items()
-    }
+    bases = {family.denoiser_part: base}
+    merged = {name: _merged(part, bases.get(name)) for name, part in pipeline.components.items()}
     # Converted below, file by file: the modules themselves may still be in use, and stay fp32.
     type(pipeline)(**merged).save_pretrained(folder, safe_serialization=True)
     for path in sorted(folder.rglob("*.safetensors")):
@@ -60,7 +57,7 @@ def export_pipeline(
     (folder / "README.md").write_text(model_card(family, provenance, lora=False))
 
 
-def _merged(part: Any, unrounded: Mapping[str, Tensor]) -> Any:
+def _merged(part: Any, base: nn.Module | None) -> Any:
     """The component without adapters: itself, or a copy that they are merged into."""
     if not isinstance(part, nn.Module) or not any(
         isinstance(m, BaseTunerLayer) for m in part.modules()
@@ -68,7 +65,10 @@ def _merged(part: Any, unrounded: Mapping[str, Tensor]) -> Any:
         return part
     # Merged in fp32: in bf16, a small change would be rounded away when it is added.
     plain = copy.deepcopy(part).float()
-    plain.load_state_dict(unrounded, strict=False)
+    weights = base.state_dict() if base is not None else {}
+    for name, parameter in plain.named_parameters():
+        if (weight := weights.get(name.replace(".base_layer.", "."))) is not None:
+            parameter.data.copy_(weight)
     for name, layer in list(plain.named_modules()):
         if isinstance(layer, BaseTunerLayer):
             layer.merge()

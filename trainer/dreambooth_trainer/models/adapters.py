@@ -1,11 +1,11 @@
 """Selects the parameters to train: all weights or LoRA adapters, of denoiser and text encoders."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig
-from torch import Tensor, nn
+from torch import nn
 
 from dreambooth_api.models.training import Lora
 from dreambooth_trainer.models.family import Family
@@ -14,15 +14,32 @@ from dreambooth_trainer.resolved_job import ResolvedTraining
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
+def weight_dtypes(
+    family: type[Family], training: ResolvedTraining | None
+) -> dict[str, torch.dtype]:
+    """The precision that each part's weights are loaded and kept in, by its folder. Pure.
+
+    Trained weights are fp32. With LoRA, frozen ones have the precision of the forward pass, except
+    the VAE's, whose images have visible bands in bf16. With `full`, the export holds the frozen
+    weights too, and none is rounded; nor without training.
+    """
+    dtypes = dict.fromkeys(family.modules, torch.float32)
+    if training is not None and training.method == "lora":
+        frozen = PRECISIONS[training.precision]
+        # Autocast would convert these weights at each step, and keep fp32 beside them: 2 to 4 bytes
+        # more per weight.
+        dtypes[family.denoiser_part] = frozen
+        if training.text_encoder.method == "frozen":
+            dtypes |= dict.fromkeys(family.text_parts(), frozen)
+    return dtypes
+
+
 @dataclass(frozen=True)
 class TrainableParameters:
     """Trained fp32 parameters, by names that do not depend on ranks or wrappers (DDP)."""
 
     denoiser: dict[str, nn.Parameter]
     text: dict[str, nn.Parameter]
-    unrounded: Mapping[str, Tensor] = field(default_factory=dict)
-    """The denoiser's frozen weights before rounding, by its own names, in host memory, for adapters
-    to be merged into. Empty where nothing is rounded or merged."""
 
     @property
     def all(self) -> dict[str, nn.Parameter]:
@@ -30,29 +47,16 @@ class TrainableParameters:
         return {**self.denoiser, **self.text}
 
 
-def make_trainable(
-    family: Family, training: ResolvedTraining, *, keep_unrounded: bool = False
-) -> TrainableParameters:
+def make_trainable(family: Family, training: ResolvedTraining) -> TrainableParameters:
     """Unfreeze the family's weights, or add LoRA adapters, according to `spec.training`.
 
-    Trained weights are fp32; a frozen denoiser has the precision of the forward pass, and
-    `keep_unrounded` keeps a copy of its weights before rounding. Adapters: Hu et al. 2021,
-    section 4.1.
+    Adapters (Hu et al. 2021, section 4.1) are fp32 whatever precision their base has.
     """
     # Adapters start from the same random values on every rank and in every attempt.
     torch.manual_seed(training.seed)
     denoiser = _train(
         family.denoiser, training.method, training.lora, training.lora.targets, "denoiser"
     )
-    unrounded = {}
-    if training.method == "lora" and training.precision != "fp32":
-        # Autocast would convert these weights at each step, and keep fp32 beside them: 2 to 4 bytes
-        # more per weight.
-        for name, parameter in family.denoiser.named_parameters():
-            if not parameter.requires_grad:
-                if keep_unrounded:
-                    unrounded[name] = parameter.detach().cpu()
-                parameter.data = parameter.data.to(PRECISIONS[training.precision])
     if training.gradient_checkpointing:
         family.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
     text: dict[str, nn.Parameter] = {}
@@ -62,7 +66,7 @@ def make_trainable(
             text |= _train(
                 encoder, training.text_encoder.method, training.lora, targets, name, unused
             )
-    return TrainableParameters(denoiser, text, unrounded)
+    return TrainableParameters(denoiser, text)
 
 
 def _train(
@@ -89,8 +93,7 @@ def _train(
     for each in unused:
         each.requires_grad_(False)
     module.train()
-    return {
-        f"{prefix}.{name}": parameter
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad
-    }
+    trained = {name: each for name, each in module.named_parameters() if each.requires_grad}
+    for parameter in trained.values():
+        parameter.data = parameter.data.float()  # adapters are made in the precision of their base
+    return {f"{prefix}.{name}": parameter for name, parameter in trained.items()}

@@ -77,7 +77,7 @@ class Family(ABC):
         self._vae = pipeline.vae
         self.denoiser: nn.Module = getattr(pipeline, self.denoiser_part)
         self.text_encoders: dict[str, nn.Module] = {
-            part: getattr(pipeline, part) for part in self.modules if part.startswith("text_enc")
+            part: getattr(pipeline, part) for part in self.text_parts()
         }
         # `make_trainable` unfreezes what is trained.
         for module in self.parts.values():
@@ -101,6 +101,11 @@ class Family(ABC):
     def find_mismatches(cls, configs: Mapping[str, Config]) -> Iterator[str]:
         """Why parts with these configurations, by folder, make up no model that can be trained."""
         yield from ()
+
+    @classmethod
+    def text_parts(cls) -> list[str]:
+        """The folders of the text encoders."""
+        return [part for part in cls.modules if part.startswith("text_encoder")]
 
     @property
     def parts(self) -> dict[str, nn.Module]:

@@ -1,5 +1,6 @@
 """Refuses a model with weights that are NaN or infinite, which would make every loss NaN."""
 
+import torch
 from torch import Tensor, nn
 
 from dreambooth_trainer.process.errors import BadModelError
@@ -13,7 +14,10 @@ def check_finite(parts: dict[str, nn.Module], field: str, source: str) -> None:
     """
     for part, module in parts.items():
         for name, weight in module.state_dict().items():
-            if isinstance(weight, Tensor) and not bool(weight.isfinite().all()):
+            if not isinstance(weight, Tensor) or not weight.is_floating_point():
+                continue
+            # `isfinite` of the weight itself would take more memory than the weight does.
+            if weight.numel() and not bool(torch.stack(weight.aminmax()).isfinite().all()):
                 raise BadModelError(
                     f"{field}: {source} is damaged: the weight {name} of its {part} holds values"
                     " that are NaN or infinite"

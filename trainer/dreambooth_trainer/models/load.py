@@ -11,9 +11,11 @@ import diffusers
 import torch
 import transformers
 from safetensors import SafetensorError
+from torch import nn
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
+from dreambooth_trainer.models.adapters import weight_dtypes
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.fetch import fetched, open_files
 from dreambooth_trainer.models.finite import check_finite
@@ -30,10 +32,22 @@ from dreambooth_trainer.models.weights import Weights
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadModelError, TrainerError
+from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.resolved_job import ResolvedTraining
 
 
-def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.device) -> Family:
-    """The base model, fp32, frozen, on `device`. Collective.
+def load_family(
+    model: Model,
+    storage: Storage,
+    ranks: Ranks,
+    device: torch.device,
+    training: ResolvedTraining | None = None,
+) -> Family:
+    """The base model, frozen, on `device`. Collective.
+
+    Its weights have the precision that `training` keeps them in, see `weight_dtypes`; by default
+    all are fp32. They are converted before they reach the device, and one part after the other, so
+    no more than one part is in the host's memory.
 
     Raises:
         BadModelError: There is none, it is damaged, or of an unknown family.
@@ -48,11 +62,31 @@ def load_family(model: Model, storage: Storage, ranks: Ranks, device: torch.devi
         folder = path if model.layout == "diffusers" else path.parent
         # Hashing gigabytes takes seconds, so one rank does it; the files are the same on all nodes.
         digest = ranks.run_on_first(lambda: hash_files(folder, selection.names))
-        kind, pipeline = _open(model, path, files, selection)
+        kind, pipeline = _open(model, path, files, selection, training, device)
     pipeline.set_progress_bar_config(disable=True)
-    family = kind(pipeline.to(device), digest)
+    family = kind(pipeline, digest)
     check_finite(family.parts, FIELD, model.source)
     return family
+
+
+def reload_denoiser(model: Model, storage: Storage, model_hash: str) -> nn.Module:
+    """The denoiser before training, fp32, in host memory: of one rank alone.
+
+    All parts of the model are loaded. Files that were in memory were deleted after they had been
+    loaded, and are fetched again.
+
+    Raises:
+        BadModelError: The model's files are not those with this hash any more.
+        StorageError: It cannot be read from storage.
+    """
+    family = load_family(model, storage, Ranks(Topology()), torch.device("cpu"))
+    if family.model_hash != model_hash:
+        raise BadModelError(
+            f"{FIELD}: {model.source} has changed since the job loaded it, and the adapters cannot"
+            " be merged into it; put its files back and start the job again, which goes on from its"
+            " last checkpoint"
+        )
+    return family.denoiser
 
 
 def hash_files(path: Path, names: Iterable[str]) -> str:
@@ -74,16 +108,28 @@ def hash_files(path: Path, names: Iterable[str]) -> str:
 
 
 def _open(
-    model: Model, path: Path, files: ModelFiles, selection: Selection
+    model: Model,
+    path: Path,
+    files: ModelFiles,
+    selection: Selection,
+    training: ResolvedTraining | None,
+    device: torch.device,
 ) -> tuple[type[Family], Any]:
     """The family of a model, and its pipeline."""
     try:
         if model.layout == "single-file":
-            return load_single_file(path)
+            family, pipeline = load_single_file(path)
+            for part, dtype in weight_dtypes(family, training).items():
+                # diffusers' own method logs a warning.
+                nn.Module.to(getattr(pipeline, part), dtype).to(device)
+            return family, pipeline
         family = find_family(model, files)
+        dtypes = weight_dtypes(family, training)
         # The parts that training loads, whatever else model_index.json names.
         parts: dict[str, Any] = {
-            part: _load_part(model, path / part, module, selection.weights[part])
+            part: _load_part(model, path / part, module, selection.weights[part], dtypes[part]).to(
+                device
+            )
             for part, module in family.modules.items()
         }
         for part, tokenizer in family.tokenizers.items():
@@ -98,8 +144,10 @@ def _open(
         ) from error
 
 
-def _load_part(model: Model, folder: Path, module: Any, weights: Weights) -> Any:
-    """One module with all of its weights.
+def _load_part(
+    model: Model, folder: Path, module: Any, weights: Weights, dtype: torch.dtype
+) -> Any:
+    """One module with all of its weights, in host memory.
 
     The libraries initialise weights that are missing at random, and only log it.
     """
@@ -107,7 +155,7 @@ def _load_part(model: Model, folder: Path, module: Any, weights: Weights) -> Any
         folder,
         variant=weights.variant,
         use_safetensors=weights.use_safetensors,
-        dtype=torch.float32,
+        dtype=dtype,
         local_files_only=True,
         output_loading_info=True,
     )

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
+from dreambooth_trainer.models.adapters import weight_dtypes
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.fetch import open_files
@@ -29,6 +31,7 @@ from dreambooth_trainer.models.single_file.load import read_architecture
 from dreambooth_trainer.models.single_file.shipped import config_files, load_shipped_parts
 from dreambooth_trainer.models.weights import damaged_file, damaged_weights
 from dreambooth_trainer.process.errors import BadModelError
+from dreambooth_trainer.resolved_job import ResolvedTraining
 
 # Bounds of plausible numbers in a configuration. The largest are bases of rotary embeddings.
 MAX_LAYERS = 100
@@ -63,8 +66,11 @@ class ModelConfig:
         """
         return self.build()
 
-    def build(self) -> Family:
-        """The model, built anew on the meta device; raises as `skeleton` does."""
+    def build(self, training: ResolvedTraining | None = None) -> Family:
+        """The model, built anew on the meta device; raises as `skeleton` does.
+
+        Its weights have the precision that `training` keeps them in; by default all are fp32.
+        """
         parts = {}
         with torch.device("meta"):
             for part, module in self.family.modules.items():
@@ -74,6 +80,8 @@ class ModelConfig:
                     if library_of(module) == "diffusers"
                     else module(module.config_class(**config))
                 )
+            for part, dtype in weight_dtypes(self.family, training).items():
+                nn.Module.to(parts[part], dtype)  # diffusers' own method logs a warning
         parts |= {**self.tokenizers, "scheduler": self.scheduler, **self.settings}
         return self.family(self.family.assemble(parts), "")
 

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
@@ -24,7 +25,8 @@ from dreambooth_trainer.export.lora import export_lora
 from dreambooth_trainer.export.pipeline import export_pipeline
 from dreambooth_trainer.export.provenance import Provenance
 from dreambooth_trainer.models import Family, load_family
-from dreambooth_trainer.models.adapters import make_trainable
+from dreambooth_trainer.models.adapters import make_trainable, weight_dtypes
+from dreambooth_trainer.models.load import reload_denoiser
 from dreambooth_trainer.preflight.check import check_job
 from dreambooth_trainer.process.batch_split import BatchSplit, split_batch
 from dreambooth_trainer.process.distributed import join_ranks
@@ -66,7 +68,9 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         store = _checkpoints(attempt)
         subjects = subject_groups(attempt)
         with explain_out_of_memory("loading the model", job):
-            family = load_family(job.spec.model, attempt.storage, ranks, attempt.device)
+            family = load_family(
+                job.spec.model, attempt.storage, ranks, attempt.device, resolved.spec.training
+            )
         restored = restore(attempt, store)
         if restored:
             telemetry.resume(restored.state.step)
@@ -96,7 +100,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
             _evaluate(attempt, writer, evaluator, step=job.spec.training.steps)
             writer.compare(0, job.spec.training.steps)
             attempt.enter_stage("Exporting")
-            _export(attempt, store, family, module)
+            _export(attempt, store, family)
         # Rank 0 may still be uploading: no pod succeeds before the export is complete.
         ranks.barrier()
 
@@ -219,11 +223,9 @@ def _module(
             ranks=attempt.ranks,
             device=attempt.device,
         )
-    # Rank 0 writes the export.
-    merges = attempt.topology.rank == 0 and not _exports_adapters(job)
     prior_weight = job.spec.prior.weight if dataset.has_prior else None
     with explain_out_of_memory("a training step", job):
-        trained = make_trainable(family, job.spec.training, keep_unrounded=merges)
+        trained = make_trainable(family, job.spec.training)
         return DreamBooth(family, trained, job.spec.training, cache, prior_weight, resume)
 
 
@@ -244,7 +246,7 @@ def _exports_adapters(job: DreamBoothJob) -> bool:
     return training.method == "lora" and training.text_encoder.method != "full"
 
 
-def _export(attempt: Attempt, store: CheckpointStore, family: Family, module: DreamBooth) -> None:
+def _export(attempt: Attempt, store: CheckpointStore, family: Family) -> None:
     """Export the model: only its adapters, where nothing else was trained. Collective."""
     job, target = attempt.job, attempt.layout.export
     with tempfile.TemporaryDirectory(prefix="export-") as folder:
@@ -254,12 +256,21 @@ def _export(attempt: Attempt, store: CheckpointStore, family: Family, module: Dr
                 if _exports_adapters(job):
                     export_lora(*arguments)
                 else:
-                    export_pipeline(*arguments, unrounded=module.trained.unrounded)
+                    export_pipeline(*arguments, base=_unrounded_denoiser(attempt, family))
         # An attempt that lost its claim must not overwrite a newer one's result.
         store.check_owner()
         if attempt.topology.rank == 0:
             attempt.storage.upload_tree(Path(folder), target)
     attempt.telemetry.progress.record_export(target)
+
+
+def _unrounded_denoiser(attempt: Attempt, family: Family) -> nn.Module | None:
+    """The denoiser of the model's files, where training has kept it in a lower precision."""
+    spec = attempt.job.spec
+    dtype = weight_dtypes(type(family), spec.training)[family.denoiser_part]
+    if dtype is torch.float32:
+        return None
+    return reload_denoiser(spec.model, attempt.storage, family.model_hash)
 
 
 def _provenance(job: DreamBoothJob, family: Family) -> Provenance:
