@@ -35,7 +35,7 @@ WIDE: dict[str, dict[str, Any]] = {
     },
     "QwenImagePipeline": {"attention_head_dim": 40, "axes_dims_rope": [8, 16, 16], "num_layers": 2},
     "StableDiffusion3Pipeline": {"attention_head_dim": 40, "caption_projection_dim": 80},
-    "ZImagePipeline": {"axes_dims": [8, 16, 16], "dim": 80},
+    "ZImagePipeline": {"axes_dims": [8, 16, 16], "dim": 80, "n_refiner_layers": 1},
 }  # fmt: skip
 """Settings of the denoiser by pipeline: wider than the numbers of a token, which must pass through
 it. Otherwise no training could make it predict the noise."""

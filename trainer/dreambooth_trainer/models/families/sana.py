@@ -96,7 +96,7 @@ class Sana(FlowFamily):
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Pixels [N, 3, R, R] in -1..1 -> latents [N, C, R/32, R/32]: there is no posterior."""
         latents: Tensor = self._vae.encode(pixels.to(self._vae.dtype)).latent
-        return latents.float()
+        return latents.float().contiguous()
 
     def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
         """The latents in the denoiser's scale; `noise` has no part in them."""
