@@ -24,11 +24,11 @@ from tests.trainer.families.test_lora import training
 BATCH, STEPS, TOKENS = 4, 300, 32
 PROMPT = "a photo of sks dog"
 
+FLUX2 = {
+    "attention_head_dim": 80, "axes_dims_rope": [20] * 4, "num_layers": 1, "num_single_layers": 1,
+}  # fmt: skip
 WIDE: dict[str, dict[str, Any]] = {
-    "Flux2KleinPipeline": {
-        "attention_head_dim": 80, "axes_dims_rope": [20, 20, 20, 20], "num_layers": 1,
-        "num_single_layers": 1,
-    },
+    "Flux2KleinPipeline": FLUX2, "Flux2Pipeline": FLUX2,
     "FluxPipeline": {
         "attention_head_dim": 40, "axes_dims_rope": [8, 16, 16], "num_layers": 1,
         "num_single_layers": 1,

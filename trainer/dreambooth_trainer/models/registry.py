@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from dreambooth_trainer.models.families.flux import Flux
+from dreambooth_trainer.models.families.flux2_dev import Flux2Dev
 from dreambooth_trainer.models.families.flux2_klein import Flux2Klein
 from dreambooth_trainer.models.families.qwen_image import QwenImage
 from dreambooth_trainer.models.families.sana import Sana
@@ -14,6 +15,7 @@ from dreambooth_trainer.models.family import Family
 
 FAMILIES: Mapping[str, type[Family]] = {
     "Flux2KleinPipeline": Flux2Klein,
+    "Flux2Pipeline": Flux2Dev,
     "FluxPipeline": Flux,
     "StableDiffusionPipeline": StableDiffusion,
     "SanaPipeline": Sana,

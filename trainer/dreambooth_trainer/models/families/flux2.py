@@ -1,5 +1,6 @@
 """What the models of FLUX.2 share: one transformer, one VAE, layers of a language model as text."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -9,8 +10,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dreambooth_trainer.models.families.flow import FlowFamily
+from dreambooth_trainer.models.families.language_model import text_width
 from dreambooth_trainer.models.families.packing import pack, positions, unpack
-from dreambooth_trainer.models.family import Conditioning, Config
+from dreambooth_trainer.models.family import Conditioning, Config, Tokens
 
 TRAINING_GUIDANCE = 1.0
 """The input at which a model with distilled guidance predicts without: see `flux`."""
@@ -24,13 +26,8 @@ class Flux2(FlowFamily):
         "vae": AutoencoderKLFlux2,
     }
     text_layers: ClassVar[tuple[int, int, int]]
-    """The layers of the text encoder whose states the transformer reads; 0 is its input."""
+    """The layers of the language model whose states the transformer reads; 0 is its input."""
     card_tag = "flux2"
-
-    @classmethod
-    def text_width(cls, text_encoder: Config) -> Any:
-        """Width of the text encoder's states."""
-        return text_encoder.get("hidden_size")
 
     @classmethod
     def find_mismatches(cls, configs: Mapping[str, Config]) -> Iterator[str]:
@@ -42,8 +39,8 @@ class Flux2(FlowFamily):
                 f"its transformer reads {channels} channels and its VAE makes {latent}, of which it"
                 " takes 2 x 2 at once"
             )
-        read, width = transformer.get("joint_attention_dim"), cls.text_width(text)
-        if not isinstance(width, int) or read != len(cls.text_layers) * width:
+        read, width = transformer.get("joint_attention_dim"), text_width(text)
+        if width is None or read != len(cls.text_layers) * width:
             yield (
                 f"its transformer expects text of width {read}, {len(cls.text_layers)} layers of"
                 f" its text encoder, which makes {width}"
@@ -66,23 +63,41 @@ class Flux2(FlowFamily):
 
     def scale_latents(self, latents: Tensor) -> Tensor:
         """The VAE's latents [N, 32, h, w], normalized as its batch norm, which sees 2 x 2 cells."""
-        norm = self._vae.bn
-        deviation = (norm.running_var + self._vae.config.batch_norm_eps).sqrt()
-        scaled = (pack(latents) - norm.running_mean) / deviation
-        return unpack(scaled, _shape(latents))
+        mean, deviation = self._statistics()
+        return unpack((pack(latents) - mean) / deviation, _shape(latents))
 
     def unpack_latents(self, latents: Tensor, resolution: int) -> Tensor:
         """Tokens [N, h/2 * w/2, 128] -> [N, 32, h, w]."""
         return unpack(latents, self.latent_shape(resolution))
 
     def decode_latents(self, latents: Tensor, resolution: int) -> Tensor:
-        """The VAE's latents [N, 32, h, w] -> pixels; the pipeline has undone the normalization."""
-        pixels: Tensor = self._vae.decode(latents.to(self._vae.dtype), return_dict=False)[0]
+        """Tokens as the pipeline returns them -> pixels [N, 3, R, R]."""
+        mean, deviation = self._statistics()
+        latents = self.unpack_latents(latents, resolution).to(self._vae.dtype)
+        unscaled = unpack(pack(latents) * deviation + mean, _shape(latents))
+        pixels: Tensor = self._vae.decode(unscaled, return_dict=False)[0]
         return pixels
 
-    def join_layers(self, states: tuple[Tensor, ...]) -> Tensor:
-        """States of all layers [captions, tokens, D] -> those of `text_layers`, side by side."""
-        return torch.cat([states[layer] for layer in self.text_layers], dim=-1)
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the latents, [128] each, in the order of a token's channels."""
+        norm = self._vae.bn
+        return norm.running_mean, (norm.running_var + self._vae.config.batch_norm_eps).sqrt()
+
+    @property
+    @abstractmethod
+    def language_model(self) -> Any:
+        """The text encoder without its output layer, which would compute a number for each word."""
+
+    def encode_tokens(self, tokens: Tokens) -> Conditioning:
+        """Three of its layers side by side, [captions, 512, 3D]; padding is used as it is."""
+        states = self.language_model(
+            tokens["ids"],
+            attention_mask=tokens["mask"],
+            output_hidden_states=True,
+            use_cache=False,
+        ).hidden_states
+        joined = torch.cat([states[layer] for layer in self.text_layers], dim=-1)
+        return {"hidden_states": joined}
 
     def predict(
         self,

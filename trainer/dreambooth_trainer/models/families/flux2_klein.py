@@ -79,20 +79,15 @@ class Flux2Klein(Flux2):
         )
         return {"ids": tokens.input_ids, "mask": tokens.attention_mask}
 
-    def encode_tokens(self, tokens: Tokens) -> Conditioning:
-        """Three layers of Qwen3, [captions, 512, 3D]; padding is not masked, as in training."""
-        # Without the output layer, which would compute a number for every word at every token.
-        states: tuple[Tensor, ...] = self._qwen(
-            tokens["ids"],
-            attention_mask=tokens["mask"],
-            output_hidden_states=True,
-            use_cache=False,
-        ).hidden_states
-        return {"hidden_states": self.join_layers(states)}
-
     @property
-    def _qwen(self) -> Any:
+    def language_model(self) -> Any:
+        """Qwen3."""
         return self.text_encoders["text_encoder"].model
+
+    def decode_latents(self, latents: Tensor, resolution: int) -> Tensor:
+        """Latents [N, 32, h, w], whose normalization the pipeline has undone -> pixels."""
+        pixels: Tensor = self._vae.decode(latents.to(self._vae.dtype), return_dict=False)[0]
+        return pixels
 
     def sampling_arguments(
         self, prompts: Conditioning, negative: Conditioning, guidance_scale: float
