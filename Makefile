@@ -24,7 +24,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help init demo test test-slow gpu e2e coverage generate verify docs images push kind release lint type format \
+.PHONY: help init demo test test-families test-slow gpu e2e coverage generate verify docs images push kind release lint type format \
 	bench bench-operator bench-checkpoint clean
 
 help: ## list the targets
@@ -51,11 +51,15 @@ demo: $(or $(wildcard $(READY)),$(RUN_READY)) ## fine-tune tiny-sd on a subject:
 		--upload examples/tiny-sd/clip=s3://dreambooth/models/tiny-clip \
 		--upload examples/subjects=s3://dreambooth/subjects
 
-test: $(READY) ## run all tests but the slow ones and e2e: about 12 minutes on two cores
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' --ignore=tests/e2e $(TESTS)
+test: $(READY) ## run all tests but those of families, the slow ones and e2e: about 13 minutes on two cores
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' --ignore=tests/e2e \
+		--ignore=tests/trainer/families $(TESTS)
+
+test-families: $(READY) ## train a tiny model of every family, and compare with plain diffusers
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/trainer/families
 
 test-slow: $(READY) ## run the slow tests
-	$(BIN)/python -m pytest -m slow $(TESTS)
+	$(BIN)/python -m pytest -m slow --ignore=tests/trainer/families $(TESTS)
 
 gpu: $(READY) ## run every stage of training on this machine's GPU: at most 6 minutes
 	DREAMBOOTH_TEST_GPU=real $(BIN)/python -m pytest tests/gpu

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from dreambooth_api.contract.exit_codes import ExitCode
@@ -36,7 +35,6 @@ def test_a_job_trains_samples_and_exports(job: MakeJob, folder: Path, tmp_path: 
     assert all(0 < loss < 1e3 for loss in losses)
 
 
-@pytest.mark.slow
 def test_ranks_and_interruptions_change_nothing(job: MakeJob, folder: Path, tmp_path: Path) -> None:
     alone, together, stopped = (
         lora_job(job, folder, uid) for uid in ("alone", "together", "stopped")

@@ -110,7 +110,6 @@ def final_latents(plain: Any, family: Family) -> Tensor:
     return family.unpack_latents(results[-1].float(), SIDE)
 
 
-@pytest.mark.slow
 def test_plain_diffusers_draws_what_was_trained(
     job: MakeJob, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
