@@ -9,6 +9,7 @@ import torch
 from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
+from dreambooth_trainer.models.published import License
 from dreambooth_trainer.resolved_job import ResolvedJob
 from dreambooth_trainer.resume.run_record import public_config, versions, write_run_record
 from tests.trainer.resolved import resolve
@@ -39,6 +40,7 @@ def write(storage: Storage, run: str, attempt: int = 0, **spec: Any) -> None:
     write_run_record(
         storage, OutputLayout(run), job(**spec), attempt=attempt, world_size=2, global_batch=8,
         hashes={"model": "ab", "images": {"mug": "cd"}}, seeds={"training": 7},
+        model_license=License("some-license", "https://example.com/license"),
         resumed_from=None if attempt == 0 else 500,
     )  # fmt: skip
 
@@ -50,6 +52,7 @@ def test_it_holds_what_is_needed_to_make_the_result_again(storage: Storage, tmp_
     assert found["job"]["spec"]["training"]["learningRate"] == 1e-4
     assert found["hashes"] == {"model": "ab", "images": {"mug": "cd"}}
     assert found["seeds"] == {"training": 7}
+    assert found["modelLicense"] == {"name": "some-license", "link": "https://example.com/license"}
     assert found["attempts"][0]["versions"]["torch"] == torch.__version__
     DreamBoothJob.model_validate(found["job"])
 

@@ -2,14 +2,14 @@
 
 import json
 
-from dreambooth_trainer.export.provenance import LICENSE, VERSION, Provenance
+from dreambooth_trainer.export.provenance import VERSION, Provenance
 from dreambooth_trainer.models.family import Family
+from dreambooth_trainer.models.published import License
 
 TEMPLATE = """---
 base_model: {base}
 library_name: diffusers
-license: other
-license_name: {license}
+{license_front}
 instance_prompt: {prompt}
 tags:
 - text-to-image
@@ -30,7 +30,7 @@ image = pipe({prompt}).images[0]
 ```
 
 - Base model: {base}, sha256 `{sha256}`
-- License: {license}
+- License of the base model: {license}
 """
 
 
@@ -46,7 +46,8 @@ def model_card(family: Family, provenance: Provenance, *, lora: bool) -> str:
     # Values are JSON strings, which are valid YAML: a job's text cannot add front matter.
     return TEMPLATE.format(
         base=json.dumps(provenance.base_model.removeprefix("hf://")),
-        license=json.dumps(LICENSE),
+        license_front=_license_front_matter(provenance.license),
+        license=_describe(provenance.license),
         prompt=json.dumps(provenance.prompt),
         lora_tag="\n- lora" if lora else "",
         title=", ".join(provenance.identifiers),
@@ -59,6 +60,19 @@ def model_card(family: Family, provenance: Provenance, *, lora: bool) -> str:
         code=code,
         sha256=provenance.base_model_sha256,
     )
+
+
+def _license_front_matter(license: License) -> str:
+    if license.is_listed:
+        return f"license: {license.name}"
+    lines = ["license: other", f"license_name: {json.dumps(license.name)}"]
+    return "\n".join([*lines, *([f"license_link: {license.link}"] if license.link else [])])
+
+
+def _describe(license: License) -> str:
+    """Name, what it forbids, and where its text is."""
+    remark = f" ({license.remark})" if license.remark else ""
+    return f"{license.name}{remark}" + (f", {license.link}" if license.link else "")
 
 
 def _loadable(base_model: str) -> str:

@@ -4,9 +4,9 @@ import json
 from dataclasses import dataclass
 from importlib.metadata import version
 
-VERSION = version("dreambooth-trainer")
+from dreambooth_trainer.models.published import INHERITED, License
 
-LICENSE = "inherits the base model's license"
+VERSION = version("dreambooth-trainer")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Provenance:
     prompt: str
     """Instance prompt of the first subject."""
     step: int
+    license: License = INHERITED
+    """Of the base model's weights."""
 
     def metadata(self) -> dict[str, str]:
         """As safetensors metadata, which holds strings only."""
@@ -35,5 +37,5 @@ class Provenance:
             "dreambooth.class_nouns": json.dumps(self.class_nouns),
             "dreambooth.prompt": self.prompt,
             "dreambooth.step": str(self.step),
-            "license": LICENSE,
+            "license": self.license.name,
         }

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dreambooth_api.models.prior import Sampler
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.lora import Adapter
+from dreambooth_trainer.models.published import PublishedModel
 
 Conditioning = dict[str, Tensor]
 """What the denoiser is conditioned on; the first dimension of every tensor is the caption."""
@@ -44,6 +45,8 @@ class Family(ABC):
 
     name: ClassVar[str]
     """As people call it."""
+    published: ClassVar[Sequence[PublishedModel]] = ()
+    """The models that people know by name, the one to begin with first; see docs/models.md."""
     pipeline_class: ClassVar[Any]
     """The diffusers pipeline that model_index.json names; it generates the images."""
     pipeline_settings: ClassVar[Sequence[str]] = ()

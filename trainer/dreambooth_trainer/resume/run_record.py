@@ -17,6 +17,7 @@ from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.contract.times import now, rfc3339
 from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_storage import ObjectNotFoundError, Storage, without_userinfo
+from dreambooth_trainer.models.published import INHERITED, License
 from dreambooth_trainer.resolved_job import ResolvedJob
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ def write_run_record(
     global_batch: int,
     hashes: Mapping[str, JsonValue],
     seeds: Mapping[str, int],
+    model_license: License = INHERITED,
     resumed_from: int | None = None,
     source: Mapping[str, JsonValue] | None = None,
 ) -> None:
@@ -61,6 +63,7 @@ def write_run_record(
         global_batch: Subject images per optimizer step over all ranks.
         hashes: sha256 of the model and of each image, by name.
         seeds: By purpose.
+        model_license: Of the base model's weights.
         resumed_from: Step of the checkpoint that this attempt resumes from; None: there is none.
         source: That checkpoint, and what differs, if it is another run's (spec.resumeFrom).
     """
@@ -78,6 +81,7 @@ def write_run_record(
         "format": FORMAT,
         "job": public_config(job),
         "globalBatch": global_batch,
+        "modelLicense": {"name": model_license.name, "link": model_license.link},
         "seeds": dict(seeds),
         "hashes": dict(hashes),
         "attempts": [*(earlier["attempts"] if earlier else []), this],

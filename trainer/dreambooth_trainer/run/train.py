@@ -27,6 +27,7 @@ from dreambooth_trainer.export.provenance import Provenance
 from dreambooth_trainer.models import Family, load_family
 from dreambooth_trainer.models.adapters import make_trainable, weight_dtypes
 from dreambooth_trainer.models.load import reload_denoiser
+from dreambooth_trainer.models.published import find_license
 from dreambooth_trainer.preflight.check import check_job
 from dreambooth_trainer.process.batch_split import BatchSplit, split_batch
 from dreambooth_trainer.process.distributed import join_ranks
@@ -186,6 +187,7 @@ def _record(
             world_size=topology.world_size,
             global_batch=batch.total,
             hashes=hashes,
+            model_license=find_license(family.published, job.spec.model.source),
             seeds={
                 "training": job.spec.training.seed,
                 "prior": job.spec.prior.seed,
@@ -281,4 +283,5 @@ def _provenance(job: DreamBoothJob, family: Family) -> Provenance:
         class_nouns=tuple(s.class_noun for s in job.spec.subjects),
         prompt=job.spec.subjects[0].prompt,
         step=job.spec.training.steps,
+        license=find_license(family.published, job.spec.model.source),
     )

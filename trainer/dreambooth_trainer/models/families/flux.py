@@ -13,16 +13,49 @@ from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families.flow import FlowFamily
 from dreambooth_trainer.models.families.packing import pack, positions, unpack
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
+from dreambooth_trainer.models.published import APACHE, FLUX_1_DEV, PublishedModel
 
 TRAINING_GUIDANCE = 1.0
 """The input at which the distilled model predicts without guidance. With that of sampling, training
 would pull guided predictions to the images, and samples would then be guided twice."""
+
+SCHNELL_NOTE = (
+    "FLUX.1 schnell was distilled to 4 steps, which training undoes: the result needs about 20;"
+    " train FLUX.1 dev and use its LoRA with schnell, if its licence allows that"
+)
 
 
 class Flux(FlowFamily):
     """FLUX.1 dev and schnell, and fine-tunes of them (Black Forest Labs 2024)."""
 
     name = "FLUX.1"
+    published = (
+        PublishedModel(
+            "hf://black-forest-labs/FLUX.1-dev",
+            FLUX_1_DEV,
+            11.9,
+            resolution=1024,
+            steps=28,
+            guidance_scale=3.5,
+        ),
+        PublishedModel(
+            "hf://black-forest-labs/FLUX.1-Krea-dev",
+            FLUX_1_DEV,
+            11.9,
+            resolution=1024,
+            steps=28,
+            guidance_scale=3.5,
+        ),
+        PublishedModel(
+            "hf://black-forest-labs/FLUX.1-schnell",
+            APACHE,
+            11.9,
+            resolution=1024,
+            steps=4,
+            guidance_scale=1.0,
+            note=SCHNELL_NOTE,
+        ),
+    )
     pipeline_class = FluxPipeline
     modules = {
         "transformer": FluxTransformer2DModel,
@@ -73,10 +106,7 @@ class Flux(FlowFamily):
         """What training does to the steps that schnell was distilled to."""
         if self._takes_guidance:
             return []
-        return [
-            "FLUX.1 schnell was distilled to 4 steps, which training undoes: the result needs about"
-            " 20; train FLUX.1 dev and use its LoRA with schnell, if its licence allows that"
-        ]
+        return [SCHNELL_NOTE]
 
     @property
     def max_tokens(self) -> int:

@@ -10,12 +10,55 @@ from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families.flux2 import Flux2
 from dreambooth_trainer.models.family import Conditioning, Tokens
+from dreambooth_trainer.models.published import APACHE, NO_COMMERCIAL_USE, License, PublishedModel
+
+KLEIN_9B_LICENSE = License("flux-non-commercial-license", remark=NO_COMMERCIAL_USE)
+DISTILLED_NOTE = (
+    "this FLUX.2 klein was distilled to 4 steps with its guidance, which training undoes: train"
+    " FLUX.2-klein-base of the same size and use its LoRA with this model"
+)
 
 
 class Flux2Klein(Flux2):
     """FLUX.2 klein (Black Forest Labs 2026)."""
 
     name = "FLUX.2 klein"
+    published = (
+        PublishedModel(
+            "hf://black-forest-labs/FLUX.2-klein-base-4B",
+            APACHE,
+            3.9,
+            resolution=1024,
+            steps=50,
+            guidance_scale=4.0,
+        ),
+        PublishedModel(
+            "hf://black-forest-labs/FLUX.2-klein-base-9B",
+            KLEIN_9B_LICENSE,
+            9.1,
+            resolution=1024,
+            steps=50,
+            guidance_scale=4.0,
+        ),
+        PublishedModel(
+            "hf://black-forest-labs/FLUX.2-klein-4B",
+            APACHE,
+            3.9,
+            resolution=1024,
+            steps=4,
+            guidance_scale=1.0,
+            note=DISTILLED_NOTE,
+        ),
+        PublishedModel(
+            "hf://black-forest-labs/FLUX.2-klein-9B",
+            KLEIN_9B_LICENSE,
+            9.1,
+            resolution=1024,
+            steps=4,
+            guidance_scale=1.0,
+            note=DISTILLED_NOTE,
+        ),
+    )
     pipeline_class = Flux2KleinPipeline
     pipeline_settings = ("is_distilled",)
     other_pipelines = {
@@ -52,10 +95,7 @@ class Flux2Klein(Flux2):
         """What training does to the distilled models."""
         if not self._is_distilled:
             return []
-        return [
-            "this FLUX.2 klein was distilled to 4 steps with its guidance, which training undoes:"
-            " train FLUX.2-klein-base of the same size and use its LoRA with this model"
-        ]
+        return [DISTILLED_NOTE]
 
     def count_tokens(self, text: str) -> int:
         """Number of tokens of a caption, with those of the chat template."""

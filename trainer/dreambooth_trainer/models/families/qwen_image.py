@@ -15,6 +15,7 @@ from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families.packing import pack, unpack
 from dreambooth_trainer.models.families.video_vae import VideoVaeFamily
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
+from dreambooth_trainer.models.published import APACHE, PublishedModel
 
 DEFAULTS = ModelDefaults(
     resolution=1328,
@@ -33,6 +34,14 @@ class QwenImage(VideoVaeFamily):
     """A multimodal diffusion transformer (Wu et al. 2025)."""
 
     name = "Qwen-Image"
+    published = (
+        PublishedModel(
+            "hf://Qwen/Qwen-Image-2512", APACHE, 20.4, resolution=1328, steps=50, guidance_scale=4.0
+        ),
+        PublishedModel(
+            "hf://Qwen/Qwen-Image", APACHE, 20.4, resolution=1328, steps=50, guidance_scale=4.0
+        ),
+    )
     pipeline_class = QwenImagePipeline
     other_pipelines = {
         "QwenImageEditPipeline": "editing images",

@@ -13,6 +13,7 @@ from transformers import Gemma2Model, GemmaTokenizerFast
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families.flow import FlowFamily
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
+from dreambooth_trainer.models.published import NO_COMMERCIAL_USE, License, PublishedModel
 
 DEFAULTS = ModelDefaults(
     resolution=1024,
@@ -23,6 +24,7 @@ DEFAULTS = ModelDefaults(
     lora_targets=("to_q", "to_k", "to_v"),
     samplers=("dpm-solver++",),
 )
+LICENSE = License("nscl-v2-custom", remark=NO_COMMERCIAL_USE)
 STATES = 300
 """Of a caption, that the transformer reads."""
 INSTRUCTION = "\n".join(
@@ -38,6 +40,32 @@ class Sana(FlowFamily):
     """A diffusion transformer with linear attention (Xie et al. 2025)."""
 
     name = "Sana"
+    published = (
+        PublishedModel(
+            "hf://Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers",
+            LICENSE,
+            1.6,
+            resolution=1024,
+            steps=20,
+            guidance_scale=4.5,
+        ),
+        PublishedModel(
+            "hf://Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers",
+            LICENSE,
+            4.7,
+            resolution=1024,
+            steps=20,
+            guidance_scale=4.5,
+        ),
+        PublishedModel(
+            "hf://Efficient-Large-Model/Sana_600M_1024px_diffusers",
+            LICENSE,
+            0.6,
+            resolution=1024,
+            steps=20,
+            guidance_scale=4.5,
+        ),
+    )
     pipeline_class = SanaPipeline
     other_pipelines = {
         "SanaPAGPipeline": "perturbed-attention guidance",

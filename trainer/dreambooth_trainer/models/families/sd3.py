@@ -16,6 +16,7 @@ from transformers import (
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families.flow import FlowFamily
 from dreambooth_trainer.models.family import Conditioning, Config, Family, Tokens
+from dreambooth_trainer.models.published import STABILITY_COMMUNITY, PublishedModel
 
 DEFAULTS = ModelDefaults(
     resolution=1024,
@@ -44,6 +45,32 @@ class StableDiffusion3(FlowFamily):
     """A multimodal diffusion transformer (Esser et al. 2024)."""
 
     name = "Stable Diffusion 3 and 3.5"
+    published = (
+        PublishedModel(
+            "hf://stabilityai/stable-diffusion-3.5-medium",
+            STABILITY_COMMUNITY,
+            2.2,
+            resolution=1024,
+            steps=28,
+            guidance_scale=4.5,
+        ),
+        PublishedModel(
+            "hf://stabilityai/stable-diffusion-3.5-large",
+            STABILITY_COMMUNITY,
+            8.1,
+            resolution=1024,
+            steps=28,
+            guidance_scale=4.5,
+        ),
+        PublishedModel(
+            "hf://stabilityai/stable-diffusion-3-medium-diffusers",
+            STABILITY_COMMUNITY,
+            2.0,
+            resolution=1024,
+            steps=28,
+            guidance_scale=4.5,
+        ),
+    )
     pipeline_class = StableDiffusion3Pipeline
     other_pipelines = {
         "StableDiffusion3Img2ImgPipeline": "image to image",

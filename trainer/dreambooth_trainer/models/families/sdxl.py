@@ -15,6 +15,7 @@ from dreambooth_trainer.models.families.ddpm import SAMPLERS, DDPMFamily
 from dreambooth_trainer.models.families.kohya import kohya_lora
 from dreambooth_trainer.models.family import Conditioning, Config, ReadWeights, Tokens
 from dreambooth_trainer.models.lora import Adapter
+from dreambooth_trainer.models.published import License, PublishedModel
 
 DEFAULTS = ModelDefaults(
     resolution=1024,
@@ -24,6 +25,11 @@ DEFAULTS = ModelDefaults(
     guidance_scale=5.0,
     lora_targets=("to_q", "to_k", "to_v", "to_out.0"),
     samplers=tuple(SAMPLERS),
+)
+SDXL_LICENSE = License(
+    "openrail++",
+    "https://github.com/Stability-AI/generative-models/blob/main/model_licenses/LICENSE-SDXL1.0",
+    is_listed=True,
 )
 DISTILLED_STEPS = 4
 """Sampling steps of Turbo and Lightning, which are not guided."""
@@ -43,6 +49,16 @@ class StableDiffusionXL(DDPMFamily):
     """SDXL (Podell et al. 2023) and its fine-tunes."""
 
     name = "Stable Diffusion XL"
+    published = (
+        PublishedModel(
+            "hf://stabilityai/stable-diffusion-xl-base-1.0",
+            SDXL_LICENSE,
+            2.6,
+            resolution=1024,
+            steps=30,
+            guidance_scale=5.0,
+        ),
+    )
     pipeline_class = StableDiffusionXLPipeline
     pipeline_settings = ("force_zeros_for_empty_prompt",)
     other_pipelines = {

