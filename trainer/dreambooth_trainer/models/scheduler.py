@@ -1,5 +1,6 @@
 """The noise schedule that a model was trained with, from its scheduler's configuration."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -44,7 +45,10 @@ def load_scheduler(files: ModelFiles, objective: Literal["ddpm", "flow"]) -> Any
     scheduler_class = getattr(diffusers, str(name), None) if library == "diffusers" else None
     subject = f"{files.field}: the scheduler {name} of {files.source}"
     try:
-        scheduler = scheduler_class.from_config(dict(config))  # type: ignore[union-attr]
+        with warnings.catch_warnings():
+            # diffusers converts tensors to arrays in a way that numpy 2 deprecates.
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+            scheduler = scheduler_class.from_config(dict(config))  # type: ignore[union-attr]
     except ImportError as error:
         raise BadModelError(
             f"{subject} needs a library that is not installed, such as scipy;"
