@@ -44,7 +44,8 @@ def export_pipeline(
     bases = {family.denoiser_part: base}
     merged = {name: _merged(part, bases.get(name)) for name, part in pipeline.components.items()}
     # Converted below, file by file: the modules themselves may still be in use, and stay fp32.
-    type(pipeline)(**merged).save_pretrained(folder, safe_serialization=True)
+    settings = {name: pipeline.config[name] for name in family.pipeline_settings}
+    type(pipeline)(**merged, **settings).save_pretrained(folder, safe_serialization=True)
     for path in sorted(folder.rglob("*.safetensors")):
         part = family.parts[path.parent.name]
         _convert(path, part, dtype or family.export_dtype, provenance)
