@@ -68,6 +68,30 @@ def test_predictions_are_those_of_the_plain_pipeline(
             torch.testing.assert_close(found.float(), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_latents_are_what_the_plain_pipeline_decodes(folder: Path, family: Family) -> None:
+    pixels = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    moments = family.encode_images(pixels)
+    latents = family.sample_latents(moments, torch.zeros(1, *family.latent_shape(SIDE)))
+    pipeline = load_plain(folder)
+    decoded, decode = [], pipeline.vae.decode
+
+    def end(_output: Tensor, _timestep: Tensor, sample: Tensor, **_options: Any) -> Any:
+        """The latents of the image instead of those that the model leads to."""
+        places = torch.arange(sample.numel()).view(sample.shape)
+        places = family.unpack_latents(places, SIDE)
+        return (latents.flatten()[places.flatten().argsort()].view(sample.shape),)
+
+    def record(latents: Tensor, **options: Any) -> Any:
+        decoded.append(latents)
+        return decode(latents, **options)
+
+    pipeline.scheduler.step, pipeline.vae.decode = end, record
+    call_plain(pipeline, PROMPTS[:1], guidance_scale=family.unguided_scale, num_inference_steps=2)
+    [found] = decoded
+    mean = moments[:, : family.latent_channels]
+    torch.testing.assert_close(found.view(mean.shape), mean, rtol=1e-4, atol=1e-4)
+
+
 def test_every_caption_and_every_timestep_counts(family: Family) -> None:
     noisy = torch.randn(1, *family.latent_shape(SIDE), generator=torch.Generator().manual_seed(0))
     early, late = (
