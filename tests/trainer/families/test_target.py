@@ -39,6 +39,8 @@ WIDE: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Settings of the denoiser by pipeline: wider than the numbers of a token, which must pass through
 it. Otherwise no training could make it predict the noise."""
+MORE_STEPS = {"ZImagePipeline": 600}
+"""Steps of those that learn more slowly where in the image a token is."""
 
 
 def replace_denoiser(family: Family) -> None:
@@ -53,6 +55,7 @@ def replace_denoiser(family: Family) -> None:
 def train(job: MakeJob, family: Family, pixels: Tensor) -> None:
     """Train the denoiser on the image with the family's objective."""
     settings = training(job, family, method="full")
+    steps = MORE_STEPS.get(family.pipeline_class.__name__, STEPS)
     objective = make_objective(family, settings, torch.device("cpu"))
     stream = np.random.Generator(np.random.Philox(key=7))
     noises = torch.Generator().manual_seed(7)
@@ -64,8 +67,8 @@ def train(job: MakeJob, family: Family, pixels: Tensor) -> None:
     ).expand(BATCH, -1, -1, -1)
     family.denoiser.requires_grad_(True).train()
     optimizer = torch.optim.Adam(family.denoiser.parameters(), lr=5e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    for _ in range(STEPS):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
         noise = torch.randn(latents.shape, generator=noises)
         timesteps = torch.tensor(
             [objective.draw_timestep(stream) for _ in range(BATCH)], dtype=objective.timestep_dtype

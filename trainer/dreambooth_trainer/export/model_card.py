@@ -39,7 +39,8 @@ def model_card(family: Family, provenance: Provenance, *, lora: bool) -> str:
     source = json.dumps(_loadable(provenance.base_model) if lora else ".")
     # One precision for all parts: a base model's text encoder may name another than its UNet.
     pipeline = family.pipeline_class.__name__
-    code = f"pipe = {pipeline}.from_pretrained({source}).to({family.card_dtype})"
+    arguments = "".join(f", {part}=None" for part in family.missing_parts)
+    code = f"pipe = {pipeline}.from_pretrained({source}{arguments}).to({family.card_dtype})"
     if lora:
         code += '\npipe.load_lora_weights(".")'
     subjects = zip(provenance.identifiers, provenance.class_nouns, strict=True)

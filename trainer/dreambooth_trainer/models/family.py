@@ -57,6 +57,8 @@ class Family(ABC):
     """The classes of the parts with weights that training loads, by their folders."""
     tokenizers: ClassVar[Mapping[str, Any]]
     """The classes of the tokenizers (or processors), by their folders."""
+    missing_parts: ClassVar[Sequence[str]] = ()
+    """Parts that the pipeline has, and this variant of the family has not."""
     denoiser_part: ClassVar[str] = "transformer"
     """The folder of the part that is trained."""
     objective_kind: ClassVar[Literal["ddpm", "flow"]]

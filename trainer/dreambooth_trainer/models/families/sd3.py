@@ -156,7 +156,7 @@ class StableDiffusion3(FlowFamily):
             self.text_encoders[part](tokens[part], output_hidden_states=True) for part in CLIP_PARTS
         ]
         states = torch.cat([each.hidden_states[-2] for each in clip], dim=-1)
-        t5 = self._encode_t5(tokens)
+        t5 = self._encode_t5(tokens).to(states.dtype)
         padded = nn.functional.pad(states, (0, t5.shape[-1] - states.shape[-1]))
         return {
             "hidden_states": torch.cat([padded, t5], dim=1),
@@ -198,23 +198,19 @@ class StableDiffusion3(FlowFamily):
 
 
 class StableDiffusion3WithoutT5(StableDiffusion3):
-    """The same with zeros in place of T5's states, as it also was trained (ibid., section 5.3)."""
+    """The same with zeros in place of T5's states, as it also was trained."""
 
+    missing_parts = ("text_encoder_3", "tokenizer_3")
     modules = {
-        part: module
-        for part, module in StableDiffusion3.modules.items()
-        if part != "text_encoder_3"
+        part: StableDiffusion3.modules[part]
+        for part in ("transformer", "vae", "text_encoder", "text_encoder_2")
     }
-    tokenizers = {
-        part: tokenizer
-        for part, tokenizer in StableDiffusion3.tokenizers.items()
-        if part != "tokenizer_3"
-    }
+    tokenizers = {part: StableDiffusion3.tokenizers[part] for part in ("tokenizer", "tokenizer_2")}
 
     @classmethod
     def assemble(cls, parts: Mapping[str, Any]) -> Any:
         """A pipeline without T5."""
-        return StableDiffusion3Pipeline(**parts, text_encoder_3=None, tokenizer_3=None)
+        return StableDiffusion3Pipeline(**parts, **dict.fromkeys(cls.missing_parts))
 
     @property
     def max_tokens(self) -> int:

@@ -1,0 +1,114 @@
+"""What single families do that others do not."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_storage import Storage, StorageSettings
+from dreambooth_trainer.export.pipeline import export_pipeline
+from dreambooth_trainer.models import Family
+from dreambooth_trainer.preflight.check import check_job
+from tests.trainer.conftest import MakeJob
+from tests.trainer.export.test_export import ABOUT
+from tests.trainer.families.conftest import build, call_plain, load, load_plain
+
+WITHOUT_T5 = {"text_encoder_3": None, "tokenizer_3": None}
+
+
+def change(file: Path, **values: Any) -> None:
+    """Set values in a JSON file."""
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+@pytest.fixture
+def sd3_without_t5(tmp_path: Path) -> Path:
+    """Stable Diffusion 3 as saved with `text_encoder_3=None`."""
+    folder = shutil.copytree(build("sd3"), tmp_path / "sd3")
+    nothing = [None, None]
+    change(folder / "model_index.json", text_encoder_3=nothing, tokenizer_3=nothing)
+    shutil.rmtree(folder / "text_encoder_3")
+    shutil.rmtree(folder / "tokenizer_3")
+    return folder
+
+
+def test_stable_diffusion_3_is_trained_without_t5(sd3_without_t5: Path, tmp_path: Path) -> None:
+    family = load(sd3_without_t5)
+    plain = DiffusionPipeline.from_pretrained(sd3_without_t5, **WITHOUT_T5)
+    states, _, pooled, _ = plain.encode_prompt(["a red mug"], None, None)
+    found = family.encode_prompts(["a red mug"])
+    torch.testing.assert_close(found, {"hidden_states": states, "pooled": pooled})
+    assert family.max_tokens == 77
+    export_pipeline(family, tmp_path / "export", ABOUT)
+    DiffusionPipeline.from_pretrained(tmp_path / "export", **WITHOUT_T5)
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert "text_encoder_3=None, tokenizer_3=None" in card
+
+
+def test_sana_knows_the_instruction_from_prompts_alone() -> None:
+    family, plain = load(build("sana")), load_plain(build("sana"))
+    instruction = call_instruction(plain)
+    states, mask, negative, negative_mask = plain.encode_prompt(
+        ["A red Mug "], negative_prompt="zebra", complex_human_instruction=instruction
+    )
+    found = family.encode_prompts(["A red Mug "])
+    torch.testing.assert_close(found["hidden_states"], states)
+    assert found["mask"].equal(mask)
+    against = family.encode_negative(["zebra"])
+    seen = negative_mask.bool()
+    torch.testing.assert_close(against["hidden_states"][seen], negative[seen])
+    assert against["mask"].equal(negative_mask)
+
+
+def test_an_empty_caption_of_sana_is_what_guidance_steers_away_from() -> None:
+    family = load(build("sana"))
+    torch.testing.assert_close(family.encode_prompts([""]), family.encode_negative([""]))
+
+
+def call_instruction(plain: Any) -> list[str]:
+    """The instruction that the pipeline's call hands to its encoder."""
+    seen, encode = [], plain.encode_prompt
+
+    def record(*arguments: Any, **options: Any) -> Any:
+        seen.append(options["complex_human_instruction"])
+        return encode(*arguments, **options)
+
+    plain.encode_prompt = record
+    call_plain(plain, ["mug"], num_inference_steps=1, output_type="latent")
+    plain.encode_prompt = encode
+    return seen[0]
+
+
+def turbo(folder: Path) -> Path:
+    """Z-Image as Turbo is published."""
+    shutil.copytree(build("z_image"), folder)
+    change(folder / "scheduler" / "scheduler_config.json", shift=3.0)
+    return folder
+
+
+def check(config: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Errors and warnings of preflight."""
+    report = check_job(DreamBoothJob.model_validate(config), Storage(StorageSettings()))
+    return [str(each) for each in report.errors], report.warnings
+
+
+def test_a_distilled_model_is_trained_with_a_warning(job: MakeJob, tmp_path: Path) -> None:
+    config = job(model={"source": str(turbo(tmp_path / "turbo"))})
+    errors, warnings = check(config)
+    assert not errors
+    assert any("Z-Image-Turbo was distilled" in each for each in warnings)
+    plain: Family = load(build("z_image"))
+    assert not plain.training_notes
+
+
+def test_text_encoders_that_cannot_be_trained_are_refused(job: MakeJob) -> None:
+    config = job(
+        model={"source": str(build("z_image"))}, training={"textEncoder": {"method": "lora"}}
+    )
+    [error] = check(config)[0]
+    assert error.startswith("spec.training.textEncoder.method: the text encoders of Z-Image")
