@@ -33,6 +33,7 @@ WIDE: dict[str, dict[str, Any]] = {
         "attention_head_dim": 40, "axes_dims_rope": [8, 16, 16], "num_layers": 1,
         "num_single_layers": 1,
     },
+    "Krea2Pipeline": {"attention_head_dim": 40, "axes_dims_rope": [8, 16, 16]},
     "QwenImagePipeline": {"attention_head_dim": 40, "axes_dims_rope": [8, 16, 16], "num_layers": 2},
     "StableDiffusion3Pipeline": {"attention_head_dim": 40, "caption_projection_dim": 80},
     "ZImagePipeline": {"axes_dims": [8, 16, 16], "dim": 80, "n_refiner_layers": 1},

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dreambooth_trainer.models.families.flux import Flux
 from dreambooth_trainer.models.families.flux2_dev import Flux2Dev
 from dreambooth_trainer.models.families.flux2_klein import Flux2Klein
+from dreambooth_trainer.models.families.krea2 import Krea2
 from dreambooth_trainer.models.families.qwen_image import QwenImage
 from dreambooth_trainer.models.families.sana import Sana
 from dreambooth_trainer.models.families.sd3 import StableDiffusion3
@@ -17,6 +18,7 @@ FAMILIES: Mapping[str, type[Family]] = {
     "Flux2KleinPipeline": Flux2Klein,
     "Flux2Pipeline": Flux2Dev,
     "FluxPipeline": Flux,
+    "Krea2Pipeline": Krea2,
     "StableDiffusionPipeline": StableDiffusion,
     "SanaPipeline": Sana,
     "QwenImagePipeline": QwenImage,
