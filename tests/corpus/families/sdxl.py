@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from safetensors.torch import load_file, save_file
+
 from tests.corpus.families.facts import FamilyFacts
 from tests.corpus.families.parts import Part, write_pipeline
 from tests.corpus.families.tokenizers import write_clip
@@ -205,6 +207,9 @@ CLIP_G = {
     "projection_dim": 1280,
 }
 
+LATENT_SIZE = 14
+"""Factor from the deviation of a random VAE's latents, about 1/2, to that of SDXL's."""
+
 TINY_CLIP = {
     "hidden_size": 16,
     "intermediate_size": 32,
@@ -256,3 +261,13 @@ def build(folder: Path, seed: int = 0) -> None:
         "text_encoder_2": write_clip(folder / "tokenizer_2", pad="!"),
     }
     write_pipeline(folder, INDEX, PARTS, SCHEDULER, vocabularies, seed)
+    _spread_latents(folder / "vae" / "diffusion_pytorch_model.safetensors")
+
+
+def _spread_latents(path: Path) -> None:
+    """Make the random VAE's latents as large as the published one's, for its scaling_factor."""
+    weights = load_file(path)
+    for name in ("quant_conv.weight", "quant_conv.bias"):
+        weights[name][:4] *= LATENT_SIZE  # the means; variances follow
+    weights["post_quant_conv.weight"] /= LATENT_SIZE
+    save_file(weights, path, {"format": "pt"})
