@@ -106,6 +106,11 @@ def test_a_run_that_stops_and_resumes_on_a_gpu_learns_what_it_learns_on_a_cpu(tm
 
 
 VARIANTS = {
+    "lora, bf16, text encoder that is freed": {
+        "method": "lora",
+        "precision": "bf16",
+        "captionDropout": 0.5,
+    },
     "lora, bf16, text encoder that stops": {
         "method": "lora",
         "lora": {"rank": 2, "dropout": 0.1},

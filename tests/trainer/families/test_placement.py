@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,6 +13,7 @@ from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.export.pipeline import export_pipeline
 from dreambooth_trainer.models import Family, load_family
 from dreambooth_trainer.models.adapters import make_trainable
+from dreambooth_trainer.models.generate import ImageRequest, generate_images
 from dreambooth_trainer.models.load import reload_denoiser
 from dreambooth_trainer.preflight.meta_device import META, MemoryMeter
 from dreambooth_trainer.process.distributed import Ranks
@@ -22,6 +24,7 @@ from tests.trainer.resolved import resolve_training
 
 CPU = torch.device("cpu")
 STORAGE = Storage(StorageSettings())
+SIDE = 64
 HALF, FULL = {torch.bfloat16}, {torch.float32}
 
 
@@ -72,6 +75,31 @@ def test_no_weight_is_on_the_device_twice_or_in_a_higher_precision(
     # A tied weight is one storage.
     sizes = {each.untyped_storage()._cdata: each.untyped_storage().nbytes() for each in weights}
     assert meter.peak == pytest.approx(sum(sizes.values()), rel=1e-2)
+
+
+PROMPT = "a photo of sks mug"
+
+
+def draw(family: Family, prompt: str = PROMPT) -> np.ndarray:
+    request = ImageRequest(prompt, 1)
+    sampler = family.defaults.samplers[0]
+    [image] = generate_images(
+        family, [request], sampler=sampler, steps=2, guidance_scale=3.0, size=SIDE
+    )
+    return np.asarray(image)
+
+
+def test_text_encoders_are_freed_once_all_prompts_are_encoded(family: Family) -> None:
+    before, encoders = draw(family), dict(family.text_encoders)
+    caption = family.encode_prompts([PROMPT, ""])
+    family.retire_text_encoders(["", PROMPT], [""], META)
+    assert all(weight.is_meta for each in encoders.values() for weight in each.parameters())
+    for name, part in family.encode_prompts([PROMPT, ""]).items():
+        torch.testing.assert_close(part, caption[name])
+    assert (draw(family) == before).all()
+    assert {part: getattr(family.pipeline(), part) for part in encoders} == encoders
+    with pytest.raises(KeyError):
+        draw(family, "a photo of a dog")
 
 
 LORA_AND_TEXT = {"method": "lora", "precision": "bf16", "textEncoder": {"method": "full"}}

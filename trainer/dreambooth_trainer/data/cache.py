@@ -84,7 +84,7 @@ def build_cache(
         caption_of_row=torch.tensor(list(_captions_of_rows(groups, captions)), device=device),
         captions=captions,
         tokens=tokens,
-        conditioning=None if text_is_trained else encode_captions(family, tokens),
+        conditioning=None if text_is_trained else family.encode_prompts(captions),
     )
 
 

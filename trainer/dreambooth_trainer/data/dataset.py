@@ -15,6 +15,7 @@ from dreambooth_trainer.data.sampler import TrainingSampler
 from dreambooth_trainer.data.subjects import load_subject
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.objectives.objective import Objective
+from dreambooth_trainer.resolved_job import ResolvedJob
 
 
 @dataclass(frozen=True)
@@ -128,3 +129,13 @@ def class_groups(attempt: Attempt, family: Family) -> dict[str, ImageGroup]:
         texts = [class_prompt(job.spec.prior, noun)] * len(images)
         groups[noun] = ImageGroup(images, texts, variants("center", job.spec.training.flip))
     return groups
+
+
+def prompts_of(job: ResolvedJob, subjects: Sequence[ImageGroup]) -> list[str]:
+    """Every text that a job's model is given, the empty caption of dropout included. Pure."""
+    texts = ["", *(caption for group in subjects for caption in group.captions)]
+    texts += job.spec.samples.prompts
+    for subject in job.spec.subjects:
+        texts += subject.prompt, subject.class_prompt
+        texts.append(class_prompt(job.spec.prior, subject.class_noun))
+    return list(dict.fromkeys(texts))

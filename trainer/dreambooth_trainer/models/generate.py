@@ -51,9 +51,15 @@ def generate_images(
     """
     pipeline = family.pipeline()
     scheduler = family.sampling_scheduler(sampler)
-    with _prepared(pipeline, scheduler), _stoppable(family.denoiser, should_stop):
+    with ExitStack() as stack:
+        stack.enter_context(_prepared(pipeline, scheduler))
+        stack.enter_context(_stoppable(family.denoiser, should_stop))
         prompts = family.encode_prompts([request.prompt for request in requests])
         negative = family.encode_negative([negative_prompt] * len(requests))
+        # Text encoders that have left the device would make the pipeline use another one.
+        for part, encoder in family.text_encoders.items():
+            stack.callback(setattr, pipeline, part, encoder)
+            setattr(pipeline, part, None)
         latents = pipeline(
             **family.sampling_arguments(prompts, negative, guidance_scale),
             # CPU generators, as CUDA's give other numbers on other GPUs; one per image, so that the

@@ -13,6 +13,7 @@ from dreambooth_trainer.process.errors import GpuMemoryError
 
 GpuStage = Literal[
     "loading the model",
+    "encoding text",
     "generating class images",
     "encoding latents",
     "a training step",
@@ -65,7 +66,7 @@ def remedies(stage: GpuStage, job: DreamBoothJob) -> str:
         changes.append("use a smaller spec.evaluation.model")
     if stage in TRAINED_STAGES:
         changes += _state_changes(job.spec.training)
-    if stage != "loading the model":
+    if stage not in ("loading the model", "encoding text"):
         changes.append("lower spec.training.resolution")
     last = "use GPUs with more memory"
     return f"{', '.join(changes)} or {last}" if changes else last

@@ -16,7 +16,7 @@ from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.data.cache import build_cache
-from dreambooth_trainer.data.dataset import Dataset, class_groups, subject_groups
+from dreambooth_trainer.data.dataset import Dataset, class_groups, prompts_of, subject_groups
 from dreambooth_trainer.data.latents import LatentStore
 from dreambooth_trainer.evaluation.evaluator import Evaluator, load_evaluator
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
@@ -76,6 +76,10 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         if restored:
             telemetry.resume(restored.state.step)
         batch = _split_batch(attempt, restored)
+
+        if resolved.spec.training.text_encoder.method == "frozen":
+            with explain_out_of_memory("encoding text", job):
+                _encode_text(attempt, family, prompts_of(attempt.job, subjects))
 
         attempt.enter_stage("GeneratingPrior")
         with explain_out_of_memory("generating class images", job):
@@ -208,6 +212,14 @@ def _record(
     )
     if restored and topology.rank == 0:
         resume_history(attempt, restored)
+
+
+def _encode_text(attempt: Attempt, family: Family, prompts: list[str]) -> None:
+    """Encode the job's prompts, and move the text encoders off the device."""
+    # Rank 0 writes the export, to which the text encoders belong unless it holds adapters alone.
+    exported = attempt.topology.rank == 0 and not _exports_adapters(attempt.job)
+    negative = {"", attempt.job.spec.samples.negative_prompt}
+    family.retire_text_encoders(prompts, negative, torch.device("cpu" if exported else "meta"))
 
 
 def _module(

@@ -177,9 +177,9 @@ class Sana(FlowFamily):
         chosen = columns[..., None].expand(-1, -1, states.shape[-1])
         return {"hidden_states": states.gather(1, chosen), "mask": mask.gather(1, columns)}
 
-    def encode_negative(self, prompts: Sequence[str]) -> Conditioning:
-        """Conditioning of negative prompts, which have no instruction."""
-        return self._encode(self._tokenize(prompts, [False] * len(prompts)))
+    def tokenize_negative(self, captions: Sequence[str]) -> Tokens:
+        """Tokens of negative prompts, which have no instruction."""
+        return self._tokenize(captions, [False] * len(captions))
 
     def predict(
         self,
