@@ -1,9 +1,7 @@
 """The LoRA adapters of a model, as they are exported."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
@@ -44,19 +42,3 @@ def find_adapters(part: str, root: nn.Module, adapter: str) -> list[Adapter]:
         for name, layer in root.named_modules()
         if isinstance(layer, LoraLayer) and adapter in layer.scaling
     ]
-
-
-def with_alpha(adapters: Sequence[Adapter], prefixes: Mapping[str, str]) -> dict[str, Tensor]:
-    """Tensors as most tools outside of diffusers read them: with an `alpha` for each module.
-
-    Args:
-        adapters: The adapters.
-        prefixes: What goes before a module's name, by the part's folder.
-    """
-    weights = {}
-    for each in adapters:
-        name = f"{prefixes[each.part]}.{each.module}"
-        weights[f"{name}.lora_down.weight"] = each.down
-        weights[f"{name}.lora_up.weight"] = each.up
-        weights[f"{name}.alpha"] = torch.tensor(each.scale * each.rank)
-    return weights

@@ -18,12 +18,7 @@ def kohya_lora(
         name_of: Prefix and module of an adapter, where the format has "_" for each dot.
         metadata: What else the header holds.
     """
-    weights = {}
-    for each in adapters:
-        name = name_of(each).replace(".", "_")
-        weights[f"{name}.lora_down.weight"] = each.down
-        weights[f"{name}.lora_up.weight"] = each.up
-        weights[f"{name}.alpha"] = torch.tensor(each.scale * each.rank)
+    weights = with_alpha(adapters, lambda each: name_of(each).replace(".", "_"))
     first = adapters[0]
     return weights, {
         "ss_network_module": "networks.lora",
@@ -31,3 +26,19 @@ def kohya_lora(
         "ss_network_alpha": str(first.scale * first.rank),
         **metadata,
     }
+
+
+def with_alpha(adapters: Sequence[Adapter], name_of: Callable[[Adapter], str]) -> dict[str, Tensor]:
+    """Tensors of adapters with an `alpha` for each module, which diffusers' own names lack.
+
+    Args:
+        adapters: The adapters.
+        name_of: The module's name in the file.
+    """
+    weights = {}
+    for each in adapters:
+        name = name_of(each)
+        weights[f"{name}.lora_down.weight"] = each.down
+        weights[f"{name}.lora_up.weight"] = each.up
+        weights[f"{name}.alpha"] = torch.tensor(each.scale * each.rank)
+    return weights

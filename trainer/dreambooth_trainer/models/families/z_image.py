@@ -11,8 +11,9 @@ from transformers import Qwen2Tokenizer, Qwen3Model
 
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families.flow import FlowFamily
+from dreambooth_trainer.models.families.kohya import with_alpha
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
-from dreambooth_trainer.models.lora import Adapter, with_alpha
+from dreambooth_trainer.models.lora import Adapter
 from dreambooth_trainer.models.published import APACHE, PublishedModel
 
 DEFAULTS = ModelDefaults(
@@ -166,7 +167,7 @@ class ZImage(FlowFamily):
 
     def web_ui_lora(self, adapters: Sequence[Adapter]) -> tuple[dict[str, Tensor], dict[str, str]]:
         """ComfyUI's names, which are diffusers' with another prefix."""
-        return with_alpha(adapters, {"transformer": "diffusion_model"}), {}
+        return with_alpha(adapters, lambda each: f"diffusion_model.{each.module}"), {}
 
 
 def _without_padding(conditioning: Conditioning) -> list[Tensor]:
