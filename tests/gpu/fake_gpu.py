@@ -88,6 +88,8 @@ class GpuTensor(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.tolist:
+            return args[0].cpu().tolist()
         if torch.is_autocast_enabled("cuda"):
             if func in LOWER_PRECISION:
                 args, kwargs = _cast((args, kwargs), torch.get_autocast_dtype("cuda"))

@@ -66,6 +66,8 @@ class Family(ABC):
     """How the denoiser was trained, see `objectives`."""
     unguided_scale: ClassVar[float] = 1.0
     """The guidance scale at which the pipeline predicts what training does: without guidance."""
+    waits_in_step: ClassVar[bool] = False
+    """Whether a training step waits for the device, as its denoiser takes lengths of captions."""
     trains_text: ClassVar[bool] = False
     """Whether its text encoders can be trained: language models of gigabytes cannot."""
     lora_text_targets: ClassVar[Sequence[str]] = ("q_proj", "k_proj", "v_proj", "out_proj")

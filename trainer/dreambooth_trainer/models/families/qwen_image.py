@@ -57,6 +57,7 @@ class QwenImage(VideoVaeFamily):
         "text_encoder": Qwen2_5_VLForConditionalGeneration,
     }
     tokenizers = {"tokenizer": Qwen2Tokenizer}
+    waits_in_step = True
     card_tag = "qwen-image"
     defaults = DEFAULTS
 

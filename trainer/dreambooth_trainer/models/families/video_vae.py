@@ -1,5 +1,7 @@
 """Families whose autoencoder is that of videos: images are videos of one frame."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -8,6 +10,12 @@ from dreambooth_trainer.models.families.flow import FlowFamily
 
 class VideoVaeFamily(FlowFamily):
     """Latents with a mean and a deviation for each channel, and a dimension for frames."""
+
+    def __init__(self, pipeline: Any, model_hash: str) -> None:
+        super().__init__(pipeline, model_hash)
+        config = self._vae.config
+        self._statistics = torch.tensor([config.latents_mean, config.latents_std])
+        """Mean and deviation of each channel of the VAE's latents, [2, C]."""
 
     @property
     def vae_factor(self) -> int:
@@ -26,22 +34,23 @@ class VideoVaeFamily(FlowFamily):
 
     def scale_latents(self, latents: Tensor) -> Tensor:
         """(latents - mean) / deviation of each channel, [N, C, h, w]."""
-        mean, deviation = self._statistics(latents)
-        return (latents - mean) / deviation
+        mean, deviation = self._statistics_for(latents)
+        scaled: Tensor = (latents - mean) / deviation
+        return scaled
 
     def decode_latents(self, latents: Tensor, resolution: int) -> Tensor:
         """What the pipeline returns for `output_type="latent"` -> pixels [N, 3, R, R]."""
         latents = self.unpack_latents(latents, resolution).to(self._vae.dtype)
-        mean, deviation = self._statistics(latents)
+        mean, deviation = self._statistics_for(latents)
         video = (latents * deviation + mean).unsqueeze(2)
         pixels: Tensor = self._vae.decode(video, return_dict=False)[0].squeeze(2)
         return pixels
 
-    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the latents, [1, C, 1, 1] each."""
-        config = self._vae.config
-        mean, deviation = (
-            torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
-            for values in (config.latents_mean, config.latents_std)
-        )
-        return mean, deviation
+    def _statistics_for(self, latents: Tensor) -> Tensor:
+        """Mean and deviation for latents on any device, [2, 1, C, 1, 1]."""
+        if self._statistics.device != latents.device:
+            # From pinned memory, as the host would wait for any other copy.
+            here = self._statistics.pin_memory() if latents.is_cuda else self._statistics
+            self._statistics = here.to(latents.device, non_blocking=True)
+        statistics: Tensor = self._statistics[:, None, :, None, None].to(latents.dtype)
+        return statistics
