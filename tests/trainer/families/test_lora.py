@@ -1,5 +1,6 @@
 """A LoRA of every family draws the same in plain diffusers as in training."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,11 @@ def draw(family: Family) -> np.ndarray:
     return np.stack([np.asarray(image).astype(int) for image in images])
 
 
-def adapted(job: MakeJob, family: Family) -> None:
+def adapted(job: MakeJob, family: Family, targets: Sequence[str] = ()) -> None:
     """Add adapters whose alpha is not their rank, and pretend that they were trained."""
-    settings = {"lora": {"rank": 4, "alpha": 2}}
+    settings: dict[str, Any] = {"lora": {"rank": 4, "alpha": 2}}
+    if targets:
+        settings["lora"]["targets"] = list(targets)
     if family.trains_text:
         settings["textEncoder"] = {"method": "lora"}
     trained = make_trainable(family, training(job, family, **settings))

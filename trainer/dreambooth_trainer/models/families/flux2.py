@@ -1,7 +1,7 @@
 """What the models of FLUX.2 share: one transformer, one VAE, layers of a language model as text."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dreambooth_trainer.models.families.flow import FlowFamily
+from dreambooth_trainer.models.families.flux2_kohya import flux2_kohya_lora
 from dreambooth_trainer.models.families.language_model import text_width
 from dreambooth_trainer.models.families.packing import pack, positions, unpack
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
+from dreambooth_trainer.models.lora import Adapter
 
 TRAINING_GUIDANCE = 1.0
 """The input at which a model with distilled guidance predicts without: see `flux`."""
@@ -122,6 +124,12 @@ class Flux2(FlowFamily):
             return_dict=False,
         )[0]
         return unpack(velocity, _shape(noisy))
+
+    def web_ui_lora(
+        self, adapters: Sequence[Adapter]
+    ) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        """The original code's names; None if a module outside of the blocks is adapted."""
+        return flux2_kohya_lora(adapters)
 
 
 def _shape(latents: Tensor) -> tuple[int, int, int]:

@@ -1,0 +1,98 @@
+"""What FLUX.2 and Krea 2 do that other families do not."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dreambooth_trainer.export.lora import KOHYA_FILE, export_lora
+from dreambooth_trainer.models.lora import find_adapters
+from tests.trainer.conftest import MakeJob
+from tests.trainer.export.test_export import ABOUT
+from tests.trainer.families.conftest import build, load, load_plain
+from tests.trainer.families.test_lora import adapted
+from tests.trainer.families.test_variants import change, check
+
+EVERYTHING_IN_BLOCKS = [
+    "attn.to_q", "attn.add_k_proj", "attn.add_v_proj", "attn.to_out.0", "attn.to_add_out",
+    "ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out",
+    "attn.to_qkv_mlp_proj",
+]  # fmt: skip
+
+
+@pytest.fixture(params=["flux2_klein", "krea2"])
+def distilled(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The distilled model of a family."""
+    folder = shutil.copytree(build(request.param), tmp_path / "distilled")
+    change(folder / "model_index.json", is_distilled=True)
+    return folder
+
+
+def test_a_distilled_model_is_trained_with_a_warning(job: MakeJob, distilled: Path) -> None:
+    errors, warnings = check(job(model={"source": str(distilled)}))
+    assert not errors
+    assert any("was distilled to" in each for each in warnings)
+
+
+def test_a_distilled_model_takes_no_negative_prompt(job: MakeJob, distilled: Path) -> None:
+    config = job(model={"source": str(distilled)}, samples={"negativePrompt": "rain"})
+    assert any("samples.negativePrompt" in each for each in check(config)[0])
+
+
+def test_a_distilled_klein_takes_no_guidance(job: MakeJob, tmp_path: Path) -> None:
+    folder = shutil.copytree(build("flux2_klein"), tmp_path / "model")
+    config = job(model={"source": str(folder)}, samples={"guidanceScale": 4})
+    assert not check(config)[0]
+    change(folder / "model_index.json", is_distilled=True)
+    assert any("spec.samples.guidanceScale" in each for each in check(config)[0])
+
+
+@pytest.mark.parametrize("name", ["Flux2KleinInpaintPipeline", "Flux2KleinKVPipeline"])
+def test_other_pipelines_of_klein_are_refused(job: MakeJob, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(build("flux2_klein"), tmp_path / "model")
+    change(folder / "model_index.json", _class_name=name)
+    [error] = check(job(model={"source": str(folder)}))[0]
+    assert f"is a {name}" in error
+    assert "use a Flux2KleinPipeline" in error
+
+
+def test_layers_of_text_that_the_transformer_does_not_expect_are_refused(
+    job: MakeJob, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(build("krea2"), tmp_path / "model")
+    change(folder / "model_index.json", text_encoder_select_layers=[1, 2])
+    [error] = check(job(model={"source": str(folder)}))[0]
+    assert "text_encoder_select_layers must be 3 layers" in error
+
+
+def test_a_flux2_lora_has_the_names_of_the_original_code(job: MakeJob, tmp_path: Path) -> None:
+    family = load(build("flux2_klein"))
+    adapted(job, family, EVERYTHING_IN_BLOCKS)
+    export_lora(family, tmp_path, ABOUT)
+    plain = load_plain(build("flux2_klein"))
+    plain.load_lora_weights(tmp_path, weight_name=KOHYA_FILE)
+    changes = {
+        each.module: each.scale * each.up @ each.down
+        for each in find_adapters("transformer", family.denoiser, "default")
+    }
+    found = {
+        each.module: each.scale * each.up @ each.down
+        for each in find_adapters("transformer", plain.transformer, "default_0")
+    }
+    # Keys and values of the image's tokens have none, which the file says with zeros.
+    for module in found.keys() - changes.keys():
+        assert module.endswith(("attn.to_k", "attn.to_v", "attn.add_q_proj"))
+        assert not found[module].any()
+    assert changes.keys() <= found.keys()
+    for module, change_of_weight in changes.items():
+        torch.testing.assert_close(found[module], change_of_weight)
+
+
+def test_a_flux2_lora_of_other_modules_has_diffusers_names_alone(
+    job: MakeJob, tmp_path: Path
+) -> None:
+    family = load(build("flux2_klein"))
+    adapted(job, family, ["norm_out.linear"])
+    export_lora(family, tmp_path, ABOUT)
+    assert not (tmp_path / KOHYA_FILE).exists()
