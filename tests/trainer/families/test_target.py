@@ -22,7 +22,7 @@ from tests.trainer.families.conftest import SIDE, call_plain, load_plain
 from tests.trainer.families.test_lora import training
 
 BATCH, STEPS, TOKENS = 4, 300, 32
-BATCHES = {"StableDiffusionXLPipeline": 16}
+BATCHES = {"StableDiffusionXLPipeline": 8}
 """By pipeline, where more is needed: noise has to be predicted better than a velocity for the same
 image, as it is divided by little signal."""
 PROMPT = "a photo of sks dog"
