@@ -71,12 +71,14 @@ coverage: $(READY) ## run the tests and report which lines they reach, in htmlco
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' --ignore=tests/e2e \
 		--cov --cov-report=term:skip-covered --cov-report=html $(TESTS)
 
-generate: $(READY) ## write the CRD, the reference, the metrics page, the chart's files and every copy of VERSION
+generate: $(READY) ## write the CRD, the reference, the pages of models and metrics, the chart's files and every copy of VERSION
 	$(BIN)/python -m dreambooth_api.codegen.generate
+	$(BIN)/python -m dreambooth_trainer.codegen.generate
 	$(BIN)/python -m dreambooth_charts.generate
 
 verify: $(READY) ## fail when what `make generate` writes differs from what is committed
 	$(BIN)/python -m dreambooth_api.codegen.generate --check
+	$(BIN)/python -m dreambooth_trainer.codegen.generate --check
 	$(BIN)/python -m dreambooth_charts.generate --check
 
 docs: generate ## write the generated pages, then check links, examples and commands of all pages

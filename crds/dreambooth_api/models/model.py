@@ -9,7 +9,7 @@ FILE_ENDINGS = (".safetensors", ".ckpt")
 
 
 class Model(ApiModel):
-    """The diffusion model to fine-tune: Stable Diffusion 1.x or 2.x."""
+    """The diffusion model to fine-tune; docs/models.md lists those that can be."""
 
     source: ModelSource
     """Where the weights are: `s3://bucket/prefix`, `hf://owner/name`, or an absolute path inside

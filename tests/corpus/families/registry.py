@@ -33,6 +33,7 @@ class FamilyModule(Protocol):
     """What a module of this folder defines."""
 
     FACTS: FamilyFacts
+    INDEX: Mapping[str, Any]
     PARTS: Mapping[str, Part]
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The licence of a model card is that of the base model's weights, where it is known."""
+"""The license of a model card is that of the base model's weights, where it is known."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -50,7 +50,7 @@ def card(about: Provenance) -> tuple[dict[str, Any], str]:
         ),
     ],
 )
-def test_the_licence_of_a_result(source: str, front: dict[str, str], line: str) -> None:
+def test_the_license_of_a_result(source: str, front: dict[str, str], line: str) -> None:
     about = replace(ABOUT, base_model=source, license=find_license(PUBLISHED, source))
     found, text = card(about)
     assert {name: value for name, value in found.items() if "license" in name} == front

@@ -38,6 +38,7 @@ WIDE: dict[str, dict[str, Any]] = {
     },
     "Krea2Pipeline": {"attention_head_dim": 40, "axes_dims_rope": [8, 16, 16]},
     "QwenImagePipeline": {"attention_head_dim": 40, "axes_dims_rope": [8, 16, 16], "num_layers": 2},
+    "SanaPipeline": {},
     "StableDiffusion3Pipeline": {"attention_head_dim": 40, "caption_projection_dim": 80},
     "StableDiffusionXLPipeline": {
         "attention_head_dim": [4, 4], "block_out_channels": [32, 32], "norm_num_groups": 4,
@@ -48,7 +49,7 @@ WIDE: dict[str, dict[str, Any]] = {
     "ZImagePipeline": {"axes_dims": [8, 16, 16], "dim": 80, "n_refiner_layers": 1},
 }  # fmt: skip
 """Settings of the denoiser by pipeline: wider than the numbers of a token, which must pass through
-it. Otherwise no training could make it predict the noise."""
+it. Otherwise no training could make it predict the noise. Empty where the tiny model is."""
 MORE_STEPS = {"ZImagePipeline": 600}
 """Steps of those that learn more slowly where in the image a token is."""
 
@@ -57,7 +58,7 @@ def replace_denoiser(family: Family) -> None:
     """Give the family a wider denoiser, with the library's own random weights."""
     torch.manual_seed(0)
     old = family.denoiser
-    settings = {**old.config, **WIDE.get(family.pipeline_class.__name__, {})}
+    settings = {**old.config, **WIDE[family.pipeline_class.__name__]}
     family.denoiser = type(old).from_config(settings)
     setattr(family.pipeline(), family.denoiser_part, family.denoiser)
 

@@ -1,14 +1,16 @@
-"""Published base models: their licences, and what the documentation says of each."""
+"""Published base models: their licenses, and what the documentation says of each."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from dreambooth_api.models.prior import Sampler
 
 NO_COMMERCIAL_USE = "no commercial use"
 
 
 @dataclass(frozen=True)
 class License:
-    """The licence of a model's weights.
+    """The license of a model's weights.
 
     Args:
         name: As model hubs name it.
@@ -69,6 +71,7 @@ class PublishedModel:
         resolution: Side in pixels of the images that it makes by default.
         steps: Sampling steps by default.
         guidance_scale: By default.
+        sampler: By default.
         note: What to know before training it, such as what becomes of its distillation.
         memory: None where it was not measured.
     """
@@ -79,12 +82,13 @@ class PublishedModel:
     resolution: int
     steps: int
     guidance_scale: float
+    sampler: Sampler = "euler"
     note: str = ""
     memory: GpuMemory | None = None
 
 
 def find_license(models: Iterable[PublishedModel], source: str) -> License:
-    """The licence of the published model that `spec.model.source` names, as a whole or by a file.
+    """The license of the published model that `spec.model.source` names, as a whole or by a file.
 
     `INHERITED` for any other model, and for copies: they may be changed.
     """

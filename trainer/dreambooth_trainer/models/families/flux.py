@@ -21,7 +21,7 @@ would pull guided predictions to the images, and samples would then be guided tw
 
 SCHNELL_NOTE = (
     "FLUX.1 schnell was distilled to 4 steps, which training undoes: the result needs about 20;"
-    " train FLUX.1 dev and use its LoRA with schnell, if its licence allows that"
+    " train FLUX.1 dev and use its LoRA with schnell, if its license allows that"
 )
 
 

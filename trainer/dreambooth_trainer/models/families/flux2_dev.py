@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, Mistral3ForConditionalGeneration
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families.flux2 import TRAINING_GUIDANCE, Flux2
 from dreambooth_trainer.models.family import Conditioning, Tokens
+from dreambooth_trainer.models.published import NO_COMMERCIAL_USE, License, PublishedModel
 
 IMAGE = "[IMG]"
 """The place of an image in a prompt, which the pipeline removes."""
@@ -19,6 +20,16 @@ class Flux2Dev(Flux2):
     """FLUX.2 dev (Black Forest Labs 2025)."""
 
     name = "FLUX.2 dev"
+    published = (
+        PublishedModel(
+            "hf://black-forest-labs/FLUX.2-dev",
+            License("flux-dev-non-commercial-license", remark=NO_COMMERCIAL_USE),
+            32.2,
+            resolution=1024,
+            steps=50,
+            guidance_scale=4.0,
+        ),
+    )
     pipeline_class = Flux2Pipeline
     modules = {**Flux2.modules, "text_encoder": Mistral3ForConditionalGeneration}
     # The pipeline has a processor of texts and images, which needs torchvision; the tokenizer in

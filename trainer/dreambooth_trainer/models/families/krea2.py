@@ -15,6 +15,7 @@ from dreambooth_trainer.models.families.language_model import text_width
 from dreambooth_trainer.models.families.packing import pack, positions, unpack
 from dreambooth_trainer.models.families.video_vae import VideoVaeFamily
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
+from dreambooth_trainer.models.published import License, PublishedModel
 
 DEFAULTS = ModelDefaults(
     resolution=1024,
@@ -39,11 +40,40 @@ TURBO_DEFAULTS = replace(
 TURBO_SHIFT_EXPONENT = 1.15
 """Turbo's at every resolution, as in the pipeline."""
 
+LICENSE = License(
+    "krea-2-community-license",
+    "https://github.com/krea-ai/krea-2/blob/main/docs/KREA-2-COMMUNITY-LICENSE",
+    "commercial use up to a revenue of $1,000,000 a year",
+)
+TURBO_NOTE = (
+    "Krea 2 Turbo was distilled to 8 steps without guidance, which training undoes: train Krea 2"
+    " Raw and use its LoRA with Turbo"
+)
+
 
 class Krea2(VideoVaeFamily):
     """Krea 2 Raw and Turbo (Krea 2026)."""
 
     name = "Krea 2"
+    published = (
+        PublishedModel(
+            "hf://krea/Krea-2-Raw",
+            LICENSE,
+            12.8,
+            resolution=1024,
+            steps=28,
+            guidance_scale=4.5,
+        ),
+        PublishedModel(
+            "hf://krea/Krea-2-Turbo",
+            LICENSE,
+            12.8,
+            resolution=1024,
+            steps=8,
+            guidance_scale=0.0,
+            note=TURBO_NOTE,
+        ),
+    )
     pipeline_class = Krea2Pipeline
     pipeline_settings = ("text_encoder_select_layers", "is_distilled", "patch_size")
     modules = {
@@ -102,10 +132,7 @@ class Krea2(VideoVaeFamily):
         """What training does to Turbo's distillation."""
         if not self._is_turbo:
             return []
-        return [
-            "Krea 2 Turbo was distilled to 8 steps without guidance, which training undoes: train"
-            " Krea 2 Raw and use its LoRA with Turbo"
-        ]
+        return [TURBO_NOTE]
 
     def shift_exponent(self, resolution: int) -> float:
         """That of Raw by the number of tokens; Turbo's is constant."""

@@ -48,6 +48,7 @@ class Sana(FlowFamily):
             resolution=1024,
             steps=20,
             guidance_scale=4.5,
+            sampler="dpm-solver++",
         ),
         PublishedModel(
             "hf://Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers",
@@ -56,6 +57,7 @@ class Sana(FlowFamily):
             resolution=1024,
             steps=20,
             guidance_scale=4.5,
+            sampler="dpm-solver++",
         ),
         PublishedModel(
             "hf://Efficient-Large-Model/Sana_600M_1024px_diffusers",
@@ -64,6 +66,7 @@ class Sana(FlowFamily):
             resolution=1024,
             steps=20,
             guidance_scale=4.5,
+            sampler="dpm-solver++",
         ),
     )
     pipeline_class = SanaPipeline

