@@ -21,11 +21,14 @@ BASE_IMAGE ?=
 TORCH_VARIANT ?=
 # Two workers with one thread each are faster on two cores than two workers that fight over them.
 WORKERS ?= 2
+# Of the benchmarks on a GPU.
+WHEELS ?= wheels-gpu
+GPU_VENV ?= .venv-gpu
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help init demo test test-families test-slow gpu e2e coverage generate verify docs images push kind release lint type format \
-	bench bench-operator bench-checkpoint clean
+	bench bench-operator bench-checkpoint bench-gpu wheels-gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -122,6 +125,15 @@ bench-operator: $(READY) ## measure the operator at 1,000 jobs, against a bare l
 
 bench-checkpoint: $(READY) ## measure what saving costs the training, against waiting for it and against boto3
 	$(BIN)/python -m tests.bench.checkpoint $(ROWS)
+
+wheels-gpu: $(READY) ## download what `make bench-gpu` needs besides torch and transformers into WHEELS, for a machine without a network
+	$(BIN)/python -m tests.bench.gpu.wheels $(WHEELS)
+
+# On a bare machine: PYTHON is the Python of the system that has torch and transformers.
+bench-gpu: ## measure the trainer on this machine's GPU in 8 minutes, with the wheels in WHEELS; ROWS=--help lists the rows
+	$(PYTHON) -m venv --system-site-packages $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --quiet --no-index --no-deps $(WHEELS)/*.whl
+	PYTHONPATH=crds:storage:trainer $(GPU_VENV)/bin/python -m tests.bench.gpu $(ROWS)
 
 clean: ## remove the virtual environment, build outputs and all caches; results of runs stay
 	rm -rf $(VENV) dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
