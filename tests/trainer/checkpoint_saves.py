@@ -19,6 +19,7 @@ class RecordingListener:
         self.steps: list[int] = []
         self.seconds: list[float] = []
         self.errors: list[Exception] = []
+        self.waits: list[float] = []
 
     def checkpoint_committed(self) -> None:
         self.commits += 1
@@ -29,6 +30,9 @@ class RecordingListener:
 
     def save_failed(self, error: Exception) -> None:
         self.errors.append(error)
+
+    def training_waited(self, seconds: float) -> None:
+        self.waits.append(seconds)
 
 
 class InlineUploads:

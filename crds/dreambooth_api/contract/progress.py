@@ -66,6 +66,8 @@ class Progress(Message):
     """Saves of this attempt that failed."""
     save_problem: text(MAX_PROBLEM) | None = None  # type: ignore[valid-type]
     """Why the last save failed; None once a later one has succeeded."""
+    save_warning: text(MAX_WARNING) | None = None  # type: ignore[valid-type]
+    """What to change as training waits long for saves; None while it does not."""
     warnings: Annotated[list[text(MAX_WARNING)], Field(max_length=MAX_WARNINGS)] = []  # type: ignore[valid-type]
     """What the checks before training found that does not prevent it, such as rejected images."""
     notes: Annotated[list[text(MAX_WARNING)], Field(max_length=MAX_WARNINGS)] = []  # type: ignore[valid-type]

@@ -82,8 +82,9 @@ class Checkpoints(ApiModel):
     """Durable states that a later attempt resumes from."""
 
     every: Steps = 500
-    """Optimizer steps between checkpoints. One is also written at the end and when asked to
-    stop."""
+    """Optimizer steps between checkpoints. One is also written at the end and when asked to stop. A
+    kill costs fewer than twice as many steps: unless storage is down, training waits until a
+    checkpoint is stored before the next one is due."""
 
     keep: Annotated[int, Field(ge=1, le=100)] = 2
     """How many of the newest complete checkpoints are kept. The one with the lowest loss stays

@@ -28,7 +28,7 @@ def screen_for(console: Console, printed: Sequence[str] = ()) -> Screen:
 
 
 class Notices:
-    """Lines that stay on the terminal: results of the trainer's checks, and where it resumes.
+    """Lines that stay on the terminal: the trainer's warnings and notes, and where it resumes.
 
     Each is printed once, though every attempt repeats the checks. `printed` are warnings of the job
     itself, which the user sees before it starts.
@@ -42,6 +42,7 @@ class Notices:
         if progress is None:
             return []
         lines = [f"warning: {each}" for each in progress.warnings]
+        lines += [f"warning: {progress.save_warning}"] if progress.save_warning else []
         lines += [f"note: {each}" for each in progress.notes]
         if progress.resumed_from is not None:
             lines.append(

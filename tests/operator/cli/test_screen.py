@@ -3,6 +3,7 @@
 import io
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from dreambooth_api.contract.progress import Progress
@@ -72,13 +73,15 @@ def test_failed_save_is_a_line_until_it_is_mended() -> None:
     assert out.getvalue().splitlines() == [line, "Training  step 0/400", line]
 
 
-def test_rejected_images_are_printed_once() -> None:
+@pytest.mark.parametrize("field", ["warnings", "saveWarning"])
+def test_warning_is_printed_once(field: str) -> None:
     console, output = text_console()
     screen = screen_for(console)
-    rejected = "spec.subjects[0].images: 1 file(s) are not trained on, 4 are:\n  a.jpg: damaged"
+    text = "spec.subjects[0].images: 1 file(s) are not trained on, 4 are:\n  a.jpg: damaged"
     for step in range(3):
-        screen.update(progress(step=step, warnings=[rejected]), None, stopping=False)
-    assert output.getvalue().count(rejected) == 1
+        value = [text] if field == "warnings" else text
+        screen.update(progress(step=step, **{field: value}), None, stopping=False)
+    assert output.getvalue().count(f"warning: {text}") == 1
 
 
 def test_notes_are_no_warnings() -> None:

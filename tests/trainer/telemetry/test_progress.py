@@ -44,6 +44,19 @@ def answer(server: Server) -> Progress:
     return Progress.decode(get(server, "/progress")[1])
 
 
+def test_long_waits_for_saves_are_a_warning_until_they_are_rare(progress: ProgressState) -> None:
+    progress.record_step(1, images=16, seconds=100)
+    progress.record_save_wait(25, every=7)
+    assert progress.snapshot().save_warning is None  # not long enough to matter
+    progress.record_save_wait(25, every=7)
+    warning = progress.snapshot().save_warning
+    assert warning is not None
+    assert warning.startswith("spec.checkpoints.every: saves take longer than 7 steps")
+    progress.record_step(2, images=16, seconds=1000)
+    progress.record_save_wait(1, every=7)
+    assert progress.snapshot().save_warning is None
+
+
 def test_before_the_first_step_no_figure_is_invented(server: Server) -> None:
     expected = Progress(stage="Preparing", step=0, total_steps=100, attempt=2, world_size=4)
     assert answer(server).model_copy(update={"updated_at": None}) == expected

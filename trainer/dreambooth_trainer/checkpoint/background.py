@@ -8,8 +8,10 @@ The ranks enter a phase at the same step, without waiting for each other: the nu
 each has finished is summed together with the losses (see `training.reporter`). A commit therefore
 follows the last byte by a few steps.
 
-One save is in progress at a time. At most one is queued behind it, and a newer one replaces it. A
-save that fails is retried until a newer one is queued.
+One save is in progress at a time. Training waits for it before the next one is due, so that a kill
+costs fewer steps than two intervals, however slow storage is. While storage fails, training goes on
+without waiting: at most one save is queued behind the one that is retried, and a newer one replaces
+it.
 """
 
 import logging
@@ -40,6 +42,10 @@ LAST_SAVE_ATTEMPTS = 3
 """Attempts of the last save, which no later one can replace. Each has storage's own retries."""
 MAX_RETRY_SECONDS = 60.0
 """Longest pause before a save is retried."""
+MAX_SILENT_SECONDS = 300.0
+"""Training does not wait for a save that has made no progress for this long: storage is down."""
+_POLL_SECONDS = 1.0
+"""How often the ranks compare, while they wait, how far their saves are."""
 
 _FATAL = (ExitCode.BAD_CONFIG, ExitCode.STORAGE_DENIED, ExitCode.FENCED)
 """Exit codes of errors that every later save would meet too."""
@@ -86,6 +92,16 @@ class BackgroundSaver:
         self._attempts_left = math.inf
         self._problem: Exception | None = None
         self._blocking = False
+        self._storage_answers = True
+        self._last_answer = 0.0
+
+    @property
+    def should_wait(self) -> bool:
+        """Whether a save is in progress that training has to wait for; the same on every rank.
+
+        False after a save that failed or made no progress, until one has succeeded.
+        """
+        return self._current is not None and self._storage_answers
 
     @property
     def finished_phases(self) -> int:
@@ -157,6 +173,30 @@ class BackgroundSaver:
         if save is not None and step > save.pending.step and finished == due:
             self._end_phase()
 
+    def wait_until_durable(self) -> None:
+        """Wait for the save in progress while `should_wait`. Collective.
+
+        The loss of a step after the saved one has to be known to be finite. The wait ends early
+        when the save fails on some rank, or has made no progress there for `MAX_SILENT_SECONDS`.
+
+        Raises:
+            Exception: As `advance`.
+        """
+        began = time.perf_counter()
+        while self.should_wait:
+            wait([self._phase.future], _POLL_SECONDS)
+            heartbeat.send()  # no rank hangs here: the wait is bounded
+            is_done = self._phase.future.done()
+            is_silent = time.monotonic() - self._last_answer > MAX_SILENT_SECONDS
+            ranks = self._ranks.gather((is_done, is_silent and not is_done))
+            if all(done for done, _ in ranks):
+                self._end_phase()
+            elif any(silent for _, silent in ranks):
+                log.warning("storage does not answer; training goes on while it is tried again")
+                self._storage_answers = False
+        if self._storage_answers:
+            self._listener.training_waited(time.perf_counter() - began)
+
     def finish(
         self, step: int, tensors: Mapping[str, Tensor], *, loss: float | None = None
     ) -> CheckpointRef:
@@ -210,6 +250,7 @@ class BackgroundSaver:
     def _enter_phase(self, work: Callable[[], Any], after: Callable[[list[Any]], None]) -> None:
         """Start a phase on this rank; `after` is called with all ranks' results in order."""
         self._started_phases += 1
+        self._last_answer = time.monotonic()
         self._phase, self._after_phase = BackgroundTask(work), after
 
     def _end_phase(self) -> None:
@@ -224,14 +265,16 @@ class BackgroundSaver:
         save.staging.wait()  # here, in the background: copies from the GPU were only queued
         shards, step = save.staging.shards, save.pending.step
         files = [(s.descriptor, self._store.shard_uri(step, s.layout)) for s in shards]
-        written = self._uploads.upload(files, self._send_heartbeat)
+        written = self._uploads.upload(files, self._record_answer)
         return [shard_entry(s.layout, w) for s, w in zip(shards, written, strict=True)]
 
-    def _send_heartbeat(self) -> None:
-        """Send one only while the rank waits for the upload: otherwise its steps are the progress.
+    def _record_answer(self) -> None:
+        """Storage has answered; a heartbeat only while `finish` waits for that.
 
-        The watchdog would not notice a training loop that hangs during an upload.
+        At other times steps are the progress: the watchdog would not notice a training loop that
+        hangs during an upload.
         """
+        self._last_answer = time.monotonic()
         if self._blocking:
             heartbeat.send()
 
@@ -254,7 +297,7 @@ class BackgroundSaver:
 
     def _complete(self, results: list[CheckpointRef]) -> None:
         assert self._current is not None
-        self._newest = results[0]
+        self._newest, self._storage_answers = results[0], True
         seconds = time.perf_counter() - self._current.started
         self._listener.checkpoint_saved(self._newest, seconds)
         self._start_queued()
@@ -271,7 +314,7 @@ class BackgroundSaver:
             raise error
         log.warning("the save of step %d failed: %s", self._current.pending.step, error)
         self._listener.save_failed(error)
-        self._problem = error
+        self._problem, self._storage_answers = error, False
         self._failures += 1
         self._attempts_left -= 1
         if self._queued is not None or self._attempts_left <= 0:

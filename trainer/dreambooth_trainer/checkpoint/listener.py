@@ -25,3 +25,9 @@ class SaveListener(Protocol):
 
     def save_failed(self, error: Exception) -> None:
         """A save failed on some rank. Called on every rank, between two steps."""
+
+    def training_waited(self, seconds: float) -> None:
+        """Training waited for a save to become durable, as the next one is due.
+
+        Called on every rank, between two steps.
+        """

@@ -119,6 +119,9 @@ class _SaveReporter(SaveListener):
     def save_failed(self, error: Exception) -> None:
         self._attempt.telemetry.record_failed_save(error)
 
+    def training_waited(self, seconds: float) -> None:
+        self._attempt.telemetry.record_save_wait(seconds, self._attempt.job.spec.checkpoints.every)
+
 
 def _stream(
     attempt: Attempt, module: DreamBooth, dataset: Dataset, batch: BatchSplit

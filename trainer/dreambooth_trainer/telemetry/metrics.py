@@ -96,7 +96,8 @@ class Metrics:
         )
         self._checkpoint_wait = self._histogram(
             "checkpoint_wait_seconds",
-            "Time after a step in which training waits for checkpoints.",
+            "Time after a step in which training waits for checkpoints: to copy the state, and for"
+            " a save that is slower than the steps between two.",
             _TRANSFER_SECONDS,
         )
         self._checkpoint_failures = self._counter(

@@ -19,6 +19,10 @@ from dreambooth_api.contract.times import now
 
 SMOOTHING = 0.95
 """Decay per step of the averages behind throughput and ETA."""
+MAX_WAIT_SHARE = 0.1
+"""Part of the training time that may be spent waiting for saves; more is worth a warning."""
+MIN_WAIT_SECONDS = 30.0
+"""Total wait below which there is no warning: a short run has nothing to gain from it."""
 LARGEST_LOSS = 1e9
 """Larger values are left out: `Progress` refuses them, and the job's status has no use for them."""
 
@@ -64,6 +68,7 @@ class ProgressState:
         )
         self._step_seconds = Average(SMOOTHING)
         self._step_images = Average(SMOOTHING)
+        self._total_step_seconds = self._total_wait_seconds = 0.0
         self._lock = threading.Lock()
 
     def _update(self, **changes: object) -> None:
@@ -84,6 +89,7 @@ class ProgressState:
         """Optimizer step number `step` is done: `images` images over all ranks in `seconds`."""
         with self._lock:
             self._step_seconds.add(seconds)
+            self._total_step_seconds += seconds
             self._step_images.add(images)
             self._update(
                 step=step, images_per_second=self._images_per_second(), eta_seconds=self._eta(step)
@@ -112,6 +118,19 @@ class ProgressState:
         with self._lock:
             failed = self._progress.failed_saves + 1
             self._update(failed_saves=failed, save_problem=printable(problem, MAX_PROBLEM))
+
+    def record_save_wait(self, seconds: float, every: int) -> None:
+        """Training waited `seconds` for a save before the next, `every` steps later, was due."""
+        with self._lock:
+            self._total_wait_seconds += seconds
+            waited = self._total_wait_seconds
+            limit = MAX_WAIT_SHARE * (waited + self._total_step_seconds)
+            warning = (
+                f"spec.checkpoints.every: saves take longer than {every} steps, and training spends"
+                f" more than {MAX_WAIT_SHARE:.0%} of its time waiting for them; raise it"
+            )
+            is_slow = waited > max(MIN_WAIT_SECONDS, limit)
+            self._update(save_warning=warning if is_slow else None)
 
     def record_checks(self, warnings: Sequence[str], notes: Sequence[str]) -> None:
         """The checks before training have found these; the first `MAX_WARNINGS` are kept."""

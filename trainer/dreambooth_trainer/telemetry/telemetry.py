@@ -136,6 +136,12 @@ class Telemetry:
         self.metrics.record_failed_save()
         self.progress.record_failed_save(describe(error))
 
+    def record_save_wait(self, seconds: float, every: int) -> None:
+        """Training waited `seconds` for a save before the next, `every` steps later, was due."""
+        self.progress.record_save_wait(seconds, every)
+        if seconds > 1:
+            log.info("training waited %.1f s for a save (spec.checkpoints.every)", seconds)
+
     def record_samples(self, step: int, uri: str, grid: Image.Image) -> None:
         """A grid of samples was written to `uri`. Rank 0 alone."""
         self.progress.record_samples(uri)

@@ -45,6 +45,8 @@ def _report_saves(builder: DecisionBuilder, progress: Progress) -> None:
         message = "the last save succeeded"
         if progress.failed_saves:
             message += f", after {failed} in this attempt"
+        if progress.save_warning:
+            message += f"; {progress.save_warning}"
         builder.set_condition(ConditionType.CHECKPOINTS_SAVED, "True", Reason.SAVED, message)
 
 

@@ -98,6 +98,14 @@ def test_a_failing_save_is_reported_once_and_so_is_its_recovery() -> None:
     assert "2 failed saves" in world.condition("CheckpointsSaved")[2]
 
 
+def test_saves_that_training_waits_for_are_a_note_of_the_condition() -> None:
+    world = running()
+    world.reports_save_of(5, saveWarning="spec.checkpoints.every: raise it")
+    world.settle()
+    message = "the last save succeeded; spec.checkpoints.every: raise it"
+    assert world.condition("CheckpointsSaved") == ("True", "Saved", message)
+
+
 def test_failed_saves_of_an_ended_attempt_are_no_longer_shown() -> None:
     world = running()
     world.reports(10, failedSaves=1, saveProblem="s3://results: no space left")
