@@ -17,8 +17,8 @@ from dreambooth_trainer.models.model_config import (
     read_shipped_config,
 )
 from dreambooth_trainer.models.registry import FAMILIES
-from dreambooth_trainer.models.selection import library_of
 from dreambooth_trainer.models.single_file.architectures import ARCHITECTURES
+from dreambooth_trainer.models.source.selection import library_of
 from dreambooth_trainer.resolved_job import ResolvedTraining
 from tests.bench.gpu.runner import NotLandedError
 from tests.corpus.families import flux2_klein, sdxl

@@ -23,10 +23,10 @@ from dreambooth_storage import (
     join,
 )
 from dreambooth_trainer.evaluation.clip_encoder import ClipEncoder
-from dreambooth_trainer.models.fetch import fetch, fetched, open_files
 from dreambooth_trainer.models.load import load_family
-from dreambooth_trainer.models.local_files import choose_folder, free_memory
-from dreambooth_trainer.models.selection import select_transformers_files
+from dreambooth_trainer.models.source.fetch import fetch, fetched, open_files
+from dreambooth_trainer.models.source.local_files import choose_folder, free_memory
+from dreambooth_trainer.models.source.selection import select_transformers_files
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.topology import Topology

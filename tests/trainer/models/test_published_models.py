@@ -12,10 +12,10 @@ from torch import Tensor
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.models import Family, load_family
-from dreambooth_trainer.models.fetch import fetch
 from dreambooth_trainer.models.model_config import read_model_config, read_shipped_config
 from dreambooth_trainer.models.single_file import shipped
 from dreambooth_trainer.models.single_file.architectures import ARCHITECTURES
+from dreambooth_trainer.models.source.fetch import fetch
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.topology import Topology

@@ -5,8 +5,8 @@ from transformers import CLIPConfig, CLIPModel
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
-from dreambooth_trainer.models.fetch import open_files
-from dreambooth_trainer.models.model_files import WEIGHTS_SUFFIX, ModelFiles
+from dreambooth_trainer.models.source.fetch import open_files
+from dreambooth_trainer.models.source.model_files import WEIGHTS_SUFFIX, ModelFiles
 from dreambooth_trainer.process.errors import BadModelError
 
 FIELD = "spec.evaluation.model"

@@ -25,9 +25,9 @@ from dreambooth_trainer.evaluation.scores import (
     score_entry,
     without_identifiers,
 )
-from dreambooth_trainer.models.fetch import fetched
 from dreambooth_trainer.models.generate import ImageRequest
-from dreambooth_trainer.models.selection import select_transformers_files
+from dreambooth_trainer.models.source.fetch import fetched
+from dreambooth_trainer.models.source.selection import select_transformers_files
 from dreambooth_trainer.telemetry.telemetry import write_json
 
 

@@ -17,18 +17,18 @@ from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
 from dreambooth_trainer.models.adapters import weight_dtypes
 from dreambooth_trainer.models.family import Family
-from dreambooth_trainer.models.fetch import fetched, open_files
 from dreambooth_trainer.models.finite import check_finite
-from dreambooth_trainer.models.model_files import FIELD, ModelFiles
 from dreambooth_trainer.models.scheduler import load_scheduler
-from dreambooth_trainer.models.selection import (
+from dreambooth_trainer.models.single_file.load import load_single_file
+from dreambooth_trainer.models.source.fetch import fetched, open_files
+from dreambooth_trainer.models.source.model_files import FIELD, ModelFiles
+from dreambooth_trainer.models.source.selection import (
     Selection,
     find_family,
     pipeline_settings,
     select_files,
 )
-from dreambooth_trainer.models.single_file.load import load_single_file
-from dreambooth_trainer.models.weights import Weights
+from dreambooth_trainer.models.source.weights import Weights
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadModelError, TrainerError

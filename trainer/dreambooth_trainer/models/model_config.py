@@ -15,10 +15,13 @@ from dreambooth_storage import Storage
 from dreambooth_trainer.models.adapters import weight_dtypes
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.family import Family
-from dreambooth_trainer.models.fetch import open_files
-from dreambooth_trainer.models.model_files import FIELD, JsonObject, ModelFiles
 from dreambooth_trainer.models.scheduler import SCHEDULER_CONFIG, load_scheduler
-from dreambooth_trainer.models.selection import (
+from dreambooth_trainer.models.single_file.architectures import Architecture
+from dreambooth_trainer.models.single_file.load import read_architecture
+from dreambooth_trainer.models.single_file.shipped import config_files, load_shipped_parts
+from dreambooth_trainer.models.source.fetch import open_files
+from dreambooth_trainer.models.source.model_files import FIELD, JsonObject, ModelFiles
+from dreambooth_trainer.models.source.selection import (
     find_family,
     find_files,
     library_of,
@@ -26,10 +29,7 @@ from dreambooth_trainer.models.selection import (
     raise_problems,
     tokenizer_files,
 )
-from dreambooth_trainer.models.single_file.architectures import Architecture
-from dreambooth_trainer.models.single_file.load import read_architecture
-from dreambooth_trainer.models.single_file.shipped import config_files, load_shipped_parts
-from dreambooth_trainer.models.weights import damaged_file, damaged_weights
+from dreambooth_trainer.models.source.weights import damaged_file, damaged_weights
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.resolved_job import ResolvedTraining
 

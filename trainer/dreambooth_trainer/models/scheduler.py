@@ -8,7 +8,7 @@ import diffusers
 from diffusers import SchedulerMixin
 
 from dreambooth_trainer.models.family import PREDICTION_TYPES
-from dreambooth_trainer.models.model_files import ModelFiles
+from dreambooth_trainer.models.source.model_files import ModelFiles
 from dreambooth_trainer.process.errors import BadModelError
 
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"

@@ -176,7 +176,5 @@ def _without_padding(conditioning: Conditioning) -> list[Tensor]:
     states = conditioning["hidden_states"]
     # Reading the lengths waits for the device, once a step. The meta device has no values to read:
     # there, captions are as long as can be.
-    lengths = (
-        [MAX_TOKENS] * len(states) if states.is_meta else conditioning["length"].tolist()
-    )
+    lengths = [MAX_TOKENS] * len(states) if states.is_meta else conditioning["length"].tolist()
     return [each[:length] for each, length in zip(states, lengths, strict=True)]

@@ -10,7 +10,6 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dreambooth_trainer.models.family import Family
-from dreambooth_trainer.models.model_files import FIELD, ModelFiles
 from dreambooth_trainer.models.single_file import shipped
 from dreambooth_trainer.models.single_file.architectures import (
     ARCHITECTURES,
@@ -18,7 +17,8 @@ from dreambooth_trainer.models.single_file.architectures import (
     Shapes,
     find_architecture,
 )
-from dreambooth_trainer.models.weights import read_header
+from dreambooth_trainer.models.source.model_files import FIELD, ModelFiles
+from dreambooth_trainer.models.source.weights import read_header
 from dreambooth_trainer.process.errors import BadModelError
 
 SD2_BASE_STEPS = 875_000

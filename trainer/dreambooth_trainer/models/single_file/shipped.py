@@ -6,10 +6,10 @@ from typing import Any
 
 from transformers import CLIPTokenizer
 
-from dreambooth_trainer.models.model_files import FIELD, ModelFiles
 from dreambooth_trainer.models.scheduler import load_scheduler
-from dreambooth_trainer.models.selection import pipeline_settings
 from dreambooth_trainer.models.single_file.architectures import Architecture
+from dreambooth_trainer.models.source.model_files import FIELD, ModelFiles
+from dreambooth_trainer.models.source.selection import pipeline_settings
 
 CONFIGS = Path(__file__).with_name("configs")
 """Folders in the diffusers layout without weights."""

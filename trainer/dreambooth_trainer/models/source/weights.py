@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dreambooth_trainer.models.model_files import LFS_PROBLEM, ModelFiles, is_lfs_pointer
+from dreambooth_trainer.models.source.model_files import LFS_PROBLEM, ModelFiles, is_lfs_pointer
 from dreambooth_trainer.process.errors import BadModelError
 
 FILE_NAMES = {

@@ -13,7 +13,7 @@ from huggingface_hub.utils._http import get_session, hf_raise_for_status
 from huggingface_hub.utils.tqdm import tqdm
 
 from dreambooth_api.models.model import Model
-from dreambooth_trainer.models.model_files import ModelFiles
+from dreambooth_trainer.models.source.model_files import ModelFiles
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.errors import BadModelError, TrainerError
 

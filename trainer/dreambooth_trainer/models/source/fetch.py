@@ -14,10 +14,10 @@ from pathlib import Path
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage, StoredObject
-from dreambooth_trainer.models import local_files
-from dreambooth_trainer.models.hub import download_from_hub, open_on_hub
-from dreambooth_trainer.models.model_files import FIELD, ModelFiles, list_files
-from dreambooth_trainer.models.selection import Selection, select_files
+from dreambooth_trainer.models.source import local_files
+from dreambooth_trainer.models.source.hub import download_from_hub, open_on_hub
+from dreambooth_trainer.models.source.model_files import FIELD, ModelFiles, list_files
+from dreambooth_trainer.models.source.selection import Selection, select_files
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.topology import cache_folder

@@ -12,10 +12,10 @@ from typing import Any
 
 from dreambooth_api.models.model import Model
 from dreambooth_trainer.models.family import Family
-from dreambooth_trainer.models.model_files import ModelFiles
 from dreambooth_trainer.models.registry import FAMILIES
 from dreambooth_trainer.models.scheduler import SCHEDULER_CONFIG
-from dreambooth_trainer.models.weights import (
+from dreambooth_trainer.models.source.model_files import ModelFiles
+from dreambooth_trainer.models.source.weights import (
     FILE_NAMES,
     Weights,
     choose_weights,
