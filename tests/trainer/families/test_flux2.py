@@ -1,10 +1,12 @@
 """What FLUX.2 and Krea 2 do that other families do not."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from dreambooth_trainer.export.lora import KOHYA_FILE, export_lora
 from dreambooth_trainer.models.lora import find_adapters
@@ -89,6 +91,18 @@ def test_a_flux2_lora_has_the_names_of_the_original_code(job: MakeJob, tmp_path:
         torch.testing.assert_close(found[module], change_of_weight)
 
 
+def test_the_outputs_of_single_stream_blocks_are_adapted(job: MakeJob) -> None:
+    family = load(build("flux2_klein"))
+    adapted(job, family)
+    found = {each.module for each in find_adapters("transformer", family.denoiser, "default")}
+    single, double = (
+        {each.rpartition("attn.")[2] for each in found if each.startswith(f"{kind}.0.")}
+        for kind in ("single_transformer_blocks", "transformer_blocks")
+    )
+    assert single == {"to_qkv_mlp_proj", "to_out"}
+    assert double == {"to_q", "to_k", "to_v", "to_out.0"}
+
+
 def test_a_flux2_lora_of_other_modules_has_diffusers_names_alone(
     job: MakeJob, tmp_path: Path
 ) -> None:
@@ -96,3 +110,18 @@ def test_a_flux2_lora_of_other_modules_has_diffusers_names_alone(
     adapted(job, family, ["norm_out.linear"])
     export_lora(family, tmp_path, ABOUT)
     assert not (tmp_path / KOHYA_FILE).exists()
+
+
+def test_every_module_of_krea_2_has_a_name_in_the_original_code(
+    job: MakeJob, tmp_path: Path
+) -> None:
+    family = load(build("krea2"))
+    linear = {name for name, part in family.denoiser.named_modules() if isinstance(part, nn.Linear)}
+    # Their names in one block are those in all.
+    targets = {re.sub(r".*_blocks\.\d+\.", "", name) for name in linear}
+    adapted(job, family, sorted(targets))
+    export_lora(family, tmp_path, ABOUT)
+    plain = load_plain(build("krea2"))
+    plain.load_lora_weights(tmp_path, weight_name=KOHYA_FILE)
+    found = find_adapters("transformer", plain.transformer, "default_0")
+    assert {each.module for each in found} == linear

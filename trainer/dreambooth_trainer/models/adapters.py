@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig
-from torch import nn
+from torch import Tensor, nn
 
 from dreambooth_api.models.training import Lora
 from dreambooth_trainer.models.family import Family
@@ -69,6 +69,17 @@ def make_trainable(family: Family, training: ResolvedTraining) -> TrainableParam
     return TrainableParameters(denoiser, text)
 
 
+def adapted_modules(module: nn.Module, targets: Sequence[str]) -> dict[str, nn.Module]:
+    """The modules that get adapters: those with a matrix of weights whose names end in a target."""
+    return {
+        name: part
+        for name, part in module.named_modules()
+        if any(name == target or name.endswith(f".{target}") for target in targets)
+        and isinstance(weight := getattr(part, "weight", None), Tensor)
+        and weight.ndim > 1
+    }
+
+
 def _train(
     module: nn.Module,
     method: str,
@@ -82,7 +93,7 @@ def _train(
             r=lora.rank,
             lora_alpha=lora.alpha or lora.rank,
             lora_dropout=lora.dropout,
-            target_modules=list(targets),
+            target_modules=list(adapted_modules(module, targets)),
             # A normal A and a zero B, as in diffusers' scripts: training starts at the base model.
             init_lora_weights="gaussian",
         )

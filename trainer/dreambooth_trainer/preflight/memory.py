@@ -16,7 +16,7 @@ from dreambooth_trainer.data.cache import TrainingCache
 from dreambooth_trainer.data.crops import variants
 from dreambooth_trainer.evaluation.clip_encoder import CHUNK
 from dreambooth_trainer.models import Conditioning
-from dreambooth_trainer.models.adapters import PRECISIONS, make_trainable
+from dreambooth_trainer.models.adapters import PRECISIONS, adapted_modules, make_trainable
 from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.preflight.meta_device import META, CudaArithmetic, MemoryMeter
 from dreambooth_trainer.process.chunks import images_per_pass
@@ -205,15 +205,6 @@ def checkpoint_bytes(config: ModelConfig, training: ResolvedTraining) -> int:
 def count_parameters(module: nn.Module) -> int:
     """Number of weights."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def adapted_modules(module: nn.Module, targets: Sequence[str]) -> dict[str, nn.Module]:
-    """The modules that get adapters: as in peft, those whose names end in a target."""
-    return {
-        name: part
-        for name, part in module.named_modules()
-        if any(name == target or name.endswith(f".{target}") for target in targets)
-    }
 
 
 def _count_trained(config: ModelConfig, training: ResolvedTraining) -> int:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from dreambooth_trainer.models.adapters import adapted_modules
 from dreambooth_trainer.models.model_config import ModelConfig
-from dreambooth_trainer.preflight.memory import adapted_modules
 from dreambooth_trainer.preflight.report import PreflightReport
 from dreambooth_trainer.preflight.sampling import sampling_problems
 from dreambooth_trainer.process.errors import BadConfigError

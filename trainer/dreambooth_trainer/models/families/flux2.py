@@ -16,6 +16,8 @@ from dreambooth_trainer.models.families.packing import pack, positions, unpack
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
 from dreambooth_trainer.models.lora import Adapter
 
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj", "attn.to_out")
+"""All of attention, with the MLPs that are fused with it in the single-stream blocks."""
 TRAINING_GUIDANCE = 1.0
 """The input at which a model with distilled guidance predicts without: see `flux`."""
 
@@ -47,16 +49,6 @@ class Flux2(FlowFamily):
                 f"its transformer expects text of width {read}, {len(cls.text_layers)} layers of"
                 f" its text encoder, which makes {width}"
             )
-
-    @property
-    def lora_targets(self) -> tuple[str, ...]:
-        """All of attention, with the MLPs that are fused with it in the single-stream blocks."""
-        # By their full names, as those of the other blocks end alike and are lists of modules.
-        outputs = (
-            f"single_transformer_blocks.{block}.attn.to_out"
-            for block in range(self._pipeline.transformer.config.num_single_layers)
-        )
-        return ("to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj", *outputs)
 
     @property
     def max_tokens(self) -> int:

@@ -8,7 +8,7 @@ from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
 from transformers import AutoTokenizer, Mistral3ForConditionalGeneration
 
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.families.flux2 import TRAINING_GUIDANCE, Flux2
+from dreambooth_trainer.models.families.flux2 import LORA_TARGETS, TRAINING_GUIDANCE, Flux2
 from dreambooth_trainer.models.family import Conditioning, Tokens
 from dreambooth_trainer.models.published import NO_COMMERCIAL_USE, License, PublishedModel
 
@@ -47,7 +47,7 @@ class Flux2Dev(Flux2):
             class_image_steps=28,
             sample_steps=50,
             guidance_scale=4.0,
-            lora_targets=self.lora_targets,
+            lora_targets=LORA_TARGETS,
             samplers=("euler",),
             takes_negative_prompt=False,
         )

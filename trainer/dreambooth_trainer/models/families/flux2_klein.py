@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
 
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.families.flux2 import Flux2
+from dreambooth_trainer.models.families.flux2 import LORA_TARGETS, Flux2
 from dreambooth_trainer.models.family import Conditioning, Tokens
 from dreambooth_trainer.models.published import APACHE, NO_COMMERCIAL_USE, License, PublishedModel
 
@@ -83,7 +83,7 @@ class Flux2Klein(Flux2):
             class_image_steps=4 if distilled else 28,
             sample_steps=4 if distilled else 50,
             guidance_scale=1.0 if distilled else 4.0,
-            lora_targets=self.lora_targets,
+            lora_targets=LORA_TARGETS,
             samplers=("euler",),
             # The pipeline ignores what is above.
             max_guidance_scale=1.0 if distilled else 50.0,

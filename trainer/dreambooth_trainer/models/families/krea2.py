@@ -15,6 +15,7 @@ from dreambooth_trainer.models.families.language_model import text_width
 from dreambooth_trainer.models.families.packing import pack, positions, unpack
 from dreambooth_trainer.models.families.video_vae import VideoVaeFamily
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
+from dreambooth_trainer.models.lora import Adapter
 from dreambooth_trainer.models.published import License, PublishedModel
 
 DEFAULTS = ModelDefaults(
@@ -49,6 +50,15 @@ TURBO_NOTE = (
     "Krea 2 Turbo was distilled to 8 steps without guidance, which training undoes: train Krea 2"
     " Raw and use its LoRA with Turbo"
 )
+ORIGINAL_NAMES = {
+    "transformer_blocks.": "blocks.", "text_fusion.": "txtfusion.",
+    "attn.to_q": "attn.wq", "attn.to_k": "attn.wk", "attn.to_v": "attn.wv",
+    "attn.to_out.0": "attn.wo", "attn.to_gate": "attn.gate", "ff.": "mlp.",
+    "img_in": "first", "final_layer.": "last.", "time_mod_proj": "tproj.1",
+    "time_embed.linear_1": "tmlp.0", "time_embed.linear_2": "tmlp.2",
+    "txt_in.linear_1": "txtmlp.1", "txt_in.linear_2": "txtmlp.3",
+}  # fmt: skip
+"""Parts of the names of modules, and what they are in the original code."""
 
 
 class Krea2(VideoVaeFamily):
@@ -231,3 +241,14 @@ class Krea2(VideoVaeFamily):
             "negative_prompt_embeds_mask": negative["mask"],
             "guidance_scale": guidance_scale,
         }
+
+    def web_ui_lora(self, adapters: Sequence[Adapter]) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The original code's names, as ComfyUI reads them; alpha is part of the weights."""
+        weights = {}
+        for each in adapters:
+            name = each.module
+            for ours, original in ORIGINAL_NAMES.items():
+                name = name.replace(ours, original)
+            weights[f"diffusion_model.{name}.lora_A.weight"] = each.down
+            weights[f"diffusion_model.{name}.lora_B.weight"] = each.up * each.scale
+        return weights, {}
