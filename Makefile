@@ -28,7 +28,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help init demo test test-families test-slow gpu e2e coverage generate verify docs images push kind release lint type format \
-	bench bench-operator bench-checkpoint bench-gpu wheels-gpu clean
+	bench bench-operator bench-checkpoint bench-peers bench-gpu wheels-gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -125,6 +125,10 @@ bench-operator: $(READY) ## measure the operator at 1,000 jobs, against a bare l
 
 bench-checkpoint: $(READY) ## measure what saving costs the training, against waiting for it and against boto3
 	$(BIN)/python -m tests.bench.checkpoint $(ROWS)
+
+bench-peers: $(READY) ## measure the trainer against the DreamBooth scripts of DIFFUSERS, a checkout of diffusers
+	DIFFUSERS=$(or $(DIFFUSERS),$(error DIFFUSERS is required, for example make bench-peers DIFFUSERS=../diffusers)) \
+		$(BIN)/python -m tests.bench.peers $(ROWS)
 
 wheels-gpu: $(READY) ## download what `make bench-gpu` needs besides torch and transformers into WHEELS, for a machine without a network
 	$(BIN)/python -m tests.bench.gpu.wheels $(WHEELS)

@@ -1,0 +1,52 @@
+"""Which of diffusers' DreamBooth scripts trains which family, and what it wants to be told."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.corpus.families import flux, flux2_klein, qwen_image, sana, sd3, sdxl, z_image
+from tests.corpus.families.registry import FamilyModule
+
+TINY_SD = Path(__file__).parents[3] / "examples" / "tiny-sd" / "model"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A script, and the job of ours that does the same.
+
+    Args:
+        script: File of diffusers' examples/dreambooth.
+        family: Writes the tiny model; None for tiny-sd.
+        method: Of training.
+        arguments: Beyond those that all scripts take.
+        training: Settings of `spec.training` beyond those of all families.
+    """
+
+    script: str
+    family: FamilyModule | None = None
+    method: str = "lora"
+    arguments: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, folder: Path) -> Path:
+        """The folder of the model that both train."""
+        if self.family is None:
+            return TINY_SD
+        build: Callable[[Path], None] = self.family.build
+        build(folder)
+        return folder
+
+
+SHORT_TEXT = ("--max_sequence_length=64",)
+PEERS = {
+    "sd-full": Peer("train_dreambooth.py", method="full"),
+    "sd-lora": Peer("train_dreambooth_lora.py"),
+    "sdxl": Peer("train_dreambooth_lora_sdxl.py", sdxl),
+    "flux": Peer("train_dreambooth_lora_flux.py", flux, arguments=SHORT_TEXT),
+    "flux2_klein": Peer("train_dreambooth_lora_flux2_klein.py", flux2_klein),
+    "z_image": Peer("train_dreambooth_lora_z_image.py", z_image),
+    "qwen_image": Peer("train_dreambooth_lora_qwen_image.py", qwen_image),
+    "sd3": Peer("train_dreambooth_lora_sd3.py", sd3, arguments=SHORT_TEXT),
+    "sana": Peer("train_dreambooth_lora_sana.py", sana),
+}

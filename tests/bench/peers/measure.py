@@ -1,0 +1,192 @@
+"""One family by diffusers' script and by the trainer: the same model, images, batch and steps.
+
+Each side runs three times a round: with few steps and class images to make, with few steps and
+class images that are there, with many steps. Differences give the time of a step and of a class
+image without start and end of the program, measured alike on both sides.
+"""
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+from safetensors import safe_open
+
+from tests.bench.peers.families import Peer
+from tests.bench.peers.processes import ProgramError, Usage, run_program
+from tests.bench.report import Row, ratio
+
+RANK = 4
+RESOLUTION = 64
+BYTES_PER_TRAINED = 12
+"""Of a checkpoint's payload: weight and AdamW's two moments in fp32."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    few: int = 2
+    many: int = 62
+    class_images: int = 8
+    rounds: int = 3
+
+
+SHORT = Sizes(many=6, class_images=2, rounds=1)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One trainer: `run(steps, log)` trains once, `checkpoints()` is its newest checkpoint."""
+
+    run: Callable[[int, Path], Usage]
+    clear: Callable[[], None]
+    checkpoint: Callable[[int], Path]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one side in one round."""
+
+    step: float
+    class_image: float
+    job: float
+    peak: int
+
+
+def compare(peer: Peer, scripts: Path, folder: Path, short: bool) -> Iterator[Row]:
+    """Ratios of diffusers' script to ours; above 1, ours is faster or smaller."""
+    script = scripts / peer.script
+    if not script.is_file():
+        yield Row("skipped", f"the checkout has no {peer.script}")
+        return
+    sizes = SHORT if short else Sizes()
+    model = peer.build(folder / "model")
+    _draw(folder / "images")
+    theirs = _diffusers(peer, script, model, folder, sizes)
+    ours = _trainer(peer, model, folder, sizes)
+    rounds = []
+    for number in range(sizes.rounds):
+        try:
+            rounds.append((_measure(theirs, sizes, folder / f"theirs-{number}"),
+                           _measure(ours, sizes, folder / f"ours-{number}")))  # fmt: skip
+        except ProgramError as error:
+            yield Row("cannot run here", str(error))
+            return
+    for name, value in {
+        "step": lambda each: each.step,
+        "whole job": lambda each: each.job,
+        "class image": lambda each: each.class_image,
+        "peak memory": lambda each: each.peak,
+    }.items():
+        yield ratio(f"diffusers' {name} / ours", [value(a) / value(b) for a, b in rounds])
+    if peer.method == "lora":
+        sides = {"diffusers'": theirs, "our": ours}
+        payload = _payload(folder / "theirs" / "pytorch_lora_weights.safetensors")
+        for whose, side in sides.items():
+            files = side.checkpoint(sizes.many).rglob("*")
+            size = sum(path.stat().st_size for path in files if path.is_file())
+            yield ratio(f"{whose} checkpoint bytes / payload", [size / payload])
+
+
+def _measure(side: Side, sizes: Sizes, logs: Path) -> Measured:
+    logs.mkdir()
+    side.clear()
+    making = side.run(sizes.few, logs / "making.log")
+    few = side.run(sizes.few, logs / "few.log")
+    many = side.run(sizes.many, logs / "many.log")
+    return Measured(
+        step=max(many.seconds - few.seconds, 1e-9) / (sizes.many - sizes.few),
+        class_image=max(making.seconds - few.seconds, 1e-9) / sizes.class_images,
+        job=many.seconds,
+        peak=many.peak_bytes,
+    )
+
+
+def _diffusers(peer: Peer, script: Path, model: Path, folder: Path, sizes: Sizes) -> Side:
+    output, classes = folder / "theirs", folder / "theirs-classes"
+
+    def run(steps: int, log: Path) -> Usage:
+        shutil.rmtree(output, ignore_errors=True)
+        command = [
+            sys.executable, str(script), f"--pretrained_model_name_or_path={model}",
+            f"--instance_data_dir={folder / 'images'}", "--instance_prompt=a photo of sks mug",
+            "--with_prior_preservation", f"--class_data_dir={classes}",
+            "--class_prompt=a photo of a mug", f"--num_class_images={sizes.class_images}",
+            f"--output_dir={output}", f"--resolution={RESOLUTION}", "--train_batch_size=1",
+            f"--max_train_steps={steps}", f"--checkpointing_steps={steps}", "--seed=0",
+            "--learning_rate=1e-4", *peer.arguments,
+        ]  # fmt: skip
+        if peer.method == "lora":
+            command.append(f"--rank={RANK}")
+        return run_program(command, {}, log)
+
+    return Side(
+        run,
+        lambda: shutil.rmtree(classes, ignore_errors=True),
+        lambda steps: output / f"checkpoint-{steps}",
+    )
+
+
+def _trainer(peer: Peer, model: Path, folder: Path, sizes: Sizes) -> Side:
+    output, cache = folder / "ours", folder / "ours-classes"
+
+    def run(steps: int, log: Path) -> Usage:
+        shutil.rmtree(output, ignore_errors=True)
+        job = _job(peer, model, folder, steps, sizes)
+        file = log.with_suffix(".yaml")
+        file.write_text(yaml.safe_dump(job))
+        environment = {
+            "DREAMBOOTH_TERMINATION_LOG": str(log.with_suffix(".termination")),
+            "DREAMBOOTH_CACHE_DIR": str(folder / "cache"),
+            "DREAMBOOTH_METRICS_PORT": "0",
+        }
+        command = [sys.executable, "-m", "dreambooth_trainer", "--config", str(file)]
+        return run_program(command, environment, log)
+
+    return Side(
+        run,
+        lambda: shutil.rmtree(cache, ignore_errors=True),
+        lambda _: next(output.rglob("checkpoints")),
+    )
+
+
+def _job(peer: Peer, model: Path, folder: Path, steps: int, sizes: Sizes) -> dict[str, Any]:
+    return {
+        "apiVersion": "dreambooth.dev/v1alpha1",
+        "kind": "DreamBoothJob",
+        "metadata": {"name": "peer", "namespace": "default", "uid": "peer"},
+        "spec": {
+            "model": {"source": str(model)},
+            "subjects": [
+                {"identifier": "sks", "classNoun": "mug", "images": f"file://{folder}/images"}
+            ],
+            "output": f"file://{folder}/ours",
+            "prior": {"count": sizes.class_images, "cache": f"file://{folder}/ours-classes"},
+            "training": {
+                "method": peer.method, "steps": steps, "globalBatch": 1, "precision": "fp32",
+                "resolution": RESOLUTION, "lora": {"rank": RANK}, "learningRate": 1e-4,
+                **peer.training,
+            },
+            "checkpoints": {"every": steps, "keep": 1},
+            "samples": {"count": 1, "steps": 1},
+            "runtime": {"gpusPerNode": 0},
+        },
+    }  # fmt: skip
+
+
+def _payload(file: Path) -> int:
+    """Bytes of the trained weights of an exported LoRA, and of their moments."""
+    with safe_open(file, "pt") as weights:
+        count = sum(weights.get_tensor(name).numel() for name in weights.keys())  # noqa: SIM118
+    return count * BYTES_PER_TRAINED
+
+
+def _draw(folder: Path) -> None:
+    folder.mkdir()
+    for number in range(4):
+        Image.new("RGB", (64, 64), (60 * number, 90, 200)).save(folder / f"{number}.png")

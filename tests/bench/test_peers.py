@@ -1,0 +1,71 @@
+"""`make bench-peers` against scripts that stand in for diffusers'."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.bench.peers.__main__ import measurements
+from tests.bench.peers.processes import ProgramError, run_program
+
+TRAINS = """
+import pathlib, sys, torch
+from safetensors.torch import save_file
+options = dict(each.split("=", 1) for each in sys.argv[1:] if "=" in each)
+output = pathlib.Path(options["--output_dir"])
+checkpoint = output / f"checkpoint-{options['--max_train_steps']}"
+checkpoint.mkdir(parents=True)
+(checkpoint / "state.bin").write_bytes(bytes(240))
+save_file({"lora_A": torch.zeros(10)}, output / "pytorch_lora_weights.safetensors")
+"""
+
+
+def _checkout(folder: Path, script: str) -> Path:
+    scripts = folder / "diffusers" / "examples" / "dreambooth"
+    scripts.mkdir(parents=True)
+    (scripts / "train_dreambooth_lora.py").write_text(script)
+    return folder / "diffusers"
+
+
+def test_a_script_is_measured_against_the_trainer(tmp_path: Path) -> None:
+    measure = measurements(_checkout(tmp_path, TRAINS))["sd-lora"]
+    rows = {row.name: row.value for row in measure(tmp_path, True)}
+    assert list(rows) == [
+        "diffusers' step / ours", "diffusers' whole job / ours", "diffusers' class image / ours",
+        "diffusers' peak memory / ours", "diffusers' checkpoint bytes / payload",
+        "our checkpoint bytes / payload",
+    ]  # fmt: skip
+    assert rows["diffusers' checkpoint bytes / payload"] == "2.000"
+    assert float(rows["diffusers' whole job / ours"]) < 1  # it trains nothing
+
+
+def test_a_script_that_cannot_run_is_reported_with_its_reason(tmp_path: Path) -> None:
+    measure = measurements(_checkout(tmp_path, "import no_such_vision"))["sd-lora"]
+    [row] = measure(tmp_path, True)
+    assert row.name == "cannot run here"
+    assert row.value == "ModuleNotFoundError: No module named 'no_such_vision'"
+
+
+def test_a_checkout_without_a_script_is_reported(tmp_path: Path) -> None:
+    [row] = measurements(_checkout(tmp_path, ""))["sdxl"](tmp_path, True)
+    assert (row.name, row.value) == (
+        "skipped",
+        "the checkout has no train_dreambooth_lora_sdxl.py",
+    )
+
+
+def test_the_memory_of_all_processes_counts(tmp_path: Path) -> None:
+    child = "import time; block = bytearray(200_000_000); time.sleep(2)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    usage = run_program([sys.executable, "-c", parent], {}, tmp_path / "log")
+    assert usage.peak_bytes > 200_000_000
+
+
+def test_a_program_that_does_not_end_is_stopped(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(ProgramError, match="no end within 1 s"):
+        run_program(
+            [sys.executable, "-c", "import time; time.sleep(60)"], {}, tmp_path / "log", timeout=1
+        )
+    assert time.monotonic() - began < 30
