@@ -1,7 +1,8 @@
 """Selects the parameters to train: all weights or LoRA adapters, of denoiser and text encoders."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from peft import LoraConfig
@@ -55,16 +56,25 @@ def make_trainable(family: Family, training: ResolvedTraining) -> TrainableParam
     # Adapters start from the same random values on every rank and in every attempt.
     torch.manual_seed(training.seed)
     denoiser = _train(
-        family.denoiser, training.method, training.lora, training.lora.targets, "denoiser"
+        family.denoiser,
+        training.method,
+        training.lora,
+        training.lora.targets,
+        "denoiser",
+        partial(family.unused_modules, family.denoiser_part),
     )
     if training.gradient_checkpointing:
         family.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
     text: dict[str, nn.Parameter] = {}
     if training.text_encoder.method != "frozen":
         for name, encoder in family.text_encoders.items():
-            targets, unused = family.lora_text_targets, family.unused_modules(name)
             text |= _train(
-                encoder, training.text_encoder.method, training.lora, targets, name, unused
+                encoder,
+                training.text_encoder.method,
+                training.lora,
+                family.lora_text_targets,
+                name,
+                partial(family.unused_modules, name),
             )
     return TrainableParameters(denoiser, text)
 
@@ -86,7 +96,7 @@ def _train(
     lora: Lora,
     targets: Sequence[str],
     prefix: str,
-    unused: Sequence[nn.Module] = (),
+    find_unused: Callable[[], Sequence[nn.Module]],
 ) -> dict[str, nn.Parameter]:
     if method == "lora":
         config = LoraConfig(
@@ -101,7 +111,7 @@ def _train(
     else:
         module.requires_grad_(True)
     # They would get no gradient, which DDP waits for and checkpoints of AdamW's moments expect.
-    for each in unused:
+    for each in find_unused():  # now, as adapters have replaced the modules that they adapt
         each.requires_grad_(False)
     module.train()
     trained = {name: each for name, each in module.named_parameters() if each.requires_grad}

@@ -138,6 +138,10 @@ class Family(ABC):
         """
         return []
 
+    def unused_modules(self, part: str) -> Sequence[nn.Module]:
+        """Modules of the denoiser or a text encoder without effect on its output: never trained."""
+        return ()
+
     # Geometry
 
     @property
@@ -231,10 +235,6 @@ class Family(ABC):
     @abstractmethod
     def encode_tokens(self, tokens: Tokens) -> Conditioning:
         """Conditioning of tokens; differentiable in text encoders that can be trained."""
-
-    def unused_modules(self, part: str) -> Sequence[nn.Module]:
-        """Modules of a text encoder whose output `encode_tokens` does not read: never trained."""
-        return ()
 
     def tokenize_negative(self, captions: Sequence[str]) -> Tokens:
         """Tokens of what guidance steers away from, as the pipeline encodes it."""

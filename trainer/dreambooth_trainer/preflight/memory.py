@@ -71,6 +71,8 @@ class _Measurement:
         self._conditioning = self._encode_text()
         self._stages: dict[GpuStage, int] = {}
         self._note("loading the model")
+        if self._training.text_encoder.method == "frozen":
+            self._retire_text_encoders()
         self._clip_config = clip
         self._clip: CLIPModel | None = None
 
@@ -128,6 +130,13 @@ class _Measurement:
     def _encode_text(self) -> Conditioning:
         with CudaArithmetic(None):
             return self._family.encode_tokens(self._tokens)
+
+    def _retire_text_encoders(self) -> None:
+        """They leave the GPU, see `Family.retire_text_encoders`."""
+        for part in self._family.text_encoders:
+            setattr(self._family.pipeline(), part, None)
+        self._family.text_encoders.clear()
+        self._meter.reset_peak()
 
     def _module(self, local_batch: int) -> DreamBooth:
         flips = len(variants("center", self._training.flip))
@@ -210,10 +219,14 @@ def count_parameters(module: nn.Module) -> int:
 def _count_trained(config: ModelConfig, training: ResolvedTraining) -> int:
     """Number of weights that train, of denoiser and text encoder."""
     family, lora = config.skeleton, training.lora
-    count = _count_trained_of(family.denoiser, training.method, lora, lora.targets)
+    parts: dict[str, tuple[nn.Module, str, Sequence[str]]] = {
+        family.denoiser_part: (family.denoiser, training.method, lora.targets)
+    }
     for part, encoder in family.text_encoders.items():
-        method, targets = training.text_encoder.method, family.lora_text_targets
-        count += _count_trained_of(encoder, method, lora, targets)
+        parts[part] = encoder, training.text_encoder.method, family.lora_text_targets
+    count = 0
+    for part, (module, method, targets) in parts.items():
+        count += _count_trained_of(module, method, lora, targets)
         for unused in family.unused_modules(part):
             count -= _count_trained_of(unused, method, lora, targets)
     return count

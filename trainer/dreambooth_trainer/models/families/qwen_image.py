@@ -8,7 +8,7 @@ from diffusers import (
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from dreambooth_trainer.models.defaults import ModelDefaults
@@ -76,6 +76,13 @@ class QwenImage(VideoVaeFamily):
                 f"its transformer expects text of width {transformer.get('joint_attention_dim')}"
                 f" and its text encoder makes {text.get('hidden_size')}"
             )
+
+    def unused_modules(self, part: str) -> Sequence[nn.Module]:
+        """What the last block makes of the text: only the image goes on."""
+        if part != self.denoiser_part:
+            return ()
+        last = self._pipeline.transformer.transformer_blocks[-1]
+        return last.attn.to_add_out, last.txt_mlp
 
     @property
     def max_tokens(self) -> int:
