@@ -3,7 +3,6 @@
 import gc
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,6 +21,9 @@ from tests.bench.checkpoint.training import in_the_background, in_the_foreground
 from tests.bench.gpu.figures import Figure
 from tests.bench.gpu.run import SUBJECT, TrainerRun
 from tests.trainer.checkpoint_saves import RecordingListener
+
+SAVED_STEP, LAST_STEP = 3, 6
+"""Of the run that is resumed."""
 
 
 def saves(folder: Path, tiny: bool) -> Iterator[Figure]:
@@ -105,14 +107,6 @@ def _generate(run: TrainerRun, count: int) -> None:
     )
 
 
-@dataclass(frozen=True)
-class _Steps:
-    """Steps before the checkpoint that is resumed from, and all steps."""
-
-    first: int = 3
-    all: int = 6
-
-
 def fp16_resume(folder: Path, tiny: bool) -> Iterator[Figure]:
     """SD 1.5 with LoRA in fp16: a run that is resumed against one that is not, bit for bit.
 
@@ -120,10 +114,9 @@ def fp16_resume(folder: Path, tiny: bool) -> Iterator[Figure]:
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
-    steps = _Steps()
-    whole = _train(folder / "whole", tiny, steps.all)
-    part = _train(folder / "part", tiny, steps.first)
-    resumed = _train(folder / "resumed", tiny, steps.all, ResumeState(steps.first, part))
+    whole = _train(folder / "whole", tiny, LAST_STEP)
+    part = _train(folder / "part", tiny, SAVED_STEP)
+    resumed = _train(folder / "resumed", tiny, LAST_STEP, ResumeState(SAVED_STEP, part))
     differ = sum(not torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
     yield Figure("tensors", len(whole))
     yield Figure("tensors that differ after resuming", differ, at_most=0)

@@ -72,11 +72,11 @@ def compare(peer: Peer, scripts: Path, folder: Path, short: bool) -> Iterator[Ro
     rounds = []
     for number in range(sizes.rounds):
         try:
-            rounds.append((_measure(theirs, sizes, folder / f"theirs-{number}"),
-                           _measure(ours, sizes, folder / f"ours-{number}")))  # fmt: skip
+            other = _measure(theirs, sizes, folder / f"theirs-{number}")
         except ProgramError as error:
             yield Row("cannot run here", str(error))
             return
+        rounds.append((other, _measure(ours, sizes, folder / f"ours-{number}")))
     for name, value in {
         "step": lambda each: each.step,
         "whole job": lambda each: each.job,
