@@ -66,26 +66,24 @@ class _Measurement:
         self._family = config.build(self._training)
         self._meter.reset_peak()  # weights reach the device in their own precision
         self._latent_shape = self._family.latent_shape(self._training.resolution)
+        self._stages: dict[GpuStage, int] = {}
+        self._note("loading the model")
         tokens = self._family.tokenize([""])
         self._tokens = {name: torch.empty_like(part, device=META) for name, part in tokens.items()}
         self._conditioning = self._encode_text()
-        self._stages: dict[GpuStage, int] = {}
-        self._note("loading the model")
-        if self._training.text_encoder.method == "frozen":
-            self._retire_text_encoders()
         self._clip_config = clip
         self._clip: CLIPModel | None = None
 
     def run(self, local_batch: int, ranks: int) -> dict[GpuStage, int]:
         """The bytes by stage, in the order of the stages."""
-        self._generate("generating class images")
+        self._generate("generating class images", self._spec.prior.guidance_scale)
         self._clip = CLIPModel(self._clip_config) if self._clip_config else None
-        self._generate("sampling")
+        self._generate("sampling", self._spec.samples.guidance_scale)
         self._encode()
         module = self._module(local_batch)
         self._step(module, local_batch, ranks)
         with module.ema_weights():
-            self._generate("sampling")
+            self._generate("sampling", self._spec.samples.guidance_scale)
         module.zero_grad(set_to_none=True)
         del self._moments
         self._meter.reset_peak()
@@ -99,19 +97,18 @@ class _Measurement:
         self._stages[stage] = max(self._meter.peak, self._stages.get(stage, 0))
         self._meter.reset_peak()
 
-    def _generate(self, stage: GpuStage) -> None:
-        """A denoising step with guidance, then one image through the VAE."""
+    def _generate(self, stage: GpuStage, guidance_scale: float) -> None:
+        """A denoising step, then one image through the VAE."""
         count = images_per_pass(self._training.resolution)
+        is_guided = guidance_scale > self._family.unguided_scale
+        batch = count * (2 if is_guided and self._family.defaults.takes_negative_prompt else 1)
         with torch.no_grad():
             with CudaArithmetic(self._half):
                 latents = torch.empty(count, *self._latent_shape)
                 self._family.predict(
-                    torch.cat([latents] * 2),
-                    torch.zeros(2 * count),
-                    {
-                        name: part.expand(2 * count, *part.shape[1:])
-                        for name, part in self._conditioning.items()
-                    },
+                    torch.empty(batch, *self._latent_shape),
+                    torch.zeros(batch),
+                    {name: torch.cat([part] * batch) for name, part in self._conditioning.items()},
                 )
             with CudaArithmetic(None):
                 self._family.decode_latents(latents[:1], self._training.resolution)
@@ -128,8 +125,13 @@ class _Measurement:
 
     @torch.no_grad()
     def _encode_text(self) -> Conditioning:
+        """Of one prompt; the text encoders leave the GPU where they are frozen."""
         with CudaArithmetic(None):
-            return self._family.encode_tokens(self._tokens)
+            conditioning = self._family.encode_tokens(self._tokens)
+        self._note("encoding text")
+        if self._training.text_encoder.method == "frozen":
+            self._retire_text_encoders()
+        return conditioning
 
     def _retire_text_encoders(self) -> None:
         """They leave the GPU, see `Family.retire_text_encoders`."""

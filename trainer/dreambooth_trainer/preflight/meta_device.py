@@ -4,7 +4,7 @@ Meta tensors have shapes and no memory, so this needs neither a GPU nor the mode
 """
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,10 +30,11 @@ TO_FULL = {functional.layer_norm, functional.group_norm, functional.mse_loss, to
 
 
 class MemoryMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the tensors that are created within, until they are freed."""
+    """Counts the bytes of a device's tensors that are created within, until they are freed."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = META) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._device = device
         self.current = 0
         self.peak = 0
         """Largest number of bytes since `reset_peak`."""
@@ -51,10 +52,14 @@ class MemoryMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # Values steer the libraries, as "is all of the mask true?". No takes more memory.
             return False
         result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.is_meta:
-                self._add(tensor.untyped_storage())
+        self.add(each for each in tree_leaves(result) if isinstance(each, Tensor))
         return result
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Count tensors that were created before, unless they are on another device."""
+        for tensor in tensors:
+            if tensor.device.type == self._device.type:
+                self._add(tensor.untyped_storage())
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         # Views share the storage of their base.
