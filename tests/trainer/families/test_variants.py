@@ -112,3 +112,13 @@ def test_text_encoders_that_cannot_be_trained_are_refused(job: MakeJob) -> None:
     )
     [error] = check(config)[0]
     assert error.startswith("spec.training.textEncoder.method: the text encoders of Z-Image")
+
+
+def test_sana_takes_either_kind_of_flow_scheduler(tmp_path: Path) -> None:
+    folder = shutil.copytree(build("sana"), tmp_path / "sana")
+    assert load(folder).flow_shift(1024) == 3.0
+    kind = "FlowMatchEulerDiscreteScheduler"
+    change(folder / "model_index.json", scheduler=["diffusers", kind])
+    settings = json.dumps({"_class_name": kind, "shift": 2.0})
+    (folder / "scheduler" / "scheduler_config.json").write_text(settings)
+    assert load(folder).flow_shift(1024) == 2.0

@@ -96,7 +96,6 @@ def test_what_cannot_be_measured_is_a_warning(sd15: ModelConfig) -> None:
     job = job_with(runtime={"gpuMemory": "12Gi"}, training=training)
     (warning,) = check_memory(job, sd15, None)
     assert warning.startswith("spec.runtime.gpuMemory: could not be compared with the job: ")
-    assert "'nope'" in warning
 
 
 def test_a_checkpoint_holds_weights_and_moments(sd15: ModelConfig) -> None:

@@ -36,8 +36,9 @@ class FlowFamily(Family):
     def flow_shift(self, resolution: int) -> float:
         """That of the base model's scheduler, constant or by the number of image tokens."""
         scheduler = self._pipeline.scheduler.config
-        if not scheduler.use_dynamic_shifting:
-            return float(scheduler.shift)
+        if not scheduler.get("use_dynamic_shifting"):
+            # Samplers of other kinds, as Sana's, name it otherwise.
+            return float(scheduler.get("flow_shift", scheduler.get("shift", 1.0)))
         mu = self.shift_exponent(resolution)
         return mu if scheduler.time_shift_type == "linear" else math.exp(mu)
 

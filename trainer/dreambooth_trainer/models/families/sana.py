@@ -119,10 +119,6 @@ class Sana(FlowFamily):
         """512, 1024, 2048 or 4096."""
         return int(self._pipeline.transformer.config.sample_size) * self.vae_factor
 
-    def flow_shift(self, resolution: int) -> float:
-        """That of its scheduler, at all resolutions."""
-        return float(self._pipeline.scheduler.config.flow_shift)
-
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Pixels [N, 3, R, R] in -1..1 -> latents [N, C, R/32, R/32]: there is no posterior."""
