@@ -104,3 +104,17 @@ def test_every_caption_and_every_timestep_counts(family: Family) -> None:
         reference = family.predict(noisy, early, mug)
         assert (family.predict(noisy, early, dog) - reference).abs().max() > 1e-4
         assert (family.predict(noisy, late, mug) - reference).abs().max() > 1e-4
+
+
+def test_gradient_checkpointing_changes_no_prediction(family: Family) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noisy = torch.randn(2, *family.latent_shape(SIDE), generator=generator)
+    is_ddpm = family.objective_kind == "ddpm"
+    timesteps = torch.tensor([10, 900]) if is_ddpm else torch.tensor([0.1, 0.9])
+    conditioning = family.encode_prompts(PROMPTS[:2])
+    family.denoiser.requires_grad_(True).train()
+    expected = family.predict(noisy, timesteps, conditioning)
+    family.denoiser.enable_gradient_checkpointing()
+    found = family.predict(noisy, timesteps, conditioning)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    found.square().mean().backward()

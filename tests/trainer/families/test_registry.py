@@ -15,8 +15,7 @@ from tests.trainer.families.test_target import WIDE
 
 WITHOUT_A_BUILDER = {"StableDiffusionPipeline": "tests/trainer/conftest.py builds it"}
 NOT_REGISTERED = {
-    "ChromaPipeline": "not requested yet: FLUX.1 without CLIP, and with masks",
-    "Lumina2Pipeline": "not yet",
+    "Lumina2Pipeline": "its transformer takes the lengths of captions as numbers",
     "QwenImage21Pipeline": "its images depend on the longest prompt of their batch",
 }
 """Tiny models of pipelines that cannot be trained, and why."""

@@ -30,12 +30,13 @@ PROMPT = "a photo of sks dog"
 FLUX2 = {
     "attention_head_dim": 80, "axes_dims_rope": [20] * 4, "num_layers": 1, "num_single_layers": 1,
 }  # fmt: skip
+FLUX = {
+    "attention_head_dim": 40, "axes_dims_rope": [8, 16, 16], "num_layers": 1,
+    "num_single_layers": 1,
+}  # fmt: skip
 WIDE: dict[str, dict[str, Any]] = {
-    "Flux2KleinPipeline": FLUX2, "Flux2Pipeline": FLUX2,
-    "FluxPipeline": {
-        "attention_head_dim": 40, "axes_dims_rope": [8, 16, 16], "num_layers": 1,
-        "num_single_layers": 1,
-    },
+    "ChromaPipeline": FLUX, "Flux2KleinPipeline": FLUX2, "Flux2Pipeline": FLUX2,
+    "FluxPipeline": FLUX,
     "Krea2Pipeline": {"attention_head_dim": 40, "axes_dims_rope": [8, 16, 16]},
     "QwenImagePipeline": {"attention_head_dim": 40, "axes_dims_rope": [8, 16, 16], "num_layers": 2},
     "SanaPipeline": {},

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from dreambooth_trainer.models.families.chroma import Chroma
 from dreambooth_trainer.models.families.flux import Flux
 from dreambooth_trainer.models.families.flux2_dev import Flux2Dev
 from dreambooth_trainer.models.families.flux2_klein import Flux2Klein
@@ -15,6 +16,7 @@ from dreambooth_trainer.models.families.z_image import ZImage
 from dreambooth_trainer.models.family import Family
 
 FAMILIES: Mapping[str, type[Family]] = {
+    "ChromaPipeline": Chroma,
     "Flux2KleinPipeline": Flux2Klein,
     "Flux2Pipeline": Flux2Dev,
     "FluxPipeline": Flux,
