@@ -11,11 +11,12 @@ WAITS: list[tuple[list[Outcome], int]] = [
     (["Failed"] * 4, 60),
     (["Failed"] * 1000, 60),
     (["Disrupted"], 10),
-    (["Disrupted"] * 2, 10),
-    (["Disrupted"] * 3, 10),
-    (["Disrupted"] * 4, 10),
-    (["Disrupted"] * 5, 10),
+    (["Disrupted"] * 2, 20),
+    (["Disrupted"] * 3, 40),
+    (["Disrupted"] * 4, 60),
+    (["Disrupted"] * 1000, 60),
+    (["Disrupted", "Failed", "Disrupted"], 10),
     (["Failed", "Failed", "Disrupted"], 10),
     (["Failed", "Disrupted", "Failed"], 10),
 ]
-"""(outcomes of all attempts, the newest last; seconds until the next one)."""
+"""(outcomes of attempts without a checkpoint, the newest last; seconds until the next one)."""

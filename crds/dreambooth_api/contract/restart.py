@@ -7,6 +7,7 @@ observed.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import takewhile
 
 from dreambooth_api.contract.exit_codes import EXTERNAL, ExitCode, is_retryable
 from dreambooth_api.contract.stages import Outcome
@@ -112,6 +113,16 @@ def outcome_for_backoff(outcome: Outcome | None, exit_code: int | None) -> Outco
 
 
 @dataclass(frozen=True)
+class EndedAttempt:
+    """What the wait before the next attempt depends on."""
+
+    outcome: Outcome | None
+    """That of `outcome_for_backoff`."""
+    checkpoint_step: int | None = None
+    """Step of the job's newest checkpoint when the attempt ended; None: it had none."""
+
+
+@dataclass(frozen=True)
 class RestartPolicy:
     """The restart policy (spec.runtime.restart). Times are in seconds."""
 
@@ -127,24 +138,36 @@ class RestartPolicy:
         """
         return failures + stalls > self.max_failures
 
-    def wait_seconds(self, outcomes: Sequence[Outcome | None]) -> int:
+    def wait_seconds(self, attempts: Sequence[EndedAttempt]) -> int:
         """Seconds between the end of the newest attempt and the next one.
 
-        `outcomes` are those of all attempts, the newest last. The wait doubles with each failure or
-        stall in a row; after a disruption it is the shortest, and none after a preemption or a
-        suspension.
+        The wait doubles with each failure or stall in a row, and with each disruption in a row
+        without a newer checkpoint; there is none after a preemption or a suspension.
+
+        Args:
+            attempts: All attempts of the job, the newest last; at least one.
         """
         # The user or the queue decides when the job goes on, and neither was caused by the job.
-        if outcomes[-1] in ("Suspended", "Preempted"):
+        if attempts[-1].outcome in ("Suspended", "Preempted"):
             return 0
-        in_a_row = 0
-        for outcome in reversed(outcomes):
-            if outcome not in ("Failed", "Stalled"):
-                break
-            in_a_row += 1
-        doublings = min(max(in_a_row - 1, 0), MAX_DOUBLINGS)
+        doublings = min(max(_attempts_in_a_row(attempts) - 1, 0), MAX_DOUBLINGS)
         return min(self.backoff_seconds << doublings, self.max_backoff_seconds)
 
-    def restart_time(self, outcomes: Sequence[Outcome | None], ended: datetime) -> datetime:
+    def restart_time(self, attempts: Sequence[EndedAttempt], ended: datetime) -> datetime:
         """When the next attempt starts: `wait_seconds` after the newest one ended."""
-        return ended + timedelta(seconds=self.wait_seconds(outcomes))
+        return ended + timedelta(seconds=self.wait_seconds(attempts))
+
+
+def _attempts_in_a_row(attempts: Sequence[EndedAttempt]) -> int:
+    """The newest attempts that ended like the last one without progress in between."""
+    newest = attempts[-1]
+    if newest.outcome == "Disrupted":
+        # A pod that exits with 143 by itself, or is deleted by some controller each time, would
+        # take GPUs for ever. A preemption in between is no progress, and no disruption either.
+        row = takewhile(
+            lambda each: each == newest,
+            reversed([each for each in attempts if each.outcome != "Preempted"]),
+        )
+    else:
+        row = takewhile(lambda each: each.outcome in ("Failed", "Stalled"), reversed(attempts))
+    return len(list(row))

@@ -123,7 +123,8 @@ class Restart(ApiModel):
     count."""
 
     backoff_seconds: Annotated[int, Field(ge=1, le=3600)] = 10
-    """Wait before the first restart; doubles with each failure in a row."""
+    """Wait before the first restart; doubles with each failure in a row, and with each disruption
+    in a row without a newer checkpoint."""
 
     max_backoff_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
     """Longest wait between restarts."""

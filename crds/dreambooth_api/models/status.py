@@ -109,6 +109,9 @@ class AttemptStatus(ApiModel):
     exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
     """Its exit code."""
 
+    checkpoint_step: Count | None = None
+    """Step of the job's newest checkpoint when the attempt ended."""
+
 
 class Counters(ApiModel):
     """Interruptions of attempts by kind. Only failures and stalls use up the restart budget."""

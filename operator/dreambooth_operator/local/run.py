@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
 from dreambooth_api.contract.restart import (
     MAX_REFUSALS,
+    EndedAttempt,
     PodEnd,
     RestartPolicy,
     classify,
@@ -64,7 +65,7 @@ def run_job(run: Run, storage: LocalStorage, stop: StopRequest, screen: Screen) 
 def _run_attempts(run: Run, storage: LocalStorage, stop: StopRequest, screen: Screen) -> RunEnd:
     policy = storage.job.spec.runtime.restart.policy()
     outcomes: list[Outcome] = []
-    waits: list[Outcome | None] = []
+    ended: list[EndedAttempt] = []
     checkpoint_step: int | None = None
     refusals = 0
     while True:
@@ -79,13 +80,14 @@ def _run_attempts(run: Run, storage: LocalStorage, stop: StopRequest, screen: Sc
         if stop.requested:
             return RunEnd(exit_code)
         outcomes.append(attempt.outcome)
-        waits.append(outcome_for_backoff(attempt.outcome, exit_code))
+        backoff_outcome = outcome_for_backoff(attempt.outcome, exit_code)
+        ended.append(EndedAttempt(backoff_outcome, checkpoint_step))
         refusals += is_refusal(attempt.outcome, exit_code)
         exhausted = policy.is_exhausted(*_counted(outcomes)) or refusals >= MAX_REFUSALS
         if attempt.final or exhausted:
             failure = RunFailure(pods[attempt.pod.index], attempt.pod, attempt.final)
             return RunEnd(exit_code, failure)
-        seconds = policy.wait_seconds(waits)
+        seconds = policy.wait_seconds(ended)
         restart = f"restarting in {seconds} s {run.resume_point}"
         screen.print_line(_restart_notice(attempt.pod, outcomes, policy, restart))
         if not _wait(seconds, stop):

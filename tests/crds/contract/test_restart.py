@@ -12,6 +12,7 @@ from dreambooth_api.contract.exit_codes import EXTERNAL, HOPELESS, NOT_RETRYABLE
 from dreambooth_api.contract.message import Checkpoint
 from dreambooth_api.contract.restart import (
     PREEMPTION_BY_SCHEDULER,
+    EndedAttempt,
     PodEnd,
     RestartPolicy,
     classify,
@@ -100,9 +101,35 @@ def test_a_checkpoint_of_the_same_attempt_counts() -> None:
 
 def test_refusals_wait_longer_and_longer() -> None:
     policy = RestartPolicy(3, 10, 600)
-    outcomes = [outcome_for_backoff("Disrupted", 65)] * 3
-    assert policy.wait_seconds(outcomes) == 40
+    attempts = [EndedAttempt(outcome_for_backoff("Disrupted", 65), step) for step in (1, 2, 3)]
+    assert policy.wait_seconds(attempts) == 40
     assert outcome_for_backoff("Disrupted", 143) == "Disrupted"
+
+
+@pytest.mark.parametrize(
+    ("attempts", "seconds"),
+    [
+        ([("Disrupted", None)], 10),
+        ([("Disrupted", None)] * 2, 20),
+        ([("Disrupted", 100)] * 3, 40),
+        ([("Disrupted", 100)] * 20, 600),
+        ([("Disrupted", None), ("Disrupted", 100)], 10),
+        ([("Disrupted", 100), ("Disrupted", 200)], 10),
+        ([("Disrupted", 100), ("Disrupted", 200), ("Disrupted", 200)], 20),
+        ([("Disrupted", 100), ("Preempted", 100), ("Disrupted", 100)], 20),
+        ([("Disrupted", 100), ("Preempted", 200), ("Disrupted", 200)], 10),
+        ([("Preempted", 100), ("Preempted", 100), ("Disrupted", 100)], 10),
+        ([("Disrupted", 100)] * 3 + [("Preempted", 100)], 0),
+        ([("Disrupted", 100), ("Suspended", 100), ("Disrupted", 100)], 10),
+        ([("Disrupted", 100), ("Failed", 100), ("Disrupted", 100)], 10),
+        ([("Failed", 100), ("Failed", 200)], 20),
+    ],
+)
+def test_disruptions_wait_longer_and_longer_until_there_is_a_newer_checkpoint(
+    attempts: list, seconds: int
+) -> None:
+    ended = [EndedAttempt(outcome, step) for outcome, step in attempts]
+    assert RestartPolicy(3, 10, 600).wait_seconds(ended) == seconds
 
 
 @settings(deadline=None)
@@ -119,7 +146,8 @@ OUTCOMES = st.sampled_from(["Failed", "Disrupted", "Preempted", "Stalled", "Susp
 @given(outcomes=st.lists(OUTCOMES, min_size=1, max_size=60))
 def test_wait_is_bounded_and_starts_at_the_end_of_the_attempt(outcomes: list) -> None:
     policy = RestartPolicy(3, 10, 600)
-    seconds = policy.wait_seconds(outcomes)
+    attempts = [EndedAttempt(outcome) for outcome in outcomes]
+    seconds = policy.wait_seconds(attempts)
     assert seconds == 0 if outcomes[-1] in ("Suspended", "Preempted") else 10 <= seconds <= 600
     ended = datetime(2026, 1, 1, tzinfo=UTC)
-    assert policy.restart_time(outcomes, ended) == ended + timedelta(seconds=seconds)
+    assert policy.restart_time(attempts, ended) == ended + timedelta(seconds=seconds)

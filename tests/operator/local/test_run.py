@@ -109,7 +109,7 @@ def test_only_failures_and_stalls_use_up_the_budget(runs: Runs) -> None:
         f"pod 0 exited with code {code} ({reason}); restarting in {seconds} s from the beginning"
         for code, reason, seconds in [
             (1, "failure 1 of 2 allowed", 10),
-            *[(143, "disrupted", 10)] * 3,
+            *[(143, "disrupted", seconds) for seconds in (10, 20, 40)],
             (70, "failure 2 of 2 allowed", 10),
             (143, "disrupted", 10),
         ]
@@ -138,6 +138,12 @@ def test_failure_that_no_restart_helps_ends_the_run(runs: Runs) -> None:
     end = runs.run([143, 66])
     assert end.failure is not None
     assert (end.exit_code, end.failure.final) == (66, True)
+
+
+def test_a_newer_checkpoint_shortens_the_wait_after_a_disruption(runs: Runs) -> None:
+    runs.steps = iter([None, None, 10, 10, 20, None])
+    runs.run([143] * 5)
+    assert runs.waits == [10, 20, 10, 20, 10]
 
 
 def test_refusals_from_one_checkpoint_are_limited(runs: Runs) -> None:

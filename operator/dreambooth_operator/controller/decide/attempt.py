@@ -31,6 +31,7 @@ from dreambooth_operator.controller.decide.state.history import (
     count_refusal,
     has_open_attempt,
     has_run,
+    record_checkpoint,
     record_result,
     update_attempt,
 )
@@ -59,7 +60,7 @@ def advance_attempt(builder: DecisionBuilder, record: AttemptStatus) -> None:
     pods = [pod for pod in builder.observed.pods if pod.attempt == record.number]
     builder.status = add_final_checkpoint(builder.status, pods)
     if not has_open_attempt(builder.status):
-        builder.status = count_refusal(builder.status)
+        builder.status = record_checkpoint(count_refusal(builder.status))
 
 
 def _advance(builder: DecisionBuilder, record: AttemptStatus, job: JobSnapshot | None) -> None:

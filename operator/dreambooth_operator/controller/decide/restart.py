@@ -4,7 +4,7 @@ import copy
 from datetime import timedelta
 
 from dreambooth_api.contract.conditions import ConditionType, Reason
-from dreambooth_api.contract.restart import outcome_for_backoff
+from dreambooth_api.contract.restart import EndedAttempt, outcome_for_backoff
 from dreambooth_api.contract.times import rfc3339
 from dreambooth_api.models.conditions import find_condition
 from dreambooth_api.models.job import DreamBoothJob
@@ -97,13 +97,16 @@ def _seconds_left(builder: DecisionBuilder, record: AttemptStatus) -> float:
     if record.ended is None:
         return 0
     # An attempt that could not start waits as long as one that failed: 10 s, 20 s and so on.
-    outcomes = [
-        "Failed"
-        if each.outcome == "Disrupted" and each.running is None
-        else outcome_for_backoff(each.outcome, each.exit_code)
+    attempts = [
+        EndedAttempt(
+            "Failed"
+            if each.outcome == "Disrupted" and each.running is None
+            else outcome_for_backoff(each.outcome, each.exit_code),
+            each.checkpoint_step,
+        )
         for each in builder.status.attempts
     ]
-    due = builder.runtime.restart.policy().restart_time(outcomes, record.ended)
+    due = builder.runtime.restart.policy().restart_time(attempts, record.ended)
     return (due - builder.now).total_seconds() if record.ended <= builder.now else 0
 
 

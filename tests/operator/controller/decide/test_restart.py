@@ -36,6 +36,24 @@ def test_a_failed_rank_is_recorded_and_the_wait_doubles_with_each_failure() -> N
     assert world.status.counters == Counters(failures=3)
 
 
+def test_the_wait_doubles_while_disruptions_leave_no_newer_checkpoint() -> None:
+    world = running()
+    for saved, wait in [(None, 10), (None, 20), (100, 10), (100, 20), (100, 40), (150, 10)]:
+        if saved:
+            world.reports_save_of(saved)
+            world.settle()
+        world.exit(world.pods_of(world.attempt)[0], 143)  # nobody has asked it to
+        world.control_jobs()
+        world.finish_stopping()
+        record = world.record
+        assert (record.outcome, record.checkpoint_step) == ("Disrupted", saved)
+        assert world.decide().requeue_seconds == wait
+        world.tick(wait)
+        world.settle()
+        world.run_attempt()
+    assert world.status.counters == Counters(disruptions=6)
+
+
 def test_the_restart_budget_is_limited() -> None:
     world = running(restart={"maxFailures": 1})
     world.fail()

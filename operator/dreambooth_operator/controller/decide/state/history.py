@@ -149,6 +149,15 @@ def count_refusal(status: Status) -> Status:
     return update_attempt(status, final=True, reason=reason[-MAX_REASON:])
 
 
+def record_checkpoint(status: Status) -> Status:
+    """The status with the newest checkpoint noted in the newest attempt, which has ended.
+
+    The wait before the next attempt depends on it (status.attempts[].checkpointStep).
+    """
+    checkpoint = status.last_checkpoint
+    return update_attempt(status, checkpoint_step=checkpoint.step) if checkpoint else status
+
+
 def add_run_time(status: Status, until: datetime) -> Status:
     """The status with the seconds that the newest attempt ran added (status.runSeconds).
 
