@@ -114,6 +114,12 @@ def test_text_encoders_that_cannot_be_trained_are_refused(job: MakeJob) -> None:
     assert error.startswith("spec.training.textEncoder.method: the text encoders of Z-Image")
 
 
+def test_language_models_are_not_run_in_fp16(job: MakeJob) -> None:
+    config = job(model={"source": str(build("z_image"))}, training={"precision": "fp16"})
+    [error] = check(config)[0]
+    assert error.startswith("spec.training.precision: the text encoders of Z-Image overflow")
+
+
 def test_sana_takes_either_kind_of_flow_scheduler(tmp_path: Path) -> None:
     folder = shutil.copytree(build("sana"), tmp_path / "sana")
     assert load(folder).flow_shift(1024) == 3.0

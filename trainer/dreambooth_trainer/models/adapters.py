@@ -22,11 +22,16 @@ def weight_dtypes(
 
     Trained weights are fp32. With LoRA, frozen ones have the precision of the forward pass, except
     the VAE's, whose images have visible bands in bf16. With `full`, the export holds the frozen
-    weights too, and none is rounded; nor without training.
+    weights too: they are not rounded, except language models, whose published weights are bf16.
+    Nothing is rounded without training.
     """
     dtypes = dict.fromkeys(family.modules, torch.float32)
-    if training is not None and training.method == "lora":
-        frozen = PRECISIONS[training.precision]
+    if training is None:
+        return dtypes
+    frozen = PRECISIONS[training.precision]
+    if not family.trains_text:
+        dtypes |= dict.fromkeys(family.text_parts(), frozen)
+    if training.method == "lora":
         # Autocast would convert these weights at each step, and keep fp32 beside them: 2 to 4 bytes
         # more per weight.
         dtypes[family.denoiser_part] = frozen

@@ -21,6 +21,8 @@ def check_model(job: ResolvedJob, config: ModelConfig, report: PreflightReport) 
         _check_targets(config, training)
     with report.collecting():
         _check_text_encoder(config, training)
+    with report.collecting():
+        _check_precision(config, training)
     report.errors += map(BadConfigError, sampling_problems(job, config.defaults))
 
 
@@ -69,4 +71,13 @@ def _check_text_encoder(config: ModelConfig, training: ResolvedTraining) -> None
         raise BadConfigError(
             f"spec.training.textEncoder.method: the text encoders of {config.family.name} cannot be"
             f" trained (got {training.text_encoder.method}); use frozen, or remove it"
+        )
+
+
+def _check_precision(config: ModelConfig, training: ResolvedTraining) -> None:
+    # Language models were trained in bf16, and their states exceed what fp16 can hold.
+    if training.precision == "fp16" and not config.family.trains_text:
+        raise BadConfigError(
+            f"spec.training.precision: the text encoders of {config.family.name} overflow in fp16;"
+            " use bf16, or fp32 on GPUs without bf16"
         )
