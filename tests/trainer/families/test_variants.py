@@ -115,7 +115,11 @@ def test_text_encoders_that_cannot_be_trained_are_refused(job: MakeJob) -> None:
 
 
 def test_language_models_are_not_run_in_fp16(job: MakeJob) -> None:
-    config = job(model={"source": str(build("z_image"))}, training={"precision": "fp16"})
+    config = job(
+        model={"source": str(build("z_image"))},
+        training={"precision": "fp16"},
+        runtime={"gpusPerNode": 1},
+    )
     [error] = check(config)[0]
     assert error.startswith("spec.training.precision: the text encoders of Z-Image overflow")
 
