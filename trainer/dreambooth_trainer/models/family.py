@@ -139,7 +139,7 @@ class Family(ABC):
         return []
 
     def unused_modules(self, part: str) -> Sequence[nn.Module]:
-        """Modules of the denoiser or a text encoder without effect on its output: never trained."""
+        """Modules of a part without effect on its output: they are excluded from training."""
         return ()
 
     # Geometry
