@@ -1,7 +1,6 @@
 """The license of a model card is that of the base model's weights, where it is known."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ import yaml
 
 from dreambooth_trainer.export.model_card import model_card
 from dreambooth_trainer.export.provenance import Provenance
+from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.models.published import INHERITED, find_license
 from dreambooth_trainer.models.registry import FAMILIES
 from tests.trainer.export.test_export import ABOUT
@@ -18,9 +18,7 @@ PUBLISHED = [model for family in FAMILIES.values() for model in family.published
 
 def card(about: Provenance) -> tuple[dict[str, Any], str]:
     """Front matter and text of the card of a LoRA."""
-    family: Any = SimpleNamespace(
-        pipeline_class=SimpleNamespace, card_dtype="float32", card_tag="tag", name="Name"
-    )
+    family: Any = StableDiffusion  # a card reads what is of the class
     _, front, text = model_card(family, about, lora=True).split("---\n", 2)
     return yaml.safe_load(front), text
 

@@ -15,7 +15,7 @@ from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families.flow import FlowFamily
 from dreambooth_trainer.models.families.packing import pack, positions, unpack
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
-from dreambooth_trainer.models.published import APACHE, PublishedModel
+from dreambooth_trainer.models.published import APACHE, GpuMemory, PublishedModel
 
 DEFAULTS = ModelDefaults(
     resolution=1024,
@@ -40,6 +40,7 @@ class Chroma(FlowFamily):
             resolution=1024,
             steps=40,
             guidance_scale=3.0,
+            memory=GpuMemory(73.5, 214.4, 26.9, 153.4),
         ),
         PublishedModel(
             "hf://lodestones/Chroma1-Base",

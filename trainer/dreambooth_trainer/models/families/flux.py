@@ -13,7 +13,7 @@ from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families.flow import FlowFamily
 from dreambooth_trainer.models.families.packing import pack, positions, unpack
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
-from dreambooth_trainer.models.published import APACHE, FLUX_1_DEV, PublishedModel
+from dreambooth_trainer.models.published import APACHE, FLUX_1_DEV, GpuMemory, PublishedModel
 
 TRAINING_GUIDANCE = 1.0
 """The input at which the distilled model predicts without guidance. With that of sampling, training
@@ -37,6 +37,7 @@ class Flux(FlowFamily):
             resolution=1024,
             steps=28,
             guidance_scale=3.5,
+            memory=GpuMemory(79.6, 253.2, 32.7, 202.5),
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.1-Krea-dev",

@@ -10,7 +10,12 @@ from transformers import AutoTokenizer, Mistral3ForConditionalGeneration
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families.flux2 import LORA_TARGETS, TRAINING_GUIDANCE, Flux2
 from dreambooth_trainer.models.family import Conditioning, Tokens
-from dreambooth_trainer.models.published import NO_COMMERCIAL_USE, License, PublishedModel
+from dreambooth_trainer.models.published import (
+    NO_COMMERCIAL_USE,
+    GpuMemory,
+    License,
+    PublishedModel,
+)
 
 IMAGE = "[IMG]"
 """The place of an image in a prompt, which the pipeline removes."""
@@ -28,6 +33,7 @@ class Flux2Dev(Flux2):
             resolution=1024,
             steps=50,
             guidance_scale=4.0,
+            memory=GpuMemory(218.6, 625.2, 106.4, 545.4),
         ),
     )
     pipeline_class = Flux2Pipeline

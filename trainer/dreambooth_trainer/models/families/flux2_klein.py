@@ -10,7 +10,13 @@ from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families.flux2 import LORA_TARGETS, Flux2
 from dreambooth_trainer.models.family import Conditioning, Tokens
-from dreambooth_trainer.models.published import APACHE, NO_COMMERCIAL_USE, License, PublishedModel
+from dreambooth_trainer.models.published import (
+    APACHE,
+    NO_COMMERCIAL_USE,
+    GpuMemory,
+    License,
+    PublishedModel,
+)
 
 KLEIN_9B_LICENSE = License("flux-non-commercial-license", remark=NO_COMMERCIAL_USE)
 DISTILLED_NOTE = (
@@ -31,6 +37,7 @@ class Flux2Klein(Flux2):
             resolution=1024,
             steps=50,
             guidance_scale=4.0,
+            memory=GpuMemory(45.3, 99.5, 16.1, 70.2),
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.2-klein-base-9B",

@@ -16,7 +16,7 @@ from dreambooth_trainer.models.families.packing import pack, positions, unpack
 from dreambooth_trainer.models.families.video_vae import VideoVaeFamily
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
 from dreambooth_trainer.models.lora import Adapter
-from dreambooth_trainer.models.published import License, PublishedModel
+from dreambooth_trainer.models.published import GpuMemory, License, PublishedModel
 
 DEFAULTS = ModelDefaults(
     resolution=1024,
@@ -73,6 +73,7 @@ class Krea2(VideoVaeFamily):
             resolution=1024,
             steps=28,
             guidance_scale=4.5,
+            memory=GpuMemory(127.3, 298.1, 35.3, 220.3),
         ),
         PublishedModel(
             "hf://krea/Krea-2-Turbo",

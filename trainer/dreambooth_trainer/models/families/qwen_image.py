@@ -15,7 +15,7 @@ from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families.packing import pack, unpack
 from dreambooth_trainer.models.families.video_vae import VideoVaeFamily
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
-from dreambooth_trainer.models.published import APACHE, PublishedModel
+from dreambooth_trainer.models.published import APACHE, GpuMemory, PublishedModel
 
 DEFAULTS = ModelDefaults(
     resolution=1328,
@@ -36,10 +36,21 @@ class QwenImage(VideoVaeFamily):
     name = "Qwen-Image"
     published = (
         PublishedModel(
-            "hf://Qwen/Qwen-Image-2512", APACHE, 20.4, resolution=1328, steps=50, guidance_scale=4.0
+            "hf://Qwen/Qwen-Image-2512",
+            APACHE,
+            20.4,
+            resolution=1328,
+            steps=50,
+            guidance_scale=4.0,
+            memory=GpuMemory(153.0, 457.6, 55.3, 345.8),
         ),
         PublishedModel(
-            "hf://Qwen/Qwen-Image", APACHE, 20.4, resolution=1328, steps=50, guidance_scale=4.0
+            "hf://Qwen/Qwen-Image",
+            APACHE,
+            20.4,
+            resolution=1328,
+            steps=50,
+            guidance_scale=4.0,
         ),
     )
     pipeline_class = QwenImagePipeline

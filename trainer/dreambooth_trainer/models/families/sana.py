@@ -13,7 +13,12 @@ from transformers import Gemma2Model, GemmaTokenizerFast
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families.flow import FlowFamily
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
-from dreambooth_trainer.models.published import NO_COMMERCIAL_USE, License, PublishedModel
+from dreambooth_trainer.models.published import (
+    NO_COMMERCIAL_USE,
+    GpuMemory,
+    License,
+    PublishedModel,
+)
 
 DEFAULTS = ModelDefaults(
     resolution=1024,
@@ -49,6 +54,7 @@ class Sana(FlowFamily):
             steps=20,
             guidance_scale=4.5,
             sampler="dpm-solver++",
+            memory=GpuMemory(13.6, 34.3, 10.1, 29.4),
         ),
         PublishedModel(
             "hf://Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers",

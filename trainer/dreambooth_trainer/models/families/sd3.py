@@ -16,7 +16,7 @@ from transformers import (
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families.flow import FlowFamily
 from dreambooth_trainer.models.family import Conditioning, Config, Family, Tokens
-from dreambooth_trainer.models.published import STABILITY_COMMUNITY, PublishedModel
+from dreambooth_trainer.models.published import STABILITY_COMMUNITY, GpuMemory, PublishedModel
 
 DEFAULTS = ModelDefaults(
     resolution=1024,
@@ -53,6 +53,7 @@ class StableDiffusion3(FlowFamily):
             resolution=1024,
             steps=28,
             guidance_scale=4.5,
+            memory=GpuMemory(23.3, 60.8, 16.4, 41.3),
         ),
         PublishedModel(
             "hf://stabilityai/stable-diffusion-3.5-large",

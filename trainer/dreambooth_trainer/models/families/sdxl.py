@@ -15,7 +15,7 @@ from dreambooth_trainer.models.families.ddpm import SAMPLERS, DDPMFamily
 from dreambooth_trainer.models.families.kohya import kohya_lora
 from dreambooth_trainer.models.family import Conditioning, Config, ReadWeights, Tokens
 from dreambooth_trainer.models.lora import Adapter
-from dreambooth_trainer.models.published import License, PublishedModel
+from dreambooth_trainer.models.published import GpuMemory, License, PublishedModel
 
 DEFAULTS = ModelDefaults(
     resolution=1024,
@@ -57,6 +57,7 @@ class StableDiffusionXL(DDPMFamily):
             resolution=1024,
             steps=30,
             guidance_scale=5.0,
+            memory=GpuMemory(21.1, 51.2, 9.6, 45.3),
         ),
     )
     pipeline_class = StableDiffusionXLPipeline

