@@ -26,6 +26,9 @@ ABOUT = Provenance(
     class_nouns=("coffee mug",),
     prompt='a photo of "sks" mug',
     step=120,
+    resolution=64,
+    sample_steps=2,
+    guidance_scale=3.5,
 )
 
 

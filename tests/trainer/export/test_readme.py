@@ -32,7 +32,9 @@ def run(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
     """Run a block in `folder`, with two sampling steps."""
     monkeypatch.chdir(folder)
     call = StableDiffusionPipeline.__call__
-    quick = lambda self, prompt: call(self, prompt, num_inference_steps=2)  # noqa: E731
+    quick = lambda self, *prompt, **arguments: call(  # noqa: E731
+        self, *prompt, **{**arguments, "num_inference_steps": 2}
+    )
     monkeypatch.setattr(StableDiffusionPipeline, "__call__", quick)
     names: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), names)

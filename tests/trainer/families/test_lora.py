@@ -1,11 +1,14 @@
 """A LoRA of every family draws the same in plain diffusers as in training."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from transformers.utils import is_torchvision_available
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_trainer.export.lora import KOHYA_FILE, LORA_FILE, export_lora
@@ -16,6 +19,7 @@ from dreambooth_trainer.models.generate import ImageRequest, generate_images
 from dreambooth_trainer.resolved_job import ResolvedTraining
 from tests.trainer.conftest import MakeJob
 from tests.trainer.export.test_export import ABOUT
+from tests.trainer.export.test_readme import python_blocks
 from tests.trainer.families.conftest import SIDE, call_plain, load, load_plain
 
 REQUESTS = [ImageRequest("a photo of sks dog", 1), ImageRequest("a mug", 2)]
@@ -77,6 +81,25 @@ def test_the_family_is_in_the_models_card(job: MakeJob, family: Family, tmp_path
     card = (tmp_path / "README.md").read_text()
     assert f"from diffusers import {family.pipeline_class.__name__}" in card
     assert f"- {family.card_tag}\n" in card
+
+
+def test_the_code_of_the_card_draws_an_image(
+    job: MakeJob, folder: Path, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if family.pipeline_class.__name__ == "Flux2Pipeline" and not is_torchvision_available():
+        pytest.skip("its processor of images needs torchvision")
+    adapted(job, family)
+    export_lora(family, tmp_path, ABOUT)
+    (tmp_path / "path/to/the/base").mkdir(parents=True)
+    (tmp_path / "path/to/the/base/model").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    [code] = python_blocks((tmp_path / "README.md").read_text())
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings():  # of schedulers, with NumPy 2
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        exec(compile(code, "README.md", "exec"), names)
+    assert names["image"].size == (SIDE, SIDE)
+    assert np.asarray(names["image"]).std() > 1
 
 
 def test_generated_images_are_those_of_a_plain_pipeline(folder: Path, family: Family) -> None:

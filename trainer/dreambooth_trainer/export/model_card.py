@@ -25,8 +25,11 @@ tags:
 import torch
 from diffusers import {pipeline}
 
+device = "cuda" if torch.cuda.is_available() else "cpu"
 {code}
-image = pipe({prompt}).images[0]
+image = pipe(
+{arguments}
+).images[0]
 ```
 
 - Base model: {base}, sha256 `{sha256}`
@@ -39,10 +42,19 @@ def model_card(family: Family, provenance: Provenance, *, lora: bool) -> str:
     source = json.dumps(_loadable(provenance.base_model) if lora else ".")
     # One precision for all parts: a base model's text encoder may name another than its UNet.
     pipeline = family.pipeline_class.__name__
-    arguments = "".join(f", {part}=None" for part in family.missing_parts)
-    code = f"pipe = {pipeline}.from_pretrained({source}{arguments}).to({family.card_dtype})"
+    absent = "".join(f", {part}=None" for part in family.missing_parts)
+    load = f"{source}, dtype={family.card_dtype}{absent}"
+    code = f"pipe = {pipeline}.from_pretrained(\n    {load}\n)"
     if lora:
         code += '\npipe.load_lora_weights(".")'
+    code += "\npipe.to(device)"
+    call = {
+        "prompt": provenance.prompt,
+        "num_inference_steps": provenance.sample_steps,
+        **family.card_arguments(provenance.guidance_scale),
+        "height": provenance.resolution,
+        "width": provenance.resolution,
+    }
     subjects = zip(provenance.identifiers, provenance.class_nouns, strict=True)
     # Values are JSON strings, which are valid YAML: a job's text cannot add front matter.
     return TEMPLATE.format(
@@ -59,6 +71,7 @@ def model_card(family: Family, provenance: Provenance, *, lora: bool) -> str:
         version=VERSION,
         step=provenance.step,
         code=code,
+        arguments="\n".join(f"    {name}={_literal(value)}," for name, value in call.items()),
         sha256=provenance.base_model_sha256,
     )
 
@@ -74,6 +87,10 @@ def _describe(license: License) -> str:
     """Name, what it forbids, and where its text is."""
     remark = f" ({license.remark})" if license.remark else ""
     return f"{license.name}{remark}" + (f", {license.link}" if license.link else "")
+
+
+def _literal(value: object) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def _loadable(base_model: str) -> str:

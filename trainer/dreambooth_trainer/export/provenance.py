@@ -23,6 +23,11 @@ class Provenance:
     prompt: str
     """Instance prompt of the first subject."""
     step: int
+    resolution: int
+    """Of the images, in pixels along one side."""
+    sample_steps: int
+    guidance_scale: float
+    """Both are those of the samples."""
     license: License = INHERITED
     """Of the base model's weights."""
 

@@ -338,6 +338,11 @@ class Family(ABC):
 
     # Export
 
+    @classmethod
+    def card_arguments(cls, guidance_scale: float) -> dict[str, Any]:
+        """Arguments, besides prompt, steps and size, with which people call the pipeline."""
+        return {"guidance_scale": guidance_scale}
+
     def web_ui_lora(
         self, adapters: Sequence[Adapter]
     ) -> tuple[dict[str, Tensor], dict[str, str]] | None:

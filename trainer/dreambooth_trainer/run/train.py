@@ -287,7 +287,7 @@ def _unrounded_denoiser(attempt: Attempt, family: Family) -> nn.Module | None:
     return reload_denoiser(spec.model, attempt.storage, family.model_hash)
 
 
-def _provenance(job: DreamBoothJob, family: Family) -> Provenance:
+def _provenance(job: ResolvedJob, family: Family) -> Provenance:
     return Provenance(
         base_model=job.spec.model.source,
         base_model_sha256=family.model_hash,
@@ -295,5 +295,8 @@ def _provenance(job: DreamBoothJob, family: Family) -> Provenance:
         class_nouns=tuple(s.class_noun for s in job.spec.subjects),
         prompt=job.spec.subjects[0].prompt,
         step=job.spec.training.steps,
+        resolution=job.spec.training.resolution,
+        sample_steps=job.spec.samples.steps,
+        guidance_scale=job.spec.samples.guidance_scale,
         license=find_license(family.published, job.spec.model.source),
     )

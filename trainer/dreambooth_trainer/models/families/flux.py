@@ -58,6 +58,15 @@ class Flux(FlowFamily):
         ),
     )
     pipeline_class = FluxPipeline
+    other_pipelines = {
+        "FluxImg2ImgPipeline": "image to image",
+        "FluxInpaintPipeline": "inpainting",
+        "FluxFillPipeline": "inpainting",
+        "FluxKontextPipeline": "editing images",
+        "FluxControlPipeline": "control images",
+        "FluxControlNetPipeline": "ControlNet",
+        "FluxPriorReduxPipeline": "variations of images",
+    }
     modules = {
         "transformer": FluxTransformer2DModel,
         "vae": AutoencoderKL,

@@ -157,6 +157,11 @@ class QwenImage(VideoVaeFamily):
         """Tokens [N, h/2 * w/2, 64] -> [N, 16, h, w]."""
         return unpack(latents, self.latent_shape(resolution))
 
+    @classmethod
+    def card_arguments(cls, guidance_scale: float) -> dict[str, Any]:
+        """Guidance needs a negative prompt, empty or not."""
+        return {"true_cfg_scale": guidance_scale, "negative_prompt": ""}
+
     def sampling_arguments(
         self, prompts: Conditioning, negative: Conditioning, guidance_scale: float
     ) -> dict[str, Any]:

@@ -203,6 +203,11 @@ class Sana(FlowFamily):
         )[0]
         return velocity
 
+    @classmethod
+    def card_arguments(cls, guidance_scale: float) -> dict[str, Any]:
+        """Otherwise, other sizes than those in diffusers' tables would be drawn and scaled."""
+        return {"guidance_scale": guidance_scale, "use_resolution_binning": False}
+
     def sampling_arguments(
         self, prompts: Conditioning, negative: Conditioning, guidance_scale: float
     ) -> dict[str, Any]:

@@ -79,7 +79,6 @@ class StableDiffusionXL(DDPMFamily):
     trains_text = True
     export_dtype = torch.float16
     card_tag = "stable-diffusion-xl"
-    card_dtype = torch.float16
 
     @classmethod
     def assemble(cls, parts: Mapping[str, Any]) -> Any:
