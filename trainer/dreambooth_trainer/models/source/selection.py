@@ -136,7 +136,8 @@ def find_family(model: Model, files: ModelFiles) -> type[Family]:
             )
     if not isinstance(name, str) or name not in FAMILIES:
         raise BadModelError(
-            f"{files.field}: {model.source} is a {name}; only {', '.join(sorted(FAMILIES))} can be trained"
+            f"{files.field}: {model.source} is a {name};"
+            f" only {', '.join(sorted(FAMILIES))} can be trained"
         )
     family = FAMILIES[name].for_index(index)
     for part, module in family.modules.items():
