@@ -177,7 +177,8 @@ class StepBench:
     def cached_against_uncached(self) -> list[float]:
         """Ratios, one a round."""
         pixels = torch.rand(2 * BATCH, 3, 64, 64) * 2 - 1
-        tokens = self._cache.tokens[[1] * BATCH + [2] * BATCH]
+        captions = [1] * BATCH + [2] * BATCH
+        tokens = {name: part[captions] for name, part in self._cache.tokens.items()}
         noise = torch.randn(2 * BATCH, *self._noise_shape())
 
         def cached() -> None:

@@ -231,7 +231,7 @@ def test_an_unknown_bucket_is_an_error_of_its_field(
         (lambda m: (m / "model_index.json").write_text("{"), "/model is not JSON"),
         (
             lambda m: edit(m / "model_index.json", _class_name="KandinskyPipeline"),
-            "is a KandinskyPipeline; only StableDiffusionPipeline",
+            "is a KandinskyPipeline; only ChromaPipeline, ",
         ),
         (
             lambda m: edit(m / "model_index.json", _class_name="StableDiffusionInpaintPipeline"),
