@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dreambooth_trainer.models.families.compvis import (
+from dreambooth_trainer.models.names.compvis import (
     clip_weights,
     open_clip_weights,
     unet_weights,

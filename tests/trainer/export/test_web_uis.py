@@ -15,13 +15,13 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreambooth_trainer.export.lora import KOHYA_FILE, LORA_FILE, export_lora
 from dreambooth_trainer.export.pipeline import SINGLE_FILE, export_pipeline
-from dreambooth_trainer.models.families.compvis import (
+from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS, StableDiffusion
+from dreambooth_trainer.models.names.compvis import (
     clip_weights,
     open_clip_weights,
     unet_weights,
     vae_weights,
 )
-from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS, StableDiffusion
 from tests.corpus import web_uis
 from tests.trainer.export.test_export import ABOUT, adapt
 

@@ -18,8 +18,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from dreambooth_trainer.export.lora import KOHYA_FILE, export_lora
 from dreambooth_trainer.export.pipeline import SINGLE_FILE, export_pipeline
-from dreambooth_trainer.models.families.compvis import open_clip_weights, unet_weights
 from dreambooth_trainer.models.families.sdxl import DEFAULTS, StableDiffusionXL
+from dreambooth_trainer.models.names.compvis import open_clip_weights, unet_weights
 from dreambooth_trainer.models.single_file.architectures import find_architecture
 from tests.corpus import web_uis
 from tests.corpus.families import sdxl

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from dreambooth_trainer.export.lora import KOHYA_FILE, LORA_FILE
 from dreambooth_trainer.export.pipeline import SINGLE_FILE
-from dreambooth_trainer.models.families.ddpm import SAMPLERS
+from dreambooth_trainer.models.bases.ddpm import SAMPLERS
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.published import GpuMemory, PublishedModel
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
+from dreambooth_trainer.models.bases.flow import FlowFamily
+from dreambooth_trainer.models.bases.packing import pack, positions, unpack
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.families.flow import FlowFamily
-from dreambooth_trainer.models.families.packing import pack, positions, unpack
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
 from dreambooth_trainer.models.published import APACHE, FLUX_1_DEV, GpuMemory, PublishedModel
 

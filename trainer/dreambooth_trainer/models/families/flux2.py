@@ -9,12 +9,12 @@ from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dreambooth_trainer.models.families.flow import FlowFamily
-from dreambooth_trainer.models.families.flux2_kohya import flux2_kohya_lora
-from dreambooth_trainer.models.families.language_model import text_width
-from dreambooth_trainer.models.families.packing import pack, positions, unpack
+from dreambooth_trainer.models.bases.flow import FlowFamily
+from dreambooth_trainer.models.bases.language_model import text_width
+from dreambooth_trainer.models.bases.packing import pack, positions, unpack
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
 from dreambooth_trainer.models.lora import Adapter
+from dreambooth_trainer.models.names.flux2_kohya import flux2_kohya_lora
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj", "attn.to_out")
 """All of attention, with the MLPs that are fused with it in the single-stream blocks."""

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import Qwen2Tokenizer, Qwen3VLModel
 
+from dreambooth_trainer.models.bases.language_model import text_width
+from dreambooth_trainer.models.bases.packing import pack, positions, unpack
+from dreambooth_trainer.models.bases.video_vae import VideoVaeFamily
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.families.language_model import text_width
-from dreambooth_trainer.models.families.packing import pack, positions, unpack
-from dreambooth_trainer.models.families.video_vae import VideoVaeFamily
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
 from dreambooth_trainer.models.lora import Adapter
 from dreambooth_trainer.models.published import GpuMemory, License, PublishedModel

@@ -11,9 +11,9 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
+from dreambooth_trainer.models.bases.packing import pack, unpack
+from dreambooth_trainer.models.bases.video_vae import VideoVaeFamily
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.families.packing import pack, unpack
-from dreambooth_trainer.models.families.video_vae import VideoVaeFamily
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
 from dreambooth_trainer.models.published import APACHE, GpuMemory, PublishedModel
 

@@ -10,8 +10,8 @@ from diffusers import AutoencoderDC, SanaPipeline, SanaTransformer2DModel
 from torch import Tensor
 from transformers import Gemma2Model, GemmaTokenizerFast
 
+from dreambooth_trainer.models.bases.flow import FlowFamily
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.families.flow import FlowFamily
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
 from dreambooth_trainer.models.published import (
     NO_COMMERCIAL_USE,

@@ -13,8 +13,8 @@ from transformers import (
     T5TokenizerFast,
 )
 
+from dreambooth_trainer.models.bases.flow import FlowFamily
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.families.flow import FlowFamily
 from dreambooth_trainer.models.family import Conditioning, Config, Family, Tokens
 from dreambooth_trainer.models.published import STABILITY_COMMUNITY, GpuMemory, PublishedModel
 

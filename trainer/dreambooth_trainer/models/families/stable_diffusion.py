@@ -9,12 +9,12 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from dreambooth_trainer.models.bases.ddpm import SAMPLERS, DDPMFamily
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.families import compvis
-from dreambooth_trainer.models.families.ddpm import SAMPLERS, DDPMFamily
-from dreambooth_trainer.models.families.kohya import kohya_lora
 from dreambooth_trainer.models.family import Conditioning, Config, ReadWeights, Tokens
 from dreambooth_trainer.models.lora import Adapter
+from dreambooth_trainer.models.names import compvis
+from dreambooth_trainer.models.names.kohya import kohya_lora
 from dreambooth_trainer.models.published import OPENRAIL_M, GpuMemory, License, PublishedModel
 
 DEFAULTS = ModelDefaults(

@@ -9,11 +9,11 @@ from diffusers import AutoencoderKL, ZImagePipeline, ZImageTransformer2DModel
 from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen3Model
 
+from dreambooth_trainer.models.bases.flow import FlowFamily
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.families.flow import FlowFamily
-from dreambooth_trainer.models.families.kohya import with_alpha
 from dreambooth_trainer.models.family import Conditioning, Config, Tokens
 from dreambooth_trainer.models.lora import Adapter
+from dreambooth_trainer.models.names.kohya import with_alpha
 from dreambooth_trainer.models.published import APACHE, GpuMemory, PublishedModel
 
 DEFAULTS = ModelDefaults(

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreambooth_trainer.models.families.flow import FlowFamily
+from dreambooth_trainer.models.bases.flow import FlowFamily
 
 
 class VideoVaeFamily(FlowFamily):

@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dreambooth_trainer.models.families.kohya import kohya_lora
 from dreambooth_trainer.models.lora import Adapter
+from dreambooth_trainer.models.names.kohya import kohya_lora
 
 DOUBLE = {
     "attn.to_out.0": "img_attn.proj",

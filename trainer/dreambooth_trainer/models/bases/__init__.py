@@ -1,0 +1,1 @@
+"""What several model families share: their objective, their autoencoder, their tokens."""

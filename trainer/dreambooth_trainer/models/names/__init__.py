@@ -1,0 +1,1 @@
+"""Names of weights in the formats of other tools."""
