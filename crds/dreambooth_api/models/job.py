@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.models.base import ApiModel, JobName, NamespaceName, ObjectUid, StorageUri
+from dreambooth_api.models.evaluation import Evaluation
 from dreambooth_api.models.map_list import MapList
 from dreambooth_api.models.model import Model
 from dreambooth_api.models.prior import Prior
@@ -14,7 +15,7 @@ from dreambooth_api.models.resume import ResumeFrom
 from dreambooth_api.models.rules import rule
 from dreambooth_api.models.runtime import Runtime, world_size
 from dreambooth_api.models.status import Status
-from dreambooth_api.models.storage import Checkpoints, Evaluation, Samples, Storage, Tracking
+from dreambooth_api.models.storage import Checkpoints, Samples, Storage, Tracking
 from dreambooth_api.models.subject import Subject
 from dreambooth_api.models.training import Training
 

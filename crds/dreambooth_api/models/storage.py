@@ -9,14 +9,12 @@ from dreambooth_api.models.base import (
     BucketName,
     EndpointUrl,
     GuidanceScale,
-    ModelSource,
     ObjectName,
     Prompt,
     Region,
     SecretKey,
     Seed,
     Steps,
-    StorageUri,
 )
 from dreambooth_api.models.map_list import SetList
 from dreambooth_api.models.prior import Sampler, SamplingSteps
@@ -117,24 +115,6 @@ class Samples(ApiModel):
 
     seed: Seed = 42
     """Image i of every prompt starts from seed + i."""
-
-
-class Evaluation(ApiModel):
-    """Scores of the result.
-
-    Similarity to the subject (DINO, CLIP-I) and to the prompts (CLIP-T), and variety of the class
-    (paper, sections 4.1 and 4.3).
-    """
-
-    model: ModelSource
-    """A CLIP model (transformers layout) that scores: `s3://`, `hf://` or an absolute path."""
-
-    images: StorageUri | None = None
-    """Folder of images of the only subject that were not trained on. Default: the training
-    images."""
-
-    count: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Images generated per score."""
 
 
 class WandbSecret(ApiModel):

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from PIL import Image
 from torch import Tensor
 
+from dreambooth_api.models.evaluation import Evaluation
 from dreambooth_api.models.model import Model
-from dreambooth_api.models.storage import Evaluation
 from dreambooth_api.models.subject import Subject
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.images import load_images, read_pixels

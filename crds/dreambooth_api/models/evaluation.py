@@ -1,0 +1,25 @@
+"""Scores of the result."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from dreambooth_api.models.base import ApiModel, ModelSource, StorageUri
+
+
+class Evaluation(ApiModel):
+    """Scores of the result.
+
+    Similarity to the subject (DINO, CLIP-I) and to the prompts (CLIP-T), and variety of the class
+    (paper, sections 4.1 and 4.3).
+    """
+
+    model: ModelSource
+    """A CLIP model (transformers layout) that scores: `s3://`, `hf://` or an absolute path."""
+
+    images: StorageUri | None = None
+    """Folder of images of the only subject that were not trained on. Default: the training
+    images."""
+
+    count: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Images generated per score."""
