@@ -11,7 +11,7 @@ TORCH_BACKEND ?= auto
 READY := $(VENV)/.ready$(if $(filter-out pinned,$(TORCH)),-$(TORCH))
 # Enough to run jobs: without the operator's controller, and without tools for developers.
 RUN_READY := $(VENV)/.ready-to-run$(if $(filter-out pinned,$(TORCH)),-$(TORCH))
-PACKAGES := crds storage operator trainer charts
+PACKAGES := crds storage report operator trainer charts
 TESTS ?= tests
 # For `make images`; empty: see `images/build.py --help`.
 BUILDER ?=
@@ -35,8 +35,8 @@ help: ## list the targets
 
 init: $(READY) ## build the virtual environment; TORCH=oldest|pinned|newest TORCH_BACKEND=auto|default|cpu|...
 
-$(READY): INSTALL = -e crds -e storage -e 'operator[cli,controller,local]' -e 'trainer[wandb]' -e charts --group dev
-$(RUN_READY): INSTALL = -e crds -e storage -e 'operator[cli,local]' -e trainer
+$(READY): INSTALL = -e crds -e storage -e report -e 'operator[cli,controller,local]' -e 'trainer[wandb]' -e charts --group dev
+$(RUN_READY): INSTALL = -e crds -e storage -e report -e 'operator[cli,local]' -e trainer
 $(READY) $(RUN_READY): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	@echo "setting up $(VENV)"
@@ -137,7 +137,7 @@ wheels-gpu: $(READY) ## download what `make bench-gpu` needs besides torch and t
 bench-gpu: ## measure the trainer on this machine's GPU in 8 minutes, with the wheels in WHEELS; ROWS=--help lists the rows
 	$(PYTHON) -m venv --system-site-packages $(GPU_VENV)
 	$(GPU_VENV)/bin/python -m pip install --quiet --no-index --no-deps $(WHEELS)/*.whl
-	PYTHONPATH=crds:storage:trainer $(GPU_VENV)/bin/python -m tests.bench.gpu $(ROWS)
+	PYTHONPATH=crds:storage:report:trainer $(GPU_VENV)/bin/python -m tests.bench.gpu $(ROWS)
 
 clean: ## remove the virtual environment, build outputs and all caches; results of runs stay
 	rm -rf $(VENV) dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -26,11 +26,12 @@ FROM tools AS dependencies
 COPY images/requirements.py ./
 COPY crds/pyproject.toml crds/
 COPY storage/pyproject.toml storage/
+COPY report/pyproject.toml report/
 COPY operator/pyproject.toml operator/
 # Of `kubernetes`, only the reading of credentials is used: the classes for its API, 79 MB, are
 # removed, and its models, which are hardly ever read, are not compiled.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
-    python3 requirements.py crds storage 'operator[cli,controller]' > requirements.txt \
+    python3 requirements.py crds storage report 'operator[cli,controller]' > requirements.txt \
     && /opt/pip/bin/pip --python /opt/venv install --no-cache-dir --no-compile \
         --only-binary :all: --constraint constraints.txt --requirement requirements.txt \
     && rm -r /opt/venv/lib/python3*/site-packages/kubernetes/client/api \
@@ -42,10 +43,11 @@ FROM dependencies AS packages
 COPY LICENSE ./
 COPY crds crds
 COPY storage storage
+COPY report report
 COPY operator operator
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     /opt/pip/bin/pip --python /opt/venv install --no-cache-dir --no-deps \
-        --prefix /opt/packages --build-constraint constraints.txt ./crds ./storage ./operator
+        --prefix /opt/packages --build-constraint constraints.txt ./crds ./storage ./report ./operator
 
 FROM ${BASE_IMAGE}
 COPY --from=tools /usr/bin/tini-static /usr/bin/tini

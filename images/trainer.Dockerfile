@@ -33,9 +33,10 @@ ARG PIP_EXTRA_INDEX_URL
 COPY images/requirements.py ./
 COPY crds/pyproject.toml crds/
 COPY storage/pyproject.toml storage/
+COPY report/pyproject.toml report/
 COPY trainer/pyproject.toml trainer/
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
-    python3 requirements.py crds storage 'trainer[wandb]' > requirements.txt \
+    python3 requirements.py crds storage report 'trainer[wandb]' > requirements.txt \
     && case "${TORCH_VARIANT}" in \
         cuda) sed 's/^torch==/torch===/' constraints.txt ;; \
         *) sed "s/^torch==.*/&+${TORCH_VARIANT}/" constraints.txt ;; \
@@ -48,10 +49,11 @@ FROM dependencies AS packages
 COPY LICENSE ./
 COPY crds crds
 COPY storage storage
+COPY report report
 COPY trainer trainer
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     /opt/pip/bin/pip --python /opt/venv install --no-cache-dir --no-deps \
-        --prefix /opt/packages --build-constraint constraints.txt ./crds ./storage ./trainer
+        --prefix /opt/packages --build-constraint constraints.txt ./crds ./storage ./report ./trainer
 
 FROM ${BASE_IMAGE}
 COPY --from=tools /usr/bin/tini-static /usr/bin/tini

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dreambooth_api.codegen.files import REPOSITORY, Files
 
-PACKAGES = ("crds", "storage", "operator", "trainer", "charts")
+PACKAGES = ("crds", "storage", "report", "operator", "trainer", "charts")
 CHART_FILE = Path("charts", "dreambooth-operator", "Chart.yaml")
 
 

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TRAINER = ("torch", "diffusers", "transformers", "pytorch_lightning", "dreambooth_trainer")
 CONTROLLER = ("aiohttp", "kopf", "kubernetes", "prometheus_client")
-CLI = ("boto3", "dreambooth_storage", "rich", "typer")
+CLI = ("boto3", "dreambooth_report", "dreambooth_storage", "rich", "typer")
 
 BLOCK = """
 import importlib.abc, sys

@@ -11,10 +11,12 @@ class OutputLayout:
     root: str
     """Folder of the run, without a slash at its end."""
 
+    ATTEMPTS: ClassVar = "attempts"
     CHECKPOINTS: ClassVar = "checkpoints"
     EXPORT: ClassVar = "export"
     LATENTS: ClassVar = "latents"
     HISTORY: ClassVar = "history.jsonl"
+    REPORT: ClassVar = "report.html"
     RUN_RECORD: ClassVar = "run.json"
     SAMPLES: ClassVar = "samples"
     SCORES: ClassVar = "scores.json"
@@ -56,6 +58,15 @@ class OutputLayout:
     def latents(self) -> str:
         """Folder of the encoded images, which later attempts read instead of encoding again."""
         return self.path(self.LATENTS)
+
+    @property
+    def report(self) -> str:
+        """The page that shows the run: one HTML file."""
+        return self.path(self.REPORT)
+
+    def attempt_end(self, number: int) -> str:
+        """How an attempt ended, as far as it could say so itself."""
+        return self.path(f"{self.ATTEMPTS}/{number:04d}.json")
 
     @property
     def run_record(self) -> str:

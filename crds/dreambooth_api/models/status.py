@@ -141,6 +141,9 @@ class Artifacts(ApiModel):
     samples: Annotated[str, StringConstraints(max_length=2048)] | None = None
     """The newest sample grid."""
 
+    report: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    """The page that shows a run that succeeded, `report.html`."""
+
 
 class Status(ApiModel):
     """What the operator reports."""

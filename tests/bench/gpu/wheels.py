@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 LIMIT = 60_000_000
 """Bytes of all wheels."""
-OWN = ("dreambooth-api", "dreambooth-storage", "dreambooth-trainer")
+OWN = ("dreambooth-api", "dreambooth-report", "dreambooth-storage", "dreambooth-trainer")
 """They travel as source."""
 PRESENT = ("torch", "transformers")
 NOT_IMPORTED = ("tensorboard", "setuptools")

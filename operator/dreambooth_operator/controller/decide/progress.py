@@ -141,7 +141,7 @@ def complete_progress(status: Status, job: DreamBoothJob) -> Status:
     """
     layout = output_layout(job)
     artifacts = (status.artifacts or Artifacts()).model_copy(
-        update={"output": layout.root, "export": layout.export}
+        update={"output": layout.root, "export": layout.export, "report": layout.report}
     )
     progress = status.progress or ProgressStatus(total_steps=job.spec.training.steps)
     progress = progress.model_copy(update={"step": progress.total_steps, "eta": None})

@@ -18,6 +18,9 @@ def test_success_reports_where_the_model_is() -> None:
     assert world.status.stage is None
     assert world.status.artifacts is not None
     assert world.status.artifacts.export == "s3://results/runs/team-a/mug/uid-of-the-job/export"
+    assert (
+        world.status.artifacts.report == "s3://results/runs/team-a/mug/uid-of-the-job/report.html"
+    )
     assert world.status.progress is not None
     assert world.status.progress.step == 800
     assert world.condition("Complete")[0] == "True"
