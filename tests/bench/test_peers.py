@@ -5,9 +5,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.parsing.load import load
 from tests.bench.peers.__main__ import measurements
-from tests.bench.peers.processes import ProgramError, run_program
+from tests.bench.peers.processes import ProgramError, Usage, run_program
 
 TRAINS = """
 import pathlib, sys, torch
@@ -28,16 +32,61 @@ def _checkout(folder: Path, script: str) -> Path:
     return folder / "diffusers"
 
 
+ROWS = [
+    "diffusers' step / ours", "diffusers' whole job / ours", "diffusers' class image / ours",
+    "diffusers' peak memory / ours", "diffusers' checkpoint bytes / payload",
+    "our checkpoint bytes / payload",
+]  # fmt: skip
+
+
+@pytest.mark.slow
 def test_a_script_is_measured_against_the_trainer(tmp_path: Path) -> None:
     measure = measurements(_checkout(tmp_path, TRAINS))["sd-lora"]
     rows = {row.name: row.value for row in measure(tmp_path, True)}
-    assert list(rows) == [
-        "diffusers' step / ours", "diffusers' whole job / ours", "diffusers' class image / ours",
-        "diffusers' peak memory / ours", "diffusers' checkpoint bytes / payload",
-        "our checkpoint bytes / payload",
-    ]  # fmt: skip
+    assert list(rows) == ROWS
     assert rows["diffusers' checkpoint bytes / payload"] == "2.000"
     assert float(rows["diffusers' whole job / ours"]) < 1  # it trains nothing
+
+
+class Programs:
+    """Takes the time of programs from a table, and writes what they would."""
+
+    def __init__(self) -> None:
+        self.jobs: list[DreamBoothJob] = []
+        self.steps: list[int] = []
+
+    def run(self, command: list[str], environment: dict[str, str], log: Path) -> Usage:
+        if "dreambooth_trainer" in command:
+            job = load(Path(command[-1]))
+            self.jobs.append(job)
+            steps, images, second = job.spec.training.steps, job.spec.prior.count, 1.0
+            output = Path(job.spec.output.removeprefix("file://"))
+            (output / "default" / "peer" / "peer" / "checkpoints").mkdir(parents=True)
+        else:
+            options = dict(each.split("=", 1) for each in command if "=" in each)
+            steps, second = int(options["--max_train_steps"]), 2.0
+            images = int(options["--num_class_images"])
+            output = Path(options["--output_dir"])
+            checkpoint = output / f"checkpoint-{steps}"
+            checkpoint.mkdir(parents=True)
+            (checkpoint / "state.bin").write_bytes(bytes(240))
+            save_file({"A": torch.zeros(10)}, output / "pytorch_lora_weights.safetensors")
+        self.steps.append(steps)
+        making = images if log.name == "making.log" else 0
+        return Usage(second * (10 + steps + 3 * making), peak_bytes=int(100 * second))
+
+
+def test_fixed_costs_drop_out_of_the_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = Programs()
+    monkeypatch.setattr("tests.bench.peers.measure.run_program", programs.run)
+    rows = list(measurements(_checkout(tmp_path, ""))["sd-lora"](tmp_path, True))
+    assert [row.name for row in rows] == ROWS
+    assert [row.value for row in rows] == ["2.000"] * 5 + ["0.000"]
+    assert programs.steps == [2, 2, 6] * 2
+    assert {job.spec.training.steps for job in programs.jobs} == {2, 6}
+    assert {job.spec.prior.count for job in programs.jobs} == {2}
 
 
 def test_a_script_that_cannot_run_is_reported_with_its_reason(tmp_path: Path) -> None:

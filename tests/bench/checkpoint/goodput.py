@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from boto3.s3.transfer import TransferConfig
@@ -15,7 +15,10 @@ from botocore.config import Config
 from dreambooth_storage import StorageSettings
 from dreambooth_storage.upload.process import UploadProcess
 from dreambooth_storage.upload.worker import NICENESS
-from dreambooth_trainer.checkpoint.staging import Staging
+
+# The process that is spawned below would import torch for it.
+if TYPE_CHECKING:
+    from dreambooth_trainer.checkpoint.staging import Staging
 
 MIB = 2**20
 TUNINGS = list(product((2, 4, 8, 16), (8 * MIB, 16 * MIB, 32 * MIB)))
@@ -24,7 +27,7 @@ _spawn = multiprocessing.get_context("spawn")
 
 
 def upload_seconds(
-    settings: StorageSettings, staging: Staging, prefix: str, rounds: int
+    settings: StorageSettings, staging: "Staging", prefix: str, rounds: int
 ) -> list[float]:
     """Seconds to store all staged shards, once the process is up."""
     uploads = UploadProcess(settings)
@@ -41,7 +44,7 @@ def upload_seconds(
 
 
 def raw_seconds(
-    endpoint: str, bucket: str, staging: Staging, rounds: int, tunings: list[tuple[int, int]]
+    endpoint: str, bucket: str, staging: "Staging", rounds: int, tunings: list[tuple[int, int]]
 ) -> list[float]:
     """Seconds of boto3's transfer manager with its best tuning, in a process as nice as ours."""
     paths = [f"/proc/{os.getpid()}/fd/{shard.descriptor}" for shard in staging.shards]
