@@ -20,17 +20,21 @@ FACTS = FamilyFacts(
         "text_encoder": 4_762_310_656,
     },
     files={
-        "transformer/diffusion_pytorch_model-00001-of-00002.safetensors": None,
-        "transformer/diffusion_pytorch_model-00002-of-00002.safetensors": None,
-        "vae/diffusion_pytorch_model.safetensors": None,
-        "text_encoder/model-00001-of-00002.safetensors": None,
-        "text_encoder/model-00002-of-00002.safetensors": None,
+        "transformer/diffusion_pytorch_model-00001-of-00002.safetensors": 9_946_193_392,
+        "transformer/diffusion_pytorch_model-00002-of-00002.safetensors": 7_853_894_360,
+        "vae/diffusion_pytorch_model.safetensors": 167_666_902,
+        "text_encoder/model-00001-of-00002.safetensors": 4_994_582_224,
+        "text_encoder/model-00002-of-00002.safetensors": 4_530_066_360,
     },
     lora_targets=("to_k", "to_q", "to_v", "to_out.0"),  # diffusers has no script for it
     kohya_prefixes=("lora_unet_", "lora_te3_"),
     comfyui_prefix="diffusion_model.",
     same_layout=("lodestones/Chroma1-Base",),
-    notes="Guidance is classifier-free, with a negative prompt; nothing is distilled.",
+    notes=(
+        "Guidance is classifier-free, with a negative prompt; nothing is distilled. The sizes are of"
+        " copies that the same libraries saved; with the single file they make up the 45.3 GB of the"
+        " repository. The scheduler's configuration has not been compared with the repository's."
+    ),
 )
 
 INDEX = {

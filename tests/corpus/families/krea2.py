@@ -50,7 +50,8 @@ FACTS = FamilyFacts(
         "Adapters are trained on Raw and used with Turbo, which distils guidance and steps"
         " (is_distilled in model_index.json: a fixed mu of 1.15; 8 steps, guidance 0). Guidance is"
         " counted from 0: the prediction is p + g (p - n). ComfyUI's names are those of the"
-        " original model (blocks, wq, wk, wv, wo, txtfusion)."
+        " original model (blocks, wq, wk, wv, wo, txtfusion). The scheduler has the values that"
+        " diffusers' pipeline documents; the sizes of the shards could not be looked up."
     ),
 )
 

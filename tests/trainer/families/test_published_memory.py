@@ -10,7 +10,7 @@ from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.models.published import GpuMemory
 from dreambooth_trainer.preflight.memory import GIB, OVERHEAD, measure_stages
 from tests.docs.test_examples import JOB
-from tests.trainer.families.published import CONFIGURED, described, published_config
+from tests.trainer.families.published import PUBLISHED, published_config
 
 
 def measure(config: ModelConfig, method: str, *, checkpointing: bool) -> float:
@@ -24,9 +24,9 @@ def measure(config: ModelConfig, method: str, *, checkpointing: bool) -> float:
 @pytest.mark.slow
 # As on a GPU; it says that a norm in fp32 is not fused.
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
-@pytest.mark.parametrize("pipeline", CONFIGURED)
-def test_the_memory_of_published_models(pipeline: str) -> None:
-    config = published_config(pipeline)
+@pytest.mark.parametrize("source", PUBLISHED)
+def test_the_memory_of_published_models(source: str) -> None:
+    config = published_config(source)
     found = GpuMemory(
         *(
             measure(config, method, checkpointing=checkpointing)
@@ -34,6 +34,6 @@ def test_the_memory_of_published_models(pipeline: str) -> None:
             for method in ("lora", "full")
         )
     )
-    stated = described(pipeline).memory
+    stated = PUBLISHED[source].memory
     assert stated is not None, f"memory={found}"
     assert astuple(found) == pytest.approx(astuple(stated), rel=0.01, abs=0.1), f"memory={found}"

@@ -19,6 +19,7 @@ class HubServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repository, self.folder = repository, folder
         self.downloaded: set[str] = set()
+        self.is_gated = False
 
     @property
     def url(self) -> str:
@@ -55,6 +56,8 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             info = {"id": self.server.repository, "sha": COMMIT, "siblings": siblings}
             self._send(200, json.dumps(info).encode(), with_body)
+        elif self.server.is_gated:
+            self._send(401, b"", with_body, {"X-Error-Code": "GatedRepo"})
         elif path.startswith(f"{self.server.repository}/resolve/"):
             name = path.split("/", 4)[4]
             if name not in files:

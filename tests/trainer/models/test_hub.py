@@ -58,6 +58,12 @@ def test_a_repository_loads_and_only_what_is_needed_is_downloaded(
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-2)
 
 
+def test_a_gated_model_names_the_license_and_the_token(hub: HubServer, storage: Storage) -> None:
+    hub.is_gated = True
+    with pytest.raises(BadModelError, match=r"is gated; accept its license .* set HF_TOKEN"):
+        read_model_config(Model(source=f"hf://{REPOSITORY}", variant="fp16"), storage)
+
+
 def test_one_file_of_a_repository_loads(
     hub: HubServer,
     storage: Storage,

@@ -19,6 +19,8 @@ steps and guidance scale default to those below, and LoRA adapts the layers that
 model, which `run.json` shows as `lora.targets`.
 
 The license of the base model applies to what is trained from it. The result's `README.md` names it.
+Models that are *gated* need two things: a user who has accepted the license on the model's page of
+the hub, and [that user's token in the job](job.md#pods). A copy of your own needs no token.
 """
 MEMORY = """\
 Parameters are those of the denoiser, in billions. GPU memory is preflight's estimate in GiB, for
@@ -79,6 +81,8 @@ def _section(family: type[Family]) -> Iterator[str]:
     """What one family can do, its published models, and a job."""
     yield f"## {family.name}\n"
     yield from _table(family.published)
+    if gated := [_name(model) for model in family.published if model.is_gated]:
+        yield f"- **Gated**: {', '.join(gated)}. Accept the license on the hub, and set a token."
     yield f"- **Training**: {_training(family)}"
     yield f"- **Sampling**: {_samplers(family)}."
     yield f"- **Result**: {_result(family)}"

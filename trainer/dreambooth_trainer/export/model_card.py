@@ -4,7 +4,7 @@ import json
 
 from dreambooth_trainer.export.provenance import VERSION, Provenance
 from dreambooth_trainer.models.family import Family
-from dreambooth_trainer.models.published import License
+from dreambooth_trainer.models.published import INHERITED, License
 
 TEMPLATE = """---
 base_model: {base}
@@ -85,6 +85,8 @@ def _license_front_matter(license: License) -> str:
 
 def _describe(license: License) -> str:
     """Name, what it forbids, and where its text is."""
+    if license == INHERITED:
+        return "not known; it applies to this model too"
     remark = f" ({license.remark})" if license.remark else ""
     return f"{license.name}{remark}" + (f", {license.link}" if license.link else "")
 

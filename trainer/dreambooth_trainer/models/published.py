@@ -25,12 +25,13 @@ class License:
     is_listed: bool = False
 
 
-INHERITED = License("inherits the base model's license")
+INHERITED = License("same-as-base-model")
 """Of a base model that is not known."""
 APACHE = License("apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0", is_listed=True)
+BLACK_FOREST_LABS_TERMS = "https://bfl.ai/legal/non-commercial-license-terms"
 FLUX_1_DEV = License(
     "flux-1-dev-non-commercial-license",
-    "https://bfl.ai/legal/non-commercial-license-terms",
+    BLACK_FOREST_LABS_TERMS,
     NO_COMMERCIAL_USE,
 )
 OPENRAIL_M = License(
@@ -72,6 +73,7 @@ class PublishedModel:
         steps: Sampling steps by default.
         guidance_scale: By default.
         sampler: By default.
+        is_gated: Whether the hub gives its files only to users who accepted the license.
         note: What to know before training it, such as what becomes of its distillation.
         memory: None where it was not measured.
     """
@@ -83,6 +85,7 @@ class PublishedModel:
     steps: int
     guidance_scale: float
     sampler: Sampler = "euler"
+    is_gated: bool = False
     note: str = ""
     memory: GpuMemory | None = None
 

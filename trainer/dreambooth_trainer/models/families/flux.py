@@ -37,6 +37,7 @@ class Flux(FlowFamily):
             resolution=1024,
             steps=28,
             guidance_scale=3.5,
+            is_gated=True,
             memory=GpuMemory(79.6, 253.2, 32.7, 202.5),
         ),
         PublishedModel(
@@ -46,6 +47,7 @@ class Flux(FlowFamily):
             resolution=1024,
             steps=28,
             guidance_scale=3.5,
+            is_gated=True,
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.1-schnell",
@@ -54,6 +56,7 @@ class Flux(FlowFamily):
             resolution=1024,
             steps=4,
             guidance_scale=1.0,
+            is_gated=True,
             note=SCHNELL_NOTE,
         ),
     )

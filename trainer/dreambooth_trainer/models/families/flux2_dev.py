@@ -11,6 +11,7 @@ from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families.flux2 import LORA_TARGETS, TRAINING_GUIDANCE, Flux2
 from dreambooth_trainer.models.family import Conditioning, Tokens
 from dreambooth_trainer.models.published import (
+    BLACK_FOREST_LABS_TERMS,
     NO_COMMERCIAL_USE,
     GpuMemory,
     License,
@@ -28,11 +29,12 @@ class Flux2Dev(Flux2):
     published = (
         PublishedModel(
             "hf://black-forest-labs/FLUX.2-dev",
-            License("flux-dev-non-commercial-license", remark=NO_COMMERCIAL_USE),
+            License("flux-dev-non-commercial-license", BLACK_FOREST_LABS_TERMS, NO_COMMERCIAL_USE),
             32.2,
             resolution=1024,
             steps=50,
             guidance_scale=4.0,
+            is_gated=True,
             memory=GpuMemory(218.6, 625.2, 106.4, 545.4),
         ),
     )

@@ -12,13 +12,16 @@ from dreambooth_trainer.models.families.flux2 import LORA_TARGETS, Flux2
 from dreambooth_trainer.models.family import Conditioning, Tokens
 from dreambooth_trainer.models.published import (
     APACHE,
+    BLACK_FOREST_LABS_TERMS,
     NO_COMMERCIAL_USE,
     GpuMemory,
     License,
     PublishedModel,
 )
 
-KLEIN_9B_LICENSE = License("flux-non-commercial-license", remark=NO_COMMERCIAL_USE)
+KLEIN_9B_LICENSE = License(
+    "flux-non-commercial-license", BLACK_FOREST_LABS_TERMS, NO_COMMERCIAL_USE
+)
 DISTILLED_NOTE = (
     "this FLUX.2 klein was distilled to 4 steps with its guidance, which training undoes: train"
     " FLUX.2-klein-base of the same size and use its LoRA with this model"
@@ -46,6 +49,7 @@ class Flux2Klein(Flux2):
             resolution=1024,
             steps=50,
             guidance_scale=4.0,
+            is_gated=True,
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.2-klein-4B",
@@ -63,6 +67,7 @@ class Flux2Klein(Flux2):
             resolution=1024,
             steps=4,
             guidance_scale=1.0,
+            is_gated=True,
             note=DISTILLED_NOTE,
         ),
     )

@@ -43,7 +43,7 @@ TURBO_SHIFT_EXPONENT = 1.15
 
 LICENSE = License(
     "krea-2-community-license",
-    "https://github.com/krea-ai/krea-2/blob/main/docs/KREA-2-COMMUNITY-LICENSE",
+    "https://www.krea.ai/krea-2-licensing",
     "commercial use up to a revenue of $1,000,000 a year",
 )
 TURBO_NOTE = (
@@ -73,6 +73,7 @@ class Krea2(VideoVaeFamily):
             resolution=1024,
             steps=28,
             guidance_scale=4.5,
+            is_gated=True,
             memory=GpuMemory(127.3, 298.1, 35.3, 220.3),
         ),
         PublishedModel(
@@ -82,6 +83,7 @@ class Krea2(VideoVaeFamily):
             resolution=1024,
             steps=8,
             guidance_scale=0.0,
+            is_gated=True,
             note=TURBO_NOTE,
         ),
     )

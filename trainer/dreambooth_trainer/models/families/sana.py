@@ -29,7 +29,11 @@ DEFAULTS = ModelDefaults(
     lora_targets=("to_q", "to_k", "to_v"),
     samplers=("dpm-solver++",),
 )
-LICENSE = License("nscl-v2-custom", remark=NO_COMMERCIAL_USE)
+LICENSE = License(
+    "nscl-v2-custom",
+    "https://huggingface.co/Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers/blob/main/LICENSE.txt",
+    NO_COMMERCIAL_USE,
+)
 STATES = 300
 """Of a caption, that the transformer reads."""
 INSTRUCTION = "\n".join(

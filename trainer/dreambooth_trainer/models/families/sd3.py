@@ -53,6 +53,7 @@ class StableDiffusion3(FlowFamily):
             resolution=1024,
             steps=28,
             guidance_scale=4.5,
+            is_gated=True,
             memory=GpuMemory(23.3, 60.8, 16.4, 41.3),
         ),
         PublishedModel(
@@ -62,6 +63,7 @@ class StableDiffusion3(FlowFamily):
             resolution=1024,
             steps=28,
             guidance_scale=4.5,
+            is_gated=True,
         ),
         PublishedModel(
             "hf://stabilityai/stable-diffusion-3-medium-diffusers",
@@ -70,6 +72,7 @@ class StableDiffusion3(FlowFamily):
             resolution=1024,
             steps=28,
             guidance_scale=4.5,
+            is_gated=True,
         ),
     )
     pipeline_class = StableDiffusion3Pipeline

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import httpx2
 from huggingface_hub import HfApi, hf_hub_url, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session, hf_raise_for_status
 from huggingface_hub.utils.tqdm import tqdm
@@ -97,6 +97,12 @@ def _translated(action: Callable[[], T], model: Model, field: str) -> T:
     """The action's result; an error of the hub's client gets a message for the user."""
     try:
         return action()
+    except GatedRepoError as error:
+        raise BadModelError(
+            f"{field}: {model.source} is gated; accept its license on its page of the hub, and set"
+            " HF_TOKEN to a token of that user with spec.runtime.podOverrides, or copy the model to"
+            " s3:// once"
+        ) from error
     except _ERRORS as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         refused = isinstance(error, HFValidationError) or status in (400, 401, 403, 404)
