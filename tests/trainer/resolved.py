@@ -1,5 +1,6 @@
 """Jobs and settings with the defaults of Stable Diffusion 1.5, as preflight fills them in."""
 
+from collections.abc import Callable
 from typing import Any
 
 from dreambooth_api.models.job import DreamBoothJob
@@ -12,8 +13,18 @@ def resolve(job: dict[str, Any]) -> ResolvedJob:
     return fill_defaults(DreamBoothJob.model_validate(job), DEFAULTS)
 
 
-def resolve_training(training: dict[str, Any]) -> ResolvedTraining:
-    lora = {"targets": list(DEFAULTS.lora_targets), **training.get("lora", {})}
-    return ResolvedTraining.model_validate(
-        {"resolution": DEFAULTS.resolution, **training, "lora": lora}, by_name=True
-    )
+def resolve_training(
+    training: dict[str, Any], flow_shift: Callable[[int], float | None] = lambda _resolution: None
+) -> ResolvedTraining:
+    job = {
+        "apiVersion": "dreambooth.dev/v1alpha1",
+        "kind": "DreamBoothJob",
+        "metadata": {"name": "test"},
+        "spec": {
+            "model": {"source": "/model"},
+            "subjects": [{"identifier": "sks", "classNoun": "mug", "images": "s3://b/mug"}],
+            "output": "file:///out",
+            "training": training,
+        },
+    }
+    return fill_defaults(DreamBoothJob.model_validate(job), DEFAULTS, flow_shift).spec.training

@@ -4,7 +4,14 @@ from dreambooth_api.models.base import GuidanceScale
 from dreambooth_api.models.job import DreamBoothJob, Spec
 from dreambooth_api.models.prior import Prior, Sampler, SamplingSteps
 from dreambooth_api.models.storage import Samples
-from dreambooth_api.models.training import Lora, LoraTargets, Resolution, Training
+from dreambooth_api.models.training import (
+    Lora,
+    LoraTargets,
+    Resolution,
+    Shift,
+    TimestepSampling,
+    Training,
+)
 
 
 class ResolvedPrior(Prior):
@@ -29,11 +36,19 @@ class ResolvedLora(Lora):
     targets: LoraTargets
 
 
+class ResolvedTimestepSampling(TimestepSampling):
+    """`spec.training.timestepSampling` with the model's shift, and all that its density takes."""
+
+    shift: Shift
+
+
 class ResolvedTraining(Training):
     """`spec.training` with the model's defaults."""
 
     lora: ResolvedLora
     resolution: Resolution
+    timestep_sampling: ResolvedTimestepSampling | None = None
+    """None for models of DDPM."""
 
 
 class ResolvedSpec(Spec):

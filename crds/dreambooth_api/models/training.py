@@ -11,6 +11,7 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 LossWeighting = Literal["none", "sigma-sqrt", "cosmap"]
 LoraTargets = Annotated[list[ModuleName], Field(min_length=1, max_length=32)]
 MIN_RESOLUTION = 64
+Shift = Annotated[float, Field(gt=0, le=100)]
 Resolution = Annotated[int, Field(ge=MIN_RESOLUTION, le=2048, multiple_of=8)]
 
 
@@ -114,7 +115,7 @@ class TimestepSampling(ApiModel):
     mode_scale: Annotated[float, Field(ge=-1, le=1.75)] | None = None
     """Scale of `mode`; below 0 for the ends, above 0 for the middle. Default: 1.29."""
 
-    shift: Annotated[float, Field(gt=0, le=100)] | None = None
+    shift: Shift | None = None
     """Factor on the odds of noise, sigma / (1 - sigma); above 1 for more noise. Default: the
     model's, which may depend on `training.resolution`."""
 

@@ -87,7 +87,8 @@ class TrainerRun:
         self.config = read_config(model, folder, tiny)
         size = TINY_RESOLUTION if tiny else resolution
         training = {"steps": FOREVER, "precision": "bf16", "resolution": size, **training}
-        self.job = fill_defaults(_job(folder, prior, training), self.config.defaults)
+        job = _job(folder, prior, training)
+        self.job = fill_defaults(job, self.config.defaults, self.config.skeleton.flow_shift)
         self._reports = _Reports(self.job)
         self.storage = Storage(StorageSettings(None, None, "auto"))
         self._attempt = Attempt(

@@ -1,5 +1,6 @@
 """What FLUX.2 and Krea 2 do that other families do not."""
 
+import math
 import re
 import shutil
 from pathlib import Path
@@ -8,8 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.export.lora import KOHYA_FILE, export_lora
 from dreambooth_trainer.models.lora import find_adapters
+from dreambooth_trainer.preflight.check import check_job
 from tests.trainer.conftest import MakeJob
 from tests.trainer.export.test_export import ABOUT
 from tests.trainer.families.conftest import build, load, load_plain
@@ -48,6 +52,23 @@ def test_a_distilled_klein_takes_no_guidance(job: MakeJob, tmp_path: Path) -> No
     assert not check(config)[0]
     change(folder / "model_index.json", is_distilled=True)
     assert any("spec.samples.guidanceScale" in each for each in check(config)[0])
+
+
+def test_noise_levels_are_shifted_as_in_the_base_models_training(job: MakeJob) -> None:
+    """Exp(1.15) at 1024 pixels, by the scheduler's configuration; sampling has a larger shift."""
+    config = job(model={"source": str(build("flux2_klein"))}, training={"resolution": 1024})
+    report = check_job(DreamBoothJob.model_validate(config), Storage(StorageSettings()))
+    assert report.job
+    sampling = report.job.spec.training.timestep_sampling
+    assert sampling
+    assert (sampling.density, sampling.mean, sampling.std) == ("logit-normal", 0, 1)
+    assert sampling.shift == pytest.approx(math.exp(1.15))
+
+
+def test_min_snr_is_refused_by_name(job: MakeJob) -> None:
+    config = job(model={"source": str(build("flux2_klein"))}, training={"minSnrGamma": 5})
+    [error] = check(config)[0]
+    assert error.startswith("spec.training.minSnrGamma: is for models of DDPM")
 
 
 @pytest.mark.parametrize("name", ["Flux2KleinInpaintPipeline", "Flux2KleinKVPipeline"])

@@ -28,7 +28,8 @@ REQUESTS = [ImageRequest("a photo of sks dog", 1), ImageRequest("a mug", 2)]
 def training(job: MakeJob, family: Family, **values: Any) -> ResolvedTraining:
     """`spec.training` with the family's defaults."""
     config = job(training={"method": "lora", **values})
-    return fill_defaults(DreamBoothJob.model_validate(config), family.defaults).spec.training
+    parsed = DreamBoothJob.model_validate(config)
+    return fill_defaults(parsed, family.defaults, family.flow_shift).spec.training
 
 
 def draw(family: Family) -> np.ndarray:

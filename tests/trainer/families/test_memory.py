@@ -18,7 +18,12 @@ def test_every_stage_is_measured_without_weights(job: MakeJob, folder: Path, met
     config = read_model_config(Model(source=str(folder)), Storage(StorageSettings()))
     assert config is not None
     spec = DreamBoothJob.model_validate(job(training={"method": method}))
-    stages = measure_stages(fill_defaults(spec, config.defaults), config, local_batch=2, ranks=1)
+    stages = measure_stages(
+        fill_defaults(spec, config.defaults, config.skeleton.flow_shift),
+        config,
+        local_batch=2,
+        ranks=1,
+    )
     assert all(size > 0 for size in stages.values())
     weights = sum(
         weight.numel() * 4

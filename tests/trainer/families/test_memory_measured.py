@@ -60,7 +60,7 @@ def test_the_estimate_is_what_a_run_allocates(
     assert config is not None
     settings = {**training, "resolution": SIDE, "flip": False}
     spec = DreamBoothJob.model_validate(job(training=settings, prior={"count": BATCH}))
-    resolved = fill_defaults(spec, config.defaults)
+    resolved = fill_defaults(spec, config.defaults, config.skeleton.flow_shift)
     estimate = measure_stages(resolved, config, local_batch=BATCH, ranks=1)
     family = load_family(model, STORAGE, Ranks(Topology()), CPU, resolved.spec.training)
     allocated = run_stages(family, resolved)

@@ -17,7 +17,12 @@ def measure(config: ModelConfig, method: str, *, checkpointing: bool) -> float:
     """GiB of the largest stage, with the overhead, for one image and one class image."""
     training = {"method": method, "precision": "bf16", "gradientCheckpointing": checkpointing}
     job = DreamBoothJob.model_validate({**JOB, "spec": {**JOB["spec"], "training": training}})
-    stages = measure_stages(fill_defaults(job, config.defaults), config, local_batch=2, ranks=1)
+    stages = measure_stages(
+        fill_defaults(job, config.defaults, config.skeleton.flow_shift),
+        config,
+        local_batch=2,
+        ranks=1,
+    )
     return round((max(stages.values()) + OVERHEAD) / GIB, 1)
 
 

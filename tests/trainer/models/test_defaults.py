@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_trainer.data.class_image_cache import ClassImageRecipe
 from dreambooth_trainer.models.defaults import ModelDefaults, fill_defaults
 from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS
@@ -56,6 +56,34 @@ def test_what_a_job_sets_wins() -> None:
     filled = fill_defaults(parsed(**EXPLICIT, evaluation={"model": "/clip"}), DISTILLED)
     given = parsed(**EXPLICIT, evaluation={"model": "/clip"})
     assert filled.model_dump() == given.model_dump()
+
+
+FLOW = {
+    "density": "logit-normal", "mean": 0.0, "std": 1.0, "shift": 3.0,
+}  # fmt: skip
+"""Of a job without `timestepSampling`, for a model whose shift is 3 at 768 pixels."""
+
+
+@pytest.mark.parametrize(
+    ("given", "filled"),
+    [
+        (None, FLOW),
+        ({"mean": 0.5, "shift": 1}, {**FLOW, "mean": 0.5, "shift": 1.0}),
+        ({"density": "uniform"}, {"density": "uniform", "shift": 3.0}),
+        ({"density": "mode"}, {"density": "mode", "modeScale": 1.29, "shift": 3.0}),
+    ],
+)
+def test_the_noise_levels_of_flow_matching_are_part_of_the_job(
+    given: dict[str, Any] | None, filled: dict[str, Any]
+) -> None:
+    training = {"resolution": 768, **({"timestepSampling": given} if given else {})}
+    job = fill_defaults(parsed(training=training), DEFAULTS, lambda pixels: pixels / 256)
+    assert resolved(job)["spec"]["training"]["timestepSampling"] == filled
+    other = fill_defaults(parsed(training=training), DEFAULTS, lambda _: 7.0)
+    assert (fingerprint(job) == fingerprint(other)) == bool(given and "shift" in given)
+    assert fill_defaults(job, DEFAULTS, lambda _: 7.0) == job
+    # Of DDPM there are none to fill in.
+    assert fill_defaults(parsed(), DEFAULTS).spec.training.timestep_sampling is None
 
 
 def test_a_filled_job_stays_as_it_is() -> None:

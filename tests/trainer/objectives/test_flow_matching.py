@@ -14,7 +14,6 @@ from diffusers.training_utils import (
 )
 from numpy.typing import NDArray
 
-from dreambooth_api.models.training import TimestepSampling
 from dreambooth_trainer.objectives.flow_matching import (
     FlowMatchingObjective,
     logit_normal,
@@ -22,6 +21,7 @@ from dreambooth_trainer.objectives.flow_matching import (
     mode,
     shift_sigma,
 )
+from tests.trainer.resolved import resolve_training
 
 DRAWS = 20_000
 # Kolmogorov-Smirnov: a right density exceeds it once in a thousand seeds.
@@ -34,15 +34,15 @@ SAMPLINGS = {
     "logit-normal": {},
     "more noise": {"density": "logit-normal", "mean": 0.5, "std": 0.6},
     "mode": {"density": "mode"},
-    "ends": {"density": "mode", "mode_scale": -0.7},
-    "widest mode": {"density": "mode", "mode_scale": 1.75},
+    "ends": {"density": "mode", "modeScale": -0.7},
+    "widest mode": {"density": "mode", "modeScale": 1.75},
 }
 
 
 def objective(shift: float = 1.0, **sampling: object) -> FlowMatchingObjective:
-    return FlowMatchingObjective(
-        make_density(TimestepSampling.model_validate(sampling)), shift=shift
-    )
+    training = resolve_training({"timestepSampling": {**sampling, "shift": shift}}, lambda _: 9.0)
+    assert training.timestep_sampling is not None
+    return FlowMatchingObjective(make_density(training.timestep_sampling), shift=shift)
 
 
 def draw(objective: FlowMatchingObjective) -> NDArray[np.float64]:
@@ -51,7 +51,10 @@ def draw(objective: FlowMatchingObjective) -> NDArray[np.float64]:
 
 
 def cumulative(
-    density: str = "logit-normal", mean: float = 0, std: float = 1, mode_scale: float = 1.29
+    density: str = "logit-normal",
+    mean: float = 0,
+    std: float = 1,
+    modeScale: float = 1.29,  # noqa: N803
 ) -> Distribution:
     """The distribution functions of Esser et al. 2024, section 3.1."""
     if density == "uniform":
@@ -60,7 +63,7 @@ def cumulative(
         return np.vectorize(lambda s: NormalDist(mean, std).cdf(math.log(s / (1 - s))))
     # Equation 20 as it is printed decreases from 1 to 0: P(f(u) <= sigma) = 1 - f^-1(sigma).
     grid = np.linspace(0, 1, 200_001)
-    values = 1 - grid - mode_scale * (np.cos(np.pi / 2 * grid) ** 2 - 1 + grid)
+    values = 1 - grid - modeScale * (np.cos(np.pi / 2 * grid) ** 2 - 1 + grid)
     return lambda sigma: np.interp(sigma, values[::-1], 1 - grid[::-1])
 
 
@@ -93,7 +96,7 @@ def test_the_bound_tells_densities_apart(name: str, other: str) -> None:
     [
         ("none", {"density": "uniform"}),
         ("logit_normal", {"mean": 0.4, "std": 1.3}),
-        ("mode", {"density": "mode", "mode_scale": 0.8}),
+        ("mode", {"density": "mode", "modeScale": 0.8}),
     ],
 )
 def test_densities_are_those_of_diffusers(scheme: str, sampling: dict[str, object]) -> None:

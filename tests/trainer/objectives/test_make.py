@@ -9,6 +9,7 @@ import torch
 from dreambooth_trainer.objectives.ddpm import DDPMObjective
 from dreambooth_trainer.objectives.flow_matching import FlowMatchingObjective
 from dreambooth_trainer.objectives.make import make_objective
+from dreambooth_trainer.resolved_job import ResolvedTraining
 from tests.trainer.resolved import resolve_training
 
 CPU = torch.device("cpu")
@@ -17,7 +18,12 @@ DDPM: Any = SimpleNamespace(
     alphas_cumprod=torch.tensor([0.9, 0.5, 0.1]),
     prediction_type="v_prediction",
 )
-FLOW: Any = SimpleNamespace(objective_kind="flow", flow_shift=lambda resolution: resolution / 256)
+FLOW: Any = SimpleNamespace(objective_kind="flow")
+
+
+def resolve_flow(training: dict[str, Any]) -> ResolvedTraining:
+    """Settings of a model whose shift is 2 at 512 pixels."""
+    return resolve_training(training, lambda resolution: resolution / 256)
 
 
 class Median:
@@ -29,7 +35,7 @@ class Median:
 
 def median(**training: object) -> float:
     """The median of sigma."""
-    flow = make_objective(FLOW, resolve_training(training), CPU)
+    flow = make_objective(FLOW, resolve_flow(training), CPU)
     assert isinstance(flow, FlowMatchingObjective)
     stream: Any = Median()
     return flow.draw_timestep(stream)
@@ -60,6 +66,6 @@ def test_density_and_weighting_are_the_jobs() -> None:
     assert median(timestepSampling={"shift": 1, "mean": 1}) == pytest.approx(
         float(torch.tensor(1.0).sigmoid())
     )
-    flow = make_objective(FLOW, resolve_training({"lossWeighting": "cosmap"}), CPU)
+    flow = make_objective(FLOW, resolve_flow({"lossWeighting": "cosmap"}), CPU)
     assert flow.timestep_dtype == torch.float32
     assert flow.weights(torch.tensor([0.5])) is not None

@@ -46,9 +46,6 @@ class PointFamily:
         torch.manual_seed(0)
         self.denoiser = Network()
 
-    def flow_shift(self, _resolution: int) -> float:
-        return 1.5
-
     def sample_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
         mean, deviation = moments.chunk(2, dim=1)
         return mean + deviation * noise
@@ -76,7 +73,7 @@ class Run:
 
     def __init__(self, steps: int, resume: ResumeState | None = None, **training: object) -> None:
         spec: dict[str, Any] = {"method": "full", "learningRate": 1e-2, "precision": "fp32"}
-        self.training = resolve_training({**spec, "steps": steps, **training})
+        self.training = resolve_training({**spec, "steps": steps, **training}, lambda _: 1.5)
         family: Any = PointFamily()
         self.network = family.denoiser
         trained = TrainableParameters(dict(family.denoiser.named_parameters()), {})

@@ -144,7 +144,8 @@ def _training(family: type[Family]) -> str:
         if family.objective_kind == "ddpm"
         else "`timestepSampling` and `lossWeighting`"
     )
-    return f"LoRA and full fine-tuning of the {denoiser}; {text}. It takes {settings}."
+    note = f" {family.noise_level_note}" if family.noise_level_note else ""
+    return f"LoRA and full fine-tuning of the {denoiser}; {text}. It takes {settings}.{note}"
 
 
 def _samplers(family: type[Family]) -> str:

@@ -3,7 +3,9 @@
 They have no default in the API, as no value suits every model.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -42,8 +44,26 @@ class ModelDefaults:
     takes_negative_prompt: bool = True
 
 
-def fill_defaults(job: DreamBoothJob, defaults: ModelDefaults) -> ResolvedJob:
+DENSITIES: Mapping[str, Mapping[str, float]] = {
+    "uniform": {},
+    "logit-normal": {"mean": 0.0, "std": 1.0},
+    "mode": {"modeScale": 1.29},
+}
+"""What each density of `timestepSampling` takes: the best values of Esser et al. 2024, section
+5.1."""
+
+
+def fill_defaults(
+    job: DreamBoothJob,
+    defaults: ModelDefaults,
+    flow_shift: Callable[[int], float | None] = lambda _resolution: None,
+) -> ResolvedJob:
     """The job with its model's defaults for what it leaves open. Pure.
+
+    Args:
+        job: As its user wrote it.
+        defaults: Of the model.
+        flow_shift: Of the model, see `Family.flow_shift`; by default that of models of DDPM.
 
     Raises:
         BadModelError: A default, such as a native resolution of 8192, is no valid setting.
@@ -55,7 +75,11 @@ def fill_defaults(job: DreamBoothJob, defaults: ModelDefaults) -> ResolvedJob:
     spec["prior"] = {**sampling, "steps": defaults.class_image_steps, **spec["prior"]}
     spec["samples"] = {**sampling, "steps": defaults.sample_steps, **spec["samples"]}
     training["lora"] = {"targets": list(defaults.lora_targets), **training["lora"]}
-    spec["training"] = {"resolution": defaults.resolution, **training}
+    training = spec["training"] = {"resolution": defaults.resolution, **training}
+    shift = flow_shift(training["resolution"])
+    # A job with minSnrGamma as well is refused by name, see `check_objective`.
+    if shift is not None and "minSnrGamma" not in training:
+        training["timestepSampling"] = _timestep_sampling(training, shift)
     try:
         return ResolvedJob.model_validate(config)
     except ValidationError as error:
@@ -64,3 +88,9 @@ def fill_defaults(job: DreamBoothJob, defaults: ModelDefaults) -> ResolvedJob:
         raise BadModelError(
             f"spec.model: a default of the model cannot be trained with; set the field:{lines}"
         ) from error
+
+
+def _timestep_sampling(training: Mapping[str, Any], shift: float) -> dict[str, Any]:
+    """Density, what the density takes, and shift."""
+    sampling = {"density": "logit-normal", "shift": shift, **training.get("timestepSampling", {})}
+    return {**DENSITIES[sampling["density"]], **sampling}

@@ -66,6 +66,8 @@ class Family(ABC):
     """How the denoiser was trained, see `objectives`."""
     unguided_scale: ClassVar[float] = 1.0
     """The guidance scale at which the pipeline predicts what training does: without guidance."""
+    noise_level_note: ClassVar[str] = ""
+    """Where training and sampling shift noise levels differently: a sentence for docs/models.md."""
     waits_in_step: ClassVar[bool] = False
     """Whether a training step waits for the device, as its denoiser takes lengths of captions."""
     trains_text: ClassVar[bool] = False
@@ -294,12 +296,12 @@ class Family(ABC):
         """Of DDPM models: cumulative signal of every timestep, [T] (Ho et al. 2020, section 2)."""
         raise NotImplementedError
 
-    def flow_shift(self, resolution: int) -> float:
-        """Of flow-matching models: shift of the noise levels at a resolution; 1 leaves them.
+    def flow_shift(self, resolution: int) -> float | None:
+        """Shift of the noise levels for images of R x R pixels; 1 leaves them. None for DDPM.
 
-        Source: Esser et al. 2024, section 5.3.2.
+        Where a model has mu by resolution, exp(mu). Source: Esser et al. 2024, section 5.3.2.
         """
-        raise NotImplementedError
+        return None
 
     @abstractmethod
     def predict(

@@ -13,15 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreambooth_api.models.training import LossWeighting, TimestepSampling
+from dreambooth_api.models.training import LossWeighting
+from dreambooth_trainer.resolved_job import ResolvedTimestepSampling
 
 Density = Callable[[float], float]
 """A density of sigma by its quantile function: it turns uniform numbers into draws."""
 
-MEAN, STD = 0.0, 1.0
-"""The logit-normal density that was best in Esser et al. 2024, section 5.1."""
-MODE_SCALE = 1.29
-"""The best scale of the mode density there."""
 SMALLEST_SIGMA = 1e-6
 """Keeps sigma above 0 in float32."""
 SMALLEST_WEIGHTED_SIGMA = 0.05
@@ -88,16 +85,16 @@ def shift_sigma(sigma: float, shift: float) -> float:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-def make_density(sampling: TimestepSampling) -> Density:
+def make_density(sampling: ResolvedTimestepSampling) -> Density:
     """The density of sigma, before the shift."""
     if sampling.density == "uniform":
         return lambda uniform: uniform
     if sampling.density == "mode":
-        return mode(MODE_SCALE if sampling.mode_scale is None else sampling.mode_scale)
-    return logit_normal(
-        MEAN if sampling.mean is None else sampling.mean,
-        STD if sampling.std is None else sampling.std,
-    )
+        assert sampling.mode_scale is not None  # `fill_defaults` has filled these in
+        return mode(sampling.mode_scale)
+    assert sampling.mean is not None
+    assert sampling.std is not None
+    return logit_normal(sampling.mean, sampling.std)
 
 
 def logit_normal(mean: float, std: float) -> Density:

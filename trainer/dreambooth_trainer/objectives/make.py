@@ -5,7 +5,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dreambooth_api.models.training import TimestepSampling
 from dreambooth_trainer.objectives.ddpm import DDPMObjective
 from dreambooth_trainer.objectives.flow_matching import FlowMatchingObjective, make_density
 from dreambooth_trainer.objectives.objective import Objective, ObjectiveKind
@@ -27,12 +26,6 @@ class TrainableModel(Protocol):
     def prediction_type(self) -> str:
         """Of DDPM models: `epsilon` (Ho et al. 2020) or `v_prediction` (Salimans & Ho 2022)."""
 
-    def flow_shift(self, resolution: int) -> float:
-        """Of flow-matching models: the shift of sigma for images of R x R pixels.
-
-        Where a model has mu by resolution, exp(mu).
-        """
-
 
 def make_objective(
     model: TrainableModel, training: ResolvedTraining, device: torch.device
@@ -50,8 +43,6 @@ def make_objective(
         return DDPMObjective(
             model.alphas_cumprod.to(device), model.prediction_type, training.min_snr_gamma
         )
-    sampling = training.timestep_sampling or TimestepSampling()
-    shift = sampling.shift
-    if shift is None:
-        shift = model.flow_shift(training.resolution)
-    return FlowMatchingObjective(make_density(sampling), shift, training.loss_weighting)
+    sampling = training.timestep_sampling
+    assert sampling is not None  # `fill_defaults` has filled it in
+    return FlowMatchingObjective(make_density(sampling), sampling.shift, training.loss_weighting)

@@ -36,7 +36,11 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
     config = None
     with report.collecting():
         config = read_model_config(job.spec.model, storage)
-        report.job = fill_defaults(job, config.defaults if config else DEFAULTS)
+        report.job = (
+            fill_defaults(job, config.defaults, config.skeleton.flow_shift)
+            if config
+            else fill_defaults(job, DEFAULTS)
+        )
         # A .ckpt file is of Stable Diffusion, or is refused when it is loaded.
         family = config.family if config else StableDiffusion
         problems = check_objective(job.spec.training, family.objective_kind, family.name)

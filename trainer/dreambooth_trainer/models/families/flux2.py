@@ -23,7 +23,12 @@ TRAINING_GUIDANCE = 1.0
 
 
 class Flux2(FlowFamily):
-    """A model of FLUX.2 (Black Forest Labs 2025)."""
+    """A model of FLUX.2 (Black Forest Labs 2025).
+
+    Training shifts noise levels as the scheduler's configuration says, linearly in the number of
+    image tokens, with which the base models were trained. The pipelines sample with a larger,
+    empirical shift by tokens and steps, which is no model of the training's noise levels.
+    """
 
     modules: ClassVar[Mapping[str, Any]] = {
         "transformer": Flux2Transformer2DModel,
@@ -31,6 +36,10 @@ class Flux2(FlowFamily):
     }
     text_layers: ClassVar[tuple[int, int, int]]
     """The layers of the language model whose states the transformer reads; 0 is its input."""
+    noise_level_note = (
+        "The default shift is that of the base model's training, 3.2 at 1024 pixels; sampling has a"
+        " larger one, 7.6 with 50 steps."
+    )
     card_tag = "flux2"
 
     @classmethod
