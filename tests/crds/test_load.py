@@ -224,3 +224,36 @@ def test_usual_job_has_no_warnings() -> None:
 def test_what_names_a_folder_of_the_output_cannot_leave_it(field: str) -> None:
     text = JOB.replace("name: dog}", f"name: dog, {field}: ../../elsewhere}}")
     assert problems(text)[0].startswith(f"metadata.{field}: must be")
+
+
+def test_errors_do_not_hide_rules_that_read_other_fields() -> None:
+    found = problems(
+        JOB
+        + """\
+  training: {steps: 0, precision: fp16, globalBatch: 3}
+  prior: {prompt: a photo of sks dog}
+  runtime: {nodes: two, gpusPerNode: 0}
+"""
+    )
+    assert [line.split(":")[0] for line in found] == [
+        "spec.training.steps",
+        "spec.runtime.nodes",
+        "spec.training.precision",
+        "spec.prior.prompt",
+    ]  # globalBatch depends on the number of nodes
+
+
+def test_broken_rules_of_a_part_do_not_hide_those_of_the_whole() -> None:
+    found = problems(
+        JOB.replace("  output: s3://bucket/results\n", "")
+        + """\
+  training: {perDeviceBatch: 1, globalBatch: 3, precision: fp16}
+  runtime: {gpusPerNode: 0}
+  storage: {anonymousBuckets: [bucket]}
+"""
+    )
+    assert [line.split(":")[0] for line in found] == [
+        "spec.output",  # is missing
+        "spec.training.globalBatch",
+        "spec.training.precision",
+    ]

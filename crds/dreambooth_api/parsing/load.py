@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_api.parsing import yamljson
+from dreambooth_api.parsing.hidden_errors import hidden_errors
 from dreambooth_api.parsing.messages import messages
 
 MAX_BYTES = 262_144
@@ -46,7 +47,8 @@ def parse(data: Any) -> DreamBoothJob:
     try:
         return DreamBoothJob.model_validate(dict(data), by_alias=True, by_name=False)
     except ValidationError as error:
-        raise InvalidJobError(*messages(error)) from error
+        found = dict.fromkeys([*messages(error), *hidden_errors(data, error)])
+        raise InvalidJobError(*found) from error
 
 
 def dump(job: DreamBoothJob) -> str:

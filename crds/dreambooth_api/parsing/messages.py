@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from dreambooth_api.codegen.schema import Schema, job_schema
 from dreambooth_api.models.base import PATTERNS
 from dreambooth_api.models.map_list import DuplicateKeyError
-from dreambooth_api.models.rules import BrokenRulesError
+from dreambooth_api.models.rules import BrokenRulesError, Rule
 from dreambooth_api.parsing.quote import quoted, shortened
 
 Location = tuple[int | str, ...]
@@ -34,6 +34,11 @@ def messages(error: ValidationError) -> list[str]:
     return lines if more <= 0 else [*lines, f"job: {more} more errors; correct these first"]
 
 
+def rule_message(location: Location, rule: Rule) -> str:
+    """The line for a rule that the model at a location breaks."""
+    return f"{_path(location)}.{rule.field}: {rule.message}"
+
+
 def _path(location: Location) -> str:
     """A location as a path: `spec.subjects[0].images`."""
     path = ""
@@ -50,7 +55,7 @@ def _lines(detail: ErrorDetails) -> Iterator[str]:
     path = _path(detail["loc"])
     broken = detail.get("ctx", {}).get("error")
     if isinstance(broken, BrokenRulesError):
-        yield from (f"{path}.{rule.field}: {rule.message}" for rule in broken.rules)
+        yield from (rule_message(detail["loc"], rule) for rule in broken.rules)
     elif isinstance(broken, DuplicateKeyError):
         yield (
             f"{path}[{broken.index}]: another item has the same {broken.key}"
