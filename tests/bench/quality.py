@@ -1,12 +1,12 @@
 """Does the prior loss do its work? The quickstart's job with it and without it."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dreambooth_api.contract.scores import ScoreName, Scores, ScoreValues
 from tests.bench.report import Row, ratio
 from tests.trainer.ranks import run_folder, run_ranks
 
@@ -22,34 +22,40 @@ def measure(folder: Path, short: bool) -> Iterator[Row]:
     """
     with_prior = _scores(folder, "with-prior", short, enabled=True)
     without = _scores(folder, "without-prior", short, enabled=False)
-    subject = with_prior["subjectSimilarity"]
-    open_gap = 1 - _rise(subject) / (subject["real"] - subject["before"])
-    leak = _rise(with_prior["classSimilarity"]) / _rise(without["classSimilarity"])
+    subject = with_prior[ScoreName.SUBJECT_SIMILARITY]
+    assert subject.real
+    assert subject.base
+    open_gap = 1 - _rise(subject) / (subject.real.value - subject.base.value)
+    leak = _rise(with_prior[ScoreName.CLASS_SIMILARITY]) / _rise(
+        without[ScoreName.CLASS_SIMILARITY]
+    )
     yield ratio("gap to the real images that stays open", [open_gap], at_most=0.5)
     yield ratio("class drift with prior loss / without", [leak], at_most=1 / 3)
 
 
-def _rise(score: dict[str, float]) -> float:
-    return score["after"] - score["before"]
+def _rise(score: ScoreValues) -> float:
+    assert score.base
+    assert score.trained
+    return score.trained.value - score.base.value
 
 
-def _scores(folder: Path, name: str, short: bool, *, enabled: bool) -> dict[str, Any]:
+def _scores(
+    folder: Path, name: str, short: bool, *, enabled: bool
+) -> Mapping[ScoreName, ScoreValues]:
     job = yaml.safe_load((EXAMPLES / "quickstart.yaml").read_text())
     spec = job["spec"]
     job["metadata"] |= {"namespace": "default", "uid": name}
     spec["model"]["source"] = str(EXAMPLES / "tiny-sd" / "model")
     spec["evaluation"]["model"] = str(EXAMPLES / "tiny-sd" / "clip")
-    spec["evaluation"]["images"] = _local(spec["evaluation"]["images"])
-    spec["subjects"][0]["images"] = _local(spec["subjects"][0]["images"])
+    for field in ("images", "evaluationImages"):
+        spec["subjects"][0][field] = _local(spec["subjects"][0][field])
     spec["output"] = f"file://{folder}/quality"
     spec["prior"]["enabled"] = enabled
     if short:
         shorten(spec)
     ended = run_ranks(job, folder / name, nodes=1 if short else 2, timeout=900)
     assert set(ended.codes) == {0}, f"exit codes {ended.codes}\n" + "\n".join(ended.logs)
-    scores: dict[str, Any] = json.loads((run_folder(job) / "scores.json").read_text())
-    entry: dict[str, Any] = scores["subjects"][0]
-    return entry
+    return Scores.decode((run_folder(job) / "scores.json").read_bytes()).subjects[0].scores
 
 
 def shorten(spec: dict[str, Any]) -> None:

@@ -84,6 +84,11 @@ class OutputLayout:
         return self.path(f"scores/step-{step:08d}.json")
 
     @property
+    def base_vectors(self) -> str:
+        """File of the encoded images of the base model, which later scores are compared with."""
+        return self.path("scores/base.safetensors")
+
+    @property
     def tensorboard(self) -> str:
         """Folder of TensorBoard's event files (spec.tracking.tensorboard)."""
         return self.path(self.TENSORBOARD)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from dreambooth_api.models.base import ApiModel, ModelSource, StorageUri
+from dreambooth_api.models.base import ApiModel, ModelSource
 
 
 class Evaluation(ApiModel):
@@ -17,9 +17,5 @@ class Evaluation(ApiModel):
     model: ModelSource
     """A CLIP model (transformers layout) that scores: `s3://`, `hf://` or an absolute path."""
 
-    images: StorageUri | None = None
-    """Folder of images of the only subject that were not trained on. Default: the training
-    images."""
-
-    count: Annotated[int, Field(ge=1, le=1024)] = 16
+    count: Annotated[int, Field(ge=2, le=1024)] = 16
     """Images generated per score."""

@@ -137,15 +137,6 @@ class Spec(ApiModel):
         return not self.prior.enabled or self.prior.images is None or self._is_of_one_class()
 
     @rule(
-        "evaluation.images",
-        "!has(self.evaluation) || !has(self.evaluation.images) || self.subjects.size() == 1",
-        "shows one subject, and the job has several; remove it, so that each subject is compared"
-        " with its training images",
-    )
-    def _evaluation_images_show_the_subject(self) -> bool:
-        return not self.evaluation or not self.evaluation.images or len(self.subjects) == 1
-
-    @rule(
         "output",
         "!self.storage.anonymousBuckets.exists(b,"
         " (self.output + '/').startsWith('s3://' + b + '/'))",

@@ -27,6 +27,10 @@ class Subject(ApiModel):
     read too. Default: the captions beside the images; without them, "a photo of <identifier>
     <class>"."""
 
+    evaluation_images: StorageUri | None = None
+    """Folder of images of the subject that are not trained on, which `spec.evaluation` compares
+    with. Default: the training images."""
+
     weight: Annotated[float, Field(gt=0, le=100)] | None = None
     """How often this subject is drawn, relative to the other subjects. Default: 1."""
 

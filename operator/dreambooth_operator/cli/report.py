@@ -8,11 +8,12 @@ from rich.console import Console
 from dreambooth_api.contract.exit_codes import EXTERNAL
 from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.contract.restart import MAX_REFUSALS
+from dreambooth_api.contract.scores import UnreadableScoresError
 from dreambooth_api.contract.times import human_duration
 from dreambooth_api.models.job import output_layout
 from dreambooth_operator.cli.program import command_line
 from dreambooth_operator.cli.results import LocalResults, fetch, is_result, is_summary
-from dreambooth_operator.cli.scores import score_table
+from dreambooth_operator.cli.scores import score_tables
 from dreambooth_operator.local.run import RunEnd, RunFailure
 from dreambooth_operator.local.state import Run
 from dreambooth_operator.local.storage import LocalStorage
@@ -66,8 +67,13 @@ class Report:
         for name, path in files.items():
             if path:
                 print_entry(self.console, name, path)
-        for entry in results.scores:
-            self.console.print(score_table(entry))
+        try:
+            scores = results.scores
+        except UnreadableScoresError as error:  # the job has succeeded all the same
+            print_entry(self.console, "scores", f"cannot be read: {error}")
+            return
+        for table in score_tables(scores) if scores else ():
+            self.console.print(table)
 
     def _print_stop(self, exit_code: int) -> None:
         checkpoint = self.run.record.checkpoint

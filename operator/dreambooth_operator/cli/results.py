@@ -1,12 +1,11 @@
 """The results of a run that people look at: sample grids, scores and the exported model."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dreambooth_api.contract.layout import OutputLayout
+from dreambooth_api.contract.scores import Scores
 from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_operator.errors import UserError
 from dreambooth_storage import EmptyPrefixError, Storage
@@ -38,15 +37,14 @@ class LocalResults:
         return folder if folder.is_dir() else None
 
     @property
-    def scores(self) -> list[dict[str, Any]]:
-        """One entry per subject, as in scores.json; empty when the job has no evaluation.
+    def scores(self) -> Scores | None:
+        """The scores of the exported model; None when the job has no evaluation.
 
-        Keys are `identifier`, `classNoun` and the names of scores. The value of a score has
-        `before`, `after` and `real`, where they are known.
+        Raises:
+            UnreadableScoresError: The file holds no scores that this version reads.
         """
         path = self._file(OutputLayout.SCORES)
-        entries: list[dict[str, Any]] = json.loads(path.read_text())["subjects"] if path else []
-        return entries
+        return Scores.decode(path.read_bytes()) if path else None
 
     def _file(self, relative: str) -> Path | None:
         path = self.folder / relative

@@ -1,31 +1,52 @@
 """The scores of a run as a table."""
 
-from typing import Any
+from collections.abc import Iterator
 
 from rich.table import Column, Table
 
+from dreambooth_api.contract.scores import DEFINITIONS, Estimate, Scores, ScoreValues, SubjectScores
 
-def score_table(entry: dict[str, Any]) -> Table:
-    """Scores of one subject before and after training.
 
-    `entry` is one of `subjects` in scores.json. Scores are cosine similarities of image or text
-    embeddings (DreamBooth paper, section 4.2).
+def score_tables(scores: Scores) -> Iterator[Table]:
+    """One table per subject: each score before and after training, and of real images.
+
+    Values have half the width of their interval; a change inside the noise is called none.
     """
-    subject, noun = f"{entry['identifier']} {entry['classNoun']}", entry["classNoun"]
-    rows = [
-        ("subject similarity", f"{subject} ~ real images", "subjectSimilarity"),
-        ("prompt similarity", f"{subject} ~ its prompt", "promptSimilarity"),
-        ("class similarity", f"any {noun} ~ real images", "classSimilarity"),
-        ("class diversity", f"among any {noun}", "classDiversity"),
-        ("subject diversity", f"among {subject}", "subjectDiversity"),
-    ]
-    numbers = (Column(name, justify="right") for name in ("before", "after", "real images"))
-    table = Table("score", "of", *numbers)
-    for name, compared, key in rows:
-        scores = entry.get(key, {})
-        table.add_row(name, compared, *(_score(scores.get(k)) for k in ("before", "after", "real")))
+    for subject in scores.subjects:
+        yield _table(scores, subject)
+
+
+def _table(scores: Scores, subject: SubjectScores) -> Table:
+    counts = subject.counts
+    table = Table(
+        "score",
+        *(Column(name, justify="right") for name in ("base", "trained", "real images", "change")),
+        title=f"{subject.identifier} {subject.class_noun} at step {scores.step}",
+        caption=f"{counts.subject} images per score, {counts.references} real ones;"
+        f" {scores.encoders.image.name} and {scores.encoders.text.name}",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for name, definition in DEFINITIONS.items():
+        if (values := subject.scores.get(name)) is not None:
+            title = definition.title
+            if definition.abbreviation:
+                title += f" ({definition.abbreviation})"
+            estimates = (values.base, values.trained, values.real)
+            change = _change(values, subject.change(name))
+            table.add_row(title, *map(_number, estimates), change)
     return table
 
 
-def _score(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _number(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return ""
+    return f"{estimate.value:.3f} ±{(estimate.high - estimate.low) / 2:.3f}"
+
+
+def _change(values: ScoreValues, change: str | None) -> str:
+    if change is None or values.base is None or values.trained is None:
+        return ""
+    if change == "none":
+        return "none"
+    return f"{values.trained.value - values.base.value:+.3f} {change}"

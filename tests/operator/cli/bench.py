@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from tests.crds.contract.example_scores import example_scores
+
 SCRIPTS = sysconfig.get_path("scripts")
 FAKE_LAUNCHER = """
 import json, os, signal, sys, time
@@ -130,14 +132,12 @@ class Bench:
         return sorted(found, key=lambda record: str(record["started"]))
 
 
-RESULTS = """
+RESULTS = f"""
 if pod == 0:
     for path in ["samples/step-00000000/grid.png", "samples/step-00000009/grid.png",
                  "samples/before-after.png", "export/model.safetensors", "checkpoints/big"]:
         (run / path).parent.mkdir(parents=True, exist_ok=True)
         (run / path).write_text(path)
-    similarity = {"before": 0.5, "after": 0.75, "real": 0.875}
-    scores = [{"identifier": "sks", "classNoun": "mug", "subjectSimilarity": similarity}]
-    (run / "scores.json").write_text(json.dumps({"step": 9, "subjects": scores}))
+    (run / "scores.json").write_bytes({example_scores().encode()!r})
     time.sleep(1.5)
 """

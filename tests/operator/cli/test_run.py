@@ -28,7 +28,9 @@ def test_run_shows_progress_and_ends_with_results_and_scores(bench: Bench) -> No
     assert grid.read_text() == "samples/step-00000009/grid.png"
     before_after = Path(re.findall(r"before/after +(\S+)", output)[0])
     assert before_after.read_text() == "samples/before-after.png"
-    assert re.search(r"subject similarity.* 0\.500 .* 0\.750 .* 0\.875", output)
+    assert re.search(
+        r"subject similarity.* 0\.500 ±.* 0\.750 ±.* 0\.875 ±.* \+0\.250 better", output
+    )
     assert not list(bench.state.rglob("big"))
 
 

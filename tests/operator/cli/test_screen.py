@@ -7,7 +7,6 @@ import pytest
 from rich.console import Console
 
 from dreambooth_api.contract.progress import Progress
-from dreambooth_operator.cli.scores import score_table
 from dreambooth_operator.cli.screen import (
     LiveScreen,
     PlainScreen,
@@ -136,17 +135,3 @@ def test_live_screen_shows_stage_bar_and_figures() -> None:
     screen.close()
     for part in ("Training", "━", "step 100/400", "loss 0.5000"):
         assert part in out.getvalue()
-
-
-def test_score_table_holds_every_score() -> None:
-    entry = {
-        "identifier": "sks",
-        "classNoun": "mug",
-        "subjectSimilarity": {"before": 0.5, "after": 0.75, "real": 0.875},
-        "promptSimilarity": {"before": 0.25, "after": 0.2},
-    }
-    console, out = text_console()
-    console.print(score_table(entry))
-    (line,) = [line for line in out.getvalue().splitlines() if "subject similarity" in line]
-    for value in ("0.500", "0.750", "0.875", "sks mug"):
-        assert value in line

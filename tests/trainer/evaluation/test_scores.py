@@ -1,90 +1,159 @@
-"""What is scored: images of the sample prompts against these prompts."""
+"""What is scored, and how certain the scores are."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 
+from dreambooth_api.contract.scores import Estimate, ScoreName, ScoreValues
 from dreambooth_api.models.subject import Subject
-from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.attempt import Attempt
-from dreambooth_trainer.evaluation.evaluator import Evaluator
-from dreambooth_trainer.evaluation.scores import prompts_of, without_identifiers
-from dreambooth_trainer.models.generate import ImageRequest
-from dreambooth_trainer.process.distributed import Ranks
-from dreambooth_trainer.process.signals import StopSignal
-from dreambooth_trainer.process.topology import Topology
-from dreambooth_trainer.telemetry.telemetry import Telemetry
-from tests.trainer.resolved import resolve
+from dreambooth_trainer.evaluation.estimates import estimate, half_distances, kernel_distances
+from dreambooth_trainer.evaluation.scores import (
+    GeneratedVectors,
+    RealVectors,
+    prompts_of,
+    score_prompts,
+    score_subject,
+    with_class_nouns,
+)
 
-SKS = Subject(identifier="sks", class_noun="mug", images="file:///none")
+SKS = Subject(identifier="sks", class_noun="coffee mug", images="file:///none")
+ZWX = Subject(identifier="zwx", class_noun="cat", images="file:///none")
 
 
 def test_a_subject_is_scored_on_the_prompts_that_name_it() -> None:
     prompts = ["sks mug on the moon", "a dog", "a zwx, and a sks mug", "sksy mug"]
     assert prompts_of(SKS, prompts) == ["sks mug on the moon", "a zwx, and a sks mug"]
-    assert prompts_of(SKS, ["a dog"]) == ["a photo of sks mug"]
+    assert prompts_of(SKS, ["a dog"]) == ["a photo of sks coffee mug"]
 
 
-def test_clip_reads_prompts_without_identifiers() -> None:
-    text = without_identifiers("a zwx cat, by a sks mug", ["sks", "zwx"])
-    assert text == "a cat, by a mug"
+@pytest.mark.parametrize(
+    ("prompt", "read"),
+    [
+        ("a zwx cat, by a sks coffee mug", "a cat, by a coffee mug"),
+        ("sks on the moon", "coffee mug on the moon"),
+        ("sks coffee mugs", "coffee mug coffee mugs"),
+        ("sksy", "sksy"),
+    ],
+)
+def test_encoders_read_class_nouns_in_place_of_identifiers(prompt: str, read: str) -> None:
+    assert with_class_nouns(prompt, [SKS, ZWX]) == read
 
 
-class Colours:
-    """Stands in for CLIP and the generator: each prompt has a direction of its own."""
-
-    def __init__(self, obedient: bool) -> None:
-        self._obedient = obedient
-        self.requests: list[ImageRequest] = []
-
-    def generate(self, requests: list[ImageRequest]) -> list[Image.Image]:
-        self.requests += requests
-        reds = [255 if "moon" in request.prompt and self._obedient else 0 for request in requests]
-        return [Image.new("RGB", (4, 4), (red, 0, 0)) for red in reds]
-
-    def images(self, images: list[Image.Image]) -> Tensor:
-        return torch.tensor([[1.0, 0.0] if i.getpixel((0, 0)) == (255, 0, 0) else [0.0, 1.0]
-                             for i in images])  # fmt: skip
-
-    def texts(self, texts: list[str]) -> Tensor:
-        assert not any("sks" in text for text in texts)
-        return torch.tensor([[1.0, 0.0] if "moon" in text else [0.0, 1.0] for text in texts])
+def known(values: Tensor) -> Estimate:
+    found = estimate(values)
+    assert found
+    return found
 
 
-@pytest.mark.parametrize(("obedient", "score"), [(True, 1.0), (False, 0.5)])
-def test_a_model_that_ignores_a_sample_prompt_scores_less(
-    tmp_path: Path, obedient: bool, score: float
-) -> None:
-    fake: Any = Colours(obedient)
-    Image.new("RGB", (80, 80)).save(tmp_path / "0.png")
-    subject = {"identifier": "sks", "classNoun": "mug", "images": f"file://{tmp_path}"}
-    job = resolve(
-        {
-            "apiVersion": "dreambooth.dev/v1alpha1",
-            "kind": "DreamBoothJob",
-            "metadata": {"name": "mug"},
-            "spec": {
-                "model": {"source": "/nowhere"},
-                "subjects": [subject],
-                "output": f"file://{tmp_path}",
-                "training": {"resolution": 64},
-                "samples": {"prompts": ["sks mug on the moon", "sks mug in a box"]},
-                "evaluation": {"model": "/nowhere", "count": 5},
-                "runtime": {"gpusPerNode": 0},
-            },
-        }
+def test_an_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
+    torch.manual_seed(0)
+    found = [known(torch.randn(30) + 1) for _ in range(100)]
+    assert 88 <= sum(each.low <= 1 <= each.high for each in found) <= 100
+    pairs = [vectors(20, spread=1) for _ in range(50)]
+    truth = float(torch.stack([1 - each @ each.T for each in pairs]).mean()) * 20 / 19
+    held = [known(1 - each @ each.T) for each in pairs]
+    assert 42 <= sum(each.low <= truth <= each.high for each in held) <= 50
+
+
+def test_intervals_are_the_same_every_time() -> None:
+    values = torch.arange(7.0)
+    assert estimate(values) == estimate(values)
+    assert known(torch.ones(5)) == Estimate(value=1, low=1, high=1)
+
+
+def test_one_image_has_no_pair() -> None:
+    assert estimate(torch.ones(1, 1)) is None
+    assert half_distances(torch.ones(3, 2)) is None
+
+
+def vectors(count: int, *, spread: float, towards: int = 0, size: int = 16) -> Tensor:
+    """Unit vectors around one axis."""
+    mean = torch.zeros(size)
+    mean[towards] = 1
+    return normalize(mean + spread * torch.randn(count, size) / size**0.5, dim=-1)
+
+
+def test_the_drift_of_a_model_from_itself_is_nothing() -> None:
+    torch.manual_seed(0)
+    images = vectors(16, spread=1)
+    assert known(kernel_distances(images, images)) == Estimate(value=0, low=0, high=0)
+    halves = half_distances(images)
+    assert halves
+    assert halves.is_noise
+    moved = known(kernel_distances(images, vectors(16, spread=1, towards=1)))
+    assert moved.low > halves.high
+
+
+def generated(like: int, count: int = 12) -> GeneratedVectors:
+    """Images of a subject that look like axis `like`; the class is axis 1."""
+    return GeneratedVectors(
+        subject=vectors(count, spread=0.3, towards=like),
+        subject_clip=vectors(count, spread=0.3, towards=like),
+        class_images=vectors(count, spread=0.3, towards=1),
+        prompts=torch.stack([vectors(4, spread=0.3, towards=2), vectors(4, spread=0.3, towards=3)]),
     )
-    assert job.spec.evaluation
-    storage = Storage(StorageSettings(None, None, "auto"))
-    telemetry = Telemetry(job, Topology())
-    attempt = Attempt(job, Ranks(Topology()), storage, telemetry, StopSignal(), torch.device("cpu"))
-    Evaluator(attempt, job.spec.evaluation, fake, fake).score(0)
-    (scores,) = json.loads(storage.read(attempt.layout.scores_at(0)))
-    assert scores["prompt_similarity"] == score
-    of_prompts = [r for r in fake.requests if "moon" in r.prompt or "box" in r.prompt]
-    assert len(of_prompts) == 6
+
+
+def real(**fields: Any) -> RealVectors:
+    references = vectors(5, spread=0.3)
+    given = {
+        "references": references,
+        "references_clip": references,
+        "training": references,
+        "held_out": False,
+        "texts": vectors(2, spread=0, towards=2),
+    }
+    return RealVectors(**given | fields)
+
+
+def test_a_learned_subject_has_better_scores_than_the_base_and_no_more_than_real_images() -> None:
+    torch.manual_seed(0)
+    scores = score_subject(real(), generated(like=4), generated(like=0))
+    assert set(scores) == set(ScoreName)
+    similarity = scores[ScoreName.SUBJECT_SIMILARITY]
+    assert similarity.base
+    assert similarity.trained
+    assert similarity.real
+    assert similarity.change
+    assert similarity.base.high < 0.3 < similarity.trained.low
+    assert similarity.trained.value == pytest.approx(similarity.real.value, abs=0.1)
+    assert similarity.change.value == pytest.approx(
+        similarity.trained.value - similarity.base.value
+    )
+    # Other images of the same model: class images have not changed.
+    for name in (ScoreName.CLASS_SIMILARITY, ScoreName.CLASS_DIVERSITY):
+        change = scores[name].change
+        assert change
+        assert change.is_noise, name
+
+
+def test_images_of_the_training_are_not_their_own_neighbours() -> None:
+    torch.manual_seed(0)
+    values = score_subject(real(), generated(like=0), None)[ScoreName.MEMORIZATION]
+    assert values.real
+    assert values.real.value < 0.99
+    copies = GeneratedVectors(**vars(generated(like=0)) | {"subject": real().training})
+    training = copies.subject
+    copied = score_subject(real(training=training), copies, None)[ScoreName.MEMORIZATION]
+    assert copied.base
+    assert copied.base.value == pytest.approx(1)
+    held_out = real(held_out=True, references=vectors(5, spread=0.3))
+    values = score_subject(held_out, copies, None)[ScoreName.MEMORIZATION]
+    assert values.real
+    assert values.real.value < 0.99
+
+
+def test_each_prompt_is_scored_on_its_own_images() -> None:
+    torch.manual_seed(0)
+    first, second = score_prompts(real(), generated(like=0), None)
+    assert first.base
+    assert second.base
+    assert first.base.low > 0.8
+    assert second.base.high < 0.3
+    whole = score_subject(real(), generated(like=0), None)[ScoreName.PROMPT_SIMILARITY]
+    assert isinstance(whole, ScoreValues)
+    assert whole.base
+    assert second.base.value < whole.base.value < first.base.value

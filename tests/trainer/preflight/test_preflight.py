@@ -153,9 +153,10 @@ def test_images_for_the_evaluation_are_checked_at_the_resolution(
 ) -> None:
     (tmp_path / "held-out").mkdir()
     Image.new("RGB", (31, 64)).save(tmp_path / "held-out" / "small.png")
-    job["spec"]["evaluation"] = {"model": str(clip), "images": f"file://{tmp_path}/held-out"}
+    job["spec"]["evaluation"] = {"model": str(clip)}
+    job["spec"]["subjects"][0]["evaluationImages"] = f"file://{tmp_path}/held-out"
     [error] = errors(job)
-    assert error.startswith("spec.evaluation.images: no image in")
+    assert error.startswith("spec.subjects[0].evaluationImages: no image in")
     assert "small.png: 31 x 64 pixels are too small" in error
 
 

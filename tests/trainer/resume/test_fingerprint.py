@@ -22,12 +22,13 @@ from tests.trainer.resolved import resolve
 
 STEP = 500
 HASHES = {"model": "aa", "sks/0.jpg": "00", "sks/1.jpg": "11", "class mug/0.png": "cc"}
+SUBJECT = {"identifier": "sks", "classNoun": "mug", "images": "s3://data/mug"}
 
 
 def job(**changes: Any) -> ResolvedJob:
     spec: dict[str, Any] = {
         "model": {"source": "s3://models/sd"},
-        "subjects": [{"identifier": "sks", "classNoun": "mug", "images": "s3://data/mug"}],
+        "subjects": [SUBJECT],
         "output": "file:///somewhere",
         "training": {"globalBatch": 8, "seed": 1},
     }
@@ -102,6 +103,7 @@ def test_a_difference_tells_both_values() -> None:
         {"checkpoints": {"every": 10}},
         {"prior": {"cache": "s3://elsewhere/cache"}},
         {"evaluation": {"model": "s3://models/clip"}},
+        {"subjects": [SUBJECT | {"evaluationImages": "s3://data/held-out"}]},
     ],
 )
 def test_harmless_changes_are_none(changes: dict[str, Any]) -> None:

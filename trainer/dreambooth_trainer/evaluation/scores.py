@@ -1,31 +1,53 @@
-"""Scores of Ruiz et al. 2022, sections 4.1 and 4.3, with CLIP as the encoder.
+"""Scores of one subject from the vectors of its images: pure functions, no models.
 
-Subject similarity is the paper's CLIP-I: the mean cosine between generated and real images of the
-subject. Prompt similarity is CLIP-T: between images of the sample prompts and these prompts.
-Similarity and diversity of class images show what the prior loss has preserved.
+Source: Ruiz et al. 2022, sections 4.1 (DINO, CLIP-I, CLIP-T) and 4.3 (PRES, DIV).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
+from dreambooth_api.contract.scores import Estimate, ScoreName, ScoreValues
 from dreambooth_api.models.subject import Subject
+from dreambooth_trainer.evaluation.estimates import estimate, half_distances, kernel_distances
 
 
 @dataclass(frozen=True)
-class Scores:
-    """One subject's scores at one step; similarities are cosines, -1 to 1."""
+class GeneratedVectors:
+    """Unit vectors of one model's images of a subject, in the order of their seeds.
 
-    subject_similarity: float
-    prompt_similarity: float
-    class_similarity: float
-    """Between generated class images and real images of the subject: it rises when the class
-    collapses into the subject."""
-    subject_diversity: float
-    class_diversity: float
+    Args:
+        subject: Images of the instance prompt by the image encoder, [N, D].
+        subject_clip: The same images by the text encoder's model, [N, E].
+        class_images: Images of the class prompt by the image encoder, [N, D].
+        prompts: Images of the sample prompts by the text encoder's model, [P, n, E].
+    """
+
+    subject: Tensor
+    subject_clip: Tensor
+    class_images: Tensor
+    prompts: Tensor
+
+
+@dataclass(frozen=True)
+class RealVectors:
+    """Unit vectors that the generated ones of a subject are compared with.
+
+    Args:
+        references: Real images by the image encoder, [R, D].
+        references_clip: The same images by the text encoder's model, [R, E].
+        training: Training images by the image encoder, [T, D].
+        held_out: Whether the references are other images than those of the training.
+        texts: The sample prompts, [P, E].
+    """
+
+    references: Tensor
+    references_clip: Tensor
+    training: Tensor
+    held_out: bool
+    texts: Tensor
 
 
 def prompts_of(subject: Subject, prompts: Sequence[str]) -> list[str]:
@@ -33,10 +55,12 @@ def prompts_of(subject: Subject, prompts: Sequence[str]) -> list[str]:
     return [p for p in prompts if _word(subject.identifier).search(p)] or [subject.prompt]
 
 
-def without_identifiers(prompt: str, identifiers: Sequence[str]) -> str:
-    """The prompt as CLIP should read it: identifiers mean nothing to it, the classes remain."""
-    for identifier in identifiers:
-        prompt = _word(identifier).sub("", prompt)
+def with_class_nouns(prompt: str, subjects: Sequence[Subject]) -> str:
+    """The prompt as an encoder should read it: with class nouns, as identifiers mean nothing."""
+    for subject in subjects:
+        noun = subject.class_noun
+        named = rf"{_word(subject.identifier).pattern}(\s+{re.escape(noun)}(?!\w))?"
+        prompt = re.sub(named, noun.replace("\\", r"\\"), prompt)
     return " ".join(prompt.split())
 
 
@@ -44,43 +68,82 @@ def _word(identifier: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){re.escape(identifier)}(?!\w)")
 
 
-def mean_similarity(left: Tensor, right: Tensor) -> float:
-    """Mean cosine over all pairs of unit vectors [N, D] and [M, D].
-
-    CLIP-I or CLIP-T of Ruiz et al. 2022, section 4.1.
-    """
-    return float((left @ right.T).mean())
-
-
-def diversity(vectors: Tensor) -> float:
-    """1 - mean cosine over the pairs of different unit vectors of [N, D]; 0 for one vector."""
-    count = len(vectors)
-    if count < 2:
-        return 0.0
-    # The diagonal, each vector with itself, adds 1 per vector.
-    total = float((vectors @ vectors.T).sum()) - count
-    return 1 - total / (count * (count - 1))
+def score_subject(
+    real: RealVectors, base: GeneratedVectors, trained: GeneratedVectors | None
+) -> dict[ScoreName, ScoreValues]:
+    """All scores of a subject; without a trained model, those of the base and of real images."""
+    ceiling = _real_values(real)
+    scores: dict[ScoreName, ScoreValues] = {}
+    for name in ScoreName:
+        if name is ScoreName.CLASS_DRIFT:
+            scores[name] = _class_drift(base, trained)
+        else:
+            before = VALUES[name](base, real)
+            after = VALUES[name](trained, real) if trained else None
+            scores[name] = _compare(before, after, ceiling.get(name))
+    return scores
 
 
-def score_entry(subject: Subject, before: Scores, after: Scores, real: float) -> dict[str, Any]:
-    """One subject's entry in scores.json.
+def score_prompts(
+    real: RealVectors, base: GeneratedVectors, trained: GeneratedVectors | None
+) -> list[ScoreValues]:
+    """Prompt following of each sample prompt, in their order."""
+    shape = base.prompts.shape[:2]
+    before = _fit_to_prompts(base, real).view(shape)
+    after = _fit_to_prompts(trained, real).view(shape) if trained else None
+    return [
+        _compare(before[index], None if after is None else after[index], None)
+        for index in range(len(before))
+    ]
 
-    Args:
-        subject: The subject.
-        before: Its scores with the base model.
-        after: Its scores with the trained model.
-        real: Mean cosine among the subject's real images, which a perfect model would reach.
-    """
+
+def _compare(before: Tensor, after: Tensor | None, real: Tensor | None) -> ScoreValues:
+    return ScoreValues(
+        base=estimate(before),
+        trained=None if after is None else estimate(after),
+        real=None if real is None else estimate(real),
+        # The same seeds: what an image has from its seed is in both, and cancels out.
+        change=None if after is None else estimate(after - before),
+    )
+
+
+def _class_drift(base: GeneratedVectors, trained: GeneratedVectors | None) -> ScoreValues:
+    after: Estimate | None = None
+    if trained:
+        after = estimate(kernel_distances(base.class_images, trained.class_images))
+    return ScoreValues(base=half_distances(base.class_images), trained=after)
+
+
+def _real_values(real: RealVectors) -> dict[ScoreName, Tensor]:
+    """What real images reach in the scores of the subject."""
+    near = real.references @ real.training.T
+    if not real.held_out:
+        # Each training image is its own nearest one: the second nearest counts.
+        near = near.clone().fill_diagonal_(-1)
     return {
-        "identifier": subject.identifier,
-        "classNoun": subject.class_noun,
-        "subjectSimilarity": {
-            "before": before.subject_similarity,
-            "after": after.subject_similarity,
-            "real": real,
-        },
-        "promptSimilarity": {"before": before.prompt_similarity, "after": after.prompt_similarity},
-        "classSimilarity": {"before": before.class_similarity, "after": after.class_similarity},
-        "classDiversity": {"before": before.class_diversity, "after": after.class_diversity},
-        "subjectDiversity": {"before": before.subject_diversity, "after": after.subject_diversity},
+        ScoreName.SUBJECT_SIMILARITY: real.references @ real.references.T,
+        ScoreName.SUBJECT_SIMILARITY_CLIP: real.references_clip @ real.references_clip.T,
+        ScoreName.SUBJECT_DIVERSITY: 1 - real.references @ real.references.T,
+        ScoreName.MEMORIZATION: near.max(dim=1).values,
     }
+
+
+def _fit_to_prompts(generated: GeneratedVectors, real: RealVectors) -> Tensor:
+    """Cosine of each image with its prompt, [P * n]."""
+    return (generated.prompts * real.texts[:, None]).sum(dim=-1).flatten()
+
+
+VALUES: dict[ScoreName, Callable[[GeneratedVectors, RealVectors], Tensor]] = {
+    ScoreName.SUBJECT_SIMILARITY: lambda images, real: (images.subject @ real.references.T).mean(1),
+    ScoreName.SUBJECT_SIMILARITY_CLIP: lambda images, real: (
+        images.subject_clip @ real.references_clip.T
+    ).mean(1),
+    ScoreName.PROMPT_SIMILARITY: _fit_to_prompts,
+    ScoreName.SUBJECT_DIVERSITY: lambda images, _: 1 - images.subject @ images.subject.T,
+    ScoreName.MEMORIZATION: lambda images, real: (images.subject @ real.training.T).max(1).values,
+    ScoreName.CLASS_SIMILARITY: lambda images, real: (images.class_images @ real.references.T).mean(
+        1
+    ),
+    ScoreName.CLASS_DIVERSITY: lambda images, _: 1 - images.class_images @ images.class_images.T,
+}
+"""What each score averages: one value per image, [N], or per pair of images, [N, N]."""

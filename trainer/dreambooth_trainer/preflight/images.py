@@ -30,12 +30,14 @@ def check_subjects(job: ResolvedJob, storage: Storage, report: PreflightReport) 
 
 def check_other_images(job: ResolvedJob, storage: Storage, report: PreflightReport) -> None:
     """Check the first of the user's class images, and of the images for the evaluation."""
-    prior, evaluation = job.spec.prior, job.spec.evaluation
+    prior = job.spec.prior
     folders = {}
     if prior.enabled and prior.images:
         folders["spec.prior.images"] = prior.images, prior.count
-    if evaluation and evaluation.images:
-        folders["spec.evaluation.images"] = evaluation.images, SAMPLE_SIZE
+    for index, subject in enumerate(job.spec.subjects):
+        if job.spec.evaluation and subject.evaluation_images:
+            field = f"spec.subjects[{index}].evaluationImages"
+            folders[field] = subject.evaluation_images, SAMPLE_SIZE
     for field, (uri, wanted) in folders.items():
         count = min(wanted, SAMPLE_SIZE)
         with report.collecting():

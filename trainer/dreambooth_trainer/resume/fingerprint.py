@@ -18,6 +18,8 @@ SECTIONS = ("model", "subjects", "prior", "training")
 """Parts of the spec that a state depends on."""
 FREE = ("prior.cache", "training.steps", "training.gradientCheckpointing")
 """Fields of these sections that may change: they affect no state, or only the number of states."""
+SCORED = ".evaluationImages"
+"""End of the fields of subjects that are scored with, and not trained on."""
 SPLIT = ("training.perDeviceBatch", "training.accumulation")
 """How the global batch is divided: free as well where `globalBatch` fixes its size."""
 CLASS_IMAGES = "class "
@@ -51,7 +53,11 @@ def relevant(config: Mapping[str, Any]) -> dict[str, JsonValue]:
     if _depends_on_steps(spec["training"]):
         free.discard("training.steps")
     values = (pair for name in SECTIONS for pair in _values(spec.get(name), name))
-    return {f"spec.{path}": value for path, value in values if path not in free}
+    return {
+        f"spec.{path}": value
+        for path, value in values
+        if path not in free and not path.endswith(SCORED)
+    }
 
 
 def _depends_on_steps(training: Mapping[str, Any]) -> bool:

@@ -47,4 +47,5 @@ def _settings(attempt: Attempt) -> dict[str, Any]:
     """The settings of samples and scores, without those that no resumed job may change."""
     spec = resolved(attempt.job)["spec"]
     samples = {name: value for name, value in spec["samples"].items() if name != "every"}
-    return {"samples": samples, "evaluation": spec.get("evaluation")}
+    images = [subject.get("evaluationImages") for subject in spec["subjects"]]
+    return {"samples": samples, "evaluation": spec.get("evaluation"), "images": images}
