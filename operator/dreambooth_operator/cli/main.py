@@ -195,6 +195,52 @@ def run(
     raise typer.Exit(run(RunOptions(path, tuple(upload or ()), state, fresh, resume, nodes, gpus)))
 
 
+@app.command(
+    epilog=_examples(
+        "sweep -f job.yaml --set training.learningRate=1e-4,5e-5 --set training.lora.rank=8,32",
+        "sweep -f job.yaml --set training.steps=200,400 --render | kubectl apply -f -",
+        exit_codes="Exit codes: 0 all jobs have succeeded; 1 not all; "
+        f"{USAGE_EXIT_CODE} wrong usage, or a job that is not valid: nothing has run.",
+    )
+)
+def sweep(
+    file: Annotated[
+        Path, typer.Option("--file", "-f", help="Job file (YAML).", show_default=False)
+    ],
+    values: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE,...",
+            help="A field of the spec and its values; repeat it for each field.",
+            show_default=False,
+        ),
+    ],
+    render: Annotated[
+        bool, typer.Option("--render", help="Only print the jobs, for kubectl apply.")
+    ] = False,
+    upload: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LOCAL=URI", help="Upload a file or folder first; repeatable."),
+    ] = None,
+    state: StateFolder = DEFAULT_STATE,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Number of pods, overrides runtime.nodes.")
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=0, help="GPUs per pod, overrides runtime.gpusPerNode.")
+    ] = None,
+) -> None:
+    """Run a job once for each combination of values, and compare the results."""
+    from dreambooth_operator.cli.sweep.command import SweepOptions, render_jobs, run_jobs
+
+    if render:
+        render_jobs(file, values)
+        return
+    options = SweepOptions(file, tuple(values), tuple(upload or ()), state, nodes, gpus)
+    raise typer.Exit(run_jobs(options))
+
+
 @app.command("list", epilog=_examples("list"))
 def list_runs(state: StateFolder = DEFAULT_STATE) -> None:
     """List the runs on this machine, the newest first."""

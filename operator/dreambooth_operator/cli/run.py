@@ -16,8 +16,8 @@ from dreambooth_operator.cli.report import Report, print_entry, print_text, resu
 from dreambooth_operator.cli.screen import screen_for
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.host import check_fits
-from dreambooth_operator.local.run import run_job
-from dreambooth_operator.local.runner import stop_on_signals
+from dreambooth_operator.local.run import RunEnd, run_job
+from dreambooth_operator.local.runner import StopRequest, stop_on_signals
 from dreambooth_operator.local.state import DEFAULT_STATE, Run, State
 from dreambooth_operator.local.storage import (
     LocalStorage,
@@ -55,9 +55,11 @@ def run(options: RunOptions) -> int:
     """
     # Paths and commands stay on one line, so that they can be copied.
     console = Console(soft_wrap=True)
-    job = with_endpoint(_with_options(read_job(options.file), options), os.environ)
+    job = with_endpoint(
+        with_ranks(read_job(options.file), nodes=options.nodes, gpus=options.gpus), os.environ
+    )
     check_fits(job)
-    uploads = [_parse_upload(text) for text in options.uploads]
+    uploads = [parse_upload(text) for text in options.uploads]
     advice = warnings(job)
     for warning in advice:
         print_text(console, f"warning: {warning}")
@@ -73,19 +75,26 @@ def run(options: RunOptions) -> int:
         else:
             run = state.new_run(job, embedded=needs_embedded(job))
         with storage_for(run.job, state, run.record.embedded) as storage:
-            _print_storage(storage, state, console)
-            for each, done in zip(uploads, upload(storage, state, uploads), strict=True):
-                removed = f", removed {done.removed} old ones" if done.removed else ""
-                print_text(
-                    console,
-                    f"uploaded {done.written} files from {each.source} to {each.uri}{removed}",
-                )
-            return _run(run, storage, options, console, advice)
+            print_storage(storage, state, console)
+            upload_files(uploads, storage, state, console)
+            command = resume_command(
+                _file_of(run) if options.file == STANDARD_INPUT else options.file,
+                state=None if options.state == DEFAULT_STATE else options.state,
+                nodes=options.nodes,
+                gpus=options.gpus,
+            )
+            with stop_on_signals() as stop:
+                end = run_to_end(run, storage, stop, Terminal(console, command, advice))
+            return end.exit_code
 
 
-def _with_options(job: DreamBoothJob, options: RunOptions) -> DreamBoothJob:
-    """The job with --nodes and --gpus in place of its own, validated again."""
-    given = {"nodes": options.nodes, "gpusPerNode": options.gpus}
+def with_ranks(job: DreamBoothJob, *, nodes: int | None, gpus: int | None) -> DreamBoothJob:
+    """The job with --nodes and --gpus in place of its own, validated again.
+
+    Raises:
+        UserError: It is not valid with them.
+    """
+    given = {"nodes": nodes, "gpusPerNode": gpus}
     overrides = {field: value for field, value in given.items() if value is not None}
     if not overrides:
         return job
@@ -95,7 +104,7 @@ def _with_options(job: DreamBoothJob, options: RunOptions) -> DreamBoothJob:
     return check_job(document, "the job with --nodes and --gpus")
 
 
-def _print_storage(storage: LocalStorage, state: State, console: Console) -> None:
+def print_storage(storage: LocalStorage, state: State, console: Console) -> None:
     """Whose storage the job's s3:// URIs are on: a name alone may exist on several servers."""
     url = storage.job.spec.storage.endpoint_url
     if storage.embedded:
@@ -108,7 +117,12 @@ def _print_storage(storage: LocalStorage, state: State, console: Console) -> Non
         print_text(console, f"storage: {without_userinfo(url)}")
 
 
-def _parse_upload(text: str) -> Upload:
+def parse_upload(text: str) -> Upload:
+    """Read one `--upload`.
+
+    Raises:
+        UserError: It has another form, or there is no such file.
+    """
     match = UPLOAD.fullmatch(text)
     if match is None:
         raise UserError(
@@ -118,6 +132,22 @@ def _parse_upload(text: str) -> Upload:
     if not Path(match["source"]).exists():
         raise UserError(f"--upload {match['source']}: no such file or folder")
     return Upload(Path(match["source"]), match["uri"])
+
+
+def upload_files(
+    uploads: list[Upload], storage: LocalStorage, state: State, console: Console
+) -> None:
+    """Upload files, and print how many.
+
+    Raises:
+        UserError: A source holds no files.
+        StorageError: An upload or a removal fails.
+    """
+    for each, done in zip(uploads, upload(storage, state, uploads), strict=True):
+        removed = f", removed {done.removed} old ones" if done.removed else ""
+        print_text(
+            console, f"uploaded {done.written} files from {each.source} to {each.uri}{removed}"
+        )
 
 
 def _resumed_run(job: DreamBoothJob, state: State) -> Run:
@@ -149,22 +179,26 @@ def _file_of(run: Run) -> Path:
     return path
 
 
-def _run(
-    run: Run, storage: LocalStorage, options: RunOptions, console: Console, advice: list[str]
-) -> int:
+@dataclass(frozen=True)
+class Terminal:
+    """What the output of a run needs beside the run."""
+
+    console: Console
+    command: str
+    """The command line that resumes the run."""
+    advice: list[str]
+    """Warnings of the job that were printed already."""
+
+
+def run_to_end(run: Run, storage: LocalStorage, stop: StopRequest, terminal: Terminal) -> RunEnd:
+    """Run a job to its end, and print how it goes and ends."""
     started = time.monotonic()
+    console = terminal.console
     print_entry(console, "logs", f"{run.folder}/pod-*.log")
-    screen = screen_for(console, advice)
-    with stop_on_signals() as stop:
-        try:
-            end = run_job(run, storage, stop, screen)
-        finally:
-            screen.close()
-    command = resume_command(
-        _file_of(run) if options.file == STANDARD_INPUT else options.file,
-        state=None if options.state == DEFAULT_STATE else options.state,
-        nodes=options.nodes,
-        gpus=options.gpus,
-    )
-    Report(run, storage, command, console).print_end(end, time.monotonic() - started)
-    return end.exit_code
+    screen = screen_for(console, terminal.advice)
+    try:
+        end = run_job(run, storage, stop, screen)
+    finally:
+        screen.close()
+    Report(run, storage, terminal.command, console).print_end(end, time.monotonic() - started)
+    return end

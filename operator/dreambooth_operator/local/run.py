@@ -38,6 +38,11 @@ class RunFailure:
     final: bool
     """No restart can help. False: the job was restarted as often as it may be."""
 
+    @property
+    def reason(self) -> str:
+        """Why the pod failed, in words."""
+        return self.end.termination.message or f"exited with code {self.end.exit_code}"
+
 
 @dataclass(frozen=True)
 class RunEnd:
@@ -55,8 +60,11 @@ def run_job(run: Run, storage: LocalStorage, stop: StopRequest, screen: Screen) 
     Raises:
         UserError: This machine has no loopback addresses for the pods.
     """
+    began = time.monotonic()
     end = _run_attempts(run, storage, stop, screen)
     stopped = end.exit_code and stop.requested
+    run.record.seconds += time.monotonic() - began
+    run.record.failure = end.failure.reason if end.failure else ""
     run.record.state = "Stopped" if stopped else "Failed" if end.exit_code else "Succeeded"
     run.save()
     return end

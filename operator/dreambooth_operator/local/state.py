@@ -39,6 +39,10 @@ class RunRecord(BaseModel):
     state: RunState = "Running"
     checkpoint: Checkpoint | None = None
     """The newest durable checkpoint that the trainer has reported, in any attempt."""
+    seconds: float = 0.0
+    """How long it ran, together with the times it was resumed."""
+    failure: str = ""
+    """Why it failed last; empty when it did not."""
 
 
 class Run:

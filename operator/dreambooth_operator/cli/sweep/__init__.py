@@ -1,0 +1,1 @@
+"""`dreambooth sweep`: one job for each combination of values."""

@@ -1,0 +1,86 @@
+"""The command `dreambooth sweep`."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.parsing.advice import cluster_warnings
+from dreambooth_operator.cli.job_file import STANDARD_INPUT, read_job
+from dreambooth_operator.cli.program import command_line
+from dreambooth_operator.cli.run import parse_upload
+from dreambooth_operator.cli.sweep.local import LocalSweep, local_results, on_this_machine
+from dreambooth_operator.cli.sweep.members import expand
+from dreambooth_operator.cli.sweep.table import to_table
+from dreambooth_operator.errors import UserError
+from dreambooth_operator.local.state import DEFAULT_STATE, State
+from dreambooth_operator.manifests.serialize import to_yaml
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """The options of `dreambooth sweep`, as they were given."""
+
+    file: Path
+    settings: tuple[str, ...]
+    uploads: tuple[str, ...]
+    state: Path
+    nodes: int | None
+    gpus: int | None
+
+
+def render_jobs(file: Path, settings: Sequence[str]) -> None:
+    """Print the jobs of a sweep as YAML documents, for `kubectl apply`.
+
+    Raises:
+        UserError: The file, or the job with a combination of values, is not valid.
+    """
+    members = expand(read_job(file), settings)
+    notes = dict.fromkeys(note for member in members for note in cluster_warnings(member.job))
+    for note in notes:
+        sys.stderr.write(f"warning: {note}\n")
+    sys.stdout.write(to_yaml([_as_written(member.job) for member in members]))
+
+
+def _as_written(job: DreamBoothJob) -> dict[str, Any]:
+    """The job without the defaults, which the API server fills in."""
+    return job.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+def run_jobs(options: SweepOptions) -> int:
+    """Run all jobs of a sweep on this machine, then show them; returns 0 if all have succeeded.
+
+    Raises:
+        UserError: A job is not valid or does not fit on this machine, and none has run; another
+            process uses the state folder.
+        StorageError: An upload fails.
+    """
+    if options.file == STANDARD_INPUT:
+        raise UserError("a sweep on this machine needs a file, to go on with it; save the job")
+    console = Console(soft_wrap=True)
+    members = on_this_machine(
+        expand(read_job(options.file), options.settings), nodes=options.nodes, gpus=options.gpus
+    )
+    uploads = [parse_upload(text) for text in options.uploads]
+    state = State(options.state)
+    runs = LocalSweep(members, state, uploads, _again(options), console).run()
+    results = local_results(members, runs)
+    console.print(to_table(results), soft_wrap=False)
+    return int(any(result.phase != "Succeeded" for result in results))
+
+
+def _again(options: SweepOptions) -> str:
+    """The command line that goes on with the sweep; files are uploaded already."""
+    arguments = ["sweep", "-f", str(options.file)]
+    for text in options.settings:
+        arguments += ["--set", text]
+    state = None if options.state == DEFAULT_STATE else options.state
+    given = (("--state", state), ("--nodes", options.nodes), ("--gpus", options.gpus))
+    for option, value in given:
+        if value is not None:
+            arguments += [option, str(value)]
+    return command_line(*arguments)
