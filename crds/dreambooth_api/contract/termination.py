@@ -4,11 +4,11 @@ JSON on one line, so that nothing has to be read out of prose. An image of anoth
 container that wrote nothing (FallbackToLogsOnError), leaves plain text: that is the message then.
 """
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from dreambooth_api.contract.message import Checkpoint, Message, Rank, printable, text
+from dreambooth_api.contract.message import Checkpoint, Message, Rank, Time, printable, text
 from dreambooth_api.contract.version import OLDEST, VERSION, ContractVersion
 
 MAX_BYTES = 4000
@@ -64,3 +64,16 @@ class Termination(Message):
             return read if known else cls(message=read.message)
         # Of a log, the end: a traceback's last line names the error.
         return cls(message=printable(data.strip()[-MAX_BYTES:], MAX_BYTES))
+
+
+class AttemptEnd(Message):
+    """How an attempt ended, in the run's folder (`OutputLayout.attempt_end`).
+
+    Written by the rank that failed first, or by rank 0 after the export. An attempt that was killed
+    leaves none.
+    """
+
+    exit_code: Annotated[int, Field(ge=0, le=255)]
+    rank: Rank
+    message: text(MAX_BYTES) = ""  # type: ignore[valid-type]
+    ended_at: Time

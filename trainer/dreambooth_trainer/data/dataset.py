@@ -85,6 +85,13 @@ class Dataset:
                 ).hexdigest()
         return hashes
 
+    def uris_by_name(self, limit: int = 100) -> dict[str, list[str]]:
+        """URIs of the first images of each subject and class, named as in `hashes`."""
+        return {
+            name: [image.uri for image in group.images[:limit]]
+            for name, group in self._named_groups()
+        }
+
     def _named_groups(self) -> Iterator[tuple[str, ImageGroup]]:
         identifiers = [subject.identifier for subject in self.job.spec.subjects]
         yield from zip(identifiers, self.subjects, strict=True)

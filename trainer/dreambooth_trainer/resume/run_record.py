@@ -6,8 +6,9 @@ It contains no secrets.
 import json
 import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -48,6 +49,9 @@ def write_run_record(
     global_batch: int,
     hashes: Mapping[str, JsonValue],
     seeds: Mapping[str, int],
+    images: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    warnings: Sequence[str] = (),
+    notes: Sequence[str] = (),
     model_license: License = INHERITED,
     resumed_from: int | None = None,
     source: Mapping[str, JsonValue] | None = None,
@@ -63,6 +67,9 @@ def write_run_record(
         global_batch: Subject images per optimizer step over all ranks.
         hashes: sha256 of the model and of each image, by name.
         seeds: By purpose.
+        images: URIs of images, by subject and class, for the report.
+        warnings: What the checks before training found that does not prevent it.
+        notes: What they say about the job that is as it should be.
         model_license: Of the base model's weights.
         resumed_from: Step of the checkpoint that this attempt resumes from; None: there is none.
         source: That checkpoint, and what differs, if it is another run's (spec.resumeFrom).
@@ -84,6 +91,9 @@ def write_run_record(
         "modelLicense": {"name": model_license.name, "link": model_license.link},
         "seeds": dict(seeds),
         "hashes": dict(hashes),
+        "images": {name: list(uris) for name, uris in images.items()},
+        "warnings": list(warnings),
+        "notes": list(notes),
         "attempts": [*(earlier["attempts"] if earlier else []), this],
     }
     storage.write(layout.run_record, json.dumps(record, indent=2).encode())

@@ -41,6 +41,7 @@ from dreambooth_trainer.resume.restore import Restored, restore, resume_history
 from dreambooth_trainer.resume.run_record import public_config, read_global_batch, write_run_record
 from dreambooth_trainer.run.baseline import needs_baseline, record_baseline
 from dreambooth_trainer.run.fit import fit
+from dreambooth_trainer.run.report import recording_failure, write_report
 from dreambooth_trainer.telemetry.telemetry import Telemetry
 from dreambooth_trainer.telemetry.trackers import open_trackers
 from dreambooth_trainer.telemetry.transfers import TransferTelemetry
@@ -58,10 +59,11 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         StoppedError: The ranks were asked to stop.
     """
     split_batch(job, topology.world_size)  # raises for a bad one before ranks wait for each other
+    storage = _storage(job, telemetry)
+    failures = recording_failure(job, topology, storage)
     # A pod is ready when it answers /healthz, which must not be before all ranks have joined.
-    with join_ranks(topology, stop) as ranks, telemetry.serving():
-        storage, device = _storage(job, telemetry), _device(job, topology)
-
+    with join_ranks(topology, stop) as ranks, telemetry.serving(), failures:
+        device = _device(job, topology)
         telemetry.enter_stage("Preparing")
         resolved = ranks.run_on_first(lambda: _preflight(job, storage, telemetry))
         attempt = Attempt(resolved, ranks, storage, telemetry, stop, device)
@@ -106,8 +108,8 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
             writer.compare(0, job.spec.training.steps)
             attempt.enter_stage("Exporting")
             _export(attempt, store, family)
-        # Rank 0 may still be uploading: no pod succeeds before the export is complete.
-        ranks.barrier()
+        # All ranks wait for it, and so for rank 0's upload: no pod succeeds before it is complete.
+        ranks.run_on_first(lambda: write_report(attempt, store.check_owner))
 
 
 def _storage(job: DreamBoothJob, telemetry: Telemetry) -> Storage:
@@ -141,7 +143,7 @@ def _preflight(job: DreamBoothJob, storage: Storage, telemetry: Telemetry) -> Re
         log.info(note)
     for warning in report.warnings:
         log.warning(warning)
-    telemetry.progress.record_checks(report.warnings, report.notes)
+    telemetry.record_checks(report.warnings, report.notes)
     if report.errors or report.job is None:
         raise RefusedJobError(report.message(), report.exit_code)
     return report.job
@@ -191,6 +193,9 @@ def _record(
             world_size=topology.world_size,
             global_batch=batch.total,
             hashes=hashes,
+            images=dataset.uris_by_name(),
+            warnings=attempt.telemetry.warnings,
+            notes=attempt.telemetry.notes,
             model_license=find_license(family.published, job.spec.model.source),
             seeds={
                 "training": job.spec.training.seed,

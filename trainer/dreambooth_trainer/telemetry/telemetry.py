@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -51,6 +51,9 @@ class Telemetry:
         )
         self.trackers = Trackers()
         self.history = History()
+        self.warnings: Sequence[str] = ()
+        """What the checks before training found. On rank 0 alone, as are `notes`."""
+        self.notes: Sequence[str] = ()
         self._topology = topology
         self._images_per_step = 0
 
@@ -79,6 +82,11 @@ class Telemetry:
         self.progress.enter_stage(stage)
         if self._topology.rank == 0:
             log_progress(self.progress)
+
+    def record_checks(self, warnings: Sequence[str], notes: Sequence[str]) -> None:
+        """The checks before training have found these. Rank 0 alone."""
+        self.warnings, self.notes = tuple(warnings), tuple(notes)
+        self.progress.record_checks(warnings, notes)
 
     def resume(self, step: int) -> None:
         """The attempt goes on from the checkpoint of `step`."""

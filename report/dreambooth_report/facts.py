@@ -1,0 +1,125 @@
+"""What the report shows of a run, typed. Pictures are requests: the page gets them separately."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_report.pictures import Request
+
+
+@dataclass(frozen=True)
+class SubjectFacts:
+    """A subject: its photos, and what the trained model makes of it."""
+
+    identifier: str
+    class_noun: str
+    photos: Sequence[Request]
+    more_photos: int
+    """Photos that were trained on and are not shown."""
+    results: Sequence[Request]
+    """Samples of the step that the run ended with, of a prompt that names the subject."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The samples of one prompt at one step, one per seed."""
+
+    step: int
+    pictures: Sequence[Request]
+
+
+@dataclass(frozen=True)
+class PromptFacts:
+    """The samples of one prompt, by step; the first are those of the base model."""
+
+    prompt: str
+    of_class: bool
+    """Whether it names no subject, and so shows what became of the class."""
+    strips: Sequence[Strip]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One measurement over the steps, in at most some hundred points."""
+
+    steps: Sequence[float]
+    smooth: Sequence[float]
+    raw: Sequence[float]
+    """Means over the steps of a point."""
+
+
+@dataclass(frozen=True)
+class ScorePoint:
+    """A score at a step, with its confidence interval where there is one."""
+
+    step: int
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class ScoreFacts:
+    """One score of one subject over the steps."""
+
+    subject: str
+    name: str
+    meaning: str
+    points: Sequence[ScorePoint]
+    real: float | None = None
+    """The same score of real images, which a perfect model would reach."""
+
+
+@dataclass(frozen=True)
+class AttemptFacts:
+    """One attempt, and how it ended; None where that is not known."""
+
+    number: int
+    started: datetime | None
+    ended: datetime | None
+    ranks: int
+    devices: str
+    resumed_from: int | None
+    end: str
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """One run, as far as it has got."""
+
+    root: str
+    """URI of its folder."""
+    job: DreamBoothJob
+    """As it was trained, with the model's defaults."""
+    done: bool
+    """Whether the model was exported."""
+    steps: int
+    """Optimizer steps done."""
+    chosen_step: int | None
+    """The step whose weights were exported; None before that."""
+    subjects: Sequence[SubjectFacts] = ()
+    prompts: Sequence[PromptFacts] = ()
+    sample_steps: Sequence[int] = ()
+    """Steps whose samples are shown, 0 first."""
+    class_images: Mapping[str, Sequence[Request]] = field(default_factory=dict)
+    """Images of each class that the model was also trained on (prior preservation)."""
+    losses: Mapping[str, Curve] = field(default_factory=dict)
+    learning_rate: Curve | None = None
+    step_seconds: Curve | None = None
+    scores: Sequence[ScoreFacts] = ()
+    warnings: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    attempts: Sequence[AttemptFacts] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """sha256 by name."""
+    license: str = ""
+    license_link: str | None = None
+    global_batch: int | None = None
+    card: str = ""
+    """README.md of the exported model; empty before the export."""
+    left_out: Sequence[str] = ()
+    """What is in the run's folder and not on the page, in sentences."""

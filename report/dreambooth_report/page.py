@@ -1,0 +1,213 @@
+"""The page: what is known of a run, as one HTML document. Pure."""
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import resources
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from dreambooth_api.contract.times import human_duration
+from dreambooth_api.parsing.load import dump
+from dreambooth_report import card
+from dreambooth_report.charts import Level, Line, line_chart
+from dreambooth_report.facts import Curve, RunFacts, ScoreFacts
+from dreambooth_report.pictures import Picture, Request
+
+MANY_HASHES = 400
+"""Most hashes that are shown; run.json has all."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with its heading, and a sentence below it."""
+
+    title: str
+    text: str
+    svg: Markup
+    key: list[tuple[str, bool]] = field(default_factory=list)
+    """Names of the lines, where there are several, and whether each has the second color."""
+
+
+def requests_of(facts: RunFacts) -> set[Request]:
+    """The pictures that the page of a run shows."""
+    shown: set[Request] = set()
+    for subject in facts.subjects:
+        shown.update(subject.photos, subject.results)
+    for prompt in facts.prompts:
+        for strip in prompt.strips:
+            shown.update(strip.pictures)
+    for images in facts.class_images.values():
+        shown.update(images)
+    return shown
+
+
+def render(facts: RunFacts, pictures: Mapping[Request, Picture]) -> str:
+    """The page of a run. A picture that is missing is shown as such."""
+    style, script = _asset("style.css"), _asset("script.js")
+    environment = Environment(
+        loader=PackageLoader("dreambooth_report", "template"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"day": _day, "duration": human_duration, "link": safe_link}
+    wanted = requests_of(facts)
+    missing = len(wanted) - len(wanted & pictures.keys())
+    return environment.get_template("page.html.j2").render(
+        run=facts,
+        job=facts.job,
+        spec=facts.job.spec,
+        job_file=dump(facts.job),
+        pictures=pictures,
+        missing=missing,
+        figures=list(_figures(facts)),
+        score_charts=list(_score_charts(facts)),
+        training_charts=list(_training_charts(facts)),
+        slider_steps=[step for step in facts.sample_steps if step > 0],
+        card=card.blocks(facts.card),
+        seconds=_seconds(facts),
+        hashes=dict(list(facts.hashes.items())[:MANY_HASHES]),
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(style, script),
+    )
+
+
+def safe_link(url: str | None) -> str | None:
+    """The URL if following it is harmless; None for any other, such as `javascript:`."""
+    return url if url and url.startswith("https://") else None
+
+
+def _asset(name: str) -> str:
+    return (resources.files("dreambooth_report") / "template" / name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """The Content-Security-Policy: only this style, this script and embedded pictures."""
+
+    def source(text: str) -> str:
+        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{source(style)}';"
+        f" script-src 'sha256-{source(script)}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _day(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%-d %B %Y, %H:%M} UTC"
+
+
+def _seconds(facts: RunFacts) -> float | None:
+    """From the start of the first attempt to the end of the last."""
+    started = [each.started for each in facts.attempts if each.started]
+    ended = [each.ended for each in facts.attempts if each.ended]
+    return (max(ended) - min(started)).total_seconds() if started and ended else None
+
+
+def _figures(facts: RunFacts) -> Iterator[tuple[str, str, str]]:
+    """The few figures at the top: name, value, and what to compare it with."""
+    for score in facts.scores:
+        if score.subject == facts.scores[0].subject and score.name in (
+            "Subject similarity",
+            "Prompt similarity",
+        ):
+            first, last = score.points[0], score.points[-1]
+            beside = [f"before {first.value:.3f}"] if first is not last else []
+            beside += [f"real photos {score.real:.3f}"] if score.real is not None else []
+            yield score.name, f"{last.value:.3f}", ", ".join(beside)
+    total = facts.job.spec.training.steps
+    yield "Steps", f"{facts.steps:,}", "" if facts.steps == total else f"of {total:,}"
+    if (seconds := _seconds(facts)) is not None:
+        count = len(facts.attempts)
+        yield "Time", human_duration(seconds), f"{count} attempts" if count > 1 else "one attempt"
+
+
+def _score_charts(facts: RunFacts) -> Iterator[tuple[str, list[Chart]]]:
+    """The charts of each subject's scores."""
+    for subject in dict.fromkeys(score.subject for score in facts.scores):
+        yield (
+            subject,
+            [
+                _score_chart(score, facts.chosen_step, name=f"score-{number}")
+                for number, score in enumerate(facts.scores)
+                if score.subject == subject
+            ],
+        )
+
+
+def _score_chart(score: ScoreFacts, chosen: int | None, name: str) -> Chart:
+    intervals = [
+        (point.step, point.low, point.high)
+        for point in score.points
+        if point.low is not None and point.high is not None
+    ]
+    line = Line(
+        score.name,
+        [(each.step, each.value) for each in score.points],
+        dots=True,
+        intervals=intervals,
+    )
+    level = Level("real photos", score.real) if score.real is not None else None
+    svg = line_chart(
+        f"{score.name} of {score.subject}",
+        [line],
+        show=_score,
+        level=level,
+        chosen=chosen,
+        name=name,
+    )
+    return Chart(score.name, score.meaning, svg)
+
+
+def _training_charts(facts: RunFacts) -> Iterator[Chart]:
+    if "subject_loss" in facts.losses:
+        named = {"subject_loss": "Subject loss", "prior_loss": "Class loss"}
+        lines = [
+            _curve_line(name, facts.losses[key], second=key == "prior_loss")
+            for key, name in named.items()
+            if key in facts.losses and any(facts.losses[key].raw)
+        ]
+        text = "Averaged over some steps; single steps are drawn faintly."
+        yield _training_chart("Loss", text, lines, _short, "loss")
+    if facts.learning_rate:
+        rate = facts.learning_rate
+        line = Line("Learning rate", list(zip(rate.steps, rate.raw, strict=True)))
+        yield _training_chart("Learning rate", "", [line], _scientific, "rate")
+    if facts.step_seconds:
+        line = _curve_line("Seconds per step", facts.step_seconds)
+        yield _training_chart("Seconds per step", "", [line], _short, "speed")
+
+
+def _curve_line(name: str, curve: Curve, *, second: bool = False) -> Line:
+    smooth = list(zip(curve.steps, curve.smooth, strict=True))
+    return Line(name, smooth, list(zip(curve.steps, curve.raw, strict=True)), second=second)
+
+
+def _training_chart(
+    title: str, text: str, lines: list[Line], show: Callable[[float], str], name: str
+) -> Chart:
+    svg = line_chart(f"{title} over steps", lines, show=show, name=f"training-{name}")
+    key = [(line.label, line.second) for line in lines] if len(lines) > 1 else []
+    return Chart(title, text, svg, key)
+
+
+def _score(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _scientific(value: float) -> str:
+    """A small number as people write learning rates: 1e-4."""
+    if value == 0:
+        return "0"
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{float(digits):g}e{int(exponent)}"

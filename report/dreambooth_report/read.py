@@ -1,0 +1,262 @@
+"""Reads what a run has stored."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
+
+from dreambooth_api.contract.exit_codes import ExitCode
+from dreambooth_api.contract.layout import OutputLayout
+from dreambooth_api.contract.message import Time
+from dreambooth_api.contract.termination import AttemptEnd
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.subject import Subject
+from dreambooth_report import history, scores
+from dreambooth_report.facts import (
+    AttemptFacts,
+    PromptFacts,
+    RunFacts,
+    ScoreFacts,
+    Strip,
+    SubjectFacts,
+)
+from dreambooth_report.pictures import Request
+from dreambooth_report.samples import SampleIndex, describe_rest, index, select
+from dreambooth_storage import ObjectNotFoundError, Storage
+
+LARGE, SMALL = 480, 320
+"""Longest sides in pixels: of photos and results, and of everything else."""
+MAX_PHOTOS = 48
+"""Of all subjects."""
+MAX_RESULTS = 4
+MAX_CLASS_IMAGES = 24
+"""Of all classes."""
+MAX_TEXT_BYTES = 64 * 1024**2
+"""Of a file that is read as text; the history of a million steps is longer."""
+
+
+class UnreadableRunError(ValueError):
+    """A folder is not that of a run, or of one that this version cannot read."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_alias=True, extra="ignore")
+
+
+class _Attempt(_Model):
+    attempt: int
+    started_at: Time | None = None
+    world_size: int = 1
+    resumed_from_step: int | None = None
+    versions: dict[str, str] = {}
+    devices: list[str] = []
+
+
+class _License(_Model):
+    name: str = ""
+    link: str | None = None
+
+
+class _Record(_Model):
+    """The parts of run.json that are shown."""
+
+    job: DreamBoothJob
+    global_batch: int | None = None
+    model_license: _License = _License()
+    seeds: dict[str, int] = {}
+    hashes: dict[str, str] = {}
+    images: dict[str, list[str]] = {}
+    warnings: list[str] = []
+    notes: list[str] = []
+    attempts: list[_Attempt] = []
+
+
+def read_run(storage: Storage, root: str) -> RunFacts:
+    """The run in a folder, as far as it has got.
+
+    Raises:
+        UnreadableRunError: The folder holds no run, or run.json is damaged.
+        StorageError: The folder cannot be read.
+    """
+    layout = OutputLayout(root.rstrip("/"))
+    record = _read_record(storage, layout)
+    job = record.job
+    files = _Files(storage, layout)
+    card = files.text(f"{layout.EXPORT}/README.md")
+    steps = history.parse(files.text(layout.HISTORY))
+    curves = {name: history.curve(steps, name) for name in ("loss", "subject_loss", "prior_loss")}
+    samples = index(files.below(layout.SAMPLES))
+    chosen = job.spec.training.steps if card else None
+    shown = select(samples, chosen)
+    prompts = _prompts(job, layout, shown)
+    return RunFacts(
+        root=layout.root,
+        job=job,
+        done=bool(card),
+        steps=max((entry["step"] for entry in steps), default=0),
+        chosen_step=chosen,
+        subjects=[_subject(record, each, prompts, chosen) for each in job.spec.subjects],
+        prompts=prompts,
+        sample_steps=shown.steps,
+        class_images=_class_images(record),
+        losses={name: curve for name, curve in curves.items() if curve},
+        learning_rate=history.curve(steps, "learning_rate"),
+        step_seconds=history.curve(steps, "seconds"),
+        scores=_scores(files),
+        warnings=record.warnings,
+        notes=record.notes,
+        attempts=_attempts(record, files),
+        versions=record.attempts[-1].versions if record.attempts else {},
+        seeds=record.seeds,
+        hashes=record.hashes,
+        license=record.model_license.name,
+        license_link=record.model_license.link,
+        global_batch=record.global_batch,
+        card=card,
+        left_out=[rest] if (rest := describe_rest(samples, shown)) else [],
+    )
+
+
+class _Files:
+    """The files of a run, without its checkpoints and weights."""
+
+    def __init__(self, storage: Storage, layout: OutputLayout) -> None:
+        self._storage = storage
+        self._layout = layout
+        self._sizes = {item.relative: item.size for item in storage.list(layout.root)}
+
+    def below(self, folder: str) -> list[str]:
+        """Paths of the files below a folder of the run, relative to it."""
+        prefix = f"{folder}/"
+        return [path.removeprefix(prefix) for path in self._sizes if path.startswith(prefix)]
+
+    def text(self, path: str) -> str:
+        """The content of a file; empty where there is none, or one that is too long."""
+        size = self._sizes.get(path)
+        if size is None or size > MAX_TEXT_BYTES:
+            return ""
+        try:
+            return self._storage.read(self._layout.path(path)).decode(errors="replace")
+        except ObjectNotFoundError:  # deleted since it was listed
+            return ""
+
+    def json(self, path: str) -> Any:
+        """The content of a JSON file; None where it has none."""
+        try:
+            return json.loads(self.text(path))
+        except ValueError:
+            return None
+
+
+def _read_record(storage: Storage, layout: OutputLayout) -> _Record:
+    try:
+        return _Record.model_validate_json(storage.read(layout.run_record))
+    except ObjectNotFoundError as error:
+        raise UnreadableRunError(
+            f"{layout.root}: holds no {layout.RUN_RECORD}, which a run writes before it trains;"
+            " name the folder of a run, <output>/<namespace>/<name>/<uid>"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UnreadableRunError(
+            f"{layout.run_record}: {where}: {first['msg']}; the file is damaged, or of another"
+            " version of dreambooth"
+        ) from error
+
+
+def _prompts(job: DreamBoothJob, layout: OutputLayout, shown: SampleIndex) -> list[PromptFacts]:
+    texts = job.spec.samples.prompts or [subject.prompt for subject in job.spec.subjects]
+    return [
+        PromptFacts(
+            text,
+            of_class=not any(_names(text, each.identifier) for each in job.spec.subjects),
+            strips=[
+                Strip(
+                    step,
+                    [
+                        (f"{layout.samples(step)}/{number}-{seed}.png", SMALL)
+                        for seed in range(shown.seeds)
+                    ],
+                )
+                for step in shown.steps
+            ],
+        )
+        for number, text in enumerate(texts[: shown.prompts])
+    ]
+
+
+def _names(prompt: str, identifier: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(identifier)}(?!\w)", prompt, re.IGNORECASE) is not None
+
+
+def _subject(
+    record: _Record, subject: Subject, prompts: Sequence[PromptFacts], chosen: int | None
+) -> SubjectFacts:
+    photos = record.images.get(subject.identifier, [])
+    limit = max(1, MAX_PHOTOS // len(record.job.spec.subjects))
+    strips = next((each.strips for each in prompts if _names(each.prompt, subject.identifier)), ())
+    results = [strip for strip in strips if chosen in (None, strip.step) and strip.step > 0]
+    return SubjectFacts(
+        subject.identifier,
+        subject.class_noun,
+        photos=[(uri, LARGE) for uri in photos[:limit]],
+        more_photos=max(0, len(photos) - limit),
+        results=[(uri, LARGE) for uri, _ in results[-1].pictures[:MAX_RESULTS]] if results else [],
+    )
+
+
+def _class_images(record: _Record) -> dict[str, list[Request]]:
+    nouns = list(dict.fromkeys(subject.class_noun for subject in record.job.spec.subjects))
+    limit = max(1, MAX_CLASS_IMAGES // len(nouns))
+    uris = {noun: record.images.get(f"class {noun}", [])[:limit] for noun in nouns}
+    return {noun: [(uri, SMALL) for uri in each] for noun, each in uris.items() if each}
+
+
+def _scores(files: _Files) -> list[ScoreFacts]:
+    by_step = {}
+    for path in files.below("scores"):
+        if match := re.fullmatch(r"step-(\d{8})\.json", path):
+            by_step[int(match[1])] = files.json(f"scores/{path}")
+    return scores.parse(files.json(OutputLayout.SCORES) or {}, by_step)
+
+
+def _attempts(record: _Record, files: _Files) -> list[AttemptFacts]:
+    attempts = []
+    for position, each in enumerate(record.attempts):
+        is_last = position == len(record.attempts) - 1
+        try:
+            text = files.text(f"{OutputLayout.ATTEMPTS}/{each.attempt:04d}.json")
+            end = AttemptEnd.model_validate_json(text)
+        except ValidationError:
+            end = None
+        attempts.append(
+            AttemptFacts(
+                each.attempt,
+                started=each.started_at,
+                ended=end.ended_at if end else None,
+                ranks=each.world_size,
+                devices=", ".join(_counted(each.devices)),
+                resumed_from=each.resumed_from_step,
+                end=_describe_end(end, is_last),
+                failed=end is None or end.exit_code != ExitCode.DONE,
+            )
+        )
+    return attempts
+
+
+def _describe_end(end: AttemptEnd | None, is_last: bool) -> str:
+    if end is not None:
+        return "done" if end.exit_code == ExitCode.DONE else end.message
+    if is_last:
+        return "It is still running, or was killed."
+    return "It left no message: it was killed, or its node was lost."
+
+
+def _counted(names: Sequence[str]) -> list[str]:
+    counts = Counter(names)
+    return [f"{count} x {name}" if count > 1 else name for name, count in counts.items()]
