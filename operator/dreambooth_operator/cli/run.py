@@ -12,8 +12,8 @@ from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.parsing.advice import warnings
 from dreambooth_api.parsing.load import dump
 from dreambooth_operator.cli.job_file import STANDARD_INPUT, check_job, read_job
-from dreambooth_operator.cli.report import Report, print_entry, print_text, resume_command
-from dreambooth_operator.cli.screen import screen_for
+from dreambooth_operator.cli.terminal.end import Report, print_entry, print_text, resume_command
+from dreambooth_operator.cli.terminal.screen import screen_for
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.host import check_fits
 from dreambooth_operator.local.run import RunEnd, run_job

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from dreambooth_api.contract.scores import DEFINITIONS
-from dreambooth_operator.cli.scores import score_tables
+from dreambooth_operator.cli.terminal.scores import score_tables
 from tests.crds.contract.example_scores import example_scores
 
 

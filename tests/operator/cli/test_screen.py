@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from dreambooth_api.contract.progress import Progress
-from dreambooth_operator.cli.screen import (
+from dreambooth_operator.cli.terminal.screen import (
     LiveScreen,
     PlainScreen,
     figures,

@@ -10,7 +10,7 @@ from rich.console import Console
 from dreambooth_api.contract.message import Checkpoint
 from dreambooth_api.contract.restart import PodEnd
 from dreambooth_api.parsing.load import load
-from dreambooth_operator.cli.report import Report
+from dreambooth_operator.cli.terminal.end import Report
 from dreambooth_operator.local.pod import LocalPod
 from dreambooth_operator.local.run import RunEnd, RunFailure
 from dreambooth_operator.local.state import State

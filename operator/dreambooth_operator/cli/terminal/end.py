@@ -13,7 +13,7 @@ from dreambooth_api.contract.times import human_duration
 from dreambooth_api.models.job import output_layout
 from dreambooth_operator.cli.program import command_line
 from dreambooth_operator.cli.results import LocalResults, fetch, is_result, is_summary
-from dreambooth_operator.cli.scores import score_tables
+from dreambooth_operator.cli.terminal.scores import score_tables
 from dreambooth_operator.local.run import RunEnd, RunFailure
 from dreambooth_operator.local.state import Run
 from dreambooth_operator.local.storage import LocalStorage
@@ -63,6 +63,7 @@ class Report:
             "model": results.export or layout.export.removeprefix("file://"),
             "samples": results.newest_grid,
             "before/after": results.before_after,
+            "report": results.report,
         }
         for name, path in files.items():
             if path:
