@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from dreambooth_api.contract.scores import ScoreName
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_report.pictures import Request
 
@@ -64,11 +65,16 @@ class ScoreFacts:
     """One score of one subject over the steps."""
 
     subject: str
-    name: str
+    name: ScoreName
+    title: str
+    abbreviation: str
+    """As in papers; empty where they have none."""
     meaning: str
     points: Sequence[ScorePoint]
     real: float | None = None
     """The same score of real images, which a perfect model would reach."""
+    verdict: str = ""
+    """Whether training has improved it, in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,8 @@ class RunFacts:
     """Optimizer steps done."""
     chosen_step: int | None
     """The step whose weights were exported; None before that."""
+    encoders: Sequence[str] = ()
+    """Kinds of the models behind the scores."""
     subjects: Sequence[SubjectFacts] = ()
     prompts: Sequence[PromptFacts] = ()
     sample_steps: Sequence[int] = ()

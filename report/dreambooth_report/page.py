@@ -10,13 +10,16 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from dreambooth_api.contract.scores import ScoreName
 from dreambooth_api.contract.times import human_duration
 from dreambooth_api.parsing.load import dump
 from dreambooth_report import card
 from dreambooth_report.charts import Level, Line, line_chart
-from dreambooth_report.facts import Curve, RunFacts, ScoreFacts
+from dreambooth_report.facts import Curve, RunFacts, ScoreFacts, ScorePoint
 from dreambooth_report.pictures import Picture, Request
 
+HEADLINES = (ScoreName.SUBJECT_SIMILARITY, ScoreName.PROMPT_SIMILARITY, ScoreName.CLASS_DRIFT)
+"""The scores among the figures at the top."""
 MANY_HASHES = 400
 """Most hashes that are shown; run.json has all."""
 
@@ -113,19 +116,21 @@ def _seconds(facts: RunFacts) -> float | None:
 def _figures(facts: RunFacts) -> Iterator[tuple[str, str, str]]:
     """The few figures at the top: name, value, and what to compare it with."""
     for score in facts.scores:
-        if score.subject == facts.scores[0].subject and score.name in (
-            "Subject similarity",
-            "Prompt similarity",
-        ):
-            first, last = score.points[0], score.points[-1]
+        if score.subject == facts.scores[0].subject and score.name in HEADLINES:
+            first, last = score.points[0], _at(score, facts.chosen_step)
             beside = [f"before {first.value:.3f}"] if first is not last else []
             beside += [f"real photos {score.real:.3f}"] if score.real is not None else []
-            yield score.name, f"{last.value:.3f}", ", ".join(beside)
+            yield score.title, f"{last.value:.3f}", ", ".join(beside)
     total = facts.job.spec.training.steps
     yield "Steps", f"{facts.steps:,}", "" if facts.steps == total else f"of {total:,}"
     if (seconds := _seconds(facts)) is not None:
         count = len(facts.attempts)
         yield "Time", human_duration(seconds), f"{count} attempts" if count > 1 else "one attempt"
+
+
+def _at(score: ScoreFacts, step: int | None) -> ScorePoint:
+    """The score at a step; the last one where it has none there."""
+    return next((each for each in score.points if each.step == step), score.points[-1])
 
 
 def _score_charts(facts: RunFacts) -> Iterator[tuple[str, list[Chart]]]:
@@ -155,14 +160,15 @@ def _score_chart(score: ScoreFacts, chosen: int | None, name: str) -> Chart:
     )
     level = Level("real photos", score.real) if score.real is not None else None
     svg = line_chart(
-        f"{score.name} of {score.subject}",
+        f"{score.title} of {score.subject}",
         [line],
         show=_score,
         level=level,
         chosen=chosen,
         name=name,
     )
-    return Chart(score.name, score.meaning, svg)
+    title = f"{score.title} ({score.abbreviation})" if score.abbreviation else score.title
+    return Chart(title, f"{score.meaning} {score.verdict}", svg)
 
 
 def _training_charts(facts: RunFacts) -> Iterator[Chart]:

@@ -1,10 +1,9 @@
 """Reads what a run has stored."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
@@ -12,20 +11,21 @@ from pydantic.alias_generators import to_camel
 from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.contract.message import Time
+from dreambooth_api.contract.scores import Scores, UnreadableScoresError
 from dreambooth_api.contract.termination import AttemptEnd
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.subject import Subject
-from dreambooth_report import history, scores
+from dreambooth_report import history
 from dreambooth_report.facts import (
     AttemptFacts,
     PromptFacts,
     RunFacts,
-    ScoreFacts,
     Strip,
     SubjectFacts,
 )
 from dreambooth_report.pictures import Request
 from dreambooth_report.samples import SampleIndex, describe_rest, index, select
+from dreambooth_report.scores import over_steps
 from dreambooth_storage import ObjectNotFoundError, Storage
 
 LARGE, SMALL = 480, 320
@@ -90,7 +90,8 @@ def read_run(storage: Storage, root: str) -> RunFacts:
     steps = history.parse(files.text(layout.HISTORY))
     curves = {name: history.curve(steps, name) for name in ("loss", "subject_loss", "prior_loss")}
     samples = index(files.below(layout.SAMPLES))
-    chosen = job.spec.training.steps if card else None
+    scored = _scores(files)
+    chosen = _chosen_step(job, scored) if card else None
     shown = select(samples, chosen)
     prompts = _prompts(job, layout, shown)
     return RunFacts(
@@ -99,6 +100,7 @@ def read_run(storage: Storage, root: str) -> RunFacts:
         done=bool(card),
         steps=max((entry["step"] for entry in steps), default=0),
         chosen_step=chosen,
+        encoders=_encoders(scored),
         subjects=[_subject(record, each, prompts, chosen) for each in job.spec.subjects],
         prompts=prompts,
         sample_steps=shown.steps,
@@ -106,7 +108,7 @@ def read_run(storage: Storage, root: str) -> RunFacts:
         losses={name: curve for name, curve in curves.items() if curve},
         learning_rate=history.curve(steps, "learning_rate"),
         step_seconds=history.curve(steps, "seconds"),
-        scores=_scores(files),
+        scores=over_steps(scored),
         warnings=record.warnings,
         notes=record.notes,
         attempts=_attempts(record, files),
@@ -143,13 +145,6 @@ class _Files:
             return self._storage.read(self._layout.path(path)).decode(errors="replace")
         except ObjectNotFoundError:  # deleted since it was listed
             return ""
-
-    def json(self, path: str) -> Any:
-        """The content of a JSON file; None where it has none."""
-        try:
-            return json.loads(self.text(path))
-        except ValueError:
-            return None
 
 
 def _read_record(storage: Storage, layout: OutputLayout) -> _Record:
@@ -217,12 +212,24 @@ def _class_images(record: _Record) -> dict[str, list[Request]]:
     return {noun: [(uri, SMALL) for uri in each] for noun, each in uris.items() if each}
 
 
-def _scores(files: _Files) -> list[ScoreFacts]:
-    by_step = {}
-    for path in files.below("scores"):
-        if match := re.fullmatch(r"step-(\d{8})\.json", path):
-            by_step[int(match[1])] = files.json(f"scores/{path}")
-    return scores.parse(files.json(OutputLayout.SCORES) or {}, by_step)
+def _scores(files: _Files) -> list[Scores]:
+    """The scores of each step, those of the exported model last."""
+    paths = [f"scores/{path}" for path in files.below("scores")]
+    found = []
+    for path in [*paths, OutputLayout.SCORES]:
+        # Of another version, or damaged: the page does without.
+        with suppress(UnreadableScoresError):
+            found.append(Scores.decode(files.text(path).encode()))
+    return found
+
+
+def _chosen_step(job: DreamBoothJob, scored: Sequence[Scores]) -> int:
+    exported = [each.exported_step for each in scored if each.exported_step is not None]
+    return exported[-1] if exported else job.spec.training.steps
+
+
+def _encoders(scored: Sequence[Scores]) -> list[str]:
+    return [scored[-1].encoders.image.name, scored[-1].encoders.text.name] if scored else []
 
 
 def _attempts(record: _Record, files: _Files) -> list[AttemptFacts]:

@@ -1,45 +1,62 @@
-"""scores.json and the scores of each step, as the page shows them."""
+"""The scores of a run over its steps."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from dreambooth_api.contract.scores import (
+    DEFINITIONS,
+    ScoreName,
+    Scores,
+    ScoreValues,
+    SubjectScores,
+)
 from dreambooth_report.facts import ScoreFacts, ScorePoint
 
-MEANINGS = {
-    "subjectSimilarity": ("Subject similarity", "Does it look like the subject? Higher is better."),
-    "promptSimilarity": (
-        "Prompt similarity",
-        "Does it show what the prompt asks for? Higher is better.",
-    ),
-    "classSimilarity": (
-        "Class similarity",
-        "How much other members of the class look like the subject. It should stay low.",
-    ),
-    "classDiversity": ("Class diversity", "Variety among the class. It should stay."),
-    "subjectDiversity": ("Subject diversity", "Variety among images of the subject."),
+VERDICTS = {
+    "better": "Better than the base model.",
+    "worse": "Worse than the base model.",
+    "none": "No difference from the base model beyond the noise.",
 }
 
 
-def parse(
-    summary: Mapping[str, Any], by_step: Mapping[int, Sequence[Mapping[str, Any]]]
-) -> list[ScoreFacts]:
-    """The scores of every subject.
+def over_steps(files: Sequence[Scores]) -> list[ScoreFacts]:
+    """Each score of each subject over the steps.
 
     Args:
-        summary: scores.json.
-        by_step: The scores of each subject at each step.
+        files: The scores of some steps, in any order; of the same step, the last one counts.
     """
-    scores = []
-    for index, entry in enumerate(summary.get("subjects", ())):
-        for key, (name, meaning) in MEANINGS.items():
-            field = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in key)
-            points = [
-                ScorePoint(step, each[index][field])
-                for step, each in sorted(by_step.items())
-                if index < len(each) and field in each[index]
-            ]
-            if points:
-                subject = f"{entry['identifier']} {entry['classNoun']}"
-                real = entry.get(key, {}).get("real")
-                scores.append(ScoreFacts(subject, name, meaning, points, real))
-    return scores
+    by_step = {each.step: each for each in files}
+    ordered = [by_step[step] for step in sorted(by_step)]
+    if not ordered:
+        return []
+    scores = [
+        _score(name, subject, [each.subjects[index] for each in same], [each.step for each in same])
+        for index, subject in enumerate(ordered[-1].subjects)
+        for same in [[each for each in ordered if index < len(each.subjects)]]
+        for name in ScoreName
+        if name in subject.scores
+    ]
+    return [score for score in scores if score.points]
+
+
+def _score(
+    name: ScoreName, last: SubjectScores, subjects: Sequence[SubjectScores], steps: Sequence[int]
+) -> ScoreFacts:
+    values = [each.scores.get(name, ScoreValues()) for each in subjects]
+    base = next((each.base for each in values if each.base), None)
+    points = [ScorePoint(0, base.value, base.low, base.high)] if base else []
+    points += [
+        ScorePoint(step, each.trained.value, each.trained.low, each.trained.high)
+        for step, each in zip(steps, values, strict=True)
+        if step > 0 and each.trained
+    ]
+    definition, real, change = DEFINITIONS[name], last.scores[name].real, last.change(name)
+    return ScoreFacts(
+        f"{last.identifier} {last.class_noun}",
+        name,
+        definition.title[0].upper() + definition.title[1:],
+        definition.abbreviation,
+        definition.meaning,
+        points,
+        real.value if real else None,
+        VERDICTS[change] if change else "",
+    )

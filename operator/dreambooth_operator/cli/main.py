@@ -278,6 +278,32 @@ def samples(
     samples(job, to, state)
 
 
+@app.command(
+    epilog=_examples(
+        "report my-mug", "report s3://bucket/results/default/my-mug/UID --output mug.html"
+    )
+)
+def report(
+    result: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a job that ran here, its file, or the folder of a run: a path or s3://...",
+            show_default=False,
+            autocompletion=_run_names,
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write. Default: NAME-report.html."),
+    ] = None,
+    state: StateFolder = DEFAULT_STATE,
+) -> None:
+    """Write a page that shows a run: samples, scores, losses, attempts."""
+    from dreambooth_operator.cli.report import report
+
+    report(result, output, state)
+
+
 @app.command()
 def version() -> None:
     """Print the version."""

@@ -31,6 +31,11 @@ class LocalResults:
         return max((path for path in self.files if path.name == OutputLayout.GRID), default=None)
 
     @property
+    def report(self) -> Path | None:
+        """The page that shows the run; None if it was not fetched."""
+        return self._file(OutputLayout.REPORT)
+
+    @property
     def export(self) -> Path | None:
         """Folder of the exported model; None if it was not fetched."""
         folder = self.folder / OutputLayout.EXPORT
@@ -58,7 +63,7 @@ def is_grid(relative: str) -> bool:
 
 def is_summary(relative: str) -> bool:
     """Whether a path is one of the small files that are fetched from any storage."""
-    return is_grid(relative) or relative == OutputLayout.SCORES
+    return is_grid(relative) or relative in (OutputLayout.SCORES, OutputLayout.REPORT)
 
 
 def is_result(relative: str) -> bool:

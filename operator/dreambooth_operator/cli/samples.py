@@ -19,7 +19,7 @@ def samples(name_or_file: str, to: Path | None, state_folder: Path) -> None:
         UserError: There is no such job, or it has no samples yet.
     """
     state = State(state_folder)
-    job, embedded = _find_job(name_or_file, state)
+    job, embedded = find_job(name_or_file, state)
     with storage_to_read(job, state, embedded) as storage:
         job.metadata.uid = job.metadata.uid or newest_run_uid(storage.client, job)
         folder = to or Path(f"{job.metadata.name}-samples")
@@ -30,7 +30,7 @@ def samples(name_or_file: str, to: Path | None, state_folder: Path) -> None:
         sys.stdout.write(f"{path}\n")
 
 
-def _find_job(name_or_file: str, state: State) -> tuple[DreamBoothJob, bool]:
+def find_job(name_or_file: str, state: State) -> tuple[DreamBoothJob, bool]:
     """The job with the uid of its newest run here, and whether that used the embedded storage.
 
     A file whose job never ran here may have run on a cluster: it has no uid, and its own storage.
