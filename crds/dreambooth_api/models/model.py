@@ -27,13 +27,22 @@ class Model(ApiModel):
 
     @rule(
         "source",
-        "self.layout != 'single-file'"
+        "!self.source.endsWith('.gguf')",
+        "is a GGUF file, quantized for inference, which cannot be trained; name the model with its"
+        " original weights",
+    )
+    def _is_not_quantized(self) -> bool:
+        return not self.source.endswith(".gguf")
+
+    @rule(
+        "source",
+        "self.layout != 'single-file' || self.source.endsWith('.gguf')"
         " || self.source.endsWith('.safetensors') || self.source.endsWith('.ckpt')",
         "must be one .safetensors or .ckpt file when layout is single-file;"
         " name the file, or set layout to diffusers for a folder",
     )
     def _single_file_is_a_file(self) -> bool:
-        return self.layout != "single-file" or self.source.endswith(FILE_ENDINGS)
+        return self.layout != "single-file" or self.source.endswith((*FILE_ENDINGS, ".gguf"))
 
     @rule(
         "layout",

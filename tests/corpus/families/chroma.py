@@ -31,9 +31,9 @@ FACTS = FamilyFacts(
     comfyui_prefix="diffusion_model.",
     same_layout=("lodestones/Chroma1-Base",),
     notes=(
-        "Guidance is classifier-free, with a negative prompt; nothing is distilled. The sizes are of"
-        " copies that the same libraries saved; with the single file they make up the 45.3 GB of the"
-        " repository. The scheduler's configuration has not been compared with the repository's."
+        "Guidance is classifier-free, with a negative prompt; nothing is distilled. The sizes are"
+        " of copies that the same libraries saved; with the single file they make up the 45.3 GB of"
+        " the repository. The scheduler's values have not been compared with the repository's."
     ),
 )
 

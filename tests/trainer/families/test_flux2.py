@@ -77,7 +77,10 @@ def test_other_pipelines_of_klein_are_refused(job: MakeJob, tmp_path: Path, name
     change(folder / "model_index.json", _class_name=name)
     [error] = check(job(model={"source": str(folder)}))[0]
     assert f"is a {name}" in error
-    assert "use a Flux2KleinPipeline" in error
+    assert (
+        "use a text-to-image model of FLUX.2 klein, such as hf://black-forest-labs/FLUX.2-klein-base"
+        in error
+    )
 
 
 def test_layers_of_text_that_the_transformer_does_not_expect_are_refused(

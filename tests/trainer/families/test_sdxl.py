@@ -216,6 +216,6 @@ def test_a_model_of_another_kind_is_refused(
 def test_other_pipelines_are_refused_by_name(folder: Path, name: str, purpose: str) -> None:
     index = folder / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": name}))
-    expected = f"is a {name}, for {purpose}, which cannot be trained; use a StableDiffusionXLPipe"
+    expected = f"is a {name}, for {purpose}, which cannot be trained; use a text-to-image"
     with pytest.raises(BadModelError, match=expected):
         read(folder)

@@ -132,3 +132,25 @@ def test_sana_takes_either_kind_of_flow_scheduler(tmp_path: Path) -> None:
     settings = json.dumps({"_class_name": kind, "shift": 2.0})
     (folder / "scheduler" / "scheduler_config.json").write_text(settings)
     assert load(folder).flow_shift(1024) == 2.0
+
+
+def test_a_size_that_the_family_cannot_take_is_refused_without_contradicting_warnings(
+    job: MakeJob,
+) -> None:
+    errors, warnings = check(job(model={"source": str(build("flux"))}, training={"resolution": 72}))
+    assert errors == [
+        "spec.training.resolution: FLUX.1 cannot take 72; use a multiple of 16, such as 64"
+    ]
+    assert not [each for each in warnings if "multiple" in each]
+
+
+@pytest.mark.parametrize(("name", "scale"), [("z_image", 0.0), ("sdxl", 1.0)])
+def test_a_negative_prompt_without_guidance_is_a_warning(
+    job: MakeJob, name: str, scale: float
+) -> None:
+    settings = {"negativePrompt": "blurry", "guidanceScale": scale}
+    source = {"source": str(build(name))}
+    errors, warnings = check(job(model=source, samples=settings))
+    assert not errors
+    [warning] = [each for each in warnings if "negativePrompt" in each]
+    assert f"has no effect without guidance, at a guidanceScale of {scale:g}; use one" in warning

@@ -177,7 +177,7 @@ SDXL_TEXT = {
     "conditioner.embedders.1.model.ln_final.weight": torch.zeros(4),
 }
 SINGLE_FILES = {
-    "a LoRA": ({"lora_unet_mid_block.lora_up.weight": torch.zeros(4, 4)}, "holds no UNet and no"),
+    "a LoRA": ({"lora_unet_mid_block.lora_up.weight": torch.zeros(4, 4)}, "is a LoRA, not a model"),
     "a UNet": (UNET_LAYER, "holds no VAE and no text encoder of Stable Diffusion"),
     "inpainting": (
         {

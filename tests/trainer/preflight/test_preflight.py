@@ -232,11 +232,11 @@ def test_an_unknown_bucket_is_an_error_of_its_field(
         (lambda m: (m / "model_index.json").write_text("{"), "/model is not JSON"),
         (
             lambda m: edit(m / "model_index.json", _class_name="KandinskyPipeline"),
-            "is a KandinskyPipeline; only ChromaPipeline, ",
+            "is a KandinskyPipeline, which cannot be trained; use a text-to-image model of",
         ),
         (
             lambda m: edit(m / "model_index.json", _class_name="StableDiffusionInpaintPipeline"),
-            "Pipeline, for inpainting, which cannot be trained; use a StableDiffusionPipeline",
+            "Pipeline, for inpainting, which cannot be trained; use a text-to-image model of",
         ),
         (lambda m: shutil.rmtree(m / "unet"), "unet/config.json is missing"),
         (
@@ -248,7 +248,7 @@ def test_an_unknown_bucket_is_an_error_of_its_field(
             lambda m: edit(m / "text_encoder" / "config.json", hidden_size=32),
             "expects text of width 16 and its text encoder makes 32",
         ),
-        (lambda m: shutil.rmtree(m / "tokenizer"), "there is no tokenizer/vocab.json"),
+        (lambda m: shutil.rmtree(m / "tokenizer"), "tokenizer/ holds no vocabulary (vocab.json, "),
         (
             lambda m: [path.write_text("[") for path in (m / "tokenizer").iterdir()],
             "the tokenizer of",
@@ -325,7 +325,8 @@ def test_a_resolution_that_the_model_cannot_take_is_an_error(
     job["spec"]["training"]["resolution"] = 72
     [error] = errors(job)
     assert error == (
-        "spec.training.resolution: the model cannot take 72; use a multiple of 32, such as 64"
+        "spec.training.resolution: Stable Diffusion 1.x and 2.x cannot take 72; use a multiple of"
+        " 32, such as 64"
     )
 
 

@@ -160,6 +160,13 @@ def _configs(family: type[Family], files: ModelFiles) -> tuple[dict[str, JsonObj
             configs[part] = files.json(name)
         except BadModelError as error:
             problems.append(str(error).removeprefix(f"{FIELD}: "))
+            continue
+        if quantization := configs[part].get("quantization_config"):
+            method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+            problems.append(
+                f"the weights in {part}/ are quantized ({method}), and such weights cannot be"
+                " trained; name the model with its original weights"
+            )
     return configs, problems
 
 

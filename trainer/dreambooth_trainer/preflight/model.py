@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dreambooth_trainer.models.adapters import adapted_modules
 from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.preflight.report import PreflightReport
-from dreambooth_trainer.preflight.sampling import sampling_problems
+from dreambooth_trainer.preflight.sampling import ignored_settings, sampling_problems
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.resolved_job import ResolvedJob, ResolvedTraining
 
@@ -24,6 +24,7 @@ def check_model(job: ResolvedJob, config: ModelConfig, report: PreflightReport) 
     with report.collecting():
         _check_precision(config, training)
     report.errors += map(BadConfigError, sampling_problems(job, config.defaults))
+    report.warnings += ignored_settings(job, config.skeleton)
 
 
 def _unusual_resolution(config: ModelConfig, resolution: int) -> Iterator[str]:
@@ -33,7 +34,8 @@ def _unusual_resolution(config: ModelConfig, resolution: int) -> Iterator[str]:
             f"{field}: {resolution} is far from {native}, which the model was trained at; use"
             f" {native}"
         )
-    if resolution % (whole := config.skeleton.resolution_step):
+    whole = config.skeleton.resolution_step
+    if resolution % whole and not _is_refused(config, resolution):
         better = _nearest_multiple(resolution, whole)
         yield (
             f"{field}: {resolution} is not a multiple of {whole}, which lowers the quality; use"
@@ -42,12 +44,17 @@ def _unusual_resolution(config: ModelConfig, resolution: int) -> Iterator[str]:
 
 
 def _check_resolution(config: ModelConfig, resolution: int) -> None:
-    least = config.skeleton.resolution_step
-    if resolution % config.skeleton.side_multiple or resolution < least:
+    if _is_refused(config, resolution):
+        least = config.skeleton.resolution_step
         raise BadConfigError(
-            f"spec.training.resolution: the model cannot take {resolution};"
+            f"spec.training.resolution: {config.family.name} cannot take {resolution};"
             f" use a multiple of {least}, such as {_nearest_multiple(resolution, least)}"
         )
+
+
+def _is_refused(config: ModelConfig, resolution: int) -> bool:
+    family = config.skeleton
+    return bool(resolution % family.side_multiple) or resolution < family.resolution_step
 
 
 def _nearest_multiple(resolution: int, factor: int) -> int:

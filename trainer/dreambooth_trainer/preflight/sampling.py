@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from dreambooth_trainer.models.defaults import ModelDefaults
+from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.resolved_job import ResolvedJob, ResolvedPrior, ResolvedSamples
 
 
@@ -16,6 +17,18 @@ def sampling_problems(job: ResolvedJob, defaults: ModelDefaults) -> Iterator[str
         yield (
             "spec.samples.negativePrompt: the model takes none, as guidance was distilled into its"
             " weights; remove it"
+        )
+
+
+def ignored_settings(job: ResolvedJob, family: Family) -> Iterator[str]:
+    """Settings of samples without effect, one line each. Pure."""
+    samples = job.spec.samples
+    takes_it = family.defaults.takes_negative_prompt
+    if samples.negative_prompt and takes_it and samples.guidance_scale <= family.unguided_scale:
+        yield (
+            "spec.samples.negativePrompt: has no effect without guidance, at a guidanceScale of"
+            f" {samples.guidance_scale:g}; use one above {family.unguided_scale:g}, such as"
+            f" {family.defaults.guidance_scale:g}, or remove it"
         )
 
 

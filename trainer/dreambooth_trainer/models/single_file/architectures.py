@@ -80,11 +80,14 @@ def find_architecture(shapes: Shapes, metadata: Mapping[str, str]) -> str:
         for part, prefix in {"UNet": UNET, "VAE": VAE}.items()
         if not any(key.startswith(prefix) for key in shapes)
     ]
+    if any("lora_" in name for name in shapes):
+        raise BadModelError("is a LoRA, not a model; name the model that it was trained on")
     if missing or not found:
         parts = [*missing, *([] if found else ["text encoder"])]
         raise BadModelError(
             f"holds no {' and no '.join(parts)} of Stable Diffusion; name a file with the whole"
-            " model, not a LoRA, a VAE or a part"
+            " model, not a VAE or a part. Models of other families are loaded as folders in the"
+            " diffusers layout alone"
         )
     channels = shapes.get(INPUT_LAYER, (0, 0))[1]
     if channels != INPUT_CHANNELS:

@@ -15,6 +15,10 @@ from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.registry import FAMILIES
 from dreambooth_trainer.models.scheduler import SCHEDULER_CONFIG
 from dreambooth_trainer.models.source.model_files import ModelFiles
+from dreambooth_trainer.models.source.refusals import (
+    folder_without_pipeline,
+    unsupported_pipeline,
+)
 from dreambooth_trainer.models.source.weights import (
     FILE_NAMES,
     Weights,
@@ -64,7 +68,7 @@ def find_files(model: Model, files: ModelFiles) -> tuple[Selection, list[str]]:
     problems = [f"{name} is missing; copy the whole model" for name in missing]
     # Without a vocabulary, transformers would build an empty tokenizer without a warning.
     problems += [
-        f"there is no {part}/{VOCABULARIES[0]}; copy the whole model"
+        f"{part}/ holds no vocabulary ({', '.join(VOCABULARIES)}); copy the whole model"
         for part in family.tokenizers
         if not {f"{part}/{name}" for name in VOCABULARIES} & files.names
     ]
@@ -122,23 +126,12 @@ def find_family(model: Model, files: ModelFiles) -> type[Family]:
         BadModelError: The family cannot be trained, or a part would need code of its own.
     """
     if INDEX not in files.sizes:
-        raise BadModelError(
-            f"{files.field}: {model.source} has no {INDEX}; name the folder that holds it,"
-            " or set spec.model.layout to single-file"
-        )
+        raise BadModelError(f"{files.field}: {model.source} {folder_without_pipeline(files)}")
     index = files.json(INDEX)
     name = index.get("_class_name")
-    for known in FAMILIES.values():
-        if purpose := known.other_pipelines.get(str(name)):
-            raise BadModelError(
-                f"{files.field}: {model.source} is a {name}, for {purpose}, which cannot be"
-                f" trained; use a {known.pipeline_class.__name__}"
-            )
     if not isinstance(name, str) or name not in FAMILIES:
-        raise BadModelError(
-            f"{files.field}: {model.source} is a {name};"
-            f" only {', '.join(sorted(FAMILIES))} can be trained"
-        )
+        problem = unsupported_pipeline(name, FAMILIES)
+        raise BadModelError(f"{files.field}: {model.source} {problem}")
     family = FAMILIES[name].for_index(index)
     for part, module in family.modules.items():
         _check_part(model, files.field, index, part, module)
@@ -155,6 +148,11 @@ def _check_part(
     model: Model, field: str, index: Mapping[str, Any], part: str, module: type
 ) -> None:
     entry = index.get(part)  # ["diffusers", "UNet2DConditionModel"]
+    if entry in (None, [None, None]):
+        raise BadModelError(
+            f"{field}: {model.source} has no {part} in {INDEX}, and training needs one of the class"
+            f" {module.__name__}; copy the whole model"
+        )
     if entry != [library_of(module), module.__name__]:
         raise BadModelError(
             f"{field}: the {part} of {model.source} is {entry!r};"
