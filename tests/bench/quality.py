@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from dreambooth_api.contract.scores import ScoreName, Scores, ScoreValues
+from tests.bench import class_experiment
 from tests.bench.report import Row, ratio
 from tests.trainer.ranks import run_folder, run_ranks
 
@@ -69,3 +70,7 @@ def shorten(spec: dict[str, Any]) -> None:
 def _local(uri: str) -> str:
     """The demo's s3://dreambooth/subjects/... where it lies in this repository."""
     return f"file://{EXAMPLES}/{uri.removeprefix('s3://dreambooth/')}"
+
+
+if __name__ == "__main__":
+    class_experiment.main()

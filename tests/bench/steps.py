@@ -135,7 +135,7 @@ class StepBench:
     def _trainer_step(self) -> float:
         job, attempt = self._job, self._attempt
         module = DreamBooth(
-            self._family, self._trained, job.spec.training, self._cache, job.spec.prior.weight
+            self._family, self._trained, job.spec.training, self._cache, job.spec.prior
         )
         self._clock.times.clear()
         writer = SampleWriter(ImageGenerator(attempt, self._family), attempt, lambda: None)

@@ -187,7 +187,7 @@ def test_object_of_the_api_server_is_read() -> None:
             "nothing is trained by lora",
         ),
         ("prior: {enabled: false}", "spec.prior", "overfits"),
-        ("prior: {count: 4}", "spec.prior.count", "few"),
+        ("prior: {target: noise, count: 4}", "spec.prior.count", "few"),
         ("training: {steps: 100}", "spec.checkpoints.every", "none before the end"),
     ],
 )

@@ -102,7 +102,10 @@ def job(random_model: Path, subject: Path, prior_cache: Path, tmp_path: Path) ->
             "model": {"source": str(random_model)},
             "subjects": [{"identifier": "sks", "classNoun": "mug", "images": f"file://{subject}"}],
             "output": f"file://{tmp_path}/output",
-            "prior": {"count": 6, "steps": 2, "cache": f"file://{prior_cache}"},
+            "prior": {
+                "target": "prediction", "emptyPromptFraction": 0.5,
+                "count": 6, "steps": 2, "cache": f"file://{prior_cache}",
+            },
             "training": {
                 "method": "full", "steps": 8, "globalBatch": 4, "resolution": 64,
                 "learningRate": 1e-3, "precision": "fp32",

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dreambooth_api.models.base import ApiModel, GuidanceScale, Prompt, Seed, StorageUri
+from dreambooth_api.models.rules import rule
 from dreambooth_api.models.subject import CLASS_PROMPT
 
 Sampler = Literal["dpm-solver++", "ddim", "euler", "pndm"]
@@ -13,9 +14,9 @@ SamplingSteps = Annotated[int, Field(ge=1, le=1000)]
 
 
 class Prior(ApiModel):
-    """Class images that keep the model's idea of the class while it learns the subject.
+    """What keeps the model's idea of the class while it learns the subject.
 
-    The prior-preservation loss of the paper, section 3.3.
+    The prior-preservation loss of the paper, section 3.3, with targets of the model's own.
     """
 
     enabled: bool = True
@@ -24,8 +25,19 @@ class Prior(ApiModel):
     weight: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Weight of the prior loss (lambda in the paper, equation 2)."""
 
-    count: Annotated[int, Field(ge=1, le=10_000)] = 200
-    """How many class images to use per subject. Missing ones are generated before training."""
+    target: Literal["prediction", "noise"] = "noise"
+    """What the class samples are trained towards. `prediction`: what the base model itself predicts
+    for them, so that it stays as it was; takes one more forward pass, and with method `full` a
+    frozen copy of the denoiser. `noise`: the noise that was added to them, as in the paper."""
+
+    empty_prompt_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Fraction of the class samples with the empty prompt in place of the class's. Guidance
+    subtracts the model's prediction for the empty prompt, which changes too if nothing keeps it.
+    With models that guidance was distilled into: the class's prompt, at the guidance of samples."""
+
+    count: Annotated[int, Field(ge=0, le=10_000)] = 200
+    """How many class images to use per class. Missing ones are generated before training. 0: none;
+    the subject's images take their place, with the class's prompt and target `prediction`."""
 
     images: StorageUri | None = None
     """Folder of your own class images, for subjects of one class. They are used first, in the
@@ -49,3 +61,20 @@ class Prior(ApiModel):
 
     seed: Seed = 0
     """Image i is made from seed + i, so the set does not depend on the number of ranks."""
+
+    @rule(
+        "count",
+        "!self.enabled || self.count > 0 || self.target == 'prediction'",
+        "must be at least 1 with target noise, which would teach the class to look like the"
+        " subject; raise it, or set target to prediction",
+    )
+    def _noise_needs_class_images(self) -> bool:
+        return not self.enabled or self.count > 0 or self.target == "prediction"
+
+    @rule(
+        "images",
+        "!has(self.images) || self.count > 0",
+        "has no effect with count 0; raise count, or remove it",
+    )
+    def _count_includes_own_images(self) -> bool:
+        return self.images is None or self.count > 0

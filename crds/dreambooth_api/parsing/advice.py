@@ -101,7 +101,7 @@ def _prior(spec: Spec) -> Iterator[str]:
             "spec.prior: without class images the model forgets the class and overfits sooner;"
             " set enabled to true and weight to 1"
         )
-    elif prior.count < FEW_PRIOR_IMAGES:
+    elif prior.target == "noise" and prior.count < FEW_PRIOR_IMAGES:
         yield f"spec.prior.count: {prior.count} class images are few; 100 to 1000 are usual"
 
 

@@ -131,9 +131,9 @@ class TrainerRun:
         """The training module, with the prior loss unless the job or the caller goes without."""
         if self._trained is None:
             self._trained = make_trainable(self.family, self.job.spec.training)
-        weight = self.job.spec.prior.weight if self._prior and prior else None
+        own = self.job.spec.prior if self._prior and prior else None
         return DreamBooth(
-            self.family, self._trained, self.job.spec.training, self.cache, weight, resume
+            self.family, self._trained, self.job.spec.training, self.cache, own, resume
         )
 
     def fit(self, module: DreamBooth, count: int = FOREVER) -> list[StepReport]:

@@ -120,6 +120,15 @@ def test_captions_are_dropped_at_the_rate_asked_for():
     assert not any(sampler().draw(step, 0)[0].drop_caption for step in range(100))
 
 
+def test_the_empty_prompt_is_the_class_half_s_alone_and_changes_no_other_draw():
+    pairs = [sampler(empty_prompt_fraction=0.3).draw(step, 0) for step in range(2000)]
+    assert 0.26 < np.mean([prior.empty_prompt for _, prior in pairs]) < 0.34
+    assert not any(subject.empty_prompt for subject, _ in pairs)
+    for step in range(5):
+        for one, other in zip(pairs[step], sampler().draw(step, 0), strict=True):
+            assert equal(replace(one, empty_prompt=False), other)
+
+
 @pytest.mark.parametrize("objective", [DDPM, FLOW], ids=["ddpm", "flow"])
 @pytest.mark.parametrize(("ranks", "accumulation"), [(1, 1), (2, 1), (4, 1), (1, 4), (2, 2)])
 def test_any_split_of_the_global_batch_holds_the_same_samples(ranks, accumulation, objective):
@@ -129,11 +138,12 @@ def test_any_split_of_the_global_batch_holds_the_same_samples(ranks, accumulatio
         for rank in range(ranks):
             plan = BatchPlan(2, 3, accumulation, local, rank, ranks)
             assert plan.global_batch == 8
-            for batch in BatchStream(sampler(global_batch=8, objective=objective), plan):
-                columns = batch["row"], batch["timestep"], batch["noise"]
+            drawn = sampler(global_batch=8, objective=objective, empty_prompt_fraction=0.5)
+            for batch in BatchStream(drawn, plan):
+                columns = batch["row"], batch["timestep"], batch["empty_prompt"], batch["noise"]
                 parts += [
-                    (int(row), timestep.item(), float(noise.sum()))
-                    for row, timestep, noise in zip(*columns, strict=True)
+                    (int(row), timestep.item(), bool(empty), float(noise.sum()))
+                    for row, timestep, empty, noise in zip(*columns, strict=True)
                 ]
         return sorted(parts)
 

@@ -114,7 +114,7 @@ def run_stages(family: Family, job: ResolvedJob) -> dict[GpuStage, int]:
             conditioning=family.encode_prompts([CAPTION]),
         )
         trained = make_trainable(family, training)
-        module = DreamBooth(family, trained, training, cache, prior_weight=1.0)
+        module = DreamBooth(family, trained, training, cache, prior)
         optimizer = torch.optim.AdamW(list(trained.all.values()), fused=True)
         for _ in range(2):  # the first step allocates the moments
             with forward():
@@ -133,6 +133,7 @@ def batch(family: Family, module: DreamBooth) -> Any:
         "row": torch.arange(BATCH),
         "timestep": torch.zeros(BATCH, dtype=module.objective.timestep_dtype),
         "drop_caption": torch.zeros(BATCH, dtype=torch.bool),
+        "empty_prompt": torch.zeros(BATCH, dtype=torch.bool),
         "latent_noise": torch.zeros(shape),
         "noise": torch.zeros(shape),
     }

@@ -124,6 +124,18 @@ def test_sampling_that_the_model_does_not_take_is_refused_by_field() -> None:
     assert not list(sampling_problems(job, DEFAULTS))
 
 
+def test_noise_is_no_target_of_guided_predictions() -> None:
+    noise = {"guidanceScale": 0, "target": "noise", "emptyPromptFraction": 0.5}
+    samples = {"guidanceScale": 1}
+    job = fill_defaults(parsed(prior=noise, samples=samples), DISTILLED)
+    [line] = sampling_problems(job, DISTILLED)
+    assert line.startswith("spec.prior.emptyPromptFraction: guidance was distilled")
+    assert not list(sampling_problems(job, DEFAULTS))
+    for change in ({"target": "prediction"}, {"emptyPromptFraction": 0}):
+        job = fill_defaults(parsed(prior=noise | change, samples=samples), DISTILLED)
+        assert not list(sampling_problems(job, DISTILLED))
+
+
 def test_class_images_that_are_not_generated_need_no_sampler() -> None:
     job = fill_defaults(parsed(prior={"enabled": False, "sampler": "ddim"}), DISTILLED)
     assert not list(sampling_problems(job, DISTILLED))

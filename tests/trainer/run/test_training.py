@@ -73,12 +73,20 @@ VARIANTS = {
 }
 
 
+PRIORS = {
+    "full": {"target": "noise", "emptyPromptFraction": 0.0},
+    "lora-ema-accumulation": {"count": 0},
+}
+"""Of variants whose class half is not that of the other jobs here."""
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(job, tmp_path, variant):
-    steady = job("steady", training=VARIANTS[variant])
+    changes = {"training": VARIANTS[variant], "prior": PRIORS.get(variant, {})}
+    steady = job("steady", **changes)
     finish(steady, tmp_path / "steady")
 
-    broken = job("broken", training=VARIANTS[variant])
+    broken = job("broken", **changes)
     stopped = run_ranks(broken, tmp_path / "broken", stop_at_step=3)
     assert stopped.codes == [143], stopped.logs
     checkpoint = stopped.termination.checkpoint
@@ -181,6 +189,18 @@ def test_a_run_records_what_its_model_filled_in(job, tmp_path):
     assert spec["training"]["resolution"] == 64
     assert spec["training"]["lora"]["targets"] == ["to_q", "to_k", "to_v", "to_out.0"]
     assert (spec["samples"]["sampler"], spec["prior"]["guidanceScale"]) == ("dpm-solver++", 7.5)
+
+
+def test_without_class_images_the_class_prompt_of_the_subject_s_images_is_kept(job, tmp_path):
+    prior = {"count": 0, "cache": f"file://{tmp_path}/cache"}
+    few = job("few", prior=prior, training={"method": "lora", "lora": {"rank": 4}})
+    finish(few, tmp_path / "few")
+    assert not (tmp_path / "cache").exists()
+    losses = [line["prior_loss"] for line in history(few)]
+    assert losses[0] < 1e-8  # adapters begin as the base model
+    assert losses[-1] > 1e-8
+    record = json.loads((run_folder(few) / "run.json").read_text())
+    assert record["hashes"]["class mug/0.png"] == record["hashes"]["sks/0.png"]
 
 
 def test_without_prior_no_class_image_is_made(job, tmp_path):

@@ -8,6 +8,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch.nn.functional import mse_loss
 
+from dreambooth_api.models.prior import Prior
 from dreambooth_trainer.data.batches import make_batch
 from dreambooth_trainer.data.cache import TrainingCache
 from dreambooth_trainer.data.sampler import ImagePool, TrainingSampler
@@ -17,7 +18,7 @@ from dreambooth_trainer.objectives.ddpm import DDPMObjective
 from dreambooth_trainer.training.module import DreamBooth, ResumeState
 from tests.trainer.resolved import resolve_training
 
-PRIOR_WEIGHT = 0.6
+PRIOR = Prior(weight=0.6, target="noise", empty_prompt_fraction=0.0)
 CAPTIONS = ["", "a photo of sks mug", "a photo of a mug"]
 
 
@@ -76,13 +77,13 @@ def reference(family, cache, batch, gamma):
                 loss = loss * min(snr, gamma) / (snr + 1 if is_v else snr)
             losses.append(loss)
         parts.append(sum(losses) / len(losses))
-    return parts[0], parts[1], parts[0] + PRIOR_WEIGHT * parts[1]
+    return parts[0], parts[1], parts[0] + PRIOR.weight * parts[1]
 
 
 @pytest.mark.parametrize("gamma", [None, 5.0])
 def test_loss_and_gradient_equal_the_reference(family, cache, batch, gamma):
     training = resolve_training({"method": "full", "precision": "fp32", "minSnrGamma": gamma})
-    module = DreamBooth(family, make_trainable(family, training), training, cache, PRIOR_WEIGHT)
+    module = DreamBooth(family, make_trainable(family, training), training, cache, PRIOR)
 
     module.training_step(batch, 0).backward()
     gradient = family.denoiser.conv_in.weight.grad.clone()
@@ -98,7 +99,7 @@ def test_loss_and_gradient_equal_the_reference(family, cache, batch, gamma):
 
 def test_subject_and_class_go_through_one_forward_pass(family, cache, batch):
     training = resolve_training({"method": "full", "precision": "fp32"})
-    module = DreamBooth(family, make_trainable(family, training), training, cache, PRIOR_WEIGHT)
+    module = DreamBooth(family, make_trainable(family, training), training, cache, PRIOR)
     sizes = []
     family.denoiser.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     module.training_step(batch, 0)
@@ -107,7 +108,7 @@ def test_subject_and_class_go_through_one_forward_pass(family, cache, batch):
 
 def test_a_dropped_caption_is_the_empty_one(family, cache, batch):
     training = resolve_training({"method": "full", "precision": "fp32"})
-    module = DreamBooth(family, make_trainable(family, training), training, cache, PRIOR_WEIGHT)
+    module = DreamBooth(family, make_trainable(family, training), training, cache, PRIOR)
     batch["drop_caption"][:] = True
     conditioning = module._conditioning(batch)["hidden_states"]
     assert torch.equal(conditioning, cache.conditioning["hidden_states"][[0] * 6])
@@ -119,7 +120,7 @@ def test_a_trained_text_encoder_gets_gradients(family, cache, batch):
     )
     live = replace(cache, conditioning=None)
     trained = make_trainable(family, training)
-    module = DreamBooth(family, trained, training, live, PRIOR_WEIGHT)
+    module = DreamBooth(family, trained, training, live, PRIOR)
     module.training_step(batch, 0).backward()
     assert all(parameter.grad is not None for parameter in trained.text.values())
     assert all("lora" in name for name in trained.denoiser)
@@ -143,7 +144,7 @@ def test_after_its_stop_the_text_encoder_costs_nothing(family, cache, batch):
     )  # fmt: skip
     live = replace(cache, conditioning=None)
     trained = make_trainable(family, training)
-    module = DreamBooth(family, trained, training, live, PRIOR_WEIGHT)
+    module = DreamBooth(family, trained, training, live, PRIOR)
     module.trainer = SimpleNamespace(global_step=1, precision_plugin=None)
     passes = []
     family.text_encoders["text_encoder"].register_forward_hook(lambda *_: passes.append(1))

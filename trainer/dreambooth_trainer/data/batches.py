@@ -13,7 +13,7 @@ from torch import Tensor
 from dreambooth_trainer.data.sampler import TrainingSampler
 
 Batch = dict[str, Tensor]
-"""row [N], timestep [N], drop_caption [N]; latent_noise and noise [N, C, h, w].
+"""row [N], timestep [N], drop_caption [N], empty_prompt [N]; latent_noise and noise [N, C, h, w].
 N = 2B with prior preservation: B subject samples, then the B class samples that belong to them."""
 
 BATCHES_AHEAD = 3
@@ -71,6 +71,7 @@ def make_batch(sampler: TrainingSampler, noise_offset: float, step: int, positio
             [draw.timestep for draw in draws], dtype=sampler.objective.timestep_dtype
         ),
         "drop_caption": torch.tensor([draw.drop_caption for draw in draws]),
+        "empty_prompt": torch.tensor([draw.empty_prompt for draw in draws]),
         "latent_noise": torch.from_numpy(np.stack([draw.latent_noise for draw in draws])),
         # The sum is the noise and the target: the model learns to change an image's mean too.
         "noise": torch.from_numpy(

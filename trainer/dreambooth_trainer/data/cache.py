@@ -32,6 +32,10 @@ class TrainingCache:
         captions: All captions, the empty one first.
         tokens: Of every caption.
         conditioning: Of every caption; None where the text encoder is trained.
+        base_conditioning: Of every caption, by the text encoders before training; None where it is
+            `conditioning`, or nothing needs it.
+        empty_prompt: Row of tokens and conditioning after those of the captions: the empty prompt
+            as guidance uses it. None where no sample has it.
     """
 
     moments: Tensor
@@ -40,6 +44,8 @@ class TrainingCache:
     captions: Sequence[str]
     tokens: Tokens
     conditioning: Conditioning | None
+    base_conditioning: Conditioning | None = None
+    empty_prompt: int | None = None
 
 
 def image_pools(groups: Sequence[ImageGroup]) -> list[ImagePool]:
@@ -61,6 +67,8 @@ def build_cache(
     resolution: int,
     *,
     text_is_trained: bool,
+    keeps_base: bool = False,
+    has_empty_prompt: bool = False,
     store: LatentStore,
     ranks: Ranks,
     device: torch.device,
@@ -72,20 +80,40 @@ def build_cache(
         groups: Images of all subjects and classes.
         resolution: Of the crops, in pixels along one side.
         text_is_trained: Whether the conditioning changes, and so cannot be cached.
+        keeps_base: Whether the base model's own predictions are needed.
+        has_empty_prompt: Whether samples have the empty prompt of guidance.
         store: Reads the images, and keeps the latents for later attempts.
         ranks: All ranks.
         device: Holds the cache: a lookup then waits for no copy.
     """
     captions = ["", *dict.fromkeys(caption for group in groups for caption in group.captions)]
-    tokens = {name: part.to(device) for name, part in family.tokenize(captions).items()}
+    parts = [family.tokenize(captions)]
+    if has_empty_prompt:
+        parts.append(family.tokenize_negative([""]))
+    tokens = {name: part.to(device) for name, part in _join(parts).items()}
+    conditioning, base_conditioning = None, None
+    if not text_is_trained:
+        encoded = [family.encode_prompts(captions)]
+        if has_empty_prompt:
+            encoded.append(family.encode_negative([""]))
+        conditioning = _join(encoded)
+    elif keeps_base:
+        base_conditioning = encode_captions(family, tokens)
     return TrainingCache(
         moments=load_latents(family, groups, resolution, store, ranks, device).to(device),
         crops=torch.tensor(list(_crops_of_rows(groups, resolution)), device=device),
         caption_of_row=torch.tensor(list(_captions_of_rows(groups, captions)), device=device),
         captions=captions,
         tokens=tokens,
-        conditioning=None if text_is_trained else family.encode_prompts(captions),
+        conditioning=conditioning,
+        base_conditioning=base_conditioning,
+        empty_prompt=len(captions) if has_empty_prompt else None,
     )
+
+
+def _join(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Rows of several tables, one after the other."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _crops_of_rows(groups: Sequence[ImageGroup], resolution: int) -> Iterator[list[int]]:
@@ -112,5 +140,6 @@ def encode_captions(family: Family, tokens: Tokens) -> Conditioning:
     # On every rank: captions are few, and a gather would take longer.
     with torch.no_grad():
         chunks = zip(*(torch.split(each, CHUNK_SIZE) for each in tokens.values()), strict=True)
-        parts = [family.encode_tokens(dict(zip(tokens, chunk, strict=True))) for chunk in chunks]
-    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        return _join(
+            [family.encode_tokens(dict(zip(tokens, chunk, strict=True))) for chunk in chunks]
+        )

@@ -42,6 +42,7 @@ class TrainingSample:
         row: Of the image's variant in the cache.
         timestep: In the objective's unit: an index for DDPM, sigma for flow matching.
         drop_caption: Whether the empty caption replaces the image's.
+        empty_prompt: Whether the empty prompt of guidance replaces the class's.
         latent_noise: Selects a latent of the VAE's posterior, [C, h, w] float32.
         noise: Added at `timestep`, [C, h, w] float32.
         offset: Noise that is constant over a channel, before scaling, [C, 1, 1] float32.
@@ -50,6 +51,7 @@ class TrainingSample:
     row: int
     timestep: int | float
     drop_caption: bool
+    empty_prompt: bool
     latent_noise: NDArray[np.float32]
     noise: NDArray[np.float32]
     offset: NDArray[np.float32]
@@ -68,6 +70,7 @@ class TrainingSampler:
         latent_shape: (C, h, w).
         global_batch: Subject images per optimizer step over all ranks.
         caption_dropout: Probability that the empty caption replaces the image's.
+        empty_prompt_fraction: Probability that the empty prompt of guidance replaces the class's.
     """
 
     seed: int
@@ -78,6 +81,7 @@ class TrainingSampler:
     latent_shape: tuple[int, int, int]
     global_batch: int
     caption_dropout: float = 0.0
+    empty_prompt_fraction: float = 0.0
 
     def draw(self, step: int, position: int) -> tuple[TrainingSample, TrainingSample | None]:
         """The subject's sample and, with prior preservation, the class's.
@@ -114,10 +118,14 @@ class TrainingSampler:
         image = int(_permutation(self.seed, kind, pool, epoch)[index])
         channels = self.latent_shape[0]
         # The order of these draws is part of the result: a change breaks resumed runs.
+        row = pool.first + image * pool.variants + int(stream.integers(pool.variants))
+        timestep = self.objective.draw_timestep(stream)
+        uniform = stream.random()  # of both: the larger share includes the smaller one
         return TrainingSample(
-            row=pool.first + image * pool.variants + int(stream.integers(pool.variants)),
-            timestep=self.objective.draw_timestep(stream),
-            drop_caption=bool(stream.random() < self.caption_dropout),
+            row=row,
+            timestep=timestep,
+            drop_caption=bool(uniform < self.caption_dropout),
+            empty_prompt=kind == PRIOR and bool(uniform < self.empty_prompt_fraction),
             latent_noise=stream.standard_normal(self.latent_shape, dtype=np.float32),
             noise=stream.standard_normal(self.latent_shape, dtype=np.float32),
             offset=stream.standard_normal((channels, 1, 1), dtype=np.float32),

@@ -151,10 +151,11 @@ class _Measurement:
             captions=[""],
             tokens=self._tokens,
             conditioning=None if text_is_trained else self._conditioning,
+            base_conditioning=self._conditioning if text_is_trained else None,
         )
         trained = make_trainable(self._family, self._training)
-        prior_weight = self._spec.prior.weight if self._spec.prior.enabled else None
-        module = DreamBooth(self._family, trained, self._training, cache, prior_weight)
+        prior = self._spec.prior if self._spec.prior.enabled else None
+        module = DreamBooth(self._family, trained, self._training, cache, prior)
         self._moments = [torch.empty_like(p) for p in trained.all.values() for _ in range(2)]
         return module
 
@@ -202,6 +203,7 @@ def _batch(
         "row": torch.zeros(count, dtype=torch.long),
         "timestep": torch.zeros(count, dtype=timestep_dtype),
         "drop_caption": torch.zeros(count, dtype=torch.bool),
+        "empty_prompt": torch.zeros(count, dtype=torch.bool),
         "latent_noise": torch.empty(count, *latent_shape),
         "noise": torch.empty(count, *latent_shape),
     }

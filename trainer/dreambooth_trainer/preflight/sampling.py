@@ -12,6 +12,16 @@ def sampling_problems(job: ResolvedJob, defaults: ModelDefaults) -> Iterator[str
     prior, samples = job.spec.prior, job.spec.samples
     if prior.enabled:
         yield from _problems("spec.prior", prior, defaults)
+        # Noise as the target of guided predictions would undo the guidance.
+        if (
+            prior.empty_prompt_fraction
+            and prior.target == "noise"
+            and not defaults.takes_negative_prompt
+        ):
+            yield (
+                "spec.prior.emptyPromptFraction: guidance was distilled into the model's weights,"
+                " and target noise would undo it; set target to prediction, or the fraction to 0"
+            )
     yield from _problems("spec.samples", samples, defaults)
     if samples.negative_prompt and not defaults.takes_negative_prompt:
         yield (

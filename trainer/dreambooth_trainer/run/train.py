@@ -85,7 +85,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
 
         attempt.enter_stage("GeneratingPrior")
         with explain_out_of_memory("generating class images", job):
-            dataset = Dataset(attempt.job, subjects, class_groups(attempt, family))
+            dataset = Dataset(attempt.job, subjects, class_groups(attempt, family, subjects))
         _record(attempt, store, family, dataset, restored, batch)
 
         generator = ImageGenerator(attempt, family)
@@ -231,6 +231,7 @@ def _module(
     attempt: Attempt, family: Family, dataset: Dataset, resume: ResumeState | None
 ) -> DreamBooth:
     job = attempt.job
+    prior = job.spec.prior if dataset.has_prior else None
     text_is_trained = job.spec.training.text_encoder.method != "frozen"
     with explain_out_of_memory("encoding latents", job):
         cache = build_cache(
@@ -238,14 +239,15 @@ def _module(
             dataset.groups,
             job.spec.training.resolution,
             text_is_trained=text_is_trained,
+            keeps_base=prior is not None and prior.target == "prediction",
+            has_empty_prompt=prior is not None and prior.empty_prompt_fraction > 0,
             store=LatentStore(attempt.storage, attempt.layout.latents),
             ranks=attempt.ranks,
             device=attempt.device,
         )
-    prior_weight = job.spec.prior.weight if dataset.has_prior else None
     with explain_out_of_memory("a training step", job):
         trained = make_trainable(family, job.spec.training)
-        return DreamBooth(family, trained, job.spec.training, cache, prior_weight, resume)
+        return DreamBooth(family, trained, job.spec.training, cache, prior, resume)
 
 
 def _evaluate(

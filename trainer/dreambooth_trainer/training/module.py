@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW
 
+from dreambooth_api.models.prior import Prior
 from dreambooth_trainer.data.batches import Batch
 from dreambooth_trainer.data.cache import NO_CAPTION, TrainingCache, encode_captions
 from dreambooth_trainer.models import Conditioning, Family
 from dreambooth_trainer.models.adapters import TrainableParameters
+from dreambooth_trainer.models.base_model import BaseModel
 from dreambooth_trainer.objectives.loss import Losses, dreambooth_loss
 from dreambooth_trainer.objectives.make import make_objective
 from dreambooth_trainer.resolved_job import ResolvedTraining
@@ -57,7 +59,7 @@ class DreamBooth(pl.LightningModule):
         trained: Its trained parameters.
         training: `spec.training`.
         cache: Latents and conditioning.
-        prior_weight: Weight of the prior loss; None without class images.
+        prior: `spec.prior`; None without class samples.
         resume: The state to continue from.
     """
 
@@ -67,7 +69,7 @@ class DreamBooth(pl.LightningModule):
         trained: TrainableParameters,
         training: ResolvedTraining,
         cache: TrainingCache,
-        prior_weight: float | None,
+        prior: Prior | None,
         resume: ResumeState | None = None,
     ) -> None:
         super().__init__()
@@ -82,7 +84,10 @@ class DreamBooth(pl.LightningModule):
         self.gradient_norm: Tensor | None = None
         self._family = family
         self._cache = cache
-        self._prior_weight = prior_weight
+        self._prior_weight = prior.weight if prior else None
+        # Before the weights of the resumed state take the place of the base model's.
+        keeps_base = prior is not None and prior.target == "prediction"
+        self._base = BaseModel(family, training) if keeps_base else None
         self._resume = resume
         self._optimizer: AdamW | None = None
         self.objective = make_objective(family, training, cache.moments.device)
@@ -125,26 +130,53 @@ class DreamBooth(pl.LightningModule):
         moments = self._cache.moments[batch["row"]]
         latents = self._family.sample_latents(moments, batch["latent_noise"])
         noisy = self.objective.add_noise(latents, noise, timesteps)
-        prediction = self._family.predict(
-            noisy, timesteps, self._conditioning(batch), self._cache.crops[batch["row"]]
-        )
+        conditioning, crops = self._conditioning(batch), self._cache.crops[batch["row"]]
+        target = self.objective.target(latents, noise, timesteps)
+        if self._base is not None:  # first, as its memory is free again before activations are kept
+            target = torch.cat(
+                [target.chunk(2)[0], self._base_prediction(batch, noisy, conditioning)]
+            )
+        prediction = self._family.predict(noisy, timesteps, conditioning, crops)
         losses = dreambooth_loss(
-            prediction,
-            self.objective.target(latents, noise, timesteps),
-            self.objective.weights(timesteps),
-            self._prior_weight,
+            prediction, target, self.objective.weights(timesteps), self._prior_weight
         )
         self.losses = Losses(*(part.detach() for part in vars(losses).values()))
         return losses.total
 
+    def _base_prediction(self, batch: Batch, noisy: Tensor, conditioning: Conditioning) -> Tensor:
+        """The base model's prediction for the class half of a batch, [B, C, h, w]."""
+        assert self._base is not None
+        base = self._cache.base_conditioning
+        if base is not None:  # the text encoder has changed since
+            conditioning = self._look_up(base, batch)
+        half = len(noisy) // 2
+        return self._base.predict(
+            noisy[half:],
+            batch["timestep"][half:],
+            {key: part[half:] for key, part in conditioning.items()},
+            self._cache.crops[batch["row"][half:]],
+        )
+
     def _conditioning(self, batch: Batch) -> Conditioning:
-        """Of each sample's caption, or of the empty caption where dropout replaces it."""
+        """Of each sample's caption, or of the empty one that replaces it."""
+        if self._cache.conditioning is None:
+            return self._family.encode_tokens(self._look_up(self._cache.tokens, batch))
+        return self._look_up(self._cache.conditioning, batch)
+
+    def _look_up(self, table: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Each sample's row of tokens or conditioning."""
         captions = self._cache.caption_of_row[batch["row"]]
         captions = torch.where(batch["drop_caption"], NO_CAPTION, captions)
-        if self._cache.conditioning is None:
-            tokens = {name: part[captions] for name, part in self._cache.tokens.items()}
-            return self._family.encode_tokens(tokens)
-        return {key: table[captions] for key, table in self._cache.conditioning.items()}
+        if self._cache.empty_prompt is None:
+            return {key: part[captions] for key, part in table.items()}
+        if self._family.defaults.takes_negative_prompt:
+            captions = torch.where(batch["empty_prompt"], self._cache.empty_prompt, captions)
+            return {key: part[captions] for key, part in table.items()}
+        # What samples are made with stands for the empty prompt where guidance needs none.
+        guidance = torch.where(
+            batch["empty_prompt"], self._family.defaults.guidance_scale, self._family.unguided_scale
+        )
+        return {**{key: part[captions] for key, part in table.items()}, "guidance": guidance}
 
     def configure_optimizers(self) -> Any:
         """AdamW and its learning-rate schedule, both as the resumed state left them."""

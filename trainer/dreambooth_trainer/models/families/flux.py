@@ -161,7 +161,9 @@ class Flux(FlowFamily):
         """The transformer's velocity, without guidance."""
         channels, height, width = noisy.shape[1:]
         states = conditioning["hidden_states"]
-        guidance = torch.full_like(timesteps, TRAINING_GUIDANCE) if self._takes_guidance else None
+        guidance = None
+        if self._takes_guidance:
+            guidance = conditioning.get("guidance", torch.full_like(timesteps, TRAINING_GUIDANCE))
         velocity = self.denoiser(
             hidden_states=pack(noisy),
             timestep=timesteps,

@@ -112,13 +112,15 @@ class Flux2(FlowFamily):
         """The transformer's velocity, without guidance."""
         states = conditioning["hidden_states"]
         height, width = noisy.shape[2:]
-        has_guidance = self._pipeline.transformer.config.guidance_embeds
+        guidance = None
+        if self._pipeline.transformer.config.guidance_embeds:
+            guidance = conditioning.get("guidance", torch.full_like(timesteps, TRAINING_GUIDANCE))
         # Four axes: the image (of several), row, column, and the token of the text.
         text = torch.arange(states.shape[1], device=noisy.device).unsqueeze(1)
         velocity = self.denoiser(
             hidden_states=pack(noisy),
             timestep=timesteps,
-            guidance=torch.full_like(timesteps, TRAINING_GUIDANCE) if has_guidance else None,
+            guidance=guidance,
             encoder_hidden_states=states,
             txt_ids=pad(text, (3, 0)),
             img_ids=pad(positions(height // 2, width // 2, noisy.device), (1, 1)),

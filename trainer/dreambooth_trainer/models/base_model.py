@@ -1,0 +1,61 @@
+"""The denoiser as it was before training, for targets of the base model's own."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from dreambooth_trainer.models.adapters import PRECISIONS
+from dreambooth_trainer.models.family import Conditioning, Family
+from dreambooth_trainer.resolved_job import ResolvedTraining
+
+
+class BaseModel:
+    """Predicts as the base model did.
+
+    With LoRA it is the trained denoiser without its adapters, which takes no memory. With `full` it
+    is a frozen copy, in the precision of the forward pass: as frozen weights are kept with LoRA.
+
+    Args:
+        family: The model, with adapters or unfrozen weights that are still those of the base.
+        training: `spec.training`.
+    """
+
+    def __init__(self, family: Family, training: ResolvedTraining) -> None:
+        self._family = family
+        self._adapters: list[BaseTunerLayer] = []
+        self._copy: nn.Module | None = None
+        if training.method == "lora":
+            self._adapters = [m for m in family.denoiser.modules() if isinstance(m, BaseTunerLayer)]
+        else:
+            self._copy = copy.deepcopy(family.denoiser).requires_grad_(False).eval()
+            self._copy.to(PRECISIONS[training.precision])
+
+    @torch.no_grad()
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning, crops: Tensor
+    ) -> Tensor:
+        """The base model's prediction [N, C, h, w], see `Family.predict`; without gradients."""
+        with self._in_place():
+            return self._family.predict(noisy, timesteps, conditioning, crops)
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """Within, the family's denoiser is that of the base model."""
+        trained = self._family.denoiser
+        if self._copy is not None:
+            self._family.denoiser = self._copy
+        self._disable_adapters(True)
+        try:
+            yield
+        finally:
+            self._disable_adapters(False)
+            self._family.denoiser = trained
+
+    def _disable_adapters(self, disabled: bool) -> None:
+        # peft's own method also freezes the adapters, and unfreezes those that are not trained.
+        for layer in self._adapters:
+            layer._disable_adapters = disabled
