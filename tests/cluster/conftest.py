@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.apiserver.server import ApiServerDouble
 from tests.cluster.client import tolerate
 from tests.cluster.envtest import READY_SECONDS, EnvtestPlane, answers
 from tests.cluster.fake_cluster import NAMESPACES, FakeCluster, fake_cluster
+from tests.cluster.kubectl import Kubectl
 from tests.cluster.processes import Daemon
 
 ROOT = Path(__file__).parents[2]
+CRD = ROOT / "crds" / "dreambooth.dev_dreamboothjobs.yaml"
 NODES = ("node-a", "node-b")
 
 
@@ -71,6 +74,26 @@ def namespace(cluster: FakeCluster) -> Iterator[str]:
         cluster.create(f"{NAMESPACES}/{name}/serviceaccounts", account)
     yield name
     cluster.delete(f"{NAMESPACES}/{name}")
+
+
+@pytest.fixture(
+    scope="module",
+    params=["double", "kubernetes"] if "KUBEBUILDER_ASSETS" in os.environ else ["double"],
+)
+def kubectl(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Kubectl]:
+    """An API server that serves DreamBoothJobs, through kubectl; nothing reconciles them."""
+    folder = tmp_path_factory.mktemp("kubectl")
+    kubeconfig = folder / "kubeconfig"
+    with ExitStack() as stack:
+        if request.param == "kubernetes":
+            EnvtestPlane(_binaries(), folder).start_server(stack)
+        else:
+            stack.enter_context(ApiServerDouble()).write_kubeconfig(kubeconfig)
+        found = Kubectl(kubeconfig)
+        found.apply_definition(CRD)
+        yield found
 
 
 def _binaries() -> Path:

@@ -5,20 +5,15 @@ On the double, and with KUBEBUILDER_ASSETS on Kubernetes' own API server as well
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.cluster.apiserver.server import ApiServerDouble
-from tests.cluster.envtest import EnvtestPlane
 from tests.cluster.kubectl import Kubectl, KubectlError
 
 ROOT = Path(__file__).parents[2]
-CRD = ROOT / "crds" / "dreambooth.dev_dreamboothjobs.yaml"
 VALID = ROOT / "tests" / "crds" / "jobs" / "valid"
 # Server-side apply refuses null where a field is not nullable, for any kind.
 FILES = [
@@ -26,23 +21,6 @@ FILES = [
     for path in [*sorted((ROOT / "examples").glob("*.yaml")), *sorted(VALID.glob("*.yaml"))]
     if path.stem != "nulls"
 ]
-ASSETS = os.environ.get("KUBEBUILDER_ASSETS")
-
-
-@pytest.fixture(scope="module", params=["double", "kubernetes"] if ASSETS else ["double"])
-def kubectl(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Kubectl]:
-    folder = tmp_path_factory.mktemp("kubectl")
-    kubeconfig = folder / "kubeconfig"
-    with ExitStack() as stack:
-        if request.param == "kubernetes":
-            EnvtestPlane(Path(ASSETS or ""), folder).start_server(stack)
-        else:
-            stack.enter_context(ApiServerDouble()).write_kubeconfig(kubeconfig)
-        found = Kubectl(kubeconfig)
-        found.apply_definition(CRD)
-        yield found
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
+from itertools import pairwise
 
 import pytest
 import typer.main
 
+from dreambooth_api.parsing.load import parse
 from dreambooth_operator.cli.main import app
+from dreambooth_operator.cli.sweep.members import expand
 from tests.docs.pages import BLOCKS, PAGES, ROOT, Page
+from tests.docs.test_examples import JOB
 
 SHELL = ("sh", "console")
 LINES = [
@@ -44,7 +48,7 @@ def test_every_target_of_make_in_a_block_exists() -> None:
 
 
 def test_every_call_of_dreambooth_is_understood() -> None:
-    calls = [line.partition("#")[0] for line in LINES if CALL.match(line)]
+    calls = [re.split(r"[#|]", line)[0] for line in LINES if CALL.match(line)]
     seen = set()
     for call in calls:
         program, name, *arguments = shlex.split(call.strip().removeprefix(".venv/bin/"))
@@ -54,7 +58,15 @@ def test_every_call_of_dreambooth_is_understood() -> None:
         assert name in COMMANDS, call
         COMMANDS[name].make_context(name, arguments, resilient_parsing=False)
         seen.add(name)
-    assert seen >= {"validate", "run", "samples", "render"}
+    assert seen >= {"validate", "run", "samples", "render", "sweep"}
+
+
+def test_values_of_sweeps_are_valid() -> None:
+    calls = [shlex.split(line.partition("|")[0]) for line in LINES if " sweep -f " in line]
+    assert len(calls) >= 2
+    for call in calls:
+        values = [value for option, value in pairwise(call) if option == "--set"]
+        assert len(expand(parse(JOB), values)) >= 2
 
 
 def test_every_named_command_of_dreambooth_exists() -> None:

@@ -31,6 +31,14 @@ JobFile = Annotated[
     Path, typer.Argument(help="Job file (YAML); - is standard input.", show_default=False)
 ]
 StateFolder = Annotated[Path, typer.Option("--state", help="Folder of local runs.")]
+Uploads = Annotated[
+    list[str] | None,
+    typer.Option(metavar="LOCAL=URI", help="Upload a file or folder first; repeatable."),
+]
+Nodes = Annotated[int | None, typer.Option(min=1, help="Number of pods, overrides runtime.nodes.")]
+Gpus = Annotated[
+    int | None, typer.Option(min=0, help="GPUs per pod, overrides runtime.gpusPerNode.")
+]
 
 
 RUN_EXIT_CODES = f"""\
@@ -165,22 +173,15 @@ def run(
         Path | None,
         typer.Option("--file", "-f", help="Job file (YAML), as an option.", show_default=False),
     ] = None,
-    upload: Annotated[
-        list[str] | None,
-        typer.Option(metavar="LOCAL=URI", help="Upload a file or folder first; repeatable."),
-    ] = None,
+    upload: Uploads = None,
     state: StateFolder = DEFAULT_STATE,
     fresh: Annotated[
         bool,
         typer.Option("--fresh", help="First delete all runs in the state folder, with results."),
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume this job's last run.")] = False,
-    nodes: Annotated[
-        int | None, typer.Option(min=1, help="Number of pods, overrides runtime.nodes.")
-    ] = None,
-    gpus: Annotated[
-        int | None, typer.Option(min=0, help="GPUs per pod, overrides runtime.gpusPerNode.")
-    ] = None,
+    nodes: Nodes = None,
+    gpus: Gpus = None,
 ) -> None:
     """Run a job on this machine: its pods as processes, with an S3 server when it names none."""
     if job and file:
@@ -199,46 +200,56 @@ def run(
     epilog=_examples(
         "sweep -f job.yaml --set training.learningRate=1e-4,5e-5 --set training.lora.rank=8,32",
         "sweep -f job.yaml --set training.steps=200,400 --render | kubectl apply -f -",
+        "sweep --jobs jobs.yaml",
         exit_codes="Exit codes: 0 all jobs have succeeded; 1 not all; "
         f"{USAGE_EXIT_CODE} wrong usage, or a job that is not valid: nothing has run.",
     )
 )
 def sweep(
     file: Annotated[
-        Path, typer.Option("--file", "-f", help="Job file (YAML).", show_default=False)
-    ],
+        Path | None, typer.Option("--file", "-f", help="Job file (YAML).", show_default=False)
+    ] = None,
     values: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--set",
             metavar="FIELD=VALUE,...",
             help="A field of the spec and its values; repeat it for each field.",
-            show_default=False,
         ),
-    ],
+    ] = None,
     render: Annotated[
         bool, typer.Option("--render", help="Only print the jobs, for kubectl apply.")
     ] = False,
-    upload: Annotated[
-        list[str] | None,
-        typer.Option(metavar="LOCAL=URI", help="Upload a file or folder first; repeatable."),
+    jobs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Only show the jobs that kubectl get -o yaml has listed in a file, or - .",
+            show_default=False,
+        ),
     ] = None,
+    upload: Uploads = None,
     state: StateFolder = DEFAULT_STATE,
-    nodes: Annotated[
-        int | None, typer.Option(min=1, help="Number of pods, overrides runtime.nodes.")
-    ] = None,
-    gpus: Annotated[
-        int | None, typer.Option(min=0, help="GPUs per pod, overrides runtime.gpusPerNode.")
-    ] = None,
+    nodes: Nodes = None,
+    gpus: Gpus = None,
 ) -> None:
     """Run a job once for each combination of values, and compare the results."""
-    from dreambooth_operator.cli.sweep.command import SweepOptions, render_jobs, run_jobs
+    from dreambooth_operator.cli.sweep.command import SweepOptions, render_jobs, run_jobs, show_jobs
 
-    if render:
+    if jobs:
+        if file or values or render:
+            raise UserError(
+                f"--jobs {jobs} shows jobs that are there; leave out -f, --set, --render"
+            )
+        show_jobs(jobs)
+    elif file is None or not values:
+        raise UserError(
+            "name a job file and values: dreambooth sweep -f FILE --set FIELD=VALUE,..."
+        )
+    elif render:
         render_jobs(file, values)
-        return
-    options = SweepOptions(file, tuple(values), tuple(upload or ()), state, nodes, gpus)
-    raise typer.Exit(run_jobs(options))
+    else:
+        options = SweepOptions(file, tuple(values), tuple(upload or ()), state, nodes, gpus)
+        raise typer.Exit(run_jobs(options))
 
 
 @app.command("list", epilog=_examples("list"))

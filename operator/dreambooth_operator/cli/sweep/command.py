@@ -4,15 +4,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.parsing.advice import cluster_warnings
 from dreambooth_operator.cli.job_file import STANDARD_INPUT, read_job
 from dreambooth_operator.cli.program import command_line
 from dreambooth_operator.cli.run import parse_upload
+from dreambooth_operator.cli.sweep.cluster import as_written, cluster_results, read_jobs
 from dreambooth_operator.cli.sweep.local import LocalSweep, local_results, on_this_machine
 from dreambooth_operator.cli.sweep.members import expand
 from dreambooth_operator.cli.sweep.table import to_table
@@ -43,12 +42,16 @@ def render_jobs(file: Path, settings: Sequence[str]) -> None:
     notes = dict.fromkeys(note for member in members for note in cluster_warnings(member.job))
     for note in notes:
         sys.stderr.write(f"warning: {note}\n")
-    sys.stdout.write(to_yaml([_as_written(member.job) for member in members]))
+    sys.stdout.write(to_yaml([as_written(member.job) for member in members]))
 
 
-def _as_written(job: DreamBoothJob) -> dict[str, Any]:
-    """The job without the defaults, which the API server fills in."""
-    return job.model_dump(mode="json", by_alias=True, exclude_unset=True)
+def show_jobs(file: Path) -> None:
+    """Print the table of a sweep on a cluster, from the list of its jobs.
+
+    Raises:
+        UserError: The file does not list the jobs of a sweep.
+    """
+    Console().print(to_table(cluster_results(read_jobs(file))))
 
 
 def run_jobs(options: SweepOptions) -> int:
