@@ -10,7 +10,7 @@ from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.contract.scores import Scores, UnreadableScoresError
 from dreambooth_api.models.job import output_layout
 from dreambooth_api.parsing.advice import warnings
-from dreambooth_operator.cli.report import print_text
+from dreambooth_operator.cli.terminal.end import print_text
 from dreambooth_operator.cli.run import (
     Terminal,
     print_storage,
