@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 400, 220
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 28
+WIDTH, HEIGHT = 320, 190
+LEFT, RIGHT, TOP, BOTTOM = 42, 8, 14, 26
 """Margins around the plot, in the units of the view box."""
 OUTLIERS = 0.01
 """Share of the raw values at each end that may be cut off, so that one spike hides nothing."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pi_heif import register_heif_opener
 from PIL import Image, ImageOps
 
-from dreambooth_storage import StorageError
+from dreambooth_storage import ObjectNotFoundError, StorageError
 
 register_heif_opener()
 
@@ -58,6 +58,8 @@ def load(requests: set[Request], read: Callable[[str], bytes]) -> dict[Request, 
             return {}
         try:
             data = read(uri)
+        except ObjectNotFoundError:
+            return {}
         except StorageError:
             unreadable.add(folder)
             return {}

@@ -250,7 +250,7 @@ def _attempts(record: _Record, files: _Files) -> list[AttemptFacts]:
                 devices=", ".join(_counted(each.devices)),
                 resumed_from=each.resumed_from_step,
                 end=_describe_end(end, is_last),
-                failed=end is None or end.exit_code != ExitCode.DONE,
+                failed=end is not None and end.exit_code not in (ExitCode.DONE, ExitCode.STOPPED),
             )
         )
     return attempts
@@ -258,7 +258,7 @@ def _attempts(record: _Record, files: _Files) -> list[AttemptFacts]:
 
 def _describe_end(end: AttemptEnd | None, is_last: bool) -> str:
     if end is not None:
-        return "done" if end.exit_code == ExitCode.DONE else end.message
+        return "Succeeded." if end.exit_code == ExitCode.DONE else end.message
     if is_last:
         return "It is still running, or was killed."
     return "It left no message: it was killed, or its node was lost."

@@ -57,7 +57,7 @@ def write_run(
     for step in steps:
         for prompt in range(len(prompts)):
             for seed in range(seeds):
-                hue = 3 + seed * 0.2 - 3 * step / max(steps) * (prompt < 2)
+                hue = 3 + seed * 0.2 - 3 * step / (max(steps) or 1) * (prompt < 2)
                 write(f"{layout.samples(step)}/{prompt}-{seed}.png", picture(hue, side))
     job = {
         "apiVersion": "dreambooth.dev/v1alpha1",

@@ -8,7 +8,7 @@
   const show = () => {
     const step = steps[range.value];
     for (const strip of strips) strip.hidden = strip.dataset.step !== step;
-    output.textContent = `step ${Number(step).toLocaleString("en")}`;
+    output.textContent = `Step ${Number(step).toLocaleString("en")}`;
     range.setAttribute("aria-valuetext", output.textContent);
   };
   range.addEventListener("input", show);

@@ -41,7 +41,8 @@ def export_lora(
     if web_ui := family.web_ui_lora(adapters):
         weights, header = web_ui
         save_weights(weights, folder / KOHYA_FILE, metadata | header)
-    (folder / "README.md").write_text(model_card(family, provenance, lora=True))
+    file = KOHYA_FILE if web_ui else None
+    (folder / "README.md").write_text(model_card(family, provenance, lora=True, web_ui_file=file))
 
 
 def diffusers_weights(adapters: Sequence[Adapter]) -> dict[str, Tensor]:

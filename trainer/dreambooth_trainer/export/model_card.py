@@ -32,13 +32,31 @@ image = pipe(
 ).images[0]
 ```
 
-- Base model: {base}, sha256 `{sha256}`
+{web_ui}- Base model: {base}, sha256 `{sha256}`
 - License of the base model: {license}
 """
 
 
-def model_card(family: Family, provenance: Provenance, *, lora: bool) -> str:
-    """A description of the model and its use, with the front matter that model hubs read."""
+WEB_UI = """## In ComfyUI, A1111 and other user interfaces
+
+Copy `{file}` to `models/{comfy}` of ComfyUI, or to `models/{a1111}` of A1111, where they know the
+base model, and choose it there{beside}. Then write {prompt} in the prompt.
+
+"""
+"""How to use the file that `model_card` is given."""
+
+
+def model_card(
+    family: Family, provenance: Provenance, *, lora: bool, web_ui_file: str | None = None
+) -> str:
+    """A description of the model and its use, with the front matter that model hubs read.
+
+    Args:
+        family: The base model.
+        provenance: Of the exported model.
+        lora: Whether it is a LoRA, and not a whole pipeline.
+        web_ui_file: The file beside the card that user interfaces load, if there is one.
+    """
     source = json.dumps(_loadable(provenance.base_model) if lora else ".")
     # One precision for all parts: a base model's text encoder may name another than its UNet.
     pipeline = family.pipeline_class.__name__
@@ -71,8 +89,19 @@ def model_card(family: Family, provenance: Provenance, *, lora: bool) -> str:
         version=VERSION,
         step=provenance.step,
         code=code,
+        web_ui=_web_ui(web_ui_file, lora, provenance) if web_ui_file else "",
         arguments="\n".join(f"    {name}={_literal(value)}," for name, value in call.items()),
         sha256=provenance.base_model_sha256,
+    )
+
+
+def _web_ui(file: str, lora: bool, provenance: Provenance) -> str:
+    return WEB_UI.format(
+        file=file,
+        comfy="loras" if lora else "checkpoints",
+        a1111="Lora" if lora else "Stable-diffusion",
+        beside=" beside the base model" if lora else "",
+        prompt=json.dumps(f"{provenance.identifiers[0]} {provenance.class_nouns[0]}"),
     )
 
 

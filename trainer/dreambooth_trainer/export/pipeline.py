@@ -55,7 +55,8 @@ def export_pipeline(
         if tokenizer is CLIPTokenizer:
             _write_slow_tokenizer(folder / name)
     _write_single_file(family, folder, provenance)
-    (folder / "README.md").write_text(model_card(family, provenance, lora=False))
+    file = SINGLE_FILE if (folder / SINGLE_FILE).exists() else None
+    (folder / "README.md").write_text(model_card(family, provenance, lora=False, web_ui_file=file))
 
 
 def _merged(part: Any, base: nn.Module | None) -> Any:

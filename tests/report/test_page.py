@@ -1,0 +1,200 @@
+"""The page: it holds what the run has stored, trusts none of it, and stays small."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import re
+from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dreambooth_report.build import build_report
+from dreambooth_report.page import safe_link
+from dreambooth_report.read import UnreadableRunError
+from dreambooth_storage import Storage, StorageSettings
+from tests.report.runs import write_run
+
+HOSTILE = "</script></style><script>alert(1)</script>\"'><img src=x onerror=alert(1)> sks {{ 7*7 }}"
+
+
+def build(root: str) -> str:
+    with Storage(StorageSettings()) as storage:
+        return build_report(storage, root)
+
+
+class Parser(HTMLParser):
+    """Tags and attributes as a browser reads them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        """Attributes of the elements of a tag."""
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of a run that succeeded at its second attempt."""
+    return build(write_run(tmp_path_factory.mktemp("run")))
+
+
+def test_it_shows_what_the_run_has_stored(page: str) -> None:
+    for shown in (
+        "<h1>smiling-mug</h1>", "“a photo of sks mug on the beach”", "The trained model",
+        "Seconds per step", "Learning rate", "blurred.jpg: is damaged", "is high for this model",
+        "out of GPU memory", "from step 400", "2 x NVIDIA L4", "apache-2.0", "samples 42",
+        "kind: DreamBoothJob", "print(1)", "ab" * 32, "3.11.2",
+    ):  # fmt: skip
+        assert shown in page, shown
+
+
+def test_every_picture_has_a_text_and_a_size_and_is_embedded(page: str) -> None:
+    pictures = Parser(page).all("img")
+    assert len(pictures) == 5 + 4 + 3 * 4 * 5 + 3
+    for each in pictures:
+        assert each["src"].startswith("data:image/webp;base64,")
+        assert each["alt"].strip()
+        assert int(each["width"]) > 0 < int(each["height"])
+    of_prompts = [each["alt"] for each in pictures if "seed" in each["alt"]]
+    assert len(of_prompts) == len(set(of_prompts))
+
+
+def test_nothing_comes_from_a_network_and_only_its_own_script_runs(page: str) -> None:
+    parser = Parser(page)
+    (policy,) = [each["content"] for each in parser.all("meta") if "http-equiv" in each]
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in policy
+    for tag in ("script", "style"):
+        ((_, content),) = re.findall(rf"<({tag})>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    for tag, attributes in parser.tags:
+        assert not {"style", "srcset", "action"} & attributes.keys(), tag
+        assert not [name for name in attributes if name.startswith("on")], tag
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
+
+
+def test_texts_of_users_stay_texts(tmp_path: Path) -> None:
+    page = build(
+        write_run(
+            tmp_path,
+            prompts=(HOSTILE,),
+            card=f"# x\n\n{HOSTILE}\n\n```\n{HOSTILE}\n```\n\n- {HOSTILE}\n",
+            warnings=[f"{HOSTILE}\n  {HOSTILE}"],
+            notes=[HOSTILE],
+            modelLicense={"name": HOSTILE, "link": "javascript:alert(1)"},
+            hashes={HOSTILE: HOSTILE},
+        )
+    )
+    parser = Parser(page)
+    assert len(parser.all("script")) == len(parser.all("style")) == 1
+    assert all(each["src"].startswith("data:") for each in parser.all("img"))
+    assert all(each["href"].startswith(("#", "https://")) for each in parser.all("a"))
+    assert "49" not in page.split("<body>")[1].split("Attempts")[0].replace("data:", "")[:2000]
+    assert page.count("&lt;/script&gt;") > 5
+
+
+@pytest.mark.parametrize(
+    ("url", "safe"),
+    [
+        ("https://example.org/license", True),
+        ("javascript:alert(1)", False),
+        ("JAVASCRIPT:alert(1)", False),
+        ("data:text/html,x", False),
+        ("//example.org", False),
+        (None, False),
+    ],
+)
+def test_only_links_that_do_nothing_else_are_followed(url: str | None, safe: bool) -> None:
+    assert (safe_link(url) is not None) == safe
+
+
+def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
+    root = write_run(tmp_path, steps=(0,), seeds=1)
+    folder = tmp_path / "run"
+    for file in ("export/README.md", "history.jsonl", "attempts/0001.json"):
+        (folder / file).unlink()
+    page = build(root)
+    assert "Not finished yet" in page
+    assert "It is still running, or was killed." in page
+    for absent in ("The trained model", 'id="training"', 'id="use"', 'type="range"'):
+        assert absent not in page
+
+
+def test_an_attempt_that_vanished_is_said_to_have_left_no_message(tmp_path: Path) -> None:
+    root = write_run(tmp_path, steps=(0, 8), seeds=1)
+    (tmp_path / "run" / "attempts" / "0000.json").unlink()
+    assert "It left no message: it was killed, or its node was lost." in build(root)
+
+
+def test_photos_that_are_gone_are_said_to_be(tmp_path: Path) -> None:
+    root = write_run(tmp_path, steps=(0, 8), seeds=1)
+    for photo in (tmp_path / "photos").iterdir():
+        photo.unlink()
+    page = build(root)
+    assert page.count("not available</div>") == 8
+    assert "8 pictures could not be read" in page
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableRunError, match=r"holds no run\.json.*name the folder of a run"):
+        build(f"file://{tmp_path}")
+    (tmp_path / "run.json").write_text('{"job": {}}')
+    with pytest.raises(UnreadableRunError, match=r"run\.json: job\.apiVersion: .*another version"):
+        build(f"file://{tmp_path}")
+
+
+@pytest.mark.slow
+def test_a_thousand_samples_stay_below_20_mb(tmp_path: Path) -> None:
+    prompts = tuple(f"a photo of sks mug number {i}" for i in range(10))
+    root = write_run(tmp_path, prompts=prompts, steps=tuple(range(0, 1000, 40)), side=8)
+    buffer = io.BytesIO()
+    # Noise is the worst case: nothing takes more bytes.
+    Image.frombytes("RGB", (320, 320), os.urandom(3 * 320 * 320)).save(buffer, "PNG")
+    samples = list((tmp_path / "run" / "samples").rglob("*.png"))
+    assert len(samples) == 1000
+    samples[0].write_bytes(buffer.getvalue())
+    for each in samples[1:]:
+        each.unlink()
+        os.link(samples[0], each)
+    page = build(root)
+    assert len(page.encode()) < 20e6
+    assert "Of 1,000 samples, 240 are shown: 12 of 25 steps, 2 of 4 images per prompt." in page
+    assert len(Parser(page).all("img")) == 5 + 2 + 240 + 3
+
+
+def luminance(color: str) -> float:
+    """Relative luminance (WCAG 2.2) of #rrggbb."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [
+        each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_and_lines_have_the_contrast_that_wcag_asks_for(scheme: str) -> None:
+    style = (resources.files("dreambooth_report") / "template" / "style.css").read_text()
+    palettes = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    colors = dict(re.findall(r"--(\w+): (#\w{6});", palettes[scheme == "dark"]))
+    assert len(colors) == 8
+    for text in ("ink", "muted", "accent", "second", "alert"):
+        for ground in ("paper", "panel"):
+            assert contrast(colors[text], colors[ground]) >= 4.5, (text, ground)
