@@ -21,6 +21,9 @@ MAX_DOUBLINGS = 32
 # back-off, that many attempts take two and a half hours.
 MAX_REFUSALS = 20
 """Attempts that may be refused (`is_refusal`) from one checkpoint; the last of them is final."""
+# Pods report their checkpoints themselves, so "a newer one" may be made up.
+MAX_TOTAL_REFUSALS = 200
+"""Attempts that may be refused from any checkpoint of a job; the last of them is final."""
 
 
 @dataclass(frozen=True)

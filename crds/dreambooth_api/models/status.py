@@ -75,6 +75,9 @@ class CheckpointStatus(ApiModel):
     refusals: Count = 0
     """Attempts since then that ended with exit codes 64 to 67. After 20 the job fails."""
 
+    total_refusals: Count = 0
+    """Attempts since the first checkpoint that ended so. After 200 the job fails."""
+
 
 class AttemptStatus(ApiModel):
     """One attempt and how it ended."""

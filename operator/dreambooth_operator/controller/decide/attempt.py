@@ -8,6 +8,7 @@ from dreambooth_api.models.status import AttemptStatus
 from dreambooth_operator.controller.decide.completion import reopen
 from dreambooth_operator.controller.decide.deadlines import (
     active_deadline_exceeded,
+    idle_quota_exceeded,
     is_lost,
     start_deadline_exceeded,
 )
@@ -167,6 +168,8 @@ def _pod_failure(
     message = start_failure(builder, pods)
     if message is None and record.running is None:
         message = start_deadline_exceeded(builder, job, pods, builder.runtime.nodes)
+        if idle := idle_quota_exceeded(builder, job, pods, builder.runtime.nodes):
+            return AttemptResult("Disrupted", idle)  # the job waits for its turn again
     if message is None:
         return None
     if has_run(builder.status):  # the pods are given back, and started again later

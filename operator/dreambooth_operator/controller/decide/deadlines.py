@@ -1,5 +1,7 @@
 """Time limits: activeDeadlineSeconds, startDeadlineSeconds and terminatingTimeoutSeconds.
 
+And one of the operator's own, on quota that a job holds and cannot use.
+
 Each check also has the job reconciled again when its limit will be reached.
 """
 
@@ -10,6 +12,10 @@ from dreambooth_operator.controller.decide.pod_start import check_refusal, not_r
 from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
 from dreambooth_operator.controller.kube.job_snapshots import JobSnapshot
 from dreambooth_operator.controller.kube.pod_snapshots import PodSnapshot
+
+# Longer than an autoscaler takes to add nodes.
+IDLE_QUOTA_SECONDS = 1800
+"""How long a job may hold a queue's quota while pods of it have no node."""
 
 
 def active_deadline_exceeded(builder: DecisionBuilder, record: AttemptStatus) -> str | None:
@@ -52,6 +58,30 @@ def start_deadline_exceeded(
         return None
     _, message = not_ready_reason(pods, nodes, check_refusal(builder, job))
     return f"not started within spec.runtime.startDeadlineSeconds ({limit} s): {message}"
+
+
+def idle_quota_exceeded(
+    builder: DecisionBuilder, job: JobSnapshot, pods: Sequence[PodSnapshot], nodes: int
+) -> str | None:
+    """Check whether an admitted Job holds its queue's quota for pods that get no nodes.
+
+    The limit is `IDLE_QUOTA_SECONDS`; jobs with spec.runtime.startDeadlineSeconds have their own.
+
+    Returns:
+        Why the attempt must end, so that other jobs get the quota; None while it may go on.
+    """
+    is_placed = sum(pod.node is not None for pod in pods) >= nodes
+    if not job.queue or builder.runtime.start_deadline_seconds or is_placed:
+        return None
+    waited = (builder.now - job.active_since).total_seconds()
+    if waited < IDLE_QUOTA_SECONDS:
+        builder.requeue_after(IDLE_QUOTA_SECONDS - waited)
+        return None
+    _, message = not_ready_reason(pods, nodes, check_refusal(builder, job))
+    return (
+        f"gave its quota back to the queue, as not all pods had a node within"
+        f" {IDLE_QUOTA_SECONDS} s: {message}"
+    )
 
 
 def is_lost(builder: DecisionBuilder, pod: PodSnapshot) -> bool:

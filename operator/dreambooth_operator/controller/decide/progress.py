@@ -111,7 +111,11 @@ def _checkpoint_status(
     # Only a later step shows that the training gets on.
     refusals = old.refusals if old and checkpoint.step <= old.step else 0
     return CheckpointStatus(
-        step=checkpoint.step, uri=checkpoint.uri, time=checkpoint.time, refusals=refusals
+        step=checkpoint.step,
+        uri=checkpoint.uri,
+        time=checkpoint.time,
+        refusals=refusals,
+        total_refusals=old.total_refusals if old else 0,
     )
 
 

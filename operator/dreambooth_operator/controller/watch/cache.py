@@ -4,14 +4,14 @@ A DreamBoothJob is kept as compact JSON, its children as snapshots. Watch events
 the operator's own writes both update the cache, in any order: the newest version wins.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from dreambooth_operator.controller.kube.clock import Now
 from dreambooth_operator.controller.kube.job_snapshots import JobSnapshot
-from dreambooth_operator.controller.kube.kinds import JOB, WATCHED, Kind
+from dreambooth_operator.controller.kube.kinds import JOB, POD, WATCHED, Kind
 from dreambooth_operator.controller.kube.objects import Body, Key
 from dreambooth_operator.controller.kube.pod_snapshots import PodSnapshot
 from dreambooth_operator.controller.watch.snapshots import (
@@ -23,6 +23,8 @@ from dreambooth_operator.controller.watch.snapshots import (
 
 REMEMBERED_REMOVALS = 10_000
 """Number of deleted objects whose uids are kept."""
+MAX_PODS = 20_000
+"""Pods of one namespace that are kept: anyone who can create pods can label them as a job's."""
 
 OnUnreadable = Callable[[Kind, Body, Exception], None]
 
@@ -42,13 +44,19 @@ class _Family:
     def __bool__(self) -> bool:
         return bool(self.dreambooth_job or self.jobs or self.pods or self.shared)
 
-    def forget_deleted_job(self) -> None:
-        """Forget the Job that was deleted last, and its deleted pods."""
-        if self.deleted_job:
-            uid, self.deleted_job = self.deleted_job.uid, None
-            gone = [pod.uid for pod in self.pods.values() if pod.gone and pod.job_uid == uid]
-            for pod_uid in gone:
-                del self.pods[pod_uid]
+    def forget_deleted_job(self) -> int:
+        """Forget the Job that was deleted last, and its deleted pods; returns their number."""
+        if self.deleted_job is None:
+            return 0
+        uid, self.deleted_job = self.deleted_job.uid, None
+        gone = [pod.uid for pod in self.pods.values() if pod.gone and pod.job_uid == uid]
+        for pod_uid in gone:
+            del self.pods[pod_uid]
+        return len(gone)
+
+
+class TooManyPodsError(Exception):
+    """A namespace has more pods of jobs than the cache keeps."""
 
 
 class Cache:
@@ -67,6 +75,8 @@ class Cache:
         self._families: dict[Key, _Family] = {}
         self._index: dict[Kind, dict[tuple[str, str], Snapshot]] = {kind: {} for kind in WATCHED}
         """The same objects by kind, namespace and name."""
+        self._pods: Counter[str] = Counter()
+        """Pods kept by namespace, deleted ones among them."""
         self._removed: OrderedDict[str, None] = OrderedDict()
         """uids of deleted objects: an answer that arrives late must not restore them."""
 
@@ -88,6 +98,10 @@ class Cache:
         name = (snapshot.key.namespace, snapshot.name)
         cached = self._index[kind].get(name)
         if cached is not None and cached.version >= snapshot.version:
+            return None
+        if cached is None and kind is POD and self._pods[name[0]] >= MAX_PODS:
+            problem = TooManyPodsError(f"the namespace has more than {MAX_PODS} pods of jobs")
+            self._on_unreadable(kind, body, problem)
             return None
         # Deleted and created again without an event between, or moved to another job by its label.
         if cached is not None and (cached.uid, cached.key) != (snapshot.uid, snapshot.key):
@@ -164,13 +178,17 @@ class Cache:
             family.dreambooth_job = snapshot
         elif isinstance(snapshot, JobSnapshot):
             if snapshot.name not in family.jobs:  # a new attempt
-                family.forget_deleted_job()
+                self._forget_deleted_job(snapshot.key, family)
             family.jobs[snapshot.name] = snapshot
         elif isinstance(snapshot, PodSnapshot):
             before = family.pods.get(snapshot.uid)
+            self._pods[snapshot.key.namespace] += before is None
             family.pods[snapshot.uid] = self._with_earlier_times(snapshot, before)
         else:
             family.shared[snapshot.kind, snapshot.name] = snapshot
+
+    def _forget_deleted_job(self, key: Key, family: _Family) -> None:
+        self._pods[key.namespace] -= family.forget_deleted_job()
 
     def _with_earlier_times(self, pod: PodSnapshot, before: PodSnapshot | None) -> PodSnapshot:
         """Add the times that only earlier snapshots show.
@@ -190,21 +208,23 @@ class Cache:
         family = self._families[snapshot.key]
         if isinstance(snapshot, DreamBoothJobSnapshot):
             family.dreambooth_job = None
-            family.forget_deleted_job()
+            self._forget_deleted_job(snapshot.key, family)
         elif isinstance(snapshot, JobSnapshot):
             del family.jobs[snapshot.name]
-            family.forget_deleted_job()
+            self._forget_deleted_job(snapshot.key, family)
             family.deleted_job = snapshot
             # Nothing is decided about a job that was deleted.
             if family.dreambooth_job is None:
-                family.forget_deleted_job()
+                self._forget_deleted_job(snapshot.key, family)
         elif isinstance(snapshot, PodSnapshot):
             jobs = [*family.jobs.values(), *([family.deleted_job] if family.deleted_job else [])]
             # Kept while its Job counts, so that `decide` can tell how the pod ended.
-            if any(job.uid == snapshot.job_uid for job in jobs):
+            has_room = self._pods[snapshot.key.namespace] <= MAX_PODS // 2  # deleted ones get half
+            if has_room and any(job.uid == snapshot.job_uid for job in jobs):
                 family.pods[snapshot.uid] = replace(snapshot, gone=True)
             else:
                 del family.pods[snapshot.uid]
+                self._pods[snapshot.key.namespace] -= 1
         else:
             del family.shared[snapshot.kind, snapshot.name]
         if not family:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dreambooth_api.models.status import Counters
+from dreambooth_operator.controller.decide.deadlines import IDLE_QUOTA_SECONDS
 from tests.operator.controller.world import World, dreambooth_job, running
 
 
@@ -41,6 +42,37 @@ def test_the_start_deadline_does_not_include_time_in_the_queue() -> None:
     world.finish_stopping()
     assert world.status.phase == "Failed"
     assert "startDeadlineSeconds" in world.condition("Failed")[2]
+
+
+def test_a_job_gives_quota_back_that_it_cannot_use() -> None:
+    world = World(dreambooth_job(queue="gpus"))
+    world.pass_preflight()
+    world.settle()
+    world.queue_admits(world.attempt)
+    world.control_jobs()
+    world.settle()
+    assert world.status.phase == "Starting"
+    world.tick(IDLE_QUOTA_SECONDS)
+    world.finish_stopping()
+    assert world.record.outcome == "Disrupted"
+    assert "gave its quota back to the queue" in world.record.reason
+    world.tick(10)
+    world.settle()
+    assert world.status.phase == "Queued"  # behind the jobs that can use it
+    assert [job.attempt for job in world.live] == [1]
+
+
+def test_pods_that_have_nodes_keep_the_quota() -> None:
+    world = World(dreambooth_job(queue="gpus"))
+    world.pass_preflight()
+    world.settle()
+    world.queue_admits(world.attempt)
+    world.control_jobs()
+    world.start_pods()
+    world.settle()
+    world.tick(10 * IDLE_QUOTA_SECONDS)
+    world.settle()
+    assert world.record.outcome is None
 
 
 def test_without_deadlines_pods_may_wait_for_nodes_and_run_for_ever() -> None:

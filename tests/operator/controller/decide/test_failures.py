@@ -12,6 +12,7 @@ from dreambooth_api.contract.restart import MAX_REFUSALS
 from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.status import Counters
 from dreambooth_operator.controller.decide.failures import classify_failure
+from dreambooth_operator.controller.decide.state import history
 from dreambooth_operator.controller.decide.state.history import unreliable_nodes
 from tests.operator.controller.world import World, running
 
@@ -129,6 +130,21 @@ def test_a_new_checkpoint_lets_refusals_start_anew() -> None:
     assert world.status.phase == "Running"
     _refuse(world, 1)
     assert world.status.phase == "Failed"
+
+
+def test_made_up_checkpoints_do_not_let_refusals_start_anew_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(history, "MAX_TOTAL_REFUSALS", 5)
+    world = running()
+    for step in range(1, 6):
+        world.reports_save_of(step)
+        world.settle()
+        assert world.status.phase == "Running"
+        _refuse(world, 1)
+    assert world.status.phase == "Failed"
+    _, _, message = world.condition("Failed")
+    assert "5 attempts have ended like this since the first one." in message
 
 
 def test_after_a_checkpoint_a_refusal_is_recognized_when_no_pod_object_is_left() -> None:

@@ -11,6 +11,7 @@ import pytest
 from dreambooth_operator.controller.kube.kinds import DREAMBOOTH_JOB, JOB, POD, SERVICE, Kind
 from dreambooth_operator.controller.kube.objects import Key
 from dreambooth_operator.controller.reconciler.codec import decode_job
+from dreambooth_operator.controller.watch import cache as cache_module
 from dreambooth_operator.controller.watch.cache import Cache
 from tests.operator.controller.parts import job_body
 
@@ -196,3 +197,35 @@ def test_recreated_child_replaces_the_old_one() -> None:
     cache.update(JOB, _child("mug-0", 6))
     cache.update(JOB, _child("mug-0", 9, uid="uid-of-the-next"))
     assert [job.uid for job in cache.jobs(KEY, OWNER)] == ["uid-of-the-next"]
+
+
+def test_pods_beyond_the_limit_of_a_namespace_are_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cache_module, "MAX_PODS", 4)
+    passed_over = []
+    cache = Cache(on_unreadable=lambda kind, body, error: passed_over.append(str(error)))
+    pods = [_pod(f"pod-{number}", number + 1, "mug-0") for number in range(6)]
+    assert [cache.update(POD, pod) for pod in pods] == [KEY] * 4 + [None] * 2
+    assert passed_over == ["the namespace has more than 4 pods of jobs"] * 2
+    elsewhere = _pod("other", 7, "mug-0")
+    elsewhere["metadata"]["namespace"] = "others"
+    assert cache.update(POD, elsewhere)
+    assert cache.update(POD, _pod("pod-0", 8, "mug-0")) == KEY  # one that is known changes
+    _remove(cache, POD, pods[0])
+    assert cache.update(POD, pods[5]) == KEY
+
+
+def test_deleted_pods_of_a_job_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "MAX_PODS", 4)
+    cache = Cache()
+    cache.update(DREAMBOOTH_JOB, _record(1))
+    cache.update(JOB, _child("mug-0", 2))
+    for number in range(10):  # made by a tenant, with the Job's uid as that of their controller
+        pod = _pod(f"pod-{number}", number + 3, "mug-0")
+        assert cache.update(POD, pod) == KEY
+        _remove(cache, POD, pod)
+    assert len(cache.pods(KEY, OWNER)) == 2
+    _remove(cache, JOB, _child("mug-0", 2))
+    cache.update(JOB, _child("mug-1", 20))
+    assert cache.pods(KEY, OWNER) == []

@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
-from dreambooth_api.contract.restart import MAX_REFUSALS, RestartPolicy, is_refusal
+from dreambooth_api.contract.restart import (
+    MAX_REFUSALS,
+    MAX_TOTAL_REFUSALS,
+    RestartPolicy,
+    is_refusal,
+)
 from dreambooth_api.contract.stages import Outcome
 from dreambooth_api.models.status import AttemptStatus, Counters, Status
 
@@ -131,20 +136,22 @@ def count_refusal(status: Status) -> Status:
     """The status after the newest attempt, which has ended, was counted as refused if it was.
 
     It is final once `MAX_REFUSALS` attempts were refused since the newest checkpoint, which must
-    include one that this attempt saved (status.lastCheckpoint.refusals).
+    include one that this attempt saved (status.lastCheckpoint.refusals); or `MAX_TOTAL_REFUSALS`
+    in all.
     """
     record, checkpoint = status.attempts[-1], status.last_checkpoint
     if checkpoint is None or not is_refusal(record.outcome, record.exit_code):
         return status
-    refusals = checkpoint.refusals + 1
-    checkpoint = checkpoint.model_copy(update={"refusals": refusals})
+    refusals, total = checkpoint.refusals + 1, checkpoint.total_refusals + 1
+    checkpoint = checkpoint.model_copy(update={"refusals": refusals, "total_refusals": total})
     status = status.model_copy(update={"last_checkpoint": checkpoint})
-    if refusals < MAX_REFUSALS:
+    if refusals < MAX_REFUSALS and total < MAX_TOTAL_REFUSALS:
         return status
+    count = refusals if refusals >= MAX_REFUSALS else total
+    since = f"the checkpoint of step {checkpoint.step}" if count == refusals else "the first one"
     reason = (
-        f"{record.reason}\nNot restarted: {refusals} attempts have ended like this since the"
-        f" checkpoint of step {checkpoint.step}. Once this is put right, a new job can go on from"
-        " it (spec.resumeFrom)"
+        f"{record.reason}\nNot restarted: {count} attempts have ended like this since {since}."
+        " Once this is put right, a new job can go on from the last checkpoint (spec.resumeFrom)"
     )
     return update_attempt(status, final=True, reason=reason[-MAX_REASON:])
 
