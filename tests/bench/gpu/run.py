@@ -185,7 +185,7 @@ def _job(folder: Path, prior: bool, training: dict[str, Any]) -> DreamBoothJob:
                 "model": {"source": "file:///random"},
                 "subjects": [{"identifier": "sks", "classNoun": "mug", "images": "file:///none"}],
                 "output": f"file://{folder}/output",
-                "prior": {"enabled": prior},
+                "prior": {"enabled": prior, "target": "noise", "emptyPromptFraction": 0},
                 "training": training,
                 "checkpoints": {"every": training["steps"], "keep": 1},
                 "runtime": {"gpusPerNode": 1},  # the device is the attempt's

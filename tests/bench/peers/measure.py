@@ -166,7 +166,11 @@ def _job(peer: Peer, model: Path, folder: Path, steps: int, sizes: Sizes) -> dic
                 {"identifier": "sks", "classNoun": "mug", "images": f"file://{folder}/images"}
             ],
             "output": f"file://{folder}/ours",
-            "prior": {"count": sizes.class_images, "cache": f"file://{folder}/ours-classes"},
+            # The class half as the peers train it.
+            "prior": {
+                "target": "noise", "emptyPromptFraction": 0,
+                "count": sizes.class_images, "cache": f"file://{folder}/ours-classes",
+            },
             "training": {
                 "method": peer.method, "steps": steps, "globalBatch": 1, "precision": "fp32",
                 "resolution": RESOLUTION, "lora": {"rank": RANK}, "learningRate": 1e-4,

@@ -84,7 +84,7 @@ class _Measurement:
         self._step(module, local_batch, ranks)
         with module.ema_weights():
             self._generate("sampling", self._spec.samples.guidance_scale)
-        module.zero_grad(set_to_none=True)
+        module.release_optimizer()
         del self._moments
         self._meter.reset_peak()
         with module.ema_weights():

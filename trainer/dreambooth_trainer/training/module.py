@@ -194,8 +194,9 @@ class DreamBooth(pl.LightningModule):
         }
 
     def release_optimizer(self) -> None:
-        """Free gradients and moments: what follows training needs the weights alone."""
+        """Free gradients, moments and the base model: what follows needs the weights alone."""
         self._optimizer = None
+        self._base = None
         self.zero_grad(set_to_none=True)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
