@@ -1,4 +1,4 @@
-"""Every benchmark runs, in tiny sizes whose figures mean nothing, and its rows are printed."""
+"""Benchmarks run, in tiny sizes whose figures mean nothing, and their rows are printed."""
 
 import importlib
 from collections.abc import Iterator
@@ -25,7 +25,14 @@ def _no_settings_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize("name", MEASUREMENTS)
+SLOW = {"ranks", "storage-faults", "goodput"}
+"""They run jobs as `quality` does, or save as `saving` does."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in MEASUREMENTS],
+)
 def test_short_run(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     code = main(MEASUREMENTS, None, [name, "--short"])
     shown = capfd.readouterr()

@@ -25,6 +25,7 @@ MOMENTS = {
     "looking at the result": ("dreambooth_trainer.evaluation.image_generator:generate_images", 3),
     "the export": ("dreambooth_trainer.run.train:export_lora", 1),
 }
+SLOW = {"samples on the way", "looking at the result"}
 
 
 def small(job: Job, steps: int) -> dict[str, Any]:
@@ -55,7 +56,10 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in MOMENTS],
+)
 def test_it_changes_nothing_and_ends_with_its_own_code(
     job: Job, tmp_path: Path, moment: str
 ) -> None:

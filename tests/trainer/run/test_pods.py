@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from dreambooth_api.contract.termination import Termination
 from tests.trainer.pods import TIMEOUT_SECONDS, Pods, launcher_with_stall_timeout
-from tests.trainer.ranks import run_folder
+from tests.trainer.ranks import run_folder, run_ranks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs 127.0.0.2, and /proc")
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -112,10 +112,7 @@ def test_a_rank_that_was_killed_costs_nothing_but_time(
     job: Callable[[str], dict[str, Any]], tmp_path: Path
 ) -> None:
     steady, broken = job("steady"), job("broken")
-    with Pods(steady, tmp_path / "steady", nodes=2) as attempt:
-        attempt.start()
-        attempt.start()
-        assert [pod.wait() for pod in attempt.pods] == [0, 0]
+    assert run_ranks(steady, tmp_path / "steady", nodes=2).codes == [0, 0]
 
     with Pods(broken, tmp_path / "broken", nodes=2) as attempt:
         first, second = attempt.start(), attempt.start()
@@ -155,6 +152,7 @@ runpy.run_module("dreambooth_trainer", run_name="__main__")
 """
 
 
+@pytest.mark.slow  # launcher/test_stall.py has the same in one pod
 def test_a_rank_that_hangs_says_where_in_the_log_of_its_own_pod(
     job: Callable[[str], dict[str, Any]], tmp_path: Path
 ) -> None:

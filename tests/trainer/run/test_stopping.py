@@ -44,7 +44,10 @@ MOMENTS = {
     "looking at the result": ("dreambooth_trainer.evaluation.samples:SampleWriter.write", 3),
     "the export": ("dreambooth_trainer.run.train:export_lora", 1),
 }
-SLOW = {"looking at the base model", "encoding the images", "the last step"}
+SLOW = {
+    *("making class images", "looking at the base model", "encoding the images"),
+    *("samples on the way", "the last step", "looking at the result"),
+}
 Job = Callable[..., dict[str, Any]]
 
 

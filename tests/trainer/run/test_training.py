@@ -19,36 +19,47 @@ def finish(job, folder, **how):
     return ended
 
 
-def test_any_number_of_ranks_gives_the_same_loss_curve(job, tmp_path):
-    curves, weights = {}, {}
-    for nodes, per_node in ((1, 1), (4, 1), (2, 2), (1, 4)):
+@pytest.fixture(scope="module")
+def kept():
+    """The losses of the module's plain job on one rank, left by the first test that needs them."""
+    return {}
+
+
+@pytest.fixture
+def steady_losses(kept, job, tmp_path):
+    """Total, subject and prior loss of each step of `job()` without interruptions."""
+    if not kept:
+        plain = job("steady")
+        finish(plain, tmp_path / "steady")
+        kept["losses"] = losses(plain)
+    return kept["losses"]
+
+
+def losses(job):
+    return torch.tensor(
+        [[line["loss"], line["subject_loss"], line["prior_loss"]] for line in history(job)]
+    )
+
+
+def test_any_number_of_ranks_gives_the_same_loss_curve(job, steady_losses, tmp_path):
+    weights = {}
+    assert steady_losses.shape == (8, 3)
+    assert steady_losses[:, 0].std() > 1e-3
+    for nodes, per_node in ((4, 1), (2, 2), (1, 4)):
         split = job(f"{nodes}x{per_node}")
         finish(split, tmp_path / f"{nodes}x{per_node}", nodes=nodes, per_node=per_node)
-        curves[nodes, per_node] = [
-            [line["loss"], line["subject_loss"], line["prior_loss"]] for line in history(split)
-        ]
+        torch.testing.assert_close(losses(split), steady_losses, rtol=1e-4, atol=1e-5)
         weights[nodes, per_node] = final_state(split)
-    alone = torch.tensor(curves.pop((1, 1)))
-    assert alone.shape == (8, 3)
-    assert alone[:, 0].std() > 1e-3
-    for curve in curves.values():
-        torch.testing.assert_close(torch.tensor(curve), alone, rtol=1e-4, atol=1e-5)
     assert torch.equal(
         weights[4, 1]["weight/denoiser.conv_in.weight"],
         weights[1, 4]["weight/denoiser.conv_in.weight"],
     )
 
 
-def test_accumulation_changes_nothing_but_memory(job, tmp_path):
-    whole, parts = job("whole"), job("parts", training={"accumulation": 2})
-    finish(whole, tmp_path / "whole")
+def test_accumulation_changes_nothing_but_memory(job, steady_losses, tmp_path):
+    parts = job("parts", training={"accumulation": 2})
     finish(parts, tmp_path / "parts")
-    torch.testing.assert_close(
-        torch.tensor([line["loss"] for line in history(parts)]),
-        torch.tensor([line["loss"] for line in history(whole)]),
-        rtol=1e-4,
-        atol=1e-5,
-    )
+    torch.testing.assert_close(losses(parts), steady_losses, rtol=1e-4, atol=1e-5)
 
 
 VARIANTS = {
@@ -80,7 +91,14 @@ PRIORS = {
 """Of variants whose class half is not that of the other jobs here."""
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+SLOW = {"full-ema"}
+"""Variants whose parts the others have too."""
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in VARIANTS],
+)
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(job, tmp_path, variant):
     changes = {"training": VARIANTS[variant], "prior": PRIORS.get(variant, {})}
     steady = job("steady", **changes)
@@ -102,34 +120,25 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(job, 
     assert [line["loss"] for line in history(broken)] == [line["loss"] for line in history(steady)]
 
 
-def test_all_ranks_stop_at_one_step_and_another_number_of_ranks_goes_on(job, tmp_path):
-    steady, broken = job("steady"), job("broken")
-    finish(steady, tmp_path / "steady")
+def test_all_ranks_stop_at_one_step_and_another_number_of_ranks_goes_on(
+    job, steady_losses, tmp_path
+):
+    broken = job("broken")
     stopped = run_ranks(broken, tmp_path / "broken", nodes=2, stop_at_step=2)
     assert stopped.codes == [143, 143], stopped.logs
     finish(broken, tmp_path / "broken", attempt=1)
-    torch.testing.assert_close(
-        torch.tensor([line["loss"] for line in history(broken)]),
-        torch.tensor([line["loss"] for line in history(steady)]),
-        rtol=0,
-        atol=1e-5,
-    )
+    torch.testing.assert_close(losses(broken), steady_losses, rtol=0, atol=1e-5)
 
 
-def test_an_attempt_that_was_suspended_goes_on_under_its_number_with_fewer_nodes(job, tmp_path):
-    steady = job("steady")
-    finish(steady, tmp_path / "steady")
+def test_an_attempt_that_was_suspended_goes_on_under_its_number_with_fewer_nodes(
+    job, steady_losses, tmp_path
+):
     on_two, on_one = (job("moved", runtime={"nodes": nodes}) for nodes in (2, 1))
     stopped = run_ranks(on_two, tmp_path / "moved", nodes=2, attempt=3, stop_at_step=2)
     assert stopped.codes == [143, 143], stopped.logs
     finish(on_one, tmp_path / "moved", attempt=3)
     assert [line["step"] for line in history(on_one)] == list(range(1, 9))
-    torch.testing.assert_close(
-        torch.tensor([line["loss"] for line in history(on_one)]),
-        torch.tensor([line["loss"] for line in history(steady)]),
-        rtol=0,
-        atol=1e-5,
-    )
+    torch.testing.assert_close(losses(on_one), steady_losses, rtol=0, atol=1e-5)
 
 
 def test_without_a_global_batch_a_run_keeps_the_batch_that_it_began_with(job, tmp_path):

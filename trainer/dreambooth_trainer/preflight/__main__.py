@@ -12,7 +12,6 @@ from pathlib import Path
 
 from dreambooth_api.contract.termination import Termination
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.preflight.check import check_job
 from dreambooth_trainer.preflight.report import PreflightReport
 from dreambooth_trainer.process.contract_version import check_contract_version
 from dreambooth_trainer.process.exit_status import describe, exit_code_of
@@ -43,6 +42,9 @@ def _check_file(path: Path) -> PreflightReport:
     with report.collecting():
         check_contract_version(os.environ)
         job = load_job(path)
+        # Imported here, as torch takes seconds: an invalid job file is refused without it.
+        from dreambooth_trainer.preflight.check import check_job
+
         settings = StorageSettings.of(job.spec.storage)
         with Storage(settings) as storage:
             report = check_job(job, storage)
