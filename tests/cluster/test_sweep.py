@@ -16,8 +16,12 @@ SETTINGS = ["training.learningRate=1e-4,5e-5", "training.steps=200,400"]
 
 
 def test_a_sweep_is_applied_listed_by_its_label_and_shown(
-    kubectl: Kubectl, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    kubectl: Kubectl,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     render_jobs(QUICKSTART, SETTINGS)
     manifests = capsys.readouterr().out
     assert kubectl("apply", "-f", "-", input=manifests).count("created") == 4
@@ -43,6 +47,9 @@ def test_a_sweep_is_applied_listed_by_its_label_and_shown(
     assert "1.5" in table
     for value in ("0.0001", "5e-05", "200", "400"):
         assert value in table
+    page = (tmp_path / "quickstart-sweep.html").read_text()
+    assert "Failed: no image decodes" in page
+    assert "0 of 4 jobs have succeeded" in page
     kubectl("delete", "dbj", "-l", label)
 
 

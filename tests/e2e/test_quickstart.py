@@ -29,16 +29,20 @@ def finished(tmp_path_factory):
     spec["evaluation"]["count"] = 2
     spec["checkpoints"] = {"every": 3}
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    uploads = [f"{ROOT / 'examples' / local}={uri}" for local, uri in UPLOADS.items()]
+    return folder, dreambooth(folder, "run", *(each for u in uploads for each in ("--upload", u)))
+
+
+def dreambooth(folder, name, *arguments):
+    """What the command line prints about the job, once it has ended well."""
     command = [sys.executable, "-c", "from dreambooth_operator.cli.main import main; main()"]
-    command += ["run", "-f", "job.yaml", "--state", "state"]
-    for local, uri in UPLOADS.items():
-        command += ["--upload", f"{ROOT / 'examples' / local}={uri}"]
+    command += [name, "-f", "job.yaml", "--state", "state", *arguments]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
     ended = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    return folder, ended.stdout
+    return ended.stdout
 
 
 def test_it_ends_by_saying_where_the_result_is(finished):
@@ -73,3 +77,15 @@ def test_the_export_loads_in_plain_diffusers(finished):
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("a photo of sks mug", num_inference_steps=2, height=64, width=64).images[0]
     assert image.size == (64, 64)
+
+
+def test_a_sweep_shares_the_class_images_and_ends_with_a_table_and_a_page(finished):
+    folder, _ = finished
+    output = dreambooth(folder, "sweep", "--nodes", "1", "--set", "training.steps=2,3")
+    assert output.rpartition("┏")[2].count("Succeeded") == 2
+    for steps in (2, 3):
+        [log] = (folder / "state" / "runs").glob(f"quickstart-{steps}-*/pod-0.log")
+        assert "8 reused, 0 generated" in log.read_text()
+    page = (folder / "state" / "quickstart-sweep.html").read_text()
+    assert page.count("data:image/webp;base64,") == 2
+    assert "subject similarity" in page

@@ -38,6 +38,10 @@ scores = Scores(
     )],
 )
 (run / "scores.json").write_bytes(scores.encode())
+from PIL import Image
+grid = run / "samples" / "step-00000009" / "grid.png"
+grid.parent.mkdir(parents=True)
+Image.new("RGB", (64, 64), (40, 90, 200)).save(grid)
 """
 SWEEP = ("sweep", "-f", "job.yaml")
 
@@ -72,9 +76,12 @@ def test_every_combination_runs_and_the_best_comes_first(bench: Bench) -> None:
     assert "job 1 of 2: mug-1-200-" in output
     assert "job 2 of 2: mug-1-400-" in output
     best, other = rows(output)
-    assert best[:5] == ["400", "1", "399", "0.400 (0.350 to 0.450)", "0.250 (0.200 to 0.300)"]
+    assert best[:5] == ["400", "1", "399", "0.400 (0.35 to 0.45)", "0.250 (0.20 to 0.30)"]
     assert other[:3] == ["200", "1", "199"]
     assert {best[-1], other[-1]} == {"Succeeded"}
+    page = (bench.state / "mug-sweep.html").read_text()
+    assert page.index("0.400 (0.35 to 0.45)") < page.index("0.200 (0.15 to 0.25)")
+    assert page.count("data:image/webp;base64,") == 2
     roots = {record["job"]["metadata"]["name"] for record in bench.records()}
     assert {path.name for path in (bench.folder / "out" / "default").iterdir()} == roots
 

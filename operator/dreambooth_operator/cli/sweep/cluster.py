@@ -84,7 +84,8 @@ def _result(job: DreamBoothJob) -> Result:
         reason=_failure(status),
         seconds=status.run_seconds or None,
         scores=_scores(job) if status.phase == "Succeeded" else None,
-        output=output_layout(job).root,
+        output=output_layout(job).root if status.start_time else "",
+        samples=status.artifacts.samples if status.artifacts else None,
     )
 
 

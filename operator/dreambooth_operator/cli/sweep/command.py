@@ -13,11 +13,15 @@ from dreambooth_operator.cli.program import command_line
 from dreambooth_operator.cli.run import parse_upload
 from dreambooth_operator.cli.sweep.cluster import as_written, cluster_results, read_jobs
 from dreambooth_operator.cli.sweep.local import LocalSweep, local_results, on_this_machine
-from dreambooth_operator.cli.sweep.members import expand
-from dreambooth_operator.cli.sweep.table import to_table
+from dreambooth_operator.cli.sweep.members import SWEEP_LABEL, expand
+from dreambooth_operator.cli.sweep.results import Result
+from dreambooth_operator.cli.sweep.table import to_page, to_table
+from dreambooth_operator.cli.terminal.end import print_entry
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.state import DEFAULT_STATE, State
+from dreambooth_operator.local.storage import TRANSFER_POLICY
 from dreambooth_operator.manifests.serialize import to_yaml
+from dreambooth_storage import Storage, StorageSettings
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,25 @@ def render_jobs(file: Path, settings: Sequence[str]) -> None:
 
 
 def show_jobs(file: Path) -> None:
-    """Print the table of a sweep on a cluster, from the list of its jobs.
+    """Show a sweep on a cluster, from the list of its jobs: a table, and a page in this folder.
 
     Raises:
         UserError: The file does not list the jobs of a sweep.
     """
-    Console().print(to_table(cluster_results(read_jobs(file))))
+    jobs = read_jobs(file)
+    results = cluster_results(jobs)
+    name = jobs[0].metadata.labels.get(SWEEP_LABEL, "sweep")
+    settings = StorageSettings.of(jobs[0].spec.storage)
+    with Storage(settings, policy=TRANSFER_POLICY) as storage:
+        _show(name, results, storage, Path(f"{name}-sweep.html"))
+
+
+def _show(name: str, results: Sequence[Result], storage: Storage, path: Path) -> None:
+    """Print the table, and write the page."""
+    path.write_text(to_page(name, results, storage.read), encoding="utf-8")
+    console = Console()
+    console.print(to_table(results))
+    print_entry(console, "page", path)
 
 
 def run_jobs(options: SweepOptions) -> int:
@@ -72,7 +89,9 @@ def run_jobs(options: SweepOptions) -> int:
     state = State(options.state)
     runs = LocalSweep(members, state, uploads, _again(options), console).run()
     results = local_results(members, runs)
-    console.print(to_table(results), soft_wrap=False)
+    name = members[0].job.metadata.labels[SWEEP_LABEL]
+    with Storage(StorageSettings()) as storage:  # grids were copied to this machine
+        _show(name, results, storage, state.folder / f"{name}-sweep.html")
     return int(any(result.phase != "Succeeded" for result in results))
 
 

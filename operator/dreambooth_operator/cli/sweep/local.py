@@ -10,7 +10,6 @@ from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.contract.scores import Scores, UnreadableScoresError
 from dreambooth_api.models.job import output_layout
 from dreambooth_api.parsing.advice import warnings
-from dreambooth_operator.cli.terminal.end import print_text
 from dreambooth_operator.cli.run import (
     Terminal,
     print_storage,
@@ -20,6 +19,7 @@ from dreambooth_operator.cli.run import (
 )
 from dreambooth_operator.cli.sweep.members import Member
 from dreambooth_operator.cli.sweep.results import Result
+from dreambooth_operator.cli.terminal.end import print_text
 from dreambooth_operator.local.host import check_fits
 from dreambooth_operator.local.runner import StopRequest, stop_on_signals
 from dreambooth_operator.local.state import Run, State
@@ -129,7 +129,14 @@ def _result(member: Member, run: Run | None) -> Result:
         seconds=record.seconds,
         scores=_scores(run),
         output=output_layout(run.job).root,
+        samples=_newest_grid(run),
     )
+
+
+def _newest_grid(run: Run) -> str | None:
+    # Paths of samples sort by step: see `OutputLayout.samples`.
+    grids = run.results.glob(f"{OutputLayout.SAMPLES}/*/{OutputLayout.GRID}")
+    return max((grid.as_uri() for grid in grids), default=None)
 
 
 def _scores(run: Run) -> Scores | None:

@@ -24,6 +24,8 @@ class Result:
     scores: Scores | None = None
     output: str = ""
     """Folder of the run, as a URI."""
+    samples: str | None = None
+    """The newest sample grid, as a URI; None without one."""
 
     @property
     def step(self) -> int | None:

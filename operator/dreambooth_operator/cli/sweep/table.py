@@ -1,13 +1,14 @@
-"""The table of a sweep in the terminal."""
+"""The results of a sweep in a table: in the terminal, and on a page."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.table import Column, Table
 from rich.text import Text
 
 from dreambooth_api.contract.scores import DEFINITIONS, Estimate, ScoreName
-from dreambooth_operator.cli.sweep.members import show
+from dreambooth_operator.cli.sweep.members import describe, show
 from dreambooth_operator.cli.sweep.results import Result, best_first, score_names, short_fields
+from dreambooth_report import sweep
 
 SHOWN = (ScoreName.SUBJECT_SIMILARITY, ScoreName.PROMPT_SIMILARITY, ScoreName.CLASS_DRIFT)
 """The page has all of them; a terminal has room for the main ones."""
@@ -15,23 +16,56 @@ SHOWN = (ScoreName.SUBJECT_SIMILARITY, ScoreName.PROMPT_SIMILARITY, ScoreName.CL
 
 def to_table(results: Sequence[Result]) -> Table:
     """One line for each member, the best first."""
-    fields = short_fields(results)
     names = [name for name in score_names(results) if name in SHOWN]
-    numbers = ["step", *(DEFINITIONS[name].title for name in names), "minutes"]
+    fields = short_fields(results)
     table = Table(
         *(Column(Text(title)) for title in fields.values()),
-        *(Column(title, justify="right") for title in numbers),
-        "phase",
+        *(Column(title, justify="right", min_width=5) for title in _columns(names)),
+        Column("phase", overflow="fold"),
     )
     for result in best_first(results):
-        table.add_row(
-            *(Text(show(result.settings[field])) for field in fields),
-            "" if result.step is None else str(result.step),
-            *(with_interval(result.estimate(name)) for name in names),
-            minutes(result),
-            Text(f"{result.phase}: {result.reason}" if result.reason else result.phase),
-        )
+        phase = f"{result.phase}: {result.reason}" if result.reason else result.phase
+        table.add_row(*(Text(cell) for cell in [*_cells(result, fields, names), phase]))
     return table
+
+
+def to_page(name: str, results: Sequence[Result], read: Callable[[str], bytes]) -> str:
+    """The same as an HTML document, with all scores and the samples of each member.
+
+    Args:
+        name: Name of the sweep.
+        results: Of its members.
+        read: Reads the URI of a sample grid; raises `StorageError`.
+    """
+    names, fields = score_names(results), short_fields(results)
+    jobs = [
+        sweep.SweepJob(
+            name=result.name,
+            title=describe(result.settings),
+            cells=_cells(result, fields, names),
+            phase=result.phase,
+            reason=result.reason,
+            output=result.output,
+            samples=result.samples,
+        )
+        for result in best_first(results)
+    ]
+    return sweep.render(name, [*fields.values(), *_columns(names)], jobs, read)
+
+
+def _columns(names: Sequence[ScoreName]) -> list[str]:
+    """Titles of the columns that hold numbers."""
+    return ["step", *(DEFINITIONS[name].title for name in names), "minutes"]
+
+
+def _cells(result: Result, fields: Iterable[str], names: Sequence[ScoreName]) -> list[str]:
+    """Texts of a row, but for its phase."""
+    return [
+        *(show(result.settings[field]) if field in result.settings else "" for field in fields),
+        "" if result.step is None else str(result.step),
+        *(with_interval(result.estimate(name)) for name in names),
+        minutes(result),
+    ]
 
 
 def minutes(result: Result) -> str:
@@ -43,4 +77,4 @@ def with_interval(estimate: Estimate | None) -> str:
     """A value and its 95 % interval."""
     if estimate is None:
         return ""
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+    return f"{estimate.value:.3f} ({estimate.low:.2f} to {estimate.high:.2f})"
