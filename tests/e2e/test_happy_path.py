@@ -87,6 +87,7 @@ def test_the_status_is_true(uninterrupted: Finished) -> None:
     written = {stored.uri for stored in storage.below(uninterrupted.run)}
     assert f"{artifacts['export']}/model_index.json" in written
     assert artifacts["samples"] in written
+    assert artifacts["report"] in written
     assert storage.weights(uninterrupted.run)
 
 

@@ -65,6 +65,24 @@ def test_the_grid_is_there_to_look_at(finished):
         assert min(grid.size) > 200
 
 
+def test_the_report_shows_photos_samples_and_scores(finished):
+    folder, output = finished
+    (path,) = (folder / "state").rglob("report.html")
+    assert str(path) in output
+    page = path.read_text()
+    for alt in ("Photo 5 of sks mug", "Sample 1 of sks mug", "Class image 8 of mug"):
+        assert f'alt="{alt}' in page
+    for shown in (
+        "Subject similarity",
+        "Succeeded.",
+        "from the beginning",
+        "2 ranks",
+        "models/checkpoints",
+    ):
+        assert shown in page
+    assert "not available</div>" not in page
+
+
 def test_the_export_loads_in_plain_diffusers(finished):
     from diffusers import StableDiffusionPipeline
 

@@ -1,0 +1,42 @@
+"""`dreambooth report`: the page of a run from its folder, its URI or its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dreambooth_operator.cli.main import app
+from dreambooth_operator.errors import UserError
+from tests.report.runs import write_run
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of a run; the working directory is beside it."""
+    monkeypatch.chdir(tmp_path)
+    return write_run(tmp_path, name="my-mug", steps=(0, 8), seeds=1)
+
+
+def report(*arguments: str) -> str:
+    """What the command prints."""
+    result = CliRunner().invoke(app, ["report", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_a_folder_and_a_uri_name_a_run(run: str, tmp_path: Path) -> None:
+    assert report("run") == "run-report.html\n"
+    assert report(run, "--output", "mug.html") == "mug.html\n"
+    pages = [(tmp_path / name).read_text() for name in ("run-report.html", "mug.html")]
+    assert pages[0] == pages[1]
+    assert "<h1>my-mug</h1>" in pages[0]
+
+
+def test_a_folder_without_a_run_is_explained(run: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no run\.json"):
+        report(f"{run}/samples")
+    with pytest.raises(UserError, match="my-cup: no such file, and no run of that name"):
+        report("my-cup", "--state", str(tmp_path / "state"))
+    assert not list(tmp_path.glob("*.html"))
