@@ -71,8 +71,12 @@ def is_result(relative: str) -> bool:
     return not relative.startswith(f"{OutputLayout.CHECKPOINTS}/")
 
 
-def newest_run_uid(storage: Storage, job: DreamBoothJob) -> str:
+def newest_run_uid(
+    storage: Storage, job: DreamBoothJob, select: Callable[[str], bool] = lambda _: True
+) -> str:
     """The uid of the job's newest run: the one with the newest object in storage.
+
+    A run with an object whose path below its folder is selected comes before all others.
 
     Raises:
         UserError: Storage holds no run of the job.
@@ -82,7 +86,8 @@ def newest_run_uid(storage: Storage, job: DreamBoothJob) -> str:
     stored = [item for item in storage.list(parent) if "/" in item.relative]
     if not stored:
         raise UserError(f"{parent}: no run of {job.metadata.name} there; check spec.output")
-    return max(stored, key=lambda item: item.modified).relative.partition("/")[0]
+    selected = [item for item in stored if select(item.relative.partition("/")[2])]
+    return max(selected or stored, key=lambda item: item.modified).relative.partition("/")[0]
 
 
 def fetch(

@@ -1,4 +1,4 @@
-"""`dreambooth samples`: fetches the sample grids of a job's newest run."""
+"""`dreambooth samples`: fetches the sample grids of a job's newest run that has some."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_operator.cli.job_file import STANDARD_INPUT, read_job
-from dreambooth_operator.cli.results import fetch, is_grid, newest_run_uid
+from dreambooth_operator.cli.results import LocalResults, fetch, is_grid, newest_run_uid
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.state import Run, State
 from dreambooth_operator.local.storage import storage_to_read, with_endpoint
@@ -15,19 +15,33 @@ from dreambooth_operator.local.storage import storage_to_read, with_endpoint
 def samples(name_or_file: str, to: Path | None, state_folder: Path) -> None:
     """Fetch the grids to a folder, `<name>-samples` unless `to` names another; prints their paths.
 
+    A run that was refused must not hide the samples of an earlier one, which a line then names.
+
     Raises:
         UserError: There is no such job, or it has no samples yet.
     """
     state = State(state_folder)
-    job, embedded = find_job(name_or_file, state)
+    newest, embedded = find_job(name_or_file, state)
+    earlier = state.earlier_runs(newest)
+    for job, embedded in [(newest, embedded), *((run.job, run.record.embedded) for run in earlier)]:
+        results = _fetch(job, embedded, to, state)
+        if results.files:
+            if job is not newest:
+                sys.stderr.write(
+                    f"no samples yet below {output_layout(newest).root}: these are of the run"
+                    f" before, {output_layout(job).root}\n"
+                )
+            for path in results.files:
+                sys.stdout.write(f"{path}\n")
+            return
+    raise UserError(f"{name_or_file}: no samples yet below {output_layout(newest).root}")
+
+
+def _fetch(job: DreamBoothJob, embedded: bool, to: Path | None, state: State) -> LocalResults:
     with storage_to_read(job, state, embedded) as storage:
-        job.metadata.uid = job.metadata.uid or newest_run_uid(storage.client, job)
+        job.metadata.uid = job.metadata.uid or newest_run_uid(storage.client, job, is_grid)
         folder = to or Path(f"{job.metadata.name}-samples")
-        results = fetch(storage.client, output_layout(job), folder, is_grid)
-    if not results.files:
-        raise UserError(f"{name_or_file}: no samples yet below {output_layout(job).root}")
-    for path in results.files:
-        sys.stdout.write(f"{path}\n")
+        return fetch(storage.client, output_layout(job), folder, is_grid)
 
 
 def find_job(name_or_file: str, state: State) -> tuple[DreamBoothJob, bool]:

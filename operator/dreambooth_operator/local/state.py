@@ -134,6 +134,12 @@ class State:
         """
         return next((run for run in self.runs() if run.is_of(name, namespace)), None)
 
+    def earlier_runs(self, job: DreamBoothJob) -> list[Run]:
+        """The runs of a job before its newest one, the newest first."""
+        meta = job.metadata
+        runs = [run for run in self.runs() if run.is_of(meta.name, meta.namespace)]
+        return [run for run in runs if run.job.metadata.uid != meta.uid]
+
     def run_to_resume(self, name: str, namespace: str) -> Run | None:
         """The newest run of the job that succeeded or has progress; without one, the newest.
 

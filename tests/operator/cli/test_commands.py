@@ -44,6 +44,22 @@ def test_samples_of_a_run_elsewhere_are_the_newest_in_storage(bench: Bench) -> N
     code, output = bench.dreambooth("samples", "job.yaml")
     assert code == 0, output
     assert (bench.folder / "mug-samples" / "samples" / "before-after.png").read_text() == "new"
+    refused = bench.folder / "out" / "default" / "mug" / "refused" / "run.json"
+    refused.parent.mkdir()
+    refused.write_text("{}")
+    assert bench.dreambooth("samples", "job.yaml", "--to", "again")[0] == 0
+    assert (bench.folder / "again" / "samples" / "before-after.png").read_text() == "new"
+
+
+def test_a_run_that_was_refused_does_not_hide_samples(bench: Bench) -> None:
+    bench.trainer(RESULTS)
+    bench.run_job()
+    bench.trainer("end(65, 'no image decodes')")
+    assert bench.run_job()[0] == 65
+    code, output = bench.dreambooth("samples", "mug")
+    assert code == 0, output
+    assert "these are of the run before" in output
+    assert "mug-samples/samples/before-after.png" in output
 
 
 def test_every_problem_of_an_invalid_job_is_listed(bench: Bench) -> None:
