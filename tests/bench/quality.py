@@ -47,7 +47,8 @@ def _scores(
     spec = job["spec"]
     job["metadata"] |= {"namespace": "default", "uid": name}
     spec["model"]["source"] = str(EXAMPLES / "tiny-sd" / "model")
-    spec["evaluation"]["model"] = str(EXAMPLES / "tiny-sd" / "clip")
+    encoder = str(EXAMPLES / "tiny-sd" / "clip")
+    spec["evaluation"]["encoders"] = {"image": encoder, "text": encoder}
     for field in ("images", "evaluationImages"):
         spec["subjects"][0][field] = _local(spec["subjects"][0][field])
     spec["output"] = f"file://{folder}/quality"

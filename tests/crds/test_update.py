@@ -21,7 +21,7 @@ CHANGES: dict[str, Any] = {
     "checkpoints": {"every": 10},
     "resumeFrom": {"job": "other"},
     "samples": {"prompts": ["a photo of sks dog"]},
-    "evaluation": {"model": "s3://models/clip"},
+    "evaluation": {"preset": "modern"},
     "tracking": {"tensorboard": True},
     "storage": {"region": "eu-central-1"},
     "suspend": True,

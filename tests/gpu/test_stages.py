@@ -18,6 +18,7 @@ from tests.trainer.ranks import Ended, history, run_folder, run_ranks
 
 REAL = os.environ.get("DREAMBOOTH_TEST_GPU", "fake") == "real"
 EXAMPLES = Path(__file__).parents[2] / "examples"
+CLIP = f"file://{EXAMPLES}/tiny-sd/clip"
 STEPS = 4
 
 if REAL and not torch.cuda.is_available():
@@ -63,7 +64,7 @@ def make_job(folder: Path, uid: str, *, gpus: int = 1, **sections: Any) -> dict[
         "training": {"steps": STEPS, "resolution": 64, "globalBatch": 2, "learningRate": 1e-4},
         "checkpoints": {"every": 2},
         "samples": {"steps": 2, "count": 1},
-        "evaluation": {"model": f"file://{EXAMPLES}/tiny-sd/clip", "count": 1},
+        "evaluation": {"encoders": {"image": CLIP, "text": CLIP}, "count": 2},
         "runtime": {"gpusPerNode": gpus},
     }
     for section, change in sections.items():

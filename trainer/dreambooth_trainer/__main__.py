@@ -1,5 +1,7 @@
 """`torchrun -m dreambooth_trainer --config FILE`: one rank of one attempt.
 
+With `--protocol`, it scores the job's result instead of training.
+
 Exit codes are those of `dreambooth_api.contract.exit_codes`. The last line of the log describes the
 failure and its correction; the termination message is the same, with the newest checkpoint.
 """
@@ -24,6 +26,7 @@ def main() -> int:
     """Run this rank; return its exit code."""
     parser = argparse.ArgumentParser(prog="dreambooth_trainer", description="Train a job.")
     parser.add_argument("--config", type=Path, required=True, help="the job file")
+    parser.add_argument("--protocol", help="score the job's result by this protocol instead")
     arguments = parser.parse_args()
     # The libraries warn about image processors and safety checkers, which are not used here.
     for library in ("TRANSFORMERS", "DIFFUSERS"):
@@ -34,7 +37,7 @@ def main() -> int:
     heartbeat.start()
     topology = Topology.from_environment()
     _configure_logging(topology.rank)
-    return _run(arguments.config, topology, stop)
+    return _run(arguments.config, topology, stop, arguments.protocol)
 
 
 def _configure_logging(rank: int) -> None:
@@ -47,7 +50,7 @@ def _configure_logging(rank: int) -> None:
         logging.getLogger(verbose).setLevel(logging.WARNING)
 
 
-def _run(config: Path, topology: Topology, stop: StopSignal) -> int:
+def _run(config: Path, topology: Topology, stop: StopSignal, protocol: str | None) -> int:
     # Imported here, as SIGTERM is handled by now.
     from dreambooth_trainer.process.exit_status import describe, exit_code_of, is_own
 
@@ -55,12 +58,16 @@ def _run(config: Path, topology: Topology, stop: StopSignal) -> int:
     try:
         job = load_job(config)
         # Imported later still, as torch takes seconds: an invalid job file is refused without it.
+        from dreambooth_trainer.run.evaluate import evaluate
         from dreambooth_trainer.run.train import train
         from dreambooth_trainer.telemetry.telemetry import Telemetry
 
         telemetry = Telemetry(job, topology)
         progress = telemetry.progress
-        train(job, topology, stop, telemetry)
+        if protocol:
+            evaluate(job, topology, stop, telemetry, protocol)
+        else:
+            train(job, topology, stop, telemetry)
         code, message = int(ExitCode.DONE), "done"
     except StoppedError as stopped:
         code, message = int(stopped.exit_code), str(stopped)

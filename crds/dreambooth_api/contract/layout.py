@@ -83,6 +83,14 @@ class OutputLayout:
         # Eight digits, as in `MAX_STEP`: names sort by step.
         return self.path(f"scores/step-{step:08d}.json")
 
+    def evaluation(self, protocol: str) -> str:
+        """Folder of an evaluation of the result by a protocol: its images and scores."""
+        return self.path(f"evaluation/{protocol}")
+
+    def protocol_scores(self, protocol: str) -> str:
+        """File of the scores of such an evaluation."""
+        return f"{self.evaluation(protocol)}/scores.json"
+
     @property
     def base_vectors(self) -> str:
         """File of the encoded images of the base model, which later scores are compared with."""

@@ -12,6 +12,11 @@ from dreambooth_api.models.training import Lora, Training
 FEW_PRIOR_IMAGES = 16
 # Four times the rate of the paper for Stable Diffusion, 5e-6.
 HIGH_FULL_RATE = 2e-5
+MODEL_FIELDS = (
+    "spec.model.source",
+    "spec.evaluation.encoders.image",
+    "spec.evaluation.encoders.text",
+)
 LARGE_RESOLUTION = 256
 """Models below this many pixels are small, and take higher learning rates."""
 # The model has a strong prior for these, which it would have to unlearn first (paper, section 3.2).
@@ -52,7 +57,7 @@ def _local_paths(field: str, value: Any) -> Iterator[tuple[str, str]]:
             yield from _local_paths(f"{field}[{index}]", child)
     elif isinstance(value, str):
         # Only a model may also be a path without a scheme: a prompt may begin with a slash.
-        is_path = value.startswith("/") and field in ("spec.model.source", "spec.evaluation.model")
+        is_path = value.startswith("/") and field in MODEL_FIELDS
         if is_path or value.startswith("file:///"):
             yield field, value.removeprefix("file://")
 

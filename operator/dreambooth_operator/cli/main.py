@@ -7,7 +7,7 @@ have to wait for boto3.
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -313,6 +313,40 @@ def report(
     from dreambooth_operator.cli.report import report
 
     report(result, output, state)
+
+
+@app.command(
+    epilog=_examples(
+        "evaluate my-mug",
+        "evaluate s3://bucket/results/default/my-mug/local",
+        exit_codes=RUN_EXIT_CODES,
+    )
+)
+def evaluate(
+    result: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a job that ran here, its file, or the folder of a run: a path or s3://...",
+            show_default=False,
+            autocompletion=_run_names,
+        ),
+    ],
+    protocol: Annotated[
+        Literal["dreambooth"],
+        typer.Option(help="dreambooth: 25 prompts of the paper's kinds, 4 images of each."),
+    ] = "dreambooth",
+    state: StateFolder = DEFAULT_STATE,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Number of pods, overrides runtime.nodes.")
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=0, help="GPUs per pod, overrides runtime.gpusPerNode.")
+    ] = None,
+) -> None:
+    """Score a result by a protocol on this machine; run again, it goes on where it stopped."""
+    from dreambooth_operator.cli.evaluate import EvaluateOptions, evaluate
+
+    raise typer.Exit(evaluate(EvaluateOptions(result, protocol, state, nodes, gpus)))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
 from dreambooth_api.contract.restart import (
@@ -109,7 +110,7 @@ def _run_attempt(
     attempt = run.record.attempts
     objects = attempt_objects(storage.job, attempt, LOCAL_IMAGE)
     # First what this machine may refuse, such as a port in use: nothing has run then.
-    node = _node_environment(run, attempt, storage)
+    node = node_environment(run.folder, attempt, storage)
     pods = local_pods(objects, node)
     # Before anything runs: a number is never used twice, as checkpoints are fenced by it.
     run.record.attempts += 1
@@ -131,7 +132,7 @@ def _run_attempt(
     return pods, ends
 
 
-def _node_environment(run: Run, attempt: int, storage: LocalStorage) -> NodeEnvironment:
+def node_environment(folder: Path, attempt: int, storage: LocalStorage) -> NodeEnvironment:
     """What the pods share. They use loopback alone: a local run is invisible from outside."""
     runtime = storage.job.spec.runtime
     # First, so that what the user has set counts.
@@ -140,7 +141,7 @@ def _node_environment(run: Run, attempt: int, storage: LocalStorage) -> NodeEnvi
     seed = f"{storage.job.metadata.uid}-{attempt}"
     addresses = host.loopback_addresses(runtime.nodes, seed)
     return NodeEnvironment(
-        folder=run.folder,
+        folder=folder,
         addresses=addresses,
         rendezvous_port=host.rendezvous_port(runtime),
         metrics_port=host.metrics_port(runtime, addresses),

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dreambooth_api.contract.scores import ScoreName, Scores
+from dreambooth_api.contract.scores import Encoder, ScoreName, Scores
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.evaluation.evaluator import Evaluator
@@ -24,6 +24,8 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 class Painter:
     """Stands in for encoder and generator: a prompt's first colour is that of its image."""
+
+    record = Encoder(name="colours", source="/nowhere", sha256="0" * 64)
 
     def __init__(self, obedient: bool) -> None:
         self._obedient = obedient
@@ -56,7 +58,7 @@ def attempt_with(folder: Path, spec: dict[str, Any]) -> Attempt:
                 "model": {"source": "/nowhere"},
                 "output": f"file://{folder}/out",
                 "training": {"resolution": 64},
-                "evaluation": {"model": "/nowhere", "count": 5},
+                "evaluation": {"count": 5},
                 "runtime": {"gpusPerNode": 0},
                 **spec,
             },
@@ -77,7 +79,7 @@ def subject(folder: Path, identifier: str, noun: str, colour: str) -> dict[str, 
 
 def evaluate(attempt: Attempt, painter: Any, step: int = 0) -> Scores:
     assert attempt.job.spec.evaluation
-    return Evaluator(attempt, attempt.job.spec.evaluation, painter, painter, "0" * 64).score(step)
+    return Evaluator(attempt, attempt.job.spec.evaluation, painter, painter, painter).score(step)
 
 
 @pytest.mark.parametrize(("obedient", "score"), [(True, 1.0), (False, 0.0)])

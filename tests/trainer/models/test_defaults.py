@@ -53,8 +53,8 @@ def test_a_model_fills_what_a_job_leaves_open() -> None:
 
 
 def test_what_a_job_sets_wins() -> None:
-    filled = fill_defaults(parsed(**EXPLICIT, evaluation={"model": "/clip"}), DISTILLED)
-    given = parsed(**EXPLICIT, evaluation={"model": "/clip"})
+    filled = fill_defaults(parsed(**EXPLICIT, evaluation={"count": 8}), DISTILLED)
+    given = parsed(**EXPLICIT, evaluation={"count": 8})
     assert filled.model_dump() == given.model_dump()
 
 

@@ -22,7 +22,6 @@ from dreambooth_storage import (
     StoredObject,
     join,
 )
-from dreambooth_trainer.evaluation.clip_encoder import ClipEncoder
 from dreambooth_trainer.models.load import load_family
 from dreambooth_trainer.models.source.fetch import fetch, fetched, open_files
 from dreambooth_trainer.models.source.local_files import choose_folder, free_memory
@@ -243,7 +242,6 @@ def test_of_a_model_that_scores_only_what_is_loaded_is_fetched(
     source = Model(source=f"s3://{bucket}/clip")
     folder = fetch(source, storage, ALONE, select=select_transformers_files)
     assert contents(folder) == contents(EXAMPLES / "tiny-sd" / "clip")
-    ClipEncoder(folder, torch.device("cpu"))
 
 
 def test_the_folder_of_a_mounted_file_is_not_listed(

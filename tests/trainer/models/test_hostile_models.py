@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.evaluation.clip_encoder import ClipEncoder
+from dreambooth_trainer.evaluation.encoder_config import EncoderSource, read_encoder
+from dreambooth_trainer.evaluation.encoders import TextEncoder
 from dreambooth_trainer.models import load_family
 from dreambooth_trainer.models.model_config import read_model_config
 from dreambooth_trainer.process.distributed import Ranks
@@ -258,12 +259,15 @@ def test_a_scheduler_that_is_no_json_hides_no_other_problem(storage: Storage, mo
     "content", [b"", b"[" * 100_000, b"null", b"{}", *list(FILES.values())[:6]]
 )
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_a_model_that_scores_and_is_none(tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_model_that_scores_and_is_none(
+    storage: Storage, tmp_path: Path, name: str, content: bytes
+) -> None:
     folder = tmp_path / "clip"
     shutil.copytree(CLIP, folder)
     (folder / name).write_bytes(content)
-    with pytest.raises(BadModelError, match=r"^spec\.evaluation\.model: "):
-        ClipEncoder(folder, torch.device("cpu"))
+    source = EncoderSource(str(folder), "spec.evaluation.encoders.text", reads_text=True)
+    with pytest.raises(BadModelError, match=r"^spec\.evaluation\.encoders\.text: "):
+        TextEncoder(folder, read_encoder(source, storage), source, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

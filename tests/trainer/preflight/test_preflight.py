@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_api.contract.termination import Termination
@@ -28,6 +27,7 @@ from dreambooth_trainer.preflight.check import check_job
 from dreambooth_trainer.preflight.objective import check_objective
 from dreambooth_trainer.preflight.report import PreflightReport
 from dreambooth_trainer.process.errors import BadConfigError
+from tests.corpus.encoders import write_encoder
 
 Job = dict[str, Any]
 Run = Callable[[Job], tuple[int, str]]
@@ -106,21 +106,23 @@ def test_the_examples_model_and_subjects_pass(job: Job) -> None:
         assert (report.errors, report.warnings) == ([], [])
 
 
-def test_everything_that_is_wrong_is_in_one_report(job: Job, tmp_path: Path) -> None:
+def test_everything_that_is_wrong_is_in_one_report(
+    job: Job, encoders: dict[str, str], tmp_path: Path
+) -> None:
     spec = job["spec"]
     spec["subjects"].append(
         {"identifier": "zwx", "classNoun": "mug", "images": f"file://{tmp_path}/nothing"}
     )
     spec["subjects"][0]["captions"] = f"file://{tmp_path}/no-captions"
     spec["prior"] = {"images": f"file://{tmp_path}/no-class-images"}
-    spec["evaluation"] = {"model": "/clip"}
+    spec["evaluation"] = {"encoders": {"image": "/dino", "text": encoders["text"]}}
     spec["model"]["source"] = f"{tmp_path}/no-model"
     report = examine(job)
     for field in (
         "spec.subjects[0].captions: ",
         "spec.subjects[1].images: ",
         "spec.prior.images: ",
-        "spec.evaluation.model: there is nothing at",
+        "spec.evaluation.encoders.image: there is nothing at",
         "spec.model.source: there is nothing at",
     ):
         assert any(str(error).startswith(field) for error in report.errors), field
@@ -149,11 +151,11 @@ def test_captions_beside_the_images_are_a_note(job: Job, tmp_path: Path, run: Ru
 
 
 def test_images_for_the_evaluation_are_checked_at_the_resolution(
-    job: Job, clip: Path, tmp_path: Path
+    job: Job, encoders: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "held-out").mkdir()
     Image.new("RGB", (31, 64)).save(tmp_path / "held-out" / "small.png")
-    job["spec"]["evaluation"] = {"model": str(clip)}
+    job["spec"]["evaluation"] = {"encoders": encoders}
     job["spec"]["subjects"][0]["evaluationImages"] = f"file://{tmp_path}/held-out"
     [error] = errors(job)
     assert error.startswith("spec.subjects[0].evaluationImages: no image in")
@@ -445,56 +447,28 @@ def test_missing_credentials_are_an_error_that_names_the_secrets_field(
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP model of the least size, with a vocabulary that nobody reads here."""
-    tower = {
-        "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2
-    }  # fmt: skip
-    folder = tmp_path_factory.mktemp("clip")
-    CLIPModel(CLIPConfig(text_config=tower, vision_config=tower, projection_dim=4)).save_pretrained(
-        folder
-    )
-    CLIPImageProcessor().save_pretrained(folder)
-    (folder / "vocab.json").write_text("{}")
-    return folder
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Tiny encoders of images and of text, as a job names them."""
+    folder = tmp_path_factory.mktemp("encoders")
+    named = {"image": "DINO", "text": "CLIP"}
+    return {role: str(write_encoder(name, folder / role)) for role, name in named.items()}
 
 
-def test_a_good_judge_passes(job: Job, clip: Path) -> None:
-    job["spec"]["evaluation"] = {"model": str(clip)}
+def test_good_encoders_pass(job: Job, encoders: dict[str, str]) -> None:
+    job["spec"]["evaluation"] = {"encoders": encoders}
+    job["spec"]["runtime"] = {"gpuMemory": "8Gi"}
     assert errors(job) == []
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda m: (m / "model.safetensors").unlink(), "there are no weights"),
-        (lambda m: (m / "vocab.json").unlink(), "there is no vocab.json"),
-        (lambda m: (m / "config.json").unlink(), "/clip is missing"),
-        (
-            lambda m: edit(m / "config.json", model_type="dinov2"),
-            "it is a dinov2 model, not a clip",
-        ),
-        (
-            lambda m: edit(m / "config.json", text_config={"hidden_size": "x"}),
-            "config.json describes",
-        ),
-        (
-            lambda m: (m / "preprocessor_config.json").unlink(),
-            "preprocessor_config.json of",
-        ),
-    ],
-)
-def test_a_judge_that_cannot_score_says_why(
-    job: Job, clip: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+def test_encoders_that_cannot_score_are_refused_by_their_fields(
+    job: Job, encoders: dict[str, str]
 ) -> None:
-    model = tmp_path / "clip"
-    shutil.copytree(clip, model)
-    spoil(model)
-    job["spec"]["evaluation"] = {"model": str(model)}
+    job["spec"]["evaluation"] = {"encoders": {"image": "/none", "text": encoders["image"]}}
     report = examine(job)
-    [error] = report.errors
-    assert str(error).startswith("spec.evaluation.model: ")
-    assert message in str(error)
+    first, second = map(str, report.errors)
+    assert first.startswith("spec.evaluation.encoders.image: there is nothing at /none")
+    assert second.startswith("spec.evaluation.encoders.text: ")
+    assert "it is a vit model" in second
     assert report.exit_code == 66
 
 

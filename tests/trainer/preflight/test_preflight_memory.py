@@ -1,12 +1,16 @@
 """The memory estimate counts what is there: checked on Stable Diffusion 1.5's own shapes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import nn
-from transformers import CLIPConfig
+from transformers import CLIPConfig, CLIPImageProcessorPil
 
+from dreambooth_trainer.evaluation.encoder_config import ARCHITECTURES as ENCODERS
+from dreambooth_trainer.evaluation.encoder_config import EncoderConfig
+from dreambooth_trainer.evaluation.preprocessing import read_preprocessing
 from dreambooth_trainer.models.model_config import ModelConfig, read_shipped_config
 from dreambooth_trainer.models.single_file.architectures import ARCHITECTURES
 from dreambooth_trainer.preflight.memory import (
@@ -22,6 +26,9 @@ from dreambooth_trainer.process.out_of_memory import GpuStage
 from dreambooth_trainer.resolved_job import ResolvedJob
 from tests.trainer.resolved import resolve, resolve_training
 
+CLIP = EncoderConfig(
+    ENCODERS["clip"], CLIPConfig(), read_preprocessing(CLIPImageProcessorPil().to_dict())
+)
 SIZES = Path(__file__).parents[3] / "docs" / "sizes.md"
 
 
@@ -35,12 +42,12 @@ def measure(
     config: ModelConfig,
     images: int = 2,
     ranks: int = 1,
-    clip: CLIPConfig | None = None,
+    encoders: Sequence[EncoderConfig] = (),
     **training: Any,
 ) -> dict[GpuStage, float]:
     """GiB by stage."""
     job = job_with(training=training)
-    stages = measure_stages(job, config, local_batch=images, ranks=ranks, clip=clip)
+    stages = measure_stages(job, config, local_batch=images, ranks=ranks, encoders=encoders)
     return {stage: size / GIB for stage, size in stages.items()}
 
 
@@ -54,7 +61,7 @@ def test_the_skeleton_has_the_published_sizes_and_no_memory(sd15: ModelConfig) -
 
 
 def test_every_stage_is_measured(sd15: ModelConfig) -> None:
-    stages = measure(sd15, clip=CLIPConfig(), resolution=1024)
+    stages = measure(sd15, encoders=[CLIP], resolution=1024)
     assert set(stages) == {
         "loading the model", "encoding text", "generating class images", "encoding latents",
         "a training step", "sampling", "scoring", "exporting",
@@ -82,19 +89,19 @@ def test_gradient_checkpointing_and_half_precision_take_less(sd15: ModelConfig) 
 def test_a_job_that_cannot_fit_is_refused_with_its_stages_and_fields(sd15: ModelConfig) -> None:
     job = job_with(runtime={"gpuMemory": "12Gi"}, training={"method": "full", "learningRate": 1e-6})
     with pytest.raises(BadConfigError) as refused:
-        check_memory(job, sd15, None)
+        check_memory(job, sd15, [])
     message = str(refused.value)
     assert message.startswith("spec.runtime.gpuMemory: sampling needs 1")
     assert "a training step 1" in message
     assert "set spec.training.method to lora" in message
-    assert check_memory(job_with(runtime={"gpuMemory": "24Gi"}), sd15, None) == []
+    assert check_memory(job_with(runtime={"gpuMemory": "24Gi"}), sd15, []) == []
 
 
 def test_what_cannot_be_measured_is_a_warning(sd15: ModelConfig) -> None:
     """Another check names the wrong target; this one must not end the preflight before."""
     training = {"method": "lora", "lora": {"targets": ["nope"]}}
     job = job_with(runtime={"gpuMemory": "12Gi"}, training=training)
-    (warning,) = check_memory(job, sd15, None)
+    (warning,) = check_memory(job, sd15, [])
     assert warning.startswith("spec.runtime.gpuMemory: could not be compared with the job: ")
 
 

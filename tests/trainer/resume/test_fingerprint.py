@@ -102,7 +102,7 @@ def test_a_difference_tells_both_values() -> None:
         {"runtime": {"nodes": 4}},
         {"checkpoints": {"every": 10}},
         {"prior": {"cache": "s3://elsewhere/cache"}},
-        {"evaluation": {"model": "s3://models/clip"}},
+        {"evaluation": {"preset": "modern"}},
         {"subjects": [SUBJECT | {"evaluationImages": "s3://data/held-out"}]},
     ],
 )

@@ -1,4 +1,4 @@
-"""The real images of a subject that generated ones are compared with."""
+"""The real images of a subject that generated ones are compared with, and their vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from PIL import Image
 
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.images import load_images, read_pixels
+from dreambooth_trainer.evaluation.encoders import ImageEncoder, TextEncoder
+from dreambooth_trainer.evaluation.scores import RealVectors, with_class_nouns
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,31 @@ def load_references(attempt: Attempt, index: int) -> References:
     if subject.evaluation_images is not None:
         held_out = _load(attempt, subject.evaluation_images, f"{field}.evaluationImages")
     return References(_load(attempt, subject.images, f"{field}.images"), held_out)
+
+
+def encode_real(
+    attempt: Attempt,
+    index: int,
+    prompts: Sequence[str],
+    image_encoder: ImageEncoder,
+    text_encoder: TextEncoder,
+) -> RealVectors:
+    """Vectors of the real images of `spec.subjects[index]`, and of its prompts.
+
+    Raises:
+        BadDataError: None of the images can be used.
+        StorageError: They cannot be read.
+    """
+    images = load_references(attempt, index)
+    references = images.training if images.held_out is None else images.held_out
+    texts = [with_class_nouns(prompt, attempt.job.spec.subjects) for prompt in prompts]
+    return RealVectors(
+        references=image_encoder.images(references),
+        references_clip=text_encoder.images(references),
+        training=image_encoder.images(images.training),
+        held_out=images.held_out is not None,
+        texts=text_encoder.texts(texts),
+    )
 
 
 def _load(attempt: Attempt, uri: str, field: str) -> list[Image.Image]:

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dreambooth_api.contract.scores import Estimate, ScoreName, ScoreValues
+from dreambooth_api.contract.scores import (
+    Counts,
+    Estimate,
+    PromptScores,
+    ScoreName,
+    ScoreValues,
+    SubjectScores,
+)
 from dreambooth_api.models.subject import Subject
 from dreambooth_trainer.evaluation.estimates import estimate, half_distances, kernel_distances
 
@@ -66,6 +73,41 @@ def with_class_nouns(prompt: str, subjects: Sequence[Subject]) -> str:
 
 def _word(identifier: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){re.escape(identifier)}(?!\w)")
+
+
+def subject_scores(
+    subject: Subject,
+    prompts: Sequence[str],
+    real: RealVectors,
+    base: GeneratedVectors,
+    trained: GeneratedVectors | None,
+) -> SubjectScores:
+    """A subject's entry in the file of scores.
+
+    Args:
+        subject: The subject.
+        prompts: Those behind `real.texts` and the images of the prompts.
+        real: Its real images.
+        base: Images of the base model.
+        trained: Images of the trained model, from the same seeds; None for the base model's scores.
+    """
+    of_prompts = score_prompts(real, base, trained)
+    return SubjectScores(
+        identifier=subject.identifier,
+        class_noun=subject.class_noun,
+        counts=Counts(
+            subject=len(base.subject),
+            class_images=len(base.class_images),
+            per_prompt=base.prompts.shape[1],
+            references=len(real.references),
+            training=len(real.training),
+        ),
+        scores=score_subject(real, base, trained),
+        prompts=[
+            PromptScores(prompt=prompt, values=values)
+            for prompt, values in zip(prompts, of_prompts, strict=True)
+        ],
+    )
 
 
 def score_subject(

@@ -226,7 +226,9 @@ def main() -> int:
     """Run the ranks with this process's arguments; return the pod's exit code."""
     parser = argparse.ArgumentParser(prog="dreambooth_trainer.launcher", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="the job file")
-    config: Path = parser.parse_args().config
+    parser.add_argument("--protocol", help="score the job's result by this protocol instead")
+    arguments = parser.parse_args()
+    config: Path = arguments.config
     try:
         # Before the ranks: another version's job file may not even parse.
         check_contract_version(os.environ)
@@ -240,5 +242,6 @@ def main() -> int:
     if _is_to_check(os.environ) and (code := check_job(config, limits_of(config), stop)):
         return code
     command = [sys.executable, "-m", "dreambooth_trainer", "--config", str(config)]
+    command += ["--protocol", arguments.protocol] if arguments.protocol else []
     with start_ranks(command, os.environ) as ranks:
         return supervise(ranks, limits_of(config), stop)

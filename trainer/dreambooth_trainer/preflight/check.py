@@ -6,7 +6,7 @@ from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.training import MIN_RESOLUTION
 from dreambooth_api.parsing.advice import warnings as advice
 from dreambooth_storage import Storage
-from dreambooth_trainer.evaluation.clip_config import check_clip_config
+from dreambooth_trainer.evaluation.encoder_config import encoder_sources, read_encoder
 from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS, StableDiffusion
 from dreambooth_trainer.models.model_config import read_model_config
@@ -51,14 +51,14 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
     resolved = report.job or fill_defaults(job, replace(DEFAULTS, resolution=MIN_RESOLUTION))
     captions = check_subjects(resolved, storage, report)
     check_other_images(resolved, storage, report)
-    clip = None
-    if job.spec.evaluation:
+    encoders = []
+    for source in encoder_sources(job.spec.evaluation) if job.spec.evaluation else ():
         with report.collecting():
-            clip = check_clip_config(job.spec.evaluation.model, storage)
+            encoders.append(read_encoder(source, storage))
     if config is not None and report.job:
         report.warnings += check_lengths(config, captions + sample_and_class_prompts(job))
         check_model(report.job, config, report)
         report.warnings += check_grace_period(report.job, config)
         with report.collecting():
-            report.warnings += check_memory(report.job, config, clip)
+            report.warnings += check_memory(report.job, config, encoders)
     return report

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel
 
 from dreambooth_api.models.training import Lora
 from dreambooth_trainer.data.cache import TrainingCache
 from dreambooth_trainer.data.crops import variants
-from dreambooth_trainer.evaluation.clip_encoder import CHUNK
+from dreambooth_trainer.evaluation.encoder_config import EncoderConfig
+from dreambooth_trainer.evaluation.encoders import CHUNK
 from dreambooth_trainer.models import Conditioning
 from dreambooth_trainer.models.adapters import PRECISIONS, adapted_modules, make_trainable
 from dreambooth_trainer.models.model_config import ModelConfig
@@ -37,7 +37,7 @@ def measure_stages(
     *,
     local_batch: int,
     ranks: int,
-    clip: CLIPConfig | None = None,
+    encoders: Sequence[EncoderConfig] = (),
 ) -> dict[GpuStage, int]:
     """Largest number of bytes of tensors on one GPU, by stage; `OVERHEAD` comes on top.
 
@@ -46,17 +46,21 @@ def measure_stages(
         config: Its model.
         local_batch: Images of a forward pass, of subject and class together.
         ranks: All ranks: gradients of several stay allocated between steps.
-        clip: The model of `spec.evaluation`.
+        encoders: The models of `spec.evaluation`.
     """
     with MemoryMeter() as meter, META:
-        return _Measurement(job, config, clip, meter).run(local_batch, ranks)
+        return _Measurement(job, config, encoders, meter).run(local_batch, ranks)
 
 
 class _Measurement:
     """Goes through the stages of a job; what a stage leaves on the GPU stays for the next one."""
 
     def __init__(
-        self, job: ResolvedJob, config: ModelConfig, clip: CLIPConfig | None, meter: MemoryMeter
+        self,
+        job: ResolvedJob,
+        config: ModelConfig,
+        encoders: Sequence[EncoderConfig],
+        meter: MemoryMeter,
     ) -> None:
         self._meter = meter
         self._spec = job.spec
@@ -71,13 +75,13 @@ class _Measurement:
         tokens = self._family.tokenize([""])
         self._tokens = {name: torch.empty_like(part, device=META) for name, part in tokens.items()}
         self._conditioning = self._encode_text()
-        self._clip_config = clip
-        self._clip: CLIPModel | None = None
+        self._encoder_configs = encoders
+        self._encoders: list[nn.Module] = []
 
     def run(self, local_batch: int, ranks: int) -> dict[GpuStage, int]:
         """The bytes by stage, in the order of the stages."""
         self._generate("generating class images", self._spec.prior.guidance_scale)
-        self._clip = CLIPModel(self._clip_config) if self._clip_config else None
+        self._encoders = [each.architecture.build(each.config) for each in self._encoder_configs]
         self._generate("sampling", self._spec.samples.guidance_scale)
         self._encode()
         module = self._module(local_batch)
@@ -182,10 +186,11 @@ class _Measurement:
         self._note("a training step")
 
     def _score(self) -> None:
-        if self._clip is not None:
-            side = self._clip.config.vision_config.image_size
+        for found, encoder in zip(self._encoder_configs, self._encoders, strict=True):
             with torch.no_grad(), CudaArithmetic(None):
-                self._clip.get_image_features(pixel_values=torch.empty(CHUNK, 3, side, side))
+                pixels = torch.empty(CHUNK, 3, *found.preprocessing.shape)
+                found.architecture.encode(encoder, pixels)
+            del pixels
             self._note("scoring")
 
     def _export(self) -> None:

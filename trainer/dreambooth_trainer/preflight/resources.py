@@ -1,11 +1,10 @@
 """Checks whether the job fits into GPU memory, and its last checkpoint into the grace period."""
 
 import math
-from collections.abc import Iterator
-
-from transformers import CLIPConfig
+from collections.abc import Iterator, Sequence
 
 from dreambooth_api.models.runtime import world_size
+from dreambooth_trainer.evaluation.encoder_config import EncoderConfig
 from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.preflight.memory import (
     GIB,
@@ -46,7 +45,9 @@ def check_grace_period(job: ResolvedJob, config: ModelConfig) -> Iterator[str]:
         )
 
 
-def check_memory(job: ResolvedJob, config: ModelConfig, clip: CLIPConfig | None) -> list[str]:
+def check_memory(
+    job: ResolvedJob, config: ModelConfig, encoders: Sequence[EncoderConfig]
+) -> list[str]:
     """Compare the memory of every stage with `spec.runtime.gpuMemory`, where that is set.
 
     Returns:
@@ -64,7 +65,7 @@ def check_memory(job: ResolvedJob, config: ModelConfig, clip: CLIPConfig | None)
     ranks = world_size(runtime)
     images = split_batch(job, ranks).local * per_subject_image
     try:
-        stages = measure_stages(job, config, local_batch=images, ranks=ranks, clip=clip)
+        stages = measure_stages(job, config, local_batch=images, ranks=ranks, encoders=encoders)
     except Exception as error:  # the libraries raise anything for settings that they cannot use
         return [f"spec.runtime.gpuMemory: could not be compared with the job: {describe(error)}"]
     largest = max(stages, key=lambda stage: stages[stage])

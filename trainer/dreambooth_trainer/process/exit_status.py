@@ -11,7 +11,12 @@ from dreambooth_storage import (
 )
 from dreambooth_trainer.process.errors import TrainerError
 
-MODEL_FIELDS = ("spec.model.source", "spec.evaluation.model")
+MODEL_FIELDS = (
+    "spec.model.source",
+    "spec.evaluation.preset",
+    "spec.evaluation.encoders.image",
+    "spec.evaluation.encoders.text",
+)
 
 
 def exit_code_of(error: Exception) -> int:

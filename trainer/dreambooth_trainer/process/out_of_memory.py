@@ -63,7 +63,7 @@ def remedies(stage: GpuStage, job: DreamBoothJob) -> str:
     if stage == "a training step":
         changes += _step_changes(job.spec.training)
     if stage == "scoring":
-        changes.append("use a smaller spec.evaluation.model")
+        changes.append("use smaller spec.evaluation.encoders")
     if stage in TRAINED_STAGES:
         changes += _state_changes(job.spec.training)
     if stage not in ("loading the model", "encoding text"):

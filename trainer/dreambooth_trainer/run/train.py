@@ -59,11 +59,11 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         StoppedError: The ranks were asked to stop.
     """
     split_batch(job, topology.world_size)  # raises for a bad one before ranks wait for each other
-    storage = _storage(job, telemetry)
+    storage = open_storage(job, telemetry)
     failures = recording_failure(job, topology, storage)
     # A pod is ready when it answers /healthz, which must not be before all ranks have joined.
     with join_ranks(topology, stop) as ranks, telemetry.serving(), failures:
-        device = _device(job, topology)
+        device = choose_device(job, topology)
         telemetry.enter_stage("Preparing")
         resolved = ranks.run_on_first(lambda: _preflight(job, storage, telemetry))
         attempt = Attempt(resolved, ranks, storage, telemetry, stop, device)
@@ -112,12 +112,14 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         ranks.run_on_first(lambda: write_report(attempt, store.check_owner))
 
 
-def _storage(job: DreamBoothJob, telemetry: Telemetry) -> Storage:
+def open_storage(job: DreamBoothJob, telemetry: Telemetry) -> Storage:
+    """The storage of `spec.storage`, observed by telemetry."""
     settings = StorageSettings.of(job.spec.storage)
     return Storage(settings, TransferTelemetry(telemetry.metrics))
 
 
-def _device(job: DreamBoothJob, topology: Topology) -> torch.device:
+def choose_device(job: DreamBoothJob, topology: Topology) -> torch.device:
+    """The device of this rank; raises `TrainerError` when the node lacks GPUs."""
     gpus = job.spec.runtime.gpus_per_node
     if gpus == 0:
         return torch.device("cpu")

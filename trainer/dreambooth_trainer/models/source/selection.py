@@ -20,7 +20,6 @@ from dreambooth_trainer.models.source.refusals import (
     unsupported_pipeline,
 )
 from dreambooth_trainer.models.source.weights import (
-    FILE_NAMES,
     Weights,
     choose_weights,
     unknown_variant,
@@ -87,16 +86,19 @@ def find_files(model: Model, files: ModelFiles) -> tuple[Selection, list[str]]:
 
 
 def select_transformers_files(_model: Model, files: ModelFiles) -> Selection:
-    """The files of one transformers model: its configuration, tokenizer and safetensors weights."""
-    weights, _ = FILE_NAMES["transformers"]
-    names = {
-        name
-        for name in files.names
-        if re.fullmatch(r"[\w-]+\.(json|txt)", name)
-        or name == weights
-        or re.fullmatch(r"model-\d+-of-\d+\.safetensors|model\.safetensors\.index\.json", name)
-    }
-    return Selection(frozenset(names), {})
+    """The files of one transformers model: its configuration, tokenizer and weights.
+
+    Raises:
+        BadModelError: It has no weights.
+    """
+    weights = find_transformers_weights(files)
+    settings = (name for name in files.names if TOKENIZER_FILE.fullmatch(name))
+    return Selection(frozenset({*settings, *weights.files}), {"": weights})
+
+
+def find_transformers_weights(files: ModelFiles) -> Weights:
+    """The weights of one transformers model; raises `BadModelError` when they are not whole."""
+    return choose_weights(files, "", "transformers", None)
 
 
 def raise_problems(model: Model, field: str, problems: Iterable[str]) -> None:

@@ -31,7 +31,7 @@ class Weights:
 
 
 def choose_weights(files: ModelFiles, part: str, library: str, variant: str | None) -> Weights:
-    """The weights that `library` loads for the folder `part`.
+    """The weights that `library` loads for the folder `part`; "" is the model's own folder.
 
     As in diffusers, a part without the variant is loaded from its plain weights: `non_ema` exists
     for UNets alone.
@@ -39,24 +39,28 @@ def choose_weights(files: ModelFiles, part: str, library: str, variant: str | No
     Raises:
         BadModelError: There are none, or a shard is missing.
     """
+    folder = f"{part}/" if part else ""
     for suffix in dict.fromkeys((variant, None)):
         for name in FILE_NAMES[library]:
             stem, extension = name.split(".")
-            single = f"{part}/{stem}.{suffix}.{extension}" if suffix else f"{part}/{name}"
-            index = f"{part}/{name}.index.{suffix}.json" if suffix else f"{part}/{name}.index.json"
+            single = f"{folder}{stem}.{suffix}.{extension}" if suffix else f"{folder}{name}"
+            index = (
+                f"{folder}{name}.index.{suffix}.json" if suffix else f"{folder}{name}.index.json"
+            )
             safe = extension == "safetensors"
             if index in files.sizes:
-                return Weights((index, *_shards(files, part, index)), suffix, safe)
+                return Weights((index, *_shards(files, folder, index)), suffix, safe)
             if single in files.sizes:
                 return Weights((single,), suffix, safe)
-    found = sorted(_variants(files, part, library))
+    found = sorted(_variants(files, part, library)) if part else []
     if found and variant is None:
         raise BadModelError(
             f"there are only weights of the variant {' or '.join(found)} in {part}/;"
             f" set spec.model.variant to {found[0]}"
         )
+    where = f" in {folder}" if folder else ""
     raise BadModelError(
-        f"there are no weights in {part}/; {part}/{FILE_NAMES[library][0]} is expected"
+        f"there are no weights{where}; {folder}{FILE_NAMES[library][0]} is expected"
     )
 
 
@@ -132,12 +136,12 @@ def _expected_size(header: tuple[int, dict[str, Any]]) -> tuple[int, int]:
     return length, max(ends, default=0)
 
 
-def _shards(files: ModelFiles, part: str, index: str) -> list[str]:
+def _shards(files: ModelFiles, folder: str, index: str) -> list[str]:
     """The shards that an index names."""
     shards = files.json(index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(each, str) for each in shards.values()):
         raise BadModelError(f"{index} names no shards; copy it again")
-    names = [f"{part}/{each}" for each in sorted(set(shards.values()))]
+    names = [f"{folder}{each}" for each in sorted(set(shards.values()))]
     missing = [name for name in names if name not in files.sizes]
     if missing:
         raise BadModelError(f"{', '.join(missing)} is missing, which {index} names; copy it too")

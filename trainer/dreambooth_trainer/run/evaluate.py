@@ -1,0 +1,229 @@
+"""Scores the result of a run by a protocol: images of base model and result, on all ranks.
+
+Images are kept below `evaluation/<protocol>/<hash>/`, where the hash is of the model and of all
+that its images depend on. What is there is not generated again: an evaluation that was stopped
+goes on.
+"""
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from dreambooth_api.contract.scores import Encoders, Scores, UnreadableScoresError
+from dreambooth_api.models.evaluation import Evaluation
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.model import Model
+from dreambooth_api.models.subject import Subject
+from dreambooth_storage import ObjectNotFoundError, Storage
+from dreambooth_trainer.attempt import Attempt
+from dreambooth_trainer.data.png import decode_png, encode_png
+from dreambooth_trainer.evaluation.encoder_config import encoder_sources
+from dreambooth_trainer.evaluation.encoders import ImageEncoder, TextEncoder, load_encoders
+from dreambooth_trainer.evaluation.image_generator import ImageGenerator
+from dreambooth_trainer.evaluation.protocol import IMAGES_PER_PROMPT, protocol_prompts
+from dreambooth_trainer.evaluation.references import encode_real
+from dreambooth_trainer.evaluation.scores import GeneratedVectors, subject_scores
+from dreambooth_trainer.export.lora import LORA_FILE
+from dreambooth_trainer.models import Family, load_family
+from dreambooth_trainer.models.defaults import fill_defaults
+from dreambooth_trainer.models.generate import ImageRequest
+from dreambooth_trainer.models.load import hash_files
+from dreambooth_trainer.models.model_config import read_model_config
+from dreambooth_trainer.process.distributed import join_ranks
+from dreambooth_trainer.process.errors import BadModelError
+from dreambooth_trainer.process.out_of_memory import explain_out_of_memory
+from dreambooth_trainer.process.signals import StopSignal
+from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.resolved_job import ResolvedJob
+from dreambooth_trainer.run.train import choose_device, open_storage
+from dreambooth_trainer.telemetry.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+GROUP = 64
+"""Images that are generated, and then stored, together. It does not depend on the ranks: neither
+their number nor a stop changes which images share a forward pass."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The images of one subject, by the names of their files."""
+
+    subject: Subject
+    prompts: Sequence[str]
+    of_prompts: dict[str, ImageRequest]
+    of_class: dict[str, ImageRequest]
+
+
+def evaluate(
+    job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: Telemetry, protocol: str
+) -> None:
+    """Score the exported model of the job's run, and write the scores.
+
+    Raises:
+        TrainerError: The result or the job's model, images or encoders cannot be used.
+        StorageError: Storage fails or refuses.
+        StoppedError: The ranks were asked to stop; the images so far are kept.
+    """
+    with join_ranks(topology, stop) as ranks, telemetry.serving():
+        storage, device = open_storage(job, telemetry), choose_device(job, topology)
+        telemetry.enter_stage("Evaluating")
+        resolved = ranks.run_on_first(lambda: _resolve(job, storage))
+        attempt = Attempt(resolved, ranks, storage, telemetry, stop, device)
+        folder = attempt.layout.evaluation(protocol)
+        evaluation = resolved.spec.evaluation or Evaluation()
+        plans = [_plan(resolved, index, evaluation.count) for index in _indices(resolved)]
+        with explain_out_of_memory("sampling", resolved):
+            base, trained = _generate_all(attempt, folder, plans)
+        with explain_out_of_memory("scoring", resolved):
+            encoders = load_encoders(attempt, encoder_sources(evaluation))
+            scores = ranks.run_on_first(lambda: _score(attempt, plans, base, trained, *encoders))
+        if topology.rank == 0:
+            storage.write(attempt.layout.protocol_scores(protocol), scores.encode())
+            log.info("scores: %s", attempt.layout.protocol_scores(protocol))
+
+
+def _resolve(job: DreamBoothJob, storage: Storage) -> ResolvedJob:
+    config = read_model_config(job.spec.model, storage)
+    if config is None:
+        raise BadModelError("spec.model.source: a .ckpt file cannot be evaluated; convert it")
+    return fill_defaults(job, config.defaults, config.skeleton.flow_shift)
+
+
+def _indices(job: ResolvedJob) -> range:
+    return range(len(job.spec.subjects))
+
+
+def _plan(job: ResolvedJob, index: int, count: int) -> _Plan:
+    subject, seed = job.spec.subjects[index], job.spec.samples.seed
+    prompts = protocol_prompts(subject)
+    of_prompts = {
+        f"{index}-{number:02}-{image}.png": ImageRequest(prompt, seed + image)
+        for number, prompt in enumerate(prompts)
+        for image in range(IMAGES_PER_PROMPT)
+    }
+    of_class = {
+        f"{index}-class-{image}.png": ImageRequest(subject.class_prompt, seed + image)
+        for image in range(count)
+    }
+    return _Plan(subject, prompts, of_prompts, of_class)
+
+
+def _generate_all(attempt: Attempt, folder: str, plans: Sequence[_Plan]) -> tuple[str, str]:
+    """The folders of the base model's images and of the result's, all of them. Collective."""
+    spec = attempt.job.spec
+    exported = attempt.ranks.run_on_first(lambda: _exported_files(attempt))
+    arguments = attempt.storage, attempt.ranks, attempt.device, spec.training
+    family = load_family(spec.model, *arguments)
+    base = _generate(attempt, folder, plans, family, family.model_hash)
+    if LORA_FILE in exported:
+        with tempfile.TemporaryDirectory(prefix="lora-") as local:
+            attempt.storage.download_tree(
+                attempt.layout.export, Path(local), select=LORA_FILE.__eq__
+            )
+            digest = f"{family.model_hash}+{hash_files(Path(local), [LORA_FILE])}"
+            family.pipeline().load_lora_weights(local)
+    else:
+        del family  # two models may not fit on the device
+        family = load_family(Model(source=attempt.layout.export), *arguments)
+        digest = family.model_hash
+    return base, _generate(attempt, folder, plans, family, digest)
+
+
+def _exported_files(attempt: Attempt) -> set[str]:
+    uri = attempt.layout.export
+    names = {each.relative for each in attempt.storage.list(uri)}
+    if not names:
+        raise BadModelError(
+            f"spec.output: there is no exported model at {uri}; train the job first"
+        )
+    return names
+
+
+def _generate(
+    attempt: Attempt, folder: str, plans: Sequence[_Plan], family: Family, model_hash: str
+) -> str:
+    """Generate the images that are not stored yet; returns their folder. Collective."""
+    wanted = [item for plan in plans for item in (plan.of_prompts | plan.of_class).items()]
+    uri = f"{folder}/{_key(attempt.job, wanted, model_hash)}"
+    stored = attempt.ranks.run_on_first(
+        lambda: {each.relative for each in attempt.storage.list(uri)}
+    )
+    generator = ImageGenerator(attempt, family)
+    for start in range(0, len(wanted), GROUP):
+        group = wanted[start : start + GROUP]
+        if not {name for name, _ in group} <= stored:
+            images = generator.generate([request for _, request in group])
+            if attempt.topology.rank == 0:
+                for (name, _), image in zip(group, images, strict=True):
+                    attempt.storage.write(f"{uri}/{name}", encode_png(image))
+        log.info("images: %d of %d in %s", start + len(group), len(wanted), uri)
+    attempt.ranks.barrier()
+    return uri
+
+
+def _key(job: ResolvedJob, wanted: Sequence[tuple[str, ImageRequest]], model_hash: str) -> str:
+    """A hash of all that the images depend on, 16 hexadecimal digits."""
+    settings = job.spec.samples.model_dump(mode="json", exclude={"prompts", "every", "count"})
+    requests = [[name, request.prompt, request.seed] for name, request in wanted]
+    training = job.spec.training
+    parts = [model_hash, settings, training.resolution, training.precision, requests]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _score(
+    attempt: Attempt,
+    plans: Sequence[_Plan],
+    base: str,
+    trained: str,
+    image_encoder: ImageEncoder,
+    text_encoder: TextEncoder,
+) -> Scores:
+    """The scores of all subjects, from the stored images. Rank 0 alone."""
+
+    def encode(plan: _Plan, folder: str) -> GeneratedVectors:
+        images = _read(attempt.storage, folder, plan.of_prompts)
+        of_class = _read(attempt.storage, folder, plan.of_class)
+        clip = text_encoder.images(images)
+        return GeneratedVectors(
+            subject=image_encoder.images(images),
+            subject_clip=clip,
+            class_images=image_encoder.images(of_class),
+            prompts=clip.view(len(plan.prompts), IMAGES_PER_PROMPT, -1),
+        )
+
+    step = _exported_step(attempt)
+    return Scores(
+        step=step,
+        exported_step=step,
+        encoders=Encoders(image=image_encoder.record, text=text_encoder.record),
+        subjects=[
+            subject_scores(
+                plan.subject,
+                plan.prompts,
+                encode_real(attempt, index, plan.prompts, image_encoder, text_encoder),
+                encode(plan, base),
+                encode(plan, trained),
+            )
+            for index, plan in enumerate(plans)
+        ],
+    )
+
+
+def _read(storage: Storage, folder: str, wanted: dict[str, ImageRequest]) -> list[Image.Image]:
+    return [decode_png(storage.read(f"{folder}/{name}")) for name in wanted]
+
+
+def _exported_step(attempt: Attempt) -> int:
+    """Optimizer steps of the exported model: those of the run, unless its scores say otherwise."""
+    try:
+        step = Scores.decode(attempt.storage.read(attempt.layout.scores)).exported_step
+    except (ObjectNotFoundError, UnreadableScoresError):
+        step = None
+    return attempt.job.spec.training.steps if step is None else step
