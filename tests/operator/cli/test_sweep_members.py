@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
+from dreambooth_api.models.base import JobName
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.parsing.load import load, parse
 from dreambooth_operator.cli.sweep.members import (
     MAX_MEMBERS,
-    MAX_NAME,
     SETTINGS_ANNOTATION,
     SWEEP_LABEL,
     expand,
@@ -133,8 +134,7 @@ values = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) 
 )
 def test_every_name_is_that_of_a_job(base: str, settings: dict[str, Any]) -> None:
     name = member_name(base, settings)
-    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
-    assert len(name) <= MAX_NAME
+    assert TypeAdapter(JobName).validate_python(name) == name
     assert name == member_name(base, dict(reversed(settings.items())))
 
 

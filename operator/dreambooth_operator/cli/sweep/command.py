@@ -1,5 +1,6 @@
 """The command `dreambooth sweep`."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +12,12 @@ from dreambooth_api.parsing.advice import cluster_warnings
 from dreambooth_operator.cli.job_file import STANDARD_INPUT, read_job
 from dreambooth_operator.cli.program import command_line
 from dreambooth_operator.cli.run import parse_upload
-from dreambooth_operator.cli.sweep.cluster import as_written, cluster_results, read_jobs
+from dreambooth_operator.cli.sweep.cluster import LIST, as_written, cluster_results, read_jobs
 from dreambooth_operator.cli.sweep.local import LocalSweep, local_results, on_this_machine
 from dreambooth_operator.cli.sweep.members import SWEEP_LABEL, expand
 from dreambooth_operator.cli.sweep.results import Result
 from dreambooth_operator.cli.sweep.table import to_page, to_table
-from dreambooth_operator.cli.terminal.end import print_entry
+from dreambooth_operator.cli.terminal.end import print_entry, print_text
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.state import DEFAULT_STATE, State
 from dreambooth_operator.local.storage import TRANSFER_POLICY
@@ -57,17 +58,20 @@ def show_jobs(file: Path) -> None:
     """
     jobs = read_jobs(file)
     results = cluster_results(jobs)
-    name = jobs[0].metadata.labels.get(SWEEP_LABEL, "sweep")
+    name = jobs[0].metadata.labels.get(SWEEP_LABEL, "")
+    if not re.fullmatch(r"[-A-Za-z0-9_.]+", name):  # it becomes the name of a file
+        raise UserError(f"{jobs[0].metadata.name}: lacks the label {SWEEP_LABEL}; {LIST}")
     settings = StorageSettings.of(jobs[0].spec.storage)
     with Storage(settings, policy=TRANSFER_POLICY) as storage:
-        _show(name, results, storage, Path(f"{name}-sweep.html"))
+        _show(name, results, storage, Path(f"{name}-sweep.html"), Console(soft_wrap=True))
 
 
-def _show(name: str, results: Sequence[Result], storage: Storage, path: Path) -> None:
+def _show(
+    name: str, results: Sequence[Result], storage: Storage, path: Path, console: Console
+) -> None:
     """Print the table, and write the page."""
     path.write_text(to_page(name, results, storage.read), encoding="utf-8")
-    console = Console()
-    console.print(to_table(results))
+    console.print(to_table(results), soft_wrap=False)
     print_entry(console, "page", path)
 
 
@@ -87,12 +91,16 @@ def run_jobs(options: SweepOptions) -> int:
     )
     uploads = [parse_upload(text) for text in options.uploads]
     state = State(options.state)
-    runs = LocalSweep(members, state, uploads, _again(options), console).run()
+    command = _again(options)
+    runs = LocalSweep(members, state, uploads, command, console).run()
     results = local_results(members, runs)
     name = members[0].job.metadata.labels[SWEEP_LABEL]
     with Storage(StorageSettings()) as storage:  # grids were copied to this machine
-        _show(name, results, storage, state.folder / f"{name}-sweep.html")
-    return int(any(result.phase != "Succeeded" for result in results))
+        _show(name, results, storage, state.folder / f"{name}-sweep.html", console)
+    if all(result.phase == "Succeeded" for result in results):
+        return 0
+    print_text(console, f"go on with: {command}")
+    return 1
 
 
 def _again(options: SweepOptions) -> str:

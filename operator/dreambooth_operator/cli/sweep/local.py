@@ -29,11 +29,7 @@ from dreambooth_operator.local.uploads import Upload
 
 @dataclass(frozen=True)
 class LocalSweep:
-    """Members, and what they need to run on this machine.
-
-    Raises:
-        UserError: A member does not fit on this machine; nothing has run then.
-    """
+    """Members, and what they need to run on this machine."""
 
     members: Sequence[Member]
     state: State
@@ -62,7 +58,6 @@ class LocalSweep:
                 )
                 self._run(member, stop)
                 if stop.requested:
-                    print_text(self.console, f"go on with: {self.command}")
                     break
         return {member.name: run for member in self.members if (run := self._run_of(member))}
 
