@@ -195,7 +195,8 @@ def _subject(
     photos = record.images.get(subject.identifier, [])
     limit = max(1, MAX_PHOTOS // len(record.job.spec.subjects))
     strips = next((each.strips for each in prompts if _names(each.prompt, subject.identifier)), ())
-    results = [strip for strip in strips if chosen in (None, strip.step) and strip.step > 0]
+    trained = [strip for strip in strips if strip.step > 0]
+    results = [strip for strip in trained if strip.step == chosen] or trained
     return SubjectFacts(
         subject.identifier,
         subject.class_noun,

@@ -13,7 +13,7 @@ from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.contract.termination import AttemptEnd
 from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_storage import AccessDeniedError, Storage, StorageSettings
-from dreambooth_trainer.process.errors import BadConfigError
+from dreambooth_trainer.process.errors import BadConfigError, FencedError
 from dreambooth_trainer.process.signals import StoppedError
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.run.report import recording_failure, write_report
@@ -76,9 +76,17 @@ def test_what_is_recorded(job: DreamBoothJob, error: Exception, code: int, messa
     assert (found.exit_code, found.message) == (code, message)
 
 
-def test_a_storage_that_refuses_is_not_asked_again(job: DreamBoothJob) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        AccessDeniedError("s3://b/x", "is denied", "allow it"),
+        FencedError("attempt 4 already owns s3://b/x"),
+    ],
+    ids=["storage refuses", "overtaken"],
+)
+def test_who_must_not_write_records_nothing(job: DreamBoothJob, error: Exception) -> None:
     with Storage(StorageSettings()) as storage:
-        fail(job, storage, rank(0), AccessDeniedError("s3://b/x", "is denied", "allow it"))
+        fail(job, storage, rank(0), error)
         assert end(storage, output_layout(job)) is None
 
 

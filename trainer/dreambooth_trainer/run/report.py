@@ -11,6 +11,7 @@ from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_report.build import build_report
 from dreambooth_storage import Storage, StorageError
 from dreambooth_trainer.attempt import Attempt
+from dreambooth_trainer.process.errors import FencedError
 from dreambooth_trainer.process.exit_status import describe, exit_code_of
 from dreambooth_trainer.process.signals import StoppedError
 from dreambooth_trainer.process.topology import Topology
@@ -26,8 +27,10 @@ def recording_failure(job: DreamBoothJob, topology: Topology, storage: Storage) 
     """
     try:
         yield
-    except StorageError:
-        raise  # which would refuse this file too, after all retries
+    # Storage would refuse this file too, after all retries; and an attempt that was overtaken must
+    # not write to the folder of a newer one.
+    except (StorageError, FencedError):
+        raise
     except Exception as error:
         stopped = isinstance(error, StoppedError)
         code = error.exit_code if isinstance(error, StoppedError) else exit_code_of(error)
