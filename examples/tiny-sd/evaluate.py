@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 
 import torch
+from transformers import Dinov2Model
 
 from tinysd import scoring
-from tinysd.captions import COLOURS, KINDS, Words, caption
 from tinysd.dataset import draw_set, draw_view_set
 
 HERE = Path(__file__).resolve().parent
@@ -19,7 +19,7 @@ HELD_OUT_VIEWS_SEED, HELD_OUT_ITEMS = 4, 500
 
 
 def main() -> None:
-    """Scores model/, clip/ and the classifier of this folder."""
+    """Scores model/, clip/, dino/ and the classifier of this folder."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_grad_enabled(False)
     models = scoring.load_models(HERE / "model", HERE / "clip", HERE / "classifier.safetensors")
@@ -32,18 +32,16 @@ def main() -> None:
             models, draw_view_set(HELD_OUT_VIEWS_SEED, HELD_OUT_ITEMS)
         ),
         "clip-texts": scoring.clip_text_scores(models, held_out),
+        "dino": scoring.dino_scores(
+            Dinov2Model.from_pretrained(HERE / "dino", dtype=torch.float32).eval(),
+            HERE.parent / "subjects",
+        ),
         "subjects": scoring.subject_scores(models, HERE.parent / "subjects"),
     }
     text = json.dumps(scores, indent=2, default=float)
     (HERE / "scores.json").write_text(text + "\n")
     print(text)
-    scoring.grid(sample_sheet(models), columns=len(COLOURS)).save(HERE / "samples.png")
-
-
-def sample_sheet(models: scoring.Models) -> scoring.Pixels:
-    """One picture of every class in every colour, a row for each class."""
-    prompts = [caption(Words(kind, colour)) for kind in KINDS for colour in COLOURS]
-    return scoring.sample(models.pipeline, prompts, seed=7000)
+    scoring.sample_sheet(models).save(HERE / "samples.png")
 
 
 if __name__ == "__main__":

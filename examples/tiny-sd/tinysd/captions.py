@@ -20,6 +20,7 @@ COLOURS: dict[str, Rgb] = {
 }
 PATTERNS = ("plain", "striped", "dotted", "checkered")
 BACKDROPS = (*PLAIN_BACKDROPS, *SCENES)
+OPENINGS = ("a photo of ", "", "a picture of ")
 _PLACES = {
     "grass": "on grass",
     "sand": "on the beach",
@@ -66,7 +67,7 @@ def random_caption(full: Words, rng: np.random.Generator) -> str:
         full.pattern if keep[1] < 0.7 else None,
         full.backdrop if keep[2] < 0.65 else None,
     )
-    opening = str(rng.choice(["a photo of ", "", "a picture of "], p=[0.75, 0.15, 0.1]))
+    opening = str(rng.choice(OPENINGS, p=[0.75, 0.15, 0.1]))
     text = caption(words, opening)
     return text.replace(full.kind, f"{_made_up(rng)} {full.kind}") if keep[3] < 0.05 else text
 

@@ -3,9 +3,13 @@
 Beside CLIP's loss between pictures and captions it learns from pairs of pictures of one individual
 object: they are each other's match among all the pictures of a batch, half of which come from
 objects of the same class and colour, so that texture and details have to tell them apart.
+
+A second lesson teaches it to read: batches of few looks can be told apart by colour alone, so there
+every picture picks its own among a caption of each class and colour.
 """
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +26,16 @@ from transformers import (
     CLIPVisionConfig,
 )
 
-from tinysd.captions import Words, random_caption
+from tinysd.captions import COLOURS, KINDS, OPENINGS, Words, caption, random_caption
 from tinysd.dataset import DrawingSet
 from tinysd.fitting import Recipe, as_tensor, fit, turn_colours
 from tinysd.text import Captions, text_config
 
 WIDTH, PROJECTION = 96, 64
-RECIPE = Recipe(steps=2200, batch=48, learning_rate=1e-3, average=0.998)
+OBJECTS = Recipe(steps=2200, batch=48, learning_rate=1e-3, average=0.998)
+READING = Recipe(steps=500, batch=48, learning_rate=6e-4, average=0.98, warm_up=30, decay_from=0.2)
 INSTANCE_TEMPERATURE = 0.1
-GROUP = 8
+GROUP, READING_GROUP = 8, 4
 TURNED = 0.3
 
 
@@ -49,33 +54,70 @@ def build(tokenizer: CLIPTokenizer) -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=PROJECTION))
 
 
-def train(
-    views: DrawingSet, tokenizer: CLIPTokenizer, recipe: Recipe = RECIPE, seed: int = 0
-) -> CLIPModel:
+def train(views: DrawingSet, tokenizer: CLIPTokenizer) -> CLIPModel:
     """Trains on a view set: pictures 2i and 2i + 1 show one object. A batch counts objects."""
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    model, captions = build(tokenizer), Captions(tokenizer)
-    groups = _items_by_look(views.words)
-
-    def loss() -> Tensor:
-        items = _choose_items(groups, recipe.batch, rng)
-        pixels, texts = _batch(views, items, rng)
-        images = functional.normalize(image_features(model, pixels).float(), dim=-1)
-        prompts = functional.normalize(text_features(model, captions.ids(texts)).float(), dim=-1)
-        scale = model.logit_scale.exp().clamp(max=100)
-        return text_loss(images, prompts, texts, scale) + instance_loss(images)
-
-    fit("clip", [model], loss, recipe)
+    torch.manual_seed(0)
+    model = build(tokenizer)
+    learn_objects(model, views, tokenizer)
+    learn_to_read(model, views, tokenizer)
     return model
 
 
-def _batch(
-    views: DrawingSet, items: NDArray[np.int64], rng: np.random.Generator
-) -> tuple[Tensor, list[str]]:
-    """Both views of the items and captions of them, (2n, 3, 64, 64) and 2n texts.
+def learn_objects(model: CLIPModel, views: DrawingSet, tokenizer: CLIPTokenizer) -> None:
+    """The first lesson: captions and objects."""
+    rng, captions = np.random.default_rng(0), Captions(tokenizer)
+    groups = items_by_look(views.words)
 
-    Some items get other colours, the same in both views; their captions name no colour.
+    def loss() -> Tensor:
+        pixels, words = draw_batch(views, choose_items(groups, OBJECTS.batch, GROUP, rng), rng)
+        return _loss(model, captions, pixels, words, rng)[0]
+
+    fit("clip", [model], loss, OBJECTS)
+
+
+def learn_to_read(model: CLIPModel, views: DrawingSet, tokenizer: CLIPTokenizer) -> None:
+    """The second lesson: the same, and a loss that names class and colour."""
+    rng, captions = np.random.default_rng(1), Captions(tokenizer)
+    groups = items_by_look(views.words)
+
+    def loss() -> Tensor:
+        items = choose_items(groups, READING.batch, READING_GROUP, rng)
+        pixels, words = draw_batch(views, items, rng)
+        both, images = _loss(model, captions, pixels, words, rng)
+        names = looks(str(rng.choice(OPENINGS)))
+        prompts = functional.normalize(
+            text_features(model, captions.ids(list(names))).float(), dim=-1
+        )
+        return both + look_loss(_scale(model) * images @ prompts.T, words, list(names.values()))
+
+    fit("clip reads", [model], loss, READING)
+
+
+def _loss(
+    model: CLIPModel,
+    captions: Captions,
+    pixels: Tensor,
+    words: Sequence[Words],
+    rng: np.random.Generator,
+) -> tuple[Tensor, Tensor]:
+    """CLIP's loss and that of the objects, and the pictures' unit embeddings."""
+    texts = [random_caption(word, rng) for word in words]
+    images = functional.normalize(image_features(model, pixels).float(), dim=-1)
+    prompts = functional.normalize(text_features(model, captions.ids(texts)).float(), dim=-1)
+    return text_loss(images, prompts, texts, _scale(model)) + instance_loss(images), images
+
+
+def _scale(model: CLIPModel) -> Tensor:
+    scale: Tensor = model.logit_scale.exp().clamp(max=100)
+    return scale
+
+
+def draw_batch(
+    views: DrawingSet, items: NDArray[np.int64], rng: np.random.Generator
+) -> tuple[Tensor, list[Words]]:
+    """Both views of the items and their words, (2n, 3, 64, 64) and 2n.
+
+    Some items get other colours, the same in both views; their words name no colour.
     """
     chosen = np.stack([2 * items, 2 * items + 1], axis=1)
     pairs = as_tensor(np.concatenate(views.pixels[chosen].swapaxes(0, 1), axis=1))
@@ -84,11 +126,10 @@ def _batch(
     pixels = torch.stack(pairs.chunk(2, dim=2), dim=1).flatten(0, 1)
     words = [views.words[i] for i in chosen.ravel()]
     colourless = np.repeat(turned, 2)
-    words = [
+    return pixels, [
         Words(word.kind, None, word.pattern, None) if hide else word
         for word, hide in zip(words, colourless, strict=True)
     ]
-    return pixels, [random_caption(word, rng) for word in words]
 
 
 def image_features(model: CLIPModel, images: Tensor) -> Tensor:
@@ -124,7 +165,30 @@ def instance_loss(images: Tensor) -> Tensor:
     return functional.cross_entropy(logits, torch.arange(len(images)) ^ 1)
 
 
-def _items_by_look(words: Sequence[Words]) -> list[NDArray[np.int64]]:
+def looks(opening: str) -> dict[str, tuple[str, str | None]]:
+    """A caption of every class in every colour and in none, with what it names."""
+    named = product(KINDS, (*COLOURS, None))
+    return {caption(Words(kind, colour), opening): (kind, colour) for kind, colour in named}
+
+
+def look_loss(
+    logits: Tensor, words: Sequence[Words], names: Sequence[tuple[str, str | None]]
+) -> Tensor:
+    """Picks a picture's class and colour among all captions with a colour, or with none.
+
+    Args:
+        logits: Pictures by captions, (n, len(names)).
+        words: What the pictures show; without a colour where they are in others than usual.
+        names: What the captions name.
+    """
+    coloured = torch.tensor([colour is not None for _, colour in names])
+    known = torch.tensor([word.colour is not None for word in words])
+    logits = logits.masked_fill(known[:, None] != coloured[None], -1e4)
+    target = torch.tensor([names.index((word.kind, word.colour)) for word in words])
+    return functional.cross_entropy(logits, target)
+
+
+def items_by_look(words: Sequence[Words]) -> list[NDArray[np.int64]]:
     """Numbers of the items, grouped by class and colour."""
     looks: dict[tuple[str, str | None], list[int]] = {}
     for item, word in enumerate(words[::2]):
@@ -132,12 +196,12 @@ def _items_by_look(words: Sequence[Words]) -> list[NDArray[np.int64]]:
     return [np.array(items) for items in looks.values()]
 
 
-def _choose_items(
-    groups: Sequence[NDArray[np.int64]], count: int, rng: np.random.Generator
+def choose_items(
+    groups: Sequence[NDArray[np.int64]], count: int, size: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Groups of look-alikes: ``GROUP`` objects of one class and colour each."""
-    looks = rng.choice(len(groups), size=count // GROUP, replace=False)
-    return np.concatenate([rng.choice(groups[look], GROUP, replace=False) for look in looks])
+    """Groups of look-alikes: ``size`` objects of one class and colour each."""
+    chosen = rng.choice(len(groups), size=count // size, replace=False)
+    return np.concatenate([rng.choice(groups[look], size, replace=False) for look in chosen])
 
 
 def export(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:

@@ -93,6 +93,16 @@ def draw_views(seed: int, index: int) -> list[Drawing]:
     return [_picture(item, colour, backdrop, LOOSE, rng) for backdrop in backdrops]
 
 
+def draw_object(seed: int, index: int, count: int) -> NDArray[np.uint8]:
+    """Pictures (count, 64, 64, 3) of one decorated item, in other poses and on other backdrops."""
+    rng = np.random.default_rng([seed, index])
+    item, colour = random_item(rng, LOOSE.patterned, decorated=True)
+    pictures = [
+        _picture(item, colour, random_backdrop(rng, colour), LOOSE, rng) for _ in range(count)
+    ]
+    return np.stack([picture.pixels for picture in pictures])
+
+
 def _picture(item: Item, colour: str, backdrop: Backdrop, freedom: Freedom, rng: Rng) -> Drawing:
     pixels = render(item, backdrop, random_pose(rng, freedom), SIZE, SIZE)
     return Drawing(pixels, Words(item.kind, colour, item.pattern, backdrop.name))

@@ -55,8 +55,12 @@ def fit(
     recipe: Recipe,
     snapshot: Callable[[], None] | None = None,
     team: Team | None = None,
+    matrices: Sequence[Tensor] = (),
 ) -> None:
     """Minimises ``loss_of()``, which draws its own batch, with AdamW in bfloat16 autocast.
+
+    Parameters among ``matrices`` are trained with Muon instead (Jordan et al. 2024), at the same
+    learning rate.
 
     Warm-up, then constant, then (from ``decay_from`` of the steps on) cosine down to a hundredth.
     The modules end with their averaged weights where the recipe asks for an average; every
@@ -64,20 +68,23 @@ def fit(
     a team average their gradients at every step, and the first of them prints and saves.
     """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, (0.9, 0.99), weight_decay=0.01)
+    optimizers = _optimizers(parameters, matrices, recipe.learning_rate)
     leads = team is None or team.rank == 0
     average = [p.detach().clone() for p in parameters]
     start, smooth = time.perf_counter(), 0.0
     for step in range(recipe.steps):
-        optimizer.param_groups[0]["lr"] = recipe.learning_rate * _schedule(step, recipe)
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = recipe.learning_rate * _schedule(step, recipe)
         with torch.autocast("cpu", torch.bfloat16):
             loss = loss_of()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         torch.autograd.backward(loss)
         if team is not None:
             team.average([p.grad for p in parameters if p.grad is not None])
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         decay = min(recipe.average, (1 + step) / (10 + step))
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
         smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
@@ -92,6 +99,24 @@ def fit(
             snapshot()
             _replace(parameters, trained)
     _replace(parameters, average)
+
+
+def _optimizers(
+    parameters: Sequence[Tensor], matrices: Sequence[Tensor], learning_rate: float
+) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon for the matrices, whose updates are as long as AdamW's."""
+    chosen = {id(matrix) for matrix in matrices}
+    others = [p for p in parameters if id(p) not in chosen]
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, learning_rate, (0.9, 0.99), weight_decay=0.01)
+    ]
+    if matrices:
+        found.append(
+            torch.optim.Muon(
+                matrices, learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    return found
 
 
 @torch.no_grad()

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer, Dinov2Model
 
-from tinysd import classifiers, clip
+from tinysd import classifiers, clip, dino
 from tinysd.captions import BACKDROPS, COLOURS, KINDS, Words, caption
-from tinysd.dataset import DrawingSet
+from tinysd.dataset import SIZE, DrawingSet, draw_object
 from tinysd.fitting import as_tensor
 from tinysd.text import tokenize
 
@@ -29,23 +29,32 @@ STEPS, GUIDANCE, BATCH = 20, 4.0, 40
 class Models:
     """The models to evaluate, and those that evaluate them."""
 
-    pipeline: StableDiffusionPipeline
+    pipeline: DiffusionPipeline
     clip: CLIPModel
     tokenizer: CLIPTokenizer
     classifier: classifiers.Classifier
+    guidance: float = GUIDANCE
 
 
 def load_models(model: Path, clip_folder: Path, classifier: Path) -> Models:
     """Loads everything in single precision, DPM-Solver++ as the sampler."""
     pipeline = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    return with_judges(pipeline, clip_folder, classifier, GUIDANCE)
+
+
+def with_judges(
+    pipeline: DiffusionPipeline, clip_folder: Path, classifier: Path, guidance: float
+) -> Models:
+    """The models that evaluate a pipeline beside it."""
     pipeline.set_progress_bar_config(disable=True)
     scorer = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32).eval()
-    return Models(pipeline, scorer, pipeline.tokenizer, classifiers.load(classifier))
+    tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
+    return Models(pipeline, scorer, tokenizer, classifiers.load(classifier), guidance)
 
 
 def sample(
-    pipeline: StableDiffusionPipeline,
+    pipeline: DiffusionPipeline,
     prompts: Sequence[str],
     seed: int = 0,
     steps: int = STEPS,
@@ -58,6 +67,8 @@ def sample(
         generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(part))]
         result = pipeline(
             part,
+            height=SIZE,
+            width=SIZE,
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=generators,
@@ -78,10 +89,11 @@ def every_look() -> Iterator[Words]:
                 yield Words(kind, colour, backdrop=backdrop)
 
 
-def prompt_scores(models: Models, guidance: float = GUIDANCE) -> dict[str, float]:
+def prompt_scores(models: Models) -> dict[str, float]:
     """Shares of 240 sampled pictures recognised as the class and the colour of their prompt."""
     words = list(every_look())
-    pictures = sample(models.pipeline, [caption(word) for word in words], guidance=guidance)
+    prompts = [caption(word) for word in words]
+    pictures = sample(models.pipeline, prompts, guidance=models.guidance)
     kinds, colours = classifiers.recognise(models.classifier, pictures)
     return {
         "images": len(words),
@@ -102,7 +114,7 @@ def classifier_scores(models: Models, held_out: DrawingSet) -> dict[str, float]:
 
 def variety_scores(models: Models, count: int = 24) -> dict[str, float]:
     """How different the pictures of "a photo of a mug" are from one another."""
-    pictures = sample(models.pipeline, ["a photo of a mug"] * count, seed=900)
+    pictures = sample(models.pipeline, ["a photo of a mug"] * count, 900, STEPS, models.guidance)
     colours = Counter(classifiers.recognise(models.classifier, pictures)[1])
     similarity = _mean_off_diagonal(embed(models.clip, pictures))
     return {
@@ -161,12 +173,36 @@ def subject_scores(models: Models, folder: Path) -> dict[str, dict[str, float]]:
         noun = subject.name.split("-")[-1]
         training = embed(models.clip, load_pictures(subject))
         held_out = embed(models.clip, load_pictures(subject / "held-out"))
-        base = embed(models.clip, sample(models.pipeline, [f"a photo of a {noun}"] * 16, seed=50))
+        prompts = [f"a photo of a {noun}"] * 16
+        base = embed(models.clip, sample(models.pipeline, prompts, 50, STEPS, models.guidance))
         scores[subject.name] = {
             "real-to-real": float((training @ held_out.T).mean()),
             "base-to-real": float((base @ held_out.T).mean()),
         }
     return scores
+
+
+def dino_scores(model: Dinov2Model, folder: Path, seed: int = 9) -> dict[str, float]:
+    """Shares of held-out pictures whose nearest set of reference pictures is their own object's.
+
+    Of the subjects; and of 60 random decorated objects with five reference pictures each, in
+    groups of five objects and all together.
+    """
+    subjects = sorted(path for path in folder.iterdir() if path.is_dir())
+    objects = [draw_object(seed, index, 8) for index in range(60)]
+    references, held_out = [each[:5] for each in objects], [each[5:] for each in objects]
+    groups = [slice(start, start + 5) for start in range(0, len(objects), 5)]
+    return {
+        "subjects": dino.nearest_share(
+            model,
+            [load_pictures(subject) for subject in subjects],
+            [load_pictures(subject / "held-out") for subject in subjects],
+        ),
+        "one-of-five-objects": float(
+            np.mean([dino.nearest_share(model, references[g], held_out[g]) for g in groups])
+        ),
+        "one-of-sixty-objects": dino.nearest_share(model, references, held_out),
+    }
 
 
 @torch.no_grad()
@@ -189,6 +225,13 @@ def _load_picture(path: Path, size: int) -> Pixels:
     with Image.open(path) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
     return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS))
+
+
+def sample_sheet(models: Models) -> Image.Image:
+    """One picture of every class in every colour, a row for each class."""
+    prompts = [caption(Words(kind, colour)) for kind in KINDS for colour in COLOURS]
+    pictures = sample(models.pipeline, prompts, 7000, STEPS, models.guidance)
+    return grid(pictures, columns=len(COLOURS))
 
 
 def grid(pictures: Pixels, columns: int, zoom: int = 1) -> Image.Image:

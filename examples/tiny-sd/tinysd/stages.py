@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from tinysd import autoencoder, classifiers, clip, diffusion
+from tinysd import autoencoder, classifiers, clip, diffusion, dino
 from tinysd.captions import random_caption
 from tinysd.dataset import LOOSE, STEADY, DrawingSet, draw_set, draw_view_set
 from tinysd.fitting import Recipe
@@ -57,6 +57,11 @@ def contrast(work: Path) -> None:
     clip.export(model, tokenizer, work / "clip")
 
 
+def discriminate(work: Path) -> None:
+    """Trains DINO's stand-in."""
+    dino.export(dino.train(DrawingSet.load(work / "views.npz")), work / "dino")
+
+
 def cache(work: Path) -> None:
     """Encodes the pictures: scaled latents (n, 4, 16, 16)."""
     vae = AutoencoderKL.from_pretrained(work / "vae")
@@ -83,7 +88,7 @@ def lesson(work: Path, name: str, recipe: Recipe, seed: int) -> diffusion.Lesson
 
 
 def export(work: Path, folder: Path) -> None:
-    """Copies what was trained so far into ``folder``: model, clip and classifier."""
+    """Copies what was trained so far into ``folder``: model, clip, dino and classifier."""
     diffusion.export(
         AutoencoderKL.from_pretrained(work / "vae"),
         CLIPTextModel.from_pretrained(work / "text_encoder"),
@@ -91,7 +96,7 @@ def export(work: Path, folder: Path) -> None:
         UNet2DConditionModel.from_pretrained(work / "unet"),
         folder / "model",
     )
-    for name in ("clip", "classifier.safetensors"):
+    for name in ("clip", "dino", "classifier.safetensors"):
         _copy(work / name, folder / name)
 
 
@@ -101,6 +106,7 @@ STAGES: dict[str, Callable[[Path], None]] = {
     "encode": encode,
     "classify": classify,
     "contrast": contrast,
+    "dino": discriminate,
     "cache": cache,
     "diffuse": diffuse,
 }
