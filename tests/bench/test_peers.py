@@ -1,7 +1,9 @@
 """`make bench-peers` against scripts that stand in for diffusers'."""
 
+import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from safetensors.torch import save_file
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.parsing.load import load
 from tests.bench.peers.__main__ import measurements
+from tests.bench.peers.measure import RUN_SCRIPT
 from tests.bench.peers.processes import ProgramError, Usage, run_program
 
 TRAINS = """
@@ -33,7 +36,8 @@ def _checkout(folder: Path, script: str) -> Path:
 
 
 ROWS = [
-    "diffusers' step / ours", "diffusers' whole job / ours", "diffusers' class image / ours",
+    "diffusers' step / ours", "diffusers' step's CPU time / ours", "diffusers' whole job / ours",
+    "diffusers' whole job's CPU time / ours", "diffusers' class image / ours",
     "diffusers' peak memory / ours", "diffusers' checkpoint bytes / payload",
     "our checkpoint bytes / payload",
 ]  # fmt: skip
@@ -73,7 +77,8 @@ class Programs:
             save_file({"A": torch.zeros(10)}, output / "pytorch_lora_weights.safetensors")
         self.steps.append(steps)
         making = images if log.name == "making.log" else 0
-        return Usage(second * (10 + steps + 3 * making), peak_bytes=int(100 * second))
+        seconds = second * (10 + steps + 3 * making)
+        return Usage(seconds, 2 * seconds, peak_bytes=int(100 * second))
 
 
 def test_fixed_costs_drop_out_of_the_figures(
@@ -83,7 +88,7 @@ def test_fixed_costs_drop_out_of_the_figures(
     monkeypatch.setattr("tests.bench.peers.measure.run_program", programs.run)
     rows = list(measurements(_checkout(tmp_path, ""))["sd-lora"](tmp_path, True))
     assert [row.name for row in rows] == ROWS
-    assert [row.value for row in rows] == ["2.000"] * 5 + ["0.000"]
+    assert [row.value for row in rows] == ["2.000"] * 7 + ["0.000"]
     assert programs.steps == [2, 2, 6] * 2
     assert {job.spec.training.steps for job in programs.jobs} == {2, 6}
     assert {job.spec.prior.count for job in programs.jobs} == {2}
@@ -94,6 +99,35 @@ def test_a_script_that_cannot_run_is_reported_with_its_reason(tmp_path: Path) ->
     [row] = measure(tmp_path, True)
     assert row.name == "cannot run here"
     assert row.value == "ModuleNotFoundError: No module named 'no_such_vision'"
+
+
+SHAPE = """
+import json, pathlib, sys
+from torchvision import transforms
+from torchvision.transforms import functional as TF
+from PIL import Image
+prepare = transforms.Compose([
+    transforms.Resize(64, interpolation=transforms.InterpolationMode.BILINEAR),
+    transforms.RandomCrop(64), transforms.ToTensor(), transforms.Normalize([0.5], [0.5]),
+])
+image = prepare(Image.new("RGB", (100, 50), (255, 0, 0)))
+print(list(image.shape), image[:, 0, 0].tolist(), TF.center_crop(Image.new("RGB", (9, 9)), 4).size)
+from transformers.utils import is_torchvision_available
+print(sys.argv[1:], is_torchvision_available())
+"""
+
+
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is installed")
+def test_scripts_crop_and_normalize_without_torchvision(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SHAPE)
+    ended = subprocess.run(
+        [sys.executable, RUN_SCRIPT, script, "--steps=2"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    first, second = ended.stdout.splitlines()
+    assert first == "[3, 64, 64] [1.0, -1.0, -1.0] (4, 4)"
+    assert second == "['--steps=2'] False"
 
 
 def test_a_checkout_without_a_script_is_reported(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from dreambooth_api.models.rules import rule
 from dreambooth_api.models.subject import CLASS_PROMPT
 
 Sampler = Literal["dpm-solver++", "ddim", "euler", "pndm"]
-"""Models that are trained by flow matching take `euler` alone."""
+"""Models that are trained by flow matching take that of their scheduler alone: `euler`, and most of
+Sana `dpm-solver++`."""
 SamplingSteps = Annotated[int, Field(ge=1, le=1000)]
 
 

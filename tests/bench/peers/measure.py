@@ -20,6 +20,7 @@ from tests.bench.peers.families import Peer
 from tests.bench.peers.processes import ProgramError, Usage, run_program
 from tests.bench.report import Row, ratio
 
+RUN_SCRIPT = Path(__file__).with_name("run_script.py")
 RANK = 4
 RESOLUTION = 64
 BYTES_PER_TRAINED = 12
@@ -53,8 +54,10 @@ class Measured:
     """Of one side in one round."""
 
     step: float
+    step_cpu: float
     class_image: float
     job: float
+    job_cpu: float
     peak: int
 
 
@@ -79,7 +82,9 @@ def compare(peer: Peer, scripts: Path, folder: Path, short: bool) -> Iterator[Ro
         rounds.append((other, _measure(ours, sizes, folder / f"ours-{number}")))
     for name, value in {
         "step": lambda each: each.step,
+        "step's CPU time": lambda each: each.step_cpu,
         "whole job": lambda each: each.job,
+        "whole job's CPU time": lambda each: each.job_cpu,
         "class image": lambda each: each.class_image,
         "peak memory": lambda each: each.peak,
     }.items():
@@ -101,8 +106,10 @@ def _measure(side: Side, sizes: Sizes, logs: Path) -> Measured:
     many = side.run(sizes.many, logs / "many.log")
     return Measured(
         step=max(many.seconds - few.seconds, 1e-9) / (sizes.many - sizes.few),
+        step_cpu=max(many.cpu_seconds - few.cpu_seconds, 1e-9) / (sizes.many - sizes.few),
         class_image=max(making.seconds - few.seconds, 1e-9) / sizes.class_images,
         job=many.seconds,
+        job_cpu=many.cpu_seconds,
         peak=many.peak_bytes,
     )
 
@@ -113,8 +120,9 @@ def _diffusers(peer: Peer, script: Path, model: Path, folder: Path, sizes: Sizes
     def run(steps: int, log: Path) -> Usage:
         shutil.rmtree(output, ignore_errors=True)
         command = [
-            sys.executable, str(script), f"--pretrained_model_name_or_path={model}",
-            f"--instance_data_dir={folder / 'images'}", "--instance_prompt=a photo of sks mug",
+            sys.executable, str(RUN_SCRIPT), str(script),
+            f"--pretrained_model_name_or_path={model}", f"--instance_data_dir={folder / 'images'}",
+            "--instance_prompt=a photo of sks mug",
             "--with_prior_preservation", f"--class_data_dir={classes}",
             "--class_prompt=a photo of a mug", f"--num_class_images={sizes.class_images}",
             f"--output_dir={output}", f"--resolution={RESOLUTION}", "--train_batch_size=1",

@@ -15,6 +15,7 @@ from dreambooth_trainer.data.cache import build_cache
 from dreambooth_trainer.data.crops import crop_to_square, variants
 from dreambooth_trainer.data.images import load_images, read_pixels
 from dreambooth_trainer.data.latents import ImageGroup, LatentStore, load_latents
+from dreambooth_trainer.models.prompts import PromptTable, join_rows
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.topology import Topology
 from tests.trainer.thread_ranks import on_ranks
@@ -244,3 +245,35 @@ def test_record_of_another_attempts_latents_is_not_believed(tmp_path: Path) -> N
     load(family, groups, store)
     assert family.encoded
     assert latents.read_bytes() == content
+
+
+class CaptionFamily(PixelFamily):
+    """Its prompts have been encoded, to four bytes each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        texts = ("", "sks")
+        self.prompt_table = PromptTable(
+            {(False, text): {"states": torch.full((1, 1), float(len(text)))} for text in texts}
+        )
+
+    def encode_prompts(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        return join_rows(self.prompt_table.rows(captions), CPU)
+
+
+@pytest.mark.parametrize(("limit", "stays"), [(8, False), (7, True)])
+def test_conditioning_larger_than_its_share_of_the_device_stays_in_host_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, stays: bool
+) -> None:
+    monkeypatch.setattr("dreambooth_trainer.data.cache.DEVICE_BYTES", limit)
+    family: Any = CaptionFamily()
+    cache = build_cache(
+        family, [group(tmp_path, (16, 16))], SIDE,
+        text_is_trained=False, store=store_in(tmp_path), ranks=Ranks(Topology()), device=CPU,
+    )  # fmt: skip
+    assert (cache.host is not None, cache.conditioning is None) == (stays, stays)
+    table = cache.conditioning
+    if cache.host:
+        table = cache.host.look_up(torch.tensor([0, 1]))
+    assert table
+    assert table["states"].tolist() == [[0], [3]]

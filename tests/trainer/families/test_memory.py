@@ -7,10 +7,31 @@ import pytest
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage, StorageSettings
+from dreambooth_trainer.data.cache import DEVICE_BYTES
 from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.model_config import read_model_config
 from dreambooth_trainer.preflight.memory import measure_stages
 from tests.trainer.conftest import MakeJob
+from tests.trainer.families.conftest import build
+
+
+@pytest.mark.parametrize("bound", [DEVICE_BYTES, 0])
+def test_the_conditioning_of_all_captions_is_counted_up_to_its_bound(
+    job: MakeJob, monkeypatch: pytest.MonkeyPatch, bound: int
+) -> None:
+    monkeypatch.setattr("dreambooth_trainer.preflight.memory.DEVICE_BYTES", bound)
+    config = read_model_config(Model(source=str(build("flux"))), Storage(StorageSettings()))
+    assert config is not None
+    spec = DreamBoothJob.model_validate(job(training={"method": "lora"}))
+    resolved = fill_defaults(spec, config.defaults, config.skeleton.flow_shift)
+    one, many = (
+        measure_stages(resolved, config, local_batch=2, ranks=1, captions=count)["a training step"]
+        for count in (1, 1001)
+    )
+    # T5's states and CLIP's, in fp32.
+    width = config.skeleton.denoiser.config
+    size = 4 * (512 * width.joint_attention_dim + width.pooled_projection_dim)
+    assert many - one == (1000 * size if bound else 0)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -3,12 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from dreambooth_api.contract.exit_codes import ExitCode
 from tests.trainer.conftest import MakeJob
+from tests.trainer.families.conftest import build
 from tests.trainer.ranks import final_state, history, run_folder, run_ranks
 
+ALL_WEIGHTS = ("sdxl", "flux2_klein", "sana")
+"""Families of either objective whose runs of `full` take seconds."""
 PREPARED = {"prior": {"count": 2, "steps": 1}, "samples": {"steps": 2, "count": 1}}
 
 
@@ -51,5 +55,29 @@ def test_ranks_and_interruptions_change_nothing(job: MakeJob, folder: Path, tmp_
     assert ended.codes == [ExitCode.STOPPED]
     finish(stopped, tmp_path / "resumed", attempt=1)
     expected, state = final_state(alone), final_state(stopped)
+    assert expected.keys() == state.keys()
+    assert all(state[name].equal(tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("name", ALL_WEIGHTS)
+def test_an_interrupted_run_of_all_weights_ends_as_if_it_had_not_been(
+    job: MakeJob, tmp_path: Path, name: str
+) -> None:
+    training = {"method": "full", "steps": 4, "globalBatch": 2, "learningRate": 1e-5}
+    whole, stopped = (
+        job(
+            uid,
+            model={"source": str(build(name))},
+            training=training,
+            prior={"enabled": False},
+            samples={"steps": 1, "count": 1},
+        )
+        for uid in ("whole", "stopped")
+    )
+    finish(whole, tmp_path / "whole", per_node=2)
+    ended = run_ranks(stopped, tmp_path / "stopped", stop_at_step=2, per_node=2)
+    assert set(ended.codes) == {ExitCode.STOPPED}
+    finish(stopped, tmp_path / "resumed", attempt=1, per_node=2)
+    expected, state = final_state(whole), final_state(stopped)
     assert expected.keys() == state.keys()
     assert all(state[name].equal(tensor) for name, tensor in expected.items())

@@ -106,12 +106,17 @@ def test_a_distilled_model_is_trained_with_a_warning(job: MakeJob, tmp_path: Pat
     assert not plain.training_notes
 
 
-def test_text_encoders_that_cannot_be_trained_are_refused(job: MakeJob) -> None:
-    config = job(
-        model={"source": str(build("z_image"))}, training={"textEncoder": {"method": "lora"}}
-    )
+@pytest.mark.parametrize(
+    ("name", "title"), [("z_image", "Z-Image"), ("sd3", "Stable Diffusion 3 and 3.5")]
+)
+def test_text_encoders_that_cannot_be_trained_are_refused(
+    job: MakeJob, name: str, title: str
+) -> None:
+    config = job(model={"source": str(build(name))}, training={"textEncoder": {"method": "lora"}})
     [error] = check(config)[0]
-    assert error.startswith("spec.training.textEncoder.method: the text encoders of Z-Image")
+    assert error.startswith(
+        f"spec.training.textEncoder.method: the text encoders of {title} cannot"
+    )
 
 
 def test_language_models_are_not_run_in_fp16(job: MakeJob) -> None:
@@ -127,11 +132,13 @@ def test_language_models_are_not_run_in_fp16(job: MakeJob) -> None:
 def test_sana_takes_either_kind_of_flow_scheduler(tmp_path: Path) -> None:
     folder = shutil.copytree(build("sana"), tmp_path / "sana")
     assert load(folder).flow_shift(1024) == 3.0
+    assert load(folder).defaults.samplers == ("dpm-solver++",)
     kind = "FlowMatchEulerDiscreteScheduler"
     change(folder / "model_index.json", scheduler=["diffusers", kind])
     settings = json.dumps({"_class_name": kind, "shift": 2.0})
     (folder / "scheduler" / "scheduler_config.json").write_text(settings)
     assert load(folder).flow_shift(1024) == 2.0
+    assert load(folder).defaults.samplers == ("euler",)
 
 
 def test_a_size_that_the_family_cannot_take_is_refused_without_contradicting_warnings(

@@ -4,13 +4,15 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from diffusers import DDPMScheduler
 from torch.nn.functional import mse_loss
+from torch.utils.data import DataLoader
 
 from dreambooth_api.models.prior import Prior
 from dreambooth_trainer.data.batches import make_batch
-from dreambooth_trainer.data.cache import TrainingCache
+from dreambooth_trainer.data.cache import HostConditioning, TrainingCache
 from dreambooth_trainer.data.sampler import ImagePool, TrainingSampler
 from dreambooth_trainer.models.adapters import make_trainable
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
@@ -112,6 +114,30 @@ def test_a_dropped_caption_is_the_empty_one(family, cache, batch):
     batch["drop_caption"][:] = True
     conditioning = module._conditioning(batch)["hidden_states"]
     assert torch.equal(conditioning, cache.conditioning["hidden_states"][[0] * 6])
+
+
+def one_step(family, cache, batch):
+    """The loss of a step that Lightning runs."""
+    training = resolve_training({"method": "full", "precision": "fp32"})
+    module = DreamBooth(family, make_trainable(family, training), training, cache, PRIOR)
+    trainer = pl.Trainer(barebones=True, accelerator="cpu", max_steps=1)
+    trainer.fit(module, train_dataloaders=DataLoader([batch], batch_size=None))
+    return module.losses.total
+
+
+# Lightning 2.6 calls what torch 2.13 deprecates.
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_conditioning_that_stays_in_host_memory_is_the_same(family, cache, batch):
+    batch["drop_caption"][0] = True
+    weights = {name: value.clone() for name, value in family.denoiser.state_dict().items()}
+    family.retire_text_encoders(CAPTIONS, [""], torch.device("cpu"))
+    host = HostConditioning(
+        family.prompt_table.rows(CAPTIONS), cache.caption_of_row, torch.device("cpu")
+    )
+    table = family.encode_prompts(CAPTIONS)
+    expected = one_step(family, replace(cache, conditioning=table), batch)
+    family.denoiser.load_state_dict(weights)
+    assert one_step(family, replace(cache, conditioning=None, host=host), batch) == expected
 
 
 def test_a_trained_text_encoder_gets_gradients(family, cache, batch):

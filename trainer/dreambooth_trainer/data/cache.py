@@ -13,11 +13,34 @@ from dreambooth_trainer.data.crops import crop_box
 from dreambooth_trainer.data.latents import ImageGroup, LatentStore, load_latents
 from dreambooth_trainer.data.sampler import ImagePool
 from dreambooth_trainer.models import Conditioning, Family, Tokens
+from dreambooth_trainer.models.prompts import count_bytes, join_rows
 from dreambooth_trainer.process.chunks import CHUNK_SIZE
 from dreambooth_trainer.process.distributed import Ranks
 
 NO_CAPTION = 0
 """Index of the empty caption, which replaces others under caption dropout."""
+
+DEVICE_BYTES = 1024**3
+"""Conditioning that is larger stays in host memory; the steps copy what they need of it."""
+
+
+@dataclass(frozen=True)
+class HostConditioning:
+    """Conditioning of all captions, in host memory.
+
+    Args:
+        rows: Of each caption, then of the empty prompt if there is one.
+        caption_of_row: [rows of the cache], index into `rows`; in host memory too.
+        device: Of the denoiser.
+    """
+
+    rows: Sequence[Conditioning]
+    caption_of_row: Tensor
+    device: torch.device
+
+    def look_up(self, captions: Tensor) -> Conditioning:
+        """Of captions [N], in host memory; on the device, without a wait for it."""
+        return join_rows([self.rows[each] for each in captions.tolist()], self.device)
 
 
 @dataclass(frozen=True)
@@ -31,11 +54,12 @@ class TrainingCache:
         caption_of_row: [rows], index into `captions`.
         captions: All captions, the empty one first.
         tokens: Of every caption.
-        conditioning: Of every caption; None where the text encoder is trained.
+        conditioning: Of every caption; None where the text encoder is trained, or `host` has it.
         base_conditioning: Of every caption, by the text encoders before training; None where it is
             `conditioning`, or nothing needs it.
         empty_prompt: Row of tokens and conditioning after those of the captions: the empty prompt
             as guidance uses it. None where no sample has it.
+        host: Holds the conditioning if the device is not to hold all of it.
     """
 
     moments: Tensor
@@ -46,6 +70,7 @@ class TrainingCache:
     conditioning: Conditioning | None
     base_conditioning: Conditioning | None = None
     empty_prompt: int | None = None
+    host: HostConditioning | None = None
 
 
 def image_pools(groups: Sequence[ImageGroup]) -> list[ImagePool]:
@@ -92,7 +117,12 @@ def build_cache(
         parts.append(family.tokenize_negative([""]))
     tokens = {name: part.to(device) for name, part in _join(parts).items()}
     conditioning, base_conditioning = None, None
-    if not text_is_trained:
+    caption_of_row = torch.tensor(list(_captions_of_rows(groups, captions)))
+    rows = [] if text_is_trained else _encoded_rows(family, captions, has_empty_prompt)
+    host = None
+    if sum(map(count_bytes, rows)) > DEVICE_BYTES:
+        host = HostConditioning(rows, caption_of_row, device)
+    if not text_is_trained and host is None:
         encoded = [family.encode_prompts(captions)]
         if has_empty_prompt:
             encoded.append(family.encode_negative([""]))
@@ -102,18 +132,29 @@ def build_cache(
     return TrainingCache(
         moments=load_latents(family, groups, resolution, store, ranks, device).to(device),
         crops=torch.tensor(list(_crops_of_rows(groups, resolution)), device=device),
-        caption_of_row=torch.tensor(list(_captions_of_rows(groups, captions)), device=device),
+        caption_of_row=caption_of_row.to(device),
         captions=captions,
         tokens=tokens,
         conditioning=conditioning,
         base_conditioning=base_conditioning,
         empty_prompt=len(captions) if has_empty_prompt else None,
+        host=host,
     )
 
 
 def _join(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Rows of several tables, one after the other."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _encoded_rows(
+    family: Family, captions: Sequence[str], has_empty_prompt: bool
+) -> list[Conditioning]:
+    """The rows that `HostConditioning` holds; none where prompts have not been encoded."""
+    if family.prompt_table is None:
+        return []
+    rows = family.prompt_table.rows(captions)
+    return rows + (family.prompt_table.rows([""], is_negative=True) if has_empty_prompt else [])
 
 
 def _crops_of_rows(groups: Sequence[ImageGroup], resolution: int) -> Iterator[list[int]]:

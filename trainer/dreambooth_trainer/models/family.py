@@ -1,7 +1,7 @@
 """The interface of a model family: all that differs from one kind of diffusion model to another."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,15 +10,8 @@ from torch import Tensor, nn
 from dreambooth_api.models.prior import Sampler
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.lora import Adapter
+from dreambooth_trainer.models.prompts import Conditioning, PromptEncoder
 from dreambooth_trainer.models.published import PublishedModel
-from dreambooth_trainer.process import heartbeat
-
-Conditioning = dict[str, Tensor]
-"""What the denoiser is conditioned on; the first dimension of every tensor is the caption."""
-
-Tokens = dict[str, Tensor]
-"""Token ids, and masks where a family has them; the first dimension of every tensor is the
-caption."""
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 """The prediction types of DDPM models that can be trained."""
@@ -31,7 +24,7 @@ ReadWeights = Callable[[str], dict[str, Tensor]]
 """The exported weights of a part, by the name of its folder."""
 
 
-class Family(ABC):
+class Family(PromptEncoder):
     """A base model of one family: its parts, and the arithmetic between them.
 
     `denoiser` is trained; `text_encoders` may be (by their folders, "text_encoder" first); the VAE
@@ -89,7 +82,6 @@ class Family(ABC):
         self.text_encoders: dict[str, nn.Module] = {
             part: getattr(pipeline, part) for part in self.text_parts()
         }
-        self._encoded: Mapping[tuple[bool, str], Conditioning] | None = None
         # `make_trainable` unfreezes what is trained.
         for module in self.parts.values():
             module.requires_grad_(False)
@@ -221,68 +213,9 @@ class Family(ABC):
 
     # Text
 
-    @property
-    @abstractmethod
-    def max_tokens(self) -> int:
-        """Number of tokens of a caption that are read."""
-
     def count_tokens(self, text: str) -> int:
         """Number of tokens of a caption, with those that the tokenizer adds."""
         return len(self._pipeline.tokenizer(text, truncation=False, verbose=False).input_ids)
-
-    @abstractmethod
-    def tokenize(self, captions: Sequence[str]) -> Tokens:
-        """Tokens of captions, padded or truncated to a fixed length."""
-
-    @abstractmethod
-    def encode_tokens(self, tokens: Tokens) -> Conditioning:
-        """Conditioning of tokens; differentiable in text encoders that can be trained."""
-
-    def tokenize_negative(self, captions: Sequence[str]) -> Tokens:
-        """Tokens of what guidance steers away from, as the pipeline encodes it."""
-        return self.tokenize(captions)
-
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """Conditioning of captions, without gradients, on the denoiser's device."""
-        return self._encode(prompts, is_negative=False)
-
-    def encode_negative(self, prompts: Sequence[str]) -> Conditioning:
-        """Conditioning of what guidance steers away from, else as `encode_prompts`."""
-        return self._encode(prompts, is_negative=True)
-
-    @torch.no_grad()
-    def _encode(self, prompts: Sequence[str], is_negative: bool) -> Conditioning:
-        device = next(self.denoiser.parameters()).device
-        if self._encoded is not None:
-            rows = [self._encoded[is_negative, prompt] for prompt in prompts]
-            return {name: torch.cat([row[name] for row in rows]).to(device) for name in rows[0]}
-        tokens = self.tokenize_negative(prompts) if is_negative else self.tokenize(prompts)
-        return self.encode_tokens({name: part.to(device) for name, part in tokens.items()})
-
-    def retire_text_encoders(
-        self, prompts: Iterable[str], negative: Iterable[str], device: torch.device
-    ) -> None:
-        """Encode all prompts of a job, keep the result in host memory, and move the encoders away.
-
-        From then on `encode_prompts` and `encode_negative` look prompts up, and raise `KeyError`
-        for others: that is a bug.
-
-        Args:
-            prompts: Captions, the empty one, and prompts of images.
-            negative: Negative prompts.
-            device: Of the text encoders from then on; "meta" frees them.
-        """
-        encoded: dict[tuple[bool, str], Conditioning] = {}
-        for is_negative, texts in ((False, prompts), (True, negative)):
-            for text in texts:
-                heartbeat.send()
-                # Each by itself: kernels round differently for other batch sizes, and a caption's
-                # conditioning must not depend on the job's other prompts.
-                row = self._encode([text], is_negative)
-                encoded[is_negative, text] = {name: part.cpu() for name, part in row.items()}
-        self._encoded = encoded
-        for encoder in self.text_encoders.values():
-            encoder.to(device)
 
     # The denoiser
 

@@ -56,9 +56,11 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
         with report.collecting():
             encoders.append(read_encoder(source, storage))
     if config is not None and report.job:
-        report.warnings += check_lengths(config, captions + sample_and_class_prompts(job))
+        prompts = captions + sample_and_class_prompts(job)
+        report.warnings += check_lengths(config, prompts)
         check_model(report.job, config, report)
         report.warnings += check_grace_period(report.job, config)
         with report.collecting():
-            report.warnings += check_memory(report.job, config, encoders)
+            different = len({"", *(text for _, text in prompts)})
+            report.warnings += check_memory(report.job, config, encoders, different)
     return report

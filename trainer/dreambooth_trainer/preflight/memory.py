@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_api.models.training import Lora
-from dreambooth_trainer.data.cache import TrainingCache
+from dreambooth_trainer.data.cache import DEVICE_BYTES, TrainingCache
 from dreambooth_trainer.data.crops import variants
 from dreambooth_trainer.evaluation.encoder_config import EncoderConfig
 from dreambooth_trainer.evaluation.encoders import CHUNK
 from dreambooth_trainer.models import Conditioning
 from dreambooth_trainer.models.adapters import PRECISIONS, adapted_modules, make_trainable
 from dreambooth_trainer.models.model_config import ModelConfig
+from dreambooth_trainer.models.prompts import count_bytes
 from dreambooth_trainer.preflight.meta_device import META, CudaArithmetic, MemoryMeter
 from dreambooth_trainer.process.chunks import images_per_pass
 from dreambooth_trainer.process.out_of_memory import GpuStage
@@ -38,6 +39,7 @@ def measure_stages(
     local_batch: int,
     ranks: int,
     encoders: Sequence[EncoderConfig] = (),
+    captions: int = 1,
 ) -> dict[GpuStage, int]:
     """Largest number of bytes of tensors on one GPU, by stage; `OVERHEAD` comes on top.
 
@@ -47,9 +49,10 @@ def measure_stages(
         local_batch: Images of a forward pass, of subject and class together.
         ranks: All ranks: gradients of several stay allocated between steps.
         encoders: The models of `spec.evaluation`.
+        captions: Number of different ones, of subjects and classes, with the empty one.
     """
     with MemoryMeter() as meter, META:
-        return _Measurement(job, config, encoders, meter).run(local_batch, ranks)
+        return _Measurement(job, config, encoders, captions, meter).run(local_batch, ranks)
 
 
 class _Measurement:
@@ -60,6 +63,7 @@ class _Measurement:
         job: ResolvedJob,
         config: ModelConfig,
         encoders: Sequence[EncoderConfig],
+        captions: int,
         meter: MemoryMeter,
     ) -> None:
         self._meter = meter
@@ -75,6 +79,7 @@ class _Measurement:
         tokens = self._family.tokenize([""])
         self._tokens = {name: torch.empty_like(part, device=META) for name, part in tokens.items()}
         self._conditioning = self._encode_text()
+        self._captions = captions
         self._encoder_configs = encoders
         self._encoders: list[nn.Module] = []
 
@@ -154,14 +159,23 @@ class _Measurement:
             caption_of_row=torch.empty(rows, dtype=torch.long),
             captions=[""],
             tokens=self._tokens,
-            conditioning=None if text_is_trained else self._conditioning,
-            base_conditioning=self._conditioning if text_is_trained else None,
+            conditioning=None if text_is_trained else self._conditioning_table(),
+            base_conditioning=self._conditioning_table() if text_is_trained else None,
         )
         trained = make_trainable(self._family, self._training)
         prior = self._spec.prior if self._spec.prior.enabled else None
         module = DreamBooth(self._family, trained, self._training, cache, prior)
         self._moments = [torch.empty_like(p) for p in trained.all.values() for _ in range(2)]
         return module
+
+    def _conditioning_table(self) -> Conditioning:
+        """Of all captions, unless they stay in host memory: see `cache.HostConditioning`."""
+        fits = self._captions * count_bytes(self._conditioning) <= DEVICE_BYTES
+        count = self._captions if fits else 1
+        return {
+            name: part.new_empty(count, *part.shape[1:])
+            for name, part in self._conditioning.items()
+        }
 
     def _step(self, module: DreamBooth, local_batch: int, ranks: int) -> None:
         parameters = list(module.trained.all.values())

@@ -46,9 +46,15 @@ def check_grace_period(job: ResolvedJob, config: ModelConfig) -> Iterator[str]:
 
 
 def check_memory(
-    job: ResolvedJob, config: ModelConfig, encoders: Sequence[EncoderConfig]
+    job: ResolvedJob, config: ModelConfig, encoders: Sequence[EncoderConfig], captions: int = 1
 ) -> list[str]:
     """Compare the memory of every stage with `spec.runtime.gpuMemory`, where that is set.
+
+    Args:
+        job: The job.
+        config: Its model.
+        encoders: The models of `spec.evaluation`.
+        captions: See `measure_stages`.
 
     Returns:
         A warning where CUDA's own needs decide whether the job fits, or where nothing could be
@@ -65,7 +71,9 @@ def check_memory(
     ranks = world_size(runtime)
     images = split_batch(job, ranks).local * per_subject_image
     try:
-        stages = measure_stages(job, config, local_batch=images, ranks=ranks, encoders=encoders)
+        stages = measure_stages(
+            job, config, local_batch=images, ranks=ranks, encoders=encoders, captions=captions
+        )
     except Exception as error:  # the libraries raise anything for settings that they cannot use
         return [f"spec.runtime.gpuMemory: could not be compared with the job: {describe(error)}"]
     largest = max(stages, key=lambda stage: stages[stage])

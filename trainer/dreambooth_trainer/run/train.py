@@ -226,7 +226,8 @@ def _encode_text(attempt: Attempt, family: Family, prompts: list[str]) -> None:
     # Rank 0 writes the export, to which the text encoders belong unless it holds adapters alone.
     exported = attempt.topology.rank == 0 and not _exports_adapters(attempt.job)
     negative = {"", attempt.job.spec.samples.negative_prompt}
-    family.retire_text_encoders(prompts, negative, torch.device("cpu" if exported else "meta"))
+    device = torch.device("cpu" if exported else "meta")
+    family.retire_text_encoders(prompts, negative, device, attempt.check_stop)
 
 
 def _module(

@@ -90,6 +90,8 @@ class DreamBooth(pl.LightningModule):
         self._base = BaseModel(family, training) if keeps_base else None
         self._resume = resume
         self._optimizer: AdamW | None = None
+        self._copied: Conditioning | None = None
+        """Of the batch, where conditioning is in host memory."""
         self.objective = make_objective(family, training, cache.moments.device)
         self.ema = (
             ExponentialMovingAverage(trained.all, training.ema.decay)
@@ -109,13 +111,23 @@ class DreamBooth(pl.LightningModule):
         """Optimizer steps since the job began, over all attempts."""
         return self.start + self.trainer.global_step
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Start to copy the captions' conditioning, where it is in host memory.
+
+        Lightning's hook for a batch that is still there itself.
+        """
+        if self._cache.host is not None:
+            host = self._cache.host
+            self._copied = host.look_up(self._captions_of(batch, host.caption_of_row))
+        return batch
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """After `textEncoder.stopFraction` of the steps, look the text's conditioning up.
 
         The text encoders then have no forward and backward pass, and no gradient to be clipped.
         """
         text_trains = self.steps_done < text_stop_step(self.training_spec)
-        if self._cache.conditioning is None and not text_trains:
+        if self._copied is None and self._cache.conditioning is None and not text_trains:
             for encoder in self._family.text_encoders.values():
                 encoder.eval()
             conditioning = encode_captions(self._family, self._cache.tokens)
@@ -159,24 +171,33 @@ class DreamBooth(pl.LightningModule):
 
     def _conditioning(self, batch: Batch) -> Conditioning:
         """Of each sample's caption, or of the empty one that replaces it."""
+        if self._copied is not None:
+            return self._with_guidance(self._copied, batch)
         if self._cache.conditioning is None:
             return self._family.encode_tokens(self._look_up(self._cache.tokens, batch))
         return self._look_up(self._cache.conditioning, batch)
 
     def _look_up(self, table: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Each sample's row of tokens or conditioning."""
-        captions = self._cache.caption_of_row[batch["row"]]
-        captions = torch.where(batch["drop_caption"], NO_CAPTION, captions)
-        if self._cache.empty_prompt is None:
-            return {key: part[captions] for key, part in table.items()}
-        if self._family.defaults.takes_negative_prompt:
+        captions = self._captions_of(batch, self._cache.caption_of_row)
+        return self._with_guidance({key: part[captions] for key, part in table.items()}, batch)
+
+    def _captions_of(self, batch: Batch, caption_of_row: Tensor) -> Tensor:
+        """Row of each sample's caption in the tables, or of the empty one that replaces it, [N]."""
+        captions = torch.where(batch["drop_caption"], NO_CAPTION, caption_of_row[batch["row"]])
+        if self._cache.empty_prompt is not None and self._family.defaults.takes_negative_prompt:
             captions = torch.where(batch["empty_prompt"], self._cache.empty_prompt, captions)
-            return {key: part[captions] for key, part in table.items()}
+        return captions
+
+    def _with_guidance(self, looked_up: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """With each sample's guidance, where it is an input of the model that samples differ in."""
+        if self._cache.empty_prompt is None or self._family.defaults.takes_negative_prompt:
+            return looked_up
         # What samples are made with stands for the empty prompt where guidance needs none.
         guidance = torch.where(
             batch["empty_prompt"], self._family.defaults.guidance_scale, self._family.unguided_scale
         )
-        return {**{key: part[captions] for key, part in table.items()}, "guidance": guidance}
+        return {**looked_up, "guidance": guidance}
 
     def configure_optimizers(self) -> Any:
         """AdamW and its learning-rate schedule, both as the resumed state left them."""

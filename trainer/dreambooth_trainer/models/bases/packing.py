@@ -1,7 +1,32 @@
 """Latents as sequences of tokens, each of 2 x 2 cells, as FLUX.1 and Qwen-Image take them."""
 
+from collections.abc import Iterator, Mapping
+
 import torch
 from torch import Tensor
+
+from dreambooth_trainer.models.bases.flow import FlowFamily
+from dreambooth_trainer.models.family import Config
+
+
+class PackedFamily(FlowFamily):
+    """A family whose transformer takes tokens of 2 x 2 cells."""
+
+    @classmethod
+    def find_mismatches(cls, configs: Mapping[str, Config]) -> Iterator[str]:
+        """Another number of channels than packed latents have."""
+        vae = configs["vae"]
+        channels = configs["transformer"].get("in_channels")
+        latent = vae.get("latent_channels", vae.get("z_dim"))
+        if not isinstance(latent, int) or channels != 4 * latent:
+            yield (
+                f"its transformer reads {channels} channels and its VAE makes {latent}, of which it"
+                " takes 2 x 2 at once"
+            )
+
+    def unpack_latents(self, latents: Tensor, resolution: int) -> Tensor:
+        """Tokens [N, h/2 * w/2, 4C] -> [N, C, h, w]."""
+        return unpack(latents, self.latent_shape(resolution))
 
 
 def pack(latents: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreambooth_trainer.models.bases.flow import FlowFamily
+from dreambooth_trainer.models.bases.packing import PackedFamily
 
 
-class VideoVaeFamily(FlowFamily):
+class VideoVaeFamily(PackedFamily):
     """Latents with a mean and a deviation for each channel, and a dimension for frames."""
 
     def __init__(self, pipeline: Any, model_hash: str) -> None:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import T5EncoderModel, T5TokenizerFast
 
-from dreambooth_trainer.models.bases.flow import FlowFamily
-from dreambooth_trainer.models.bases.packing import pack, positions, unpack
+from dreambooth_trainer.models.bases.packing import PackedFamily, pack, positions, unpack
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.family import Conditioning, Config, Tokens
+from dreambooth_trainer.models.family import Config
+from dreambooth_trainer.models.prompts import Conditioning, Tokens
 from dreambooth_trainer.models.published import APACHE, GpuMemory, PublishedModel
 
 DEFAULTS = ModelDefaults(
@@ -28,7 +28,7 @@ DEFAULTS = ModelDefaults(
 )
 
 
-class Chroma(FlowFamily):
+class Chroma(PackedFamily):
     """Chroma1 and its fine-tunes (Lodestone Rock 2025)."""
 
     name = "Chroma"
@@ -71,13 +71,8 @@ class Chroma(FlowFamily):
     @classmethod
     def find_mismatches(cls, configs: Mapping[str, Config]) -> Iterator[str]:
         """Different widths of text, or of packed latents."""
-        transformer, vae, text = (configs[part] for part in cls.modules)
-        channels, latent = transformer.get("in_channels"), vae.get("latent_channels")
-        if not isinstance(latent, int) or channels != 4 * latent:
-            yield (
-                f"its transformer reads {channels} channels and its VAE makes {latent}, of which it"
-                " takes 2 x 2 at once"
-            )
+        yield from super().find_mismatches(configs)
+        transformer, text = configs["transformer"], configs["text_encoder"]
         if transformer.get("joint_attention_dim") != text.get("d_model"):
             yield (
                 "its transformer expects text of width"
@@ -146,10 +141,6 @@ class Chroma(FlowFamily):
             yield
         finally:
             self.denoiser._gradient_checkpointing_func = checkpoint
-
-    def unpack_latents(self, latents: Tensor, resolution: int) -> Tensor:
-        """Tokens [N, h/2 * w/2, 64] -> [N, 16, h, w]."""
-        return unpack(latents, self.latent_shape(resolution))
 
     def sampling_arguments(
         self, prompts: Conditioning, negative: Conditioning, guidance_scale: float

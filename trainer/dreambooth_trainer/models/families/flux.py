@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from dreambooth_trainer.models.bases.flow import FlowFamily
-from dreambooth_trainer.models.bases.packing import pack, positions, unpack
+from dreambooth_trainer.models.bases.packing import PackedFamily, pack, positions, unpack
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.family import Conditioning, Config, Tokens
+from dreambooth_trainer.models.family import Config
+from dreambooth_trainer.models.prompts import Conditioning, Tokens
 from dreambooth_trainer.models.published import APACHE, FLUX_1_DEV, GpuMemory, PublishedModel
 
 TRAINING_GUIDANCE = 1.0
@@ -25,7 +25,7 @@ SCHNELL_NOTE = (
 )
 
 
-class Flux(FlowFamily):
+class Flux(PackedFamily):
     """FLUX.1 dev and schnell, and fine-tunes of them (Black Forest Labs 2024)."""
 
     name = "FLUX.1"
@@ -83,13 +83,8 @@ class Flux(FlowFamily):
     @classmethod
     def find_mismatches(cls, configs: Mapping[str, Config]) -> Iterator[str]:
         """More inputs than packed latents have: FLUX.1 Fill, and models for control images."""
-        channels = configs["transformer"].get("in_channels")
-        latent = configs["vae"].get("latent_channels")
-        if not isinstance(latent, int) or channels != 4 * latent:
-            yield (
-                f"its transformer reads {channels} channels and its VAE makes {latent}, of which it"
-                " takes 2 x 2 at once; inpainting and control models cannot be trained"
-            )
+        for mismatch in super().find_mismatches(configs):
+            yield f"{mismatch}; inpainting and control models cannot be trained"
 
     @property
     def _takes_guidance(self) -> bool:
@@ -176,10 +171,6 @@ class Flux(FlowFamily):
             return_dict=False,
         )[0]
         return unpack(velocity, (channels, height, width))
-
-    def unpack_latents(self, latents: Tensor, resolution: int) -> Tensor:
-        """Tokens [N, h/2 * w/2, 64] -> [N, 16, h, w]."""
-        return unpack(latents, self.latent_shape(resolution))
 
     def sampling_arguments(
         self, prompts: Conditioning, negative: Conditioning, guidance_scale: float

@@ -9,12 +9,12 @@ from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dreambooth_trainer.models.bases.flow import FlowFamily
 from dreambooth_trainer.models.bases.language_model import text_width
-from dreambooth_trainer.models.bases.packing import pack, positions, unpack
-from dreambooth_trainer.models.family import Conditioning, Config, Tokens
+from dreambooth_trainer.models.bases.packing import PackedFamily, pack, positions, unpack
+from dreambooth_trainer.models.family import Config
 from dreambooth_trainer.models.lora import Adapter
 from dreambooth_trainer.models.names.flux2_kohya import flux2_kohya_lora
+from dreambooth_trainer.models.prompts import Conditioning, Tokens
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj", "attn.to_out")
 """All of attention, with the MLPs that are fused with it in the single-stream blocks."""
@@ -22,7 +22,7 @@ TRAINING_GUIDANCE = 1.0
 """The input at which a model with distilled guidance predicts without: see `flux`."""
 
 
-class Flux2(FlowFamily):
+class Flux2(PackedFamily):
     """A model of FLUX.2 (Black Forest Labs 2025).
 
     Training shifts noise levels as the scheduler's configuration says, linearly in the number of
@@ -45,13 +45,8 @@ class Flux2(FlowFamily):
     @classmethod
     def find_mismatches(cls, configs: Mapping[str, Config]) -> Iterator[str]:
         """Different widths of latents, or of text."""
-        transformer, vae, text = (configs[part] for part in cls.modules)
-        channels, latent = transformer.get("in_channels"), vae.get("latent_channels")
-        if not isinstance(latent, int) or channels != 4 * latent:
-            yield (
-                f"its transformer reads {channels} channels and its VAE makes {latent}, of which it"
-                " takes 2 x 2 at once"
-            )
+        yield from super().find_mismatches(configs)
+        transformer, text = configs["transformer"], configs["text_encoder"]
         read, width = transformer.get("joint_attention_dim"), text_width(text)
         if width is None or read != len(cls.text_layers) * width:
             yield (
@@ -68,10 +63,6 @@ class Flux2(FlowFamily):
         """The VAE's latents [N, 32, h, w], normalized as its batch norm, which sees 2 x 2 cells."""
         mean, deviation = self._statistics()
         return unpack((pack(latents) - mean) / deviation, _shape(latents))
-
-    def unpack_latents(self, latents: Tensor, resolution: int) -> Tensor:
-        """Tokens [N, h/2 * w/2, 128] -> [N, 32, h, w]."""
-        return unpack(latents, self.latent_shape(resolution))
 
     def decode_latents(self, latents: Tensor, resolution: int) -> Tensor:
         """Tokens as the pipeline returns them -> pixels [N, 3, R, R]."""

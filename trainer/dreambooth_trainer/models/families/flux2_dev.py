@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, Mistral3ForConditionalGeneration
 
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families.flux2 import LORA_TARGETS, TRAINING_GUIDANCE, Flux2
-from dreambooth_trainer.models.family import Conditioning, Tokens
+from dreambooth_trainer.models.prompts import Conditioning, Tokens
 from dreambooth_trainer.models.published import (
     BLACK_FOREST_LABS_TERMS,
     NO_COMMERCIAL_USE,

@@ -9,7 +9,7 @@ from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
 
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.families.flux2 import LORA_TARGETS, Flux2
-from dreambooth_trainer.models.family import Conditioning, Tokens
+from dreambooth_trainer.models.prompts import Conditioning, Tokens
 from dreambooth_trainer.models.published import (
     APACHE,
     BLACK_FOREST_LABS_TERMS,

@@ -14,8 +14,9 @@ from dreambooth_trainer.models.bases.language_model import text_width
 from dreambooth_trainer.models.bases.packing import pack, positions, unpack
 from dreambooth_trainer.models.bases.video_vae import VideoVaeFamily
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.family import Conditioning, Config, Tokens
+from dreambooth_trainer.models.family import Config
 from dreambooth_trainer.models.lora import Adapter
+from dreambooth_trainer.models.prompts import Conditioning, Tokens
 from dreambooth_trainer.models.published import GpuMemory, License, PublishedModel
 
 DEFAULTS = ModelDefaults(
@@ -118,13 +119,8 @@ class Krea2(VideoVaeFamily):
     @classmethod
     def find_mismatches(cls, configs: Mapping[str, Config]) -> Iterator[str]:
         """Different widths of latents, or of text."""
-        transformer, vae, text = (configs[part] for part in cls.modules)
-        channels, latent = transformer.get("in_channels"), vae.get("z_dim")
-        if not isinstance(latent, int) or channels != 4 * latent:
-            yield (
-                f"its transformer reads {channels} channels and its VAE makes {latent}, of which it"
-                " takes 2 x 2 at once"
-            )
+        yield from super().find_mismatches(configs)
+        transformer, text = configs["transformer"], configs["text_encoder"]
         if (read := transformer.get("text_hidden_dim")) != text_width(text):
             yield (
                 f"its transformer expects text of width {read} and its text encoder makes"
@@ -228,10 +224,6 @@ class Krea2(VideoVaeFamily):
             return_dict=False,
         )[0]
         return unpack(velocity, (channels, height, width))
-
-    def unpack_latents(self, latents: Tensor, resolution: int) -> Tensor:
-        """Tokens [N, h/2 * w/2, 64] -> [N, 16, h, w]."""
-        return unpack(latents, self.latent_shape(resolution))
 
     def sampling_arguments(
         self, prompts: Conditioning, negative: Conditioning, guidance_scale: float

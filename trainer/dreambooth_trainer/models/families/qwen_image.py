@@ -14,7 +14,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from dreambooth_trainer.models.bases.packing import pack, unpack
 from dreambooth_trainer.models.bases.video_vae import VideoVaeFamily
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.family import Conditioning, Config, Tokens
+from dreambooth_trainer.models.family import Config
+from dreambooth_trainer.models.prompts import Conditioning, Tokens
 from dreambooth_trainer.models.published import APACHE, GpuMemory, PublishedModel
 
 DEFAULTS = ModelDefaults(
@@ -75,13 +76,8 @@ class QwenImage(VideoVaeFamily):
     @classmethod
     def find_mismatches(cls, configs: Mapping[str, Config]) -> Iterator[str]:
         """Different widths of text, or of latents."""
-        transformer, vae, text = (configs[part] for part in cls.modules)
-        channels, latent = transformer.get("in_channels"), vae.get("z_dim")
-        if not isinstance(latent, int) or channels != 4 * latent:
-            yield (
-                f"its transformer reads {channels} channels and its VAE makes {latent}, of which it"
-                " takes 2 x 2 at once"
-            )
+        yield from super().find_mismatches(configs)
+        transformer, text = configs["transformer"], configs["text_encoder"]
         if transformer.get("joint_attention_dim") != text.get("hidden_size"):
             yield (
                 f"its transformer expects text of width {transformer.get('joint_attention_dim')}"
@@ -152,10 +148,6 @@ class QwenImage(VideoVaeFamily):
             return_dict=False,
         )[0]
         return unpack(velocity, (channels, height, width))
-
-    def unpack_latents(self, latents: Tensor, resolution: int) -> Tensor:
-        """Tokens [N, h/2 * w/2, 64] -> [N, 16, h, w]."""
-        return unpack(latents, self.latent_shape(resolution))
 
     @classmethod
     def card_arguments(cls, guidance_scale: float) -> dict[str, Any]:

@@ -6,13 +6,20 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderDC, SanaPipeline, SanaTransformer2DModel
+from diffusers import (
+    AutoencoderDC,
+    FlowMatchEulerDiscreteScheduler,
+    SanaPipeline,
+    SanaTransformer2DModel,
+)
 from torch import Tensor
 from transformers import Gemma2Model, GemmaTokenizerFast
 
+from dreambooth_api.models.prior import Sampler
 from dreambooth_trainer.models.bases.flow import FlowFamily
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.family import Conditioning, Config, Tokens
+from dreambooth_trainer.models.family import Config
+from dreambooth_trainer.models.prompts import Conditioning, Tokens
 from dreambooth_trainer.models.published import (
     NO_COMMERCIAL_USE,
     GpuMemory,
@@ -115,8 +122,14 @@ class Sana(FlowFamily):
 
     @property
     def defaults(self) -> ModelDefaults:
-        """Those of all sizes, at the model's own resolution."""
-        return replace(DEFAULTS, resolution=self.native_resolution)
+        """Those of all sizes, at the model's own resolution, with the sampler of its scheduler."""
+        scheduler = self._pipeline.scheduler
+        sampler: Sampler = (
+            "euler" if isinstance(scheduler, FlowMatchEulerDiscreteScheduler) else "dpm-solver++"
+        )
+        return replace(
+            DEFAULTS, resolution=self.native_resolution, sampler=sampler, samplers=(sampler,)
+        )
 
     @property
     def vae_factor(self) -> int:

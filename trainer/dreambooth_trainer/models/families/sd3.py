@@ -15,7 +15,8 @@ from transformers import (
 
 from dreambooth_trainer.models.bases.flow import FlowFamily
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.family import Conditioning, Config, Family, Tokens
+from dreambooth_trainer.models.family import Config, Family
+from dreambooth_trainer.models.prompts import Conditioning, Tokens
 from dreambooth_trainer.models.published import STABILITY_COMMUNITY, GpuMemory, PublishedModel
 
 DEFAULTS = ModelDefaults(
@@ -42,7 +43,11 @@ T5_TOKENS = 256
 
 
 class StableDiffusion3(FlowFamily):
-    """A multimodal diffusion transformer (Esser et al. 2024)."""
+    """A multimodal diffusion transformer (Esser et al. 2024).
+
+    Its text encoders stay frozen, CLIP's too: T5 would have to run in each step beside them, as
+    conditioning is computed either once or in the steps, for all text encoders of a model alike.
+    """
 
     name = "Stable Diffusion 3 and 3.5"
     published = (

@@ -11,10 +11,11 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from dreambooth_trainer.models.bases.ddpm import SAMPLERS, DDPMFamily
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.family import Conditioning, Config, ReadWeights, Tokens
+from dreambooth_trainer.models.family import Config, ReadWeights
 from dreambooth_trainer.models.lora import Adapter
 from dreambooth_trainer.models.names import compvis
 from dreambooth_trainer.models.names.kohya import kohya_lora
+from dreambooth_trainer.models.prompts import Conditioning, Tokens
 from dreambooth_trainer.models.published import GpuMemory, License, PublishedModel
 
 DEFAULTS = ModelDefaults(

@@ -11,9 +11,10 @@ from transformers import Qwen2Tokenizer, Qwen3Model
 
 from dreambooth_trainer.models.bases.flow import FlowFamily
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.family import Conditioning, Config, Tokens
+from dreambooth_trainer.models.family import Config
 from dreambooth_trainer.models.lora import Adapter
 from dreambooth_trainer.models.names.kohya import with_alpha
+from dreambooth_trainer.models.prompts import Conditioning, Tokens
 from dreambooth_trainer.models.published import APACHE, GpuMemory, PublishedModel
 
 DEFAULTS = ModelDefaults(
@@ -101,6 +102,7 @@ class ZImage(FlowFamily):
 
     @property
     def _is_turbo(self) -> bool:
+        """By the scheduler's shift: nothing that is published beside the weights says it."""
         return bool(self._pipeline.scheduler.config.shift == TURBO_SHIFT)
 
     @property

@@ -1,0 +1,150 @@
+"""From prompts to conditioning: by the text encoders, or looked up once all have been encoded."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dreambooth_trainer.models.finite import check_conditioning
+from dreambooth_trainer.process import heartbeat
+
+Conditioning = dict[str, Tensor]
+"""What the denoiser is conditioned on; the first dimension of every tensor is the caption."""
+
+Tokens = dict[str, Tensor]
+"""Token ids, and masks where a family has them; the first dimension of every tensor is the
+caption."""
+
+PROMPTS_BETWEEN_CHECKS = 16
+"""A language model on a GPU takes about a second for them."""
+
+
+class PromptTable:
+    """Conditioning of prompts, in host memory: tens of megabytes each for some families.
+
+    Args:
+        rows: By whether the prompt is negative, and by its text; one caption each.
+    """
+
+    def __init__(self, rows: Mapping[tuple[bool, str], Conditioning]) -> None:
+        self._rows = rows
+
+    def rows(self, prompts: Sequence[str], *, is_negative: bool = False) -> list[Conditioning]:
+        """Conditioning of each prompt, in host memory.
+
+        Raises:
+            KeyError: A prompt is not in the table.
+        """
+        return [self._rows[is_negative, prompt] for prompt in prompts]
+
+
+def count_bytes(conditioning: Conditioning) -> int:
+    """Bytes of all tensors."""
+    return sum(part.nbytes for part in conditioning.values())
+
+
+def join_rows(rows: Sequence[Conditioning], device: torch.device) -> Conditioning:
+    """Conditioning of captions in host memory -> on a device; the host does not wait for that."""
+    return {name: _join([row[name] for row in rows], device) for name in rows[0]}
+
+
+def _join(rows: Sequence[Tensor], device: torch.device) -> Tensor:
+    """[1, ...] each -> [rows, ...]."""
+    if device.type == "cpu":
+        return torch.cat(list(rows))
+    joined = torch.empty(len(rows), *rows[0].shape[1:], dtype=rows[0].dtype, device=device)
+    for place, row in zip(joined, rows, strict=True):
+        place.copy_(row[0], non_blocking=True)  # from pinned memory
+    return joined
+
+
+class PromptEncoder(ABC):
+    """The part of a model family that turns prompts into conditioning."""
+
+    denoiser: nn.Module
+    text_encoders: dict[str, nn.Module]
+    prompt_table: PromptTable | None = None
+    """All prompts of the job, once the text encoders have left the device."""
+
+    @property
+    @abstractmethod
+    def max_tokens(self) -> int:
+        """Number of tokens of a caption that are read."""
+
+    @abstractmethod
+    def count_tokens(self, text: str) -> int:
+        """Number of tokens of a caption, with those that the tokenizer adds."""
+
+    @abstractmethod
+    def tokenize(self, captions: Sequence[str]) -> Tokens:
+        """Tokens of captions, padded or truncated to a fixed length."""
+
+    @abstractmethod
+    def encode_tokens(self, tokens: Tokens) -> Conditioning:
+        """Conditioning of tokens; differentiable in text encoders that can be trained."""
+
+    def tokenize_negative(self, captions: Sequence[str]) -> Tokens:
+        """Tokens of what guidance steers away from, as the pipeline encodes it."""
+        return self.tokenize(captions)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Conditioning of captions, without gradients, on the denoiser's device."""
+        return self._encode(prompts, is_negative=False)
+
+    def encode_negative(self, prompts: Sequence[str]) -> Conditioning:
+        """Conditioning of what guidance steers away from, else as `encode_prompts`."""
+        return self._encode(prompts, is_negative=True)
+
+    @torch.no_grad()
+    def _encode(self, prompts: Sequence[str], is_negative: bool) -> Conditioning:
+        device = next(self.denoiser.parameters()).device
+        if self.prompt_table is not None:
+            return join_rows(self.prompt_table.rows(prompts, is_negative=is_negative), device)
+        tokens = self.tokenize_negative(prompts) if is_negative else self.tokenize(prompts)
+        return self.encode_tokens({name: part.to(device) for name, part in tokens.items()})
+
+    def retire_text_encoders(
+        self,
+        prompts: Iterable[str],
+        negative: Iterable[str],
+        device: torch.device,
+        check_stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Encode all prompts of a job, keep the result in host memory, and move the encoders away.
+
+        From then on `encode_prompts` and `encode_negative` look prompts up, and raise `KeyError`
+        for others: that is a bug.
+
+        Args:
+            prompts: Captions, the empty one, and prompts of images.
+            negative: Negative prompts.
+            device: Of the text encoders from then on; "meta" frees them.
+            check_stop: Called now and then, after the same prompts on all ranks; it may raise.
+
+        Raises:
+            BadConfigError: A prompt's conditioning overflows in fp16.
+            BadModelError: It is not finite in another precision.
+        """
+        rows: dict[tuple[bool, str], Conditioning] = {}
+        texts = [(False, text) for text in prompts] + [(True, text) for text in negative]
+        for number, (is_negative, text) in enumerate(texts):
+            heartbeat.send()
+            if number % PROMPTS_BETWEEN_CHECKS == 0:
+                check_stop()
+            # Each by itself: kernels round differently for other batch sizes, and a caption's
+            # conditioning must not depend on the job's other prompts.
+            row = self._encode([text], is_negative)
+            check_conditioning(row, text, self._text_dtypes())
+            # From pinned memory, copies to the device do not make the host wait.
+            rows[is_negative, text] = {
+                name: part.cpu().pin_memory() if part.is_cuda else part.cpu()
+                for name, part in row.items()
+            }
+        self.prompt_table = PromptTable(rows)
+        for encoder in self.text_encoders.values():
+            encoder.to(device)
+
+    def _text_dtypes(self) -> set[torch.dtype]:
+        """Of the text encoders' weights."""
+        return {next(encoder.parameters()).dtype for encoder in self.text_encoders.values()}
