@@ -115,7 +115,7 @@ if attempt == 0 and job["spec"]["training"]["steps"] == 400:
     time.sleep(60)
 """)
     process = bench.start(*SWEEP, "--set", "training.steps=200,400,600")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 110
     while not list(bench.state.rglob("started")) and not (bench.folder / "started").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
