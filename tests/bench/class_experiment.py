@@ -20,11 +20,14 @@ import torch
 from PIL import Image
 
 from dreambooth_api.contract.scores import ScoreName, Scores
-from dreambooth_trainer.evaluation.clip_encoder import ClipEncoder
+from dreambooth_storage import Storage, StorageSettings
+from dreambooth_trainer.evaluation.encoder_config import EncoderSource, read_encoder
+from dreambooth_trainer.evaluation.encoders import ImageEncoder
 from dreambooth_trainer.evaluation.grid import before_after
 from tests.trainer.ranks import run_folder, run_ranks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+CLIP = EXAMPLES / "tiny-sd" / "clip"
 SUBJECTS = {
     "smiling-mug": "mug",
     "zigzag-house": "house",
@@ -104,7 +107,7 @@ class Run:
                     "count": CLASS_SAMPLES,
                     "guidanceScale": 4.0,
                 },
-                "evaluation": {"model": str(EXAMPLES / "tiny-sd" / "clip")},
+                "evaluation": {"encoders": {"image": str(CLIP), "text": str(CLIP)}},
                 "checkpoints": {"every": 200, "keep": 1},
                 "runtime": {"gpusPerNode": 0},
             },
@@ -175,7 +178,9 @@ def finish(run: Run, output: Path, steps: int | None) -> Result:
     assert prompt.base
     assert drift.trained
     before, after = (class_samples(job, step) for step in (0, job["spec"]["training"]["steps"]))
-    clip = ClipEncoder(EXAMPLES / "tiny-sd" / "clip", torch.device("cpu"))
+    source = EncoderSource(str(CLIP), "spec.evaluation.encoders.image", reads_text=False)
+    found = read_encoder(source, Storage(StorageSettings()))
+    clip = ImageEncoder(CLIP, found, source, torch.device("cpu"))
     old, new = (
         np.stack([np.asarray(each, np.float32) for each in images]) for images in (before, after)
     )

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from prometheus_client import generate_latest
 from torch import Tensor
 
 from dreambooth_api.contract.scores import Encoder, ScoreName, Scores
@@ -129,6 +130,14 @@ def test_a_later_step_is_compared_with_the_base_model(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"scores\.json"):
         attempt.storage.read(attempt.layout.scores)
     evaluate(attempt, Painter(True), step=7)
+    shown = generate_latest(attempt.telemetry.metrics.registry).decode()
+    (line,) = [
+        line
+        for line in shown.splitlines()
+        if line.startswith("dreambooth_trainer_score{") and 'score="subjectSimilarity"' in line
+    ]
+    assert 'subject="sks"' in line
+    assert line.endswith(" 1.0")
     written = Scores.decode(attempt.storage.read(attempt.layout.scores))
     assert (written.step, written.exported_step, written.last_step) == (7, 7, 7)
     of_step = Scores.decode(attempt.storage.read(attempt.layout.scores_at(7)))

@@ -93,6 +93,7 @@ class Evaluator:
             scores = self._compare(step, _unpack(base), generated)
         if is_first:
             storage.write(layout.scores_at(step), scores.encode())
+            self._attempt.telemetry.record_scores(scores)
             if step > 0:
                 final = scores.model_copy(update={"exported_step": step, "last_step": step})
                 storage.write(layout.scores, final.encode())

@@ -84,6 +84,13 @@ class Metrics:
             "data_wait_seconds", "Part of a step spent waiting for data.", _WAIT_SECONDS
         )
         self._stage = self._gauge("stage", "1 for the stage that the trainer is in.", "stage")
+        self._score = self._gauge(
+            "score",
+            "Newest scores of the model, on rank 0 (spec.evaluation); `score` is the key in"
+            " scores.json.",
+            "subject",
+            "score",
+        )
 
     def _durability(self) -> None:
         self._checkpoint_bytes = self._counter(
@@ -183,6 +190,10 @@ class Metrics:
         self._of(self._images).inc(images)
         self._of(self._step_seconds).observe(seconds)
         self._of(self._data_wait).observe(data_wait_seconds)
+
+    def record_score(self, subject: str, score: str, value: float) -> None:
+        """The newest value of a score of a subject."""
+        self._of(self._score, subject=subject, score=score).set(value)
 
     def record_losses(
         self, loss: float, subject: float, prior: float | None, learning_rate: float

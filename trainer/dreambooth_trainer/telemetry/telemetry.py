@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from dreambooth_api.contract import environment
+from dreambooth_api.contract.scores import Scores
 from dreambooth_api.contract.stages import Stage
 from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_storage import Storage
@@ -155,6 +156,17 @@ class Telemetry:
         self.progress.record_samples(uri)
         log.info("samples of step %d: %s", step, uri)
         self.trackers.images(step, grid)
+
+    def record_scores(self, scores: Scores) -> None:
+        """The model was scored. Rank 0 alone."""
+        named: dict[str, float] = {}
+        for subject in scores.subjects:
+            for name, values in subject.scores.items():
+                estimate = values.trained if scores.step else values.base
+                if estimate is not None:
+                    self.metrics.record_score(subject.identifier, name, estimate.value)
+                    named[f"scores/{subject.identifier}/{name}"] = estimate.value
+        self.trackers.log(scores.step, named)
 
 
 def _sum_over_gpus(read: Callable[[int], int]) -> int:

@@ -1,0 +1,116 @@
+"""The paper's protocol on a result: which images are generated, kept, and scored."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dreambooth_api.contract.scores import ScoreName, Scores
+from dreambooth_api.models.job import DreamBoothJob, output_layout
+from dreambooth_api.models.subject import Subject
+from dreambooth_trainer.evaluation.image_generator import ImageGenerator
+from dreambooth_trainer.evaluation.protocol import (
+    LIVE_TEMPLATES,
+    OBJECT_TEMPLATES,
+    protocol_prompts,
+)
+from dreambooth_trainer.process.errors import BadModelError
+from dreambooth_trainer.process.signals import StoppedError, StopSignal
+from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.run.evaluate import evaluate
+from dreambooth_trainer.telemetry.telemetry import Telemetry
+from tests.corpus.encoders import write_encoder
+
+PROMPTS = ["a sks mug on the beach", "a red sks mug"]
+
+
+def test_a_protocol_has_25_prompts_of_its_kind() -> None:
+    assert len(set(OBJECT_TEMPLATES)) == len(set(LIVE_TEMPLATES)) == 25
+    mug = Subject(identifier="sks", class_noun="coffee mug", images="file:///none")
+    dog = Subject(identifier="sks", class_noun="corgi dog", images="file:///none")
+    assert "a sks corgi dog wearing sunglasses" in protocol_prompts(dog)
+    assert "a sks coffee mug on a wooden table" in protocol_prompts(mug)
+    assert not any("wearing" in prompt for prompt in protocol_prompts(mug))
+
+
+@pytest.fixture
+def job(tmp_path: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch) -> DreamBoothJob:
+    """A job whose result is there: the random model again."""
+    monkeypatch.setattr("dreambooth_trainer.run.evaluate.protocol_prompts", lambda _: PROMPTS)
+    (tmp_path / "images").mkdir()
+    for level in range(3):
+        Image.new("RGB", (64, 80), (80 * level, 0, 0)).save(tmp_path / f"images/{level}.png")
+    encoders = {
+        role: str(write_encoder(name, tmp_path / role))
+        for role, name in {"image": "DINOv2", "text": "CLIP"}.items()
+    }
+    subject = {"identifier": "sks", "classNoun": "mug", "images": f"file://{tmp_path}/images"}
+    made = DreamBoothJob.model_validate(
+        {
+            "apiVersion": "dreambooth.dev/v1alpha1",
+            "kind": "DreamBoothJob",
+            "metadata": {"name": "mug"},
+            "spec": {
+                "model": {"source": str(random_model)},
+                "subjects": [subject],
+                "output": f"file://{tmp_path}/out",
+                "training": {"resolution": 64, "steps": 9},
+                "samples": {"steps": 1},
+                "evaluation": {"encoders": encoders, "count": 4},
+                "runtime": {"gpusPerNode": 0},
+            },
+        }
+    )
+    shutil.copytree(random_model, Path(output_layout(made).export.removeprefix("file://")))
+    return made
+
+
+def run(job: DreamBoothJob, stop: StopSignal | None = None) -> Scores:
+    evaluate(job, Topology(), stop or StopSignal(), Telemetry(job, Topology()), "dreambooth")
+    layout = output_layout(job)
+    path = Path(layout.protocol_scores("dreambooth").removeprefix("file://"))
+    return Scores.decode(path.read_bytes())
+
+
+def test_a_result_is_scored_once_and_its_images_are_kept(
+    job: DreamBoothJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate, calls = ImageGenerator.generate, []
+
+    def counted(self: ImageGenerator, requests: Any) -> Any:
+        calls.append(len(requests))
+        return generate(self, requests)
+
+    monkeypatch.setattr(ImageGenerator, "generate", counted)
+    scores = run(job)
+    # The result is the base model here: its images are those that are there already.
+    assert calls == [2 * 4 + 4]
+    (subject,) = scores.subjects
+    assert (scores.step, scores.exported_step) == (9, 9)
+    assert (subject.counts.subject, subject.counts.class_images) == (8, 4)
+    assert [each.prompt for each in subject.prompts] == PROMPTS
+    change = subject.scores[ScoreName.SUBJECT_SIMILARITY].change
+    assert change is not None
+    assert change.value == 0
+    assert run(job) == scores
+    assert len(calls) == 1
+    # An image that was lost, as when an evaluation is stopped: its group is generated again.
+    next((tmp_path / "out").rglob("0-01-3.png")).unlink()
+    assert run(job) == scores
+    assert len(calls) == 2
+
+
+def test_an_evaluation_that_is_stopped_writes_no_scores(job: DreamBoothJob, tmp_path: Path) -> None:
+    stop = StopSignal()
+    stop.requested = True
+    with pytest.raises(StoppedError):
+        run(job, stop)
+    assert not list((tmp_path / "out").rglob("scores.json"))
+
+
+def test_a_job_without_a_result_is_refused(job: DreamBoothJob, tmp_path: Path) -> None:
+    shutil.rmtree(output_layout(job).export.removeprefix("file://"))
+    with pytest.raises(BadModelError, match="there is no exported model at"):
+        run(job)
