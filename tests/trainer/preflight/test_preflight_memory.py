@@ -1,5 +1,6 @@
 """The memory estimate counts what is there: checked on Stable Diffusion 1.5's own shapes."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from dreambooth_trainer.resolved_job import ResolvedJob
 from tests.trainer.resolved import resolve, resolve_training
 
 CLIP = EncoderConfig(
-    ENCODERS["clip"], CLIPConfig(), read_preprocessing(CLIPImageProcessorPil().to_dict())
+    ENCODERS["clip"], CLIPConfig(), read_preprocessing(json.loads(CLIPImageProcessorPil().to_json_string()))
 )
 SIZES = Path(__file__).parents[3] / "docs" / "sizes.md"
 

@@ -23,7 +23,7 @@ from dreambooth_api.models.subject import Subject
 from dreambooth_storage import ObjectNotFoundError, Storage
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.png import decode_png, encode_png
-from dreambooth_trainer.evaluation.encoder_config import encoder_sources
+from dreambooth_trainer.evaluation.encoder_config import encoder_sources, read_encoder
 from dreambooth_trainer.evaluation.encoders import ImageEncoder, TextEncoder, load_encoders
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.protocol import IMAGES_PER_PROMPT, protocol_prompts
@@ -78,11 +78,14 @@ def evaluate(
         attempt = Attempt(resolved, ranks, storage, telemetry, stop, device)
         folder = attempt.layout.evaluation(protocol)
         evaluation = resolved.spec.evaluation or Evaluation()
+        sources = encoder_sources(evaluation)
+        # Before hours of generating images for nothing.
+        ranks.run_on_first(lambda: [read_encoder(source, storage) for source in sources])
         plans = [_plan(resolved, index, evaluation.count) for index in _indices(resolved)]
         with explain_out_of_memory("sampling", resolved):
             base, trained = _generate_all(attempt, folder, plans)
         with explain_out_of_memory("scoring", resolved):
-            encoders = load_encoders(attempt, encoder_sources(evaluation))
+            encoders = load_encoders(attempt, sources)
             scores = ranks.run_on_first(lambda: _score(attempt, plans, base, trained, *encoders))
         if topology.rank == 0:
             storage.write(attempt.layout.protocol_scores(protocol), scores.encode())
