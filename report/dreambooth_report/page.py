@@ -121,6 +121,12 @@ def _figures(facts: RunFacts) -> Iterator[tuple[str, str, str]]:
             beside = [f"before {first.value:.3f}"] if first is not last else []
             beside += [f"real photos {score.real:.3f}"] if score.real is not None else []
             yield score.title, f"{last.value:.3f}", ", ".join(beside)
+    photos = sum(len(each.photos) + each.more_photos for each in facts.subjects)
+    yield (
+        "Photos",
+        f"{photos:,}",
+        f"{facts.global_batch} images per step" if facts.global_batch else "",
+    )
     total = facts.job.spec.training.steps
     yield "Steps", f"{facts.steps:,}", "" if facts.steps == total else f"of {total:,}"
     if (seconds := _seconds(facts)) is not None:

@@ -1,11 +1,13 @@
 """Reads what a run has stored."""
 
+import copy
 import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 from dreambooth_api.contract.exit_codes import ExitCode
@@ -61,10 +63,24 @@ class _License(_Model):
     link: str | None = None
 
 
+def _without_unknown_fields(job: Any) -> Any:
+    """The job of another version of dreambooth, as far as this one knows its fields."""
+    try:
+        DreamBoothJob.model_validate(job)
+    except ValidationError as error:
+        job = copy.deepcopy(job)
+        for *path, name in (e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"):
+            section = job
+            for step in path:
+                section = section[step]
+            del section[name]
+    return job
+
+
 class _Record(_Model):
     """The parts of run.json that are shown."""
 
-    job: DreamBoothJob
+    job: Annotated[DreamBoothJob, BeforeValidator(_without_unknown_fields)]
     global_batch: int | None = None
     model_license: _License = _License()
     seeds: dict[str, int] = {}

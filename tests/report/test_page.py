@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import os
 import re
 from html.parser import HTMLParser
@@ -129,7 +130,7 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     page = build(root)
     assert "Not finished yet" in page
     assert "It is still running, or was killed." in page
-    for absent in ("The trained model", 'id="training"', 'id="use"', '<input'):
+    for absent in ("The trained model", 'id="training"', 'id="use"', "<input"):
         assert absent not in page
 
 
@@ -146,6 +147,16 @@ def test_photos_that_are_gone_are_said_to_be(tmp_path: Path) -> None:
     page = build(root)
     assert page.count("not available</div>") == 8
     assert "8 pictures could not be read" in page
+
+
+def test_fields_of_another_version_are_ignored(tmp_path: Path) -> None:
+    root = write_run(tmp_path, steps=(0, 8), seeds=1)
+    path = tmp_path / "run" / "run.json"
+    record = json.loads(path.read_text())
+    record["job"]["spec"]["training"]["fromTheFuture"] = 1
+    record["job"]["spec"]["subjects"][0]["mood"] = "good"
+    path.write_text(json.dumps(record))
+    assert "Succeeded" in build(root)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
