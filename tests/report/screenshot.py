@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.report.chromium import browser
 
-WIDTH, HEIGHT = 1120, 1400
+WIDTH, HEIGHT = 1120, 1130
 """Pixels of the top of the page that are shown."""
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dreambooth_api.contract.scores import ScoreName, Scores
+from dreambooth_api.contract.scores import VERSION, ScoreName, Scores
 from dreambooth_report import history
 from dreambooth_report.card import Block, blocks
 from dreambooth_report.scores import over_steps
@@ -88,6 +88,7 @@ def scores(step: int, value: float | None, real: float | None = None) -> Scores:
         "scores": {"subjectSimilarity": values},
     }
     document = {
+        "version": VERSION,
         "step": step,
         "encoders": {"image": encoder, "text": encoder},
         "subjects": [subject],

@@ -96,6 +96,9 @@ def test_whenever_one_rank_is_asked_to_stop_all_end_and_the_job_goes_on(
         assert resumed.codes == [0, 0], "\n".join(resumed.logs)
     assert (run_folder(broken) / "export" / "pytorch_lora_weights.safetensors").is_file()
     assert (run_folder(broken) / "samples" / "before-after.png").is_file()
+    report = (run_folder(broken) / "report.html").read_text()
+    assert "Succeeded." in report
+    assert ("asked to stop" in report) == bool(expected)
     found = final_state(broken)
     assert found.keys() == steady.keys()
     assert [name for name in found if not torch.equal(found[name], steady[name])] == []
