@@ -163,7 +163,7 @@ class _Measurement:
             base_conditioning=self._conditioning_table() if text_is_trained else None,
         )
         trained = make_trainable(self._family, self._training)
-        prior = self._spec.prior if self._spec.prior.enabled else None
+        prior = self._spec.prior if self._spec.prior.enabled and self._spec.prior.weight else None
         module = DreamBooth(self._family, trained, self._training, cache, prior)
         self._moments = [torch.empty_like(p) for p in trained.all.values() for _ in range(2)]
         return module

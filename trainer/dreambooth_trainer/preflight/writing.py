@@ -15,7 +15,8 @@ def check_writing(job: DreamBoothJob, storage: Storage, report: PreflightReport)
     without conditional writes.
     """
     folders = {"spec.output": output_layout(job).root}
-    if job.spec.prior.enabled and job.spec.prior.cache:
+    prior = job.spec.prior
+    if prior.enabled and prior.count and prior.cache:
         folders["spec.prior.cache"] = prior_cache(job)
     for field, folder in folders.items():
         with report.collecting():
