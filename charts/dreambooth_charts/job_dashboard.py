@@ -40,7 +40,7 @@ def job_dashboard() -> Dashboard:
     )
     for row, panels in (
         ("State", (_phase(), _progress(), _left(), _attempt(), _unsaved(), _gpus())),
-        ("Learning", (_losses(), _parts(), _rate())),
+        ("Learning", (_losses(), _parts(), _rate(), _scores(), _validation())),
         ("Speed", (_images(), _step_time(), _memory())),
         ("Storage", (_bytes(), _requests(), _latency())),
         ("Results", (_results(),)),
@@ -172,6 +172,30 @@ def _rate() -> Panels:
         "sci",
         _query('max(dreambooth_trainer_learning_rate{CHOSEN, rank="0"})', "denoiser"),
         text="Of the denoiser, after warm-up and schedule.",
+    )
+
+
+def _scores() -> Panels:
+    return series(
+        "Scores",
+        "short",
+        _query(
+            'max by (subject, score) (dreambooth_trainer_score{CHOSEN, rank="0"})',
+            "{{subject}} {{score}}",
+        ),
+        _query('max(dreambooth_trainer_best_score{CHOSEN, rank="0"})', "best checkpoint"),
+        text="Of the evaluations during training (spec.evaluation.every), and of the"
+        " base model and the result. The best checkpoint is the one that is exported.",
+    )
+
+
+def _validation() -> Panels:
+    return series(
+        "Validation loss",
+        "short",
+        _query('max(dreambooth_trainer_validation_loss{CHOSEN, rank="0"})', "validation loss"),
+        text="On images that are not trained on. When it rises while the training loss falls, the"
+        " model learns the training images by heart.",
     )
 
 

@@ -79,8 +79,16 @@ def _run(config: Path, topology: Topology, stop: StopSignal, protocol: str | Non
     # Of ranks that succeeded, rank 0 alone writes one: the operator reads the last checkpoint from
     # it, which may be newer than the progress that it last polled.
     if code or topology.rank == 0:
-        checkpoint = progress.last_checkpoint if progress else None
-        write_termination(Termination(rank=topology.rank, message=message, checkpoint=checkpoint))
+        known = progress.snapshot() if progress else None
+        write_termination(
+            Termination(
+                rank=topology.rank,
+                message=message,
+                checkpoint=known.last_checkpoint if known else None,
+                best=known.best if known else None,
+                stopped_early=known.stopped_early if known else None,
+            )
+        )
     return code
 
 

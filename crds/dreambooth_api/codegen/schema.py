@@ -71,6 +71,8 @@ WIDE_COLUMNS = [
     ("Nodes", "integer", ".spec.runtime.nodes", "Pods of one attempt"),
     ("Queue", "string", ".spec.runtime.queue", "Kueue LocalQueue"),
     ("Checkpoint", "integer", ".status.lastCheckpoint.step", "Step of the newest checkpoint"),
+    ("Best", "integer", ".status.best.step", "Step of the best checkpoint"),
+    ("Score", "string", ".status.best.score", "Score of the best checkpoint"),
     ("Pods", "string", _of_condition("PodsReady", "reason"), "Why the pods are ready or not"),
     ("Message", "string", _of_condition("Failed", "message"), "Why the job failed"),
 ]

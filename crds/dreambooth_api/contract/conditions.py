@@ -61,6 +61,7 @@ class Reason(StrEnum):
     SAVE_FAILED = "SaveFailed"
 
     TRAINED = "Trained"
+    STOPPED_EARLY = "StoppedEarly"
 
     OTHER = "Other"
     """A reason of other origin that is not one CamelCase word; the message tells more."""

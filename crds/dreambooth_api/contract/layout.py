@@ -14,6 +14,8 @@ class OutputLayout:
     ATTEMPTS: ClassVar = "attempts"
     CHECKPOINTS: ClassVar = "checkpoints"
     EXPORT: ClassVar = "export"
+    EXPORT_LAST: ClassVar = "export-last"
+    SELECTION: ClassVar = "selection"
     LATENTS: ClassVar = "latents"
     HISTORY: ClassVar = "history.jsonl"
     REPORT: ClassVar = "report.html"
@@ -48,6 +50,20 @@ class OutputLayout:
     def export(self) -> str:
         """Folder of the exported model."""
         return self.path(self.EXPORT)
+
+    @property
+    def export_last(self) -> str:
+        """Folder of the model of the last step, where another one is the best and in `export`."""
+        return self.path(self.EXPORT_LAST)
+
+    @property
+    def selection(self) -> str:
+        """Folder of the evaluations that the best checkpoint is chosen by (spec.evaluation)."""
+        return self.path(self.SELECTION)
+
+    def selection_at(self, step: int) -> str:
+        """The evaluation of the model after an optimizer step, which is written once."""
+        return f"{self.selection}/step-{step:08d}.json"
 
     @property
     def history(self) -> str:

@@ -90,3 +90,12 @@ class Checkpoint(Message):
     """Its folder."""
     time: Time
     """When it was committed."""
+
+
+class BestCheckpoint(Message):
+    """The checkpoint with the best scores (status.best of the job)."""
+
+    step: Step
+    """Optimizer step that it was scored at."""
+    score: Annotated[float, Field(ge=-1e6, le=1e6)]
+    """Product of the scores that it was chosen by (spec.evaluation.select)."""

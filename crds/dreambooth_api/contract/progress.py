@@ -4,7 +4,16 @@ from typing import Annotated, Self
 
 from pydantic import Field, ValidationError
 
-from dreambooth_api.contract.message import Checkpoint, Message, Seconds, Step, Time, Uri, text
+from dreambooth_api.contract.message import (
+    BestCheckpoint,
+    Checkpoint,
+    Message,
+    Seconds,
+    Step,
+    Time,
+    Uri,
+    text,
+)
 from dreambooth_api.contract.stages import Stage
 from dreambooth_api.contract.times import human_duration
 from dreambooth_api.contract.version import VERSION, ContractVersion, check_version
@@ -62,6 +71,12 @@ class Progress(Message):
     eta_seconds: Seconds | None = None
     """Training left, without the samples and checkpoints to come."""
     last_checkpoint: Checkpoint | None = None
+    best: BestCheckpoint | None = None
+    """The best checkpoint of the evaluations so far; None before the first."""
+    validation_loss: Loss | None = None
+    """Of the newest evaluation; None without held-out images."""
+    stopped_early: text(MAX_WARNING) | None = None  # type: ignore[valid-type]
+    """Why training ended before `total_steps` (spec.evaluation.earlyStopping)."""
     failed_saves: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """Saves of this attempt that failed."""
     save_problem: text(MAX_PROBLEM) | None = None  # type: ignore[valid-type]
@@ -100,6 +115,8 @@ class Progress(Message):
         known = [f"step {done}/{total}"]
         if self.loss is not None:
             known.append(f"loss {self.loss:.4f}")
+        if self.best is not None:
+            known.append(f"best {self.best.score:.4g} at step {self.best.step}")
         if self.images_per_second is not None:
             known.append(f"{self.images_per_second:.1f} images/s")
         if self.stage == "Training" and self.eta_seconds is not None:

@@ -8,13 +8,23 @@ from typing import Annotated, Self
 
 from pydantic import Field, ValidationError
 
-from dreambooth_api.contract.message import Checkpoint, Message, Rank, Time, printable, text
+from dreambooth_api.contract.message import (
+    BestCheckpoint,
+    Checkpoint,
+    Message,
+    Rank,
+    Time,
+    printable,
+    text,
+)
 from dreambooth_api.contract.version import OLDEST, VERSION, ContractVersion
 
 MAX_BYTES = 4000
 """Kubernetes keeps 4096 bytes of one container, 12 KiB of a pod."""
 # Half of a condition's message: room is left for the pod's name and the advice around it.
 MAX_MESSAGE = 2048
+# Short, as a message of full length has to fit in beside it.
+MAX_STOPPED_EARLY = 256
 
 
 class Termination(Message):
@@ -27,6 +37,10 @@ class Termination(Message):
     """The rank that ended first, counted over all pods; None: it does not matter, or is unknown."""
     checkpoint: Checkpoint | None = None
     """The newest durable checkpoint of the attempt."""
+    best: BestCheckpoint | None = None
+    """The best checkpoint of all evaluations: the one that was exported, at the end of a job."""
+    stopped_early: text(MAX_STOPPED_EARLY) | None = None  # type: ignore[valid-type]
+    """Why training ended before its last step (spec.evaluation.earlyStopping)."""
 
     def encode(self) -> bytes:
         """JSON of at most `MAX_BYTES` bytes; if it is longer, the end of the message is cut.

@@ -1,10 +1,56 @@
-"""Scores of the result."""
+"""Scores of the result, and what is decided by them."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dreambooth_api.models.base import ApiModel, ModelSource
+from dreambooth_api.models.base import ApiModel, ModelSource, Steps
+from dreambooth_api.models.map_list import MapList
+from dreambooth_api.models.rules import rule
+
+SelectableScore = Literal[
+    "subjectSimilarity",
+    "subjectSimilarityClip",
+    "promptSimilarity",
+    "classDiversity",
+    "validationLoss",
+]
+"""Scores that a checkpoint can be chosen by."""
+
+
+class ScoreWeight(ApiModel):
+    """A score, and how much it counts."""
+
+    name: SelectableScore
+    """The score, as in scores.json. `validationLoss` needs images that are not trained on
+    (`evaluation.holdOut`, or `evaluationImages` of a subject)."""
+
+    weight: Annotated[float, Field(gt=0, le=10)]
+    """Its exponent in the product of all scores; 1 is the usual one."""
+
+
+class Select(ApiModel):
+    """How the best checkpoint is chosen."""
+
+    scores: Annotated[list[ScoreWeight], Field(max_length=5), MapList("name")] = []
+    """The best checkpoint has the largest product of these scores, each raised to its weight and
+    averaged over the subjects; a loss divides. Default: `subjectSimilarity` and `promptSimilarity`,
+    both with weight 1."""
+
+    max_class_drift: Annotated[float, Field(gt=0, le=100)] | None = None
+    """Checkpoints whose class drift is larger, for any subject, are passed over. Default: 5 times
+    the largest that chance gives between images of the base model."""
+
+
+class EarlyStopping(ApiModel):
+    """When training ends before its last step."""
+
+    patience: Annotated[int, Field(ge=1, le=1000)]
+    """Number of evaluations in a row without a better checkpoint, after which training ends."""
+
+    min_delta: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """A checkpoint counts as better when its score is higher by more than this."""
+
 
 PRESETS = {
     "paper": ("hf://facebook/dino-vits16", "hf://openai/clip-vit-base-patch32"),
@@ -42,6 +88,32 @@ class Evaluation(ApiModel):
 
     count: Annotated[int, Field(ge=2, le=1024)] = 16
     """Images generated per score."""
+
+    every: Steps | None = None
+    """Optimizer steps between evaluations during training; the best checkpoint is then exported.
+    Unset: only before and after training, and the last one is exported."""
+
+    max_time_fraction: Annotated[float, Field(ge=0.001, le=1)] = 0.05
+    """Share of the training time that evaluations may take. After each, those that are due too
+    early to keep it below this share are left out; 1 leaves out none."""
+
+    select: Select = Field(default_factory=Select)
+    """How the best checkpoint is chosen."""
+
+    early_stopping: EarlyStopping | None = None
+    """When training ends before its last step. Needs `every`."""
+
+    hold_out: Annotated[int, Field(ge=0, le=100)] = 0
+    """Number of images of each subject, the last by name, that are not trained on. The validation
+    loss is measured on them, and on the `evaluationImages` of the subjects."""
+
+    @rule(
+        "earlyStopping",
+        "!has(self.earlyStopping) || has(self.every)",
+        "needs evaluations during training; set evaluation.every",
+    )
+    def _early_stopping_has_evaluations(self) -> bool:
+        return self.early_stopping is None or self.every is not None
 
     @property
     def image_encoder(self) -> str:

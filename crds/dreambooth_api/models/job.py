@@ -137,6 +137,21 @@ class Spec(ApiModel):
         return not self.prior.enabled or self.prior.images is None or self._is_of_one_class()
 
     @rule(
+        "evaluation.select.scores",
+        "!has(self.evaluation) || self.evaluation.holdOut > 0"
+        " || !self.evaluation.select.scores.exists(s, s.name == 'validationLoss')"
+        " || self.subjects.exists(s, has(s.evaluationImages))",
+        "validationLoss needs images that are not trained on; set evaluation.holdOut, or"
+        " evaluationImages of a subject",
+    )
+    def _validation_loss_has_images(self) -> bool:
+        evaluation = self.evaluation
+        if evaluation is None or evaluation.hold_out > 0:
+            return True
+        by_loss = any(each.name == "validationLoss" for each in evaluation.select.scores)
+        return not by_loss or any(subject.evaluation_images for subject in self.subjects)
+
+    @rule(
         "output",
         "!self.storage.anonymousBuckets.exists(b,"
         " (self.output + '/').startsWith('s3://' + b + '/'))",

@@ -79,6 +79,16 @@ class CheckpointStatus(ApiModel):
     """Attempts since the first checkpoint that ended so. After 200 the job fails."""
 
 
+class BestStatus(ApiModel):
+    """The checkpoint with the best scores (spec.evaluation.every)."""
+
+    step: Count
+    """Step that it was scored at."""
+
+    score: Annotated[str, StringConstraints(max_length=32)]
+    """Product of the scores that it was chosen by (spec.evaluation.select), as text."""
+
+
 class AttemptStatus(ApiModel):
     """One attempt and how it ended."""
 
@@ -101,7 +111,8 @@ class AttemptStatus(ApiModel):
     """No other attempt follows."""
 
     reason: Text = ""
-    """The first failure, in words."""
+    """The first failure, in words. Of an attempt that succeeded, why training ended before its last
+    step, if it did."""
 
     rank: Count | None = None
     """First rank that failed."""
@@ -168,6 +179,9 @@ class Status(ApiModel):
 
     last_checkpoint: CheckpointStatus | None = None
     """The newest durable checkpoint."""
+
+    best: BestStatus | None = None
+    """The best checkpoint so far; of a job that succeeded, the one in `artifacts.export`."""
 
     counters: Counters | None = None
     """Interruptions of attempts by kind."""

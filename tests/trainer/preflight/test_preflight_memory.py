@@ -28,7 +28,9 @@ from dreambooth_trainer.resolved_job import ResolvedJob
 from tests.trainer.resolved import resolve, resolve_training
 
 CLIP = EncoderConfig(
-    ENCODERS["clip"], CLIPConfig(), read_preprocessing(json.loads(CLIPImageProcessorPil().to_json_string()))
+    ENCODERS["clip"],
+    CLIPConfig(),
+    read_preprocessing(json.loads(CLIPImageProcessorPil().to_json_string())),
 )
 SIZES = Path(__file__).parents[3] / "docs" / "sizes.md"
 

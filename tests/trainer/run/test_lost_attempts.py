@@ -23,7 +23,7 @@ MOMENTS = {
     "about to delete": ("dreambooth_storage:Storage.delete", 3),
     "samples on the way": ("dreambooth_trainer.evaluation.image_generator:generate_images", 2),
     "looking at the result": ("dreambooth_trainer.evaluation.image_generator:generate_images", 3),
-    "the export": ("dreambooth_trainer.run.train:export_lora", 1),
+    "the export": ("dreambooth_trainer.run.finish:export_lora", 1),
 }
 SLOW = {"samples on the way", "looking at the result"}
 

@@ -42,7 +42,7 @@ MOMENTS = {
     "samples on the way": ("dreambooth_trainer.evaluation.image_generator:generate_images", 2),
     "the last step": ("dreambooth_trainer.training.module:DreamBooth.training_step", 4),
     "looking at the result": ("dreambooth_trainer.evaluation.samples:SampleWriter.write", 3),
-    "the export": ("dreambooth_trainer.run.train:export_lora", 1),
+    "the export": ("dreambooth_trainer.run.finish:export_lora", 1),
 }
 SLOW = {
     *("making class images", "looking at the base model", "encoding the images"),

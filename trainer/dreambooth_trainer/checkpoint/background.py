@@ -29,6 +29,7 @@ from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_storage.upload.process import UploadProcess
 from dreambooth_trainer.checkpoint.listener import SaveListener
 from dreambooth_trainer.checkpoint.manifest import CheckpointRef, PendingManifest, Shard
+from dreambooth_trainer.checkpoint.retention import ChooseStep, choose_none
 from dreambooth_trainer.checkpoint.shards import shard_entry
 from dreambooth_trainer.checkpoint.staging import Staging
 from dreambooth_trainer.checkpoint.store import CheckpointStore
@@ -71,16 +72,24 @@ class BackgroundSaver:
         store: The store of the checkpoints; it has claimed its prefix.
         uploads: The upload process; it is closed with the saver.
         keep: Number of the newest checkpoints to keep (see `retention`).
+        choose: Which checkpoint has the best scores, and is kept too; called in the background.
         listener: Is called at commits, completions and failures.
     """
 
     def __init__(
-        self, store: CheckpointStore, uploads: UploadProcess, *, keep: int, listener: SaveListener
+        self,
+        store: CheckpointStore,
+        uploads: UploadProcess,
+        *,
+        keep: int,
+        listener: SaveListener,
+        choose: ChooseStep = choose_none,
     ) -> None:
         self._store = store
         self._ranks = store.ranks
         self._uploads = uploads
         self._keep = keep
+        self._choose = choose
         self._listener = listener
         self._buffers: list[Staging] = []  # two: one is uploaded while the other is filled
         self._current: _Save | None = None
@@ -288,7 +297,7 @@ class BackgroundSaver:
             reference = reference or self._store.commit(pending, shards)
             self._listener.checkpoint_committed()
             # Last: nothing old is deleted before the new checkpoint is complete.
-            self._store.prune(self._keep)
+            self._store.prune(self._keep, self._choose)
             return reference
 
         # The other ranks enter the phase with nothing to do, so that all count the same phases.

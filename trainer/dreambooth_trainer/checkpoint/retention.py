@@ -1,24 +1,37 @@
 """Which checkpoints stay, and which files of the others may be deleted. Pure."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from dreambooth_trainer.checkpoint.manifest import CheckpointRef
 
 _FILE = re.compile(r"(step-([0-9]{8})-claim-([0-9]{4,8}))/.+")
 
 
-def kept_folders(complete: Sequence[CheckpointRef], keep: int) -> set[str]:
-    """Names of the folders of the newest `keep` checkpoints, and of the best one.
+ChooseStep = Callable[[Collection[int]], int | None]
+"""The step of the best of some checkpoints, given by their steps; None: unknown."""
 
-    The best has the lowest mean loss over the steps that led to it; of equal ones, the newest.
+
+def choose_none(_steps: Collection[int]) -> None:
+    """Without scores, no checkpoint has the best."""
+
+
+def kept_folders(
+    complete: Sequence[CheckpointRef], keep: int, choose: ChooseStep = choose_none
+) -> set[str]:
+    """Names of the folders of the newest `keep` checkpoints, and of the best ones.
+
+    One has the lowest mean loss over the steps that led to it; of equal ones, the newest.
 
     Args:
         complete: All complete checkpoints, the newest first.
         keep: At least 1.
+        choose: Which of them has the best scores.
     """
     known = [(ref.manifest.loss, ref) for ref in complete if ref.manifest.loss is not None]
     best = [min(known, key=lambda each: each[0])[1]] if known else []
+    scored = choose({ref.step for ref in complete})
+    best += [ref for ref in complete if ref.step == scored]
     return {ref.uri.rsplit("/", 1)[-1] for ref in [*complete[:keep], *best]}
 
 

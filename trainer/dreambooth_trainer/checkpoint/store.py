@@ -40,7 +40,12 @@ from dreambooth_trainer.checkpoint.manifest import (
     Shard,
     read_manifest,
 )
-from dreambooth_trainer.checkpoint.retention import is_deletable, kept_folders
+from dreambooth_trainer.checkpoint.retention import (
+    ChooseStep,
+    choose_none,
+    is_deletable,
+    kept_folders,
+)
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.topology import Topology
 
@@ -217,6 +222,25 @@ class CheckpointStore:
             log.warning("cannot resume from step %d, trying the one before: %s", ref.step, problem)
         return None
 
+    def load_best(self, choose: ChooseStep) -> tuple[dict[str, Tensor], int] | None:
+        """The state with the best scores that verifies on every rank, and its step. Collective.
+
+        Returns:
+            None: `choose` has chosen none.
+
+        Raises:
+            StorageError: Storage fails, which does not mean that a checkpoint is damaged.
+        """
+        refs = self.ranks.run_on_first(self.checkpoints)
+        while (best := choose({ref.step for ref in refs})) is not None:
+            for ref in (each for each in refs if each.step == best):
+                tensors, problem = load_on_all(self._storage, ref, self.ranks)
+                if tensors is not None:
+                    return tensors, best
+                log.warning("the best checkpoint, of step %d, cannot be used: %s", best, problem)
+            refs = [ref for ref in refs if ref.step != best]
+        return None
+
     def check_owner(self) -> None:
         """Check that no newer attempt owns the prefix. Collective.
 
@@ -228,10 +252,10 @@ class CheckpointStore:
         """
         self.ranks.run_on_first(lambda: self._fence.check(self._fence.entries(self._list())))
 
-    def prune(self, keep: int) -> None:
+    def prune(self, keep: int, choose: ChooseStep = choose_none) -> None:
         """Delete old checkpoints, and what killed attempts left behind. Rank 0 alone.
 
-        The newest `keep` complete checkpoints stay, and the best one (see `retention`). Nothing of
+        The newest `keep` complete checkpoints stay, and the best ones (see `retention`). Nothing of
         a later claim is touched, so a superseded process cannot delete a newer attempt's work. When
         storage refuses to delete, a warning is logged and training goes on.
 
@@ -244,7 +268,7 @@ class CheckpointStore:
             self._fence.check(entries)
             # A checkpoint that was found damaged must not count as one of the `keep` newest.
             intact = [r for r in self._complete(listing, entries) if r.number not in self._damaged]
-            kept = kept_folders(intact, keep)
+            kept = kept_folders(intact, keep, choose)
             newest = max((ref.step for ref in intact), default=0)
             deletable = partial(is_deletable, kept=kept, newest_step=newest, claim=self._own_claim)
             # Commits go first: an interrupted deletion leaves files without a commit, which the

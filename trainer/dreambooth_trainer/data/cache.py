@@ -72,6 +72,14 @@ class TrainingCache:
     empty_prompt: int | None = None
     host: HostConditioning | None = None
 
+    def conditioning_of(self, family: Family, captions: Tensor) -> Conditioning:
+        """Conditioning of captions [N], given by their indices."""
+        if self.conditioning is None:
+            return family.encode_tokens(
+                {name: part[captions] for name, part in self.tokens.items()}
+            )
+        return {key: table[captions] for key, table in self.conditioning.items()}
+
 
 def image_pools(groups: Sequence[ImageGroup]) -> list[ImagePool]:
     """The rows of each group in the cache, in the order of the groups.

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_trainer.attempt import Attempt
@@ -10,9 +11,10 @@ from dreambooth_trainer.data.cache import image_pools
 from dreambooth_trainer.data.class_image_cache import class_prompt
 from dreambooth_trainer.data.class_images import prepare_class_images
 from dreambooth_trainer.data.crops import Variant, variants
+from dreambooth_trainer.data.images import load_images
 from dreambooth_trainer.data.latents import ImageGroup
 from dreambooth_trainer.data.sampler import TrainingSampler
-from dreambooth_trainer.data.subjects import load_subject
+from dreambooth_trainer.data.subjects import SubjectData, load_subject
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.objectives.objective import Objective
 from dreambooth_trainer.resolved_job import ResolvedJob
@@ -99,7 +101,7 @@ class Dataset:
         yield from ((f"class {noun}", group) for noun, group in self.classes.items())
 
 
-def subject_groups(attempt: Attempt) -> list[ImageGroup]:
+def load_subjects(attempt: Attempt) -> list[SubjectData]:
     """Images and captions of every subject. Collective: rank 0 checks them.
 
     Preflight has logged the warnings about them.
@@ -108,15 +110,48 @@ def subject_groups(attempt: Attempt) -> list[ImageGroup]:
         BadDataError: A subject has no usable images, or captions that cannot be used.
         StorageError: They cannot be read.
     """
-    training = attempt.job.spec.training
-    crops = variants(training.crop, training.flip)
-    loaded = attempt.ranks.run_on_first(
+    return attempt.ranks.run_on_first(
         lambda: [
             load_subject(attempt.storage, attempt.job, index)
             for index in range(len(attempt.job.spec.subjects))
         ]
     )
-    return [ImageGroup(subject.images, subject.captions, crops) for subject in loaded]
+
+
+def subject_groups(job: ResolvedJob, subjects: Sequence[SubjectData]) -> list[ImageGroup]:
+    """What is trained on: images, captions and crops of every subject."""
+    crops = variants(job.spec.training.crop, job.spec.training.flip)
+    return [ImageGroup(subject.images, subject.captions, crops) for subject in subjects]
+
+
+def held_out_groups(attempt: Attempt, subjects: Sequence[SubjectData]) -> list[ImageGroup]:
+    """Images that are not trained on, one group for each subject that has any. Collective.
+
+    They are its `evaluationImages`, and those that `spec.evaluation.holdOut` leaves out.
+
+    Raises:
+        BadDataError: `evaluationImages` has no image that can be used.
+        StorageError: They cannot be read.
+    """
+    if attempt.job.spec.evaluation is None:
+        return []
+    groups = []
+    for index, (subject, data) in enumerate(zip(attempt.job.spec.subjects, subjects, strict=True)):
+        images, captions = list(data.held_out), list(data.held_out_captions)
+        if subject.evaluation_images is not None:
+            load = partial(
+                load_images,
+                attempt.storage,
+                subject.evaluation_images,
+                field=f"spec.subjects[{index}].evaluationImages",
+                resolution=attempt.job.spec.training.resolution,
+            )
+            loaded = attempt.ranks.run_on_first(load)
+            images += loaded.images
+            captions += [subject.prompt] * len(loaded.images)
+        if images:
+            groups.append(ImageGroup(images, captions, variants("center", flip=False)))
+    return groups
 
 
 def class_groups(

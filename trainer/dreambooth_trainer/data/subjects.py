@@ -19,6 +19,9 @@ class SubjectData:
 
     images: Sequence[SourceImage]
     captions: Sequence[str]
+    held_out: Sequence[SourceImage]
+    """Its images that are not trained on (spec.evaluation.holdOut)."""
+    held_out_captions: Sequence[str]
     warnings: Sequence[str]
     notes: Sequence[str]
 
@@ -37,14 +40,31 @@ def load_subject(storage: Storage, job: ResolvedJob, index: int) -> SubjectData:
     _check_losses(loaded, field)
     captions = load_captions(storage, subject, loaded.images, index)
     warnings = [loaded.report(field)] if loaded.rejected else []
-    if len(loaded.images) < FEWEST_IMAGES:
+    kept = len(loaded.images) - _hold_out(job, len(loaded.images), field)
+    if kept < FEWEST_IMAGES:
         warnings.append(
-            f"{field}: {len(loaded.images)} image(s) are few to learn a subject from; add more,"
+            f"{field}: {kept} image(s) are few to learn a subject from; add more,"
             " from other sides and in other places (3 to 5 are usual)"
         )
     return SubjectData(
-        loaded.images, captions.texts, [*warnings, *captions.warnings], captions.notes
+        images=loaded.images[:kept],
+        captions=captions.texts[:kept],
+        held_out=loaded.images[kept:],
+        held_out_captions=captions.texts[kept:],
+        warnings=[*warnings, *captions.warnings],
+        notes=captions.notes,
     )
+
+
+def _hold_out(job: ResolvedJob, images: int, field: str) -> int:
+    """Number of images of a subject that are not trained on."""
+    count = job.spec.evaluation.hold_out if job.spec.evaluation else 0
+    if count >= images:
+        raise BadDataError(
+            f"spec.evaluation.holdOut: leaves out {count} of the {images} image(s) of {field}, and"
+            " none is left to train on; add images, or set it to a lower number"
+        )
+    return count
 
 
 def _check_losses(loaded: ImageSet, field: str) -> None:

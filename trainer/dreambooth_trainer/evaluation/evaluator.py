@@ -70,7 +70,7 @@ class Evaluator:
         """Score the model in its current state, and write the scores. Collective.
 
         Args:
-            step: Optimizer steps done; 0 is the base model, a later one also writes scores.json.
+            step: Optimizer steps done; 0 is the base model.
 
         Returns:
             The scores, the same on every rank.
@@ -94,9 +94,6 @@ class Evaluator:
         if is_first:
             storage.write(layout.scores_at(step), scores.encode())
             self._attempt.telemetry.record_scores(scores)
-            if step > 0:
-                final = scores.model_copy(update={"exported_step": step, "last_step": step})
-                storage.write(layout.scores, final.encode())
         return scores
 
     def _generate(self, subject: Subject, prompts: Sequence[str]) -> GeneratedVectors:

@@ -32,7 +32,10 @@ def load_references(attempt: Attempt, index: int) -> References:
     held_out = None
     if subject.evaluation_images is not None:
         held_out = _load(attempt, subject.evaluation_images, f"{field}.evaluationImages")
-    return References(_load(attempt, subject.images, f"{field}.images"), held_out)
+    training = _load(attempt, subject.images, f"{field}.images")
+    if attempt.job.spec.evaluation:
+        training = training[: len(training) - attempt.job.spec.evaluation.hold_out]
+    return References(training, held_out)
 
 
 def encode_real(

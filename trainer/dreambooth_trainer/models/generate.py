@@ -129,14 +129,15 @@ def _prepared(pipeline: Any, scheduler: Any) -> Iterator[None]:
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
-                stack.enter_context(_eval_mode(part))
+                stack.enter_context(eval_mode(part))
         pipeline.scheduler = scheduler
         pipeline.set_progress_bar_config(disable=True)
         yield
 
 
 @contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Within, the module is in eval mode; each of its parts gets its own mode back."""
     # Per module: frozen parts of a model in training may be in eval mode already.
     modes = [(part, part.training) for part in module.modules()]
     module.eval()

@@ -37,6 +37,10 @@ class DDPMObjective:
         """One of the T timesteps, each equally likely (Ho et al. 2020, algorithm 1)."""
         return int(stream.integers(self._timesteps))
 
+    def even_timesteps(self, count: int) -> list[float]:
+        """The timesteps in the middle of `count` equal parts of the T timesteps."""
+        return [int((part + 0.5) / count * self._timesteps) for part in range(count)]
+
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Noisy latents [N, C, h, w] at timesteps [N] (Ho et al. 2020, equation 4)."""
         signal, sigma = self._scales(timesteps)

@@ -50,6 +50,10 @@ class FlowMatchingObjective:
         uniform = max(stream.random(), 2.0**-53)
         return min(max(shift_sigma(self.density(uniform), self.shift), SMALLEST_SIGMA), 1.0)
 
+    def even_timesteps(self, count: int) -> list[float]:
+        """The sigmas in the middle of `count` equal parts of 0..1, without density and shift."""
+        return [(part + 0.5) / count for part in range(count)]
+
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The point at sigma on the line from latents to noise (Esser et al. 2024, equation 13)."""
         sigma = timesteps.view(-1, 1, 1, 1)

@@ -24,6 +24,9 @@ class Objective(Protocol):
     def draw_timestep(self, stream: np.random.Generator) -> float:
         """The timestep of one sample, in one draw from its random stream."""
 
+    def even_timesteps(self, count: int) -> list[float]:
+        """Timesteps at equal distances over the whole range, whatever the density of training."""
+
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Noisy latents [N, C, h, w], the denoiser's input."""
 

@@ -53,11 +53,15 @@ def relevant(config: Mapping[str, Any]) -> dict[str, JsonValue]:
     if _depends_on_steps(spec["training"]):
         free.discard("training.steps")
     values = (pair for name in SECTIONS for pair in _values(spec.get(name), name))
-    return {
+    relevant = {
         f"spec.{path}": value
         for path, value in values
         if path not in free and not path.endswith(SCORED)
     }
+    # Not where it is 0: a job without spec.evaluation holds out as many.
+    if held_out := spec.get("evaluation", {}).get("holdOut"):
+        relevant["spec.evaluation.holdOut"] = held_out
+    return relevant
 
 
 def _depends_on_steps(training: Mapping[str, Any]) -> bool:

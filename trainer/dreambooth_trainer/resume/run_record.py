@@ -99,6 +99,17 @@ def write_run_record(
     storage.write(layout.run_record, json.dumps(record, indent=2).encode())
 
 
+def add_result(storage: Storage, layout: OutputLayout, result: Mapping[str, JsonValue]) -> None:
+    """Add to run.json what was exported, and why. Rank 0 alone.
+
+    Raises:
+        StorageError: It cannot be read or written.
+    """
+    if (record := read_run_record(storage, layout)) is not None:
+        document = {**record, "result": dict(result)}
+        storage.write(layout.run_record, json.dumps(document, indent=2).encode())
+
+
 def read_run_record(storage: Storage, layout: OutputLayout) -> dict[str, Any] | None:
     """The content of run.json; None when it is missing, or damaged, which is logged.
 

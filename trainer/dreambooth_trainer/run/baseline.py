@@ -8,9 +8,9 @@ is the base model.
 import json
 from typing import Any
 
-from dreambooth_api.models.job import resolved
 from dreambooth_storage import ObjectNotFoundError
 from dreambooth_trainer.attempt import Attempt
+from dreambooth_trainer.selection.record import scoring_settings
 from dreambooth_trainer.telemetry.telemetry import write_json
 
 
@@ -22,14 +22,16 @@ def needs_baseline(attempt: Attempt) -> bool:
     """
     # Rank 0 decides for all: generating samples is collective, and another rank might read the
     # settings after rank 0 has written them.
-    return attempt.ranks.run_on_first(lambda: bool(_stored_settings(attempt) != _settings(attempt)))
+    return attempt.ranks.run_on_first(
+        lambda: bool(_stored_settings(attempt) != scoring_settings(attempt.job))
+    )
 
 
 def record_baseline(attempt: Attempt) -> None:
     """Record the settings of a complete baseline. Rank 0 writes; raises `StorageError`."""
     # Last, so that a baseline that was interrupted is repeated.
     if attempt.topology.rank == 0:
-        write_json(attempt.storage, _uri(attempt), _settings(attempt))
+        write_json(attempt.storage, _uri(attempt), scoring_settings(attempt.job))
 
 
 def _uri(attempt: Attempt) -> str:
@@ -41,11 +43,3 @@ def _stored_settings(attempt: Attempt) -> Any:
         return json.loads(attempt.storage.read(_uri(attempt)))
     except (ObjectNotFoundError, ValueError):
         return None
-
-
-def _settings(attempt: Attempt) -> dict[str, Any]:
-    """The settings of samples and scores, without those that no resumed job may change."""
-    spec = resolved(attempt.job)["spec"]
-    samples = {name: value for name, value in spec["samples"].items() if name != "every"}
-    images = [subject.get("evaluationImages") for subject in spec["subjects"]]
-    return {"samples": samples, "evaluation": spec.get("evaluation"), "images": images}

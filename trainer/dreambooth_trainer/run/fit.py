@@ -16,13 +16,16 @@ from dreambooth_trainer.checkpoint import (
     CheckpointStore,
     SaveListener,
 )
+from dreambooth_trainer.checkpoint.retention import choose_none
 from dreambooth_trainer.data.batches import BatchPlan, BatchStream
 from dreambooth_trainer.data.dataset import Dataset
 from dreambooth_trainer.evaluation.samples import SampleWriter
 from dreambooth_trainer.process.batch_split import BatchSplit
 from dreambooth_trainer.process.distributed import COLLECTIVE_TIMEOUT
+from dreambooth_trainer.selection.selector import CheckpointSelector
 from dreambooth_trainer.telemetry.transfers import TransferTelemetry
 from dreambooth_trainer.training.callbacks import (
+    EvaluateCheckpoints,
     HeartbeatCallback,
     RestoreSignalHandler,
     SaveCheckpoints,
@@ -46,22 +49,27 @@ def fit(
     store: CheckpointStore,
     writer: SampleWriter,
     batch: BatchSplit,
+    selector: CheckpointSelector | None = None,
 ) -> None:
-    """Train until the job's last step; the module stays on its device.
+    """Train until the job's last step, or early stopping; the module stays on its device.
 
     Raises:
         StoppedError: The ranks were asked to stop; the state is saved.
         NotFiniteError: The loss or the gradient is NaN or infinite.
     """
     training = attempt.job.spec.training
-    if module.start >= training.steps:
+    # An earlier attempt may have been stopped, or killed, between training this step and scoring.
+    if selector is not None and selector.is_due(module.start):
+        with module.ema_weights():
+            selector.evaluate(module.start)
+    if module.start >= (selector.last_step if selector else training.steps):
         return
     stream = _stream(attempt, module, dataset, batch)
     images = 2 if dataset.has_prior else 1
     attempt.telemetry.start_training(
         module.start, training.steps, stream.plan.global_batch * images
     )
-    with _saver(attempt, store) as saver, warnings.catch_warnings():
+    with _saver(attempt, store, selector) as saver, warnings.catch_warnings():
         losses = MeanLoss()
         reporter = StepReporter(
             attempt.ranks,
@@ -71,14 +79,17 @@ def fit(
             finished_phases=lambda: saver.finished_phases,
             images=lambda step, rank: dataset.uris(stream.rows(step - 1, rank)),
         )
+        evaluating = EvaluateCheckpoints(selector, reporter) if selector else None
         save = SaveCheckpoints(
             saver,
             reporter,
             losses,
             every=attempt.job.spec.checkpoints.every,
             total_steps=training.steps,
+            evaluations=selector,
+            evaluating=evaluating,
         )
-        callbacks = _callbacks(attempt, writer, reporter, save)
+        callbacks = _callbacks(attempt, writer, reporter, evaluating, save)
         trainer = _trainer(attempt, module, callbacks, batch.accumulation)
         # Lightning 2.6 calls what torch 2.13 deprecates; users cannot change that.
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
@@ -88,12 +99,15 @@ def fit(
     module.release_optimizer()
 
 
-def _saver(attempt: Attempt, store: CheckpointStore) -> BackgroundSaver:
+def _saver(
+    attempt: Attempt, store: CheckpointStore, selector: CheckpointSelector | None
+) -> BackgroundSaver:
     return BackgroundSaver(
         store,
         UploadProcess(attempt.storage.settings, TransferTelemetry(attempt.telemetry.metrics)),
         keep=attempt.job.spec.checkpoints.keep,
         listener=_SaveReporter(attempt),
+        choose=selector.choose if selector else choose_none,
     )
 
 
@@ -144,9 +158,14 @@ def _stream(
 
 
 def _callbacks(
-    attempt: Attempt, writer: SampleWriter, reporter: StepReporter, save: SaveCheckpoints
+    attempt: Attempt,
+    writer: SampleWriter,
+    reporter: StepReporter,
+    evaluating: EvaluateCheckpoints | None,
+    save: SaveCheckpoints,
 ) -> list[pl.Callback]:
     """The callbacks, in the order in which they run after a step."""
+    # Evaluations come before saves: the state that a decision ends the training with is saved.
     # EMA comes before saves and samples, which use its averages; the reporter before the save,
     # which reads the number of finished phases from it.
     spec = attempt.job.spec
@@ -156,6 +175,7 @@ def _callbacks(
         SeedDropout(spec.training.seed, attempt.topology.rank),
         UpdateEma(),
         reporter,
+        *([evaluating] if evaluating else []),
         TimedCallback(save, attempt.telemetry.metrics.record_checkpoint_wait),
         WriteSamples(spec.samples.every, spec.training.steps, lambda step: writer.write(step)),
     ]

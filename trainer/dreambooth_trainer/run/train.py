@@ -5,28 +5,27 @@ only rank 0 writes shared files.
 """
 
 import logging
-import tempfile
-from pathlib import Path
 
 import torch
-from torch import nn
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.data.cache import build_cache
-from dreambooth_trainer.data.dataset import Dataset, class_groups, prompts_of, subject_groups
+from dreambooth_trainer.data.dataset import (
+    Dataset,
+    class_groups,
+    held_out_groups,
+    load_subjects,
+    prompts_of,
+    subject_groups,
+)
 from dreambooth_trainer.data.latents import LatentStore
-from dreambooth_trainer.evaluation.evaluator import Evaluator, load_evaluator
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.samples import SampleWriter
-from dreambooth_trainer.export.lora import export_lora
-from dreambooth_trainer.export.pipeline import export_pipeline
-from dreambooth_trainer.export.provenance import Provenance
 from dreambooth_trainer.models import Family, load_family
-from dreambooth_trainer.models.adapters import make_trainable, weight_dtypes
-from dreambooth_trainer.models.load import reload_denoiser
+from dreambooth_trainer.models.adapters import make_trainable
 from dreambooth_trainer.models.published import find_license
 from dreambooth_trainer.preflight.check import check_job
 from dreambooth_trainer.process.batch_split import BatchSplit, split_batch
@@ -40,8 +39,10 @@ from dreambooth_trainer.resume.fingerprint import fingerprint
 from dreambooth_trainer.resume.restore import Restored, restore, resume_history
 from dreambooth_trainer.resume.run_record import public_config, read_global_batch, write_run_record
 from dreambooth_trainer.run.baseline import needs_baseline, record_baseline
+from dreambooth_trainer.run.finish import exports_adapters, finish
 from dreambooth_trainer.run.fit import fit
 from dreambooth_trainer.run.report import recording_failure, write_report
+from dreambooth_trainer.run.scoring import load_scoring, load_selector
 from dreambooth_trainer.telemetry.telemetry import Telemetry
 from dreambooth_trainer.telemetry.trackers import open_trackers
 from dreambooth_trainer.telemetry.transfers import TransferTelemetry
@@ -69,7 +70,9 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         attempt = Attempt(resolved, ranks, storage, telemetry, stop, device)
         attempt.check_stop()
         store = _checkpoints(attempt)
-        subjects = subject_groups(attempt)
+        loaded = load_subjects(attempt)
+        subjects = subject_groups(attempt.job, loaded)
+        held_out = held_out_groups(attempt, loaded)
         with explain_out_of_memory("loading the model", job):
             family = load_family(
                 job.spec.model, attempt.storage, ranks, attempt.device, resolved.spec.training
@@ -81,33 +84,28 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
 
         if resolved.spec.training.text_encoder.method == "frozen":
             with explain_out_of_memory("encoding text", job):
-                _encode_text(attempt, family, prompts_of(attempt.job, subjects))
+                _encode_text(attempt, family, prompts_of(attempt.job, [*subjects, *held_out]))
 
         attempt.enter_stage("GeneratingPrior")
         with explain_out_of_memory("generating class images", job):
             dataset = Dataset(attempt.job, subjects, class_groups(attempt, family, subjects))
         _record(attempt, store, family, dataset, restored, batch)
 
-        generator = ImageGenerator(attempt, family)
-        writer = SampleWriter(generator, attempt, store.check_owner)
-        with explain_out_of_memory("scoring", job):
-            evaluator = load_evaluator(attempt, generator)
+        writer = SampleWriter(ImageGenerator(attempt, family), attempt, store.check_owner)
+        scoring = load_scoring(attempt, family, writer, held_out)
+        selector = load_selector(attempt, scoring, store)
         if needs_baseline(attempt):
-            _evaluate(attempt, writer, evaluator, step=0)
+            scoring.record_baseline()
             record_baseline(attempt)
 
         attempt.enter_stage("Training")
         module = _module(attempt, family, dataset, restored.state if restored else None)
         with explain_out_of_memory("a training step", job):
-            fit(attempt, module, dataset, store, writer, batch)
+            fit(attempt, module, dataset, store, writer, batch, selector)
 
         # Saved states have both sets of weights; only the averages are scored and exported.
         with explain_out_of_memory("sampling", job), module.ema_weights():
-            attempt.enter_stage("Evaluating")
-            _evaluate(attempt, writer, evaluator, step=job.spec.training.steps)
-            writer.compare(0, job.spec.training.steps)
-            attempt.enter_stage("Exporting")
-            _export(attempt, store, family)
+            finish(attempt, store, family, module, writer, selector)
         # All ranks wait for it, and so for rank 0's upload: no pod succeeds before it is complete.
         ranks.run_on_first(lambda: write_report(attempt, store.check_owner))
 
@@ -224,7 +222,7 @@ def _record(
 def _encode_text(attempt: Attempt, family: Family, prompts: list[str]) -> None:
     """Encode the job's prompts, and move the text encoders off the device."""
     # Rank 0 writes the export, to which the text encoders belong unless it holds adapters alone.
-    exported = attempt.topology.rank == 0 and not _exports_adapters(attempt.job)
+    exported = attempt.topology.rank == 0 and not exports_adapters(attempt.job)
     negative = {"", attempt.job.spec.samples.negative_prompt}
     device = torch.device("cpu" if exported else "meta")
     family.retire_text_encoders(prompts, negative, device, attempt.check_stop)
@@ -251,62 +249,3 @@ def _module(
     with explain_out_of_memory("a training step", job):
         trained = make_trainable(family, job.spec.training)
         return DreamBooth(family, trained, job.spec.training, cache, prior, resume)
-
-
-def _evaluate(
-    attempt: Attempt, writer: SampleWriter, evaluator: Evaluator | None, step: int
-) -> None:
-    """Sample and score the model in its current state. Collective."""
-    writer.write(step)
-    if evaluator is not None:
-        with explain_out_of_memory("scoring", attempt.job):
-            evaluator.score(step)
-    attempt.check_stop()
-
-
-def _exports_adapters(job: DreamBoothJob) -> bool:
-    """Whether the result is a LoRA: only adapters were trained."""
-    training = job.spec.training
-    return training.method == "lora" and training.text_encoder.method != "full"
-
-
-def _export(attempt: Attempt, store: CheckpointStore, family: Family) -> None:
-    """Export the model: only its adapters, where nothing else was trained. Collective."""
-    job, target = attempt.job, attempt.layout.export
-    with tempfile.TemporaryDirectory(prefix="export-") as folder:
-        if attempt.topology.rank == 0:
-            arguments = family, Path(folder), _provenance(job, family)
-            with explain_out_of_memory("exporting", job):
-                if _exports_adapters(job):
-                    export_lora(*arguments)
-                else:
-                    export_pipeline(*arguments, base=_unrounded_denoiser(attempt, family))
-        # An attempt that lost its claim must not overwrite a newer one's result.
-        store.check_owner()
-        if attempt.topology.rank == 0:
-            attempt.storage.upload_tree(Path(folder), target)
-    attempt.telemetry.progress.record_export(target)
-
-
-def _unrounded_denoiser(attempt: Attempt, family: Family) -> nn.Module | None:
-    """The denoiser of the model's files, where training has kept it in a lower precision."""
-    spec = attempt.job.spec
-    dtype = weight_dtypes(type(family), spec.training)[family.denoiser_part]
-    if dtype is torch.float32:
-        return None
-    return reload_denoiser(spec.model, attempt.storage, family.model_hash)
-
-
-def _provenance(job: ResolvedJob, family: Family) -> Provenance:
-    return Provenance(
-        base_model=job.spec.model.source,
-        base_model_sha256=family.model_hash,
-        identifiers=tuple(s.identifier for s in job.spec.subjects),
-        class_nouns=tuple(s.class_noun for s in job.spec.subjects),
-        prompt=job.spec.subjects[0].prompt,
-        step=job.spec.training.steps,
-        resolution=job.spec.training.resolution,
-        sample_steps=job.spec.samples.steps,
-        guidance_scale=job.spec.samples.guidance_scale,
-        license=find_license(family.published, job.spec.model.source),
-    )

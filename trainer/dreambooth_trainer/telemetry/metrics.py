@@ -28,6 +28,7 @@ M = TypeVar("M", bound=MetricWrapperBase)
 _STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _WAIT_SECONDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 _TRANSFER_SECONDS = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0)
+_EVALUATION_SECONDS = (1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 _MAX_CODES = 32
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -46,6 +47,7 @@ class Metrics:
         self._codes: set[str] = set()
         ProcessCollector(registry=self.registry)
         self._training()
+        self._evaluation()
         self._durability()
         self._storage()
         self._memory()
@@ -53,6 +55,7 @@ class Metrics:
             self._images,
             self._step_seconds,
             self._data_wait,
+            self._evaluation_seconds,
             self._checkpoint_bytes,
             self._checkpoint_seconds,
             self._checkpoint_wait,
@@ -90,6 +93,20 @@ class Metrics:
             " scores.json.",
             "subject",
             "score",
+        )
+
+    def _evaluation(self) -> None:
+        self._evaluation_seconds = self._histogram(
+            "evaluation_seconds", "Time of an evaluation during training.", _EVALUATION_SECONDS
+        )
+        self._selection_score = self._gauge(
+            "selection_score",
+            "Score of the newest evaluation that the best checkpoint is chosen by.",
+        )
+        self._best_step = self._gauge("best_step", "Step of the best checkpoint.")
+        self._best_score = self._gauge("best_score", "Score of the best checkpoint.")
+        self._validation_loss = self._gauge(
+            "validation_loss", "Loss on held-out images, of the newest evaluation."
         )
 
     def _durability(self) -> None:
@@ -194,6 +211,20 @@ class Metrics:
     def record_score(self, subject: str, score: str, value: float) -> None:
         """The newest value of a score of a subject."""
         self._of(self._score, subject=subject, score=score).set(value)
+
+    def record_evaluation_seconds(self, seconds: float) -> None:
+        """An evaluation during training took `seconds`."""
+        self._of(self._evaluation_seconds).observe(seconds)
+
+    def record_evaluation(self, score: float, *, best_step: int, best_score: float) -> None:
+        """The model was evaluated; `score` is the one that checkpoints are chosen by."""
+        self._of(self._selection_score).set(score)
+        self._of(self._best_step).set(best_step)
+        self._of(self._best_score).set(best_score)
+
+    def record_validation_loss(self, loss: float) -> None:
+        """The loss on held-out images."""
+        self._of(self._validation_loss).set(loss)
 
     def record_losses(
         self, loss: float, subject: float, prior: float | None, learning_rate: float

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dreambooth_api.contract.message import MAX_SECONDS, Checkpoint, printable
+from dreambooth_api.contract.message import MAX_SECONDS, BestCheckpoint, Checkpoint, printable
 from dreambooth_api.contract.progress import (
     MAX_PROBLEM,
     MAX_SAMPLES,
@@ -95,6 +95,16 @@ class ProgressState:
                 step=step, images_per_second=self._images_per_second(), eta_seconds=self._eta(step)
             )
 
+    def record_evaluation(self, best: BestCheckpoint, validation_loss: float | None) -> None:
+        """The model was evaluated; `best` is the best checkpoint so far."""
+        with self._lock:
+            self._update(best=best, validation_loss=_reportable(validation_loss))
+
+    def record_early_stop(self, reason: str) -> None:
+        """Training ends before its last step."""
+        with self._lock:
+            self._update(stopped_early=printable(reason, MAX_WARNING))
+
     def record_losses(
         self, loss: float, subject: float, prior: float | None, learning_rate: float
     ) -> None:
@@ -156,10 +166,10 @@ class ProgressState:
             self._update(export=uri)
 
     @property
-    def last_checkpoint(self) -> Checkpoint | None:
-        """The newest durable checkpoint of this attempt."""
+    def step_seconds(self) -> float | None:
+        """Seconds of an optimizer step, smoothed; None before the first one of this attempt."""
         with self._lock:
-            return self._progress.last_checkpoint
+            return self._step_seconds.value
 
     @property
     def images_per_second(self) -> float | None:

@@ -3,13 +3,14 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
 from PIL import Image
 
 from dreambooth_api.contract import environment
+from dreambooth_api.contract.message import BestCheckpoint
 from dreambooth_api.contract.scores import Scores
 from dreambooth_api.contract.stages import Stage
 from dreambooth_api.models.job import DreamBoothJob, output_layout
@@ -150,6 +151,34 @@ class Telemetry:
         self.progress.record_save_wait(seconds, every)
         if seconds > 1:
             log.info("training waited %.1f s for a save (spec.checkpoints.every)", seconds)
+
+    def record_evaluation(
+        self, step: int, scores: Mapping[str, float], *, score: float, best: BestCheckpoint
+    ) -> None:
+        """The model of `step` was evaluated.
+
+        Args:
+            step: Optimizer steps over all attempts.
+            scores: Means over the subjects, by name.
+            score: The one that the best checkpoint is chosen by.
+            best: The best checkpoint so far.
+        """
+        self.metrics.record_evaluation(score, best_step=best.step, best_score=best.score)
+        loss = scores.get("validationLoss")
+        self.progress.record_evaluation(best, loss)
+        if loss is not None:
+            self.record_validation_loss(step, loss)
+        self.trackers.log(step, {"scores/selection": score})
+        log.info(
+            "evaluated step %d: score %.4g; the best is %.4g of step %d",
+            *(step, score, best.score, best.step),
+        )
+
+    def record_validation_loss(self, step: int, loss: float) -> None:
+        """The loss on held-out images, of the model of `step`."""
+        self.metrics.record_validation_loss(loss)
+        self.trackers.log(step, {"scores/validationLoss": loss})
+        log.info("validation loss of step %d: %.5f", step, loss)
 
     def record_samples(self, step: int, uri: str, grid: Image.Image) -> None:
         """A grid of samples was written to `uri`. Rank 0 alone."""

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -115,8 +116,51 @@ class UpdateEma(StepCallback):
             module.ema.update(step)
 
 
+class Evaluations(Protocol):
+    """The evaluations during training, and what follows from them; see `selection`."""
+
+    @property
+    def last_step(self) -> int:
+        """The step at which training ends: the job's last one, or that of early stopping."""
+
+    def is_due(self, step: int) -> bool:
+        """Whether the model is evaluated after `step`; the last step is not among them."""
+
+    def evaluate(self, step: int) -> None:
+        """Score the model in its current state. Collective; may raise `StoppedError`."""
+
+
+class EvaluateCheckpoints(StepCallback):
+    """Evaluates the averaged weights when that is due.
+
+    `was_stopped` says that the ranks were asked to stop meanwhile. They then stop at this step,
+    whose evaluation the next attempt makes up for: the best checkpoint is the same.
+    """
+
+    def __init__(self, evaluations: Evaluations, reporter: StepReporter) -> None:
+        self._evaluations = evaluations
+        self._reporter = reporter
+        self.was_stopped = False
+
+    def after_step(self, module: DreamBooth, step: int) -> None:
+        """Evaluate the model where it is due.
+
+        Raises:
+            NotFiniteError: The loss or gradient of a step until now is NaN or infinite.
+        """
+        if not self._evaluations.is_due(step):
+            return
+        # Reports are two steps late: weights that are not finite have no scores.
+        self._reporter.flush()
+        try:
+            with module.ema_weights():
+                self._evaluations.evaluate(step)
+        except StoppedError:
+            self.was_stopped = True
+
+
 class SaveCheckpoints(StepCallback):
-    """Saves every `every` steps in the background.
+    """Saves every `every` steps in the background, and after each evaluation.
 
     Just before a save is due, waits until the one before is durable: a kill at any time then costs
     fewer than 2 * `every` steps (2 where `every` is 1), unless storage is down.
@@ -132,13 +176,31 @@ class SaveCheckpoints(StepCallback):
         *,
         every: int,
         total_steps: int,
+        evaluations: Evaluations | None = None,
+        evaluating: EvaluateCheckpoints | None = None,
     ) -> None:
         self._saver = saver
         self._reporter = reporter
         self._losses = losses
         self._every = every
         self._total_steps = total_steps
+        self._evaluations = evaluations
+        self._evaluating = evaluating
         self._prepared = False
+
+    @property
+    def _last_step(self) -> int:
+        return self._evaluations.last_step if self._evaluations else self._total_steps
+
+    @property
+    def _must_stop(self) -> bool:
+        stopped = self._evaluating is not None and self._evaluating.was_stopped
+        return self._reporter.stop_agreed or stopped
+
+    def _is_due(self, step: int) -> bool:
+        # The best checkpoint can only be exported if it was saved.
+        evaluated = self._evaluations is not None and self._evaluations.is_due(step)
+        return step % self._every == 0 or evaluated
 
     def after_step(self, module: DreamBooth, step: int) -> None:
         """Save where it is due.
@@ -152,22 +214,23 @@ class SaveCheckpoints(StepCallback):
             self._saver.prepare(module.state())
             self._prepared = True
         self._saver.advance(finished=self._reporter.finished_phases, step=self._reporter.step)
-        if step == self._total_steps or self._reporter.stop_agreed:
+        if step == self._last_step or self._must_stop:
             self._finish(module, step)
             return
-        if (step + 1) % self._every == 0 and self._saver.should_wait:
+        if self._is_due(step + 1) and self._saver.should_wait:
             # A commit needs a later loss than the saved state's, and reports are two steps late.
             self._reporter.flush()
             self._saver.wait_until_durable()
-        if step % self._every == 0:
+        if self._is_due(step):
             self._saver.begin(step, module.state(), loss=self._losses.take())
 
     def _finish(self, module: DreamBooth, step: int) -> None:
         # Reports are two steps late: check the newest losses before their weights become durable.
         self._reporter.flush()
         self._saver.finish(step, module.state(), loss=self._losses.take())
-        if step < self._total_steps:
+        if step < self._last_step:
             raise StoppedError(f"asked to stop; saved at step {step}")
+        module.trainer.should_stop = True
 
 
 class WriteSamples(StepCallback):

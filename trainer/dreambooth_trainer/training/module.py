@@ -260,6 +260,17 @@ class DreamBooth(pl.LightningModule):
         """
         return self.ema.applied() if self.ema else nullcontext()
 
+    def load_exported(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the weights of a saved state that samples, scores and exports use: `ema_weights`.
+
+        Raises:
+            KeyError: One is missing.
+        """
+        prefix = "average" if self.ema else "weight"
+        with torch.no_grad():
+            for name, parameter in self.trained.all.items():
+                parameter.copy_(tensors[f"{prefix}/{name}"])
+
     def _restore_weights(self, tensors: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
             for name, parameter in self.trained.all.items():

@@ -20,7 +20,7 @@ from dreambooth_operator.controller.decide.pod_start import (
 )
 from dreambooth_operator.controller.decide.preflight import confirm_preflight
 from dreambooth_operator.controller.decide.progress import (
-    add_final_checkpoint,
+    add_final_report,
     add_output,
     report_progress,
 )
@@ -59,7 +59,7 @@ def advance_attempt(builder: DecisionBuilder, record: AttemptStatus) -> None:
     _advance(builder, record, jobs[0] if jobs else None)
     # By number, not by owner: the Job may be gone, and its pods with it.
     pods = [pod for pod in builder.observed.pods if pod.attempt == record.number]
-    builder.status = add_final_checkpoint(builder.status, pods)
+    builder.status = add_final_report(builder.status, pods)
     if not has_open_attempt(builder.status):
         builder.status = record_checkpoint(count_refusal(builder.status))
 

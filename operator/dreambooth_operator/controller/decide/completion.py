@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from dreambooth_api.contract.conditions import ConditionType, Reason
-from dreambooth_operator.controller.decide.progress import complete_progress
+from dreambooth_operator.controller.decide.progress import complete_progress, stopped_early
 from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
 from dreambooth_operator.controller.decide.state.decision import DeleteDreamBoothJob
 from dreambooth_operator.controller.decide.state.history import newest_attempt
@@ -12,8 +12,10 @@ from dreambooth_operator.controller.decide.state.history import newest_attempt
 def succeed(builder: DecisionBuilder) -> None:
     """End the job with the condition Complete (status.conditions) and the phase Succeeded."""
     builder.status = complete_progress(builder.status, builder.job)
-    message = "the model was trained and exported"
-    builder.set_condition(ConditionType.COMPLETE, "True", Reason.TRAINED, message)
+    message, reason = "the model was trained and exported", Reason.TRAINED
+    if early := stopped_early(builder.status):
+        message, reason = f"{message}; {early}", Reason.STOPPED_EARLY
+    builder.set_condition(ConditionType.COMPLETE, "True", reason, message)
     builder.set_phase("Succeeded")
     _finish(builder)
 

@@ -4,11 +4,17 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from dreambooth_api.contract.conditions import ConditionType, Reason
-from dreambooth_api.contract.message import Checkpoint
+from dreambooth_api.contract.message import BestCheckpoint, Checkpoint
 from dreambooth_api.contract.progress import Progress
 from dreambooth_api.contract.times import human_duration
 from dreambooth_api.models.job import DreamBoothJob, output_layout
-from dreambooth_api.models.status import Artifacts, CheckpointStatus, ProgressStatus, Status
+from dreambooth_api.models.status import (
+    Artifacts,
+    BestStatus,
+    CheckpointStatus,
+    ProgressStatus,
+    Status,
+)
 from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
 from dreambooth_operator.controller.kube.job_snapshots import JobSnapshot
 from dreambooth_operator.controller.kube.pod_snapshots import PodSnapshot
@@ -61,6 +67,7 @@ def _update_progress(builder: DecisionBuilder, progress: Progress) -> None:
             "stage": progress.stage,
             "progress": _progress_status(progress, old.progress, builder.now),
             "last_checkpoint": _checkpoint_status(progress.last_checkpoint, old.last_checkpoint),
+            "best": _best_status(progress.best, old.best),
             "artifacts": _with_samples(old.artifacts, progress.samples),
         }
     )
@@ -119,37 +126,62 @@ def _checkpoint_status(
     )
 
 
+def _best_status(best: BestCheckpoint | None, old: BestStatus | None) -> BestStatus | None:
+    """The best checkpoint as the status has it; `old` where there is none."""
+    if best is None:
+        return old
+    return BestStatus(step=best.step, score=f"{best.score:.4g}")
+
+
 def _with_samples(artifacts: Artifacts | None, samples: list[str]) -> Artifacts | None:
     if not samples:
         return artifacts
     return (artifacts or Artifacts()).model_copy(update={"samples": samples[-1]})
 
 
-def add_final_checkpoint(status: Status, pods: Iterable[PodSnapshot]) -> Status:
-    """The status with the checkpoint that an attempt saved at its end.
+def add_final_report(status: Status, pods: Iterable[PodSnapshot]) -> Status:
+    """The status with what an attempt reported at its end.
 
-    It comes from the termination messages of the pods, as no poll may have followed the save.
+    It comes from the termination messages of the pods, as no poll may have followed: the checkpoint
+    that was saved last, the best one, and why training ended before its last step.
     """
-    last = status.last_checkpoint
+    last, best, record = status.last_checkpoint, status.best, status.attempts[-1]
     for pod in pods:
         saved = pod.termination.checkpoint
         if saved and (last is None or saved.step > last.step):
             last = _checkpoint_status(saved, last)
-    return status.model_copy(update={"last_checkpoint": last})
+        best = _best_status(pod.termination.best, best)
+        if pod.termination.stopped_early and record.outcome == "Succeeded":
+            record = record.model_copy(update={"reason": pod.termination.stopped_early})
+    attempts = [*status.attempts[:-1], record]
+    return status.model_copy(update={"last_checkpoint": last, "best": best, "attempts": attempts})
 
 
 def complete_progress(status: Status, job: DreamBoothJob) -> Status:
     """The status of a job that succeeded (status.progress, status.artifacts).
 
-    All steps are done, and the export exists, even where the last poll came before that.
+    All steps are done, unless training was stopped early, and the export exists, even where the
+    last poll came before that.
     """
     layout = output_layout(job)
     artifacts = (status.artifacts or Artifacts()).model_copy(
         update={"output": layout.root, "export": layout.export, "report": layout.report}
     )
     progress = status.progress or ProgressStatus(total_steps=job.spec.training.steps)
-    progress = progress.model_copy(update={"step": progress.total_steps, "eta": None})
+    step = progress.total_steps
+    if stopped_early(status) and status.last_checkpoint:
+        step = status.last_checkpoint.step
+    progress = progress.model_copy(update={"step": step, "eta": None})
     return status.model_copy(update={"artifacts": artifacts, "progress": progress})
+
+
+def stopped_early(status: Status) -> str:
+    """Why training ended before its last step (spec.evaluation.earlyStopping); empty: it did not.
+
+    Args:
+        status: Of a job whose newest attempt has succeeded.
+    """
+    return status.attempts[-1].reason if status.attempts else ""
 
 
 def add_output(status: Status, job: DreamBoothJob) -> Status:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dreambooth_api.contract.message import BestCheckpoint, Checkpoint
+from dreambooth_api.contract.termination import Termination
+from dreambooth_api.models.status import BestStatus
 from dreambooth_operator.controller.decide.state.decision import DeleteDreamBoothJob
 from tests.operator.controller.world import running
 
@@ -25,6 +28,30 @@ def test_success_reports_where_the_model_is() -> None:
     assert world.status.progress.step == 800
     assert world.condition("Complete")[0] == "True"
     assert world.status.completion_time == world.now
+
+
+def test_a_job_that_stops_early_succeeds_with_the_reason_and_the_best_checkpoint() -> None:
+    world = running()
+    world.reports(390, best={"step": 200, "score": 0.25})
+    world.settle()
+    assert world.status.best == BestStatus(step=200, score="0.25")
+    for pod in world.pods_of(world.attempt):
+        checkpoint = Checkpoint(step=400, uri="s3://results/400", time=world.now)
+        best = BestCheckpoint(step=300, score=0.28125)
+        early = "stopped early at step 400 of 800"
+        end = Termination(message="done", checkpoint=checkpoint, best=best, stopped_early=early)
+        world.exit(pod, 0, end)
+    world.control_jobs()
+    world.settle()
+    assert world.status.phase == "Succeeded"
+    assert world.condition("Complete") == (
+        "True",
+        "StoppedEarly",
+        "the model was trained and exported; stopped early at step 400 of 800",
+    )
+    assert world.status.best == BestStatus(step=300, score="0.2812")
+    assert world.status.progress is not None
+    assert world.status.progress.step == 400
 
 
 def test_a_job_is_deleted_when_its_time_to_live_is_over() -> None:

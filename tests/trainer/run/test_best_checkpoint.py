@@ -1,0 +1,152 @@
+"""The best checkpoint: the same whatever is killed, with any number of ranks."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.trainer.ranks import SignalAtCall, history, run_folder, run_ranks
+
+Job = Callable[..., dict[str, Any]]
+CLIP = Path(__file__).parents[3] / "examples/tiny-sd/clip"
+STEPS = 8
+
+
+def scored(job: Job, uid: str, **evaluation: Any) -> dict[str, Any]:
+    """A LoRA that learns too fast, so that its last checkpoint is hardly the best."""
+    return job(
+        uid,
+        training={
+            "method": "lora", "steps": STEPS, "globalBatch": 2, "lora": {"rank": 2},
+            "learningRate": 2e-2, "ema": {"enabled": True},
+        },
+        prior={"enabled": False},
+        checkpoints={"every": 3, "keep": 1},
+        evaluation={"encoders": {"image": str(CLIP), "text": str(CLIP)}, "count": 2, "every": 2,
+                    "maxTimeFraction": 1,
+                    "holdOut": 1, "select": {"scores": [{"name": "promptSimilarity", "weight": 1}]},
+                    **evaluation},
+    )  # fmt: skip
+
+
+def finish(job: dict[str, Any], folder: Path, **how: Any) -> Any:
+    ended = run_ranks(job, folder, **how)
+    assert set(ended.codes) == {0}, "\n".join(ended.logs)
+    return ended
+
+
+def evaluations(job: dict[str, Any]) -> dict[int, dict[str, float]]:
+    """Scores by step."""
+    files = sorted((run_folder(job) / "selection").glob("step-*.json"))
+    records = [json.loads(file.read_text()) for file in files]
+    return {record["step"]: record["scores"] for record in records}
+
+
+def exported(job: dict[str, Any], folder: str = "export") -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = load_file(
+        run_folder(job) / folder / "pytorch_lora_weights.safetensors"
+    )
+    return weights
+
+
+def result(job: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run_folder(job) / "run.json").read_text())["result"]
+    return found
+
+
+def best_step(job: dict[str, Any], name: str = "promptSimilarity") -> int:
+    found = evaluations(job)
+    return max(found, key=lambda step: (found[step][name], -step))
+
+
+def same_weights(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
+
+
+def test_the_best_checkpoint_is_exported_and_the_last_stays_beside_it(
+    job: Job, tmp_path: Path
+) -> None:
+    made = scored(job, "best")
+    ended = finish(made, tmp_path)
+    assert list(evaluations(made)) == [2, 4, 6, 8]
+    assert all("validationLoss" in scores for scores in evaluations(made).values())
+    best = best_step(made)
+    assert best < STEPS, "choose other settings: the last is the best"
+    assert ended.termination.best is not None
+    assert ended.termination.best.step == best
+    assert result(made)["exportedStep"] == best
+    assert result(made)["lastStep"] == STEPS
+    scores = json.loads((run_folder(made) / "scores.json").read_text())
+    assert (scores["step"], scores["exportedStep"], scores["lastStep"]) == (best, best, STEPS)
+    # What is exported is what was trained up to that step, and no further.
+    short = scored(job, "short")
+    short["spec"]["training"]["steps"] = best
+    finish(short, tmp_path / "short")
+    assert same_weights(exported(made), exported(short))
+    assert not same_weights(exported(made), exported(made, "export-last"))
+    assert (run_folder(made) / "samples" / f"step-{best:08d}" / "grid.png").exists()
+
+
+MOMENTS = {
+    "while an evaluation generates images": (
+        "dreambooth_trainer.evaluation.evaluator:Evaluator.score", 3
+    ),
+    "between scoring and recording": (
+        "dreambooth_trainer.selection.record:RecordStore.write", 2
+    ),
+    "between recording and saving": (
+        "dreambooth_trainer.telemetry.telemetry:Telemetry.record_evaluation", 2
+    ),
+    "while old checkpoints are deleted": ("dreambooth_storage:Storage.delete", 3),
+    "while the best is loaded": (
+        "dreambooth_trainer.checkpoint.store:CheckpointStore.load_best", 1
+    ),
+    "before the export of the best": ("dreambooth_trainer.run.finish:write_result", 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+def test_whenever_it_is_killed_the_same_checkpoint_is_the_best(
+    job: Job, tmp_path: Path, kind: signal.Signals
+) -> None:
+    whole = scored(job, "whole")
+    finish(whole, tmp_path / "whole")
+    broken = scored(job, "broken")
+    for attempt, (function, call) in enumerate(MOMENTS.values()):
+        strike = SignalAtCall(function, kind, call=call)
+        ended = run_ranks(broken, tmp_path / "broken", attempt=attempt, signal_at=strike)
+        assert ended.codes[0] in (-signal.SIGKILL, 143, 0), ended.logs
+    finish(broken, tmp_path / "broken", attempt=len(MOMENTS))
+    assert evaluations(broken) == evaluations(whole)
+    assert result(broken) == result(whole)
+    assert same_weights(exported(broken), exported(whole))
+    assert same_weights(exported(broken, "export-last"), exported(whole, "export-last"))
+
+
+def test_two_ranks_choose_the_checkpoint_that_one_does(job: Job, tmp_path: Path) -> None:
+    alone, two = scored(job, "alone"), scored(job, "two")
+    finish(alone, tmp_path / "alone")
+    finish(two, tmp_path / "two", nodes=2)
+    assert result(two)["exportedStep"] == result(alone)["exportedStep"]
+    for step, scores in evaluations(alone).items():
+        assert evaluations(two)[step] == pytest.approx(scores, rel=1e-3, abs=1e-4)
+
+
+def test_training_ends_early_once_and_for_all(job: Job, tmp_path: Path) -> None:
+    # No checkpoint is better by more than 1 than another.
+    early = {"patience": 2, "minDelta": 1}
+    made = scored(job, "early", earlyStopping=early)
+    strike = SignalAtCall("dreambooth_trainer.run.finish:write_result", signal.SIGKILL)
+    killed = run_ranks(made, tmp_path, signal_at=strike)
+    assert killed.codes == [-signal.SIGKILL], killed.logs
+    ended = finish(made, tmp_path, attempt=1)
+    assert list(evaluations(made)) == [2, 4, 6]
+    assert result(made)["lastStep"] == 6
+    assert "stopped early at step 6 of 8" in result(made)["stoppedEarly"]
+    assert "stopped early at step 6 of 8" in (ended.termination.stopped_early or "")
+    assert [line["step"] for line in history(made)] == [1, 2, 3, 4, 5, 6]

@@ -1,0 +1,100 @@
+"""The end of a run: samples, scores and exports of the trained model."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_trainer.attempt import Attempt
+from dreambooth_trainer.checkpoint import CheckpointStore
+from dreambooth_trainer.evaluation.samples import SampleWriter
+from dreambooth_trainer.export.lora import export_lora
+from dreambooth_trainer.export.pipeline import export_pipeline
+from dreambooth_trainer.export.provenance import Provenance
+from dreambooth_trainer.models import Family
+from dreambooth_trainer.models.adapters import weight_dtypes
+from dreambooth_trainer.models.load import reload_denoiser
+from dreambooth_trainer.models.published import find_license
+from dreambooth_trainer.process.out_of_memory import explain_out_of_memory
+from dreambooth_trainer.resolved_job import ResolvedJob
+from dreambooth_trainer.run.scoring import load_best, write_result
+from dreambooth_trainer.selection.selector import CheckpointSelector
+from dreambooth_trainer.training.module import DreamBooth
+
+
+def finish(
+    attempt: Attempt,
+    store: CheckpointStore,
+    family: Family,
+    module: DreamBooth,
+    writer: SampleWriter,
+    selector: CheckpointSelector | None,
+) -> None:
+    """Sample, score and export the trained model: the best checkpoint, and the last. Collective."""
+    last = selector.last_step if selector else attempt.job.spec.training.steps
+    attempt.enter_stage("Evaluating")
+    writer.write(last)
+    if selector is not None:
+        selector.evaluate(last)
+    attempt.enter_stage("Exporting")
+    best = last
+    if selector is not None and selector.chooses and not selector.is_best(last):
+        _export(attempt, store, family, last, attempt.layout.export_last)
+        best = load_best(module, selector, store, last)
+        writer.write(best)
+    writer.compare(0, best)
+    if selector is not None:
+        write_result(attempt, selector, store, exported=best)
+    _export(attempt, store, family, best, attempt.layout.export)
+    attempt.telemetry.progress.record_export(attempt.layout.export)
+
+
+def exports_adapters(job: DreamBoothJob) -> bool:
+    """Whether the result is a LoRA: only adapters were trained."""
+    training = job.spec.training
+    return training.method == "lora" and training.text_encoder.method != "full"
+
+
+def _export(
+    attempt: Attempt, store: CheckpointStore, family: Family, step: int, target: str
+) -> None:
+    """Export the model of a step: only its adapters, where nothing else was trained. Collective."""
+    job = attempt.job
+    with tempfile.TemporaryDirectory(prefix="export-") as folder:
+        if attempt.topology.rank == 0:
+            arguments = family, Path(folder), _provenance(job, family, step)
+            with explain_out_of_memory("exporting", job):
+                if exports_adapters(job):
+                    export_lora(*arguments)
+                else:
+                    export_pipeline(*arguments, base=_unrounded_denoiser(attempt, family))
+        # An attempt that lost its claim must not overwrite a newer one's result.
+        store.check_owner()
+        if attempt.topology.rank == 0:
+            attempt.storage.upload_tree(Path(folder), target)
+
+
+def _unrounded_denoiser(attempt: Attempt, family: Family) -> nn.Module | None:
+    """The denoiser of the model's files, where training has kept it in a lower precision."""
+    spec = attempt.job.spec
+    dtype = weight_dtypes(type(family), spec.training)[family.denoiser_part]
+    if dtype is torch.float32:
+        return None
+    return reload_denoiser(spec.model, attempt.storage, family.model_hash)
+
+
+def _provenance(job: ResolvedJob, family: Family, step: int) -> Provenance:
+    return Provenance(
+        base_model=job.spec.model.source,
+        base_model_sha256=family.model_hash,
+        identifiers=tuple(s.identifier for s in job.spec.subjects),
+        class_nouns=tuple(s.class_noun for s in job.spec.subjects),
+        prompt=job.spec.subjects[0].prompt,
+        step=step,
+        resolution=job.spec.training.resolution,
+        sample_steps=job.spec.samples.steps,
+        guidance_scale=job.spec.samples.guidance_scale,
+        license=find_license(family.published, job.spec.model.source),
+    )

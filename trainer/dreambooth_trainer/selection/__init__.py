@@ -1,0 +1,1 @@
+"""The best checkpoint: evaluations during training, and what is decided by them."""
