@@ -89,6 +89,7 @@ PAGES = [
         ROOT / "charts" / "dreambooth-operator" / "README.md",
         ROOT / "tests" / "README.md",
         ROOT / "tests" / "cluster" / "README.md",
+        ROOT / "examples" / "tiny-flow" / "README.md",
         ROOT / "examples" / "tiny-sd" / "README.md",
     )
 ]

@@ -53,4 +53,8 @@ def test_python_makes_an_image(block: Block, folder: Path) -> None:
 
 
 def test_blocks_of_python_are_found() -> None:
-    assert [block.page for block in PYTHON] == ["README.md", "examples/tiny-sd/README.md"]
+    assert [block.page for block in PYTHON] == [
+        "README.md",
+        "examples/tiny-flow/README.md",
+        "examples/tiny-sd/README.md",
+    ]

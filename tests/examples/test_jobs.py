@@ -17,7 +17,15 @@ from tests.charts.pod_security import violations
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(EXAMPLES.glob("*.yaml"))
-NAMES = {"quickstart", "lora-one-gpu", "full-2x8", "several-subjects", "spot-nodes", "more-steps"}
+NAMES = {
+    "quickstart",
+    "quickstart-flow",
+    "lora-one-gpu",
+    "full-2x8",
+    "several-subjects",
+    "spot-nodes",
+    "more-steps",
+}
 SHORTEST_NOTICE = 30
 """Seconds between a cloud's notice and the end of a spot node."""
 
@@ -29,7 +37,7 @@ def dreambooth(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
 
 
-def test_there_are_six() -> None:
+def test_there_are_seven() -> None:
     assert {path.stem for path in FILES} == NAMES
 
 

@@ -24,7 +24,7 @@ LESSONS = {
         steps=500, batch=32, learning_rate=2e-3, average=0.98, warm_up=50, decay_from=0.9
     ),
     "steady": Recipe(
-        steps=2_900, batch=32, learning_rate=2e-3, average=0.998, warm_up=50, decay_from=0.3
+        steps=2_000, batch=32, learning_rate=2e-3, average=0.998, warm_up=50, decay_from=0.3
     ),
 }
 
