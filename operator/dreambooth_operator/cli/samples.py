@@ -21,9 +21,9 @@ def samples(name_or_file: str, to: Path | None, state_folder: Path) -> None:
         UserError: There is no such job, or it has no samples yet.
     """
     state = State(state_folder)
-    newest, embedded = find_job(name_or_file, state)
-    earlier = state.earlier_runs(newest)
-    for job, embedded in [(newest, embedded), *((run.job, run.record.embedded) for run in earlier)]:
+    newest, is_embedded = find_job(name_or_file, state)
+    earlier = [(run.job, run.record.embedded) for run in state.earlier_runs(newest)]
+    for job, embedded in [(newest, is_embedded), *earlier]:
         results = _fetch(job, embedded, to, state)
         if results.files:
             if job is not newest:

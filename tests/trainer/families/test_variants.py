@@ -12,7 +12,6 @@ from diffusers import DiffusionPipeline
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.export.pipeline import export_pipeline
-from dreambooth_trainer.models import Family
 from dreambooth_trainer.preflight.check import check_job
 from tests.trainer.conftest import MakeJob
 from tests.trainer.export.test_export import ABOUT
@@ -84,26 +83,35 @@ def call_instruction(plain: Any) -> list[str]:
     return seen[0]
 
 
-def turbo(folder: Path) -> Path:
-    """Z-Image as Turbo is published."""
-    shutil.copytree(build("z_image"), folder)
-    change(folder / "scheduler" / "scheduler_config.json", shift=3.0)
-    return folder
-
-
 def check(config: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Errors and warnings of preflight."""
     report = check_job(DreamBoothJob.model_validate(config), Storage(StorageSettings()))
     return [str(each) for each in report.errors], report.warnings
 
 
-def test_a_distilled_model_is_trained_with_a_warning(job: MakeJob, tmp_path: Path) -> None:
-    config = job(model={"source": str(turbo(tmp_path / "turbo"))})
-    errors, warnings = check(config)
+@pytest.mark.parametrize(
+    ("name", "file", "settings", "note"),
+    [
+        ("flux", "transformer/config.json", {"guidance_embeds": False}, "FLUX.1 schnell was dist"),
+        ("flux2_klein", "model_index.json", {"is_distilled": True}, "this FLUX.2 klein was distil"),
+        ("krea2", "model_index.json", {"is_distilled": True}, "Krea 2 Turbo was distilled to 8"),
+        ("z_image", "scheduler/scheduler_config.json", {"shift": 3.0}, "Z-Image-Turbo was distill"),
+        ("sd3", "model_index.json", {}, "its name says that the model was distilled to few steps"),
+    ],
+)
+def test_a_distilled_model_is_trained_with_a_warning(
+    job: MakeJob, tmp_path: Path, name: str, file: str, settings: dict[str, Any], note: str
+) -> None:
+    """Those of sd3.5-large-turbo show it by its name alone."""
+    folder = Path(shutil.copytree(build(name), tmp_path / "some-turbo"))
+    change(folder / file, **settings)
+    errors, warnings = check(job(model={"source": str(folder)}))
     assert not errors
-    assert any("Z-Image-Turbo was distilled" in each for each in warnings)
-    plain: Family = load(build("z_image"))
-    assert not plain.training_notes
+    [warning] = [each for each in warnings if "distilled" in each]
+    assert warning.startswith(f"spec.model.source: {note}")
+    assert "training undoes" in warning
+    _, warnings = check(job(model={"source": str(build(name))}))
+    assert not [each for each in warnings if "distilled" in each]
 
 
 @pytest.mark.parametrize(

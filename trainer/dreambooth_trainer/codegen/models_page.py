@@ -21,6 +21,10 @@ model, which `run.json` shows as `lora.targets`.
 The license of the base model applies to what is trained from it. The result's `README.md` names it.
 Models that are *gated* need two things: a user who has accepted the license on the model's page of
 the hub, and [that user's token in the job](job.md#pods). A copy of your own needs no token.
+
+A model that was *distilled* to few steps (turbo, schnell, lightning) makes images quickly, and
+training undoes that. Train the model that it was made from, and use the LoRA with the distilled
+one. Preflight says so, and the lists below say what else to know of each such model.
 """
 MEMORY = """\
 Parameters are those of the denoiser, in billions. GPU memory is preflight's estimate in GiB, for

@@ -40,7 +40,7 @@ class Chroma(PackedFamily):
             resolution=1024,
             steps=40,
             guidance_scale=3.0,
-            memory=GpuMemory(73.5, 214.4, 26.9, 153.4),
+            memory=GpuMemory(73.5, 214.3, 26.9, 153.2),
         ),
         PublishedModel(
             "hf://lodestones/Chroma1-Base",
@@ -49,6 +49,7 @@ class Chroma(PackedFamily):
             resolution=1024,
             steps=40,
             guidance_scale=3.0,
+            memory=GpuMemory(73.5, 214.3, 26.9, 153.2),
         ),
     )
     pipeline_class = ChromaPipeline

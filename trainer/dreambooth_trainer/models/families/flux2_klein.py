@@ -40,7 +40,7 @@ class Flux2Klein(Flux2):
             resolution=1024,
             steps=50,
             guidance_scale=4.0,
-            memory=GpuMemory(45.3, 99.5, 16.1, 70.2),
+            memory=GpuMemory(45.3, 99.4, 16.1, 70.2),
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.2-klein-base-9B",
@@ -50,6 +50,7 @@ class Flux2Klein(Flux2):
             steps=50,
             guidance_scale=4.0,
             is_gated=True,
+            memory=GpuMemory(79.3, 200.2, 33.7, 158.2),
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.2-klein-4B",
@@ -59,6 +60,7 @@ class Flux2Klein(Flux2):
             steps=4,
             guidance_scale=1.0,
             note=DISTILLED_NOTE,
+            memory=GpuMemory(45.3, 99.4, 16.1, 69.0),
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.2-klein-9B",
@@ -69,6 +71,7 @@ class Flux2Klein(Flux2):
             guidance_scale=1.0,
             is_gated=True,
             note=DISTILLED_NOTE,
+            memory=GpuMemory(79.3, 200.2, 33.7, 156.6),
         ),
     )
     pipeline_class = Flux2KleinPipeline

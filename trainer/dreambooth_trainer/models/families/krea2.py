@@ -86,6 +86,7 @@ class Krea2(VideoVaeFamily):
             guidance_scale=0.0,
             is_gated=True,
             note=TURBO_NOTE,
+            memory=GpuMemory(127.3, 298.1, 35.3, 218.7),
         ),
     )
     pipeline_class = Krea2Pipeline

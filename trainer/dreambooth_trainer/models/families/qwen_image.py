@@ -52,6 +52,7 @@ class QwenImage(VideoVaeFamily):
             resolution=1328,
             steps=50,
             guidance_scale=4.0,
+            memory=GpuMemory(153.0, 457.6, 55.3, 345.8),
         ),
     )
     pipeline_class = QwenImagePipeline
