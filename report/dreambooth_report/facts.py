@@ -116,6 +116,8 @@ class RunFacts:
     losses: Mapping[str, Curve] = field(default_factory=dict)
     learning_rate: Curve | None = None
     step_seconds: Curve | None = None
+    validation_losses: Sequence[tuple[int, float]] = ()
+    """Of images that are not trained on, by step."""
     scores: Sequence[ScoreFacts] = ()
     warnings: Sequence[str] = ()
     notes: Sequence[str] = ()

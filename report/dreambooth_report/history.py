@@ -1,4 +1,4 @@
-"""history.jsonl as curves."""
+"""The measurements of training as curves: history.jsonl, and the losses of evaluations."""
 
 import json
 import math
@@ -37,6 +37,17 @@ def curve(entries: Sequence[Mapping[str, Any]], name: str) -> Curve | None:
     raw = [sum(value for _, value in pairs[each]) / len(pairs[each]) for each in chunks]
     ends = [min(each.stop, len(pairs)) - 1 for each in chunks]
     return Curve([pairs[i][0] for i in ends], [smooth[i] for i in ends], raw)
+
+
+def validation_losses(evaluations: Sequence[str]) -> list[tuple[int, float]]:
+    """Steps and validation losses of the files of `selection/`, by step."""
+    losses: list[tuple[int, float]] = []
+    for entry in (entry for text in evaluations for entry in parse(" ".join(text.split()))):
+        scores = entry.get("scores")
+        loss = scores.get("validationLoss") if isinstance(scores, dict) else None
+        if isinstance(loss, int | float) and _is_number(loss):
+            losses.append((entry["step"], float(loss)))
+    return sorted(losses)
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:

@@ -187,6 +187,10 @@ def _training_charts(facts: RunFacts) -> Iterator[Chart]:
         ]
         text = "Averaged over some steps; single steps are drawn faintly."
         yield _training_chart("Loss", text, lines, _short, "loss")
+    if facts.validation_losses:
+        held_out = Line("Validation loss", facts.validation_losses, dots=True)
+        text = "Of photos that were not trained on; low where the model has learned the subject."
+        yield _training_chart("Validation loss", text, [held_out], _short, "validation")
     if facts.learning_rate:
         rate = facts.learning_rate
         line = Line("Learning rate", list(zip(rate.steps, rate.raw, strict=True)))

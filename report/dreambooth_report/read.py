@@ -124,6 +124,9 @@ def read_run(storage: Storage, root: str) -> RunFacts:
         losses={name: curve for name, curve in curves.items() if curve},
         learning_rate=history.curve(steps, "learning_rate"),
         step_seconds=history.curve(steps, "seconds"),
+        validation_losses=history.validation_losses(
+            [files.text(f"{layout.SELECTION}/{path}") for path in files.below(layout.SELECTION)]
+        ),
         scores=over_steps(scored),
         warnings=record.warnings,
         notes=record.notes,

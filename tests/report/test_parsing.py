@@ -39,6 +39,15 @@ def test_averages_are_unbiased_from_the_first_value_on() -> None:
     assert history.smoothed([1.0, 2.0], 1) == [1, 2]
 
 
+def test_validation_losses_of_evaluations_by_step() -> None:
+    texts = [
+        json.dumps({"step": step, "scores": {"validationLoss": 1 / step}}, indent=2)
+        for step in (4, 2)
+    ]
+    others = ['{"step": 1, "scores": {"promptSimilarity": 1}}', "", '{"step": 3, "scores": 1}']
+    assert history.validation_losses([*texts, *others]) == [(2, 0.5), (4, 0.25)]
+
+
 def test_a_model_card_as_blocks() -> None:
     card = """---
 license: other

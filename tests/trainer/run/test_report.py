@@ -98,7 +98,7 @@ def test_a_report_that_cannot_be_built_is_a_warning(
         attempt: Any = SimpleNamespace(
             job=job, topology=rank(0), storage=storage, layout=output_layout(job)
         )
-        write_report(attempt, lambda: None)
+        write_report(attempt)
         found = end(storage, output_layout(job))
     assert found is not None
     assert found.exit_code == 0

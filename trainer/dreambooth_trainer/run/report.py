@@ -1,7 +1,7 @@
 """What an attempt leaves for people: how it ended, and the page that shows the run."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from dreambooth_api.contract.exit_codes import ExitCode
@@ -38,13 +38,11 @@ def recording_failure(job: DreamBoothJob, topology: Topology, storage: Storage) 
         raise
 
 
-def write_report(attempt: Attempt, check_owner: Callable[[], None]) -> None:
-    """Record that the attempt is done, and write `report.html`. Rank 0 alone.
+def write_report(attempt: Attempt) -> None:
+    """Record that the attempt, which owns the output, is done, and write `report.html`.
 
-    Raises:
-        FencedError: A newer attempt owns the output; nothing is written.
+    Rank 0 alone.
     """
-    check_owner()
     _write_end(attempt.job, attempt.topology, attempt.storage, ExitCode.DONE, "done")
     layout = attempt.layout
     try:

@@ -106,8 +106,9 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         # Saved states have both sets of weights; only the averages are scored and exported.
         with explain_out_of_memory("sampling", job), module.ema_weights():
             finish(attempt, store, family, module, writer, selector)
+        store.check_owner()
         # All ranks wait for it, and so for rank 0's upload: no pod succeeds before it is complete.
-        ranks.run_on_first(lambda: write_report(attempt, store.check_owner))
+        ranks.run_on_first(lambda: write_report(attempt))
 
 
 def open_storage(job: DreamBoothJob, telemetry: Telemetry) -> Storage:
