@@ -52,6 +52,7 @@ demo: $(or $(wildcard $(READY)),$(RUN_READY)) ## fine-tune tiny-sd on a subject:
 	@unset OMP_NUM_THREADS; $(BIN)/dreambooth run examples/quickstart.yaml --state .dreambooth-demo \
 		--upload examples/tiny-sd/model=s3://dreambooth/models/tiny-sd \
 		--upload examples/tiny-sd/clip=s3://dreambooth/models/tiny-clip \
+		--upload examples/tiny-sd/dino=s3://dreambooth/models/tiny-dino \
 		--upload examples/subjects=s3://dreambooth/subjects
 
 test: $(READY) ## run all tests but those of families, the slow ones and e2e: about 15 minutes on two cores

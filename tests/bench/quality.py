@@ -47,8 +47,10 @@ def _scores(
     spec = job["spec"]
     job["metadata"] |= {"namespace": "default", "uid": name}
     spec["model"]["source"] = str(EXAMPLES / "tiny-sd" / "model")
-    encoder = str(EXAMPLES / "tiny-sd" / "clip")
-    spec["evaluation"]["encoders"] = {"image": encoder, "text": encoder}
+    spec["evaluation"]["encoders"] = {
+        role: str(EXAMPLES / "tiny-sd" / name)
+        for role, name in (("image", "dino"), ("text", "clip"))
+    }
     for field in ("images", "evaluationImages"):
         spec["subjects"][0][field] = _local(spec["subjects"][0][field])
     spec["output"] = f"file://{folder}/quality"

@@ -56,7 +56,10 @@ class _Bench:
         self.server.create_bucket(name)
         with Storage(StorageSettings(self.server.endpoint_url)) as storage:
             storage.upload_tree(EXAMPLES / "tiny-sd" / "model", f"s3://{name}/models/tiny-sd")
-            storage.upload_tree(EXAMPLES / "tiny-sd" / "clip", f"s3://{name}/models/tiny-clip")
+            for model in ("clip", "dino"):
+                storage.upload_tree(
+                    EXAMPLES / "tiny-sd" / model, f"s3://{name}/models/tiny-{model}"
+                )
             storage.upload_tree(EXAMPLES / "subjects", f"s3://{name}/subjects")
         self.proxy.set_rules(*rules)
         began = time.perf_counter()

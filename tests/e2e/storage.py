@@ -21,6 +21,7 @@ BUCKET = "dreambooth"
 UPLOADS = {
     "tiny-sd/model": "models/tiny-sd",
     "tiny-sd/clip": "models/tiny-clip",
+    "tiny-sd/dino": "models/tiny-dino",
     "subjects": "subjects",
 }
 """Folders of the examples, and where examples/quickstart.yaml looks for them."""

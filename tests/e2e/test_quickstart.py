@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 UPLOADS = {
     "tiny-sd/model": "s3://dreambooth/models/tiny-sd",
     "tiny-sd/clip": "s3://dreambooth/models/tiny-clip",
+    "tiny-sd/dino": "s3://dreambooth/models/tiny-dino",
     "subjects": "s3://dreambooth/subjects",
 }
 
