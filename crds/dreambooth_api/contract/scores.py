@@ -217,6 +217,8 @@ class Scores(Message):
     """Optimizer steps of the exported model; None while training goes on."""
     last_step: Step | None = None
     """Optimizer steps when training ended; None while it goes on."""
+    validation_loss: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    """Of the exported model, on images that were not trained on; None without any."""
     encoders: Encoders
     subjects: Annotated[list[SubjectScores], Field(min_length=1, max_length=16)]
 

@@ -83,6 +83,7 @@ def test_the_best_checkpoint_is_exported_and_the_last_stays_beside_it(
     assert result(made)["lastStep"] == STEPS
     scores = json.loads((run_folder(made) / "scores.json").read_text())
     assert (scores["step"], scores["exportedStep"], scores["lastStep"]) == (best, best, STEPS)
+    assert scores["validationLoss"] == evaluations(made)[best]["validationLoss"]
     # What is exported is what was trained up to that step, and no further.
     short = scored(job, "short")
     short["spec"]["training"]["steps"] = best
@@ -110,7 +111,9 @@ MOMENTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "kind", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_whenever_it_is_killed_the_same_checkpoint_is_the_best(
     job: Job, tmp_path: Path, kind: signal.Signals
 ) -> None:

@@ -133,8 +133,12 @@ def write_result(
     if attempt.topology.rank == 0:
         storage, layout = attempt.storage, attempt.layout
         scores = Scores.decode(storage.read(layout.scores_at(exported)))
-        steps = {"exported_step": exported, "last_step": selector.last_step}
-        storage.write(layout.scores, scores.model_copy(update=steps).encode())
+        update = {
+            "exported_step": exported,
+            "last_step": selector.last_step,
+            "validation_loss": selector.scores_of(exported).get("validationLoss"),
+        }
+        storage.write(layout.scores, scores.model_copy(update=update).encode())
         add_result(storage, layout, selector.result(exported))
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from pydantic import JsonValue
 
@@ -126,6 +126,10 @@ class CheckpointSelector:
             "score": self._score(self._records[exported].evaluation),
             "stoppedEarly": self.stopped_early,
         }
+
+    def scores_of(self, step: int) -> Mapping[str, float]:
+        """The recorded scores of a step, by name."""
+        return self._records[step].scores
 
     def is_best(self, step: int) -> bool:
         """Whether the best evaluation is that of a step."""
