@@ -100,6 +100,12 @@ def test_clip_tells_an_object_from_others_of_its_class(models):
         assert float((own @ held_out.T).mean()) > float((own @ other.T).mean()) + 0.2
 
 
+def test_clip_reads_class_and_colour(models):
+    scores = scoring.clip_text_scores(models, draw_set(seed=98, count=200))
+    assert scores["class"] >= 0.85
+    assert scores["colour"] >= 0.97
+
+
 def test_dino_finds_the_object_of_held_out_pictures():
     model = AutoModel.from_pretrained(TINY_SD / "dino", dtype=torch.float32).eval()
     processor = AutoImageProcessor.from_pretrained(TINY_SD / "dino")

@@ -33,7 +33,7 @@ from tinysd.text import Captions, text_config
 
 WIDTH, PROJECTION = 96, 64
 OBJECTS = Recipe(steps=2200, batch=48, learning_rate=1e-3, average=0.998)
-READING = Recipe(steps=500, batch=48, learning_rate=6e-4, average=0.98, warm_up=30, decay_from=0.2)
+READING = Recipe(steps=1350, batch=48, learning_rate=7e-4, average=0.98, warm_up=30)
 INSTANCE_TEMPERATURE = 0.1
 GROUP, READING_GROUP = 8, 4
 TURNED = 0.3
