@@ -38,6 +38,9 @@ def test_a_sweep_is_applied_listed_by_its_label_and_shown(
     patch = ("patch", "dbj", names[0], "--subresource=status", "--type=merge", "-p")
     kubectl(*patch, json.dumps({"status": status}))
 
+    patch = ("patch", "dbj", names[1], "--subresource=status", "--type=merge", "-p")
+    kubectl(*patch, json.dumps({"status": {"best": {"step": 321, "score": "0.25"}}}))
+
     listed = tmp_path / "jobs.yaml"
     listed.write_text(kubectl("get", "dbj", "-l", label, "-o", "yaml"))
     show_jobs(listed)
@@ -45,6 +48,7 @@ def test_a_sweep_is_applied_listed_by_its_label_and_shown(
     assert table.count("\n│") == 4
     assert "Failed: no image decodes" in " ".join(table.replace("│", " ").split())
     assert "1.5" in table
+    assert " 321 " in table
     for value in ("0.0001", "5e-05", "200", "400"):
         assert value in table
     page = (tmp_path / "quickstart-sweep.html").read_text()

@@ -86,6 +86,7 @@ def _result(job: DreamBoothJob) -> Result:
         scores=_scores(job) if status.phase == "Succeeded" else None,
         output=output_layout(job).root if status.start_time else "",
         samples=status.artifacts.samples if status.artifacts else None,
+        best_step=status.best.step if status.best else None,
     )
 
 

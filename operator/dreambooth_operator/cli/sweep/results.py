@@ -26,12 +26,14 @@ class Result:
     """Folder of the run, as a URI."""
     samples: str | None = None
     """The newest sample grid, as a URI; None without one."""
+    best_step: int | None = None
+    """Step of the best checkpoint so far; None where it is not known."""
 
     @property
     def step(self) -> int | None:
-        """Optimizer steps of the model that was exported, or scored last."""
+        """Optimizer steps of the model that was exported, or is the best so far."""
         if self.scores is None:
-            return None
+            return self.best_step
         return self.scores.step if self.scores.exported_step is None else self.scores.exported_step
 
     def estimate(self, name: ScoreName) -> Estimate | None:
