@@ -109,6 +109,8 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         store.check_owner()
         # All ranks wait for it, and so for rank 0's upload: no pod succeeds before it is complete.
         ranks.run_on_first(lambda: write_report(attempt))
+        # A rank that leaves a gather first closes its connections while others still wait in it.
+        ranks.barrier()
 
 
 def open_storage(job: DreamBoothJob, telemetry: Telemetry) -> Storage:
