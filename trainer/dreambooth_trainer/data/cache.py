@@ -74,6 +74,8 @@ class TrainingCache:
 
     def conditioning_of(self, family: Family, captions: Tensor) -> Conditioning:
         """Conditioning of captions [N], given by their indices."""
+        if self.host is not None:
+            return self.host.look_up(captions)
         if self.conditioning is None:
             return family.encode_tokens(
                 {name: part[captions] for name, part in self.tokens.items()}
@@ -130,13 +132,13 @@ def build_cache(
     host = None
     if sum(map(count_bytes, rows)) > DEVICE_BYTES:
         host = HostConditioning(rows, caption_of_row, device)
-    if not text_is_trained and host is None:
+    if text_is_trained:
+        base_conditioning = encode_captions(family, tokens) if keeps_base else None
+    elif host is None:
         encoded = [family.encode_prompts(captions)]
         if has_empty_prompt:
             encoded.append(family.encode_negative([""]))
         conditioning = _join(encoded)
-    elif keeps_base:
-        base_conditioning = encode_captions(family, tokens)
     return TrainingCache(
         moments=load_latents(family, groups, resolution, store, ranks, device).to(device),
         crops=torch.tensor(list(_crops_of_rows(groups, resolution)), device=device),
