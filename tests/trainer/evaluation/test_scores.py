@@ -146,6 +146,13 @@ def test_images_of_the_training_are_not_their_own_neighbours() -> None:
     assert values.real.value < 0.99
 
 
+def test_a_single_training_image_has_no_neighbour() -> None:
+    alone = {"references": vectors(1, spread=0.3), "training": vectors(1, spread=0.3)}
+    values = score_subject(real(**alone), generated(like=0), None)[ScoreName.MEMORIZATION]
+    assert values.base
+    assert values.real is None
+
+
 def test_each_prompt_is_scored_on_its_own_images() -> None:
     torch.manual_seed(0)
     first, second = score_prompts(real(), generated(like=0), None)

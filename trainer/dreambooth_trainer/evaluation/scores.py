@@ -158,16 +158,18 @@ def _class_drift(base: GeneratedVectors, trained: GeneratedVectors | None) -> Sc
 
 def _real_values(real: RealVectors) -> dict[ScoreName, Tensor]:
     """What real images reach in the scores of the subject."""
+    values = {
+        ScoreName.SUBJECT_SIMILARITY: real.references @ real.references.T,
+        ScoreName.SUBJECT_SIMILARITY_CLIP: real.references_clip @ real.references_clip.T,
+        ScoreName.SUBJECT_DIVERSITY: 1 - real.references @ real.references.T,
+    }
     near = real.references @ real.training.T
     if not real.held_out:
         # Each training image is its own nearest one: the second nearest counts.
         near = near.clone().fill_diagonal_(-1)
-    return {
-        ScoreName.SUBJECT_SIMILARITY: real.references @ real.references.T,
-        ScoreName.SUBJECT_SIMILARITY_CLIP: real.references_clip @ real.references_clip.T,
-        ScoreName.SUBJECT_DIVERSITY: 1 - real.references @ real.references.T,
-        ScoreName.MEMORIZATION: near.max(dim=1).values,
-    }
+    if real.held_out or len(real.training) > 1:
+        values[ScoreName.MEMORIZATION] = near.max(dim=1).values
+    return values
 
 
 def _fit_to_prompts(generated: GeneratedVectors, real: RealVectors) -> Tensor:
