@@ -47,20 +47,17 @@ class Result:
     def score(self) -> float | None:
         """What members are compared by: subject similarity times prompt following.
 
-        The mean over the subjects, as `evaluation.select` has it by default. None without either
-        score.
+        As `evaluation.select` has it by default: each averaged over the subjects first. None
+        without either score.
         """
-        products = []
-        for subject in self.scores.subjects if self.scores else []:
-            product = 1.0
-            for name in (ScoreName.SUBJECT_SIMILARITY, ScoreName.PROMPT_SIMILARITY):
-                values = subject.scores.get(name)
-                if values is None or values.trained is None:
-                    return None
-                # Two similarities below zero are no good model.
-                product *= max(values.trained.value, 0)
-            products.append(product)
-        return sum(products) / len(products) if products else None
+        product = 1.0
+        for name in (ScoreName.SUBJECT_SIMILARITY, ScoreName.PROMPT_SIMILARITY):
+            estimate = self.estimate(name)
+            if estimate is None:
+                return None
+            # Two similarities below zero are no good model.
+            product *= max(estimate.value, 0)
+        return product
 
 
 def mean(estimates: Sequence[Estimate]) -> Estimate:
