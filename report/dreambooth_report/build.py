@@ -18,4 +18,4 @@ def build_report(storage: Storage, root: str) -> str:
         StorageError: The folder cannot be read.
     """
     facts = read_run(storage, root)
-    return render(facts, pictures.load(requests_of(facts), storage.read))
+    return render(facts, pictures.load(requests_of(facts), storage.read_start))

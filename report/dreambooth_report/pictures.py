@@ -39,12 +39,16 @@ Request = tuple[str, int]
 """URI of an image file, and the longest side in pixels that is wanted."""
 
 
-def load(requests: set[Request], read: Callable[[str], bytes]) -> dict[Request, Picture]:
+ReadStart = Callable[[str, int], bytes]
+"""Reads a URI, and of a longer file the first bytes alone; raises `StorageError`."""
+
+
+def load(requests: set[Request], read: ReadStart) -> dict[Request, Picture]:
     """The pictures that can be read, small enough to fit into `BUDGET` together.
 
     Args:
         requests: What the page shows.
-        read: Reads a URI; raises `StorageError`.
+        read: Such as `Storage.read_start`.
     """
     sides: dict[str, set[int]] = {}
     for uri, side in requests:
@@ -57,7 +61,7 @@ def load(requests: set[Request], read: Callable[[str], bytes]) -> dict[Request, 
         if folder in unreadable:
             return {}
         try:
-            data = read(uri)
+            data = read(uri, MAX_BYTES + 1)
         except ObjectNotFoundError:
             return {}
         except StorageError:

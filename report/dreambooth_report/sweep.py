@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -34,7 +34,7 @@ class SweepJob:
 
 
 def render(
-    name: str, columns: Sequence[str], jobs: Sequence[SweepJob], read: Callable[[str], bytes]
+    name: str, columns: Sequence[str], jobs: Sequence[SweepJob], read: pictures.ReadStart
 ) -> str:
     """The page of a sweep, as one HTML document that loads nothing.
 
@@ -42,7 +42,7 @@ def render(
         name: Name of the sweep.
         columns: Headings of the table.
         jobs: Rows of the table, the best first.
-        read: Reads a URI of `samples`; raises `StorageError`.
+        read: Reads `samples`.
     """
     wanted = {(job.samples, SAMPLE_SIDE) for job in jobs if job.samples}
     found = pictures.load(wanted, read)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable
 
 import pytest
 from PIL import Image
 
 from dreambooth_report import pictures
-from dreambooth_report.pictures import Picture, Request, fit, load, shrink
-from dreambooth_storage import ObjectNotFoundError, StorageUnavailableError
+from dreambooth_report.pictures import Picture, ReadStart, Request, fit, load, shrink
+from dreambooth_storage import (
+    ObjectNotFoundError,
+    Storage,
+    StorageSettings,
+    StorageUnavailableError,
+)
 from tests.report.runs import picture
 
 
@@ -72,10 +76,10 @@ def test_pictures_get_smaller_until_all_fit() -> None:
     assert fit(found, 10) == {}
 
 
-def reader(error: Exception) -> tuple[Callable[[str], bytes], list[str]]:
+def reader(error: Exception) -> tuple[ReadStart, list[str]]:
     asked: list[str] = []
 
-    def read(uri: str) -> bytes:
+    def read(uri: str, _length: int) -> bytes:
         asked.append(uri)
         if uri.startswith("s3://gone/"):
             raise error
@@ -101,3 +105,11 @@ def test_a_missing_picture_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> No
     found = load(requests, read)
     assert [(uri, each.width) for (uri, _), each in found.items()] == [("s3://here/0.png", 32)]
     assert len(asked) == 4
+
+
+def test_of_a_file_without_end_no_more_is_read_than_a_picture_may_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pictures, "MAX_BYTES", 1000)
+    with Storage(StorageSettings()) as storage:
+        assert load({("file:///dev/zero", 64)}, storage.read_start) == {}

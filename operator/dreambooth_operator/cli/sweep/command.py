@@ -70,7 +70,7 @@ def _show(
     name: str, results: Sequence[Result], storage: Storage, path: Path, console: Console
 ) -> None:
     """Print the table, and write the page."""
-    path.write_text(to_page(name, results, storage.read), encoding="utf-8")
+    path.write_text(to_page(name, results, storage.read_start), encoding="utf-8")
     console.print(to_table(results), soft_wrap=False)
     print_entry(console, "page", path)
 

@@ -1,6 +1,6 @@
 """The results of a sweep in a table: in the terminal, and on a page."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.table import Column, Table
 from rich.text import Text
@@ -9,6 +9,7 @@ from dreambooth_api.contract.scores import DEFINITIONS, Estimate, ScoreName
 from dreambooth_operator.cli.sweep.members import describe, show
 from dreambooth_operator.cli.sweep.results import Result, best_first, score_names, short_fields
 from dreambooth_report import sweep
+from dreambooth_report.pictures import ReadStart
 
 SHOWN = (ScoreName.SUBJECT_SIMILARITY, ScoreName.PROMPT_SIMILARITY, ScoreName.CLASS_DRIFT)
 """The page has all of them; a terminal has room for the main ones."""
@@ -29,13 +30,13 @@ def to_table(results: Sequence[Result]) -> Table:
     return table
 
 
-def to_page(name: str, results: Sequence[Result], read: Callable[[str], bytes]) -> str:
+def to_page(name: str, results: Sequence[Result], read: ReadStart) -> str:
     """The same as an HTML document, with all scores and the samples of each member.
 
     Args:
         name: Name of the sweep.
         results: Of its members.
-        read: Reads the URI of a sample grid; raises `StorageError`.
+        read: Reads sample grids.
     """
     names, fields = score_names(results), short_fields(results)
     jobs = [
