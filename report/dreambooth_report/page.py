@@ -1,13 +1,9 @@
 """The page: what is known of a run, as one HTML document. Pure."""
 
-import base64
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import resources
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dreambooth_api.contract.scores import ScoreName
@@ -15,6 +11,7 @@ from dreambooth_api.contract.times import human_duration
 from dreambooth_api.parsing.load import dump
 from dreambooth_report import card
 from dreambooth_report.charts import Level, Line, line_chart
+from dreambooth_report.document import render_document
 from dreambooth_report.facts import Curve, RunFacts, ScoreFacts, ScorePoint
 from dreambooth_report.pictures import Picture, Request
 
@@ -50,56 +47,31 @@ def requests_of(facts: RunFacts) -> set[Request]:
 
 def render(facts: RunFacts, pictures: Mapping[Request, Picture]) -> str:
     """The page of a run. A picture that is missing is shown as such."""
-    style, script = _asset("style.css"), _asset("script.js")
-    environment = Environment(
-        loader=PackageLoader("dreambooth_report", "template"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"day": _day, "duration": human_duration, "link": safe_link}
     wanted = requests_of(facts)
-    missing = len(wanted) - len(wanted & pictures.keys())
-    return environment.get_template("page.html.j2").render(
-        run=facts,
-        job=facts.job,
-        spec=facts.job.spec,
-        job_file=dump(facts.job),
-        pictures=pictures,
-        missing=missing,
-        figures=list(_figures(facts)),
-        score_charts=list(_score_charts(facts)),
-        training_charts=list(_training_charts(facts)),
-        slider_steps=[step for step in facts.sample_steps if step > 0],
-        card=card.blocks(facts.card),
-        seconds=_seconds(facts),
-        hashes=dict(list(facts.hashes.items())[:MANY_HASHES]),
-        style=Markup(style),
-        script=Markup(script),
-        policy=_policy(style, script),
+    return render_document(
+        "page.html.j2",
+        {
+            "run": facts,
+            "job": facts.job,
+            "spec": facts.job.spec,
+            "job_file": dump(facts.job),
+            "pictures": pictures,
+            "missing": len(wanted) - len(wanted & pictures.keys()),
+            "figures": list(_figures(facts)),
+            "score_charts": list(_score_charts(facts)),
+            "training_charts": list(_training_charts(facts)),
+            "slider_steps": [step for step in facts.sample_steps if step > 0],
+            "card": card.blocks(facts.card),
+            "hashes": dict(list(facts.hashes.items())[:MANY_HASHES]),
+        },
+        script="script.js",
+        filters={"day": _day, "duration": human_duration, "link": safe_link},
     )
 
 
 def safe_link(url: str | None) -> str | None:
     """The URL if following it is harmless; None for any other, such as `javascript:`."""
     return url if url and url.startswith("https://") else None
-
-
-def _asset(name: str) -> str:
-    return (resources.files("dreambooth_report") / "template" / name).read_text(encoding="utf-8")
-
-
-def _policy(style: str, script: str) -> str:
-    """The Content-Security-Policy: only this style, this script and embedded pictures."""
-
-    def source(text: str) -> str:
-        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-    return (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{source(style)}';"
-        f" script-src 'sha256-{source(script)}'; base-uri 'none'; form-action 'none'"
-    )
 
 
 def _day(time: datetime) -> str:

@@ -1,15 +1,10 @@
 """The page of a sweep: its jobs in one table, and their samples below each other."""
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from dreambooth_report import pictures
+from dreambooth_report.document import render_document
 
 SAMPLE_SIDE = 1024
 """Longest side in pixels of the samples of one job."""
@@ -46,30 +41,13 @@ def render(
     """
     wanted = {(job.samples, SAMPLE_SIDE) for job in jobs if job.samples}
     found = pictures.load(wanted, read)
-    folder = resources.files("dreambooth_report") / "template"
-    style = (folder / "style.css").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=PackageLoader("dreambooth_report", "template"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("sweep.html.j2").render(
-        name=name,
-        columns=columns,
-        jobs=jobs,
-        pictures={uri: picture for (uri, _), picture in found.items()},
-        done=sum(job.phase == "Succeeded" for job in jobs),
-        style=Markup(style),
-        policy=_policy(style),
-    )
-
-
-def _policy(style: str) -> str:
-    """The Content-Security-Policy: only this style and embedded pictures, and no script."""
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}';"
-        " base-uri 'none'; form-action 'none'"
+    return render_document(
+        "sweep.html.j2",
+        {
+            "name": name,
+            "columns": columns,
+            "jobs": jobs,
+            "pictures": {uri: picture for (uri, _), picture in found.items()},
+            "done": sum(job.phase == "Succeeded" for job in jobs),
+        },
     )
