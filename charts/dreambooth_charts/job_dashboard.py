@@ -40,7 +40,7 @@ def job_dashboard() -> Dashboard:
     )
     for row, panels in (
         ("State", (_phase(), _progress(), _left(), _attempt(), _unsaved(), _gpus())),
-        ("Learning", (_losses(), _parts(), _rate(), _scores(), _validation())),
+        ("Learning", (_losses(), _parts(), _rate(), _scores(), _best(), _validation())),
         ("Speed", (_images(), _step_time(), _memory())),
         ("Storage", (_bytes(), _requests(), _latency())),
         ("Results", (_results(),)),
@@ -183,9 +183,19 @@ def _scores() -> Panels:
             'max by (subject, score) (dreambooth_trainer_score{CHOSEN, rank="0"})',
             "{{subject}} {{score}}",
         ),
-        _query('max(dreambooth_trainer_best_score{CHOSEN, rank="0"})', "best checkpoint"),
-        text="Of the evaluations during training (spec.evaluation.every), and of the"
-        " base model and the result. The best checkpoint is the one that is exported.",
+        text="Of the base model, the evaluations during training (spec.evaluation.every) and the"
+        " result. scores.json has their intervals.",
+    )
+
+
+def _best() -> Panels:
+    return series(
+        "Best checkpoint",
+        "short",
+        _query('max(dreambooth_trainer_selection_score{CHOSEN, rank="0"})', "newest evaluation"),
+        _query('max(dreambooth_trainer_best_score{CHOSEN, rank="0"})', "best so far"),
+        text="The score that spec.evaluation.select chooses by. The best checkpoint is the one that"
+        " is exported.",
     )
 
 
