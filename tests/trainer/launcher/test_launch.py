@@ -218,8 +218,8 @@ def test_a_stopped_process_cannot_dump_and_is_the_cause(ranks_that, tmp_path):
 
 
 def test_while_one_rank_makes_progress_the_pod_is_not_stalled(ranks_that):
-    body = "for _ in range(50):\n    time.sleep(0.1)\n    if rank == 3: heartbeat.send()"
-    process = ranks_that(body, stall=3)
+    body = "for _ in range(90):\n    time.sleep(0.1)\n    if rank == 3: heartbeat.send()"
+    process = ranks_that(body, stall=6)
     process.communicate(timeout=30)
     assert process.returncode == 0
 

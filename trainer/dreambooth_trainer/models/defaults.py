@@ -77,9 +77,10 @@ def fill_defaults(
     training["lora"] = {"targets": list(defaults.lora_targets), **training["lora"]}
     training = spec["training"] = {"resolution": defaults.resolution, **training}
     shift = flow_shift(training["resolution"])
-    # A job with minSnrGamma as well is refused by name, see `check_objective`.
-    if shift is not None and "minSnrGamma" not in training:
-        training["timestepSampling"] = _timestep_sampling(training, shift)
+    # minSnrGamma with flow matching, and timestepSampling with DDPM, are refused by name: see
+    # `check_objective`.
+    if "timestepSampling" in training or (shift is not None and "minSnrGamma" not in training):
+        training["timestepSampling"] = _timestep_sampling(training, shift or 1.0)
     try:
         return ResolvedJob.model_validate(config)
     except ValidationError as error:
