@@ -1,11 +1,10 @@
 """Reads what a run has stored."""
 
-import copy
 import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
@@ -17,6 +16,7 @@ from dreambooth_api.contract.scores import Scores, UnreadableScoresError
 from dreambooth_api.contract.termination import AttemptEnd
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.subject import Subject
+from dreambooth_api.parsing.other_versions import with_known_fields
 from dreambooth_report import history
 from dreambooth_report.facts import (
     AttemptFacts,
@@ -63,24 +63,10 @@ class _License(_Model):
     link: str | None = None
 
 
-def _without_unknown_fields(job: Any) -> Any:
-    """The job of another version of dreambooth, as far as this one knows its fields."""
-    try:
-        DreamBoothJob.model_validate(job)
-    except ValidationError as error:
-        job = copy.deepcopy(job)
-        for *path, name in (e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"):
-            section = job
-            for step in path:
-                section = section[step]
-            del section[name]
-    return job
-
-
 class _Record(_Model):
     """The parts of run.json that are shown."""
 
-    job: Annotated[DreamBoothJob, BeforeValidator(_without_unknown_fields)]
+    job: Annotated[DreamBoothJob, BeforeValidator(with_known_fields)]
     global_batch: int | None = None
     model_license: _License = _License()
     seeds: dict[str, int] = {}

@@ -220,6 +220,19 @@ def test_a_field_that_is_newer_than_the_checkpoint_has_its_default(run: Run) -> 
     check_config(run.attempt(), manifest(of="what an older version made of the same job"))
 
 
+def test_a_run_of_a_version_with_other_fields_goes_on(run: Run) -> None:
+    record = json.loads(run.record.read_text())
+    record["job"]["spec"]["evaluation"] = {"model": "s3://models/clip"}
+    run.record.write_text(json.dumps(record))
+    # Jobs did not name what the model's own values are.
+    own = {"density": "logit-normal", "mean": 0.0, "std": 1.0, "shift": 3.0}
+    check_config(run.attempt(training={"timestepSampling": own}), manifest(of="older"))
+    other = run.attempt(training={"timestepSampling": own, "seed": 2})
+    assert refusal(check_config, other, manifest(of="older")).splitlines()[1:] == [
+        "  spec.training.seed: 1 then, 2 now"
+    ]
+
+
 def test_without_the_record_a_changed_job_is_refused_all_the_same(run: Run) -> None:
     run.record.unlink()
     assert "run.json" in refusal(check_config, run.attempt(training={"seed": 2}), manifest())

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from dreambooth_api.models.job import resolved
+from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_trainer.resolved_job import ResolvedJob
 
 SECTIONS = ("model", "subjects", "prior", "training")
@@ -20,6 +20,7 @@ FREE = ("prior.cache", "training.steps", "training.gradientCheckpointing")
 """Fields of these sections that may change: they affect no state, or only the number of states."""
 SCORED = ".evaluationImages"
 """End of the fields of subjects that are scored with, and not trained on."""
+SAMPLING = "spec.training.timestepSampling."
 SPLIT = ("training.perDeviceBatch", "training.accumulation")
 """How the global batch is divided: free as well where `globalBatch` fixes its size."""
 CLASS_IMAGES = "class "
@@ -80,6 +81,16 @@ def _values(node: Any, path: str) -> Iterator[tuple[str, JsonValue]]:
             yield from _values(item, f"{path}[{index}]")
     else:
         yield path, node
+
+
+def changes_since(earlier: Any, job: ResolvedJob) -> list[str]:
+    """One line for each setting that has changed since an earlier job, as run.json has it."""
+    then = relevant(resolved(DreamBoothJob.model_validate(earlier)))
+    now = relevant(resolved(job))
+    # Runs of earlier versions, whose jobs do not name the model's own values, trained with them.
+    if f"{SAMPLING}shift" not in then:
+        now = {k: v for k, v in now.items() if k in then or not k.startswith(SAMPLING)}
+    return differences(then, now)
 
 
 def differences(then: Mapping[str, JsonValue], now: Mapping[str, JsonValue]) -> list[str]:

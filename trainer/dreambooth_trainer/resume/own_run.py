@@ -8,16 +8,14 @@ would give a result that no job file describes. That is refused, with a list of 
 import logging
 from collections.abc import Mapping, Sequence
 
-from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import Manifest
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.resume.fingerprint import (
     CLASS_IMAGES,
     changed_files,
-    differences,
+    changes_since,
     fingerprint,
-    relevant,
 )
 from dreambooth_trainer.resume.run_record import read_run_record
 
@@ -47,9 +45,7 @@ def _refuse_other_config(attempt: Attempt, step: int) -> None:
     if earlier is None:
         raise _refusal(step, ["spec: unknown, as run.json is missing"])
     # Parsed by this version's models: a field that is new has its default.
-    then = relevant(resolved(DreamBoothJob.model_validate(earlier["job"])))
-    changed = differences(then, relevant(resolved(attempt.job)))
-    if changed:
+    if changed := changes_since(earlier["job"], attempt.job):
         raise _refusal(step, changed)
 
 

@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.contract.times import now, rfc3339
 from dreambooth_api.models.job import DreamBoothJob, resolved
+from dreambooth_api.parsing.other_versions import with_known_fields
 from dreambooth_storage import ObjectNotFoundError, Storage, without_userinfo
 from dreambooth_trainer.models.published import INHERITED, License
 from dreambooth_trainer.resolved_job import ResolvedJob
@@ -113,14 +114,22 @@ def add_result(storage: Storage, layout: OutputLayout, result: Mapping[str, Json
 def read_run_record(storage: Storage, layout: OutputLayout) -> dict[str, Any] | None:
     """The content of run.json; None when it is missing, or damaged, which is logged.
 
+    Its job has the fields alone that this version knows: another one may have begun the run.
+
     Raises:
         StorageError: It cannot be read.
     """
     uri = layout.run_record
     try:
         record = json.loads(storage.read(uri, field="spec.output"))
-        DreamBoothJob.model_validate(record["job"])
-        return {**record, "hashes": dict(record["hashes"]), "attempts": list(record["attempts"])}
+        job = with_known_fields(record["job"])
+        DreamBoothJob.model_validate(job)
+        return {
+            **record,
+            "job": job,
+            "hashes": dict(record["hashes"]),
+            "attempts": list(record["attempts"]),
+        }
     except ObjectNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

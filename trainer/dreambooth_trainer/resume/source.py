@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreambooth_api.contract.layout import OutputLayout
-from dreambooth_api.models.job import DreamBoothJob, output_layout, resolved
+from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_storage import Storage, join
 from dreambooth_trainer.checkpoint import CheckpointRef, CheckpointStore
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.resolved_job import ResolvedJob
-from dreambooth_trainer.resume.fingerprint import SHAPES, changed_files, differences, relevant
+from dreambooth_trainer.resume.fingerprint import SHAPES, changed_files, changes_since
 from dreambooth_trainer.resume.run_record import read_run_record
 
 FIELD = "spec.resumeFrom"
@@ -108,8 +108,7 @@ def config_differences(job: ResolvedJob, source: Source) -> list[str]:
         )
     if source.record is None:
         return ["spec: unknown, as run.json is missing"]
-    then = relevant(resolved(DreamBoothJob.model_validate(source.record["job"])))
-    changed = differences(then, relevant(resolved(job)))
+    changed = changes_since(source.record["job"], job)
     if refused := [line for line in changed if line.startswith(tuple(f"{s}:" for s in SHAPES))]:
         raise BadConfigError(
             f"{FIELD}: {source.checkpoint.uri} holds other trained weights; set these fields as"
