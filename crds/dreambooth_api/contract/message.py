@@ -97,5 +97,6 @@ class BestCheckpoint(Message):
 
     step: Step
     """Optimizer step that it was scored at."""
-    score: Annotated[float, Field(ge=-1e6, le=1e6)]
+    # A loss of 1e-6 divides with a weight of 10.
+    score: Annotated[float, Field(ge=0, le=1e100)]
     """Product of the scores that it was chosen by (spec.evaluation.select)."""

@@ -46,6 +46,7 @@ def finish(
         writer.write(best)
     writer.compare(0, best)
     if selector is not None:
+        selector.record_exported(best)
         write_result(attempt, selector, store, exported=best)
     _export(attempt, store, family, best, attempt.layout.export)
     attempt.telemetry.progress.record_export(attempt.layout.export)

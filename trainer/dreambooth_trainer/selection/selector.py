@@ -1,6 +1,7 @@
 """Evaluates the model during training, and chooses the best checkpoint. Collective."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -113,6 +114,18 @@ class CheckpointSelector:
             (record.evaluation for record in known if record.step in steps), self._settings.select
         )
 
+    def record_exported(self, step: int) -> None:
+        """Report the evaluation whose model is exported as the best one.
+
+        A better one may have no checkpoint: its save has failed, or it was of the run that this
+        one goes on from (spec.resumeFrom).
+        """
+        record = self._records[step]
+        self._attempt.telemetry.progress.record_evaluation(
+            BestCheckpoint(step=step, score=self._score(record.evaluation)),
+            record.scores.get("validationLoss"),
+        )
+
     @property
     def chooses(self) -> bool:
         """Whether the best checkpoint is exported, and not the last one."""
@@ -159,7 +172,8 @@ class CheckpointSelector:
         return Record(
             settings=self._store.settings,
             step=found.step,
-            scores=dict(found.scores),
+            # JSON has no NaN; a score that is missing counts as one that is not finite.
+            scores={name: v for name, v in found.scores.items() if math.isfinite(v)},
             class_drift=found.class_drift,
             class_noise=found.class_noise,
             seconds=seconds,
