@@ -57,6 +57,9 @@ class ValidationLoss:
 
         Returns:
             The same on every rank; NaN where the model's predictions are not finite.
+
+        Raises:
+            StoppedError: On every rank, when one was asked to stop.
         """
         size = images_per_pass(self._resolution)
         with ExitStack() as stack:
@@ -64,11 +67,12 @@ class ValidationLoss:
                 stack.enter_context(eval_mode(module))
             stack.enter_context(torch.no_grad())
             stack.enter_context(self._autocast())
-            chunks = own_chunks(self._samples, self._attempt.topology, size)
-            own = {
-                number: self._losses(number * size, chunk).tolist()
-                for number, chunk in chunks.items()
-            }
+            own: dict[int, list[float]] = {}
+            for number, chunk in own_chunks(self._samples, self._attempt.topology, size).items():
+                if self._attempt.stop.requested:
+                    break  # not raised here: the other ranks are on their way to the check below
+                own[number] = self._losses(number * size, chunk).tolist()
+        self._attempt.check_stop()
         parts: list[list[float]] = gather_chunks(self._attempt.ranks, own)
         return math.fsum(each for part in parts for each in part) / len(self._samples)
 
