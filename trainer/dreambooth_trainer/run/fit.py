@@ -177,7 +177,7 @@ def _callbacks(
         reporter,
         *([evaluating] if evaluating else []),
         TimedCallback(save, attempt.telemetry.metrics.record_checkpoint_wait),
-        WriteSamples(spec.samples.every, spec.training.steps, lambda step: writer.write(step)),
+        WriteSamples(spec.samples.every, lambda: save.last_step, lambda step: writer.write(step)),
     ]
 
 

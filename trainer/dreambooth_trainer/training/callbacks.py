@@ -189,7 +189,8 @@ class SaveCheckpoints(StepCallback):
         self._prepared = False
 
     @property
-    def _last_step(self) -> int:
+    def last_step(self) -> int:
+        """The step at which training ends, as far as that is known."""
         return self._evaluations.last_step if self._evaluations else self._total_steps
 
     @property
@@ -214,7 +215,7 @@ class SaveCheckpoints(StepCallback):
             self._saver.prepare(module.state())
             self._prepared = True
         self._saver.advance(finished=self._reporter.finished_phases, step=self._reporter.step)
-        if step == self._last_step or self._must_stop:
+        if step == self.last_step or self._must_stop:
             self._finish(module, step)
             return
         if self._is_due(step + 1) and self._saver.should_wait:
@@ -228,7 +229,7 @@ class SaveCheckpoints(StepCallback):
         # Reports are two steps late: check the newest losses before their weights become durable.
         self._reporter.flush()
         self._saver.finish(step, module.state(), loss=self._losses.take())
-        if step < self._last_step:
+        if step < self.last_step:
             raise StoppedError(f"asked to stop; saved at step {step}")
         module.trainer.should_stop = True
 
@@ -236,15 +237,17 @@ class SaveCheckpoints(StepCallback):
 class WriteSamples(StepCallback):
     """Writes samples every `every` steps; the evaluation writes those of the last step."""
 
-    def __init__(self, every: int | None, total_steps: int, write: Callable[[int], None]) -> None:
+    def __init__(
+        self, every: int | None, last_step: Callable[[], int], write: Callable[[int], None]
+    ) -> None:
         self._every = every
-        self._total_steps = total_steps
+        self._last_step = last_step
         self._write = write
 
     def after_step(self, module: DreamBooth, step: int) -> None:
         """Write samples of the averaged weights when they are due."""
         # When the ranks are asked to stop meanwhile, they skip the samples and train on to the step
         # at which `reporter` lets all of them stop: the state is saved only there.
-        if self._every and step % self._every == 0 and step < self._total_steps:
+        if self._every and step % self._every == 0 and step < self._last_step():
             with module.ema_weights(), suppress(StoppedError):
                 self._write(step)
