@@ -289,20 +289,23 @@ def samples(
     samples(job, to, state)
 
 
+Result = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a job that ran here, its file, or the folder of a run: a path or s3://...",
+        show_default=False,
+        autocompletion=_run_names,
+    ),
+]
+
+
 @app.command(
     epilog=_examples(
         "report my-mug", "report s3://bucket/results/default/my-mug/UID --output mug.html"
     )
 )
 def report(
-    result: Annotated[
-        str,
-        typer.Argument(
-            help="Name of a job that ran here, its file, or the folder of a run: a path or s3://...",
-            show_default=False,
-            autocompletion=_run_names,
-        ),
-    ],
+    result: Result,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="File to write. Default: NAME-report.html."),
@@ -323,25 +326,14 @@ def report(
     )
 )
 def evaluate(
-    result: Annotated[
-        str,
-        typer.Argument(
-            help="Name of a job that ran here, its file, or the folder of a run: a path or s3://...",
-            show_default=False,
-            autocompletion=_run_names,
-        ),
-    ],
+    result: Result,
     protocol: Annotated[
         Literal["dreambooth"],
         typer.Option(help="dreambooth: 25 prompts of the paper's kinds, 4 images of each."),
     ] = "dreambooth",
     state: StateFolder = DEFAULT_STATE,
-    nodes: Annotated[
-        int | None, typer.Option(min=1, help="Number of pods, overrides runtime.nodes.")
-    ] = None,
-    gpus: Annotated[
-        int | None, typer.Option(min=0, help="GPUs per pod, overrides runtime.gpusPerNode.")
-    ] = None,
+    nodes: Nodes = None,
+    gpus: Gpus = None,
 ) -> None:
     """Score a result by a protocol on this machine; run again, it goes on where it stopped."""
     from dreambooth_operator.cli.evaluate import EvaluateOptions, evaluate

@@ -6,8 +6,6 @@ scenes, dressed in 10 ways and given 5 properties. The wording is this project's
 
 from dreambooth_api.models.subject import Subject
 
-PROTOCOLS = ("dreambooth",)
-"""Names of the protocols."""
 IMAGES_PER_PROMPT = 4
 
 _SCENES = (
