@@ -5,10 +5,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dreambooth_api.contract.message import MAX_STEP
 from dreambooth_report.facts import Curve
 
 POINTS = 300
 """Most points of a curve: more would be less than a pixel each."""
+LARGEST = 1e100
+"""Larger values, and those that are not finite, are left out: sums of them would overflow."""
 SMOOTHING = 0.04
 """Share of the steps over which a curve is averaged."""
 
@@ -19,9 +22,9 @@ def parse(text: str) -> list[Mapping[str, Any]]:
     for line in text.splitlines():
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter for a line of brackets
             continue
-        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+        if isinstance(entry, dict) and _is_step(entry.get("step")):
             steps.append(entry)
     return steps
 
@@ -61,5 +64,9 @@ def smoothed(values: Sequence[float], window: int) -> list[float]:
     return averages
 
 
+def _is_step(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value <= MAX_STEP
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and -LARGEST < value < LARGEST

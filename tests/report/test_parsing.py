@@ -17,6 +17,14 @@ def test_lines_that_were_cut_off_are_left_out() -> None:
     assert history.parse(text) == [{"step": 1, "loss": 0.5}]
 
 
+def test_lines_that_no_trainer_writes_break_no_chart() -> None:
+    lines = ["[" * 100_000, f'{{"step": 1{"0" * 400}, "loss": 1}}', '{"step": 3, "loss": 2}']
+    lines.append(f'{{"step": 4, "loss": 1{"0" * 400}}}')
+    curve = history.curve(history.parse("\n".join(lines)), "loss")
+    assert curve is not None
+    assert (curve.steps, curve.raw) == ([3], [2.0])
+
+
 def test_a_long_history_becomes_a_curve_of_few_points() -> None:
     entries = [{"step": step, "loss": 1 + step % 2} for step in range(1, 10_001)]
     curve = history.curve(entries, "loss")
