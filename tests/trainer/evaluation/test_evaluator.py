@@ -23,7 +23,7 @@ from tests.trainer.resolved import resolve
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
-class Painter:
+class FakeGenerator:
     """Stands in for encoder and generator: a prompt's first colour is that of its image."""
 
     record = Encoder(name="colours", source="/nowhere", sha256="0" * 64)
@@ -87,7 +87,7 @@ def evaluate(attempt: Attempt, painter: Any, step: int = 0) -> Scores:
 def test_a_model_that_ignores_a_sample_prompt_scores_less(
     tmp_path: Path, obedient: bool, score: float
 ) -> None:
-    painter = Painter(obedient)
+    painter = FakeGenerator(obedient)
     attempt = attempt_with(
         tmp_path,
         {
@@ -116,7 +116,7 @@ def test_subjects_are_compared_with_their_own_images_alone(tmp_path: Path) -> No
             ]
         },
     )
-    scores = evaluate(attempt, Painter(True))
+    scores = evaluate(attempt, FakeGenerator(True))
     similarity = [each.scores[ScoreName.SUBJECT_SIMILARITY] for each in scores.subjects]
     nearest = [each.scores[ScoreName.MEMORIZATION] for each in scores.subjects]
     # The second one's held-out images are, wrongly, of the first.
@@ -126,8 +126,8 @@ def test_subjects_are_compared_with_their_own_images_alone(tmp_path: Path) -> No
 
 def test_a_later_step_is_compared_with_the_base_model(tmp_path: Path) -> None:
     attempt = attempt_with(tmp_path, {"subjects": [subject(tmp_path, "sks", "mug", "green")]})
-    evaluate(attempt, Painter(True))
-    evaluate(attempt, Painter(True), step=7)
+    evaluate(attempt, FakeGenerator(True))
+    evaluate(attempt, FakeGenerator(True), step=7)
     shown = generate_latest(attempt.telemetry.metrics.registry).decode()
     (line,) = [
         line

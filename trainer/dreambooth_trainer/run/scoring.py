@@ -130,8 +130,9 @@ def write_result(
         FencedError: A newer attempt owns the output; nothing is written.
     """
     store.check_owner()
-    if attempt.topology.rank == 0:
-        storage, layout = attempt.storage, attempt.layout
+    storage, layout = attempt.storage, attempt.layout
+
+    def write() -> None:
         scores = Scores.decode(storage.read(layout.scores_at(exported)))
         update = {
             "exported_step": exported,
@@ -140,6 +141,15 @@ def write_result(
         }
         storage.write(layout.scores, scores.model_copy(update=update).encode())
         add_result(storage, layout, selector.result(exported))
+
+    attempt.ranks.run_on_first(write)
+    if selector.chooses and selector.has_drifted(exported):
+        log.warning(
+            "the class drift of step %d, which is exported, is above its limit, as that of every"
+            " evaluation: strengthen spec.prior, train for fewer steps, or raise"
+            " spec.evaluation.select.maxClassDrift",
+            exported,
+        )
 
 
 def _evaluation(step: int, found: Scores, loss: float | None) -> Evaluation:

@@ -10,7 +10,13 @@ from pydantic import JsonValue
 from dreambooth_api.contract.message import BestCheckpoint
 from dreambooth_api.models.evaluation import Evaluation as Settings
 from dreambooth_trainer.attempt import Attempt
-from dreambooth_trainer.selection.policy import Evaluation, best_of, score_of, stop_step
+from dreambooth_trainer.selection.policy import (
+    Evaluation,
+    best_of,
+    excess_drift,
+    score_of,
+    stop_step,
+)
 from dreambooth_trainer.selection.record import Record, RecordStore, settings_hash
 from dreambooth_trainer.selection.schedule import is_due, next_step
 
@@ -148,6 +154,10 @@ class CheckpointSelector:
         """Whether the best evaluation is that of a step."""
         best = self.best()
         return best is not None and best.step == step
+
+    def has_drifted(self, step: int) -> bool:
+        """Whether the class drift of an evaluated step is above its limit."""
+        return excess_drift(self._records[step].evaluation, self._settings.select) > 0
 
     def choose(self, available: Iterable[int]) -> int | None:
         """The step of the best of these checkpoints; None: none of them was evaluated."""
