@@ -48,11 +48,11 @@ HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
     ),
     "a number of 6000 digits": (
         lambda: JOB.replace("steps: 800", f"steps: {'9' * 6000}"),
-        r"line 34, column 12: not valid YAML: '9+\.\.\. is not a valid int",
+        r"line \d+, column 12: not valid YAML: '9+\.\.\. is not a valid int",
     ),
     "a number of 4000 bytes": (
         lambda: JOB.replace("steps: 800", f"steps: 0x{'f' * 8000}"),
-        r"line 34, column 12: not valid YAML: '0xf+\.\.\. has more than 64 bits",
+        r"line \d+, column 12: not valid YAML: '0xf+\.\.\. has more than 64 bits",
     ),
     "no digits": (lambda: "spec: 0b_\n", "'0b_' is not a valid int"),
     "a tag that lies": (lambda: "spec: !!int mug\n", "'mug' is not a valid int"),
