@@ -85,6 +85,7 @@ class AttemptFacts:
     started: datetime | None
     ended: datetime | None
     ranks: int
+    """0: it ended before it began to train."""
     devices: str
     resumed_from: int | None
     end: str

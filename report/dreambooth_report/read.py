@@ -39,6 +39,8 @@ MAX_CLASS_IMAGES = 24
 """Of all classes."""
 MAX_TEXT_BYTES = 64 * 1024**2
 """Of a file that is read as text; the history of a million steps is longer."""
+END = re.compile(r"[0-9]{4}\.json")
+"""The name of the file that says how an attempt ended."""
 
 
 class UnreadableRunError(ValueError):
@@ -239,23 +241,27 @@ def _encoders(scored: Sequence[Scores]) -> list[str]:
 
 
 def _attempts(record: _Record, files: _Files) -> list[AttemptFacts]:
+    """The attempts of run.json, and those that ended before they were recorded there."""
+    recorded = {each.attempt: each for each in record.attempts}
+    ended = {int(name[:4]) for name in files.below(OutputLayout.ATTEMPTS) if END.fullmatch(name)}
+    numbers = sorted(recorded.keys() | ended)
     attempts = []
-    for position, each in enumerate(record.attempts):
-        is_last = position == len(record.attempts) - 1
+    for number in numbers:
+        each = recorded.get(number, _Attempt(attempt=number, world_size=0))
         try:
-            text = files.text(f"{OutputLayout.ATTEMPTS}/{each.attempt:04d}.json")
+            text = files.text(f"{OutputLayout.ATTEMPTS}/{number:04d}.json")
             end = AttemptEnd.model_validate_json(text)
         except ValidationError:
             end = None
         attempts.append(
             AttemptFacts(
-                each.attempt,
+                number,
                 started=each.started_at,
                 ended=end.ended_at if end else None,
                 ranks=each.world_size,
                 devices=", ".join(_counted(each.devices)),
                 resumed_from=each.resumed_from_step,
-                end=_describe_end(end, is_last),
+                end=_describe_end(end, is_last=number == numbers[-1]),
                 failed=end is not None and end.exit_code not in (ExitCode.DONE, ExitCode.STOPPED),
             )
         )

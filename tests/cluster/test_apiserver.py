@@ -49,7 +49,7 @@ DREAM_BOOTH_JOBS = "/apis/dreambooth.dev/v1alpha1/namespaces/default/dreamboothj
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 COLUMNS = ["NAME", "PHASE", "STAGE", "STEP", "TOTAL", "LOSS", "ETA", "FAILURES", "AGE"]
-WIDE_COLUMNS = ["NODES", "QUEUE", "CHECKPOINT", "PODS", "MESSAGE"]
+WIDE_COLUMNS = ["NODES", "QUEUE", "CHECKPOINT", "BEST", "SCORE", "PODS", "MESSAGE"]
 
 
 @pytest.fixture
