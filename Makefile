@@ -55,7 +55,7 @@ demo: $(or $(wildcard $(READY)),$(RUN_READY)) ## fine-tune tiny-sd on a subject:
 		--upload examples/tiny-sd/dino=s3://dreambooth/models/tiny-dino \
 		--upload examples/subjects=s3://dreambooth/subjects
 
-test: $(READY) ## run all tests but those of families, the slow ones and e2e: about 15 minutes on two cores
+test: $(READY) ## run all tests but those of families, the slow ones and e2e: about 30 minutes on two cores
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' --ignore=tests/e2e \
 		--ignore=tests/trainer/families $(TESTS)
 
