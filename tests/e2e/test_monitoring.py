@@ -35,6 +35,16 @@ NAME = "mug"
 EMPTY = {"GPU memory"}
 """Panels that may be empty: the job trains on CPUs."""
 ENABLED = {"enabled": True}
+EVALUATION = {
+    "encoders": {
+        "image": "s3://dreambooth/models/tiny-dino",
+        "text": "s3://dreambooth/models/tiny-clip",
+    },
+    "count": 2,
+    "every": 5,
+    "holdOut": 1,
+}
+"""Fills the panels of scores."""
 VALUES = values_of(
     "minimal",
     metrics={"serviceMonitor": ENABLED, "podMonitor": ENABLED, "prometheusRule": ENABLED},
@@ -95,6 +105,7 @@ def watched(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             began = time.time()
             job = small_job(setup.storage, NAME, steps=100_000, every=5, nodes=1)
             job["spec"]["runtime"]["processesPerNode"] = 2
+            job["spec"]["evaluation"] = EVALUATION
             cluster.apply(job)
             cluster.wait_saved(NAME, 10, timeout=240)
             cluster.wait(NAME, lambda job: "lastCheckpoint" in job["status"])
