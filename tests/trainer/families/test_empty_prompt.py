@@ -33,7 +33,8 @@ def test_the_class_half_keeps_both_predictions_of_guidance(family: Family) -> No
         {
             "method": "lora", "precision": "fp32", "resolution": SIDE,
             "lora": {"rank": 2, "targets": list(family.defaults.lora_targets)},
-        }
+        },
+        family.flow_shift,
     )  # fmt: skip
     prior = Prior(target="prediction", empty_prompt_fraction=0.5)
     trained = make_trainable(family, training)
