@@ -19,7 +19,7 @@ def score_tables(scores: Scores) -> Iterator[Table]:
 def _table(scores: Scores, subject: SubjectScores) -> Table:
     counts = subject.counts
     table = Table(
-        "score",
+        Column("score", no_wrap=True),
         *(Column(name, justify="right") for name in ("base", "trained", "real images", "change")),
         title=f"{subject.identifier} {subject.class_noun} at step {scores.step}",
         caption=f"{counts.subject} images per score, {counts.references} real ones;"
