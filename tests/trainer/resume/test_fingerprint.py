@@ -63,7 +63,7 @@ OTHER_SUBJECTS = [
         ({"training": {"optimizer": {"beta1": 0.8}}}, ["spec.training.optimizer.beta1"]),
         ({"training": {"minSnrGamma": 5}}, ["spec.training.minSnrGamma"]),
         ({"training": {"timestepSampling": {"shift": 3}}},
-         ["spec.training.timestepSampling.density", "spec.training.timestepSampling.shift"]),
+         [f"spec.training.timestepSampling.{key}" for key in ("density", "mean", "shift", "std")]),
         ({"training": {"lossWeighting": "cosmap"}}, ["spec.training.lossWeighting"]),
         ({"training": {"lora": {"targets": ["to_q"]}}}, ["spec.training.lora.targets"]),
         ({"training": {"globalBatch": 4}}, ["spec.training.globalBatch"]),
