@@ -60,10 +60,10 @@ test: $(READY) ## run all tests but those of families, the slow ones and e2e: ab
 		--ignore=tests/trainer/families $(TESTS)
 
 test-families: $(READY) ## train a tiny model of every family, and compare with plain diffusers
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/trainer/families
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' tests/trainer/families
 
 test-slow: $(READY) ## run the slow tests
-	$(BIN)/python -m pytest -m slow --ignore=tests/trainer/families $(TESTS)
+	$(BIN)/python -m pytest -m slow $(TESTS)
 
 gpu: $(READY) ## run every stage of training on this machine's GPU: at most 6 minutes
 	DREAMBOOTH_TEST_GPU=real $(BIN)/python -m pytest tests/gpu
