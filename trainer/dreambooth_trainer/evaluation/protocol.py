@@ -59,7 +59,7 @@ _LIVE_WORDS = """
     rabbit sheep squirrel tiger turtle wolf woman
 """
 LIVE_NOUNS = frozenset(_LIVE_WORDS.split())
-"""Last words of class nouns that can be dressed; all other subjects are objects."""
+"""Head nouns of classes that can be dressed; all other subjects are objects."""
 
 
 def protocol_prompts(subject: Subject) -> list[str]:
