@@ -81,7 +81,7 @@ def score_names(results: Sequence[Result]) -> list[ScoreName]:
 
 
 def short_fields(results: Sequence[Result]) -> dict[str, str]:
-    """Titles of the fields that are set: the last part of each path, or all of it where these are equal."""
+    """Titles of the fields that are set: the last part of a path, or all where these are equal."""
     fields = list(dict.fromkeys(field for each in results for field in each.settings))
     last = [field.rpartition(".")[2] for field in fields]
     return {
