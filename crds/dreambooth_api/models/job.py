@@ -11,11 +11,10 @@ from dreambooth_api.models.evaluation import Evaluation
 from dreambooth_api.models.map_list import MapList
 from dreambooth_api.models.model import Model
 from dreambooth_api.models.prior import Prior
-from dreambooth_api.models.resume import ResumeFrom
 from dreambooth_api.models.rules import rule
 from dreambooth_api.models.runtime import Runtime, world_size
 from dreambooth_api.models.status import Status
-from dreambooth_api.models.storage import Checkpoints, Samples, Storage, Tracking
+from dreambooth_api.models.storage import Checkpoints, ResumeFrom, Samples, Storage, Tracking
 from dreambooth_api.models.subject import Subject
 from dreambooth_api.models.training import Training
 
