@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.cluster.client import Object
 from tests.cluster.fake_cluster import JOBS, PODS, FakeCluster
+from tests.cluster.faults import progress_server
 from tests.cluster.faults.gateway import Gateway
 from tests.cluster.faults.progress_server import ProgressServer
 from tests.cluster.node.addresses import pod_address
@@ -262,6 +263,7 @@ def job(name: str, **runtime: Any) -> Object:
                 "nodes": 2,
                 "gpusPerNode": 0,
                 "restart": {"backoffSeconds": 1, "maxBackoffSeconds": 2},
+                "ports": {"metrics": progress_server.PORT},
                 **runtime,
             },
         },

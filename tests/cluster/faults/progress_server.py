@@ -8,8 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
 
-from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT
 from tests.cluster.client import Object
+
+PORT = 9300
+"""Of the jobs' metrics. The default may be taken: trainers of other tests listen on all addresses."""
 
 
 class ProgressServer:
@@ -37,7 +39,7 @@ class ProgressServer:
             def log_message(self, format: str, *arguments: object) -> None:
                 """Keep the test output clean."""
 
-        self._server = ThreadingHTTPServer((address, DEFAULT_METRICS_PORT), Handler)
+        self._server = ThreadingHTTPServer((address, PORT), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="rank 0")
 
     def __enter__(self) -> Self:
