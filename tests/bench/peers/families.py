@@ -1,9 +1,12 @@
 """Which of diffusers' DreamBooth scripts trains which family, and what it wants to be told."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from tests.corpus.families import flux, flux2_klein, qwen_image, sana, sd3, sdxl, z_image
 from tests.corpus.families.registry import FamilyModule
@@ -21,6 +24,8 @@ class Peer:
         method: Of training.
         arguments: Beyond those that all scripts take.
         training: Settings of `spec.training` beyond those of all families.
+        width: Factor on the channels of tiny-sd's UNet, which then has random weights. With tiny
+            ones, start and overhead of the programs decide; with wide ones, the arithmetic does.
     """
 
     script: str
@@ -28,20 +33,31 @@ class Peer:
     method: str = "lora"
     arguments: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
+    width: int = 1
 
     def build(self, folder: Path) -> Path:
         """The folder of the model that both train."""
         if self.family is None:
-            return TINY_SD
+            return TINY_SD if self.width == 1 else _widen(folder, self.width)
         build: Callable[[Path], None] = self.family.build
         build(folder)
         return folder
+
+
+def _widen(folder: Path, width: int) -> Path:
+    shutil.copytree(TINY_SD, folder)
+    config = UNet2DConditionModel.load_config(TINY_SD, subfolder="unet")
+    config["block_out_channels"] = [width * each for each in config["block_out_channels"]]
+    UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
+    return folder
 
 
 SHORT_TEXT = ("--max_sequence_length=64",)
 PEERS = {
     "sd-full": Peer("train_dreambooth.py", method="full"),
     "sd-lora": Peer("train_dreambooth_lora.py"),
+    "sd-full-wide": Peer("train_dreambooth.py", method="full", width=4),
+    "sd-lora-wide": Peer("train_dreambooth_lora.py", width=4),
     "sdxl": Peer("train_dreambooth_lora_sdxl.py", sdxl),
     "flux": Peer("train_dreambooth_lora_flux.py", flux, arguments=SHORT_TEXT),
     "flux2_klein": Peer("train_dreambooth_lora_flux2_klein.py", flux2_klein),

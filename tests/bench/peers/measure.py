@@ -37,6 +37,7 @@ class Sizes:
     rounds: int = 3
 
 
+WIDE = Sizes(many=22, class_images=4)
 SHORT = Sizes(many=6, class_images=2, rounds=1)
 
 
@@ -67,7 +68,7 @@ def compare(peer: Peer, scripts: Path, folder: Path, short: bool) -> Iterator[Ro
     if not script.is_file():
         yield Row("skipped", f"the checkout has no {peer.script}")
         return
-    sizes = SHORT if short else Sizes()
+    sizes = SHORT if short else Sizes() if peer.width == 1 else WIDE
     model = peer.build(folder / "model")
     _draw(folder / "images")
     theirs = _diffusers(peer, script, model, folder, sizes)
