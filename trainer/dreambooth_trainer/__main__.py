@@ -12,8 +12,10 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import get_args
 
 from dreambooth_api.contract.exit_codes import ExitCode
+from dreambooth_api.contract.layout import EvaluationProtocol
 from dreambooth_api.contract.termination import Termination
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.signals import StoppedError, StopSignal
@@ -26,7 +28,11 @@ def main() -> int:
     """Run this rank; return its exit code."""
     parser = argparse.ArgumentParser(prog="dreambooth_trainer", description="Train a job.")
     parser.add_argument("--config", type=Path, required=True, help="the job file")
-    parser.add_argument("--protocol", help="score the job's result by this protocol instead")
+    parser.add_argument(
+        "--protocol",
+        choices=get_args(EvaluationProtocol),
+        help="score the job's result by this protocol instead",
+    )
     arguments = parser.parse_args()
     # The libraries warn about image processors and safety checkers, which are not used here.
     for library in ("TRANSFORMERS", "DIFFUSERS"):
@@ -50,7 +56,9 @@ def _configure_logging(rank: int) -> None:
         logging.getLogger(verbose).setLevel(logging.WARNING)
 
 
-def _run(config: Path, topology: Topology, stop: StopSignal, protocol: str | None) -> int:
+def _run(
+    config: Path, topology: Topology, stop: StopSignal, protocol: EvaluationProtocol | None
+) -> int:
     # Imported here, as SIGTERM is handled by now.
     from dreambooth_trainer.process.exit_status import describe, exit_code_of, is_own
 

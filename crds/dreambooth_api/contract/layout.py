@@ -1,7 +1,10 @@
 """The folder of a run: paths below `<output>/<namespace>/<name>/<uid>/`."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+EvaluationProtocol = Literal["dreambooth"]
+"""Protocols that a result can be scored by; each has a folder of its own."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,11 @@ class OutputLayout:
         # Eight digits, as in `MAX_STEP`: names sort by step.
         return self.path(f"scores/step-{step:08d}.json")
 
-    def evaluation(self, protocol: str) -> str:
+    def evaluation(self, protocol: EvaluationProtocol) -> str:
         """Folder of an evaluation of the result by a protocol: its images and scores."""
         return self.path(f"evaluation/{protocol}")
 
-    def protocol_scores(self, protocol: str) -> str:
+    def protocol_scores(self, protocol: EvaluationProtocol) -> str:
         """File of the scores of such an evaluation."""
         return f"{self.evaluation(protocol)}/scores.json"
 

@@ -4,13 +4,12 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pydantic import ValidationError
 from rich.console import Console
 
 from dreambooth_api.contract.exit_codes import ExitCode
-from dreambooth_api.contract.layout import OutputLayout
+from dreambooth_api.contract.layout import EvaluationProtocol, OutputLayout
 from dreambooth_api.contract.scores import Scores, UnreadableScoresError
 from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_operator.cli.results import newest_run_uid
@@ -33,7 +32,6 @@ from dreambooth_operator.local.storage import (
 from dreambooth_storage import ObjectNotFoundError, Storage, StorageSettings
 
 FAILURE_LOG_LINES = 15
-Protocol = Literal["dreambooth"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class EvaluateOptions:
     """The options of `dreambooth evaluate`, as they were given."""
 
     result: str
-    protocol: Protocol
+    protocol: EvaluationProtocol
     state: Path
     nodes: int | None
     gpus: int | None

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from dreambooth_api.contract.layout import EvaluationProtocol
 from dreambooth_api.contract.restart import PodEnd
 from dreambooth_operator.local.kubelet import local_pods
 from dreambooth_operator.local.pod import LocalPod
@@ -14,7 +15,11 @@ from dreambooth_operator.manifests.resources import attempt_objects
 
 
 def evaluate_result(
-    storage: LocalStorage, folder: Path, protocol: str, stop: StopRequest, screen: Screen
+    storage: LocalStorage,
+    folder: Path,
+    protocol: EvaluationProtocol,
+    stop: StopRequest,
+    screen: Screen,
 ) -> tuple[LocalPod, PodEnd] | None:
     """Run the trainer's evaluation of a job's result.
 

@@ -1,4 +1,5 @@
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,20 @@ def test_wandb_offline_leaves_a_run_that_can_be_synchronised(
     assert b"loss/total" in content
     assert b"dreams" in content
     assert not any(b"do-not-tell-anyone" in p.read_bytes() for p in files)
+
+
+def test_wandb_keeps_the_picture_of_an_earlier_step_than_the_last(
+    storage: Storage, tmp_path: Path
+) -> None:
+    trackers = open_for(Tracking(wandb=Wandb(project="dreams", mode="offline")), storage, tmp_path)
+    trackers.images(20, Image.new("RGB", (32, 16), "red"))
+    trackers.images(10, Image.new("RGB", (32, 16), "blue"))  # the best one
+    trackers.log(20, {"scores/selection": 0.5})
+    trackers.close()
+    (file,) = (tmp_path / "wandb").rglob("run-abc123.wandb")
+    content = file.read_bytes()
+    assert len(set(re.findall(rb"media/images/samples[/\w-]*\.png", content))) == 2
+    assert b"samples/step-10" in content
 
 
 def test_wandb_online_without_a_key_is_a_warning_that_says_what_to_do(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from dreambooth_api.contract.layout import EvaluationProtocol
 from dreambooth_api.contract.scores import Encoders, Scores, UnreadableScoresError
 from dreambooth_api.models.evaluation import Evaluation
 from dreambooth_api.models.job import DreamBoothJob
@@ -62,7 +63,11 @@ class _Plan:
 
 
 def evaluate(
-    job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: Telemetry, protocol: str
+    job: DreamBoothJob,
+    topology: Topology,
+    stop: StopSignal,
+    telemetry: Telemetry,
+    protocol: EvaluationProtocol,
 ) -> None:
     """Score the exported model of the job's run, and write the scores.
 

@@ -119,8 +119,12 @@ class WeightsAndBiases:
         self._run.log(dict(scalars), step=step)
 
     def images(self, step: int, grid: Image.Image) -> None:
-        """Log the grid under the key `samples`."""
-        self._run.log({"samples": self._wandb.Image(grid)}, step=step)
+        """Log the grid under the key `samples`; one of an earlier step, under `samples/step-N`."""
+        # W&B drops what is logged at a step before its newest one, and keeps one value of a key
+        # per step. The best checkpoint is sampled after the last.
+        newest = max(step, self._run.step)
+        key = "samples" if step == newest else f"samples/step-{step}"
+        self._run.log({key: self._wandb.Image(grid)}, step=newest)
 
     def sync(self) -> None:
         """Do nothing: W&B sends in the background, and offline files are complete at the end."""
