@@ -1,5 +1,6 @@
 """The evaluator: which images are generated and compared, and what is written."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.evaluation.evaluator import Evaluator
 from dreambooth_trainer.models.generate import ImageRequest
 from dreambooth_trainer.process.distributed import Ranks
+from dreambooth_trainer.process.errors import FencedError
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.telemetry.telemetry import Telemetry
@@ -78,9 +80,16 @@ def subject(folder: Path, identifier: str, noun: str, colour: str) -> dict[str, 
     return {"identifier": identifier, "classNoun": noun, "images": images}
 
 
-def evaluate(attempt: Attempt, painter: Any, step: int = 0) -> Scores:
-    assert attempt.job.spec.evaluation
-    return Evaluator(attempt, attempt.job.spec.evaluation, painter, painter, painter).score(step)
+def evaluate(
+    attempt: Attempt,
+    painter: Any,
+    step: int = 0,
+    check_owner: Callable[[], None] = lambda: None,
+) -> Scores:
+    settings = attempt.job.spec.evaluation
+    assert settings
+    evaluator = Evaluator(attempt, settings, painter, painter, painter, check_owner)
+    return evaluator.score(step)
 
 
 @pytest.mark.parametrize(("obedient", "score"), [(True, 1.0), (False, 0.0)])
@@ -146,3 +155,17 @@ def test_a_later_step_is_compared_with_the_base_model(tmp_path: Path) -> None:
     drift = scores.scores[ScoreName.CLASS_DRIFT]
     assert drift.trained
     assert drift.trained.value == 0
+
+
+@pytest.mark.parametrize("step", [0, 7])
+def test_an_attempt_that_was_superseded_writes_no_scores(tmp_path: Path, step: int) -> None:
+    attempt = attempt_with(tmp_path, {"subjects": [subject(tmp_path, "sks", "mug", "green")]})
+    painter = FakeGenerator(True)
+
+    def check_owner() -> None:
+        assert painter.requests, "generating takes long: checked before, it may not hold after"
+        raise FencedError("attempt 1 owns the output")
+
+    with pytest.raises(FencedError):
+        evaluate(attempt, painter, step, check_owner)
+    assert not list((tmp_path / "out").rglob("*"))

@@ -1,7 +1,7 @@
 """Scores the model: fidelity to the subject and to prompts, and preservation of the class."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 import safetensors.torch
@@ -24,7 +24,9 @@ from dreambooth_trainer.evaluation.scores import (
 from dreambooth_trainer.models.generate import ImageRequest
 
 
-def load_evaluator(attempt: Attempt, generator: ImageGenerator) -> "Evaluator | None":
+def load_evaluator(
+    attempt: Attempt, generator: ImageGenerator, check_owner: Callable[[], None]
+) -> "Evaluator | None":
     """The evaluator of `spec.evaluation`, None without one. Collective.
 
     Raises:
@@ -34,11 +36,19 @@ def load_evaluator(attempt: Attempt, generator: ImageGenerator) -> "Evaluator | 
     if evaluation is None:
         return None
     images, text = load_encoders(attempt, encoder_sources(evaluation))
-    return Evaluator(attempt, evaluation, generator, images, text)
+    return Evaluator(attempt, evaluation, generator, images, text, check_owner)
 
 
 class Evaluator:
     """Scores every subject of a job, before and after training.
+
+    Args:
+        attempt: The current one.
+        evaluation: `spec.evaluation`.
+        generator: Of the images that are scored.
+        image_encoder: Of images alone.
+        text_encoder: Of images and prompts.
+        check_owner: Raises `FencedError` when a newer attempt owns the output. Collective.
 
     Raises:
         BadDataError: The real images to compare with cannot be used.
@@ -51,8 +61,10 @@ class Evaluator:
         generator: ImageGenerator,
         image_encoder: ImageEncoder,
         text_encoder: TextEncoder,
+        check_owner: Callable[[], None],
     ) -> None:
         self._attempt = attempt
+        self._check_owner = check_owner
         self._evaluation = evaluation
         self._generator = generator
         self._image_encoder = image_encoder
@@ -76,12 +88,16 @@ class Evaluator:
             The scores, the same on every rank.
 
         Raises:
+            FencedError: A newer attempt owns the output; nothing is written.
             StoppedError: On every rank, when one was asked to stop while generating images.
         """
         generated = [
             self._generate(subject, prompts)
             for subject, prompts in zip(self._subjects, self._prompts, strict=True)
         ]
+        # After generating, which takes long: an attempt that was superseded meanwhile must not
+        # overwrite the newer one's scores, nor the images that its own are compared with.
+        self._check_owner()
         storage, layout = self._attempt.storage, self._attempt.layout
         is_first = self._attempt.topology.rank == 0
         if step == 0:

@@ -1,7 +1,7 @@
 """Scores of the model in its current state, for the baseline, during training and at its end."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -44,6 +44,7 @@ class Scoring:
         """Write samples and scores of the base model.
 
         Raises:
+            FencedError: A newer attempt owns the output; nothing is written.
             StoppedError: A rank was asked to stop.
         """
         self.writer.write(0)
@@ -58,6 +59,7 @@ class Scoring:
         """Score the model of a step, and write its scores.
 
         Raises:
+            FencedError: A newer attempt owns the output; nothing is written.
             StoppedError: A rank was asked to stop.
         """
         assert self.evaluator is not None
@@ -68,9 +70,20 @@ class Scoring:
 
 
 def load_scoring(
-    attempt: Attempt, family: Family, writer: SampleWriter, held_out: Sequence[ImageGroup]
+    attempt: Attempt,
+    family: Family,
+    writer: SampleWriter,
+    held_out: Sequence[ImageGroup],
+    check_owner: Callable[[], None],
 ) -> Scoring:
     """What scores the job's model. Collective.
+
+    Args:
+        attempt: The current one.
+        family: The model.
+        writer: Writes samples.
+        held_out: Images that are not trained on.
+        check_owner: Raises `FencedError` when a newer attempt owns the output. Collective.
 
     Raises:
         BadModelError: A model that scores cannot be loaded.
@@ -91,7 +104,7 @@ def load_scoring(
             )
         validation = ValidationLoss(attempt, family, cache)
     with explain_out_of_memory("scoring", job):
-        evaluator = load_evaluator(attempt, ImageGenerator(attempt, family))
+        evaluator = load_evaluator(attempt, ImageGenerator(attempt, family), check_owner)
     return Scoring(attempt, writer, evaluator, validation)
 
 

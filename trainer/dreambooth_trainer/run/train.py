@@ -92,7 +92,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         _record(attempt, store, family, dataset, restored, batch)
 
         writer = SampleWriter(ImageGenerator(attempt, family), attempt, store.check_owner)
-        scoring = load_scoring(attempt, family, writer, held_out)
+        scoring = load_scoring(attempt, family, writer, held_out, store.check_owner)
         selector = load_selector(attempt, scoring, store)
         if needs_baseline(attempt):
             scoring.record_baseline()
