@@ -1,21 +1,39 @@
 """Builds the report of a run."""
 
+from dataclasses import dataclass
+
+from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_report import pictures
 from dreambooth_report.page import render, requests_of
 from dreambooth_report.read import read_run
+from dreambooth_report.sources import confined, picture_folders
 from dreambooth_storage import Storage
 
 
-def build_report(storage: Storage, root: str) -> str:
-    """The page that shows the run in a folder, as far as it has got; UTF-8 text in HTML.
+@dataclass(frozen=True)
+class Report:
+    """The page of a run."""
+
+    name: str
+    """Name of the job."""
+    html: str
+
+
+def build_report(storage: Storage, root: str, job: DreamBoothJob | None = None) -> Report:
+    """The page that shows the run in a folder, as far as it has got.
 
     Args:
-        storage: Reads the run's folder, and the photos and class images that it names.
+        storage: Reads the run's folder, and the photos and class images.
         root: URI of the run's folder (`OutputLayout.root`).
+        job: The run's job, where it is known from elsewhere than that folder: photos that are files
+            on this machine are then shown also if the folder is not.
 
     Raises:
         UnreadableRunError: The folder holds no run.
         StorageError: The folder cannot be read.
     """
     facts = read_run(storage, root)
-    return render(facts, pictures.load(requests_of(facts), storage.read_start))
+    folders = picture_folders(facts.root, job or facts.job, is_trusted=job is not None)
+    read = confined(storage.read_start, folders)
+    html = render(facts, pictures.load(requests_of(facts), read))
+    return Report(facts.job.metadata.name, html)

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_report.build import build_report
 from dreambooth_report.page import safe_link
 from dreambooth_report.read import UnreadableRunError
+from dreambooth_report.sources import picture_folders
 from dreambooth_storage import Storage, StorageSettings
 from tests.report.runs import write_run
 
@@ -26,7 +28,7 @@ HOSTILE = "</script></style><script>alert(1)</script>\"'><img src=x onerror=aler
 
 def build(root: str) -> str:
     with Storage(StorageSettings()) as storage:
-        return build_report(storage, root)
+        return build_report(storage, root).html
 
 
 class Parser(HTMLParser):
@@ -49,6 +51,39 @@ class Parser(HTMLParser):
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page of a run that succeeded at its second attempt."""
     return build(write_run(tmp_path_factory.mktemp("run")))
+
+
+def test_pictures_come_from_the_folders_of_the_run_alone(tmp_path: Path) -> None:
+    secret, up = f"file://{tmp_path}/secret.png", f"file://{tmp_path}/photos/../secret.png"
+    photo = f"file://{tmp_path}/photos/0.png"
+    root = write_run(tmp_path, steps=(0,), images={"sks": [secret, up, photo], "class mug": []})
+    (tmp_path / "secret.png").write_bytes((tmp_path / "photos/0.png").read_bytes())
+    alone = len(Parser(build(root)).all("img"))
+    assert "2 pictures could not be read" in build(root)
+    (tmp_path / "photos/0.png").unlink()
+    assert len(Parser(build(root)).all("img")) == alone - 1
+
+
+def test_a_run_from_elsewhere_shows_no_files_of_this_machine() -> None:
+    job = DreamBoothJob.model_validate(
+        {
+            "apiVersion": "dreambooth.dev/v1alpha1",
+            "kind": "DreamBoothJob",
+            "metadata": {"name": "mug"},
+            "spec": {
+                "model": {"source": "s3://models/sd"},
+                "subjects": [
+                    {"identifier": "sks", "classNoun": "mug", "images": "file:///home/me"},
+                    {"identifier": "zwx", "classNoun": "mug", "images": "s3://bucket/mug"},
+                ],
+                "output": "s3://bucket/out",
+            },
+        }
+    )
+    root = "s3://bucket/out/default/mug/1"
+    shown = {root, "s3://bucket/mug", "s3://bucket/out/prior-cache"}
+    assert set(picture_folders(root, job, is_trusted=False)) == shown
+    assert set(picture_folders(root, job, is_trusted=True)) == shown | {"file:///home/me"}
 
 
 def test_it_shows_what_the_run_has_stored(page: str) -> None:

@@ -12,9 +12,9 @@ from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_api.contract.layout import EvaluationProtocol, OutputLayout
 from dreambooth_api.contract.scores import Scores, UnreadableScoresError
 from dreambooth_api.models.job import DreamBoothJob, output_layout
+from dreambooth_operator.cli.find import find_result
 from dreambooth_operator.cli.results import newest_run_uid
 from dreambooth_operator.cli.run import with_ranks
-from dreambooth_operator.cli.samples import find_job
 from dreambooth_operator.cli.terminal.end import print_entry, print_text
 from dreambooth_operator.cli.terminal.scores import score_tables
 from dreambooth_operator.cli.terminal.screen import screen_for
@@ -65,10 +65,8 @@ def evaluate(options: EvaluateOptions) -> int:
 
 def _find(result: str, state: State) -> tuple[DreamBoothJob, bool]:
     """The job of the result, and whether it is in the embedded storage."""
-    if Path(result).is_dir() or result.startswith(("s3://", "file://")):
-        root = Path(result).absolute().as_uri() if Path(result).is_dir() else result.rstrip("/")
-        return _read_job(root), False
-    return find_job(result, state)
+    found = find_result(result, state)
+    return (_read_job(found), False) if isinstance(found, str) else found
 
 
 def _read_job(root: str) -> DreamBoothJob:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from dreambooth_operator.cli.samples import find_run
+from dreambooth_operator.cli.find import find_run
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.state import Run, State
 

@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 from dreambooth_api.models.job import output_layout
+from dreambooth_operator.cli.find import find_result
 from dreambooth_operator.cli.results import newest_run_uid
-from dreambooth_operator.cli.samples import find_job
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.state import State
 from dreambooth_operator.local.storage import TRANSFER_POLICY, storage_to_read
-from dreambooth_report.build import build_report
+from dreambooth_report.build import Report, build_report
 from dreambooth_report.read import UnreadableRunError
 from dreambooth_storage import Storage, StorageSettings
 
@@ -28,23 +28,20 @@ def report(result: str, output: Path | None, state_folder: Path) -> None:
         StorageError: It cannot be read.
     """
     try:
-        name, page = _build(result, state_folder)
+        page = _build(result, State(state_folder))
     except UnreadableRunError as error:
         raise UserError(str(error)) from error
-    path = output or Path(f"{name}-report.html")
-    path.write_text(page, encoding="utf-8")
+    path = output or Path(f"{page.name}-report.html")
+    path.write_text(page.html, encoding="utf-8")
     sys.stdout.write(f"{path}\n")
 
 
-def _build(result: str, state_folder: Path) -> tuple[str, str]:
-    """Name and page of the run."""
-    if Path(result).is_dir() or result.startswith(("s3://", "file://")):
-        root = Path(result).absolute().as_uri() if Path(result).is_dir() else result
+def _build(result: str, state: State) -> Report:
+    found = find_result(result, state)
+    if isinstance(found, str):
         with Storage(StorageSettings(), policy=TRANSFER_POLICY) as client:
-            page = build_report(client, root)
-        return root.rstrip("/").rpartition("/")[2] or "run", page
-    state = State(state_folder)
-    job, embedded = find_job(result, state)
+            return build_report(client, found)
+    job, embedded = found
     with storage_to_read(job, state, embedded) as storage:
         job.metadata.uid = job.metadata.uid or newest_run_uid(storage.client, job)
-        return job.metadata.name, build_report(storage.client, output_layout(job).root)
+        return build_report(storage.client, output_layout(job).root, job)

@@ -1,15 +1,14 @@
 """`dreambooth samples`: fetches the sample grids of a job's newest run that has some."""
 
-import os
 import sys
 from pathlib import Path
 
 from dreambooth_api.models.job import DreamBoothJob, output_layout
-from dreambooth_operator.cli.job_file import STANDARD_INPUT, read_job
+from dreambooth_operator.cli.find import find_job
 from dreambooth_operator.cli.results import LocalResults, fetch, is_grid, newest_run_uid
 from dreambooth_operator.errors import UserError
-from dreambooth_operator.local.state import Run, State
-from dreambooth_operator.local.storage import storage_to_read, with_endpoint
+from dreambooth_operator.local.state import State
+from dreambooth_operator.local.storage import storage_to_read
 
 
 def samples(name_or_file: str, to: Path | None, state_folder: Path) -> None:
@@ -42,32 +41,3 @@ def _fetch(job: DreamBoothJob, embedded: bool, to: Path | None, state: State) ->
         job.metadata.uid = job.metadata.uid or newest_run_uid(storage.client, job, is_grid)
         folder = to or Path(f"{job.metadata.name}-samples")
         return fetch(storage.client, output_layout(job), folder, is_grid)
-
-
-def find_job(name_or_file: str, state: State) -> tuple[DreamBoothJob, bool]:
-    """The job with the uid of its newest run here, and whether that used the embedded storage.
-
-    A file whose job never ran here may have run on a cluster: it has no uid, and its own storage.
-    """
-    job, run = find_run(name_or_file, state)
-    if run is not None:
-        return run.job, run.record.embedded
-    if job is not None:
-        return with_endpoint(job, os.environ), False
-    raise UserError(
-        f"{name_or_file}: no such file, and no run of that name in {state.folder};"
-        " name the job's file, or another folder with --state"
-    )
-
-
-def find_run(name_or_file: str, state: State) -> tuple[DreamBoothJob | None, Run | None]:
-    """The job in a file (None for a name), and the newest run of it or of the name, if any.
-
-    Raises:
-        UserError: The file is not a valid job.
-    """
-    path = Path(name_or_file)
-    if path != STANDARD_INPUT and not path.is_file():
-        return None, state.latest_run(name_or_file)
-    job = read_job(path)
-    return job, state.latest_run(job.metadata.name, job.metadata.namespace)

@@ -27,11 +27,16 @@ def report(*arguments: str) -> str:
 
 
 def test_a_folder_and_a_uri_name_a_run(run: str, tmp_path: Path) -> None:
-    assert report("run") == "run-report.html\n"
+    assert report("run") == "my-mug-report.html\n"
     assert report(run, "--output", "mug.html") == "mug.html\n"
-    pages = [(tmp_path / name).read_text() for name in ("run-report.html", "mug.html")]
+    pages = [(tmp_path / name).read_text() for name in ("my-mug-report.html", "mug.html")]
     assert pages[0] == pages[1]
     assert "<h1>my-mug</h1>" in pages[0]
+
+
+def test_any_character_may_be_in_the_path(run: str, tmp_path: Path) -> None:
+    (tmp_path / "run").rename(tmp_path / "mein Lauf 50%")
+    assert report("mein Lauf 50%") == "my-mug-report.html\n"
 
 
 def test_a_folder_without_a_run_is_explained(run: str, tmp_path: Path) -> None:

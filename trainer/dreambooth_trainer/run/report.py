@@ -46,8 +46,8 @@ def write_report(attempt: Attempt) -> None:
     _write_end(attempt.job, attempt.topology, attempt.storage, ExitCode.DONE, "done")
     layout = attempt.layout
     try:
-        page = build_report(attempt.storage, layout.root)
-        attempt.storage.write(layout.report, page.encode())
+        page = build_report(attempt.storage, layout.root, attempt.job)
+        attempt.storage.write(layout.report, page.html.encode())
     # The model is stored: a page about it must not fail the job.
     except Exception as error:
         log.warning("%s could not be written: %s", layout.report, describe(error))

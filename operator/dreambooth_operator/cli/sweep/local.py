@@ -131,7 +131,7 @@ def _result(member: Member, run: Run | None) -> Result:
 def _newest_grid(run: Run) -> str | None:
     # Paths of samples sort by step: see `OutputLayout.samples`.
     grids = run.results.glob(f"{OutputLayout.SAMPLES}/*/{OutputLayout.GRID}")
-    return max((grid.as_uri() for grid in grids), default=None)
+    return max((f"file://{grid}" for grid in grids), default=None)
 
 
 def _scores(run: Run) -> Scores | None:

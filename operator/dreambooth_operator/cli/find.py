@@ -1,0 +1,66 @@
+"""Finds what a command is about: a job by its name or file, a run by its folder."""
+
+import os
+from pathlib import Path
+
+from dreambooth_api.models.job import DreamBoothJob, output_layout
+from dreambooth_operator.cli.job_file import STANDARD_INPUT, read_job
+from dreambooth_operator.errors import UserError
+from dreambooth_operator.local.state import Run, State
+from dreambooth_operator.local.storage import with_endpoint
+
+
+def find_result(result: str, state: State) -> tuple[DreamBoothJob, bool] | str:
+    """The job of a run that is known here, as `find_job`; else the URI of the run's folder.
+
+    Args:
+        result: Name of a job that ran here, a job's file, or the folder of a run: a path or a URI.
+            A name comes before a folder in the working directory that holds no run.
+        state: Holds the runs that are known.
+
+    Raises:
+        UserError: There is no such job, or its file is not valid.
+    """
+    path = Path(result)
+    is_run = (path / "run.json").is_file()
+    if result.startswith(("s3://", "file://")):
+        root = result.rstrip("/")
+    elif path.is_dir() and (is_run or state.latest_run(result) is None):
+        # Not as_uri(): storage takes URIs literally.
+        root = f"file://{os.path.normpath(path.absolute())}"
+    else:
+        return find_job(result, state)
+    for run in state.runs():
+        known = (output_layout(run.job).root, f"file://{run.folder}", f"file://{run.results}")
+        if root in known:
+            return run.job, run.record.embedded
+    return root
+
+
+def find_job(name_or_file: str, state: State) -> tuple[DreamBoothJob, bool]:
+    """The job with the uid of its newest run here, and whether that used the embedded storage.
+
+    A file whose job never ran here may have run on a cluster: it has no uid, and its own storage.
+    """
+    job, run = find_run(name_or_file, state)
+    if run is not None:
+        return run.job, run.record.embedded
+    if job is not None:
+        return with_endpoint(job, os.environ), False
+    raise UserError(
+        f"{name_or_file}: no such file, and no run of that name in {state.folder};"
+        " name the job's file, or another folder with --state"
+    )
+
+
+def find_run(name_or_file: str, state: State) -> tuple[DreamBoothJob | None, Run | None]:
+    """The job in a file (None for a name), and the newest run of it or of the name, if any.
+
+    Raises:
+        UserError: The file is not a valid job.
+    """
+    path = Path(name_or_file)
+    if path != STANDARD_INPUT and not path.is_file():
+        return None, state.latest_run(name_or_file)
+    job = read_job(path)
+    return job, state.latest_run(job.metadata.name, job.metadata.namespace)
