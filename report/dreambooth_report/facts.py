@@ -78,6 +78,20 @@ class ScoreFacts:
 
 
 @dataclass(frozen=True)
+class SelectionFacts:
+    """How the exported checkpoint was chosen (spec.evaluation.select)."""
+
+    weights: Mapping[str, float]
+    """Exponents of the scores whose product is compared."""
+    points: Sequence[tuple[int, float]]
+    """Steps that were evaluated, and their products."""
+    passed_over: Sequence[int]
+    """Those whose class drift is above the limit."""
+    stopped_early: str
+    """Why training ended before the job's last step; empty: it did not."""
+
+
+@dataclass(frozen=True)
 class AttemptFacts:
     """One attempt, and how it ended; None where that is not known."""
 
@@ -120,6 +134,8 @@ class RunFacts:
     validation_losses: Sequence[tuple[int, float]] = ()
     """Of images that are not trained on, by step."""
     scores: Sequence[ScoreFacts] = ()
+    selection: SelectionFacts | None = None
+    """None where there was no choice, or it is yet to be made."""
     warnings: Sequence[str] = ()
     notes: Sequence[str] = ()
     attempts: Sequence[AttemptFacts] = ()
@@ -128,6 +144,7 @@ class RunFacts:
     hashes: Mapping[str, str] = field(default_factory=dict)
     """sha256 by name."""
     license: str = ""
+    """Of the base model; empty where it is not known."""
     license_link: str | None = None
     global_batch: int | None = None
     card: str = ""

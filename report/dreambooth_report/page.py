@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from markupsafe import Markup
 
-from dreambooth_api.contract.scores import ScoreName
+from dreambooth_api.contract.scores import DEFINITIONS, ScoreName
 from dreambooth_api.contract.times import human_duration
 from dreambooth_api.parsing.load import dump
 from dreambooth_report import card
@@ -17,6 +17,7 @@ from dreambooth_report.pictures import Picture, Request
 
 HEADLINES = (ScoreName.SUBJECT_SIMILARITY, ScoreName.PROMPT_SIMILARITY, ScoreName.CLASS_DRIFT)
 """The scores among the figures at the top."""
+VALIDATION_LOSS = "validationLoss"
 MANY_HASHES = 400
 """Most hashes that are shown; run.json has all."""
 
@@ -59,6 +60,7 @@ def render(facts: RunFacts, pictures: Mapping[Request, Picture]) -> str:
             "missing": len(wanted) - len(wanted & pictures.keys()),
             "figures": list(_figures(facts)),
             "score_charts": list(_score_charts(facts)),
+            "selection_charts": list(_selection_charts(facts)),
             "training_charts": list(_training_charts(facts)),
             "slider_steps": [step for step in facts.sample_steps if step > 0],
             "card": card.blocks(facts.card),
@@ -149,6 +151,41 @@ def _score_chart(score: ScoreFacts, chosen: int | None, name: str) -> Chart:
     return Chart(title, f"{score.meaning} {score.verdict}", svg)
 
 
+def _selection_charts(facts: RunFacts) -> Iterator[Chart]:
+    """How the exported checkpoint was chosen, if there was a choice."""
+    if (selection := facts.selection) is None:
+        return
+    sentences = [f"{_product(selection.weights)}; the highest is exported."]
+    if facts.chosen_step in selection.passed_over:
+        sentences.append("All are above the limit of the class drift: the nearest is exported.")
+    elif selection.passed_over:
+        steps = ", ".join(f"{step:,}" for step in selection.passed_over)
+        sentences.append(f"Passed over, as the class drift is above its limit: step {steps}.")
+    if selection.stopped_early:
+        sentences.append(f"Training {selection.stopped_early}.")
+    yield _training_chart(
+        "Choice of the checkpoint",
+        " ".join(sentences),
+        [Line("Score", selection.points, dots=True)],
+        _short,
+        "selection",
+        facts.chosen_step,
+    )
+
+
+def _product(weights: Mapping[str, float]) -> str:
+    """The scores that a checkpoint is chosen by, as a product; a loss divides."""
+    titles = {name.value: definition.title for name, definition in DEFINITIONS.items()}
+    factors = [
+        ("1 / " if name == VALIDATION_LOSS else "")
+        + titles.get(name, "validation loss" if name == VALIDATION_LOSS else name)
+        + (f" to the power of {weight:g}" if weight != 1 else "")
+        for name, weight in weights.items()
+    ]
+    product = " x ".join(factors)
+    return product[:1].upper() + product[1:]
+
+
 def _training_charts(facts: RunFacts) -> Iterator[Chart]:
     if "subject_loss" in facts.losses:
         named = {"subject_loss": "Subject loss", "prior_loss": "Class loss"}
@@ -162,7 +199,9 @@ def _training_charts(facts: RunFacts) -> Iterator[Chart]:
     if facts.validation_losses:
         held_out = Line("Validation loss", facts.validation_losses, dots=True)
         text = "Of photos that were not trained on; low where the model has learned the subject."
-        yield _training_chart("Validation loss", text, [held_out], _short, "validation")
+        yield _training_chart(
+            "Validation loss", text, [held_out], _short, "validation", facts.chosen_step
+        )
     if facts.learning_rate:
         rate = facts.learning_rate
         line = Line("Learning rate", list(zip(rate.steps, rate.raw, strict=True)))
@@ -178,9 +217,16 @@ def _curve_line(name: str, curve: Curve, *, second: bool = False) -> Line:
 
 
 def _training_chart(
-    title: str, text: str, lines: list[Line], show: Callable[[float], str], name: str
+    title: str,
+    text: str,
+    lines: list[Line],
+    show: Callable[[float], str],
+    name: str,
+    chosen: int | None = None,
 ) -> Chart:
-    svg = line_chart(f"{title} over steps", lines, show=show, name=f"training-{name}")
+    svg = line_chart(
+        f"{title} over steps", lines, show=show, chosen=chosen, name=f"training-{name}"
+    )
     key = [(line.label, line.second) for line in lines] if len(lines) > 1 else []
     return Chart(title, text, svg, key)
 

@@ -4,28 +4,26 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import ValidationError
 
 from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_api.contract.layout import OutputLayout
-from dreambooth_api.contract.message import Time
 from dreambooth_api.contract.scores import Scores, UnreadableScoresError
 from dreambooth_api.contract.termination import AttemptEnd
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.subject import Subject
-from dreambooth_api.parsing.other_versions import with_known_fields
 from dreambooth_report import history
 from dreambooth_report.facts import (
     AttemptFacts,
     PromptFacts,
     RunFacts,
+    SelectionFacts,
     Strip,
     SubjectFacts,
 )
 from dreambooth_report.pictures import Request
+from dreambooth_report.record import Attempt, Result, RunRecord, read_record
 from dreambooth_report.samples import SampleIndex, describe_rest, index, select
 from dreambooth_report.scores import over_steps
 from dreambooth_storage import ObjectNotFoundError, Storage
@@ -43,42 +41,6 @@ END = re.compile(r"[0-9]{4}\.json")
 """The name of the file that says how an attempt ended."""
 
 
-class UnreadableRunError(ValueError):
-    """A folder is not that of a run, or of one that this version cannot read."""
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, validate_by_alias=True, extra="ignore")
-
-
-class _Attempt(_Model):
-    attempt: int
-    started_at: Time | None = None
-    world_size: int = 1
-    resumed_from_step: int | None = None
-    versions: dict[str, str] = {}
-    devices: list[str] = []
-
-
-class _License(_Model):
-    name: str = ""
-    link: str | None = None
-
-
-class _Record(_Model):
-    """The parts of run.json that are shown."""
-
-    job: Annotated[DreamBoothJob, BeforeValidator(with_known_fields)]
-    global_batch: int | None = None
-    model_license: _License = _License()
-    seeds: dict[str, int] = {}
-    hashes: dict[str, str] = {}
-    images: dict[str, list[str]] = {}
-    warnings: list[str] = []
-    notes: list[str] = []
-    attempts: list[_Attempt] = []
-
-
 def read_run(storage: Storage, root: str) -> RunFacts:
     """The run in a folder, as far as it has got.
 
@@ -87,7 +49,7 @@ def read_run(storage: Storage, root: str) -> RunFacts:
         StorageError: The folder cannot be read.
     """
     layout = OutputLayout(root.rstrip("/"))
-    record = _read_record(storage, layout)
+    record = read_record(storage, layout)
     job = record.job
     files = _Files(storage, layout)
     card = files.text(f"{layout.EXPORT}/README.md")
@@ -116,14 +78,15 @@ def read_run(storage: Storage, root: str) -> RunFacts:
             [files.text(f"{layout.SELECTION}/{path}") for path in files.below(layout.SELECTION)]
         ),
         scores=over_steps(scored),
+        selection=_selection(record.result),
         warnings=record.warnings,
         notes=record.notes,
         attempts=_attempts(record, files),
         versions=record.attempts[-1].versions if record.attempts else {},
         seeds=record.seeds,
         hashes=record.hashes,
-        license=record.model_license.name,
-        license_link=record.model_license.link,
+        license=record.model_license.name if record.model_license else "",
+        license_link=record.model_license.link if record.model_license else None,
         global_batch=record.global_batch,
         card=card,
         left_out=[rest] if (rest := describe_rest(samples, shown)) else [],
@@ -154,23 +117,6 @@ class _Files:
             return ""
 
 
-def _read_record(storage: Storage, layout: OutputLayout) -> _Record:
-    try:
-        return _Record.model_validate_json(storage.read(layout.run_record))
-    except ObjectNotFoundError as error:
-        raise UnreadableRunError(
-            f"{layout.root}: holds no {layout.RUN_RECORD}, which a run writes before it trains;"
-            " name the folder of a run, <output>/<namespace>/<name>/<uid>"
-        ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UnreadableRunError(
-            f"{layout.run_record}: {where}: {first['msg']}; the file is damaged, or of another"
-            " version of dreambooth"
-        ) from error
-
-
 def _prompts(job: DreamBoothJob, layout: OutputLayout, shown: SampleIndex) -> list[PromptFacts]:
     texts = job.spec.samples.prompts or [subject.prompt for subject in job.spec.subjects]
     return [
@@ -197,7 +143,7 @@ def _names(prompt: str, identifier: str) -> bool:
 
 
 def _subject(
-    record: _Record, subject: Subject, prompts: Sequence[PromptFacts], chosen: int | None
+    record: RunRecord, subject: Subject, prompts: Sequence[PromptFacts], chosen: int | None
 ) -> SubjectFacts:
     photos = record.images.get(subject.identifier, [])
     limit = max(1, MAX_PHOTOS // len(record.job.spec.subjects))
@@ -213,7 +159,7 @@ def _subject(
     )
 
 
-def _class_images(record: _Record) -> dict[str, list[Request]]:
+def _class_images(record: RunRecord) -> dict[str, list[Request]]:
     nouns = list(dict.fromkeys(subject.class_noun for subject in record.job.spec.subjects))
     limit = max(1, MAX_CLASS_IMAGES // len(nouns))
     uris = {noun: record.images.get(f"class {noun}", [])[:limit] for noun in nouns}
@@ -236,18 +182,29 @@ def _chosen_step(job: DreamBoothJob, scored: Sequence[Scores]) -> int:
     return exported[-1] if exported else job.spec.training.steps
 
 
+def _selection(result: Result) -> SelectionFacts | None:
+    if len(result.evaluations) < 2:  # without spec.evaluation.every, the last step is exported
+        return None
+    return SelectionFacts(
+        result.weights,
+        [(each.step, each.score) for each in result.evaluations],
+        [each.step for each in result.evaluations if each.passed_over],
+        result.stopped_early or "",
+    )
+
+
 def _encoders(scored: Sequence[Scores]) -> list[str]:
     return [scored[-1].encoders.image.name, scored[-1].encoders.text.name] if scored else []
 
 
-def _attempts(record: _Record, files: _Files) -> list[AttemptFacts]:
+def _attempts(record: RunRecord, files: _Files) -> list[AttemptFacts]:
     """The attempts of run.json, and those that ended before they were recorded there."""
     recorded = {each.attempt: each for each in record.attempts}
     ended = {int(name[:4]) for name in files.below(OutputLayout.ATTEMPTS) if END.fullmatch(name)}
     numbers = sorted(recorded.keys() | ended)
     attempts = []
     for number in numbers:
-        each = recorded.get(number, _Attempt(attempt=number, world_size=0))
+        each = recorded.get(number, Attempt(attempt=number, world_size=0))
         try:
             text = files.text(f"{OutputLayout.ATTEMPTS}/{number:04d}.json")
             end = AttemptEnd.model_validate_json(text)

@@ -11,6 +11,7 @@ import re
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -18,9 +19,10 @@ from PIL import Image
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_report.build import build_report
 from dreambooth_report.page import safe_link
-from dreambooth_report.read import UnreadableRunError
+from dreambooth_report.record import UnreadableRunError
 from dreambooth_report.sources import picture_folders
 from dreambooth_storage import Storage, StorageSettings
+from tests.crds.contract.example_scores import example_scores
 from tests.report.runs import write_run
 
 HOSTILE = "</script></style><script>alert(1)</script>\"'><img src=x onerror=alert(1)> sks {{ 7*7 }}"
@@ -94,6 +96,43 @@ def test_it_shows_what_the_run_has_stored(page: str) -> None:
         "kind: DreamBoothJob", "print(1)", "ab" * 32, "3.11.2",
     ):  # fmt: skip
         assert shown in page, shown
+
+
+EVALUATIONS = [
+    {"step": 200, "score": 0.11, "passedOver": True},
+    {"step": 400, "score": 0.3, "passedOver": False},
+    {"step": 800, "score": 0.2, "passedOver": False},
+]
+RESULT: dict[str, Any] = {
+    "exportedStep": 400,
+    "stoppedEarly": "stopped early at step 800 of 2000: the last 2 evaluation(s) were not better",
+    "weights": {"subjectSimilarity": 2, "promptSimilarity": 1, "validationLoss": 1},
+    "evaluations": EVALUATIONS,
+}
+
+
+def test_the_choice_of_the_checkpoint_is_shown(tmp_path: Path) -> None:
+    root = write_run(tmp_path, steps=(0, 400, 800), result=RESULT, modelLicense=None)
+    scores = example_scores().model_copy(update={"step": 400, "exported_step": 400})
+    (tmp_path / "run/scores.json").write_bytes(scores.encode())
+    page = build(root)
+    for shown in (
+        "Choice of the checkpoint",
+        "Subject similarity to the power of 2 x prompt following x 1 / validation loss;"
+        " the highest is exported.",
+        "Passed over, as the class drift is above its limit: step 200.",
+        "Training stopped early at step 800 of 2000: the last 2 evaluation(s) were not better.",
+        "not known",
+    ):
+        assert shown in page, shown
+    drifted = RESULT | {"evaluations": [each | {"passedOver": True} for each in EVALUATIONS]}
+    page = build(write_run(tmp_path, steps=(0, 400, 800), result=drifted))
+    assert "All are above the limit of the class drift: the nearest is exported." in page
+
+
+def test_without_a_choice_no_choice_is_shown(tmp_path: Path) -> None:
+    alone = RESULT | {"evaluations": EVALUATIONS[-1:]}
+    assert "Choice of the checkpoint" not in build(write_run(tmp_path, result=alone))
 
 
 def test_every_picture_has_a_text_and_a_size_and_is_embedded(page: str) -> None:

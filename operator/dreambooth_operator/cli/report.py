@@ -10,7 +10,7 @@ from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.state import State
 from dreambooth_operator.local.storage import TRANSFER_POLICY, storage_to_read
 from dreambooth_report.build import Report, build_report
-from dreambooth_report.read import UnreadableRunError
+from dreambooth_report.record import UnreadableRunError
 from dreambooth_storage import Storage, StorageSettings
 
 

@@ -9,7 +9,7 @@ import torch
 from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.models.published import License
+from dreambooth_trainer.models.published import INHERITED, License
 from dreambooth_trainer.resolved_job import ResolvedJob
 from dreambooth_trainer.resume.run_record import public_config, versions, write_run_record
 from tests.trainer.resolved import resolve
@@ -36,11 +36,20 @@ def job(**spec: Any) -> ResolvedJob:
     )
 
 
-def write(storage: Storage, run: str, attempt: int = 0, **spec: Any) -> None:
+LICENSE = License("some-license", "https://example.com/license")
+
+
+def write(
+    storage: Storage,
+    run: str,
+    attempt: int = 0,
+    model_license: License = LICENSE,
+    **spec: Any,
+) -> None:
     write_run_record(
         storage, OutputLayout(run), job(**spec), attempt=attempt, world_size=2, global_batch=8,
         hashes={"model": "ab", "images": {"mug": "cd"}}, seeds={"training": 7},
-        model_license=License("some-license", "https://example.com/license"),
+        model_license=model_license,
         resumed_from=None if attempt == 0 else 500,
     )  # fmt: skip
 
@@ -55,6 +64,11 @@ def test_it_holds_what_is_needed_to_make_the_result_again(storage: Storage, tmp_
     assert found["modelLicense"] == {"name": "some-license", "link": "https://example.com/license"}
     assert found["attempts"][0]["versions"]["torch"] == torch.__version__
     DreamBoothJob.model_validate(found["job"])
+
+
+def test_a_license_that_is_not_known_has_no_name(storage: Storage, tmp_path: Path) -> None:
+    write(storage, f"file://{tmp_path}", model_license=INHERITED)
+    assert json.loads((tmp_path / "run.json").read_text())["modelLicense"] is None
 
 
 def test_each_attempt_adds_itself(storage: Storage, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def write_run_record(
         images: URIs of images, by subject and class, for the report.
         warnings: What the checks before training found that does not prevent it.
         notes: What they say about the job that is as it should be.
-        model_license: Of the base model's weights.
+        model_license: Of the base model's weights; `INHERITED` where it is not known.
         resumed_from: Step of the checkpoint that this attempt resumes from; None: there is none.
         source: That checkpoint, and what differs, if it is another run's (spec.resumeFrom).
     """
@@ -89,7 +89,9 @@ def write_run_record(
         "format": FORMAT,
         "job": public_config(job),
         "globalBatch": global_batch,
-        "modelLicense": {"name": model_license.name, "link": model_license.link},
+        "modelLicense": None
+        if model_license == INHERITED
+        else {"name": model_license.name, "link": model_license.link},
         "seeds": dict(seeds),
         "hashes": dict(hashes),
         "images": {name: list(uris) for name, uris in images.items()},

@@ -35,15 +35,19 @@ class Evaluation:
     class_noise: float | None = None
 
 
+def weights_of(select: Select) -> Mapping[str, float]:
+    """The exponent of each score in the product that a checkpoint is chosen by."""
+    return {each.name: each.weight for each in select.scores} or DEFAULT_WEIGHTS
+
+
 def score_of(evaluation: Evaluation, select: Select) -> float:
     """The score that a checkpoint is chosen by (spec.evaluation.select); larger is better.
 
     The product of the scores, each raised to its weight; the validation loss divides. 0 where a
     score is missing or not finite.
     """
-    weights = {each.name: each.weight for each in select.scores} or DEFAULT_WEIGHTS
     product = 1.0
-    for name, weight in weights.items():
+    for name, weight in weights_of(select).items():
         value = evaluation.scores.get(name, math.nan)
         if not math.isfinite(value):
             return 0.0

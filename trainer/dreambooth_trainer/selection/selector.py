@@ -16,6 +16,7 @@ from dreambooth_trainer.selection.policy import (
     excess_drift,
     score_of,
     stop_step,
+    weights_of,
 )
 from dreambooth_trainer.selection.record import Record, RecordStore, settings_hash
 from dreambooth_trainer.selection.schedule import is_due, next_step
@@ -138,12 +139,22 @@ class CheckpointSelector:
         return self._settings.every is not None
 
     def result(self, exported: int) -> dict[str, JsonValue]:
-        """What was exported, for run.json."""
+        """What was exported and why, for run.json."""
+        known = sorted(self._until(self.last_step), key=lambda record: record.step)
         return {
             "exportedStep": exported,
             "lastStep": self.last_step,
             "score": self._score(self._records[exported].evaluation),
             "stoppedEarly": self.stopped_early,
+            "weights": dict(weights_of(self._settings.select)),
+            "evaluations": [
+                {
+                    "step": record.step,
+                    "score": self._score(record.evaluation),
+                    "passedOver": self.has_drifted(record.step),
+                }
+                for record in known
+            ],
         }
 
     def scores_of(self, step: int) -> Mapping[str, float]:
