@@ -126,6 +126,28 @@ class Spec(ApiModel):
         return not self.prior.enabled or "{class}" in self.prior.prompt or self._is_of_one_class()
 
     @rule(
+        "prior.prompts",
+        "!self.subjects.exists(s, self.prior.prompts.exists(p, (' ' + p.lowerAscii()"
+        ".replace(',', ' ').replace('.', ' ') + ' ').contains(' ' + s.identifier.lowerAscii()"
+        " + ' ')))",
+        "must not contain an identifier, as class images show the class in general; remove it",
+    )
+    def _prior_prompts_are_general(self) -> bool:
+        prompts = [each.replace(",", " ").replace(".", " ") for each in self.prior.prompts]
+        return not any(_contains_word(each, s) for each in prompts for s in self.subjects)
+
+    @rule(
+        "prior.prompts",
+        "!self.prior.enabled || self.prior.prompts.all(p, p.contains('{class}'))"
+        " || self.subjects.all(s, s.classNoun == self.subjects[0].classNoun)",
+        "must each contain {class} when the subjects have different class nouns;"
+        " write {class} for the class",
+    )
+    def _prior_prompts_name_the_class(self) -> bool:
+        named = all("{class}" in each for each in self.prior.prompts)
+        return not self.prior.enabled or named or self._is_of_one_class()
+
+    @rule(
         "prior.images",
         "!self.prior.enabled || !has(self.prior.images)"
         " || self.subjects.all(s, s.classNoun == self.subjects[0].classNoun)",

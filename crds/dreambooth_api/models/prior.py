@@ -49,7 +49,13 @@ class Prior(ApiModel):
     class. Default: `<output>/prior-cache`."""
 
     prompt: Prompt = CLASS_PROMPT
-    """Prompt of the class images. `{class}` is replaced by the subject's class noun."""
+    """Prompt of the class images: they are made from it, and trained on with it. Your own have it
+    where no caption (`<image name>.txt`) is beside them. `{class}` is replaced by the subject's
+    class noun."""
+
+    prompts: Annotated[list[Prompt], Field(max_length=32)] = []
+    """Several prompts in place of `prompt`, for class images of more variety: image i is made from
+    prompt i modulo their number, and trained on with it."""
 
     sampler: Sampler | None = None
     """Sampler that makes the class images. Default: the model's own."""
@@ -58,7 +64,9 @@ class Prior(ApiModel):
     """Sampling steps per class image. Default: the model's own."""
 
     guidance_scale: GuidanceScale | None = None
-    """Guidance scale of the class images. Default: the model's own."""
+    """Guidance scale of the class images. Default: the model's own. Guidance makes images alike and
+    their colours strong, and target `noise` teaches the model that. Without guidance (1, or 0 with
+    Z-Image and Krea 2) they have the base model's own variety, and its mistakes."""
 
     seed: Seed = 0
     """Image i is made from seed + i, so the set does not depend on the number of ranks."""
@@ -79,3 +87,23 @@ class Prior(ApiModel):
     )
     def _count_includes_own_images(self) -> bool:
         return self.images is None or self.count > 0
+
+    @rule(
+        "prompts",
+        "size(self.prompts) == 0 || self.count > 0",
+        "have no effect with count 0; raise count, or remove them",
+    )
+    def _count_includes_prompts(self) -> bool:
+        return not self.prompts or self.count > 0
+
+    def generation_prompts(self, class_noun: str) -> list[str]:
+        """The prompts of a class that its images are made from, in turn: at least one."""
+        return [_of_class(each, class_noun) for each in self.prompts or [self.prompt]]
+
+    def class_prompt(self, class_noun: str) -> str:
+        """The prompt of a class's images that were not made from one."""
+        return _of_class(self.prompt, class_noun)
+
+
+def _of_class(prompt: str, class_noun: str) -> str:
+    return prompt.replace("{class}", class_noun)

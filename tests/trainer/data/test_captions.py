@@ -80,7 +80,7 @@ def test_broken_lines_of_metadata_jsonl_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadDataError) as caught:
         read(tmp_path, "0.jpg", "1.jpg")
     assert str(caught.value).splitlines()[1:] == [
-        "  metadata.jsonl line 1 is empty: describe the image, with the identifier",
+        "  metadata.jsonl line 1 is empty: describe the image",
         "  metadata.jsonl line 2 is not a JSON object in UTF-8",
         "  metadata.jsonl line 3 is not a JSON object in UTF-8",
         "  metadata.jsonl line 5 is not a JSON object in UTF-8",

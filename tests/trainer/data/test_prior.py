@@ -17,6 +17,7 @@ from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.data.class_image_cache import ClassImageRecipe
 from dreambooth_trainer.data.class_images import ClassImageSet, load_class_images
 from dreambooth_trainer.data.images import read_pixels
+from dreambooth_trainer.data.own_class_images import load_own_class_images
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.process.chunks import CHUNK_SIZE
 from dreambooth_trainer.process.distributed import Ranks
@@ -27,6 +28,7 @@ from dreambooth_trainer.resolved_job import ResolvedJob
 from tests.trainer.resolved import resolve
 
 MODEL_HASH = "ab" * 32
+LOCAL = StorageSettings()
 
 
 def a_job(output: str, count: int = 12, resolution: int = 64, **prior: Any) -> ResolvedJob:
@@ -57,10 +59,12 @@ def make(random_pipeline: Any, tmp_path: Path) -> Make:
         count: int = 12, noun: str = "mug", model_hash: str = MODEL_HASH, resolution: int = 64,
         watch: dict[str, Any] | None = None, **prior: Any,
     ) -> ClassImageSet:  # fmt: skip
+        job, storage = a_job(f"file://{tmp_path}", count, resolution, **prior), Storage(LOCAL)
         return load_class_images(
-            a_job(f"file://{tmp_path}", count, resolution, **prior),
+            job,
             noun,
-            storage=Storage(StorageSettings()),
+            load_own_class_images(storage, job),
+            storage=storage,
             ranks=Ranks(Topology()),
             model_hash=model_hash,
             **{
@@ -83,7 +87,7 @@ def contents(found: ClassImageSet) -> list[bytes]:
 
 
 def pixels(found: ClassImageSet) -> list[Image.Image]:
-    return list(read_pixels(Storage(StorageSettings()), found.images, 64))
+    return list(read_pixels(Storage(LOCAL), found.images, 64))
 
 
 def test_images_are_made_once_and_reused_by_the_next_job(make: Make, tmp_path: Path) -> None:
@@ -171,7 +175,7 @@ def test_the_cache_says_what_it_holds(make: Make, tmp_path: Path) -> None:
         "seed": 0,
         "resolution": 64,
     }
-    key = ClassImageRecipe.of(a_job("file:///out", count=1), "mug", MODEL_HASH).key()
+    key = ClassImageRecipe.of(a_job("file:///out", count=1), "a photo of a mug", MODEL_HASH).key()
     assert manifest.parent == tmp_path / "prior-cache" / key
 
 
@@ -179,7 +183,7 @@ def test_another_jobs_image_wins_over_the_one_just_made(
     make: Make, random_pipeline: Any, tmp_path: Path
 ) -> None:
     """Another job writes the same image between this one's look at the cache and its write."""
-    key = ClassImageRecipe.of(a_job("file:///out"), "mug", MODEL_HASH).key()
+    key = ClassImageRecipe.of(a_job("file:///out"), "a photo of a mug", MODEL_HASH).key()
     other = tmp_path / "prior-cache" / key / "00000.png"
 
     class Overtaken(StableDiffusion):
@@ -220,10 +224,70 @@ def test_the_users_own_images_come_first(make: Make, tmp_path: Path) -> None:
         "0.png", "1.png", "2.png", "00000.png", "00001.png",
     ]  # fmt: skip
     assert found.generated == 2
-    assert [refused.name for refused in found.supplied.rejected] == ["bad.jpg"]
+    assert found.captions == ["a photo of a mug"] * 5
     enough = make(count=2, images=f"file://{folder}")
     assert [image.name for image in enough.images] == ["0.png", "1.png"]
     assert (enough.reused, enough.generated) == (0, 0)
+
+
+PROMPTS = ["a photo of a {class}", "a {class} on grass"]
+
+
+def test_prompts_take_turns_and_stay_with_their_images(make: Make) -> None:
+    """Image i is what its prompt alone gives for seed + i (other batches, so up to rounding)."""
+    found = make(count=5, prompts=PROMPTS)
+    photo, grass = "a photo of a mug", "a mug on grass"
+    assert found.captions == [photo, grass, photo, grass, photo]
+    for prompt, indices in ((photo, (0, 2, 4)), (grass, (1, 3))):
+        alone = pixels(make(count=5, model_hash="cd" * 32, prompt=prompt))
+        for i in indices:
+            difference = np.asarray(pixels(found)[i]).astype(int) - np.asarray(alone[i])
+            assert np.abs(difference).max() <= 1
+
+
+def test_jobs_share_the_images_of_the_prompts_that_they_have_in_common(make: Make) -> None:
+    make(count=4, prompts=PROMPTS)
+    assert make(count=4, prompts=[PROMPTS[0], "a red {class}"]).reused == 2
+    assert make(count=4, prompts=PROMPTS[::-1]).reused == 0  # they are of other seeds
+    assert make(count=4).reused == 4
+
+
+def test_a_stop_keeps_the_images_of_all_prompts(make: Make, tmp_path: Path) -> None:
+    def should_stop() -> bool:
+        return len(files(tmp_path)) == CHUNK_SIZE
+
+    with pytest.raises(StoppedError):
+        make(count=10, prompts=PROMPTS, watch={"should_stop": should_stop})
+    rest = make(count=10, prompts=PROMPTS)
+    assert (rest.reused, rest.generated) == (CHUNK_SIZE, 10 - CHUNK_SIZE)
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for level in range(3):
+        Image.new("RGB", (80, 64), (level, 0, 0)).save(folder / f"{level}.png")
+    return folder
+
+
+def test_the_users_own_images_have_the_captions_beside_them(make: Make, own_folder: Path) -> None:
+    (own_folder / "1.txt").write_text("a blue mug\non a desk\n")
+    found = make(count=5, images=f"file://{own_folder}", prompt="the {class}", prompts=PROMPTS)
+    assert found.captions == [
+        "the mug", "a blue mug on a desk", "the mug", "a photo of a mug", "a mug on grass",
+    ]  # fmt: skip
+
+
+def test_captions_of_class_images_that_cannot_be_used_are_listed(
+    make: Make, own_folder: Path
+) -> None:
+    (own_folder / "0.txt").write_text("my SKS mug")
+    (own_folder / "2.png.txt").write_text("")
+    with pytest.raises(BadDataError, match=r"spec\.prior\.images: 2 caption\(s\)") as caught:
+        make(count=5, images=f"file://{own_folder}")
+    assert "  2.png.txt is empty: describe the image" in str(caught.value)
+    assert "the caption of 0.png contains the identifier 'sks'" in str(caught.value)
 
 
 def test_a_folder_of_the_users_without_images_is_bad_data(make: Make, tmp_path: Path) -> None:
@@ -241,6 +305,7 @@ from dreambooth_trainer.process.chunks import CHUNK_SIZE
 from dreambooth_trainer.process.distributed import join_ranks
 from dreambooth_trainer.data.class_images import load_class_images
 from dreambooth_trainer.data.images import read_pixels
+from dreambooth_trainer.data.own_class_images import OwnClassImages
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_storage import Storage, StorageSettings
@@ -256,11 +321,12 @@ storage = Storage(StorageSettings(endpoint, "us-east-1", "path"))
 with join_ranks(Topology.from_environment(), StopSignal()) as ranks:
     made = []
     found = load_class_images(
-        ResolvedJob.model_validate_json(job), "mug", model_hash="ab" * 32, ranks=ranks,
+        ResolvedJob.model_validate_json(job), "mug", OwnClassImages(), model_hash="ab" * 32,
+        ranks=ranks,
         storage=storage, family=family, progress=print, should_stop=lambda: False,
     )
     pixels = b"".join(image.tobytes() for image in read_pixels(storage, found.images, 64))
-    mine = (hashlib.sha256(pixels).hexdigest(), found.generated, len(made))
+    mine = (hashlib.sha256(pixels).hexdigest(), found.generated, len(made), found.captions)
     everyone = ranks.gather(mine)
     if ranks.topology.rank == 0:
         print("RESULT", json.dumps(everyone))
@@ -271,10 +337,11 @@ def test_three_ranks_make_the_same_set_as_one(
     make: Make, random_model: Path, s3_endpoint: str, bucket: str, tmp_path: Path
 ) -> None:
     """Bit for bit, on S3, each rank its share, and every rank reads the whole set."""
-    alone = make(count=28)
+    prompts = ["a photo of a {class}", "a {class} on grass", "a red {class}"]
+    alone = make(count=28, prompts=prompts)
     script = tmp_path / "rank.py"
     script.write_text(RANK)
-    job = a_job(f"s3://{bucket}/out", count=28).model_dump_json(by_alias=True)
+    job = a_job(f"s3://{bucket}/out", count=28, prompts=prompts).model_dump_json(by_alias=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=3", "--standalone"]
     ended = subprocess.run(
         [*command, str(script), str(random_model), job, s3_endpoint],
@@ -282,11 +349,13 @@ def test_three_ranks_make_the_same_set_as_one(
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     [line] = [line for line in ended.stdout.splitlines() if line.startswith("RESULT")]
-    hashes, generated, chunks = zip(*json.loads(line.removeprefix("RESULT")), strict=True)
+    everyone = json.loads(line.removeprefix("RESULT"))
+    hashes, generated, chunks, captions = zip(*everyone, strict=True)
     expected = hash_of(alone)
     assert hashes == (expected,) * 3
     assert generated == (28,) * 3
     assert chunks == (2, 1, 1)
+    assert captions == (alone.captions,) * 3
 
 
 def hash_of(found: ClassImageSet) -> str:

@@ -112,6 +112,10 @@ def test_subjects_are_drawn_by_weight_with_their_own_class():
     assert 0.21 < len(second) / len(pairs) < 0.29
     assert all(p.row >= 8 for _, p in second)
     assert all(p.row < 8 for s, p in pairs if s.row < 3)
+    # Also within a class, whose images are of different prompts.
+    for images in ((6, 7), (8, 9)):
+        one, other = (sum(p.row == row for _, p in pairs) for row in images)
+        assert 0.8 < one / other < 1.25
 
 
 def test_captions_are_dropped_at_the_rate_asked_for():

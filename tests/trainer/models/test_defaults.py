@@ -95,7 +95,7 @@ def test_states_and_class_images_of_earlier_versions_are_still_those_of_the_job(
     """The API had these values as its own defaults; the key is from that time."""
     job, explicit = resolve(a_job()), resolve(a_job(**EXPLICIT))
     assert fingerprint(job) == fingerprint(explicit)
-    key = ClassImageRecipe.of(job, "mug", "ab" * 32).key()
+    key = ClassImageRecipe.of(job, "a photo of a mug", "ab" * 32).key()
     assert key == "1fecd96dba2dd941a3f99f048f10e34c"
 
 

@@ -179,6 +179,21 @@ def test_class_images_beyond_the_count_are_a_warning(job: Job, tmp_path: Path, c
     )
 
 
+def test_captions_and_prompts_of_class_images_are_checked(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "class").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "class" / "0.png")
+    caption = tmp_path / "class" / "0.txt"
+    caption.write_text("a mug " * 80)
+    prompts = ["a photo of a {class}", "a {class} on grass " * 10]
+    job["spec"]["prior"] = {"images": f"file://{tmp_path}/class", "count": 9, "prompts": prompts}
+    warnings = examine(job).warnings
+    for field in ("spec.prior.images", "spec.prior.prompts[1]"):
+        assert any(w.startswith(f"{field}: ") and "tokens" in w for w in warnings), field
+    caption.write_text("a photo of sks mug")
+    [error] = errors(job)
+    assert "the caption of 0.png contains the identifier 'sks'" in error
+
+
 def test_only_bad_images_are_an_error(job: Job, tmp_path: Path) -> None:
     for path in (tmp_path / "images").iterdir():
         path.write_bytes(b"no image")

@@ -1,10 +1,12 @@
 """Whole runs of the trainer, in real processes: the training contract."""
 
+import hashlib
 import json
 import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from dreambooth_storage import Storage, StorageSettings
@@ -198,6 +200,23 @@ def test_a_run_records_what_its_model_filled_in(job, tmp_path):
     assert spec["training"]["resolution"] == 64
     assert spec["training"]["lora"]["targets"] == ["to_q", "to_k", "to_v", "to_out.0"]
     assert (spec["samples"]["sampler"], spec["prior"]["guidanceScale"]) == ("dpm-solver++", 7.5)
+
+
+def test_class_images_are_trained_on_with_their_own_captions(job, tmp_path):
+    (tmp_path / "own").mkdir()
+    for number in range(2):
+        Image.new("RGB", (64, 64), (200, 9, 40 * number)).save(tmp_path / f"own/{number}.png")
+    (tmp_path / "own/1.txt").write_text("a red mug")
+    prior = {
+        "images": f"file://{tmp_path}/own", "count": 5, "prompt": "the {class}",
+        "prompts": ["a photo of a {class}", "a {class} on grass"],
+    }  # fmt: skip
+    run = job("run", prior=prior, training={"method": "lora", "steps": 2})
+    finish(run, tmp_path / "run", nodes=2)
+    captions = ["the mug", "a red mug", "a photo of a mug", "a mug on grass", "a photo of a mug"]
+    record = json.loads((run_folder(run) / "run.json").read_text())
+    expected = hashlib.sha256("\n".join(captions).encode()).hexdigest()
+    assert record["hashes"]["class mug: captions"] == expected
 
 
 def test_without_class_images_the_class_prompt_of_the_subject_s_images_is_kept(job, tmp_path):

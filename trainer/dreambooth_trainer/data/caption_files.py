@@ -109,7 +109,7 @@ def _problem(text: str | None, size: int) -> str | None:
         return TOO_LONG
     if text is None or "\0" in text:
         return "is not UTF-8 text: save it as UTF-8"
-    return None if text else "is empty: describe the image, with the identifier"
+    return None if text else "is empty: describe the image"
 
 
 def _read_metadata(storage: Storage, file: StoredObject, found: CaptionFiles, field: str) -> None:

@@ -1,4 +1,4 @@
-"""Generated class images in storage, shared by all jobs of the same model and class."""
+"""Generated class images in storage, shared by all jobs of the same model and prompt."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from PIL import Image
 
-from dreambooth_api.models.prior import Prior, Sampler
+from dreambooth_api.models.prior import Sampler
 from dreambooth_storage import AlreadyExistsError, Storage, join
 from dreambooth_trainer.data.decode import UnreadableImageError, decode
 from dreambooth_trainer.data.images import SourceImage
@@ -18,14 +18,9 @@ from dreambooth_trainer.resolved_job import ResolvedJob
 FIELD = "spec.prior.cache"
 
 
-def class_prompt(prior: Prior, class_noun: str) -> str:
-    """Prompt of a class's images, and their caption in training (Ruiz et al. 2022, section 3.3)."""
-    return prior.prompt.replace("{class}", class_noun)
-
-
 @dataclass(frozen=True)
 class ClassImageRecipe:
-    """Everything that class images depend on, except their index; `resolution` in pixels.
+    """Everything that images of one prompt depend on, except their index; `resolution` in pixels.
 
     Not the precision: images that differ by rounding serve equally well.
     """
@@ -41,12 +36,12 @@ class ClassImageRecipe:
     resolution: int
 
     @classmethod
-    def of(cls, job: ResolvedJob, class_noun: str, model_hash: str) -> "ClassImageRecipe":
-        """The recipe for a class of the job."""
+    def of(cls, job: ResolvedJob, prompt: str, model_hash: str) -> "ClassImageRecipe":
+        """The recipe for a prompt of the job."""
         prior = job.spec.prior
         return cls(
             model=model_hash,
-            prompt=class_prompt(prior, class_noun),
+            prompt=prompt,
             sampler=prior.sampler,
             steps=prior.steps,
             guidance_scale=float(prior.guidance_scale),
@@ -60,26 +55,46 @@ class ClassImageRecipe:
 
 
 class ClassImageCache:
-    """The first `count` images of one recipe, in the folder `<root>/<key>`.
+    """The first `count` images of a class: those of recipe r are in the folder `<root>/<key of r>`.
+
+    Image i is of recipe i modulo their number, and is made from the same seed whatever the others
+    are: jobs whose prompts differ in part share the images of the prompts that they have in common.
 
     All methods that access storage raise `StorageError`.
+
+    Args:
+        storage: Of the images.
+        root: URI of the folder that jobs share.
+        recipes: One for each prompt; they differ in the prompt alone.
+        count: Number of images.
     """
 
-    def __init__(self, storage: Storage, root: str, recipe: ClassImageRecipe, count: int) -> None:
+    def __init__(
+        self, storage: Storage, root: str, recipes: Sequence[ClassImageRecipe], count: int
+    ) -> None:
         self._storage = storage
-        self._folder = join(root, recipe.key())
-        self.recipe = recipe
+        self._folders = [join(root, recipe.key()) for recipe in recipes]
+        self._recipes = recipes
         self.count = count
 
-    def write_manifest(self) -> None:
-        """Write the recipe beside the images, for users who inspect the folder."""
-        manifest = json.dumps(asdict(self.recipe), indent=2).encode() + b"\n"
-        self._write(join(self._folder, "manifest.json"), manifest)
+    def recipe(self, index: int) -> ClassImageRecipe:
+        """What an image is made from, beside its index."""
+        return self._recipes[index % len(self._recipes)]
+
+    def write_manifests(self) -> None:
+        """Write each recipe beside its images, for users who inspect the folders."""
+        for recipe, folder in zip(self._recipes, self._folders, strict=True):
+            manifest = json.dumps(asdict(recipe), indent=2).encode() + b"\n"
+            self._write(join(folder, "manifest.json"), manifest)
 
     def present(self) -> set[int]:
         """Indices that have a file."""
-        names = {item.relative for item in self._storage.list(self._folder, field=FIELD)}
-        return {i for i in range(self.count) if _name(i) in names}
+        uris = {
+            item.uri
+            for folder in dict.fromkeys(self._folders)
+            for item in self._storage.list(folder, field=FIELD)
+        }
+        return {i for i in range(self.count) if self.uri(i) in uris}
 
     def verify(self, indices: Sequence[int]) -> tuple[dict[int, SourceImage], set[int]]:
         """Check which of the indices have an image.
@@ -108,7 +123,7 @@ class ClassImageCache:
         self._write(self.uri(index), encode_png(image), replace=replace)
 
     def _check(self, index: int, data: bytes) -> SourceImage | None:
-        side = self.recipe.resolution
+        side = self.recipe(index).resolution
         try:
             pixels = decode(data, smallest=side, max_pixels=side * side)
         except UnreadableImageError:
@@ -123,7 +138,7 @@ class ClassImageCache:
 
     def uri(self, index: int) -> str:
         """URI of an image."""
-        return join(self._folder, _name(index))
+        return join(self._folders[index % len(self._folders)], _name(index))
 
 
 def _name(index: int) -> str:

@@ -1,8 +1,8 @@
 """Class images for prior preservation (Ruiz et al. 2022, section 3.3), shared by jobs.
 
 The user's own images come first, then those of the cache; missing ones are generated. Image i of a
-cache is generated from seed + i, whichever rank has its chunk, so the set does not depend on the
-number of ranks.
+cache is generated from prompt i modulo their number and from seed + i, whichever rank has its
+chunk, so the set does not depend on the number of ranks.
 """
 
 import logging
@@ -15,7 +15,8 @@ from dreambooth_api.models.job import prior_cache
 from dreambooth_storage import Storage
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.class_image_cache import ClassImageCache, ClassImageRecipe
-from dreambooth_trainer.data.images import ImageSet, SourceImage, load_images
+from dreambooth_trainer.data.images import SourceImage
+from dreambooth_trainer.data.own_class_images import FIELD, OwnClassImages
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters import PRECISIONS
 from dreambooth_trainer.models.generate import ImageRequest, generate_images
@@ -25,8 +26,6 @@ from dreambooth_trainer.process.errors import BadDataError
 from dreambooth_trainer.process.signals import StoppedError
 from dreambooth_trainer.resolved_job import ResolvedJob
 
-FIELD = "spec.prior.images"
-
 log = logging.getLogger(__name__)
 
 
@@ -35,23 +34,24 @@ class ClassImageSet:
     """The class images, the same on every rank, and their origin.
 
     Args:
-        images: All of them.
-        supplied: Those of `spec.prior.images`, and the files that were rejected there.
+        images: All of them, the user's own first.
+        captions: Of each image; of a generated one, the prompt that it was made from.
         reused: Number of images that the cache had already, over all ranks.
         generated: Number of images that were generated, over all ranks.
     """
 
     images: list[SourceImage]
-    supplied: ImageSet
+    captions: list[str]
     reused: int
     generated: int
 
 
-def prepare_class_images(attempt: Attempt, family: Family, class_noun: str) -> list[SourceImage]:
+def prepare_class_images(
+    attempt: Attempt, family: Family, class_noun: str, own: OwnClassImages
+) -> ClassImageSet:
     """The class images of a running attempt, generated in its precision. Collective.
 
     Raises:
-        BadDataError: `spec.prior.images` has no image that can be used.
         StorageError: The cache cannot be read or written.
         StoppedError: On every rank, when one was asked to stop; the images so far are kept.
     """
@@ -61,6 +61,7 @@ def prepare_class_images(attempt: Attempt, family: Family, class_noun: str) -> l
         loaded = load_class_images(
             attempt.job,
             class_noun,
+            own,
             storage=attempt.storage,
             ranks=attempt.ranks,
             model_hash=family.model_hash,
@@ -69,18 +70,19 @@ def prepare_class_images(attempt: Attempt, family: Family, class_noun: str) -> l
             should_stop=lambda: attempt.stop.requested,
         )
     if attempt.topology.rank == 0:
-        if loaded.supplied.rejected:
-            log.warning(loaded.supplied.report(FIELD))
+        if own.loaded.rejected:
+            log.warning(own.loaded.report(FIELD))
         log.info(
             "class images of %r: %d supplied, %d reused, %d generated",
-            class_noun, len(loaded.supplied.images), loaded.reused, loaded.generated,
+            class_noun, len(own.images), loaded.reused, loaded.generated,
         )  # fmt: skip
-    return loaded.images
+    return loaded
 
 
 def load_class_images(
     job: ResolvedJob,
     class_noun: str,
+    own: OwnClassImages,
     *,
     storage: Storage,
     ranks: Ranks,
@@ -94,7 +96,8 @@ def load_class_images(
     Args:
         job: The job that trains on them.
         class_noun: The class.
-        storage: Storage of the user's images and of the cache.
+        own: The user's images of it.
+        storage: Storage of the cache.
         ranks: All ranks, which share the work.
         model_hash: sha256 of the base model.
         family: The base model; it runs in the surrounding autocast.
@@ -102,17 +105,18 @@ def load_class_images(
             with the number that it needs.
         should_stop: Whether this rank was asked to stop.
     """
-    supplied = ranks.run_on_first(lambda: _load_supplied(job, storage))
-    recipe = ClassImageRecipe.of(job, class_noun, model_hash)
-    wanted = job.spec.prior.count - len(supplied.images)
-    cache = ClassImageCache(storage, prior_cache(job), recipe, wanted)
+    prompts = job.spec.prior.generation_prompts(class_noun)
+    recipes = [ClassImageRecipe.of(job, prompt, model_hash) for prompt in prompts]
+    wanted = job.spec.prior.count - len(own.images)
+    cache = ClassImageCache(storage, prior_cache(job), recipes, wanted)
+    chunk = images_per_pass(job.spec.training.resolution)
 
     def make_own() -> _Share:
         if wanted and ranks.topology.rank == 0:
-            cache.write_manifest()
-        own = own_chunks(range(wanted), ranks.topology, images_per_pass(recipe.resolution)).values()
-        intact, damaged = cache.verify([i for chunk in own for i in chunk])
-        missing = [absent for chunk in own if (absent := [i for i in chunk if i not in intact])]
+            cache.write_manifests()
+        chunks = own_chunks(range(wanted), ranks.topology, chunk).values()
+        intact, damaged = cache.verify([i for indices in chunks for i in indices])
+        missing = [lost for indices in chunks if (lost := [i for i in indices if i not in intact])]
         made: list[int] = []
         for indices in missing:
             try:
@@ -132,8 +136,8 @@ def load_class_images(
         i: image for share in shares for i, image in [*share.reused.items(), *share.made.items()]
     }
     return ClassImageSet(
-        images=[*supplied.images, *(images[i] for i in range(wanted))],
-        supplied=supplied,
+        images=[*own.images, *(images[i] for i in range(wanted))],
+        captions=[*own.captions, *(cache.recipe(i).prompt for i in range(wanted))],
         reused=sum(len(share.reused) for share in shares),
         generated=sum(len(share.made) for share in shares),
     )
@@ -169,10 +173,10 @@ def _generate(
     Raises:
         StoppedError: This rank was asked to stop; no image of the chunk is kept.
     """
-    recipe = cache.recipe
+    recipe = cache.recipe(indices[0])
     images = generate_images(
         family,
-        [ImageRequest(recipe.prompt, recipe.seed + i) for i in indices],
+        [ImageRequest(cache.recipe(i).prompt, recipe.seed + i) for i in indices],
         sampler=recipe.sampler,
         steps=recipe.steps,
         guidance_scale=recipe.guidance_scale,
@@ -181,10 +185,3 @@ def _generate(
     )
     for i, image in zip(indices, images, strict=True):
         cache.write(i, image, replace=i in damaged)
-
-
-def _load_supplied(job: ResolvedJob, storage: Storage) -> ImageSet:
-    prior, resolution = job.spec.prior, job.spec.training.resolution
-    if prior.images is None:
-        return ImageSet([], [])
-    return load_images(storage, prior.images, field=FIELD, resolution=resolution, count=prior.count)

@@ -8,11 +8,11 @@ from functools import partial
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.cache import image_pools
-from dreambooth_trainer.data.class_image_cache import class_prompt
 from dreambooth_trainer.data.class_images import prepare_class_images
-from dreambooth_trainer.data.crops import Variant, variants
+from dreambooth_trainer.data.crops import variants
 from dreambooth_trainer.data.images import load_images
 from dreambooth_trainer.data.latents import ImageGroup
+from dreambooth_trainer.data.own_class_images import OwnClassImages
 from dreambooth_trainer.data.sampler import TrainingSampler
 from dreambooth_trainer.data.subjects import SubjectData, load_subject
 from dreambooth_trainer.models import Family
@@ -73,19 +73,20 @@ class Dataset:
     def hashes(self) -> dict[str, str]:
         """sha256 of every image by `<identifier>/<name>`, or `class <noun>/<name>`.
 
-        A subject with captions of its own adds one entry for them: `<identifier>: captions`.
+        Captions add one entry for a subject or class that has any but its one prompt:
+        `<identifier>: captions` or `class <noun>: captions`.
         """
         hashes = {
             f"{name}/{image.name}": image.sha256
             for name, group in self._named_groups()
             for image in group.images
         }
-        for subject, group in zip(self.job.spec.subjects, self.subjects, strict=True):
-            if set(group.captions) != {subject.prompt}:
+        prompts = {subject.identifier: subject.prompt for subject in self.job.spec.subjects}
+        prompts |= {f"class {n}": self.job.spec.prior.class_prompt(n) for n in self.classes}
+        for name, group in self._named_groups():
+            if set(group.captions) != {prompts[name]}:
                 text = "\n".join(group.captions)
-                hashes[f"{subject.identifier}: captions"] = hashlib.sha256(
-                    text.encode()
-                ).hexdigest()
+                hashes[f"{name}: captions"] = hashlib.sha256(text.encode()).hexdigest()
         return hashes
 
     def uris_by_name(self, limit: int = 100) -> dict[str, list[str]]:
@@ -155,7 +156,7 @@ def held_out_groups(attempt: Attempt, subjects: Sequence[SubjectData]) -> list[I
 
 
 def class_groups(
-    attempt: Attempt, family: Family, subjects: Sequence[ImageGroup]
+    attempt: Attempt, family: Family, subjects: Sequence[ImageGroup], own: OwnClassImages
 ) -> dict[str, ImageGroup]:
     """Class images by class noun, for prior preservation (Ruiz et al. 2022, section 3.3).
 
@@ -165,34 +166,44 @@ def class_groups(
         attempt: The attempt.
         family: The base model.
         subjects: Images of the subjects, which stand in where `spec.prior.count` is 0.
+        own: The user's class images, of the class that all subjects have.
 
     Raises:
-        BadDataError: `spec.prior.images` has no image that can be used.
         StoppedError: On every rank, when one was asked to stop.
     """
     job = attempt.job
-    if not job.spec.prior.enabled or job.spec.prior.weight == 0:
+    prior = job.spec.prior
+    if not prior.enabled or prior.weight == 0:
         return {}
     groups = {}
     for noun in dict.fromkeys(subject.class_noun for subject in job.spec.subjects):
-        if job.spec.prior.count:
-            images = prepare_class_images(attempt, family, noun)
-            crops: Sequence[Variant] = variants("center", job.spec.training.flip)
+        if prior.count:
+            found = prepare_class_images(attempt, family, noun, own)
+            crops = variants("center", job.spec.training.flip)
+            groups[noun] = ImageGroup(found.images, found.captions, crops)
         else:
             pairs = zip(job.spec.subjects, subjects, strict=True)
             of_class = [group for subject, group in pairs if subject.class_noun == noun]
             images = [image for group in of_class for image in group.images]
-            crops = of_class[0].variants
-        texts = [class_prompt(job.spec.prior, noun)] * len(images)
-        groups[noun] = ImageGroup(images, texts, crops)
+            texts = [prior.class_prompt(noun)] * len(images)
+            groups[noun] = ImageGroup(images, texts, of_class[0].variants)
     return groups
 
 
-def prompts_of(job: ResolvedJob, subjects: Sequence[ImageGroup]) -> list[str]:
-    """Every text that a job's model is given, the empty caption of dropout included. Pure."""
-    texts = ["", *(caption for group in subjects for caption in group.captions)]
-    texts += job.spec.samples.prompts
+def prompts_of(
+    job: ResolvedJob, groups: Sequence[ImageGroup], class_captions: Sequence[str] = ()
+) -> list[str]:
+    """Every text that a job's model is given, the empty caption of dropout included. Pure.
+
+    Args:
+        job: The job.
+        groups: Images of the subjects, those that are held out included.
+        class_captions: Of the user's own class images.
+    """
+    texts = ["", *(caption for group in groups for caption in group.captions)]
+    texts += [*job.spec.samples.prompts, *class_captions]
     for subject in job.spec.subjects:
         texts += subject.prompt, subject.class_prompt
-        texts.append(class_prompt(job.spec.prior, subject.class_noun))
+        texts.append(job.spec.prior.class_prompt(subject.class_noun))
+        texts += job.spec.prior.generation_prompts(subject.class_noun)
     return list(dict.fromkeys(texts))

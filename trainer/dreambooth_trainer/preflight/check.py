@@ -10,7 +10,11 @@ from dreambooth_trainer.evaluation.encoder_config import encoder_sources, read_e
 from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS, StableDiffusion
 from dreambooth_trainer.models.model_config import read_model_config
-from dreambooth_trainer.preflight.images import check_other_images, check_subjects
+from dreambooth_trainer.preflight.images import (
+    check_class_images,
+    check_evaluation_images,
+    check_subjects,
+)
 from dreambooth_trainer.preflight.model import check_model
 from dreambooth_trainer.preflight.objective import check_objective
 from dreambooth_trainer.preflight.prompts import check_lengths, sample_and_class_prompts
@@ -50,7 +54,8 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
     # Images are checked all the same; without the model's resolution, none is too small.
     resolved = report.job or fill_defaults(job, replace(DEFAULTS, resolution=MIN_RESOLUTION))
     captions = check_subjects(resolved, storage, report)
-    check_other_images(resolved, storage, report)
+    captions += check_class_images(resolved, storage, report)
+    check_evaluation_images(resolved, storage, report)
     encoders = []
     for source in encoder_sources(job.spec.evaluation) if job.spec.evaluation else ():
         with report.collecting():

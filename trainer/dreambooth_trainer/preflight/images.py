@@ -2,6 +2,7 @@
 
 from dreambooth_storage import Storage
 from dreambooth_trainer.data.images import load_images
+from dreambooth_trainer.data.own_class_images import FIELD, load_own_class_images
 from dreambooth_trainer.data.subjects import load_subject
 from dreambooth_trainer.preflight.prompts import Prompts
 from dreambooth_trainer.preflight.report import PreflightReport
@@ -28,26 +29,38 @@ def check_subjects(job: ResolvedJob, storage: Storage, report: PreflightReport) 
     return captions
 
 
-def check_other_images(job: ResolvedJob, storage: Storage, report: PreflightReport) -> None:
-    """Check the first of the user's class images, and of the images for the evaluation."""
+def check_class_images(job: ResolvedJob, storage: Storage, report: PreflightReport) -> Prompts:
+    """Check the first of the user's class images, with their captions.
+
+    Returns:
+        The captions, each with its field.
+    """
     prior = job.spec.prior
-    folders = {}
-    if prior.enabled and prior.images:
-        folders["spec.prior.images"] = prior.images, prior.count
+    with report.collecting():
+        own = load_own_class_images(storage, job, count=SAMPLE_SIZE)
+        report.warnings += [own.loaded.report(FIELD)] if own.loaded.rejected else []
+        files = len(own.images) + own.loaded.unread
+        if files > prior.count:
+            report.warnings.append(
+                f"spec.prior.count: {prior.count} class images are trained on, and {files} are in"
+                f" {prior.images}; set it to {files} to use them all"
+            )
+        return [(FIELD, text) for text in dict.fromkeys(own.captions)]
+    return []
+
+
+def check_evaluation_images(job: ResolvedJob, storage: Storage, report: PreflightReport) -> None:
+    """Check the first of the images for the evaluation."""
     for index, subject in enumerate(job.spec.subjects):
-        if job.spec.evaluation and subject.evaluation_images:
-            field = f"spec.subjects[{index}].evaluationImages"
-            folders[field] = subject.evaluation_images, SAMPLE_SIZE
-    for field, (uri, wanted) in folders.items():
-        count = min(wanted, SAMPLE_SIZE)
+        if job.spec.evaluation is None or subject.evaluation_images is None:
+            continue
         with report.collecting():
+            field = f"spec.subjects[{index}].evaluationImages"
             loaded = load_images(
-                storage, uri, field=field, resolution=job.spec.training.resolution, count=count
+                storage,
+                subject.evaluation_images,
+                field=field,
+                resolution=job.spec.training.resolution,
+                count=SAMPLE_SIZE,
             )
             report.warnings += [loaded.report(field)] if loaded.rejected else []
-            files = len(loaded.images) + loaded.unread
-            if field == "spec.prior.images" and files > wanted:
-                report.warnings.append(
-                    f"spec.prior.count: {wanted} class images are trained on, and {files} are in"
-                    f" {uri}; set it to {files} to use them all"
-                )

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_trainer.data.class_image_cache import class_prompt
 from dreambooth_trainer.models.model_config import ModelConfig
 
 Prompts = list[tuple[str, str]]
@@ -11,13 +10,15 @@ Prompts = list[tuple[str, str]]
 
 
 def sample_and_class_prompts(job: DreamBoothJob) -> Prompts:
-    """The job's sample prompts, and the prompt of each class."""
-    samples = [
-        (f"spec.samples.prompts[{i}]", text) for i, text in enumerate(job.spec.samples.prompts)
-    ]
-    nouns = {subject.class_noun for subject in job.spec.subjects}
-    classes = [("spec.prior.prompt", class_prompt(job.spec.prior, noun)) for noun in sorted(nouns)]
-    return samples + classes
+    """The job's sample prompts, and the prompts of each class."""
+    prior, samples = job.spec.prior, job.spec.samples
+    found = [(f"spec.samples.prompts[{i}]", text) for i, text in enumerate(samples.prompts)]
+    for noun in sorted({subject.class_noun for subject in job.spec.subjects}):
+        found.append(("spec.prior.prompt", prior.class_prompt(noun)))
+        if prior.prompts:
+            texts = enumerate(prior.generation_prompts(noun))
+            found += [(f"spec.prior.prompts[{i}]", text) for i, text in texts]
+    return found
 
 
 def check_lengths(config: ModelConfig, prompts: Prompts) -> Iterator[str]:

@@ -22,6 +22,7 @@ from dreambooth_trainer.data.dataset import (
     subject_groups,
 )
 from dreambooth_trainer.data.latents import LatentStore
+from dreambooth_trainer.data.own_class_images import load_own_class_images
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.samples import SampleWriter
 from dreambooth_trainer.models import Family, load_family
@@ -73,6 +74,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         loaded = load_subjects(attempt)
         subjects = subject_groups(attempt.job, loaded)
         held_out = held_out_groups(attempt, loaded)
+        own = ranks.run_on_first(lambda: load_own_class_images(storage, resolved))
         with explain_out_of_memory("loading the model", job):
             family = load_family(
                 job.spec.model, attempt.storage, ranks, attempt.device, resolved.spec.training
@@ -84,11 +86,13 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
 
         if resolved.spec.training.text_encoder.method == "frozen":
             with explain_out_of_memory("encoding text", job):
-                _encode_text(attempt, family, prompts_of(attempt.job, [*subjects, *held_out]))
+                prompts = prompts_of(attempt.job, [*subjects, *held_out], own.captions)
+                _encode_text(attempt, family, prompts)
 
         attempt.enter_stage("GeneratingPrior")
         with explain_out_of_memory("generating class images", job):
-            dataset = Dataset(attempt.job, subjects, class_groups(attempt, family, subjects))
+            classes = class_groups(attempt, family, subjects, own)
+            dataset = Dataset(attempt.job, subjects, classes)
         _record(attempt, store, family, dataset, restored, batch)
 
         writer = SampleWriter(ImageGenerator(attempt, family), attempt, store.check_owner)
