@@ -1,5 +1,6 @@
 """How to train."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -54,23 +55,62 @@ class TextEncoder(ApiModel):
         return self.learning_rate is None or self.method != "frozen"
 
 
+OptimizerName = Literal["adamw", "adafactor", "lion", "prodigy"]
+OPTIMIZER_DEFAULTS: Mapping[OptimizerName, Mapping[str, float]] = {
+    "adamw": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+    "adafactor": {},
+    "lion": {"beta1": 0.9, "beta2": 0.99},
+    "prodigy": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+}
+"""What each optimizer takes beside a weight decay, and its value where a job leaves it open."""
+
+
 class Optimizer(ApiModel):
-    """The optimizer's settings."""
+    """The optimizer and its settings."""
 
-    name: Literal["adamw"] = "adamw"
-    """AdamW, fused where the device can."""
+    name: OptimizerName = "adamw"
+    """`adamw`: 8 bytes of state per trained weight (Loshchilov & Hutter 2019), fused where the
+    device can. `adafactor`: less than 1 byte, but for small parameters and convolutions (Shazeer &
+    Stern 2018). `lion`: 4 bytes (Chen et al. 2023); it takes a third to a tenth of AdamW's learning
+    rate. `prodigy`: 16 bytes, and it finds the learning rate itself (Mishchenko & Defazio 2023);
+    set `learningRate` to 1."""
 
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Decay of the first moment."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Decay of the first moment. Default: 0.9. Not for `adafactor`."""
 
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Decay of the second moment."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Decay of the second moment, for `lion` of the only one. Default: 0.999; with `lion` 0.99. Not
+    for `adafactor`."""
 
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Decoupled weight decay."""
 
-    epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
-    """Added to the denominator."""
+    epsilon: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Added to the denominator. Default: 1e-8. Not for `adafactor` and `lion`."""
+
+    @rule(
+        "beta1",
+        "!has(self.beta1) || self.name != 'adafactor'",
+        "has no effect with adafactor; choose another optimizer, or remove it",
+    )
+    def _adafactor_keeps_no_first_moment(self) -> bool:
+        return self.beta1 is None or self.name != "adafactor"
+
+    @rule(
+        "beta2",
+        "!has(self.beta2) || self.name != 'adafactor'",
+        "has no effect with adafactor; choose another optimizer, or remove it",
+    )
+    def _adafactor_decays_on_its_own(self) -> bool:
+        return self.beta2 is None or self.name != "adafactor"
+
+    @rule(
+        "epsilon",
+        "!has(self.epsilon) || !(self.name in ['adafactor', 'lion'])",
+        "has no effect with this optimizer; choose another one, or remove it",
+    )
+    def _has_a_denominator(self) -> bool:
+        return self.epsilon is None or self.name not in ("adafactor", "lion")
 
 
 class Schedule(ApiModel):
@@ -181,7 +221,8 @@ class Training(ApiModel):
     """Mirror half of the images. Turn it off for subjects with writing or a left and a right."""
 
     learning_rate: LearningRate = 1e-4
-    """Peak learning rate. 1e-4 suits LoRA; for `full` use 1e-6 to 5e-6 with Stable Diffusion."""
+    """Peak learning rate. 1e-4 suits LoRA; for `full` use 1e-6 to 5e-6 with Stable Diffusion. With
+    the optimizer `prodigy`, a factor on the rate that it finds."""
 
     optimizer: Optimizer = Field(default_factory=Optimizer)
     """The optimizer's settings."""
@@ -232,6 +273,22 @@ class Training(ApiModel):
     )
     def _one_batch_size(self) -> bool:
         return self.global_batch is None or self.per_device_batch is None
+
+    @rule(
+        "learningRate",
+        "self.optimizer.name != 'prodigy' || self.learningRate >= 0.1",
+        "is a factor on the rate that prodigy finds, at least 0.1; set it to 1",
+    )
+    def _prodigy_finds_the_rate(self) -> bool:
+        return self.optimizer.name != "prodigy" or self.learning_rate >= 0.1
+
+    @rule(
+        "textEncoder.learningRate",
+        "self.optimizer.name != 'prodigy' || !has(self.textEncoder.learningRate)",
+        "has no effect with prodigy, which finds one rate for all; remove it",
+    )
+    def _prodigy_has_one_rate(self) -> bool:
+        return self.optimizer.name != "prodigy" or self.text_encoder.learning_rate is None
 
     @rule(
         "minSnrGamma",

@@ -16,7 +16,8 @@ from dreambooth_trainer.models.generate import ImageRequest, generate_images
 from dreambooth_trainer.preflight.memory import measure_stages
 from dreambooth_trainer.process.chunks import images_per_pass
 from dreambooth_trainer.training.module import DreamBooth, ResumeState
-from dreambooth_trainer.training.optimizer import make_optimizer, optimizer_tensors
+from dreambooth_trainer.training.optimizer import make_optimizer
+from dreambooth_trainer.training.optimizer_state import optimizer_tensors
 from tests.bench.checkpoint.training import in_the_background, in_the_foreground
 from tests.bench.gpu.figures import Figure
 from tests.bench.gpu.run import SUBJECT, TrainerRun

@@ -11,7 +11,7 @@ from typing import Self
 from tests.cluster.client import Object
 
 PORT = 9300
-"""Of the jobs' metrics. The default may be taken: trainers of other tests listen on all addresses."""
+"""Of the jobs' metrics. Trainers of other tests may listen on the default, on all addresses."""
 
 
 class ProgressServer:

@@ -66,12 +66,14 @@ def test_accumulation_changes_nothing_but_memory(job, steady_losses, tmp_path):
 
 VARIANTS = {
     "lora": {"method": "lora", "lora": {"rank": 4, "dropout": 0.2}, "precision": "bf16"},
-    "lora-ema-accumulation": {
+    "lora-ema-accumulation-prodigy": {
         "method": "lora",
         "lora": {"rank": 2},
         "ema": {"enabled": True},
         "accumulation": 2,
         "minSnrGamma": 5.0,
+        "optimizer": {"name": "prodigy"},
+        "learningRate": 1.0,
     },
     "full": {"accumulation": 4},
     "full-ema": {"ema": {"enabled": True}, "minSnrGamma": 5.0, "noiseOffset": 0.1},
@@ -82,13 +84,17 @@ VARIANTS = {
         "accumulation": 2,
         "crop": "random",
     },
-    "lora-text-lora": {"method": "lora", "textEncoder": {"method": "lora", "learningRate": 5e-4}},
+    "lora-text-lora-adafactor": {
+        "method": "lora",
+        "textEncoder": {"method": "lora", "learningRate": 5e-4},
+        "optimizer": {"name": "adafactor"},
+    },
 }
 
 
 PRIORS = {
     "full": {"target": "noise", "emptyPromptFraction": 0.0},
-    "lora-ema-accumulation": {"count": 0},
+    "lora-ema-accumulation-prodigy": {"count": 0},
 }
 """Of variants whose class half is not that of the other jobs here."""
 

@@ -8,21 +8,25 @@ from torch.amp.grad_scaler import GradScaler
 from dreambooth_api.models.training import Training
 from dreambooth_trainer.models.adapters import TrainableParameters
 from dreambooth_trainer.training.ema import ExponentialMovingAverage
-from dreambooth_trainer.training.optimizer import (
+from dreambooth_trainer.training.optimizer import empty_state, learning_rate, make_optimizer
+from dreambooth_trainer.training.optimizer_state import (
     COUNT,
-    make_optimizer,
-    make_schedule,
     optimizer_tensors,
     restore_optimizer,
     restore_scaler,
     scaler_tensors,
 )
+from dreambooth_trainer.training.schedule import make_schedule
 
 
 def parameters(seed=0):
     torch.manual_seed(seed)
     return TrainableParameters(
-        {"denoiser.w": nn.Parameter(torch.randn(4, 3))}, {"text.w": nn.Parameter(torch.randn(5))}
+        {
+            "denoiser.w": nn.Parameter(torch.randn(4, 3)),
+            "denoiser.b": nn.Parameter(torch.randn(3)),
+        },
+        {"text.w": nn.Parameter(torch.randn(5))},
     )
 
 
@@ -75,8 +79,17 @@ def one_step(trained, optimizer, step):
     optimizer.step()
 
 
-def test_a_restored_optimizer_steps_bit_for_bit_like_the_one_that_went_on():
-    training = Training()
+OPTIMIZERS = ["adamw", "adafactor", "lion", "prodigy"]
+
+
+def training_with(optimizer):
+    rate = 1.0 if optimizer == "prodigy" else 1e-3
+    return Training.model_validate({"optimizer": {"name": optimizer}, "learningRate": rate})
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_restored_optimizer_steps_bit_for_bit_like_the_one_that_went_on(optimizer):
+    training = training_with(optimizer)
     trained = parameters()
     optimizer = make_optimizer(trained, training)
     for step in range(3):
@@ -94,6 +107,47 @@ def test_a_restored_optimizer_steps_bit_for_bit_like_the_one_that_went_on():
         one_step(trained, optimizer, step)
         one_step(other, resumed, step)
     assert all(torch.equal(trained.all[name], other.all[name]) for name in trained.all)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_estimate_of_an_optimizers_memory_is_what_it_keeps(name):
+    training, trained = training_with(name), parameters()
+    optimizer = make_optimizer(trained, training)
+    one_step(trained, optimizer, 0)
+    kept = optimizer_tensors(optimizer, trained)
+    parts = [value for key, value in kept.items() if not key.startswith("optimizer/")]
+    estimated = empty_state(training.optimizer, list(trained.all.values()))
+    assert sum(each.nbytes for each in estimated) == sum(each.nbytes for each in parts)
+
+
+def loss_after(training, steps):
+    """Of weights that should become 1, from 0 as the half of every adapter begins."""
+    weight = nn.Parameter(torch.zeros(8, 6))
+    trained = TrainableParameters({"w": weight}, {})
+    optimizer = make_optimizer(trained, training)
+    rates = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = ((weight - 1) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        rates.append(learning_rate(optimizer))
+    return loss.item(), rates
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_learns_weights_that_begin_at_zero(name):
+    training = training_with(name)
+    if name != "prodigy":
+        training = training.model_copy(update={"learning_rate": 0.05})
+    loss, _ = loss_after(training, 150)
+    assert loss < 0.05
+
+
+def test_prodigy_finds_its_rate_and_the_rate_is_reported():
+    _, rates = loss_after(training_with("prodigy"), 150)
+    assert rates[0] < 1e-5
+    assert rates[-1] > 0.01
 
 
 def test_restored_optimizer_keeps_nothing_of_the_state_in_use():

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_api.models.prior import Sampler
+from dreambooth_api.models.training import OPTIMIZER_DEFAULTS
 from dreambooth_api.parsing.messages import messages
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.resolved_job import ResolvedJob
@@ -76,6 +77,8 @@ def fill_defaults(
     spec["samples"] = {**sampling, "steps": defaults.sample_steps, **spec["samples"]}
     training["lora"] = {"targets": list(defaults.lora_targets), **training["lora"]}
     training = spec["training"] = {"resolution": defaults.resolution, **training}
+    optimizer = training["optimizer"]
+    training["optimizer"] = {**OPTIMIZER_DEFAULTS[optimizer["name"]], **optimizer}
     shift = flow_shift(training["resolution"])
     # minSnrGamma with flow matching, and timestepSampling with DDPM, are refused by name: see
     # `check_objective`.

@@ -5,12 +5,12 @@ scoring and exporting. Saving copies from the GPU to the host directly, and take
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dreambooth_api.models.training import Lora
+from dreambooth_api.models.training import Lora, OptimizerName
 from dreambooth_trainer.data.cache import DEVICE_BYTES, TrainingCache
 from dreambooth_trainer.data.crops import variants
 from dreambooth_trainer.evaluation.encoder_config import EncoderConfig
@@ -24,12 +24,15 @@ from dreambooth_trainer.process.chunks import images_per_pass
 from dreambooth_trainer.process.out_of_memory import GpuStage
 from dreambooth_trainer.resolved_job import ResolvedJob, ResolvedTraining
 from dreambooth_trainer.training.module import DreamBooth
+from dreambooth_trainer.training.optimizer import empty_state
 
 GIB = 1024**3
 OVERHEAD = 1 * GIB
 """What torch's allocator does not count: CUDA's context, the libraries' workspaces, gaps."""
-SAVED, AVERAGE = 12, 4
-"""Bytes of a checkpoint per trained parameter: weight and two moments in fp32; EMA's average."""
+WEIGHT, AVERAGE = 4, 4
+"""Bytes of a checkpoint per trained parameter: the weight, and EMA's average, in fp32."""
+STATE: Mapping[OptimizerName, int] = {"adamw": 8, "adafactor": 1, "lion": 4, "prodigy": 16}
+"""Bytes of the optimizer's state per trained parameter; of Adafactor at most, for matrices."""
 
 
 def measure_stages(
@@ -165,7 +168,7 @@ class _Measurement:
         trained = make_trainable(self._family, self._training)
         prior = self._spec.prior if self._spec.prior.enabled and self._spec.prior.weight else None
         module = DreamBooth(self._family, trained, self._training, cache, prior)
-        self._moments = [torch.empty_like(p) for p in trained.all.values() for _ in range(2)]
+        self._moments = empty_state(self._training.optimizer, list(trained.all.values()))
         return module
 
     def _conditioning_table(self) -> Conditioning:
@@ -194,7 +197,7 @@ class _Measurement:
             loss.backward()  # type: ignore[no-untyped-call]
         del loss
         if self._training.precision == "fp16":
-            # AdamW that is not fused takes the roots of all second moments at once.
+            # An optimizer that is not fused takes the roots of all second moments at once.
             _ = [torch.empty_like(parameter) for parameter in parameters]
             del _
         self._note("a training step")
@@ -229,8 +232,9 @@ def _batch(
 
 
 def checkpoint_bytes(config: ModelConfig, training: ResolvedTraining) -> int:
-    """Bytes of a checkpoint: trained weights, AdamW's moments and, with EMA, the average."""
-    per_trained = SAVED + (AVERAGE if training.ema.enabled else 0)
+    """Bytes of a checkpoint: trained weights, the optimizer's state, EMA's average."""
+    state = STATE[training.optimizer.name]
+    per_trained = WEIGHT + state + (AVERAGE if training.ema.enabled else 0)
     return _count_trained(config, training) * per_trained
 
 

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from dreambooth_api.models.prior import Prior
 from dreambooth_trainer.data.batches import Batch
@@ -22,15 +22,14 @@ from dreambooth_trainer.objectives.loss import Losses, dreambooth_loss
 from dreambooth_trainer.objectives.make import make_objective
 from dreambooth_trainer.resolved_job import ResolvedTraining
 from dreambooth_trainer.training.ema import ExponentialMovingAverage
-from dreambooth_trainer.training.optimizer import (
-    make_optimizer,
-    make_schedule,
+from dreambooth_trainer.training.optimizer import learning_rate, make_optimizer
+from dreambooth_trainer.training.optimizer_state import (
     optimizer_tensors,
     restore_optimizer,
     restore_scaler,
     scaler_tensors,
-    text_stop_step,
 )
+from dreambooth_trainer.training.schedule import make_schedule, text_stop_step
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class DreamBooth(pl.LightningModule):
         keeps_base = prior is not None and prior.target == "prediction"
         self._base = BaseModel(family, training) if keeps_base else None
         self._resume = resume
-        self._optimizer: AdamW | None = None
+        self._optimizer: Optimizer | None = None
         self._copied: Conditioning | None = None
         """Of the batch, where conditioning is in host memory."""
         self.objective = make_objective(family, training, cache.moments.device)
@@ -200,7 +199,7 @@ class DreamBooth(pl.LightningModule):
         return {**looked_up, "guidance": guidance}
 
     def configure_optimizers(self) -> Any:
-        """AdamW and its learning-rate schedule, both as the resumed state left them."""
+        """The optimizer and its learning-rate schedule, both as the resumed state left them."""
         optimizer = make_optimizer(self.trained, self.training_spec)
         if self._resume:
             restore_optimizer(optimizer, self.trained, self._resume.tensors)
@@ -232,12 +231,12 @@ class DreamBooth(pl.LightningModule):
     def learning_rate(self) -> float:
         """The denoiser's learning rate of the current step; between steps, of the next one."""
         assert self._optimizer is not None
-        return float(self._optimizer.param_groups[0]["lr"])
+        return learning_rate(self._optimizer)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a later attempt needs, by name, still on its device.
 
-        `weight/<name>`, AdamW's moments and step count, `average/<name>` with EMA, and the gradient
+        `weight/<name>`, the optimizer's state, `average/<name>` with EMA, and the gradient
         scaler's state with fp16. The learning rate is a function of the step.
         """
         assert self._optimizer is not None

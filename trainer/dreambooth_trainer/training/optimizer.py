@@ -1,137 +1,110 @@
-"""The optimizer and the learning-rate schedule, both functions of the optimizer step alone."""
+"""The optimizers that a job can name."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
-from diffusers.optimization import get_scheduler
 from torch import Tensor
-from torch.amp.grad_scaler import GradScaler
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import AdamW, Optimizer
 
-from dreambooth_api.models.training import Schedule, Training
+from dreambooth_api.models import training as api
+from dreambooth_api.models.training import OPTIMIZER_DEFAULTS, OptimizerName, Training
 from dreambooth_trainer.models.adapters import TrainableParameters
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-COUNT = "optimizer/step"
-"""Name of the number of AdamW's updates: fewer than steps if fp16 has skipped some."""
-SCALER = ("scale", "_growth_tracker")
-"""The part of a gradient scaler's state that changes."""
+Groups = list[dict[str, Any]]
 
 
-def make_optimizer(trained: TrainableParameters, training: Training) -> AdamW:
-    """AdamW (Loshchilov & Hutter 2019); the text encoders have their own learning rate.
+def make_optimizer(trained: TrainableParameters, training: Training) -> Optimizer:
+    """The job's optimizer; the text encoders have their own learning rate.
 
     Returns:
         An optimizer with one or two parameter groups, the denoiser's first.
     """
-    groups = [{"params": list(trained.denoiser.values()), "lr": training.learning_rate}]
+    groups: Groups = [{"params": list(trained.denoiser.values()), "lr": training.learning_rate}]
     if trained.text:
         rate = training.text_encoder.learning_rate or training.learning_rate
         groups.append({"params": list(trained.text.values()), "lr": rate})
     settings = training.optimizer
-    return AdamW(
-        groups,
-        betas=(settings.beta1, settings.beta2),
-        weight_decay=settings.weight_decay,
-        eps=settings.epsilon,
-        # With fp16, the fused kernel and the gradient scaler would both unscale the gradients:
-        # Lightning refuses the pair.
-        fused=training.precision != "fp16",
-    )
-
-
-def make_schedule(optimizer: AdamW, training: Training, start: int) -> LambdaLR:
-    """The learning rate from optimizer step `start` on.
-
-    After `textEncoder.stopFraction` of the steps the text encoders' learning rate is zero.
-
-    Returns:
-        A schedule whose step 0 is `start`; it counts optimizer steps, on any number of ranks.
-    """
-    multiplier = _multiplier(training.schedule, training.steps)
-    text_stop = text_stop_step(training)
-
-    # LambdaLR begins at step 0. The shift resumes without replaying the steps before.
-    def denoiser(step: int) -> float:
-        return multiplier(start + step)
-
-    def text(step: int) -> float:
-        return multiplier(start + step) if start + step < text_stop else 0.0
-
-    multipliers: list[Callable[[int], float]] = [denoiser, text]
-    return LambdaLR(optimizer, multipliers[: len(optimizer.param_groups)])
-
-
-def text_stop_step(training: Training) -> float:
-    """The text encoders train in steps below this number, counted from 0."""
-    return training.text_encoder.stop_fraction * training.steps
-
-
-def _multiplier(schedule: Schedule, steps: int) -> Callable[[int], float]:
-    """The multiplier of the learning rate by optimizer step, from 0.
-
-    It is that of diffusers except in the warm-up, whose first step would have the rate 0 there.
-    """
-    # get_scheduler requires an optimizer, but only its lambda is used.
-    unused = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    name = "constant_with_warmup" if schedule.name == "constant" else schedule.name
-    scheduler = get_scheduler(
-        name, unused, num_warmup_steps=schedule.warmup_steps, num_training_steps=steps
-    )
-    after_warmup: Callable[[int], float] = scheduler.lr_lambdas[0]
-    warmup = schedule.warmup_steps
-    return lambda step: (step + 1) / warmup if step < warmup else after_warmup(step)
-
-
-def optimizer_tensors(optimizer: AdamW, trained: TrainableParameters) -> dict[str, Tensor]:
-    """The optimizer's state by name: `exp_avg/<name>`, `exp_avg_sq/<name>` and `COUNT`.
-
-    Empty before the first update.
-    """
-    # All parameters have the same count, so that one stands for all.
-    counts = [state["step"] for state in optimizer.state.values()]
-    moments = {
-        f"{moment}/{name}": optimizer.state[parameter][moment]
-        for name, parameter in trained.all.items()
-        for moment in MOMENTS
-        if parameter in optimizer.state
+    taken = settings.model_dump(by_alias=False, exclude_none=True)
+    numbers = {**OPTIMIZER_DEFAULTS[settings.name], **taken}
+    arguments: dict[str, Any] = {
+        "lr": training.learning_rate,
+        "weight_decay": settings.weight_decay,
     }
-    return {**moments, COUNT: counts[0].detach()} if counts else {}
+    if "beta1" in numbers:
+        arguments["betas"] = (numbers["beta1"], numbers["beta2"])
+    if "epsilon" in numbers:
+        arguments["eps"] = numbers["epsilon"]
+    return _MAKERS[settings.name](groups, arguments, training)
 
 
-def restore_optimizer(
-    optimizer: AdamW, trained: TrainableParameters, tensors: Mapping[str, Tensor]
-) -> None:
-    """Load the result of `optimizer_tensors`; raises `KeyError` when a tensor is missing."""
-    count = tensors[COUNT]
-    for name, parameter in trained.all.items():
-        # Always copied: on the CPU, a file that the state is mapped from would stay in use.
-        device = parameter.device
-        state = {m: tensors[f"{m}/{name}"].to(device, copy=True) for m in MOMENTS}
-        # Fused AdamW keeps its step on the parameter's device, the others on the host.
-        on_host = not optimizer.defaults["fused"]
-        optimizer.state[parameter] = {
-            "step": count.to("cpu" if on_host else device, copy=True),
-            **state,
-        }
+def _make_adamw(groups: Groups, arguments: Mapping[str, Any], training: Training) -> Optimizer:
+    # With fp16, the fused kernel and the gradient scaler would both unscale the gradients:
+    # Lightning refuses the pair.
+    return AdamW(groups, fused=training.precision != "fp16", **arguments)
 
 
-def scaler_tensors(scaler: GradScaler | None) -> dict[str, Tensor]:
-    """The state of fp16's gradient scaler, `scaler/<name>`; empty where there is none."""
-    if scaler is None:
-        return {}
-    state = scaler.state_dict()
-    # Tensors, as a state holds nothing else; float32 is exact for powers of 2 and small counts.
-    return {f"scaler/{name}": torch.tensor(float(state[name])) for name in SCALER}
+# Packages that one optimizer alone needs are imported by those who name it.
 
 
-def restore_scaler(scaler: GradScaler | None, tensors: Mapping[str, Tensor]) -> None:
-    """Load the result of `scaler_tensors`, if there is a scaler.
+def _make_lion(groups: Groups, arguments: Mapping[str, Any], _: Training) -> Optimizer:
+    from lion_pytorch import Lion
 
-    A state of another precision (spec.resumeFrom) has none: the scaler then begins anew.
-    """
-    if scaler is None or f"scaler/{SCALER[0]}" not in tensors:
-        return
-    scale, tracker = (float(tensors[f"scaler/{name}"]) for name in SCALER)
-    scaler.load_state_dict({**scaler.state_dict(), "scale": scale, "_growth_tracker": int(tracker)})
+    optimizer: Optimizer = Lion(groups, **arguments)
+    return optimizer
+
+
+def _make_adafactor(groups: Groups, arguments: Mapping[str, Any], _: Training) -> Optimizer:
+    from transformers.optimization import Adafactor
+
+    # The job's learning rate as it is: scaled by the size of the weights, adapters, which begin at
+    # 0, would hardly move.
+    optimizer: Optimizer = Adafactor(
+        groups, scale_parameter=False, relative_step=False, **arguments
+    )
+    return optimizer
+
+
+def _make_prodigy(groups: Groups, arguments: Mapping[str, Any], _: Training) -> Optimizer:
+    from prodigyopt import Prodigy
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that weight decay is decoupled
+        optimizer: Optimizer = Prodigy(
+            groups, use_bias_correction=True, safeguard_warmup=True, **arguments
+        )
+    return optimizer
+
+
+_MAKERS: Mapping[OptimizerName, Callable[[Groups, Mapping[str, Any], Training], Optimizer]] = {
+    "adamw": _make_adamw,
+    "adafactor": _make_adafactor,
+    "lion": _make_lion,
+    "prodigy": _make_prodigy,
+}
+
+
+def learning_rate(optimizer: Optimizer) -> float:
+    """The denoiser's learning rate of the current step; between steps, of the next one."""
+    group = optimizer.param_groups[0]
+    return float(group["lr"]) * float(group.get("d", 1.0))  # d is what Prodigy has estimated
+
+
+def empty_state(settings: api.Optimizer, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors as large as what the optimizer keeps of the parameters, on their device."""
+    return [each for parameter in parameters for each in _STATES[settings.name](parameter)]
+
+
+def _factored(parameter: Tensor) -> list[Tensor]:
+    if parameter.dim() < 2:
+        return [torch.empty_like(parameter)]
+    return [torch.empty_like(parameter[..., 0]), torch.empty_like(parameter[..., 0, :])]
+
+
+_STATES: Mapping[OptimizerName, Callable[[Tensor], list[Tensor]]] = {
+    "adamw": lambda parameter: [torch.empty_like(parameter) for _ in range(2)],
+    "adafactor": _factored,
+    "lion": lambda parameter: [torch.empty_like(parameter)],
+    "prodigy": lambda parameter: [torch.empty_like(parameter) for _ in range(4)],
+}
