@@ -52,17 +52,17 @@ def _widen(folder: Path, width: int) -> Path:
     return folder
 
 
-SHORT_TEXT = ("--max_sequence_length=64",)
 PEERS = {
     "sd-full": Peer("train_dreambooth.py", method="full"),
     "sd-lora": Peer("train_dreambooth_lora.py"),
     "sd-full-wide": Peer("train_dreambooth.py", method="full", width=4),
     "sd-lora-wide": Peer("train_dreambooth_lora.py", width=4),
     "sdxl": Peer("train_dreambooth_lora_sdxl.py", sdxl),
-    "flux": Peer("train_dreambooth_lora_flux.py", flux, arguments=SHORT_TEXT),
+    "flux": Peer("train_dreambooth_lora_flux.py", flux),
     "flux2_klein": Peer("train_dreambooth_lora_flux2_klein.py", flux2_klein),
     "z_image": Peer("train_dreambooth_lora_z_image.py", z_image),
     "qwen_image": Peer("train_dreambooth_lora_qwen_image.py", qwen_image),
-    "sd3": Peer("train_dreambooth_lora_sd3.py", sd3, arguments=SHORT_TEXT),
+    # As many tokens of T5 as the pipeline reads, and the trainer: the script's default is 77.
+    "sd3": Peer("train_dreambooth_lora_sd3.py", sd3, arguments=("--max_sequence_length=256",)),
     "sana": Peer("train_dreambooth_lora_sana.py", sana),
 }
