@@ -65,6 +65,7 @@ def test_pictures_controls_and_headings_have_names(page: Page, report: Path) -> 
 def test_the_slider_shows_one_checkpoint_at_a_time(page: Page, report: Path) -> None:
     page.open(report)
     assert page.evaluate(f"{SHOWN}.map(each => each.dataset.step)") == ["800"] * len(PROMPTS)
+    assert page.evaluate("document.querySelector('output').textContent") == "Step 800, exported"
     page.evaluate(
         "(() => { const range = document.querySelector('input[type=range]'); range.value = 1;"
         " range.dispatchEvent(new Event('input')); })()"

@@ -8,7 +8,8 @@
   const show = () => {
     const step = steps[range.value];
     for (const strip of strips) strip.hidden = strip.dataset.step !== step;
-    output.textContent = `Step ${Number(step).toLocaleString("en")}`;
+    const exported = step === slider.dataset.chosen ? ", exported" : "";
+    output.textContent = `Step ${Number(step).toLocaleString("en")}${exported}`;
     range.setAttribute("aria-valuetext", output.textContent);
   };
   range.addEventListener("input", show);
