@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.job import DreamBoothJob, Spec
 from dreambooth_api.models.training import Training
 from dreambooth_trainer.process.errors import GpuMemoryError
 
@@ -65,7 +65,7 @@ def remedies(stage: GpuStage, job: DreamBoothJob) -> str:
     if stage == "scoring":
         changes.append("use smaller spec.evaluation.encoders")
     if stage in TRAINED_STAGES:
-        changes += _state_changes(job.spec.training)
+        changes += _state_changes(job.spec)
     if stage not in ("loading the model", "encoding text"):
         changes.append("lower spec.training.resolution")
     last = "use GPUs with more memory"
@@ -84,10 +84,13 @@ def _step_changes(training: Training) -> Iterator[str]:
         yield "set spec.training.precision to bf16"
 
 
-def _state_changes(training: Training) -> Iterator[str]:
+def _state_changes(spec: Spec) -> Iterator[str]:
     """What lowers the memory of weights, gradients and moments."""
+    training, prior = spec.training, spec.prior
     if training.method == "full":
         yield "set spec.training.method to lora"
+        if prior.enabled and prior.weight and prior.target == "prediction":
+            yield "set spec.prior.target to noise"  # without a copy of the base model
     if training.text_encoder.method == "full":
         yield "set spec.training.textEncoder.method to lora or frozen"
     if training.ema.enabled:
