@@ -15,7 +15,7 @@ from dreambooth_report.document import render_document
 from dreambooth_report.facts import Curve, RunFacts, ScoreFacts, ScorePoint
 from dreambooth_report.pictures import Picture, Request
 
-HEADLINES = (ScoreName.SUBJECT_SIMILARITY, ScoreName.PROMPT_SIMILARITY, ScoreName.CLASS_DRIFT)
+HEADLINES = (ScoreName.SUBJECT_SIMILARITY, ScoreName.PROMPT_SIMILARITY, ScoreName.CLASS_FIDELITY)
 """The scores among the figures at the top."""
 VALIDATION_LOSS = "validationLoss"
 MANY_HASHES = 400

@@ -54,7 +54,7 @@ def test_it_ends_by_saying_where_the_result_is(finished):
 
 def test_it_shows_the_scores(finished):
     _, output = finished
-    for words in ("subject similarity", "prompt following", "class drift"):
+    for words in ("subject similarity", "prompt following", "class fidelity", "class drift"):
         assert words in output.lower()
 
 

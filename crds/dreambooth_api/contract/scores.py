@@ -33,6 +33,7 @@ class ScoreName(StrEnum):
     PROMPT_SIMILARITY = "promptSimilarity"
     SUBJECT_DIVERSITY = "subjectDiversity"
     MEMORIZATION = "memorization"
+    CLASS_FIDELITY = "classFidelity"
     CLASS_DRIFT = "classDrift"
     CLASS_SIMILARITY = "classSimilarity"
     CLASS_DIVERSITY = "classDiversity"
@@ -84,11 +85,18 @@ DEFINITIONS: Final[Mapping[ScoreName, Definition]] = {
         "How close a generated image comes to its most similar training image; far above the value"
         " of real images, training images are reproduced.",
     ),
+    ScoreName.CLASS_FIDELITY: Definition(
+        "class fidelity",
+        "",
+        "higher",
+        "How much images of the class in general are still those that the base model makes from the"
+        " same seeds: 1, unchanged; 0, as different as images of other seeds.",
+    ),
     ScoreName.CLASS_DRIFT: Definition(
         "class drift",
         "KID",
         "lower",
-        "How far images of the class in general have moved from the base model's.",
+        "How far the distribution of such images has moved from the base model's.",
     ),
     ScoreName.CLASS_SIMILARITY: Definition(
         "class leakage",
@@ -129,7 +137,8 @@ class ScoreValues(Message):
     """One score of one subject. What does not exist, or is not yet known, is None."""
 
     base: Estimate | None = None
-    """Of the base model. Of the class drift: between halves of its images, which is its noise."""
+    """Of the base model; its class fidelity is 1. Of the class drift: between halves of its images,
+    which is its noise."""
     trained: Estimate | None = None
     """Of the model at the step of the file."""
     real: Estimate | None = None
@@ -202,7 +211,7 @@ class Encoders(Message):
     """The models behind the scores."""
 
     image: Encoder
-    """Similarity between images, their variety and the class drift (DINO)."""
+    """Similarity between images, their variety, class fidelity and class drift (DINO)."""
     text: Encoder
     """Similarity between images and prompts, and CLIP-I (CLIP, SigLIP)."""
 

@@ -12,6 +12,7 @@ SelectableScore = Literal[
     "subjectSimilarity",
     "subjectSimilarityClip",
     "promptSimilarity",
+    "classFidelity",
     "classDiversity",
     "validationLoss",
 ]
@@ -32,14 +33,15 @@ class ScoreWeight(ApiModel):
 class Select(ApiModel):
     """How the best checkpoint is chosen."""
 
-    scores: Annotated[list[ScoreWeight], Field(max_length=5), MapList("name")] = []
+    scores: Annotated[list[ScoreWeight], Field(max_length=6), MapList("name")] = []
     """The best checkpoint has the largest product of these scores, each raised to its weight and
     averaged over the subjects; a loss divides. Default: `subjectSimilarity` and `promptSimilarity`,
     both with weight 1."""
 
-    max_class_drift: Annotated[float, Field(gt=0, le=100)] | None = None
-    """Checkpoints whose class drift is larger, for any subject, are passed over. Default: 5 times
-    the largest that chance gives between images of the base model."""
+    min_class_fidelity: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Checkpoints whose class fidelity is lower, for any subject, are passed over. 1: images of
+    the class are those of the base model; 0: they differ as much as images of other seeds.
+    Default: 0.25, and without prior preservation (`spec.prior`) no limit."""
 
 
 class EarlyStopping(ApiModel):

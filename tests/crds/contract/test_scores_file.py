@@ -68,6 +68,7 @@ def test_a_difference_of_two_runs_is_less_certain_than_either() -> None:
         (ScoreName.SUBJECT_SIMILARITY, 0.7, 0.2, "worse"),
         (ScoreName.SUBJECT_SIMILARITY, 0.7, 0.72, "none"),
         (ScoreName.CLASS_DRIFT, 0.0, 0.4, "worse"),
+        (ScoreName.CLASS_FIDELITY, 1.0, 0.4, "worse"),
         (ScoreName.MEMORIZATION, 0.1, 0.7, "better"),  # real images: 0.8
         (ScoreName.MEMORIZATION, 0.7, 0.99, "worse"),
     ],

@@ -10,7 +10,7 @@ from PIL import Image
 from prometheus_client import generate_latest
 from torch import Tensor
 
-from dreambooth_api.contract.scores import Encoder, ScoreName, Scores
+from dreambooth_api.contract.scores import Encoder, ScoreName, Scores, ScoreValues
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.evaluation.evaluator import Evaluator
@@ -152,6 +152,8 @@ def test_a_later_step_is_compared_with_the_base_model(tmp_path: Path) -> None:
     assert values.trained
     assert values.change
     assert values.change.value == 0
+    # The images of this generator differ by their prompts alone.
+    assert scores.scores[ScoreName.CLASS_FIDELITY] == ScoreValues()
     drift = scores.scores[ScoreName.CLASS_DRIFT]
     assert drift.trained
     assert drift.trained.value == 0

@@ -9,7 +9,12 @@ from torch.nn.functional import normalize
 
 from dreambooth_api.contract.scores import Estimate, ScoreName, ScoreValues
 from dreambooth_api.models.subject import Subject
-from dreambooth_trainer.evaluation.estimates import estimate, half_distances, kernel_distances
+from dreambooth_trainer.evaluation.estimates import (
+    estimate,
+    fidelity,
+    half_distances,
+    kernel_distances,
+)
 from dreambooth_trainer.evaluation.scores import (
     GeneratedVectors,
     RealVectors,
@@ -85,6 +90,28 @@ def test_the_drift_of_a_model_from_itself_is_nothing() -> None:
     assert halves.is_noise
     moved = known(kernel_distances(images, vectors(16, spread=1, towards=1)))
     assert moved.low > halves.high
+
+
+def test_fidelity_is_that_of_the_same_seeds_and_none_of_other_ones() -> None:
+    torch.manual_seed(0)
+    images = vectors(16, spread=1)
+    one = Estimate(value=1, low=1, high=1)
+    assert fidelity(images, images) == one
+    shifted = fidelity(images, normalize(images + 0.1 * torch.randn(16, 16), dim=-1))
+    other_seeds = fidelity(images, images.roll(1, 0))
+    damaged = fidelity(images, vectors(16, spread=1, towards=1))
+    assert shifted
+    assert other_seeds
+    assert damaged
+    assert 0.6 < shifted.low < shifted.high < 1
+    assert other_seeds.low < 0 < other_seeds.high
+    # Further than from other seeds: images that the base model does not make at all.
+    assert damaged.high < 0
+
+
+def test_there_is_no_fidelity_to_images_that_are_all_alike() -> None:
+    assert fidelity(torch.ones(4, 2) / 2**0.5, vectors(4, spread=1, size=2)) is None
+    assert fidelity(vectors(1, spread=1), vectors(1, spread=1)) is None
 
 
 def generated(like: int, count: int = 12) -> GeneratedVectors:

@@ -5,12 +5,20 @@ import math
 import pytest
 
 from dreambooth_api.models.evaluation import EarlyStopping, ScoreWeight, Select
-from dreambooth_trainer.selection.policy import Evaluation, best_of, score_of, stop_step
+from dreambooth_api.models.prior import Prior
+from dreambooth_trainer.selection.policy import (
+    MIN_CLASS_FIDELITY,
+    Evaluation,
+    best_of,
+    score_of,
+    stop_step,
+    with_limit,
+)
 
 
 def at(step: int, subject: float, prompt: float = 1.0, **more: float) -> Evaluation:
     scores = {"subjectSimilarity": subject, "promptSimilarity": prompt}
-    return Evaluation(step, scores, more.get("drift"), more.get("noise"))
+    return Evaluation(step, scores, more.get("fidelity"))
 
 
 def best_step(*evaluations: Evaluation, select: Select | None = None) -> int | None:
@@ -36,12 +44,21 @@ def test_weights_decide_and_a_loss_counts_the_other_way_round() -> None:
 
 
 def test_a_checkpoint_whose_class_is_lost_is_passed_over() -> None:
-    kept, lost = at(100, 0.5, drift=0.02, noise=0.01), at(200, 0.9, drift=0.06, noise=0.01)
-    assert best_step(kept, lost) == 100
-    assert best_step(kept, lost, select=Select(max_class_drift=0.1)) == 200
-    # When all are lost, the least is.
-    worse = at(300, 0.95, drift=0.2, noise=0.01)
-    assert best_step(lost, worse) == 200
+    kept, lost = at(100, 0.5, fidelity=0.4), at(200, 0.9, fidelity=-0.1)
+    limit = Select(min_class_fidelity=0.25)
+    assert best_step(kept, lost, select=limit) == 100
+    assert best_step(kept, lost, select=Select(min_class_fidelity=-0.5)) == 200
+    # When all are lost, the one that has lost least is the best.
+    worse = at(300, 0.95, fidelity=-0.5)
+    assert best_step(lost, worse, select=limit) == 200
+
+
+def test_the_default_limit_is_for_jobs_that_keep_the_class() -> None:
+    assert with_limit(Select(), Prior()).min_class_fidelity == MIN_CLASS_FIDELITY
+    assert with_limit(Select(min_class_fidelity=0), Prior()).min_class_fidelity == 0
+    for prior in (Prior(enabled=False), Prior(weight=0)):
+        assert with_limit(Select(), prior).min_class_fidelity is None
+        assert with_limit(Select(min_class_fidelity=0.5), prior).min_class_fidelity == 0.5
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
@@ -62,7 +79,7 @@ def test_training_ends_after_as_many_evaluations_that_are_not_better() -> None:
     assert stop_step([at(100, 0.2), at(200, 0.1)], Select(), None) is None
 
 
-def test_what_exceeds_the_limit_of_the_class_drift_is_not_better() -> None:
+def test_a_checkpoint_below_the_limit_of_the_class_fidelity_is_not_better() -> None:
     early = EarlyStopping(patience=2)
-    lost = [at(100 * i, 0.1 * i, drift=0.01 * i, noise=0.002) for i in range(1, 6)]
-    assert stop_step(lost, Select(), early) == 300
+    lost = [at(100 * i, 0.1 * i, fidelity=0.4 - 0.1 * i) for i in range(1, 6)]
+    assert stop_step(lost, Select(min_class_fidelity=0.25), early) == 300

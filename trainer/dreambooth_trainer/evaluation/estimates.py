@@ -12,6 +12,8 @@ RESAMPLES = 1000
 """Bootstrap samples behind an interval."""
 SPLITS = 200
 """Random halvings behind the noise of the kernel distance."""
+SMALLEST_DISTANCE = 1e-5
+"""Cosine distance below which images are the same, but for rounding."""
 
 
 def estimate(values: Tensor) -> Estimate | None:
@@ -24,19 +26,48 @@ def estimate(values: Tensor) -> Estimate | None:
     Returns:
         None where one image has no pair.
     """
+    if values.dim() == 2 and len(values) < 2:
+        return None
+    means = _means(values)
+    return _interval(float(means[0]), means[1:])
+
+
+def fidelity(before: Tensor, after: Tensor) -> Estimate | None:
+    """How much images are still those of the base model: 1, unchanged; 0, as from other seeds.
+
+    The mean cosine distance of the two images of each seed, over that of the base model's images
+    of different seeds, is subtracted from 1. Both means are of the same drawn seeds.
+
+    Args:
+        before: Unit vectors of the base model's images, [N, D].
+        after: Those of the trained model, from the same seeds.
+
+    Returns:
+        None where the base model's images are all alike.
+    """
+    if len(before) < 2:
+        return None
+    before, after = before.double(), after.double()
+    # Of unit vectors, half the squared distance is the cosine distance, but exactly 0 of equal ones.
+    moved = _means((before - after).square().sum(dim=1) / 2)
+    apart = _means(1 - before @ before.T)
+    if apart[0] < SMALLEST_DISTANCE:
+        return None
+    kept = 1 - moved / apart.clamp(min=SMALLEST_DISTANCE)
+    return _interval(float(kept[0]), kept[1:])
+
+
+def _means(values: Tensor) -> Tensor:
+    """The mean and those of the bootstrap samples, [1 + RESAMPLES]; `values` as in `estimate`."""
     values = values.double()
     count = len(values)
-    if values.dim() == 2 and count < 2:
-        return None
     weights = torch.cat([torch.ones(1, count, dtype=torch.float64), _draw(count)])
     if values.dim() == 1:
-        means = weights @ values / count
-    else:
-        values = values.clone().fill_diagonal_(0)
-        # An image that was drawn twice is no pair with itself either.
-        pairs = weights.sum(1) ** 2 - (weights**2).sum(1)
-        means = ((weights @ values) * weights).sum(1) / pairs
-    return _interval(float(means[0]), means[1:])
+        return weights @ values / count
+    values = values.clone().fill_diagonal_(0)
+    # An image that was drawn twice is no pair with itself either.
+    pairs = weights.sum(1) ** 2 - (weights**2).sum(1)
+    return ((weights @ values) * weights).sum(1) / pairs
 
 
 def _draw(count: int) -> Tensor:

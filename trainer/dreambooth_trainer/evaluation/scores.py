@@ -16,9 +16,15 @@ from dreambooth_api.contract.scores import (
     ScoreName,
     ScoreValues,
     SubjectScores,
+    difference,
 )
 from dreambooth_api.models.subject import Subject
-from dreambooth_trainer.evaluation.estimates import estimate, half_distances, kernel_distances
+from dreambooth_trainer.evaluation.estimates import (
+    estimate,
+    fidelity,
+    half_distances,
+    kernel_distances,
+)
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,8 @@ def score_subject(
     for name in ScoreName:
         if name is ScoreName.CLASS_DRIFT:
             scores[name] = _class_drift(base, trained)
+        elif name is ScoreName.CLASS_FIDELITY:
+            scores[name] = _class_fidelity(base, trained)
         else:
             before = VALUES[name](base, real)
             after = VALUES[name](trained, real) if trained else None
@@ -147,6 +155,15 @@ def _compare(before: Tensor, after: Tensor | None, real: Tensor | None) -> Score
         # The same seeds: what an image has from its seed is in both, and cancels out.
         change=None if after is None else estimate(after - before),
     )
+
+
+def _class_fidelity(base: GeneratedVectors, trained: GeneratedVectors | None) -> ScoreValues:
+    before = fidelity(base.class_images, base.class_images)
+    if trained is None or before is None:
+        return ScoreValues(base=before)
+    after = fidelity(base.class_images, trained.class_images)
+    # That of the base model is 1, without noise.
+    return ScoreValues(base=before, trained=after, change=after and difference(after, before))
 
 
 def _class_drift(base: GeneratedVectors, trained: GeneratedVectors | None) -> ScoreValues:

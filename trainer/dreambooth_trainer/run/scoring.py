@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from dreambooth_api.contract.scores import ScoreName, Scores, ScoreValues
+from dreambooth_api.contract.scores import ScoreName, Scores
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.data.cache import build_cache
@@ -156,11 +156,11 @@ def write_result(
         add_result(storage, layout, selector.result(exported))
 
     attempt.ranks.run_on_first(write)
-    if selector.chooses and selector.has_drifted(exported):
+    if selector.chooses and selector.has_lost_class(exported):
         log.warning(
-            "the class drift of step %d, which is exported, is above its limit, as that of every"
-            " evaluation: strengthen spec.prior, train for fewer steps, or raise"
-            " spec.evaluation.select.maxClassDrift",
+            "the class fidelity of step %d, which is exported, is below its limit, as that of every"
+            " evaluation: set spec.prior.target to prediction, train for fewer steps, or lower"
+            " spec.evaluation.select.minClassFidelity",
             exported,
         )
 
@@ -168,18 +168,11 @@ def write_result(
 def _evaluation(step: int, found: Scores, loss: float | None) -> Evaluation:
     """What the best checkpoint is chosen by: the scores of all subjects together."""
     values: dict[str, list[float]] = {}
-    drifts: list[float] = []
-    noises: list[float] = []
     for subject in found.subjects:
         for name, score in subject.scores.items():
             if score.trained is not None:
                 values.setdefault(name, []).append(score.trained.value)
-        drift = subject.scores.get(ScoreName.CLASS_DRIFT, ScoreValues())
-        if drift.trained is not None:
-            drifts.append(drift.trained.value)
-        if drift.base is not None:
-            noises.append(drift.base.high)
     scores = {name: fmean(each) for name, each in values.items()}
     if loss is not None:
         scores["validationLoss"] = loss
-    return Evaluation(step, scores, max(drifts, default=None), max(noises, default=None))
+    return Evaluation(step, scores, min(values.get(ScoreName.CLASS_FIDELITY, []), default=None))

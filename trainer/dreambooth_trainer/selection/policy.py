@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dreambooth_api.models.evaluation import EarlyStopping, Select
+from dreambooth_api.models.prior import Prior
 
 DEFAULT_WEIGHTS = {"subjectSimilarity": 1.0, "promptSimilarity": 1.0}
 """The subject is learned and prompts are still followed: either alone is easy."""
-DRIFT_OVER_NOISE = 5.0
-"""The default limit of the class drift, as a multiple of its noise."""
+MIN_CLASS_FIDELITY = 0.25
+"""The default limit of the class fidelity, with prior preservation (measured: docs/quality.md)."""
 SMALLEST_SCORE = 1e-6
 """Keeps a product of scores positive, and a loss from being divided by 0."""
 
@@ -25,14 +26,20 @@ class Evaluation:
     Args:
         step: Optimizer steps over all attempts.
         scores: By name, averaged over the subjects; `validationLoss` among them.
-        class_drift: The largest of any subject; None: unknown.
-        class_noise: The drift between images of the same model; None: unknown.
+        class_fidelity: The smallest of any subject; None: unknown.
     """
 
     step: int
     scores: Mapping[str, float]
-    class_drift: float | None = None
-    class_noise: float | None = None
+    class_fidelity: float | None = None
+
+
+def with_limit(select: Select, prior: Prior) -> Select:
+    """`select` with the default limit of the class fidelity, where the job keeps the class."""
+    keeps = prior.enabled and prior.weight > 0
+    if select.min_class_fidelity is not None or not keeps:
+        return select
+    return select.model_copy(update={"min_class_fidelity": MIN_CLASS_FIDELITY})
 
 
 def weights_of(select: Select) -> Mapping[str, float]:
@@ -56,27 +63,25 @@ def score_of(evaluation: Evaluation, select: Select) -> float:
     return product
 
 
-def excess_drift(evaluation: Evaluation, select: Select) -> float:
-    """How far the class drift is above its limit (spec.evaluation.select); 0: it is not."""
-    drift, limit = evaluation.class_drift, select.max_class_drift
-    if limit is None and evaluation.class_noise is not None:
-        limit = DRIFT_OVER_NOISE * evaluation.class_noise
-    if drift is None or limit is None:
+def lost_fidelity(evaluation: Evaluation, select: Select) -> float:
+    """How far the class fidelity is below its limit (spec.evaluation.select); 0: it is not."""
+    fidelity, limit = evaluation.class_fidelity, select.min_class_fidelity
+    if fidelity is None or limit is None:
         return 0.0
-    return max(drift - limit, 0.0)
+    return max(limit - fidelity, 0.0)
 
 
 def best_of(evaluations: Iterable[Evaluation], select: Select) -> Evaluation | None:
     """The best evaluation; of equal ones, the earliest. None: there are none.
 
-    Those above the limit of the class drift are passed over. If all are, the best is the one that
-    exceeds it least.
+    Those below the limit of the class fidelity are passed over. If all are, the best is the one
+    that is least below it.
     """
     ordered = sorted(evaluations, key=lambda each: each.step)
     # The first of equal ones is kept: fewer steps have changed the model less.
     return min(
         ordered,
-        key=lambda each: (excess_drift(each, select), -score_of(each, select)),
+        key=lambda each: (lost_fidelity(each, select), -score_of(each, select)),
         default=None,
     )
 
@@ -88,7 +93,7 @@ def stop_step(
 
     Args:
         evaluations: In any order.
-        select: How they are compared; those above the limit of the class drift are not better.
+        select: How they are compared; those below the limit of the class fidelity are not better.
         early_stopping: After how many that are not better training ends; None: never.
     """
     if early_stopping is None:
@@ -96,7 +101,7 @@ def stop_step(
     best, waited = -math.inf, 0
     for each in sorted(evaluations, key=lambda each: each.step):
         score = score_of(each, select)
-        if excess_drift(each, select) == 0 and score > best + early_stopping.min_delta:
+        if lost_fidelity(each, select) == 0 and score > best + early_stopping.min_delta:
             best, waited = score, 0
         else:
             waited += 1

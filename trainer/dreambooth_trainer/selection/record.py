@@ -38,8 +38,7 @@ class Record(BaseModel):
     """sha256 of the settings of the scores."""
     step: Annotated[int, Field(ge=1, le=MAX_STEP)]
     scores: dict[str, float]
-    class_drift: float | None = None
-    class_noise: float | None = None
+    class_fidelity: float | None = None
     seconds: Annotated[float, Field(ge=0)]
     next_step: Annotated[int, Field(ge=1)]
     """Earliest step of the next evaluation, see `schedule`."""
@@ -47,7 +46,7 @@ class Record(BaseModel):
     @property
     def evaluation(self) -> Evaluation:
         """What the best checkpoint is chosen by."""
-        return Evaluation(self.step, self.scores, self.class_drift, self.class_noise)
+        return Evaluation(self.step, self.scores, self.class_fidelity)
 
 
 def scoring_settings(job: ResolvedJob) -> dict[str, object]:

@@ -13,10 +13,11 @@ from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.selection.policy import (
     Evaluation,
     best_of,
-    excess_drift,
+    lost_fidelity,
     score_of,
     stop_step,
     weights_of,
+    with_limit,
 )
 from dreambooth_trainer.selection.record import Record, RecordStore, settings_hash
 from dreambooth_trainer.selection.schedule import is_due, next_step
@@ -44,6 +45,7 @@ class CheckpointSelector:
     ) -> None:
         self._attempt = attempt
         self._settings = settings
+        self._select = with_limit(settings.select, attempt.job.spec.prior)
         self._evaluate = evaluate
         self._check_owner = check_owner
         self._store = RecordStore(attempt.storage, attempt.layout, settings_hash(attempt.job))
@@ -58,7 +60,7 @@ class CheckpointSelector:
 
     def _stop_step(self, until: int) -> int | None:
         known = [each.evaluation for each in self._until(until)]
-        return stop_step(known, self._settings.select, self._settings.early_stopping)
+        return stop_step(known, self._select, self._settings.early_stopping)
 
     @property
     def stopped_early(self) -> str | None:
@@ -118,7 +120,7 @@ class CheckpointSelector:
         known = self._until(self.last_step if until is None else until)
         steps = {record.step for record in known} if available is None else set(available)
         return best_of(
-            (record.evaluation for record in known if record.step in steps), self._settings.select
+            (record.evaluation for record in known if record.step in steps), self._select
         )
 
     def record_exported(self, step: int) -> None:
@@ -166,9 +168,9 @@ class CheckpointSelector:
         best = self.best()
         return best is not None and best.step == step
 
-    def has_drifted(self, step: int) -> bool:
-        """Whether the class drift of an evaluated step is above its limit."""
-        return excess_drift(self._records[step].evaluation, self._settings.select) > 0
+    def has_lost_class(self, step: int) -> bool:
+        """Whether the class fidelity of an evaluated step is below its limit."""
+        return lost_fidelity(self._records[step].evaluation, self._select) > 0
 
     def choose(self, available: Iterable[int]) -> int | None:
         """The step of the best of these checkpoints; None: none of them was evaluated."""
@@ -176,7 +178,7 @@ class CheckpointSelector:
         return best.step if best else None
 
     def _score(self, evaluation: Evaluation) -> float:
-        return score_of(evaluation, self._settings.select)
+        return score_of(evaluation, self._select)
 
     def _until(self, step: int) -> list[Record]:
         # An attempt that was killed may have recorded later steps, which are yet to be trained.
@@ -195,8 +197,7 @@ class CheckpointSelector:
             step=found.step,
             # JSON has no NaN; a score that is missing counts as one that is not finite.
             scores={name: v for name, v in found.scores.items() if math.isfinite(v)},
-            class_drift=found.class_drift,
-            class_noise=found.class_noise,
+            class_fidelity=found.class_fidelity,
             seconds=seconds,
             next_step=earliest,
         )

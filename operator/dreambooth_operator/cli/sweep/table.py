@@ -11,7 +11,7 @@ from dreambooth_operator.cli.sweep.results import Result, best_first, score_name
 from dreambooth_report import sweep
 from dreambooth_report.pictures import ReadStart
 
-SHOWN = (ScoreName.SUBJECT_SIMILARITY, ScoreName.PROMPT_SIMILARITY, ScoreName.CLASS_DRIFT)
+SHOWN = (ScoreName.SUBJECT_SIMILARITY, ScoreName.PROMPT_SIMILARITY, ScoreName.CLASS_FIDELITY)
 """The page has all of them; a terminal has room for the main ones."""
 
 
