@@ -86,7 +86,7 @@ class SelectionFacts:
     points: Sequence[tuple[int, float]]
     """Steps that were evaluated, and their products."""
     passed_over: Sequence[int]
-    """Those whose class drift is above the limit."""
+    """Those whose class fidelity is below the limit."""
     stopped_early: str
     """Why training ended before the job's last step; empty: it did not."""
 

@@ -157,10 +157,10 @@ def _selection_charts(facts: RunFacts) -> Iterator[Chart]:
         return
     sentences = [f"{_product(selection.weights)}; the highest is exported."]
     if facts.chosen_step in selection.passed_over:
-        sentences.append("All are above the limit of the class drift: the nearest is exported.")
+        sentences.append("All are below the limit of the class fidelity: the nearest is exported.")
     elif selection.passed_over:
         steps = ", ".join(f"{step:,}" for step in selection.passed_over)
-        sentences.append(f"Passed over, as the class drift is above its limit: step {steps}.")
+        sentences.append(f"Passed over, as the class fidelity is below its limit: step {steps}.")
     if selection.stopped_early:
         sentences.append(f"Training {selection.stopped_early}.")
     yield _training_chart(

@@ -120,14 +120,14 @@ def test_the_choice_of_the_checkpoint_is_shown(tmp_path: Path) -> None:
         "Choice of the checkpoint",
         "Subject similarity to the power of 2 x prompt following x 1 / validation loss;"
         " the highest is exported.",
-        "Passed over, as the class drift is above its limit: step 200.",
+        "Passed over, as the class fidelity is below its limit: step 200.",
         "Training stopped early at step 800 of 2000: the last 2 evaluation(s) were not better.",
         "not known",
     ):
         assert shown in page, shown
     drifted = RESULT | {"evaluations": [each | {"passedOver": True} for each in EVALUATIONS]}
     page = build(write_run(tmp_path, steps=(0, 400, 800), result=drifted))
-    assert "All are above the limit of the class drift: the nearest is exported." in page
+    assert "All are below the limit of the class fidelity: the nearest is exported." in page
 
 
 def test_without_a_choice_no_choice_is_shown(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class Select(ApiModel):
     min_class_fidelity: Annotated[float, Field(ge=-1, le=1)] | None = None
     """Checkpoints whose class fidelity is lower, for any subject, are passed over. 1: images of
     the class are those of the base model; 0: they differ as much as images of other seeds.
-    Default: 0.25, and without prior preservation (`spec.prior`) no limit."""
+    Default: 0.4, and without prior preservation (`spec.prior`) no limit."""
 
 
 class EarlyStopping(ApiModel):

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from dreambooth_api.contract.scores import Estimate, ScoreName, ScoreValues
 from dreambooth_api.models.subject import Subject
 from dreambooth_trainer.evaluation.estimates import (
+    distance_change,
     estimate,
     fidelity,
     half_distances,
@@ -90,6 +91,30 @@ def test_the_drift_of_a_model_from_itself_is_nothing() -> None:
     assert halves.is_noise
     moved = known(kernel_distances(images, vectors(16, spread=1, towards=1)))
     assert moved.low > halves.high
+
+
+def test_a_drift_is_noticed_that_is_small_beside_the_variety_of_the_class() -> None:
+    torch.manual_seed(0)
+    images = vectors(16, spread=2)
+    shift = torch.zeros(16)
+    shift[3] = 0.3
+    drifted = kernel_distances(images, normalize(images + shift, dim=-1))
+    shaken = kernel_distances(images, normalize(images + 0.1 * torch.randn(16, 16), dim=-1))
+    halves = half_distances(images)
+    assert halves
+    assert distance_change(drifted).value < halves.high
+    assert distance_change(drifted).low > 0
+    assert distance_change(shaken).is_noise
+
+
+def test_the_drift_of_an_unchanged_model_is_noise_about_as_often_as_it_says() -> None:
+    torch.manual_seed(0)
+    noise = 0
+    for _ in range(100):
+        images = vectors(12, spread=1)
+        pair = [normalize(images + 0.1 * torch.randn(12, 16), dim=-1) for _ in range(2)]
+        noise += distance_change(kernel_distances(*pair)).is_noise
+    assert noise >= 88
 
 
 def test_fidelity_is_that_of_the_same_seeds_and_none_of_other_ones() -> None:

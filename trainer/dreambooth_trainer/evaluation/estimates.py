@@ -48,7 +48,7 @@ def fidelity(before: Tensor, after: Tensor) -> Estimate | None:
     if len(before) < 2:
         return None
     before, after = before.double(), after.double()
-    # Of unit vectors, half the squared distance is the cosine distance, but exactly 0 of equal ones.
+    # Half the squared distance of unit vectors is the cosine distance, and exactly 0 of equal ones.
     moved = _means((before - after).square().sum(dim=1) / 2)
     apart = _means(1 - before @ before.T)
     if apart[0] < SMALLEST_DISTANCE:
@@ -98,6 +98,27 @@ def kernel_distances(before: Tensor, after: Tensor) -> Tensor:
     before, after = before.double(), after.double()
     across = _kernel(before, after)
     return _kernel(before, before) + _kernel(after, after) - across - across.T
+
+
+def distance_change(terms: Tensor) -> Estimate:
+    """The squared kernel distance as a change from none: 0 is inside of what chance gives.
+
+    If training had changed nothing, either image of a seed could be the earlier one. So the noise
+    is that of distances when the two images of random seeds are swapped, which turns the signs of
+    their terms (a wild bootstrap: Chwialkowski et al. 2014). It is far smaller than that between
+    images of different seeds.
+
+    Args:
+        terms: Of `kernel_distances`, [N, N], at least two images.
+    """
+    count = len(terms)
+    terms = terms.double().clone().fill_diagonal_(0)
+    generator = torch.Generator().manual_seed(0)
+    signs = 2.0 * torch.randint(2, (RESAMPLES, count), generator=generator).double() - 1
+    swapped = ((signs @ terms) * signs).sum(1) / (count * (count - 1))
+    value = float(terms.sum() / (count * (count - 1)))
+    noise = _interval(0, swapped)
+    return Estimate(value=value, low=value - noise.high, high=value - noise.low)
 
 
 def half_distances(vectors: Tensor) -> Estimate | None:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dreambooth_api.contract.scores import (
     Counts,
-    Estimate,
     PromptScores,
     ScoreName,
     ScoreValues,
@@ -20,6 +19,7 @@ from dreambooth_api.contract.scores import (
 )
 from dreambooth_api.models.subject import Subject
 from dreambooth_trainer.evaluation.estimates import (
+    distance_change,
     estimate,
     fidelity,
     half_distances,
@@ -167,10 +167,11 @@ def _class_fidelity(base: GeneratedVectors, trained: GeneratedVectors | None) ->
 
 
 def _class_drift(base: GeneratedVectors, trained: GeneratedVectors | None) -> ScoreValues:
-    after: Estimate | None = None
-    if trained:
-        after = estimate(kernel_distances(base.class_images, trained.class_images))
-    return ScoreValues(base=half_distances(base.class_images), trained=after)
+    before = half_distances(base.class_images)
+    if trained is None:
+        return ScoreValues(base=before)
+    terms = kernel_distances(base.class_images, trained.class_images)
+    return ScoreValues(base=before, trained=estimate(terms), change=distance_change(terms))
 
 
 def _real_values(real: RealVectors) -> dict[ScoreName, Tensor]:

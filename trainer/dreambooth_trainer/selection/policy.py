@@ -13,8 +13,8 @@ from dreambooth_api.models.prior import Prior
 
 DEFAULT_WEIGHTS = {"subjectSimilarity": 1.0, "promptSimilarity": 1.0}
 """The subject is learned and prompts are still followed: either alone is easy."""
-MIN_CLASS_FIDELITY = 0.25
-"""The default limit of the class fidelity, with prior preservation (measured: docs/quality.md)."""
+MIN_CLASS_FIDELITY = 0.4
+"""The default limit of the class fidelity, with prior preservation (measured: docs/job.md)."""
 SMALLEST_SCORE = 1e-6
 """Keeps a product of scores positive, and a loss from being divided by 0."""
 

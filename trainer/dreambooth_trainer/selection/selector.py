@@ -148,12 +148,12 @@ class CheckpointSelector:
             "lastStep": self.last_step,
             "score": self._score(self._records[exported].evaluation),
             "stoppedEarly": self.stopped_early,
-            "weights": dict(weights_of(self._settings.select)),
+            "weights": dict(weights_of(self._select)),
             "evaluations": [
                 {
                     "step": record.step,
                     "score": self._score(record.evaluation),
-                    "passedOver": self.has_drifted(record.step),
+                    "passedOver": self.has_lost_class(record.step),
                 }
                 for record in known
             ],
