@@ -40,8 +40,8 @@ class _Versioned(Message):
     version: ContractVersion = VERSION
 
 
-class ClassImages(Message):
-    """Class images that exist, of those that are needed (spec.prior.count per subject)."""
+class Images(Message):
+    """Images that exist, of those that are needed."""
 
     done: Step
     total: Step
@@ -87,7 +87,10 @@ class Progress(Message):
     """What the checks before training found that does not prevent it, such as rejected images."""
     notes: Annotated[list[text(MAX_WARNING)], Field(max_length=MAX_WARNINGS)] = []  # type: ignore[valid-type]
     """What the checks say about the job that is as it should be, such as where it goes on from."""
-    prior: ClassImages | None = None
+    prior: Images | None = None
+    """Class images (spec.prior.count per subject)."""
+    protocol: Images | None = None
+    """Those of a result that is scored by a protocol, and of its base model."""
     samples: Annotated[list[Uri], Field(max_length=MAX_SAMPLES)] = []
     """Sample grids of this attempt, the newest last."""
     output: Uri | None = None
@@ -98,11 +101,13 @@ class Progress(Message):
 
     @property
     def stage_progress(self) -> tuple[int, int | None]:
-        """(done, total) optimizer steps or class images of the stage; the total may be unknown."""
+        """(done, total) optimizer steps or images of the stage; the total may be unknown."""
         if self.stage == "Preparing":
             return 0, None
         if self.stage == "GeneratingPrior":
             return (self.prior.done, self.prior.total) if self.prior else (0, None)
+        if self.protocol is not None:
+            return self.protocol.done, self.protocol.total
         return self.step, self.total_steps
 
     def figures(self) -> list[str]:
@@ -112,6 +117,8 @@ class Progress(Message):
             return []
         if self.stage == "GeneratingPrior":
             return [f"class image {done}/{total}"]
+        if self.protocol is not None:
+            return [f"image {done}/{total}"]
         known = [f"step {done}/{total}"]
         if self.loss is not None:
             known.append(f"loss {self.loss:.4f}")

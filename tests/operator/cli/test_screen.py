@@ -32,6 +32,7 @@ def test_figures_have_units() -> None:
         "class image 3/12"
     ]
     assert figures(progress("GeneratingPrior")) == []
+    assert figures(progress("Evaluating", protocol={"done": 64, "total": 232})) == ["image 64/232"]
 
 
 def test_plain_screen_prints_changes_of_stage_at_once_and_steps_seldom() -> None:

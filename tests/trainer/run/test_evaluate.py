@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dreambooth_api.contract.progress import Images
 from dreambooth_api.contract.scores import ScoreName, Scores
 from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_api.models.subject import Subject
@@ -68,7 +69,10 @@ def job(tmp_path: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def run(job: DreamBoothJob, stop: StopSignal | None = None) -> Scores:
-    evaluate(job, Topology(), stop or StopSignal(), Telemetry(job, Topology()), "dreambooth")
+    telemetry = Telemetry(job, Topology())
+    evaluate(job, Topology(), stop or StopSignal(), telemetry, "dreambooth")
+    seen = telemetry.progress.snapshot().protocol  # of base model and result
+    assert seen == Images(done=2 * 12, total=2 * 12)
     layout = output_layout(job)
     path = Path(layout.protocol_scores("dreambooth").removeprefix("file://"))
     return Scores.decode(path.read_bytes())

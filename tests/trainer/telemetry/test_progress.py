@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 
 from dreambooth_api.contract.message import MAX_SECONDS
-from dreambooth_api.contract.progress import ClassImages, Progress
+from dreambooth_api.contract.progress import Images, Progress
 from dreambooth_api.contract.request_handler import RequestHandler
 from dreambooth_trainer.telemetry.metrics import Metrics
 from dreambooth_trainer.telemetry.progress import Average, ProgressState
@@ -74,7 +74,7 @@ def test_the_operator_reads_what_the_trainer_recorded(
     progress.record_export("s3://out/export")
     found = answer(server)
     assert (found.stage, found.step) == ("Training", 1)
-    assert found.prior == ClassImages(done=20, total=200)
+    assert found.prior == Images(done=20, total=200)
     assert (found.loss, found.subject_loss, found.prior_loss) == (0.9, 0.5, 0.4)
     assert found.images_per_second == pytest.approx(32)
     assert found.eta_seconds == pytest.approx(99 * 0.5)

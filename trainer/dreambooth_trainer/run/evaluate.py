@@ -129,6 +129,8 @@ def _generate_all(attempt: Attempt, folder: str, plans: Sequence[_Plan]) -> tupl
     exported = attempt.ranks.run_on_first(lambda: _exported_files(attempt))
     arguments = attempt.storage, attempt.ranks, attempt.device, spec.training
     family = load_family(spec.model, *arguments)
+    count = sum(len(plan.of_prompts) + len(plan.of_class) for plan in plans)
+    attempt.telemetry.progress.record_protocol_images(0, 2 * count)
     base = _generate(attempt, folder, plans, family, family.model_hash)
     if LORA_FILE in exported:
         with tempfile.TemporaryDirectory(prefix="lora-") as local:
@@ -141,7 +143,7 @@ def _generate_all(attempt: Attempt, folder: str, plans: Sequence[_Plan]) -> tupl
         del family  # two models may not fit on the device
         family = load_family(Model(source=attempt.layout.export), *arguments)
         digest = family.model_hash
-    return base, _generate(attempt, folder, plans, family, digest)
+    return base, _generate(attempt, folder, plans, family, digest, before=count)
 
 
 def _exported_files(attempt: Attempt) -> set[str]:
@@ -155,9 +157,17 @@ def _exported_files(attempt: Attempt) -> set[str]:
 
 
 def _generate(
-    attempt: Attempt, folder: str, plans: Sequence[_Plan], family: Family, model_hash: str
+    attempt: Attempt,
+    folder: str,
+    plans: Sequence[_Plan],
+    family: Family,
+    model_hash: str,
+    before: int = 0,
 ) -> str:
-    """Generate the images that are not stored yet; returns their folder. Collective."""
+    """Generate the images that are not stored yet; returns their folder. Collective.
+
+    `before` images of other models are done.
+    """
     wanted = [item for plan in plans for item in (plan.of_prompts | plan.of_class).items()]
     uri = f"{folder}/{_key(attempt.job, wanted, model_hash)}"
     stored = attempt.ranks.run_on_first(
@@ -171,7 +181,9 @@ def _generate(
             if attempt.topology.rank == 0:
                 for (name, _), image in zip(group, images, strict=True):
                     attempt.storage.write(f"{uri}/{name}", encode_png(image))
-        log.info("images: %d of %d in %s", start + len(group), len(wanted), uri)
+        done = start + len(group)
+        attempt.telemetry.progress.record_protocol_images(before + done, 2 * len(wanted))
+        log.info("images: %d of %d in %s", done, len(wanted), uri)
     attempt.ranks.barrier()
     return uri
 

@@ -11,7 +11,7 @@ from dreambooth_api.contract.progress import (
     MAX_SAMPLES,
     MAX_WARNING,
     MAX_WARNINGS,
-    ClassImages,
+    Images,
     Progress,
 )
 from dreambooth_api.contract.stages import Stage
@@ -153,7 +153,12 @@ class ProgressState:
     def record_class_images(self, done: int, total: int) -> None:
         """`done` of `total` class images exist."""
         with self._lock:
-            self._update(prior=ClassImages(done=done, total=total))
+            self._update(prior=Images(done=done, total=total))
+
+    def record_protocol_images(self, done: int, total: int) -> None:
+        """`done` of `total` images of base model and result exist."""
+        with self._lock:
+            self._update(protocol=Images(done=done, total=total))
 
     def record_samples(self, uri: str) -> None:
         """A grid of samples was written to `uri`."""
