@@ -31,7 +31,7 @@ def documents(kind: str) -> list[dict[str, Any]]:
 def life() -> list[Status]:
     """A status of every phase: of a job that is disturbed and succeeds, and of others."""
     blocked = World()
-    blocked.blocked = Blocked("NotAllowed", "the operator may not create Jobs here")
+    blocked.blocked = Blocked("NotAllowed", "the operator may not create Jobs here", 60)
     blocked.settle()
     world = World()
     world.settle()

@@ -91,11 +91,12 @@ def test_classifier_names_drawings_that_it_never_saw(models):
 
 
 def test_clip_tells_an_object_from_others_of_its_class(models):
+    drawings = [draw(5, i) for i in range(300)]
     for name in SUBJECT_NAMES:
         own = scoring.embed(models.clip, scoring.load_pictures(SUBJECTS / name))
         held_out = scoring.embed(models.clip, scoring.load_pictures(SUBJECTS / name / "held-out"))
         noun = subjects.SUBJECTS[name].noun
-        others = [d.pixels for i in range(300) if (d := draw(5, i)).words.kind == noun]
+        others = [drawing.pixels for drawing in drawings if drawing.words.kind == noun]
         other = scoring.embed(models.clip, np.stack(others))
         assert float((own @ held_out.T).mean()) > float((own @ other.T).mean()) + 0.2
 
@@ -161,10 +162,17 @@ def test_subject_holds_five_photos_one_wide_and_one_on_its_side(name):
     assert len(list((SUBJECTS / name / "held-out").glob("*.png"))) == 8
 
 
+@pytest.fixture(scope="module")
+def drawn_again(tmp_path_factory):
+    """A folder with all subjects, as `draw_subjects.py` draws them."""
+    folder = tmp_path_factory.mktemp("subjects")
+    subjects.write_subjects(folder)
+    return folder
+
+
 @pytest.mark.parametrize("name", SUBJECT_NAMES)
-def test_photo_on_its_side_shows_upright_like_it_was_drawn(name, tmp_path):
-    subjects.write_subjects(tmp_path)
-    drawn = ImageOps.exif_transpose(opened(tmp_path / name / "4.jpg"))
+def test_photo_on_its_side_shows_upright_like_it_was_drawn(name, drawn_again):
+    drawn = ImageOps.exif_transpose(opened(drawn_again / name / "4.jpg"))
     upright = ImageOps.exif_transpose(opened(SUBJECTS / name / "4.jpg"))
     difference = np.abs(np.asarray(upright, float) - np.asarray(drawn, float)).mean()
     assert difference < 1

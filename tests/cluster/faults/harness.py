@@ -6,7 +6,7 @@ import json
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -241,6 +241,11 @@ class Harness:
             yield
         finally:
             self.operator.thaw()
+
+
+def hasty(*waits: str) -> Sequence[str]:
+    """A `program` of the operator with other waits, each `MODULE:CONSTANT=SECONDS`."""
+    return ("tests.cluster.faults.hasty_operator", *waits)
 
 
 def counters(**known: int) -> dict[str, int]:

@@ -8,10 +8,8 @@ import pytest
 
 from tests.cluster.client import Object
 from tests.cluster.fake_cluster import JOBS
-from tests.cluster.faults.harness import Harness
+from tests.cluster.faults.harness import Harness, hasty
 
-RETRY_SECONDS = 60
-"""How long after it found a name taken the operator looks again."""
 LABELS = {"dreambooth.dev/job": "mug", "app.kubernetes.io/managed-by": "dreambooth-operator"}
 
 
@@ -58,6 +56,7 @@ def test_a_name_that_is_taken_is_told_and_waited_for(
     assert harness.training().attempts == ()
 
 
+@pytest.mark.parametrize("program", [hasty("reconciler.worker:REFUSAL_RETRY_SECONDS=3")])
 def test_it_goes_on_when_the_other_is_gone(harness: Harness) -> None:
     theirs = FOREIGN["config"]
     path = path_of(harness, theirs)
@@ -65,7 +64,7 @@ def test_it_goes_on_when_the_other_is_gone(harness: Harness) -> None:
     harness.create()
     harness.wait(lambda: taken(harness))
     harness.cluster.delete(path)
-    harness.wait(lambda: harness.cluster.find(path), timeout=RETRY_SECONDS + 20)
+    harness.wait(lambda: harness.cluster.find(path))
     harness.start_training()
     assert harness.condition("Accepted")["status"] == "True"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from dreambooth_operator.local.seaweed import SeaweedServer
-from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.checkpoint import CheckpointStore
+from dreambooth_storage import Storage, StorageSettings, TransferPolicy, storage
+from dreambooth_storage.upload.process import UploadProcess
+from dreambooth_trainer.checkpoint import CheckpointStore, background
+from dreambooth_trainer.run import fit
 from tests.faulty_s3 import Fault, FaultyS3, Rule, always, once, sometimes, times
 from tests.trainer.checkpoint_saves import load
 from tests.trainer.ranks import Ended, run_ranks
@@ -39,9 +42,17 @@ def images(s3_endpoint: str, bucket: str, tmp_path: Path) -> str:
         image = Image.new("RGB", (80, 96), (40 * number, 200, 90))
         ImageDraw.Draw(image).ellipse((10, 10 + number * 5, 60, 70), fill=(220, 40, 50 * number))
         image.save(tmp_path / f"{number}.png")
-        with Storage(StorageSettings(s3_endpoint)) as storage:
-            storage.upload(tmp_path / f"{number}.png", f"s3://{bucket}/subject/{number}.png")
+        with Storage(StorageSettings(s3_endpoint)) as owner:
+            owner.upload(tmp_path / f"{number}.png", f"s3://{bucket}/subject/{number}.png")
     return f"s3://{bucket}/subject"
+
+
+def hasten() -> None:
+    """Called in the rank: it tries as often as ever, but waits less in between."""
+    policy = partial(TransferPolicy, base_delay=0.01)
+    storage.TransferPolicy = policy  # type: ignore[misc, assignment]
+    fit.UploadProcess = partial(UploadProcess, policy=policy())  # type: ignore[misc, assignment]
+    background.MAX_RETRY_SECONDS = 0.1
 
 
 class Run:
@@ -72,19 +83,20 @@ class Run:
             "metadata": {"name": "test", "namespace": "default", "uid": "run"},
             "spec": {**self._spec, "storage": {"endpointURL": proxy.url}},
         }
-        return run_ranks(job, self._folder / f"attempt-{number}", attempt=number, timeout=200)
+        folder = self._folder / f"attempt-{number}"
+        return run_ranks(job, folder, attempt=number, prepare=hasten, timeout=200)
 
     def state(self) -> tuple[int, State]:
         """Step and tensors of the newest checkpoint that verifies, read without the proxy."""
-        with Storage(StorageSettings(self._endpoint)) as storage:
-            store = CheckpointStore(storage, f"{self.output}/checkpoints")
+        with Storage(StorageSettings(self._endpoint)) as owner:
+            store = CheckpointStore(owner, f"{self.output}/checkpoints")
             newest = store.checkpoints()[0]
             return newest.step, load(store, newest)
 
     def names(self) -> set[str]:
         """Everything that the run left behind."""
-        with Storage(StorageSettings(self._endpoint)) as storage:
-            return {each.relative for each in storage.list(self.output)}
+        with Storage(StorageSettings(self._endpoint)) as owner:
+            return {each.relative for each in owner.list(self.output)}
 
 
 @pytest.fixture

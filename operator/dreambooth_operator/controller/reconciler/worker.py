@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 REFUSALS = (errors.ForbiddenError, errors.InvalidError, errors.WebhookError)
 """A retry helps only once somebody has changed the cluster, so the status shows them."""
-WEBHOOK_RETRY_SECONDS = 10
+REFUSAL_RETRY_SECONDS = 60.0
+WEBHOOK_RETRY_SECONDS = 10.0
 
 Decide = Callable[[Observed, datetime, Policy], Decision]
 
@@ -150,8 +151,9 @@ class Worker:
 def _blocked(error: Exception) -> Blocked:
     if isinstance(error, errors.NameTakenError):
         message = f"{error} exists and is not this job's; delete it, or rename the DreamBoothJob"
-        return Blocked(Reason.NAME_TAKEN, message)
+        return Blocked(Reason.NAME_TAKEN, message, REFUSAL_RETRY_SECONDS)
     if isinstance(error, errors.WebhookError):
         message = f"an admission webhook of the cluster does not answer: {error}"
         return Blocked(Reason.WEBHOOK_FAILED, message, WEBHOOK_RETRY_SECONDS)
-    return Blocked(Reason.NOT_ALLOWED, f"the API server refuses what the job needs: {error}")
+    message = f"the API server refuses what the job needs: {error}"
+    return Blocked(Reason.NOT_ALLOWED, message, REFUSAL_RETRY_SECONDS)

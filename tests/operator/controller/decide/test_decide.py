@@ -27,7 +27,7 @@ def test_nothing_is_done_for_a_job_that_is_being_deleted() -> None:
 
 def test_a_name_that_is_taken_is_reported_and_training_goes_on() -> None:
     world = running()
-    world.blocked = Blocked("NameTaken", "Service mug-ranks exists and is not this job's")
+    world.blocked = Blocked("NameTaken", "Service mug-ranks exists and is not this job's", 60)
     world.settle()
     assert world.condition("Accepted")[:2] == ("False", "NameTaken")
     assert "Service mug-ranks" in world.condition("Accepted")[2]
@@ -120,7 +120,7 @@ def test_a_running_job_has_no_completion_time() -> None:
 
 def test_a_refusal_of_the_api_server_is_reported() -> None:
     world = World()
-    world.blocked = Blocked("NotAllowed", "exceeded quota: team-a")
+    world.blocked = Blocked("NotAllowed", "exceeded quota: team-a", 60)
     world.settle()
     assert world.condition("Accepted") == ("False", "NotAllowed", "exceeded quota: team-a")
     assert world.status.phase == "Pending"

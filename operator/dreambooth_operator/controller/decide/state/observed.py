@@ -45,7 +45,7 @@ class Blocked:
 
     reason: str
     message: str
-    retry_seconds: float = 60
+    retry_seconds: float
     """No watch reports that a Role was extended, a quota raised or an object in the way deleted."""
 
 
