@@ -13,7 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from tests.cluster.processes import Daemon, NotReadyError, free_ports
+from tests.cluster.processes import Daemon, NotReadyError
+from tests.ports import free_ports
 
 READY_SECONDS = 90.0
 NODE_GRACE_SECONDS = 8

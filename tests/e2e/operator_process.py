@@ -17,7 +17,8 @@ from dreambooth_operator.controller.app import permissions
 from dreambooth_operator.manifests.serialize import to_yaml
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubectl import Kubectl
-from tests.cluster.processes import Daemon, free_ports, tail
+from tests.cluster.processes import Daemon, tail
+from tests.ports import free_ports
 
 READY_SECONDS = 60.0
 NAMESPACE = "dreambooth-operator"

@@ -19,7 +19,8 @@ import yaml
 from tests.charts.rendering import Rendered
 from tests.cluster.client import Object
 from tests.cluster.kubectl import Kubectl
-from tests.cluster.processes import Daemon, free_ports
+from tests.cluster.processes import Daemon
+from tests.ports import free_ports
 
 READY_SECONDS = 30.0
 INTERVAL = "1s"

@@ -17,9 +17,9 @@ import pytest
 from tests.charts.rendering import NAMESPACE, Rendered, render, values_of
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubectl import Kubectl, eventually
-from tests.cluster.processes import free_ports
 from tests.images.containers import COMPILERS, Container, Image, running
 from tests.operator.controller.parts import job_body
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.timeout(1200)
 ROOT = Path(__file__).parents[2]

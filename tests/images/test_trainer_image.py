@@ -16,10 +16,10 @@ from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_operator.local.seaweed import SeaweedServer
 from dreambooth_operator.manifests import resources
 from tests.cluster.kubectl import eventually
-from tests.cluster.processes import free_ports
 from tests.e2e.jobs import small_job
 from tests.e2e.storage import BUCKET, Storage, own_storage
 from tests.images.containers import COMPILERS, Container, Image, running
+from tests.ports import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 ANYBODY = "1000650000:0"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from urllib.request import urlopen
 import yaml
 
 from dreambooth_api.contract.termination import Termination
+from tests.ports import free_ports
 
 TIMEOUT_SECONDS = 180
 LAUNCHER = ("-m", "dreambooth_trainer.launcher")
@@ -130,14 +130,14 @@ class Pods:
         self._folder.mkdir(parents=True)
         self._config = self._folder / "job.yaml"
         self._config.write_text(yaml.safe_dump(job))
-        self.rendezvous_port = _free_port()
+        self.rendezvous_port, metrics_port = free_ports(2)
         self._shared = {
             "OMP_NUM_THREADS": "1",
             "PET_NNODES": str(nodes),
             "PET_MASTER_ADDR": "127.0.0.1",
             "PET_MASTER_PORT": str(self.rendezvous_port),
             "DREAMBOOTH_ATTEMPT": str(attempt),
-            "DREAMBOOTH_METRICS_PORT": str(_free_port()),
+            "DREAMBOOTH_METRICS_PORT": str(metrics_port),
         }
         self.pods: list[Pod] = []
 
@@ -182,9 +182,3 @@ class Pods:
                 pod.process.wait(timeout=30)
             pod.process.kill()
             pod.process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -22,11 +21,12 @@ import yaml
 from dreambooth_api.contract.termination import Termination
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.checkpoint import CheckpointStore
+from tests.ports import free_ports
 from tests.trainer.checkpoint_saves import load
 
 TIMEOUT_SECONDS = 120
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["dreambooth_trainer.run.train", "tests.trainer.ranks"])
+_server.set_forkserver_preload(["tests.trainer.ranks", "tests.trainer.preloaded"])
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def start_ranks(
     config = folder / "job.yaml"
     config.write_text(yaml.safe_dump(job))
     termination_log = folder / f"termination-{attempt}.log"
-    port, world = _free_port(), nodes * per_node
+    (port,), world = free_ports(1), nodes * per_node
     processes = []
     for rank in range(world):
         # The server of forks keeps the environment of the test that started it.
@@ -194,12 +194,6 @@ def _arm(signal_at: SignalAtCall) -> None:
         return function(*arguments, **options)
 
     setattr(owner, name, struck)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def history(job: dict[str, Any]) -> list[dict[str, float]]:

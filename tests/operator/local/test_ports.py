@@ -11,6 +11,7 @@ import pytest
 from dreambooth_api.models.runtime import Runtime
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.host import metrics_port, rendezvous_port
+from tests.ports import free_ports
 
 ADDRESSES = ("127.77.0.1", "127.77.0.2")
 
@@ -19,9 +20,11 @@ ADDRESSES = ("127.77.0.1", "127.77.0.2")
 def taken() -> Iterator[int]:
     """A port on which another program listens at all addresses."""
     with socket.socket() as server:
-        server.bind(("0.0.0.0", 0))
+        # Those around it are free as well.
+        port = free_ports(6)[1]
+        server.bind(("0.0.0.0", port))
         server.listen()
-        yield server.getsockname()[1]
+        yield port
 
 
 def test_ports_in_use_are_passed_over(monkeypatch: pytest.MonkeyPatch, taken: int) -> None:

@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 
 from dreambooth_api.contract.termination import Termination
+from tests.ports import free_ports
 from tests.trainer.pods import launcher_with_stall_timeout
 
 STALL_SECONDS = 10
@@ -26,9 +27,8 @@ Start = Callable[[dict[str, Any]], subprocess.Popen[bytes]]
 
 @pytest.fixture
 def port() -> int:
-    """A free port of the loopback interface; the ranks' metrics take the one after it too."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """A free port; the metrics of the second rank take the next one, the rendezvous the third."""
+    return free_ports(3)[0]
 
 
 @pytest.fixture
