@@ -19,15 +19,15 @@ REGISTRY ?=
 TAG ?=
 BASE_IMAGE ?=
 TORCH_VARIANT ?=
-# Two workers with one thread each are faster on two cores than two workers that fight over them.
-WORKERS ?= 2
+# One more than cores, as half of the time is spent waiting; each has one thread.
+WORKERS ?= 3
 # Of the benchmarks on a GPU.
 WHEELS ?= wheels-gpu
 GPU_VENV ?= .venv-gpu
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help init demo test test-families test-slow gpu e2e coverage generate verify docs images push kind release lint type format \
+.PHONY: help init demo test test-families test-images test-slow gpu e2e coverage generate verify docs images push kind release lint type format \
 	bench bench-operator bench-checkpoint bench-peers bench-gpu wheels-gpu clean
 
 help: ## list the targets
@@ -55,12 +55,17 @@ demo: $(or $(wildcard $(READY)),$(RUN_READY)) ## fine-tune tiny-sd on a subject:
 		--upload examples/tiny-sd/dino=s3://dreambooth/models/tiny-dino \
 		--upload examples/subjects=s3://dreambooth/subjects
 
-test: $(READY) ## run all tests but those of families, the slow ones and e2e: about 30 minutes on two cores
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' --ignore=tests/e2e \
-		--ignore=tests/trainer/families $(TESTS)
+# What the other targets below run, and not this one.
+OTHERS := tests/e2e tests/trainer/families tests/images/test_operator_image.py
+
+test: $(READY) ## run all tests but those of the targets below: about 15 minutes on two cores
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' $(OTHERS:%=--ignore=%) $(TESTS)
 
 test-families: $(READY) ## train a tiny model of every family, and compare with plain diffusers
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' tests/trainer/families
+
+test-images: $(READY) ## build the operator's image, and test it: about 4 minutes; needs buildah, debootstrap and root
+	$(BIN)/python -m pytest -m 'not slow' tests/images/test_operator_image.py
 
 test-slow: $(READY) ## run the slow tests
 	$(BIN)/python -m pytest -m slow $(TESTS)

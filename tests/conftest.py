@@ -9,17 +9,27 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from dreambooth_operator.local.seaweed import SeaweedServer
 from dreambooth_storage import AccessKey, Storage, StorageSettings
 
+FOLDER = Path(__file__).parent
+SLOWEST = ("trainer/run", "trainer/launcher", "gpu", "cluster/faults", "examples", "bench")
+"""Folders of the longest tests."""
 PUBLIC_BUCKET = "public"
 """Anyone may read it, and the owner of `TEAM_KEYS` only as anyone may: without the keys."""
 TEAM_BUCKET = "team"
 TEAM_KEYS = AccessKey("team", "team-secret")
 """They open `TEAM_BUCKET` and nothing else."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest tests first: at the end no worker is left alone with one of them."""
+    folders = [FOLDER / name for name in SLOWEST]
+    items.sort(key=lambda item: item.path.parent not in folders)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_api.contract.layout import EvaluationProtocol
 from dreambooth_api.contract.termination import Termination
 from dreambooth_trainer.process import heartbeat
+from dreambooth_trainer.process.garbage import kept_objects
 from dreambooth_trainer.process.signals import StoppedError, StopSignal
 from dreambooth_trainer.process.termination_message import write_termination
 from dreambooth_trainer.process.topology import Topology, load_job
@@ -66,9 +67,10 @@ def _run(
     try:
         job = load_job(config)
         # Imported later still, as torch takes seconds: an invalid job file is refused without it.
-        from dreambooth_trainer.run.evaluate import evaluate
-        from dreambooth_trainer.run.train import train
-        from dreambooth_trainer.telemetry.telemetry import Telemetry
+        with kept_objects():
+            from dreambooth_trainer.run.evaluate import evaluate
+            from dreambooth_trainer.run.train import train
+            from dreambooth_trainer.telemetry.telemetry import Telemetry
 
         telemetry = Telemetry(job, topology)
         progress = telemetry.progress

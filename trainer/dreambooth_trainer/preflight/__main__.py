@@ -15,6 +15,7 @@ from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.preflight.report import PreflightReport
 from dreambooth_trainer.process.contract_version import check_contract_version
 from dreambooth_trainer.process.exit_status import describe, exit_code_of
+from dreambooth_trainer.process.garbage import kept_objects
 from dreambooth_trainer.process.termination_message import write_termination
 from dreambooth_trainer.process.topology import load_job
 
@@ -43,7 +44,8 @@ def _check_file(path: Path) -> PreflightReport:
         check_contract_version(os.environ)
         job = load_job(path)
         # Imported here, as torch takes seconds: an invalid job file is refused without it.
-        from dreambooth_trainer.preflight.check import check_job
+        with kept_objects():
+            from dreambooth_trainer.preflight.check import check_job
 
         settings = StorageSettings.of(job.spec.storage)
         with Storage(settings) as storage:
