@@ -80,12 +80,12 @@ def read_record(storage: Storage, layout: OutputLayout) -> RunRecord:
         return RunRecord.model_validate_json(storage.read(layout.run_record))
     except ObjectNotFoundError as error:
         raise UnreadableRunError(
-            f"{layout.root}: holds no {layout.RUN_RECORD}, which a run writes before it trains;"
-            " name the folder of a run, <output>/<namespace>/<name>/<uid>"
+            f"{layout.root}: holds no {layout.RUN_RECORD}; either this run has not begun to train,"
+            " or it is not the folder of a run, <output>/<namespace>/<name>/<uid>"
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(map(str, first["loc"])) or "the file"
         raise UnreadableRunError(
             f"{layout.run_record}: {where}: {first['msg']}; the file is damaged, or of another"
             " version of dreambooth"

@@ -234,7 +234,7 @@ def test_fields_of_another_version_are_ignored(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableRunError, match=r"holds no run\.json.*name the folder of a run"):
+    with pytest.raises(UnreadableRunError, match=r"holds no run\.json.*the folder of a run"):
         build(f"file://{tmp_path}")
     (tmp_path / "run.json").write_text('{"job": {}}')
     with pytest.raises(UnreadableRunError, match=r"run\.json: job\.apiVersion: .*another version"):

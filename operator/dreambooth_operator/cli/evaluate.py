@@ -2,17 +2,19 @@
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
 from rich.console import Console
 
 from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_api.contract.layout import EvaluationProtocol, OutputLayout
 from dreambooth_api.contract.scores import Scores, UnreadableScoresError
 from dreambooth_api.models.job import DreamBoothJob, output_layout
+from dreambooth_api.parsing.other_versions import with_known_fields
 from dreambooth_operator.cli.find import find_result
+from dreambooth_operator.cli.job_file import check_job
 from dreambooth_operator.cli.results import newest_run_uid
 from dreambooth_operator.cli.run import with_ranks
 from dreambooth_operator.cli.terminal.end import print_entry, print_text
@@ -74,12 +76,20 @@ def _read_job(root: str) -> DreamBoothJob:
     layout = OutputLayout(root)
     with Storage(StorageSettings(), policy=TRANSFER_POLICY) as client:
         try:
-            record = json.loads(client.read(layout.run_record))
-            job = DreamBoothJob.model_validate(record["job"])
+            document = json.loads(client.read(layout.run_record))["job"]
         except ObjectNotFoundError as error:
             raise UserError(f"{root}: no run.json there; name the folder of a run") from error
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
-            raise UserError(f"{layout.run_record} cannot be read: {error}") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{layout.run_record}: is no record of a run; name the folder of a run"
+            ) from error
+    known = with_known_fields(document)
+    if known != document:
+        sys.stderr.write(
+            f"warning: {layout.run_record}: is of another version of dreambooth; fields that this"
+            " one does not know are ignored\n"
+        )
+    job = check_job(known, f"the job in {layout.run_record}")
     tail = output_layout(job).root.removeprefix(job.spec.output.rstrip("/"))
     if not root.endswith(tail):
         raise UserError(f"{root}: the folder of this run must end in {tail}, as it was written")

@@ -1,5 +1,6 @@
 """`dreambooth evaluate`: pods that score a result, and what the terminal shows."""
 
+import json
 import re
 
 from tests.crds.contract.example_scores import example_scores
@@ -27,6 +28,27 @@ def test_a_result_is_scored_by_its_job_and_by_its_folder(bench: Bench) -> None:
         assert code == 0, output
         assert re.search(r"subject similarity.* 0\.500 ±.* 0\.750 ±.* \+0\.250 better", output)
         assert f"file://{folder}/evaluation/dreambooth/scores.json" in output
+
+
+def test_a_folder_of_another_version_is_scored_with_the_fields_that_are_known(
+    bench: Bench,
+) -> None:
+    bench.trainer(SCORER + RESULTS)
+    assert bench.run_job()[0] == 0
+    (record,) = bench.records()
+    job = record["job"]
+    folder = bench.folder / "out" / "default" / "mug" / job["metadata"]["uid"]
+    elsewhere = ("--state", str(bench.folder / "other"))  # where the run is not known
+    job["spec"].setdefault("training", {})["newField"] = 1
+    (folder / "run.json").write_text(json.dumps({"job": job}))
+    code, output = bench.dreambooth("evaluate", str(folder), *elsewhere)
+    assert code == 0, output
+    assert "is of another version of dreambooth; fields that this one does not know" in output
+    job["spec"]["training"]["steps"] = -1
+    (folder / "run.json").write_text(json.dumps({"job": job}))
+    code, output = bench.dreambooth("evaluate", str(folder), *elsewhere)
+    assert code == 2
+    assert "run.json is not valid:\n  spec.training.steps: must be at least 1" in output
 
 
 def test_a_trainer_that_refuses_is_quoted(bench: Bench) -> None:

@@ -40,7 +40,7 @@ def test_any_character_may_be_in_the_path(run: str, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_explained(run: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no run\.json"):
+    with pytest.raises(UserError, match=r"holds no run\.json; either this run has not begun"):
         report(f"{run}/samples")
     with pytest.raises(UserError, match="my-cup: no such file, and no run of that name"):
         report("my-cup", "--state", str(tmp_path / "state"))
