@@ -82,6 +82,8 @@ def _typed(value: Any, schema: Any) -> Any:
         unordered = schema.get("x-kubernetes-list-type") in ("map", "set")
         kind = _MapList if unordered else celtypes.ListType
         return kind([_typed(each, schema.get("items")) for each in value])
+    if schema.get("type") == "number" and type(value) is int:
+        return celtypes.DoubleType(value)  # as it is written: `learningRate: 1`
     return celpy.json_to_cel(value)
 
 
