@@ -92,6 +92,7 @@ FULL = {
 
 def test_a_run_that_stops_and_resumes_on_a_gpu_learns_what_it_learns_on_a_cpu(tmp_path):
     on_cpu = make_job(tmp_path, "cpu", gpus=0, training=FULL)
+    del on_cpu["spec"]["evaluation"]  # only its losses are looked at
     assert run(on_cpu, tmp_path / "cpu").codes == [0]
     on_gpu = make_job(tmp_path, "gpu", training=FULL, samples={"every": 4})
     stopped = run(on_gpu, tmp_path / "gpu", stop_at_step=1)
@@ -138,15 +139,19 @@ def test_a_run_ends_with_an_export(tmp_path, variant):
 
 
 def test_a_run_in_fp16_ends_with_an_export(tmp_path):
-    training = {"method": "full", "precision": "fp16", "steps": 2}
-    job = make_job(tmp_path, "run", training=training, prior={"enabled": False})
+    training = {"method": "full", "precision": "fp16", "steps": 2, "globalBatch": 1}
+    changes = {"prior": {"enabled": False}, "samples": {"steps": 1}}
+    job = make_job(tmp_path, "run", training=training, **changes)
     del job["spec"]["evaluation"]  # few images, as CPUs are slow in fp16
     ended = run(job, tmp_path / "run")
     assert ended.codes == [0], ended.logs[0]
     assert (run_folder(job) / "export" / "README.md").is_file()
 
 
-@pytest.mark.parametrize("training", [FULL, VARIANTS["lora, bf16, text encoder that stops"]])
+WATCHED = [{**FULL, "steps": STEPS}, VARIANTS["lora, bf16, text encoder that stops"]]
+
+
+@pytest.mark.parametrize("training", WATCHED)
 def test_no_step_and_no_save_waits_for_the_gpu(tmp_path, training):
     job = make_job(tmp_path, "run", training=training)
     del job["spec"]["evaluation"]

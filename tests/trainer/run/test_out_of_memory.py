@@ -78,7 +78,7 @@ def fail_on_rank_1() -> None:
 
 
 def test_the_rank_that_runs_out_of_memory_decides(job: MakeJob, tmp_path: Path) -> None:
-    ended = run_ranks(job(), tmp_path, per_node=2, prepare=fail_on_rank_1, timeout=60)
+    ended = run_ranks(job(), tmp_path, per_node=2, prepare=fail_on_rank_1)
     assert ended.codes[1] == ExitCode.OUT_OF_MEMORY
     assert "out of GPU memory in a training step" in ended.logs[1]
 

@@ -18,7 +18,7 @@ from dreambooth_storage.upload.process import MODULE
 from dreambooth_trainer.checkpoint import CheckpointStore
 from tests.trainer.checkpoint_saves import load
 from tests.trainer.gate import Gate
-from tests.trainer.pods import TIMEOUT_SECONDS, Pod, Pods
+from tests.trainer.pods import TIMEOUT_SECONDS, Pod, Pods, launcher_with_stall_timeout
 from tests.trainer.ranks import final_state, run_folder, run_ranks
 
 Make = Callable[..., dict[str, Any]]
@@ -183,7 +183,8 @@ def test_a_store_that_breaks_off_is_reported_and_training_goes_on(
         checkpoints={"every": 10},
         storage={"endpointURL": gate.url, "addressingStyle": "path"},
     )
-    with Pods(endless, tmp_path, nodes=1) as attempt:
+    launcher = launcher_with_stall_timeout(600, ["-m", "tests.trainer.hasty_storage"])
+    with Pods(endless, tmp_path, nodes=1, launcher=launcher) as attempt:
         pod = attempt.start()
         until(lambda: progress(pod).get("lastCheckpoint"))
         gate.refuse()

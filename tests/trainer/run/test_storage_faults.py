@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from dreambooth_operator.local.seaweed import SeaweedServer
-from dreambooth_storage import Storage, StorageSettings, TransferPolicy, storage
-from dreambooth_storage.upload.process import UploadProcess
-from dreambooth_trainer.checkpoint import CheckpointStore, background
-from dreambooth_trainer.run import fit
+from dreambooth_storage import Storage, StorageSettings
+from dreambooth_trainer.checkpoint import CheckpointStore
 from tests.faulty_s3 import Fault, FaultyS3, Rule, always, once, sometimes, times
 from tests.trainer.checkpoint_saves import load
+from tests.trainer.hasty_storage import hasten
 from tests.trainer.ranks import Ended, run_ranks
 
 State = dict[str, torch.Tensor]
@@ -45,14 +43,6 @@ def images(s3_endpoint: str, bucket: str, tmp_path: Path) -> str:
         with Storage(StorageSettings(s3_endpoint)) as owner:
             owner.upload(tmp_path / f"{number}.png", f"s3://{bucket}/subject/{number}.png")
     return f"s3://{bucket}/subject"
-
-
-def hasten() -> None:
-    """Called in the rank: it tries as often as ever, but waits less in between."""
-    policy = partial(TransferPolicy, base_delay=0.01)
-    storage.TransferPolicy = policy  # type: ignore[misc, assignment]
-    fit.UploadProcess = partial(UploadProcess, policy=policy())  # type: ignore[misc, assignment]
-    background.MAX_RETRY_SECONDS = 0.1
 
 
 class Run:
