@@ -76,11 +76,11 @@ def test_every_combination_runs_and_the_best_comes_first(bench: Bench) -> None:
     assert "job 1 of 2: mug-1-200-" in output
     assert "job 2 of 2: mug-1-400-" in output
     best, other = rows(output)
-    assert best[:5] == ["400", "1", "399", "0.400 (0.35 to 0.45)", "0.250 (0.20 to 0.30)"]
+    assert best[:5] == ["400", "1", "399", "0.400 ±0.050", "0.250 ±0.050"]
     assert other[:3] == ["200", "1", "199"]
     assert {best[-1], other[-1]} == {"Succeeded"}
     page = (bench.state / "mug-sweep.html").read_text()
-    assert page.index("0.400 (0.35 to 0.45)") < page.index("0.200 (0.15 to 0.25)")
+    assert page.index("0.400 ±0.050") < page.index("0.200 ±0.050")
     assert page.count("data:image/webp;base64,") == 2
     roots = {record["job"]["metadata"]["name"] for record in bench.records()}
     assert {path.name for path in (bench.folder / "out" / "default").iterdir()} == roots
@@ -89,12 +89,15 @@ def test_every_combination_runs_and_the_best_comes_first(bench: Bench) -> None:
 def test_a_job_that_fails_leaves_the_others_alone_and_says_why(bench: Bench) -> None:
     bench.trainer("""
 if job["spec"]["training"]["steps"] == 200:
-    end(65, "spec.subjects[0].images: no image decodes")
+    end(65, "spec.subjects[0].images: no image decodes\\nwarning: there is more to say")
 """)
     code, output = bench.dreambooth(*SWEEP, "--set", "training.steps=200,400")
     assert code == 1
     assert states(bench) == [(200, "Failed", 1), (400, "Succeeded", 1)]
-    assert "Failed: spec.subjects[0].images: no image decodes" in output
+    assert {row[-1] for row in rows(output)} == {"Failed", "Succeeded"}
+    (failure,) = re.findall(r"mug-200-.* failed: (.*)", output)
+    assert failure == "spec.subjects[0].images: no image decodes"
+    assert "there is more to say" in (bench.state / "mug-sweep.html").read_text()
 
     # Once the reason is gone, only that job runs again.
     bench.trainer("")
@@ -123,7 +126,7 @@ if attempt == 0 and job["spec"]["training"]["steps"] == 400:
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert states(bench) == [(200, "Succeeded", 1), (400, "Stopped", 1)]
-    assert [row[-1] for row in rows(output)] == ["Succeeded", "Stopped", ""]
+    assert [row[-1] for row in rows(output)] == ["Succeeded", "Stopped", "not run"]
     command = re.findall(r"go on with: (.*)", output)[0]
     assert shlex.split(command)[1:] == [*SWEEP, "--set", "training.steps=200,400,600"]
 

@@ -118,3 +118,12 @@ def test_a_job_without_a_result_is_refused(job: DreamBoothJob, tmp_path: Path) -
     shutil.rmtree(output_layout(job).export.removeprefix("file://"))
     with pytest.raises(BadModelError, match="there is no exported model at"):
         run(job)
+
+
+def test_a_result_that_is_not_complete_is_refused_before_images_are_generated(
+    job: DreamBoothJob, tmp_path: Path
+) -> None:
+    (Path(output_layout(job).export.removeprefix("file://")) / "model_index.json").unlink()
+    with pytest.raises(BadModelError, match="is not complete: it has neither"):
+        run(job)
+    assert not list((tmp_path / "out").rglob("*.png"))

@@ -36,6 +36,7 @@ from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.generate import ImageRequest
 from dreambooth_trainer.models.load import hash_files
 from dreambooth_trainer.models.model_config import read_model_config
+from dreambooth_trainer.models.source.selection import INDEX
 from dreambooth_trainer.process.distributed import join_ranks
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.out_of_memory import explain_out_of_memory
@@ -126,7 +127,7 @@ def _plan(job: ResolvedJob, index: int, count: int) -> _Plan:
 def _generate_all(attempt: Attempt, folder: str, plans: Sequence[_Plan]) -> tuple[str, str]:
     """The folders of the base model's images and of the result's, all of them. Collective."""
     spec = attempt.job.spec
-    exported = attempt.ranks.run_on_first(lambda: _exported_files(attempt))
+    exported = attempt.ranks.run_on_first(lambda: _exported_files(attempt))  # before all else
     arguments = attempt.storage, attempt.ranks, attempt.device, spec.training
     family = load_family(spec.model, *arguments)
     count = sum(len(plan.of_prompts) + len(plan.of_class) for plan in plans)
@@ -152,6 +153,11 @@ def _exported_files(attempt: Attempt) -> set[str]:
     if not names:
         raise BadModelError(
             f"spec.output: there is no exported model at {uri}; train the job first"
+        )
+    if not names & {LORA_FILE, INDEX}:
+        raise BadModelError(
+            f"spec.output: the exported model at {uri} is not complete: it has neither {LORA_FILE}"
+            f" nor {INDEX}; copy it again, or train the job again"
         )
     return names
 

@@ -69,9 +69,12 @@ def show_jobs(file: Path) -> None:
 def _show(
     name: str, results: Sequence[Result], storage: Storage, path: Path, console: Console
 ) -> None:
-    """Print the table, and write the page."""
+    """Print the table and why members failed, and write the page."""
     path.write_text(to_page(name, results, storage.read_start), encoding="utf-8")
     console.print(to_table(results), soft_wrap=False)
+    for result in results:
+        if result.cause:
+            print_text(console, f"{result.name} failed: {result.cause}", style="red")
     print_entry(console, "page", path)
 
 

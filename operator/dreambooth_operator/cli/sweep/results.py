@@ -30,6 +30,11 @@ class Result:
     """Step of the best checkpoint so far; None where it is not known."""
 
     @property
+    def cause(self) -> str:
+        """Why it failed, on one line."""
+        return next(iter(self.reason.strip().splitlines()), "")
+
+    @property
     def step(self) -> int | None:
         """Optimizer steps of the model that was exported, or is the best so far."""
         if self.scores is None:

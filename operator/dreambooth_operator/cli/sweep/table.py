@@ -5,28 +5,30 @@ from collections.abc import Iterable, Sequence
 from rich.table import Column, Table
 from rich.text import Text
 
-from dreambooth_api.contract.scores import DEFINITIONS, Estimate, ScoreName
+from dreambooth_api.contract.scores import DEFINITIONS, ScoreName
 from dreambooth_operator.cli.sweep.members import describe, show
 from dreambooth_operator.cli.sweep.results import Result, best_first, score_names, short_fields
+from dreambooth_operator.cli.terminal.scores import with_interval
 from dreambooth_report import sweep
 from dreambooth_report.pictures import ReadStart
 
+NOT_RUN = "not run"
 SHOWN = (ScoreName.SUBJECT_SIMILARITY, ScoreName.PROMPT_SIMILARITY, ScoreName.CLASS_FIDELITY)
 """The page has all of them; a terminal has room for the main ones."""
 
 
 def to_table(results: Sequence[Result]) -> Table:
-    """One line for each member, the best first."""
+    """One line for each member, the best first; why one failed has no room in it."""
     names = [name for name in score_names(results) if name in SHOWN]
     fields = short_fields(results)
     table = Table(
-        *(Column(Text(title)) for title in fields.values()),
+        *(Column(Text(title), overflow="fold") for title in fields.values()),
         *(Column(title, justify="right", min_width=5) for title in _columns(names)),
-        Column("phase", overflow="fold"),
+        Column("phase", no_wrap=True),
     )
     for result in best_first(results):
-        phase = f"{result.phase}: {result.reason}" if result.reason else result.phase
-        table.add_row(*(Text(cell) for cell in [*_cells(result, fields, names), phase]))
+        cells = [*_cells(result, fields, names), result.phase or NOT_RUN]
+        table.add_row(*(Text(cell) for cell in cells))
     return table
 
 
@@ -44,7 +46,7 @@ def to_page(name: str, results: Sequence[Result], read: ReadStart) -> str:
             name=result.name,
             title=describe(result.settings),
             cells=_cells(result, fields, names),
-            phase=result.phase,
+            phase=result.phase or NOT_RUN,
             reason=result.reason,
             output=result.output,
             samples=result.samples,
@@ -72,10 +74,3 @@ def _cells(result: Result, fields: Iterable[str], names: Sequence[ScoreName]) ->
 def minutes(result: Result) -> str:
     """How long a member ran; empty for one that has not."""
     return "" if result.seconds is None else f"{result.seconds / 60:.1f}"
-
-
-def with_interval(estimate: Estimate | None) -> str:
-    """A value and its 95 % interval."""
-    if estimate is None:
-        return ""
-    return f"{estimate.value:.3f} ({estimate.low:.2f} to {estimate.high:.2f})"

@@ -34,11 +34,12 @@ def _table(scores: Scores, subject: SubjectScores) -> Table:
                 title += f" ({definition.abbreviation})"
             estimates = (values.base, values.trained, values.real)
             change = _change(values, subject.change(name))
-            table.add_row(title, *map(_number, estimates), change)
+            table.add_row(title, *map(with_interval, estimates), change)
     return table
 
 
-def _number(estimate: Estimate | None) -> str:
+def with_interval(estimate: Estimate | None) -> str:
+    """A value and half the width of its 95 % interval; empty where there is none."""
     if estimate is None:
         return ""
     return f"{estimate.value:.3f} ±{(estimate.high - estimate.low) / 2:.3f}"
