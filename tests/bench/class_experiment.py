@@ -11,6 +11,7 @@ import argparse
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,11 +24,12 @@ from dreambooth_api.contract.scores import ScoreName, Scores
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.evaluation.encoder_config import EncoderSource, read_encoder
 from dreambooth_trainer.evaluation.encoders import ImageEncoder
+from dreambooth_trainer.evaluation.estimates import fidelity
 from dreambooth_trainer.evaluation.grid import before_after
 from tests.trainer.ranks import run_folder, run_ranks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-CLIP = EXAMPLES / "tiny-sd" / "clip"
+CLIP, DINO = (EXAMPLES / "tiny-sd" / name for name in ("clip", "dino"))
 SUBJECTS = {
     "smiling-mug": "mug",
     "zigzag-house": "house",
@@ -51,7 +53,7 @@ PRIORS: dict[str, dict[str, Any]] = {
         "target": "prediction", "emptyPromptFraction": 0.5, "count": 0
     },
 }  # fmt: skip
-DIGITS = {"subject": 3, "prompt": 3, "drift": 3, "kept": 3, "pixels": 1}
+DIGITS = {"subject": 3, "prompt": 3, "fidelity": 3, "pixels": 1}
 """Columns of the table, with their number of digits."""
 CLASS_SAMPLES = 8
 TIMEOUT = 3600.0
@@ -107,7 +109,7 @@ class Run:
                     "count": CLASS_SAMPLES,
                     "guidanceScale": 4.0,
                 },
-                "evaluation": {"encoders": {"image": str(CLIP), "text": str(CLIP)}},
+                "evaluation": {"encoders": {"image": str(DINO), "text": str(CLIP)}},
                 "checkpoints": {"every": 200, "keep": 1},
                 "runtime": {"gpusPerNode": 0},
             },
@@ -122,10 +124,8 @@ class Result:
     """Mean cosine of generated and real images of the subject, over that among real ones."""
     prompt: float
     """Similarity to the prompts after training, over that before."""
-    drift: float
-    """KID of class images before and after training."""
-    kept: float
-    """Mean cosine of class images of the same seeds before and after training; 1: unchanged."""
+    fidelity: float
+    """How much class images are still those that the base model makes from the same seeds."""
     pixels: float
     """Mean absolute difference of these images, of 255."""
 
@@ -166,31 +166,42 @@ def finish(run: Run, output: Path, steps: int | None) -> Result:
         if set(ended.codes) != {0}:
             raise RuntimeError(f"{run.name}: exit codes {ended.codes}\n" + "\n".join(ended.logs))
     values = Scores.decode(scores.read_bytes()).subjects[0].scores
-    subject, prompt, drift = (
-        values[name]
-        for name in (
-            ScoreName.SUBJECT_SIMILARITY, ScoreName.PROMPT_SIMILARITY, ScoreName.CLASS_DRIFT
-        )
-    )  # fmt: skip
-    assert subject.trained
-    assert subject.real
+    prompt = values[ScoreName.PROMPT_SIMILARITY]
     assert prompt.trained
     assert prompt.base
-    assert drift.trained
-    before, after = (class_samples(job, step) for step in (0, job["spec"]["training"]["steps"]))
-    source = EncoderSource(str(CLIP), "spec.evaluation.encoders.image", reads_text=False)
-    found = read_encoder(source, Storage(StorageSettings()))
-    clip = ImageEncoder(CLIP, found, source, torch.device("cpu"))
+    last = job["spec"]["training"]["steps"]
+    before, after = (class_samples(job, step) for step in (0, last))
+    kept = fidelity(_encode(before), _encode(after))
+    assert kept
     old, new = (
         np.stack([np.asarray(each, np.float32) for each in images]) for images in (before, after)
     )
     return Result(
-        subject=subject.trained.value / subject.real.value,
+        subject=_similarity(run.subject, class_samples(job, last, prompt=0)),
         prompt=prompt.trained.value / prompt.base.value,
-        drift=drift.trained.value,
-        kept=float((clip.images(before) * clip.images(after)).sum(dim=1).mean()),
+        fidelity=kept.value,
         pixels=float(np.abs(new - old).mean()),
     )
+
+
+def _similarity(subject: str, generated: Sequence[Image.Image]) -> float:
+    """Mean cosine to real images that were not trained on, over that of those among each other."""
+    files = sorted((EXAMPLES / "subjects" / subject / "held-out").glob("*.png"))
+    real = _encode([Image.open(file).convert("RGB") for file in files])
+    others = ~torch.eye(len(real), dtype=torch.bool)
+    return float((_encode(generated) @ real.T).mean() / (real @ real.T)[others].mean())
+
+
+def _encode(images: Sequence[Image.Image]) -> torch.Tensor:
+    """Unit vectors of DINO, [N, D]."""
+    return _encoder().images(images)
+
+
+@cache
+def _encoder() -> ImageEncoder:
+    source = EncoderSource(str(DINO), "spec.evaluation.encoders.image", reads_text=False)
+    found = read_encoder(source, Storage(StorageSettings()))
+    return ImageEncoder(DINO, found, source, torch.device("cpu"))
 
 
 def class_samples(job: dict[str, Any], step: int, prompt: int = 1) -> list[Image.Image]:
@@ -204,8 +215,8 @@ def class_samples(job: dict[str, Any], step: int, prompt: int = 1) -> list[Image
 
 def table(results: dict[Run, Result]) -> Iterator[str]:
     """Means over subjects and seeds, and their range, by model, method and way, in Markdown."""
-    yield "| model | method | class half | runs | subject | prompt | drift | kept | pixels |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield f"| model | method | class half | runs | {' | '.join(DIGITS)} |"
+    yield "|---" * (4 + len(DIGITS)) + "|"
     for model, method, prior in dict.fromkeys((r.model, r.method, r.prior) for r in results):
         group = [
             result
