@@ -114,12 +114,12 @@ def test_a_sweep_that_was_stopped_goes_on_where_it_was(bench: Bench) -> None:
     bench.trainer("""
 if attempt == 0 and job["spec"]["training"]["steps"] == 400:
     saved = 7
-    Path("started").touch()
+    (run / "started").touch()
     time.sleep(60)
 """)
     process = bench.start(*SWEEP, "--set", "training.steps=200,400,600")
     deadline = time.monotonic() + 110
-    while not list(bench.state.rglob("started")) and not (bench.folder / "started").exists():
+    while not list(bench.folder.glob("out/default/*/*/started")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

@@ -23,7 +23,7 @@ def to_table(results: Sequence[Result]) -> Table:
     fields = short_fields(results)
     table = Table(
         *(Column(Text(title), overflow="fold") for title in fields.values()),
-        *(Column(title, justify="right", min_width=5) for title in _columns(names)),
+        *(Column(each, justify="right", min_width=_longest_word(each)) for each in _columns(names)),
         Column("phase", no_wrap=True),
     )
     for result in best_first(results):
@@ -58,7 +58,7 @@ def to_page(name: str, results: Sequence[Result], read: ReadStart) -> str:
 
 def _columns(names: Sequence[ScoreName]) -> list[str]:
     """Titles of the columns that hold numbers."""
-    return ["step", *(DEFINITIONS[name].title for name in names), "minutes"]
+    return ["step", *(DEFINITIONS[name].title for name in names), "min"]
 
 
 def _cells(result: Result, fields: Iterable[str], names: Sequence[ScoreName]) -> list[str]:
@@ -69,6 +69,10 @@ def _cells(result: Result, fields: Iterable[str], names: Sequence[ScoreName]) ->
         *(with_interval(result.estimate(name)) for name in names),
         minutes(result),
     ]
+
+
+def _longest_word(text: str) -> int:
+    return max(map(len, text.split()))
 
 
 def minutes(result: Result) -> str:
