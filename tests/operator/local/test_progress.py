@@ -142,6 +142,6 @@ def test_server_that_never_finishes_blocks_nobody(
         with reader(port) as watched:
             assert eventually(lambda: connections)
             started = time.monotonic()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20
         done.set()
     assert watched.latest is None

@@ -275,7 +275,9 @@ def test_pod_that_does_not_answer_is_asked_less_often() -> None:
     )
 
 
-def test_cancelling_the_poller_ends_requests_at_once() -> None:
+def test_cancelling_the_poller_ends_requests_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poller_module, "TIMEOUT_SECONDS", 60)
+
     async def work(poller: Poller, pods: Pods) -> None:
         again = Poller(EVERY, lambda: NOW, lambda *_: None)
         polling = asyncio.create_task(again.run())
@@ -286,7 +288,7 @@ def test_cancelling_the_poller_ends_requests_at_once() -> None:
         started = time.monotonic()
         polling.cancel()
         await asyncio.wait({polling})
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 20
 
     run({FIRST: never}, work)
 
