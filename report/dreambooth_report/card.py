@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 _FRONT_MATTER = re.compile(r"\A---\n.*?^---\n", re.DOTALL | re.MULTILINE)
+_SCORES = re.compile(r"^## Scores$.*", re.DOTALL | re.MULTILINE)
 _FENCE = re.compile(r"^```.*$\n?", re.MULTILINE)
 
 
@@ -19,9 +20,10 @@ class Block:
 
 
 def blocks(card: str) -> list[Block]:
-    """The blocks of a model card, without its front matter and its title."""
+    """The blocks of a model card, without its front matter, its title and its scores."""
+    card = _SCORES.sub("", _FRONT_MATTER.sub("", card))  # the page has charts of them
     # Every other part is between fences.
-    parts = _FENCE.split(_FRONT_MATTER.sub("", card))
+    parts = _FENCE.split(card)
     found: list[Block] = []
     for number, part in enumerate(parts):
         found += [Block("code", part.strip("\n"))] if number % 2 else _prose(part)

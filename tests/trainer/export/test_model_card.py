@@ -1,4 +1,4 @@
-"""The license of a model card is that of the base model's weights, where it is known."""
+"""A model card: the license of the base model's weights, and the scores of the result."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,6 +11,7 @@ from dreambooth_trainer.export.provenance import Provenance
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.models.published import INHERITED, find_license
 from dreambooth_trainer.models.registry import FAMILIES
+from tests.crds.contract.example_scores import example_scores
 from tests.trainer.export.test_export import ABOUT
 
 PUBLISHED = [model for family in FAMILIES.values() for model in family.published]
@@ -63,3 +64,16 @@ def test_the_license_of_a_result(source: str, front: dict[str, str], line: str) 
 
 def test_a_name_that_only_begins_like_a_published_one_is_not_known() -> None:
     assert find_license(PUBLISHED, "hf://Qwen/Qwen-Image-mine") == INHERITED
+
+
+def test_the_scores_of_a_result_have_their_intervals_and_its_step() -> None:
+    scores = example_scores()
+    _, text = card(replace(ABOUT, scores=scores.model_copy(update={"last_step": 800})))
+    assert "This is the best checkpoint, of step 9; training ended with step 800." in text
+    similarity = "0.500 (0.450 to 0.550) | 0.750 (0.700 to 0.800) | 0.875 (0.825 to 0.925)"
+    assert f"| subject similarity (DINO) | higher | {similarity} |" in text
+    assert "| prompt following (CLIP-T) | higher | 0.250" in text
+    assert f"Encoders: DINO (sha256 `{'0' * 12}`) and CLIP" in text
+    _, text = card(replace(ABOUT, scores=scores))
+    assert "best checkpoint" not in text
+    assert "Scores" not in card(ABOUT)[1]

@@ -91,6 +91,9 @@ def test_the_best_checkpoint_is_exported_and_the_last_stays_beside_it(
     assert same_weights(exported(made), exported(short))
     assert not same_weights(exported(made), exported(made, "export-last"))
     assert (run_folder(made) / "samples" / f"step-{best:08d}" / "grid.png").exists()
+    card = (run_folder(made) / "export" / "README.md").read_text()
+    assert f"best checkpoint, of step {best}; training ended with step {STEPS}." in card
+    assert "best checkpoint" not in (run_folder(made) / "export-last" / "README.md").read_text()
 
 
 MOMENTS = {
@@ -136,6 +139,9 @@ def test_two_ranks_choose_the_checkpoint_that_one_does(job: Job, tmp_path: Path)
     finish(alone, tmp_path / "alone")
     finish(two, tmp_path / "two", nodes=2)
     assert result(two)["exportedStep"] == result(alone)["exportedStep"]
+    # Of the base model, which both have bit for bit.
+    base = [(run_folder(each) / "scores/step-00000000.json").read_bytes() for each in (alone, two)]
+    assert base[0] == base[1]
     for step, scores in evaluations(alone).items():
         assert evaluations(two)[step] == pytest.approx(scores, rel=1e-3, abs=1e-4)
 

@@ -17,12 +17,15 @@ from dreambooth_trainer.evaluation.protocol import (
     OBJECT_TEMPLATES,
     protocol_prompts,
 )
+from dreambooth_trainer.export.lora import export_lora
+from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.signals import StoppedError, StopSignal
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.run.evaluate import evaluate
 from dreambooth_trainer.telemetry.telemetry import Telemetry
 from tests.corpus.encoders import write_encoder
+from tests.trainer.export.test_export import ABOUT, adapt
 
 PROMPTS = ["a sks mug on the beach", "a red sks mug"]
 
@@ -104,6 +107,25 @@ def test_a_result_is_scored_once_and_its_images_are_kept(
     next((tmp_path / "out").rglob("0-01-3.png")).unlink()
     assert run(job) == scores
     assert len(calls) == 2
+
+
+def test_the_images_of_a_lora_are_those_of_its_base_with_the_adapters(
+    job: DreamBoothJob, random_pipeline: Any
+) -> None:
+    layout = output_layout(job)
+    export = Path(layout.export.removeprefix("file://"))
+    shutil.rmtree(export)
+    adapt(random_pipeline.unet, ["to_q", "to_v"], 1)
+    export_lora(StableDiffusion(random_pipeline, ""), export, ABOUT)
+    scores = run(job)
+    change = scores.subjects[0].scores[ScoreName.SUBJECT_SIMILARITY].change
+    assert change is not None
+    assert change.value != 0
+    images = Path(layout.evaluation("dreambooth").removeprefix("file://"))
+    base, trained = (folder for folder in images.iterdir() if folder.is_dir())
+    names = {file.name for file in base.iterdir()}
+    assert names == {file.name for file in trained.iterdir()}
+    assert all((base / name).read_bytes() != (trained / name).read_bytes() for name in names)
 
 
 def test_an_evaluation_that_is_stopped_writes_no_scores(job: DreamBoothJob, tmp_path: Path) -> None:

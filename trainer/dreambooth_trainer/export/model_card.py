@@ -2,6 +2,7 @@
 
 import json
 
+from dreambooth_trainer.export.card_scores import describe_scores
 from dreambooth_trainer.export.provenance import VERSION, Provenance
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.published import INHERITED, License
@@ -34,7 +35,7 @@ image = pipe(
 
 {web_ui}- Base model: {base}, sha256 `{sha256}`
 - License of the base model: {license}
-"""
+{scores}"""
 
 
 WEB_UI = """## In ComfyUI, A1111 and other user interfaces
@@ -89,6 +90,7 @@ def model_card(
         version=VERSION,
         step=provenance.step,
         code=code,
+        scores=describe_scores(provenance.scores) if provenance.scores else "",
         web_ui=_web_ui(web_ui_file, lora, provenance) if web_ui_file else "",
         arguments="\n".join(f"    {name}={_literal(value)}," for name, value in call.items()),
         sha256=provenance.base_model_sha256,

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from dreambooth_api.contract.scores import Scores
 from dreambooth_trainer.models.published import INHERITED, License
 
 VERSION = version("dreambooth-trainer")
@@ -30,6 +31,8 @@ class Provenance:
     """Both are those of the samples."""
     license: License = INHERITED
     """Of the base model's weights."""
+    scores: Scores | None = None
+    """Of the exported model; on the card alone."""
 
     def metadata(self) -> dict[str, str]:
         """As safetensors metadata, which holds strings only."""

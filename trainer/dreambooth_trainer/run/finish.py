@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from dreambooth_api.contract.scores import Scores
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import CheckpointStore
@@ -19,7 +20,7 @@ from dreambooth_trainer.models.load import reload_denoiser
 from dreambooth_trainer.models.published import find_license
 from dreambooth_trainer.process.out_of_memory import explain_out_of_memory
 from dreambooth_trainer.resolved_job import ResolvedJob
-from dreambooth_trainer.run.scoring import load_best, write_result
+from dreambooth_trainer.run.scoring import load_best, read_scores, write_result
 from dreambooth_trainer.selection.selector import CheckpointSelector
 from dreambooth_trainer.training.module import DreamBooth
 
@@ -41,14 +42,14 @@ def finish(
     attempt.enter_stage("Exporting")
     best = last
     if selector is not None and selector.chooses and not selector.is_best(last):
-        _export(attempt, store, family, last, attempt.layout.export_last)
+        _export(attempt, store, family, last, last, attempt.layout.export_last)
         best = load_best(module, selector, store, last)
         writer.write(best)
     writer.compare(0, best)
     if selector is not None:
         selector.record_exported(best)
         write_result(attempt, selector, store, exported=best)
-    _export(attempt, store, family, best, attempt.layout.export)
+    _export(attempt, store, family, best, last, attempt.layout.export)
     attempt.telemetry.progress.record_export(attempt.layout.export)
 
 
@@ -59,13 +60,23 @@ def exports_adapters(job: DreamBoothJob) -> bool:
 
 
 def _export(
-    attempt: Attempt, store: CheckpointStore, family: Family, step: int, target: str
+    attempt: Attempt, store: CheckpointStore, family: Family, step: int, last: int, target: str
 ) -> None:
-    """Export the model of a step: only its adapters, where nothing else was trained. Collective."""
+    """Export the model of a step: only its adapters, where nothing else was trained. Collective.
+
+    Args:
+        attempt: The current one.
+        store: Knows whether the attempt owns the output.
+        family: The model, in the state of the step.
+        step: Optimizer steps of the model.
+        last: The step at which training has ended.
+        target: URI of the folder.
+    """
     job = attempt.job
     with tempfile.TemporaryDirectory(prefix="export-") as folder:
         if attempt.topology.rank == 0:
-            arguments = family, Path(folder), _provenance(job, family, step)
+            scores = read_scores(attempt, step, last) if job.spec.evaluation else None
+            arguments = family, Path(folder), _provenance(job, family, step, scores)
             with explain_out_of_memory("exporting", job):
                 if exports_adapters(job):
                     export_lora(*arguments)
@@ -86,7 +97,7 @@ def _unrounded_denoiser(attempt: Attempt, family: Family) -> nn.Module | None:
     return reload_denoiser(spec.model, attempt.storage, family.model_hash)
 
 
-def _provenance(job: ResolvedJob, family: Family, step: int) -> Provenance:
+def _provenance(job: ResolvedJob, family: Family, step: int, scores: Scores | None) -> Provenance:
     return Provenance(
         base_model=job.spec.model.source,
         base_model_sha256=family.model_hash,
@@ -98,4 +109,5 @@ def _provenance(job: ResolvedJob, family: Family, step: int) -> Provenance:
         sample_steps=job.spec.samples.steps,
         guidance_scale=job.spec.samples.guidance_scale,
         license=find_license(family.published, job.spec.model.source),
+        scores=scores,
     )

@@ -134,6 +134,17 @@ def load_best(
     return best
 
 
+def read_scores(attempt: Attempt, step: int, last: int) -> Scores:
+    """The scores of a step that was evaluated, when training has ended at the step `last`.
+
+    Raises:
+        StorageError: They cannot be read.
+        UnreadableScoresError: They are not of this version.
+    """
+    scores = Scores.decode(attempt.storage.read(attempt.layout.scores_at(step)))
+    return scores.model_copy(update={"last_step": last})
+
+
 def write_result(
     attempt: Attempt, selector: CheckpointSelector, store: CheckpointStore, exported: int
 ) -> None:
@@ -146,10 +157,9 @@ def write_result(
     storage, layout = attempt.storage, attempt.layout
 
     def write() -> None:
-        scores = Scores.decode(storage.read(layout.scores_at(exported)))
+        scores = read_scores(attempt, exported, selector.last_step)
         update = {
             "exported_step": exported,
-            "last_step": selector.last_step,
             "validation_loss": selector.scores_of(exported).get("validationLoss"),
         }
         storage.write(layout.scores, scores.model_copy(update=update).encode())
