@@ -62,8 +62,9 @@ def states(bench: Bench) -> list[tuple[int, str, int]]:
 
 def rows(output: str) -> list[list[str]]:
     """Cells of the last table's rows."""
-    lines = [line for line in output.rpartition("┏")[2].splitlines() if line.startswith("│")]
-    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    table = re.split(r"\n *─+ *\n", output)[-1].partition("\npage ")[0]
+    lines = [line for line in table.splitlines() if line.strip() and " failed: " not in line]
+    return [re.split(r" {2,}", line.strip()) for line in lines]
 
 
 def test_every_combination_runs_and_the_best_comes_first(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -12,6 +13,8 @@ from dreambooth_operator.cli.terminal.scores import with_interval
 from dreambooth_report import sweep
 from dreambooth_report.pictures import ReadStart
 
+FIELD_WIDTH = len("learningRate")
+"""Characters that the title of a field has room for before it is wrapped."""
 NOT_RUN = "not run"
 SHOWN = (ScoreName.SUBJECT_SIMILARITY, ScoreName.PROMPT_SIMILARITY, ScoreName.CLASS_FIDELITY)
 """The page has all of them; a terminal has room for the main ones."""
@@ -22,9 +25,14 @@ def to_table(results: Sequence[Result]) -> Table:
     names = [name for name in score_names(results) if name in SHOWN]
     fields = short_fields(results)
     table = Table(
-        *(Column(Text(title), overflow="fold") for title in fields.values()),
+        *(
+            Column(Text(title), overflow="fold", min_width=min(len(title), FIELD_WIDTH))
+            for title in fields.values()
+        ),
         *(Column(each, justify="right", min_width=_longest_word(each)) for each in _columns(names)),
         Column("phase", no_wrap=True),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     for result in best_first(results):
         cells = [*_cells(result, fields, names), result.phase or NOT_RUN]
