@@ -246,6 +246,8 @@ def _job(folder: Path, steps: int) -> ResolvedJob:
                 "model": {"source": str(MODEL)},
                 "subjects": [{"identifier": "sks", "classNoun": "mug", "images": "file:///none"}],
                 "output": f"file://{folder}/steps",
+                # As in a bare loop, which has no second model.
+                "prior": {"target": "noise"},
                 "training": {
                     "method": "full", "steps": steps, "globalBatch": BATCH, "resolution": 64,
                     "precision": "fp32", "learningRate": 1e-6,

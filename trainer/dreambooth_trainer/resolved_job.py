@@ -2,7 +2,7 @@
 
 from dreambooth_api.models.base import GuidanceScale
 from dreambooth_api.models.job import DreamBoothJob, Spec
-from dreambooth_api.models.prior import Prior, Sampler, SamplingSteps
+from dreambooth_api.models.prior import EmptyPromptFraction, Prior, Sampler, SamplingSteps
 from dreambooth_api.models.storage import Samples
 from dreambooth_api.models.training import (
     Lora,
@@ -15,8 +15,9 @@ from dreambooth_api.models.training import (
 
 
 class ResolvedPrior(Prior):
-    """`spec.prior` with the model's defaults."""
+    """`spec.prior` with the model's defaults, and that of its target."""
 
+    empty_prompt_fraction: EmptyPromptFraction
     sampler: Sampler
     steps: SamplingSteps
     guidance_scale: GuidanceScale

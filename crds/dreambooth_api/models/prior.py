@@ -12,6 +12,7 @@ Sampler = Literal["dpm-solver++", "ddim", "euler", "pndm"]
 """Models that are trained by flow matching take that of their scheduler alone: `euler`, and most of
 Sana `dpm-solver++`."""
 SamplingSteps = Annotated[int, Field(ge=1, le=1000)]
+EmptyPromptFraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Prior(ApiModel):
@@ -26,15 +27,16 @@ class Prior(ApiModel):
     weight: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Weight of the prior loss (lambda in the paper, equation 2)."""
 
-    target: Literal["prediction", "noise"] = "noise"
+    target: Literal["prediction", "noise"] = "prediction"
     """What the class samples are trained towards. `prediction`: what the base model itself predicts
     for them, so that it stays as it was; takes one more forward pass, and with method `full` a
     frozen copy of the denoiser. `noise`: the noise that was added to them, as in the paper."""
 
-    empty_prompt_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    empty_prompt_fraction: EmptyPromptFraction | None = None
     """Fraction of the class samples with the empty prompt in place of the class's. Guidance
     subtracts the model's prediction for the empty prompt, which changes too if nothing keeps it.
-    With models that guidance was distilled into: the class's prompt, at the guidance of samples."""
+    With models that guidance was distilled into: the class's prompt, at the guidance of samples.
+    Default: 0.5 with target `prediction`, and 0 with `noise`, as in the paper."""
 
     count: Annotated[int, Field(ge=0, le=10_000)] = 200
     """How many class images to use per class. Missing ones are generated before training. 0: none;

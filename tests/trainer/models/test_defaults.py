@@ -19,11 +19,14 @@ DISTILLED = ModelDefaults(
     lora_targets=("to_q",), samplers=("euler",), max_guidance_scale=1, takes_negative_prompt=False,
 )  # fmt: skip
 EXPLICIT = {
-    "prior": {"sampler": "dpm-solver++", "steps": 20, "guidanceScale": 7.5},
+    "prior": {
+        "sampler": "dpm-solver++", "steps": 20, "guidanceScale": 7.5, "emptyPromptFraction": 0.5,
+    },
     "samples": {"sampler": "dpm-solver++", "steps": 25, "guidanceScale": 7.5},
     "training": {"resolution": 512, "lora": {"targets": ["to_q", "to_k", "to_v", "to_out.0"]}},
-}
-"""What the API gave every job while it knew Stable Diffusion 1.5 alone."""
+}  # fmt: skip
+"""What the API gave every job while it knew Stable Diffusion 1.5 alone, and the share of the empty
+prompt, which depends on the target."""
 
 
 def a_job(**spec: Any) -> dict[str, Any]:
@@ -134,6 +137,21 @@ def test_noise_is_no_target_of_guided_predictions() -> None:
     for change in ({"target": "prediction"}, {"emptyPromptFraction": 0}):
         job = fill_defaults(parsed(prior=noise | change, samples=samples), DISTILLED)
         assert not list(sampling_problems(job, DISTILLED))
+
+
+def test_the_empty_prompt_s_share_depends_on_the_target() -> None:
+    """`target: noise` alone is the paper's loss, with models of distilled guidance too."""
+    for prior, fraction in (
+        ({}, 0.5),
+        ({"target": "prediction"}, 0.5),
+        ({"target": "noise"}, 0.0),
+        ({"target": "noise", "emptyPromptFraction": 0.5}, 0.5),
+        ({"emptyPromptFraction": 0}, 0.0),
+    ):
+        assert resolve(a_job(prior=prior)).spec.prior.empty_prompt_fraction == fraction
+    samples = {"guidanceScale": 1}
+    job = fill_defaults(parsed(prior={"target": "noise"}, samples=samples), DISTILLED)
+    assert not list(sampling_problems(job, DISTILLED))
 
 
 def test_class_images_that_are_not_generated_need_no_sampler() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_api.contract.termination import Termination
-from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_api.models.training import Training
 from dreambooth_storage import Storage, StorageSettings, TransferPolicy, Written
 from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS
@@ -27,6 +27,8 @@ from dreambooth_trainer.preflight.check import check_job
 from dreambooth_trainer.preflight.objective import check_objective
 from dreambooth_trainer.preflight.report import PreflightReport
 from dreambooth_trainer.process.errors import BadConfigError
+from dreambooth_trainer.resume.former_defaults import KEPT
+from dreambooth_trainer.resume.run_record import write_run_record
 from tests.corpus.encoders import write_encoder
 
 Job = dict[str, Any]
@@ -192,6 +194,33 @@ def test_captions_and_prompts_of_class_images_are_checked(job: Job, tmp_path: Pa
     caption.write_text("a photo of sks mug")
     [error] = errors(job)
     assert "the caption of 0.png contains the identifier 'sks'" in error
+
+
+def test_a_run_of_an_earlier_version_keeps_the_loss_it_began_with(job: Job) -> None:
+    """As the API server, which fills today's default into a job that was stored without one."""
+    storage = Storage(StorageSettings())
+    begun = examine(job).job
+    assert begun is not None
+    assert begun.spec.prior.target == "prediction"
+    layout = output_layout(begun)
+    write_run_record(
+        storage, layout, begun, attempt=0, world_size=1, global_batch=1, hashes={}, seeds={}
+    )
+    assert examine(job).job == begun
+    record = json.loads(storage.read(layout.run_record))
+    for name in ("target", "emptyPromptFraction"):
+        del record["job"]["spec"]["prior"][name]
+    storage.write(layout.run_record, json.dumps(record).encode())
+    for attempt in (1, 2):  # the first one after the upgrade writes the record anew
+        report = examine(job)
+        assert report.job is not None
+        assert report.job.spec.prior.target == "noise"
+        assert report.job.spec.prior.empty_prompt_fraction == 0
+        assert KEPT in report.warnings
+        write_run_record(
+            storage, layout, report.job,
+            attempt=attempt, world_size=1, global_batch=1, hashes={}, seeds={},
+        )  # fmt: skip
 
 
 def test_only_bad_images_are_an_error(job: Job, tmp_path: Path) -> None:

@@ -233,6 +233,24 @@ def test_a_run_of_a_version_with_other_fields_goes_on(run: Run) -> None:
     ]
 
 
+def test_a_run_from_before_other_targets_trained_towards_noise(run: Run) -> None:
+    first = run.attempt(prior={"target": "noise"})
+    write_run_record(
+        run.storage, first.layout, first.job,
+        attempt=0, world_size=1, global_batch=8, hashes=HASHES, seeds={},
+    )  # fmt: skip
+    record = json.loads(run.record.read_text())
+    del record["job"]["spec"]["prior"]["target"]
+    del record["job"]["spec"]["prior"]["emptyPromptFraction"]
+    run.record.write_text(json.dumps(record))
+    check_config(run.attempt(prior={"target": "noise"}), manifest(of="older"))
+    message = refusal(check_config, run.attempt(), manifest(of="older"))
+    assert message.splitlines()[1:] == [
+        "  spec.prior.emptyPromptFraction: 0.0 then, 0.5 now",
+        '  spec.prior.target: "noise" then, "prediction" now',
+    ]
+
+
 def test_without_the_record_a_changed_job_is_refused_all_the_same(run: Run) -> None:
     run.record.unlink()
     assert "run.json" in refusal(check_config, run.attempt(training={"seed": 2}), manifest())

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.cache import image_pools
 from dreambooth_trainer.data.class_images import prepare_class_images
@@ -24,7 +23,7 @@ from dreambooth_trainer.resolved_job import ResolvedJob
 class Dataset:
     """Groups of images, the subjects' first; `classes` has one group per class noun."""
 
-    job: DreamBoothJob
+    job: ResolvedJob
     subjects: Sequence[ImageGroup]
     classes: dict[str, ImageGroup]
 

@@ -45,6 +45,10 @@ class ModelDefaults:
     takes_negative_prompt: bool = True
 
 
+EMPTY_PROMPT_FRACTIONS = {"prediction": 0.5, "noise": 0.0}
+"""Default of `prior.emptyPromptFraction` by `prior.target`: what was measured best, and the
+paper's."""
+
 DENSITIES: Mapping[str, Mapping[str, float]] = {
     "uniform": {},
     "logit-normal": {"mean": 0.0, "std": 1.0},
@@ -73,7 +77,12 @@ def fill_defaults(
     spec = config["spec"]
     training = spec["training"]
     sampling = {"sampler": defaults.sampler, "guidanceScale": defaults.guidance_scale}
-    spec["prior"] = {**sampling, "steps": defaults.class_image_steps, **spec["prior"]}
+    spec["prior"] = {
+        **sampling,
+        "steps": defaults.class_image_steps,
+        "emptyPromptFraction": EMPTY_PROMPT_FRACTIONS[spec["prior"]["target"]],
+        **spec["prior"],
+    }
     spec["samples"] = {**sampling, "steps": defaults.sample_steps, **spec["samples"]}
     training["lora"] = {"targets": list(defaults.lora_targets), **training["lora"]}
     training = spec["training"] = {"resolution": defaults.resolution, **training}

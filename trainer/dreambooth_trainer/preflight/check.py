@@ -23,6 +23,7 @@ from dreambooth_trainer.preflight.resources import check_grace_period, check_mem
 from dreambooth_trainer.preflight.resume import check_source
 from dreambooth_trainer.preflight.writing import check_writing
 from dreambooth_trainer.process.errors import BadConfigError
+from dreambooth_trainer.resume.former_defaults import KEPT, keep_former_defaults
 
 
 def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
@@ -31,12 +32,17 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
     Of weights, only headers and sizes are checked. Errors are collected in the report:
     `TrainerError` and `StorageError` are not raised.
     """
-    report = PreflightReport(warnings=advice(job))
+    report = PreflightReport()
     check_writing(job, storage, report)
     # Every further check would wait for all retries, one after the other.
     if report.unreachable:
         report.warnings.append("images and model were not checked, as storage does not answer")
         return report
+    with report.collecting():
+        if kept := keep_former_defaults(job, storage):
+            job = kept
+            report.warnings.append(KEPT)
+    report.warnings += advice(job)
     config = None
     with report.collecting():
         config = read_model_config(job.spec.model, storage)

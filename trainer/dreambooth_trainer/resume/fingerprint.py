@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_trainer.resolved_job import ResolvedJob
+from dreambooth_trainer.resume.former_defaults import with_former_defaults
 
 SECTIONS = ("model", "subjects", "prior", "training")
 """Parts of the spec that a state depends on."""
@@ -85,7 +86,7 @@ def _values(node: Any, path: str) -> Iterator[tuple[str, JsonValue]]:
 
 def changes_since(earlier: Any, job: ResolvedJob) -> list[str]:
     """One line for each setting that has changed since an earlier job, as run.json has it."""
-    then = relevant(resolved(DreamBoothJob.model_validate(earlier)))
+    then = relevant(resolved(DreamBoothJob.model_validate(with_former_defaults(earlier))))
     now = relevant(resolved(job))
     # Runs of earlier versions, whose jobs do not name the model's own values, trained with them.
     if f"{SAMPLING}shift" not in then:

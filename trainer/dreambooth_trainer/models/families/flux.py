@@ -38,7 +38,7 @@ class Flux(PackedFamily):
             steps=28,
             guidance_scale=3.5,
             is_gated=True,
-            memory=GpuMemory(79.6, 253.1, 32.7, 202.5),
+            memory=GpuMemory(79.6, 275.3, 32.7, 224.7),
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.1-Krea-dev",
@@ -48,7 +48,7 @@ class Flux(PackedFamily):
             steps=28,
             guidance_scale=3.5,
             is_gated=True,
-            memory=GpuMemory(79.6, 253.1, 32.7, 202.5),
+            memory=GpuMemory(79.6, 275.3, 32.7, 224.7),
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.1-schnell",
@@ -59,7 +59,7 @@ class Flux(PackedFamily):
             guidance_scale=1.0,
             is_gated=True,
             note=SCHNELL_NOTE,
-            memory=GpuMemory(76.5, 247.7, 32.6, 202.2),
+            memory=GpuMemory(76.5, 269.8, 32.6, 224.3),
         ),
     )
     pipeline_class = FluxPipeline

@@ -35,7 +35,7 @@ class Flux2Dev(Flux2):
             steps=50,
             guidance_scale=4.0,
             is_gated=True,
-            memory=GpuMemory(218.6, 625.2, 106.4, 545.3),
+            memory=GpuMemory(218.6, 685.2, 106.4, 605.3),
         ),
     )
     pipeline_class = Flux2Pipeline

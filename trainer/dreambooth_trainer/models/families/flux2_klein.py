@@ -40,7 +40,7 @@ class Flux2Klein(Flux2):
             resolution=1024,
             steps=50,
             guidance_scale=4.0,
-            memory=GpuMemory(45.3, 99.4, 16.1, 70.2),
+            memory=GpuMemory(45.3, 106.6, 16.1, 77.4),
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.2-klein-base-9B",
@@ -50,7 +50,7 @@ class Flux2Klein(Flux2):
             steps=50,
             guidance_scale=4.0,
             is_gated=True,
-            memory=GpuMemory(79.3, 200.2, 33.7, 158.2),
+            memory=GpuMemory(79.3, 217.1, 33.7, 175.1),
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.2-klein-4B",
@@ -60,7 +60,7 @@ class Flux2Klein(Flux2):
             steps=4,
             guidance_scale=1.0,
             note=DISTILLED_NOTE,
-            memory=GpuMemory(45.3, 99.4, 16.1, 69.0),
+            memory=GpuMemory(45.3, 106.6, 16.1, 76.2),
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.2-klein-9B",
@@ -71,7 +71,7 @@ class Flux2Klein(Flux2):
             guidance_scale=1.0,
             is_gated=True,
             note=DISTILLED_NOTE,
-            memory=GpuMemory(79.3, 200.2, 33.7, 156.6),
+            memory=GpuMemory(79.3, 217.1, 33.7, 173.5),
         ),
     )
     pipeline_class = Flux2KleinPipeline

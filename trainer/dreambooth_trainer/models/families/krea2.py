@@ -75,7 +75,7 @@ class Krea2(VideoVaeFamily):
             steps=28,
             guidance_scale=4.5,
             is_gated=True,
-            memory=GpuMemory(127.3, 298.1, 35.3, 220.3),
+            memory=GpuMemory(127.3, 322.0, 35.3, 244.2),
         ),
         PublishedModel(
             "hf://krea/Krea-2-Turbo",
@@ -86,7 +86,7 @@ class Krea2(VideoVaeFamily):
             guidance_scale=0.0,
             is_gated=True,
             note=TURBO_NOTE,
-            memory=GpuMemory(127.3, 298.1, 35.3, 218.7),
+            memory=GpuMemory(127.3, 322.0, 35.3, 242.6),
         ),
     )
     pipeline_class = Krea2Pipeline

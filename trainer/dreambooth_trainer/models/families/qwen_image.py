@@ -43,7 +43,7 @@ class QwenImage(VideoVaeFamily):
             resolution=1328,
             steps=50,
             guidance_scale=4.0,
-            memory=GpuMemory(153.0, 457.6, 55.3, 345.8),
+            memory=GpuMemory(153.0, 495.7, 55.3, 383.9),
         ),
         PublishedModel(
             "hf://Qwen/Qwen-Image",
@@ -52,7 +52,7 @@ class QwenImage(VideoVaeFamily):
             resolution=1328,
             steps=50,
             guidance_scale=4.0,
-            memory=GpuMemory(153.0, 457.6, 55.3, 345.8),
+            memory=GpuMemory(153.0, 495.7, 55.3, 383.9),
         ),
     )
     pipeline_class = QwenImagePipeline

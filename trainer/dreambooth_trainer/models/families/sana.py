@@ -65,7 +65,7 @@ class Sana(FlowFamily):
             steps=20,
             guidance_scale=4.5,
             sampler="dpm-solver++",
-            memory=GpuMemory(13.6, 34.3, 10.1, 29.4),
+            memory=GpuMemory(13.6, 37.3, 10.1, 32.4),
         ),
         PublishedModel(
             "hf://Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers",

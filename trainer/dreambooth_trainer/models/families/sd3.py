@@ -59,7 +59,7 @@ class StableDiffusion3(FlowFamily):
             steps=28,
             guidance_scale=4.5,
             is_gated=True,
-            memory=GpuMemory(23.3, 60.8, 16.4, 41.3),
+            memory=GpuMemory(23.3, 65.0, 16.4, 45.5),
         ),
         PublishedModel(
             "hf://stabilityai/stable-diffusion-3.5-large",

@@ -58,7 +58,7 @@ class StableDiffusionXL(DDPMFamily):
             resolution=1024,
             steps=30,
             guidance_scale=5.0,
-            memory=GpuMemory(21.1, 51.2, 9.6, 45.3),
+            memory=GpuMemory(21.1, 56.0, 9.6, 50.1),
         ),
     )
     pipeline_class = StableDiffusionXLPipeline

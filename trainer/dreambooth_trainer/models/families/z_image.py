@@ -54,7 +54,7 @@ class ZImage(FlowFamily):
             resolution=1024,
             steps=28,
             guidance_scale=4.0,
-            memory=GpuMemory(86.0, 202.6, 20.5, 107.8),
+            memory=GpuMemory(86.0, 214.1, 20.5, 119.3),
         ),
         PublishedModel(
             "hf://Tongyi-MAI/Z-Image-Turbo",
