@@ -19,8 +19,8 @@ REGISTRY ?=
 TAG ?=
 BASE_IMAGE ?=
 TORCH_VARIANT ?=
-# One more than cores, as half of the time is spent waiting; each has one thread.
-WORKERS ?= 3
+# Two for each of two cores, as half of the time is spent waiting; each has one thread.
+WORKERS ?= 4
 # Of the benchmarks on a GPU.
 WHEELS ?= wheels-gpu
 GPU_VENV ?= .venv-gpu
