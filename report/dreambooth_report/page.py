@@ -236,7 +236,7 @@ def _score(value: float) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.3g}"
+    return _scientific(value) if 0 < abs(value) < 1e-3 else f"{value:.3g}"
 
 
 def _scientific(value: float) -> str:

@@ -135,6 +135,13 @@ def test_without_a_choice_no_choice_is_shown(tmp_path: Path) -> None:
     assert "Choice of the checkpoint" not in build(write_run(tmp_path, result=alone))
 
 
+def test_small_numbers_fit_beside_a_chart(tmp_path: Path) -> None:
+    small = [{"step": 200 * n, "score": n * 1e-5} for n in (1, 2, 3)]
+    root = write_run(tmp_path, result=RESULT | {"evaluations": small})
+    (tmp_path / "run/scores.json").write_bytes(example_scores().encode())
+    assert ">2e-5</text>" in build(root)
+
+
 def test_every_picture_has_a_text_and_a_size_and_is_embedded(page: str) -> None:
     pictures = Parser(page).all("img")
     assert len(pictures) == 5 + 4 + 3 * 4 * 5 + 3
