@@ -45,7 +45,7 @@ def selector(
     return CheckpointSelector(
         attempt,
         Settings.model_validate({"every": 10, **settings}),
-        lambda step: Evaluation(step, scores[step]),
+        lambda step: Evaluation(step, scores[step], scores[step].get("classFidelity")),
         lambda: None,
     )
 
@@ -84,3 +84,14 @@ def test_what_is_exported_is_reported_as_the_best(attempt: Attempt) -> None:
     assert best is not None
     assert best.step == 20
     assert best.score == pytest.approx(0.15)
+
+
+def test_a_model_that_has_lost_the_class_is_not_the_best(attempt: Attempt) -> None:
+    kept = {"subjectSimilarity": 0.5, "promptSimilarity": 0.3, "classFidelity": 0.6}
+    chosen = selector(attempt, {10: kept, 20: {**SIMILAR, "classFidelity": 0.1}})
+    chosen.evaluate(10)
+    chosen.evaluate(20)
+    assert chosen.is_best(10)
+    assert chosen.has_lost_class(20)
+    result: dict[str, Any] = dict(chosen.result(10))
+    assert [each["passedOver"] for each in result["evaluations"]] == [False, True]
