@@ -23,10 +23,14 @@ EXPLICIT = {
         "sampler": "dpm-solver++", "steps": 20, "guidanceScale": 7.5, "emptyPromptFraction": 0.5,
     },
     "samples": {"sampler": "dpm-solver++", "steps": 25, "guidanceScale": 7.5},
-    "training": {"resolution": 512, "lora": {"targets": ["to_q", "to_k", "to_v", "to_out.0"]}},
+    "training": {
+        "resolution": 512,
+        "lora": {"targets": ["to_q", "to_k", "to_v", "to_out.0"]},
+        "optimizer": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+    },
 }  # fmt: skip
-"""What the API gave every job while it knew Stable Diffusion 1.5 alone, and the share of the empty
-prompt, which depends on the target."""
+"""What the API gave every job while it knew Stable Diffusion 1.5 and AdamW alone, and the share of
+the empty prompt, which depends on the target."""
 
 
 def a_job(**spec: Any) -> dict[str, Any]:
@@ -59,6 +63,12 @@ def test_what_a_job_sets_wins() -> None:
     filled = fill_defaults(parsed(**EXPLICIT, evaluation={"count": 8}), DISTILLED)
     given = parsed(**EXPLICIT, evaluation={"count": 8})
     assert filled.model_dump() == given.model_dump()
+
+
+def test_numbers_of_the_optimizer_are_its_own() -> None:
+    lion = fill_defaults(parsed(training={"optimizer": {"name": "lion"}}), DISTILLED)
+    found = lion.spec.training.optimizer
+    assert (found.beta1, found.beta2, found.epsilon) == (0.9, 0.99, None)
 
 
 FLOW = {
