@@ -14,7 +14,7 @@ LOCAL = "file://"
 
 
 def picture_folders(root: str, job: DreamBoothJob, *, is_trusted: bool) -> list[str]:
-    """The folders of a run's pictures: its own, its subjects', and that of its class images.
+    """The folders of a run's pictures: its own, its subjects', and those of its class images.
 
     Args:
         root: URI of the run's folder.
@@ -23,6 +23,8 @@ def picture_folders(root: str, job: DreamBoothJob, *, is_trusted: bool) -> list[
             not on this machine, then no files of this machine are shown.
     """
     folders = [*(subject.images for subject in job.spec.subjects), prior_cache(job)]
+    if job.spec.prior.images:
+        folders.append(job.spec.prior.images)
     if not is_trusted and not root.startswith(LOCAL):
         folders = [folder for folder in folders if not folder.startswith(LOCAL)]
     return [root, *folders]

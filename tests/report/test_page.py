@@ -78,12 +78,13 @@ def test_a_run_from_elsewhere_shows_no_files_of_this_machine() -> None:
                     {"identifier": "sks", "classNoun": "mug", "images": "file:///home/me"},
                     {"identifier": "zwx", "classNoun": "mug", "images": "s3://bucket/mug"},
                 ],
+                "prior": {"images": "s3://bucket/mugs"},
                 "output": "s3://bucket/out",
             },
         }
     )
     root = "s3://bucket/out/default/mug/1"
-    shown = {root, "s3://bucket/mug", "s3://bucket/out/prior-cache"}
+    shown = {root, "s3://bucket/mug", "s3://bucket/mugs", "s3://bucket/out/prior-cache"}
     assert set(picture_folders(root, job, is_trusted=False)) == shown
     assert set(picture_folders(root, job, is_trusted=True)) == shown | {"file:///home/me"}
 
