@@ -218,6 +218,9 @@ def test_output_in_a_folder_of_one_of_many_nodes_is_a_warning() -> None:
 def test_usual_job_has_no_warnings() -> None:
     assert warnings(load(JOB)) == []
     assert warnings(load(JOB + "  training: {method: full, learningRate: 5e-6}\n")) == []
+    # A factor on the rate that the optimizer finds.
+    prodigy = "{method: full, learningRate: 1, optimizer: {name: prodigy}}"
+    assert warnings(load(f"{JOB}  training: {prodigy}\n")) == []
 
 
 @pytest.mark.parametrize("field", ["namespace", "uid"])

@@ -113,7 +113,9 @@ def _prior(spec: Spec) -> Iterator[str]:
 def _training(spec: Spec) -> Iterator[str]:
     training = spec.training
     real = training.resolution is None or training.resolution >= LARGE_RESOLUTION
-    if training.method == "full" and real and training.learning_rate > HIGH_FULL_RATE:
+    is_factor = training.optimizer.name == "prodigy"
+    is_high = training.learning_rate > HIGH_FULL_RATE and not is_factor
+    if training.method == "full" and real and is_high:
         yield (
             f"spec.training.learningRate: {training.learning_rate:g} is high for full fine-tuning;"
             " 1e-6 to 5e-6 are usual"
