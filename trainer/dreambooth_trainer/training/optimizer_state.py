@@ -18,7 +18,10 @@ STATES: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("exp_avg_sq",),
     ),
     "Lion": (("exp_avg",),),
-    "Prodigy": (("exp_avg", "exp_avg_sq", "s", "p0"),),
+    "Prodigy": (
+        ("exp_avg", "exp_avg_sq", "s", "p0"),
+        ("exp_avg_sq", "s", "p0"),  # with a beta1 of 0
+    ),
 }
 """What an optimizer of each class keeps of a parameter, beside the number of updates."""
 ESTIMATE = ("d", "d_max", "d_numerator", "k")
@@ -62,6 +65,8 @@ def restore_optimizer(
     optimizer: Optimizer, trained: TrainableParameters, tensors: Mapping[str, Tensor]
 ) -> None:
     """Load the result of `optimizer_tensors`; raises `KeyError` when a tensor is missing."""
+    if COUNT not in tensors:
+        return  # of before the first update: fp16 may have skipped all steps until then
     count = tensors[COUNT]
     for name, parameter in trained.all.items():
         device = parameter.device
