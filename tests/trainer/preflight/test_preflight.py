@@ -208,6 +208,13 @@ def test_a_run_of_an_earlier_version_keeps_the_loss_it_began_with(job: Job) -> N
     )
     assert examine(job).job == begun
     record = json.loads(storage.read(layout.run_record))
+    record["job"]["spec"]["prior"]["emptyPromptFraction"] = 0.0  # its default was that of noise
+    storage.write(layout.run_record, json.dumps(record).encode())
+    report = examine(job)
+    assert report.job is not None
+    assert report.job.spec.prior.target == "prediction"
+    assert report.job.spec.prior.empty_prompt_fraction == 0
+    assert KEPT not in report.warnings
     for name in ("target", "emptyPromptFraction"):
         del record["job"]["spec"]["prior"][name]
     storage.write(layout.run_record, json.dumps(record).encode())

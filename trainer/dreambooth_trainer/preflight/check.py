@@ -39,9 +39,10 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
         report.warnings.append("images and model were not checked, as storage does not answer")
         return report
     with report.collecting():
-        if kept := keep_former_defaults(job, storage):
-            job = kept
+        kept = keep_former_defaults(job, storage)
+        if kept.spec.prior.target != job.spec.prior.target:
             report.warnings.append(KEPT)
+        job = kept
     report.warnings += advice(job)
     config = None
     with report.collecting():

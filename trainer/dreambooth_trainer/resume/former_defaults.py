@@ -23,19 +23,23 @@ def with_former_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "spec": {**spec, "prior": {**PRIOR, **spec.get("prior", {})}}}
 
 
-def keep_former_defaults(job: DreamBoothJob, storage: Storage) -> DreamBoothJob | None:
-    """The job with the prior loss that its run began with; None if that is the job's already.
+def keep_former_defaults(job: DreamBoothJob, storage: Storage) -> DreamBoothJob:
+    """The job with the prior loss that its run began with, if it has begun.
 
     Raises:
         StorageError: run.json cannot be read.
     """
     record = read_run_record(storage, output_layout(job))
     if record is None:
-        return None
+        return job
+    prior = job.spec.prior
     # Not whether run.json names the field: the attempts after an upgrade write it again.
     began = with_former_defaults(record["job"])["spec"]["prior"]
-    if began["target"] != "noise" or job.spec.prior.target == "noise":
-        return None
-    kept = {"target": "noise", "empty_prompt_fraction": float(began["emptyPromptFraction"])}
-    prior = job.spec.prior.model_copy(update=kept)
-    return job.model_copy(update={"spec": job.spec.model_copy(update={"prior": prior})})
+    kept = {"empty_prompt_fraction": float(began["emptyPromptFraction"])}
+    if began["target"] == "noise" and prior.target != "noise":
+        kept_prior = prior.model_copy(update={"target": "noise", **kept})
+    elif began["target"] == prior.target and prior.empty_prompt_fraction is None:
+        kept_prior = prior.model_copy(update=kept)
+    else:
+        return job
+    return job.model_copy(update={"spec": job.spec.model_copy(update={"prior": kept_prior})})
