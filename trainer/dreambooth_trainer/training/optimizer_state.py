@@ -1,6 +1,7 @@
 """The state of the optimizer and of fp16's gradient scaler as named tensors, for checkpoints."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,15 +34,17 @@ SCALER = ("scale", "_growth_tracker")
 def optimizer_tensors(optimizer: Optimizer, trained: TrainableParameters) -> dict[str, Tensor]:
     """The optimizer's state by name: `exp_avg/<name of a parameter>` and so on, and `COUNT`.
 
-    Empty before the first update.
+    It has the same tensors before the first update, which fp16 may have skipped, as later: those of
+    an attempt's first save are the ones that are saved.
     """
     states = optimizer.state
-    if not states:
-        return {}
+    for parameter in trained.all.values():
+        if parameter not in states:
+            states[parameter] = _before_updates(optimizer, parameter)
     tensors = {
         f"{key}/{name}": states[parameter][key]
         for name, parameter in trained.all.items()
-        for key in _kept(optimizer, states.get(parameter, {}))
+        for key in _kept(optimizer, states[parameter])
     }
     # All parameters have the same count, so that one stands for all. Lion has none.
     count = next(iter(states.values())).get("step", 0)
@@ -55,6 +58,32 @@ def optimizer_tensors(optimizer: Optimizer, trained: TrainableParameters) -> dic
     }
 
 
+def _before_updates(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
+    """What the optimizer itself creates for a parameter at its first update."""
+    zeros = torch.zeros_like(parameter)
+    match type(optimizer).__name__:
+        case "AdamW":
+            device = parameter.device if optimizer.defaults["fused"] else "cpu"
+            step = torch.zeros((), device=device)
+            return {"step": step, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+        case "Adafactor" if parameter.dim() < 2:
+            return {"step": 0, "exp_avg_sq": zeros}
+        case "Adafactor":
+            row, column = zeros[..., 0].clone(), zeros[..., 0, :].clone()
+            return {"step": 0, "exp_avg_sq_row": row, "exp_avg_sq_col": column}
+        case "Lion":
+            return {"exp_avg": zeros}
+    start = parameter.detach().flatten().clone()
+    first = {"exp_avg": zeros.clone()} if optimizer.defaults["betas"][0] > 0 else {}
+    return {
+        "step": 0,
+        "s": torch.zeros_like(start),
+        "p0": start if start.any() else start.new_zeros(()),
+        **first,
+        "exp_avg_sq": zeros,
+    }
+
+
 def _kept(optimizer: Optimizer, names: Mapping[str, object]) -> tuple[str, ...]:
     """The names of what is kept of a parameter, out of those that there are."""
     alternatives = STATES[type(optimizer).__name__]
@@ -65,8 +94,6 @@ def restore_optimizer(
     optimizer: Optimizer, trained: TrainableParameters, tensors: Mapping[str, Tensor]
 ) -> None:
     """Load the result of `optimizer_tensors`; raises `KeyError` when a tensor is missing."""
-    if COUNT not in tensors:
-        return  # of before the first update: fp16 may have skipped all steps until then
     count = tensors[COUNT]
     for name, parameter in trained.all.items():
         device = parameter.device
