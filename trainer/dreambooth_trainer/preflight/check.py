@@ -38,11 +38,12 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
     if report.unreachable:
         report.warnings.append("images and model were not checked, as storage does not answer")
         return report
-    with report.collecting():
-        kept = keep_former_defaults(job, storage)
-        if kept.spec.prior.target != job.spec.prior.target:
-            report.warnings.append(KEPT)
-        job = kept
+    if not report.errors:  # else the output cannot be read either, and an error says so
+        with report.collecting():
+            kept = keep_former_defaults(job, storage)
+            if kept.spec.prior.target != job.spec.prior.target:
+                report.warnings.append(KEPT)
+            job = kept
     report.warnings += advice(job)
     config = None
     with report.collecting():
