@@ -48,7 +48,7 @@ endif
 	@touch $@
 
 # With everything there, what is enough is there too.
-demo: $(or $(wildcard $(READY)),$(RUN_READY)) ## fine-tune tiny-sd on a subject: 2 pods on this machine, real S3, 2 to 3 minutes
+demo: $(or $(wildcard $(READY)),$(RUN_READY)) ## fine-tune tiny-sd on a subject: 2 pods on this machine, real S3, 4 to 5 minutes
 	@unset OMP_NUM_THREADS; $(BIN)/dreambooth run examples/quickstart.yaml --state .dreambooth-demo \
 		--upload examples/tiny-sd/model=s3://dreambooth/models/tiny-sd \
 		--upload examples/tiny-sd/clip=s3://dreambooth/models/tiny-clip \
