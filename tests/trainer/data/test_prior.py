@@ -14,10 +14,10 @@ from PIL import Image
 
 from dreambooth_api.models.prior import Sampler
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.data.class_image_cache import ClassImageRecipe
-from dreambooth_trainer.data.class_images import ClassImageSet, load_class_images
 from dreambooth_trainer.data.images import read_pixels
-from dreambooth_trainer.data.own_class_images import load_own_class_images
+from dreambooth_trainer.data.prior.class_image_cache import ClassImageRecipe
+from dreambooth_trainer.data.prior.class_images import ClassImageSet, load_class_images
+from dreambooth_trainer.data.prior.own_class_images import load_own_class_images
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.process.chunks import CHUNK_SIZE
 from dreambooth_trainer.process.distributed import Ranks
@@ -303,9 +303,9 @@ from dreambooth_trainer.resolved_job import ResolvedJob
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.process.chunks import CHUNK_SIZE
 from dreambooth_trainer.process.distributed import join_ranks
-from dreambooth_trainer.data.class_images import load_class_images
+from dreambooth_trainer.data.prior.class_images import load_class_images
 from dreambooth_trainer.data.images import read_pixels
-from dreambooth_trainer.data.own_class_images import OwnClassImages
+from dreambooth_trainer.data.prior.own_class_images import OwnClassImages
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_storage import Storage, StorageSettings

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dreambooth_api.models.job import DreamBoothJob, resolved
-from dreambooth_trainer.data.class_image_cache import ClassImageRecipe
+from dreambooth_trainer.data.prior.class_image_cache import ClassImageRecipe
 from dreambooth_trainer.models.defaults import ModelDefaults, fill_defaults
 from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS
 from dreambooth_trainer.preflight.sampling import sampling_problems

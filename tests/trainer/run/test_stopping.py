@@ -27,7 +27,7 @@ CHECKPOINTS = {"every": 2}
 
 MOMENTS = {
     "loading the model": ("dreambooth_trainer.run.train:load_family", 1),
-    "making class images": ("dreambooth_trainer.data.class_images:generate_images", 1),
+    "making class images": ("dreambooth_trainer.data.prior.class_images:generate_images", 1),
     "a denoising step": (
         "dreambooth_trainer.models.families.stable_diffusion:StableDiffusion.sampling_arguments",
         1,

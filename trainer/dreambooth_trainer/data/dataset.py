@@ -7,11 +7,11 @@ from functools import partial
 
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.cache import image_pools
-from dreambooth_trainer.data.class_images import prepare_class_images
 from dreambooth_trainer.data.crops import variants
 from dreambooth_trainer.data.images import load_images
 from dreambooth_trainer.data.latents import ImageGroup
-from dreambooth_trainer.data.own_class_images import OwnClassImages
+from dreambooth_trainer.data.prior.class_images import prepare_class_images
+from dreambooth_trainer.data.prior.own_class_images import OwnClassImages
 from dreambooth_trainer.data.sampler import TrainingSampler
 from dreambooth_trainer.data.subjects import SubjectData, load_subject
 from dreambooth_trainer.models import Family

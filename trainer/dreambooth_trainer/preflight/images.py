@@ -2,7 +2,7 @@
 
 from dreambooth_storage import Storage
 from dreambooth_trainer.data.images import load_images
-from dreambooth_trainer.data.own_class_images import FIELD, load_own_class_images
+from dreambooth_trainer.data.prior.own_class_images import FIELD, load_own_class_images
 from dreambooth_trainer.data.subjects import load_subject
 from dreambooth_trainer.preflight.prompts import Prompts
 from dreambooth_trainer.preflight.report import PreflightReport

@@ -22,7 +22,7 @@ from dreambooth_trainer.data.dataset import (
     subject_groups,
 )
 from dreambooth_trainer.data.latents import LatentStore
-from dreambooth_trainer.data.own_class_images import load_own_class_images
+from dreambooth_trainer.data.prior.own_class_images import load_own_class_images
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.samples import SampleWriter
 from dreambooth_trainer.models import Family, load_family

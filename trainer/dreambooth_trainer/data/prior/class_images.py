@@ -14,9 +14,9 @@ import torch
 from dreambooth_api.models.job import prior_cache
 from dreambooth_storage import Storage
 from dreambooth_trainer.attempt import Attempt
-from dreambooth_trainer.data.class_image_cache import ClassImageCache, ClassImageRecipe
 from dreambooth_trainer.data.images import SourceImage
-from dreambooth_trainer.data.own_class_images import FIELD, OwnClassImages
+from dreambooth_trainer.data.prior.class_image_cache import ClassImageCache, ClassImageRecipe
+from dreambooth_trainer.data.prior.own_class_images import FIELD, OwnClassImages
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters import PRECISIONS
 from dreambooth_trainer.models.generate import ImageRequest, generate_images
