@@ -31,6 +31,7 @@ FOLDERS: Mapping[str, Files] = {
     },
     "a LoRA of diffusers": {"pytorch_lora_weights.safetensors": {}, "README.md": {}},
     "a LoRA of peft": {"adapter_config.json": {"peft_type": "LORA"}, "adapter_model.bin": {}},
+    "ComfyUI's models": {"checkpoints/a.safetensors": {}, "vae/b.safetensors": {}},
     "city96/FLUX.1-dev-gguf": {"flux1-dev-Q8_0.gguf": {}, "README.md": {}},
 }
 """Files by repository, or by kind."""

@@ -169,3 +169,34 @@ def test_a_negative_prompt_without_guidance_is_a_warning(
     assert not errors
     [warning] = [each for each in warnings if "negativePrompt" in each]
     assert f"has no effect without guidance, at a guidanceScale of {scale:g}; use one" in warning
+
+
+SCHNELL = ("flux", "transformer/config.json", {"guidance_embeds": False})
+TURBO = ("z_image", "scheduler/scheduler_config.json", {"shift": 3.0})
+
+
+def test_a_guidance_scale_that_schnell_ignores_is_refused(job: MakeJob, tmp_path: Path) -> None:
+    name, file, settings = SCHNELL
+    folder = Path(shutil.copytree(build(name), tmp_path / "model"))
+    change(folder / file, **settings)
+    errors, _ = check(job(model={"source": str(folder)}, samples={"guidanceScale": 3.5}))
+    assert errors == [
+        "spec.samples.guidanceScale: the model takes at most 1 (got 3.5); use 1, or remove it"
+    ]
+
+
+@pytest.mark.parametrize("section", ["samples", "prior"])
+def test_guidance_of_a_model_that_was_distilled_without_it_is_a_warning(
+    job: MakeJob, tmp_path: Path, section: str
+) -> None:
+    name, file, settings = TURBO
+    folder = Path(shutil.copytree(build(name), tmp_path / "model"))
+    change(folder / file, **settings)
+    errors, warnings = check(job(model={"source": str(folder)}, **{section: {"guidanceScale": 4}}))
+    assert not errors
+    assert [each for each in warnings if "guidance" in each.split(":")[0].lower()] == [
+        f"spec.{section}.guidanceScale: the model was distilled to be sampled without guidance (got"
+        " 4), with which its images are worse; remove it"
+    ]
+    _, warnings = check(job(model={"source": str(folder)}))
+    assert not [each for each in warnings if "guidanceScale" in each]

@@ -50,6 +50,10 @@ SENTENCES = {
     ),
     "a LoRA of diffusers": "is a LoRA, not a model; name the model that it was trained on",
     "a LoRA of peft": "is a LoRA, not a model; name the model that it was trained on",
+    "ComfyUI's models": (
+        "has no model_index.json; name the folder that holds it, or a file"
+        " (checkpoints/a.safetensors) with spec.model.layout set to single-file"
+    ),
     "city96/FLUX.1-dev-gguf": (
         "holds GGUF files, quantized for inference, which cannot be trained; name the model with"
         " its original weights"

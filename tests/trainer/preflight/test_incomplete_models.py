@@ -41,6 +41,17 @@ def lose_shard(model: Path) -> None:
     (model / "unet" / "diffusion_pytorch_model-00002-of-00003.safetensors").unlink()
 
 
+def lose_index(model: Path) -> None:
+    models.sharded(model)
+    (model / "unet" / "diffusion_pytorch_model.safetensors.index.json").unlink()
+
+
+def quantize(model: Path) -> None:
+    weights = models.load_file(model / UNET)
+    rounded = {name: value.to(torch.float8_e4m3fn) for name, value in weights.items()}
+    save_file(rounded, model / UNET, {"format": "pt"})
+
+
 def damage_shard(model: Path) -> None:
     models.sharded(model)
     truncate(model / "unet" / "diffusion_pytorch_model-00003-of-00003.safetensors")
@@ -79,6 +90,16 @@ PROBLEMS: dict[str, tuple[Callable[[Path], object], str]] = {
         lose_shard,
         "unet/diffusion_pytorch_model-00002-of-00003.safetensors is missing, which"
         " unet/diffusion_pytorch_model.safetensors.index.json names; copy it too",
+    ),
+    "shards without their index": (
+        lose_index,
+        "unet/diffusion_pytorch_model.safetensors.index.json is missing, which tells what each"
+        " shard holds; copy it too",
+    ),
+    "weights in fp8": (
+        quantize,
+        f"{UNET} holds weights of the type F8_E4M3, which are quantized for inference and cannot be"
+        " trained; name the model with its original weights",
     ),
     "a truncated shard": (
         damage_shard,
@@ -178,6 +199,17 @@ SDXL_TEXT = {
 }
 SINGLE_FILES = {
     "a LoRA": ({"lora_unet_mid_block.lora_up.weight": torch.zeros(4, 4)}, "is a LoRA, not a model"),
+    "FLUX": (
+        {"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": torch.zeros(4, 4)},
+        "holds a transformer, such as FLUX's, and single files can be trained of Stable Diffusion",
+    ),
+    "SDXL in fp8": (
+        {
+            name: tensor.to(torch.float8_e4m3fn)
+            for name, tensor in {**UNET_LAYER, **VAE_LAYER, **SDXL_TEXT}.items()
+        },
+        "holds weights of the type F8_E4M3, which are quantized for inference",
+    ),
     "a UNet": (UNET_LAYER, "holds no VAE and no text encoder of Stable Diffusion"),
     "inpainting": (
         {

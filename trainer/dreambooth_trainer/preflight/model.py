@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dreambooth_trainer.models.adapters import adapted_modules
 from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.preflight.report import PreflightReport
-from dreambooth_trainer.preflight.sampling import ignored_settings, sampling_problems
+from dreambooth_trainer.preflight.sampling import sampling_problems, unusual_sampling
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.resolved_job import ResolvedJob, ResolvedTraining
 
@@ -29,7 +29,7 @@ def check_model(job: ResolvedJob, config: ModelConfig, report: PreflightReport) 
     with report.collecting():
         _check_precision(config, training)
     report.errors += map(BadConfigError, sampling_problems(job, config.defaults))
-    report.warnings += ignored_settings(job, config.skeleton)
+    report.warnings += unusual_sampling(job, config.skeleton)
 
 
 def _notes_on_name(source: str) -> list[str]:

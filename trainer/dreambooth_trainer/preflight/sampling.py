@@ -30,10 +30,21 @@ def sampling_problems(job: ResolvedJob, defaults: ModelDefaults) -> Iterator[str
         )
 
 
-def ignored_settings(job: ResolvedJob, family: Family) -> Iterator[str]:
-    """Settings of samples without effect, one line each. Pure."""
-    samples = job.spec.samples
-    takes_it = family.defaults.takes_negative_prompt
+def unusual_sampling(job: ResolvedJob, family: Family) -> Iterator[str]:
+    """Settings without effect, or against what the model was made for, one line each. Pure."""
+    samples, prior = job.spec.samples, job.spec.prior
+    takes_it, unguided = family.defaults.takes_negative_prompt, family.unguided_scale
+    if family.defaults.guidance_scale <= unguided:
+        for path, scale in (
+            *([("spec.prior", prior.guidance_scale)] if prior.enabled else []),
+            ("spec.samples", samples.guidance_scale),
+        ):
+            # Above the largest it is an error.
+            if unguided < scale <= family.defaults.max_guidance_scale:
+                yield (
+                    f"{path}.guidanceScale: the model was distilled to be sampled without guidance"
+                    f" (got {scale:g}), with which its images are worse; remove it"
+                )
     if samples.negative_prompt and takes_it and samples.guidance_scale <= family.unguided_scale:
         yield (
             "spec.samples.negativePrompt: has no effect without guidance, at a guidanceScale of"

@@ -108,6 +108,8 @@ class Flux(PackedFamily):
                 "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
             ),
             samplers=("euler",),
+            # The pipeline ignores the scale with schnell.
+            max_guidance_scale=50.0 if self._takes_guidance else 1.0,
             takes_negative_prompt=False,
         )  # fmt: skip
 

@@ -22,6 +22,10 @@ EDM_MARKS = {"edm_mean", "edm_vpred.sigma_max"}
 INPUT_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
 INPUT_CHANNELS = 4
 
+TRANSFORMER_MARKS = ("double_blocks.", "joint_blocks.", "transformer_blocks.", "noise_refiner.")
+"""Parts of names that transformers have, as those of FLUX, Stable Diffusion 3, Qwen-Image and
+Z-Image."""
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -82,6 +86,12 @@ def find_architecture(shapes: Shapes, metadata: Mapping[str, str]) -> str:
     ]
     if any("lora_" in name for name in shapes):
         raise BadModelError("is a LoRA, not a model; name the model that it was trained on")
+    if INPUT_LAYER not in shapes and any(m in name for name in shapes for m in TRANSFORMER_MARKS):
+        raise BadModelError(
+            "holds a transformer, such as FLUX's, and single files can be trained of Stable"
+            " Diffusion 1.x, 2.x and XL alone; name a folder in the diffusers layout, such as one"
+            " that docs/models.md lists"
+        )
     if missing or not found:
         parts = [*missing, *([] if found else ["text encoder"])]
         raise BadModelError(

@@ -21,6 +21,7 @@ PURPOSES = {
     "changing images": r"Img2Img|ImageToImage|I2I|Variation|Refiner",
 }
 """What diffusers' pipelines are for, by parts of their names; the first that fits."""
+SINGLE_FILES = (".safetensors", ".ckpt")
 LORA_FILES = frozenset({"adapter_config.json", "pytorch_lora_weights.safetensors"})
 
 
@@ -68,7 +69,9 @@ def folder_without_pipeline(files: ModelFiles) -> str:
         kind = None
     if kind:
         return f"is a {kind}, a part of a model; name a folder with model_index.json"
+    single = sorted(name for name in files.names if name.endswith(SINGLE_FILES))
+    found = f" ({single[0]})" if single else ""
     return (
-        "has no model_index.json; name the folder that holds it, or a file, with spec.model.layout"
-        " set to single-file"
+        f"has no model_index.json; name the folder that holds it, or a file{found} with"
+        " spec.model.layout set to single-file"
     )

@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dreambooth_trainer.models.source.model_files import LFS_PROBLEM, ModelFiles, is_lfs_pointer
+from dreambooth_trainer.models.source.model_files import (
+    LFS_PROBLEM,
+    WEIGHTS_SUFFIX,
+    ModelFiles,
+    is_lfs_pointer,
+)
 from dreambooth_trainer.process.errors import BadModelError
 
 FILE_NAMES = {
@@ -17,6 +22,9 @@ FILE_NAMES = {
 """What each library names the weights of one module, the preferred format first."""
 MAX_HEADER = 100_000_000
 """Bytes; the safetensors library refuses longer headers."""
+QUANTIZED_TYPE = re.compile(r"F[468](_.*)?|[IU]8")
+"""Types in a safetensors header of weights for inference alone. The libraries would load the
+rounded values, without the scales that some files keep beside them."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,12 @@ def choose_weights(files: ModelFiles, part: str, library: str, variant: str | No
             f"there are only weights of the variant {' or '.join(found)} in {part}/;"
             f" set spec.model.variant to {found[0]}"
         )
-    where = f" in {folder}" if folder else ""
-    raise BadModelError(
-        f"there are no weights{where}; {folder}{FILE_NAMES[library][0]} is expected"
-    )
+    where, expected = f" in {folder}" if folder else "", f"{folder}{FILE_NAMES[library][0]}"
+    if any(name.startswith(f"{expected.removesuffix(WEIGHTS_SUFFIX)}-") for name in files.sizes):
+        raise BadModelError(
+            f"{expected}.index.json is missing, which tells what each shard holds; copy it too"
+        )
+    raise BadModelError(f"there are no weights{where}; {expected} is expected")
 
 
 def unknown_variant(files: ModelFiles, parts: dict[str, str], variant: str | None) -> str | None:
@@ -84,7 +94,7 @@ def damaged_weights(files: ModelFiles, weights: Weights) -> Iterator[str]:
 
 
 def damaged_file(files: ModelFiles, name: str) -> str | None:
-    """What is wrong with one file of weights: a git-lfs pointer, or too few bytes."""
+    """What is wrong with one file of weights: a git-lfs pointer, too few bytes, or quantized."""
     start = files.read_start(name, 128)
     if is_lfs_pointer(start):
         return LFS_PROBLEM
@@ -92,9 +102,17 @@ def damaged_file(files: ModelFiles, name: str) -> str | None:
         # What torch.save writes: a ZIP archive, or a pickle in versions before 1.6.
         return None if start.startswith((b"PK", b"\x80")) else "holds no weights; copy it again"
     try:
-        expected = _expected_size(read_header(files, name))
+        length, header = read_header(files, name)
+        expected = _expected_size((length, header))
     except BadModelError as error:
         return str(error)
+    tensors = (tensor for key, tensor in header.items() if key != "__metadata__")
+    types = {str(tensor.get("dtype")) for tensor in tensors}
+    if quantized := sorted(filter(QUANTIZED_TYPE.fullmatch, types)):
+        return (
+            f"holds weights of the type {', '.join(quantized)}, which are quantized for inference"
+            " and cannot be trained; name the model with its original weights"
+        )
     if files.sizes[name] == expected[0] + expected[1]:
         return None
     return (
