@@ -8,9 +8,10 @@ from torch.amp.grad_scaler import GradScaler
 from dreambooth_api.models.training import Training
 from dreambooth_trainer.models.adapters import TrainableParameters
 from dreambooth_trainer.training.ema import ExponentialMovingAverage
-from dreambooth_trainer.training.optimizer import empty_state, learning_rate, make_optimizer
+from dreambooth_trainer.training.optimizer import learning_rate, make_optimizer
 from dreambooth_trainer.training.optimizer_state import (
     COUNT,
+    empty_state,
     optimizer_tensors,
     restore_optimizer,
     restore_scaler,
@@ -149,7 +150,11 @@ def test_the_estimate_of_an_optimizers_memory_is_what_it_keeps(name):
     one_step(trained, optimizer, 0)
     kept = optimizer_tensors(optimizer, trained)
     parts = [value for key, value in kept.items() if not key.startswith("optimizer/")]
-    estimated = empty_state(training.optimizer, list(trained.all.values()))
+    estimated = [
+        each
+        for parameter in trained.all.values()
+        for each in empty_state(name, parameter, training.optimizer.beta1).values()
+    ]
     assert sum(each.nbytes for each in estimated) == sum(each.nbytes for each in parts)
 
 

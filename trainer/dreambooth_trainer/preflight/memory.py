@@ -24,7 +24,7 @@ from dreambooth_trainer.process.chunks import images_per_pass
 from dreambooth_trainer.process.out_of_memory import GpuStage
 from dreambooth_trainer.resolved_job import ResolvedJob, ResolvedTraining
 from dreambooth_trainer.training.module import DreamBooth
-from dreambooth_trainer.training.optimizer import empty_state
+from dreambooth_trainer.training.optimizer_state import empty_state
 
 GIB = 1024**3
 OVERHEAD = 1 * GIB
@@ -168,7 +168,11 @@ class _Measurement:
         trained = make_trainable(self._family, self._training)
         prior = self._spec.prior if self._spec.prior.enabled and self._spec.prior.weight else None
         module = DreamBooth(self._family, trained, self._training, cache, prior)
-        self._moments = empty_state(self._training.optimizer, list(trained.all.values()))
+        optimizer = self._training.optimizer
+        self._moments = [
+            empty_state(optimizer.name, parameter, optimizer.beta1)
+            for parameter in trained.all.values()
+        ]
         return module
 
     def _conditioning_table(self) -> Conditioning:

@@ -2,14 +2,11 @@
 
 import contextlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from dreambooth_api.models import training as api
 from dreambooth_api.models.training import OPTIMIZER_DEFAULTS, OptimizerName, Training
 from dreambooth_trainer.models.adapters import TrainableParameters
 
@@ -89,22 +86,3 @@ def learning_rate(optimizer: Optimizer) -> float:
     """The denoiser's learning rate of the current step; between steps, of the next one."""
     group = optimizer.param_groups[0]
     return float(group["lr"]) * float(group.get("d", 1.0))  # d is what Prodigy has estimated
-
-
-def empty_state(settings: api.Optimizer, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors as large as what the optimizer keeps of the parameters, on their device."""
-    return [each for parameter in parameters for each in _STATES[settings.name](parameter)]
-
-
-def _factored(parameter: Tensor) -> list[Tensor]:
-    if parameter.dim() < 2:
-        return [torch.empty_like(parameter)]
-    return [torch.empty_like(parameter[..., 0]), torch.empty_like(parameter[..., 0, :])]
-
-
-_STATES: Mapping[OptimizerName, Callable[[Tensor], list[Tensor]]] = {
-    "adamw": lambda parameter: [torch.empty_like(parameter) for _ in range(2)],
-    "adafactor": _factored,
-    "lion": lambda parameter: [torch.empty_like(parameter)],
-    "prodigy": lambda parameter: [torch.empty_like(parameter) for _ in range(4)],
-}

@@ -1,7 +1,6 @@
 """The state of the optimizer and of fp16's gradient scaler as named tensors, for checkpoints."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,23 +11,38 @@ from dreambooth_trainer.models.adapters import TrainableParameters
 
 COUNT = "optimizer/step"
 """Name of the number of updates: fewer than steps if fp16 has skipped some."""
-STATES: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    "AdamW": (("exp_avg", "exp_avg_sq"),),
-    "Adafactor": (
-        ("exp_avg_sq_row", "exp_avg_sq_col"),  # of matrices
-        ("exp_avg_sq",),
-    ),
-    "Lion": (("exp_avg",),),
-    "Prodigy": (
-        ("exp_avg", "exp_avg_sq", "s", "p0"),
-        ("exp_avg_sq", "s", "p0"),  # with a beta1 of 0
-    ),
-}
-"""What an optimizer of each class keeps of a parameter, beside the number of updates."""
 ESTIMATE = ("d", "d_max", "d_numerator", "k")
 """What Prodigy keeps of all parameters together: its estimate of the learning rate."""
 SCALER = ("scale", "_growth_tracker")
 """The part of a gradient scaler's state that changes."""
+
+
+def empty_state(name: str, parameter: Tensor, beta1: float | None) -> dict[str, Tensor]:
+    """What an optimizer keeps of a parameter, as before the first update, by its own names.
+
+    The number of updates comes beside it.
+
+    Args:
+        name: The optimizer, as in the job.
+        parameter: Of any device, meta too; the result is on the same.
+        beta1: Decay of the mean gradient, None for the default; at 0, Prodigy keeps no mean.
+    """
+    zeros = torch.zeros_like(parameter, requires_grad=False)
+    match name:
+        case "adamw":
+            return {"exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+        case "adafactor" if parameter.dim() < 2:
+            return {"exp_avg_sq": zeros}
+        case "adafactor":
+            row, column = zeros[..., 0].clone(), zeros[..., 0, :].clone()
+            return {"exp_avg_sq_row": row, "exp_avg_sq_col": column}
+        case "lion":
+            return {"exp_avg": zeros}
+    start = parameter.detach().flatten().clone()
+    # One number for a parameter that begins at 0, which one on the meta device cannot show.
+    first = start if parameter.is_meta or start.any() else start.new_zeros(())
+    mean = {} if beta1 == 0 else {"exp_avg": zeros.clone()}
+    return {"s": torch.zeros_like(start), "p0": first, **mean, "exp_avg_sq": zeros}
 
 
 def optimizer_tensors(optimizer: Optimizer, trained: TrainableParameters) -> dict[str, Tensor]:
@@ -37,17 +51,15 @@ def optimizer_tensors(optimizer: Optimizer, trained: TrainableParameters) -> dic
     It has the same tensors before the first update, which fp16 may have skipped, as later: those of
     an attempt's first save are the ones that are saved.
     """
-    states = optimizer.state
-    for parameter in trained.all.values():
-        if parameter not in states:
-            states[parameter] = _before_updates(optimizer, parameter)
-    tensors = {
-        f"{key}/{name}": states[parameter][key]
-        for name, parameter in trained.all.items()
-        for key in _kept(optimizer, states[parameter])
-    }
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in trained.all.items():
+        if parameter not in optimizer.state:
+            _set_state(optimizer, parameter, _empty_state(optimizer, parameter), torch.zeros(()))
+        tensors |= {
+            f"{key}/{name}": optimizer.state[parameter][key] for key in _kept(optimizer, parameter)
+        }
     # All parameters have the same count, so that one stands for all. Lion has none.
-    count = next(iter(states.values())).get("step", 0)
+    count = next(iter(optimizer.state.values())).get("step", 0)
     tensors[COUNT] = count.detach() if isinstance(count, Tensor) else torch.tensor(float(count))
     group = optimizer.param_groups[0]
     # Doubles, as Python's own numbers.
@@ -58,67 +70,43 @@ def optimizer_tensors(optimizer: Optimizer, trained: TrainableParameters) -> dic
     }
 
 
-def _before_updates(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
-    """What the optimizer itself creates for a parameter at its first update."""
-    zeros = torch.zeros_like(parameter)
-    match type(optimizer).__name__:
-        case "AdamW":
-            device = parameter.device if optimizer.defaults["fused"] else "cpu"
-            step = torch.zeros((), device=device)
-            return {"step": step, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
-        case "Adafactor" if parameter.dim() < 2:
-            return {"step": 0, "exp_avg_sq": zeros}
-        case "Adafactor":
-            row, column = zeros[..., 0].clone(), zeros[..., 0, :].clone()
-            return {"step": 0, "exp_avg_sq_row": row, "exp_avg_sq_col": column}
-        case "Lion":
-            return {"exp_avg": zeros}
-    start = parameter.detach().flatten().clone()
-    first = {"exp_avg": zeros.clone()} if optimizer.defaults["betas"][0] > 0 else {}
-    return {
-        "step": 0,
-        "s": torch.zeros_like(start),
-        "p0": start if start.any() else start.new_zeros(()),
-        **first,
-        "exp_avg_sq": zeros,
-    }
-
-
-def _kept(optimizer: Optimizer, names: Mapping[str, object]) -> tuple[str, ...]:
-    """The names of what is kept of a parameter, out of those that there are."""
-    alternatives = STATES[type(optimizer).__name__]
-    return next((each for each in alternatives if set(each) <= set(names)), ())
-
-
 def restore_optimizer(
     optimizer: Optimizer, trained: TrainableParameters, tensors: Mapping[str, Tensor]
 ) -> None:
     """Load the result of `optimizer_tensors`; raises `KeyError` when a tensor is missing."""
-    count = tensors[COUNT]
     for name, parameter in trained.all.items():
-        device = parameter.device
-        here = {
-            key: tensors[f"{key}/{name}"]
-            for alternative in STATES[type(optimizer).__name__]
-            for key in alternative
-            if f"{key}/{name}" in tensors
-        }
-        kept = _kept(optimizer, here)
-        if not kept:
-            raise KeyError(f"no state of {name} for {type(optimizer).__name__}")
         # Always copied: on the CPU, a file that the state is mapped from would stay in use.
-        state = {key: here[key].to(device, copy=True) for key in kept}
-        if isinstance(optimizer, AdamW):
-            # Fused AdamW keeps its step on the parameter's device, the others on the host.
-            on_host = not optimizer.defaults["fused"]
-            step: object = count.to("cpu" if on_host else device, copy=True)
-        else:
-            step = int(count)
-        optimizer.state[parameter] = {"step": step, **state}
+        state = {
+            key: tensors[f"{key}/{name}"].to(parameter.device, copy=True)
+            for key in _kept(optimizer, parameter)
+        }
+        _set_state(optimizer, parameter, state, tensors[COUNT])
     for group in optimizer.param_groups:
         for key in ESTIMATE:
             if key in group:
                 group[key] = type(group[key])(tensors[f"optimizer/{key}"].item())
+
+
+def _empty_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    beta1, _ = optimizer.defaults.get("betas", (None, None))
+    return empty_state(type(optimizer).__name__.lower(), parameter, beta1)
+
+
+def _kept(optimizer: Optimizer, parameter: Tensor) -> list[str]:
+    """The names of what is kept of a parameter."""
+    return [*_empty_state(optimizer, torch.empty_like(parameter, device="meta"))]
+
+
+def _set_state(
+    optimizer: Optimizer, parameter: Tensor, state: dict[str, Tensor], count: Tensor
+) -> None:
+    """Set what is kept of a parameter, and the number of updates as the optimizer keeps it."""
+    step: object = int(count)
+    if isinstance(optimizer, AdamW):
+        # Fused AdamW keeps it on the parameter's device, the other one on the host.
+        fused = optimizer.defaults["fused"]
+        step = count.to(parameter.device if fused else "cpu", copy=True)
+    optimizer.state[parameter] = {"step": step, **state}
 
 
 def scaler_tensors(scaler: GradScaler | None) -> dict[str, Tensor]:
