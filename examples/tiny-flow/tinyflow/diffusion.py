@@ -1,7 +1,6 @@
 """The text encoder and the transformer, trained together on cached latents."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,9 @@ from torch.nn import functional
 from transformers import Qwen2Tokenizer, Qwen3Model
 
 from tinyflow.text import WIDTH, Captions, build_text_encoder
-from tinysd.captions import Words, random_caption
-from tinysd.fitting import Recipe, fit
+from tinysd.fitting import fit
+from tinysd.lessons import Lesson
 
-CAPTION_DROPOUT = 0.1
 SHIFT = 1.0
 
 
@@ -103,16 +101,6 @@ def compile_for_training(transformer: ZImageTransformer2DModel) -> None:
     transformer.compile_repeated_blocks()
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """Scaled latents (n, 4, 16, 16) with what each picture shows, and how to train on them."""
-
-    latents: Tensor
-    words: Sequence[Words]
-    recipe: Recipe
-    seed: int
-
-
 def train(lessons: Sequence[Lesson], tokenizer: Qwen2Tokenizer, folder: Path) -> None:
     """Trains on one lesson after the other; saves ``text_encoder`` and ``transformer``.
 
@@ -156,15 +144,10 @@ def velocity_loss(
     rng, batch = np.random.default_rng(lesson.seed), lesson.recipe.batch
 
     def loss() -> Tensor:
-        chosen = rng.integers(len(lesson.words), size=batch)
-        texts = [random_caption(lesson.words[i], rng) for i in chosen]
-        dropped = rng.random(batch) < CAPTION_DROPOUT
-        ids, lengths = captions.ids(
-            ["" if no else text for no, text in zip(dropped, texts, strict=True)]
-        )
+        clean, texts = lesson.draw_batch(batch, rng)
+        ids, lengths = captions.ids(texts)
         states = text_encoder(ids, output_hidden_states=True).hidden_states[-2]
         prompts = [each[:length] for each, length in zip(states, lengths, strict=True)]
-        clean = lesson.latents[chosen]
         noise = torch.randn_like(clean)
         sigmas = torch.randn(batch).sigmoid()
         sigmas = SHIFT * sigmas / (1 + (SHIFT - 1) * sigmas)

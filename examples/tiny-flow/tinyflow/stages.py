@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, ZImageTransformer2DModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import Qwen2Tokenizer, Qwen3Model
 
 from tinyflow import diffusion
@@ -16,6 +16,7 @@ from tinysd import autoencoder, stages
 from tinysd.captions import random_caption
 from tinysd.dataset import LOOSE, STEADY, DrawingSet, draw_set
 from tinysd.fitting import Recipe
+from tinysd.lessons import Lesson
 
 VAE = Path(__file__).resolve().parents[2] / "tiny-sd" / "model" / "vae"
 LOOSE_PICTURES, STEADY_PICTURES = 8_000, 10_000
@@ -61,13 +62,7 @@ def load_autoencoder() -> AutoencoderKL:
 def diffuse(work: Path) -> None:
     """Trains the text encoder and the transformer on loose pictures, then on steady ones."""
     lessons = [
-        diffusion.Lesson(
-            load_file(work / f"{name}-latents.safetensors")["latents"],
-            DrawingSet.load(work / f"{name}.npz").words,
-            recipe,
-            seed,
-        )
-        for seed, (name, recipe) in enumerate(LESSONS.items())
+        Lesson.load(work, name, recipe, seed) for seed, (name, recipe) in enumerate(LESSONS.items())
     ]
     diffusion.train(lessons, Qwen2Tokenizer.from_pretrained(work / "tokenizer"), work)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -19,12 +18,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from tinysd.captions import Words, random_caption
 from tinysd.fitting import Recipe, Team, fit
+from tinysd.lessons import Lesson
 from tinysd.text import Captions, text_config
 
 TEXT_WIDTH = 96
-CAPTION_DROPOUT = 0.1
 PROCESSES = 2
 LOOSE = Recipe(steps=7_500, batch=32, learning_rate=1e-3, average=0.998, warm_up=200)
 STEADY = Recipe(
@@ -64,16 +62,6 @@ def build_scheduler() -> DDIMScheduler:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """Scaled latents (n, 4, 16, 16) with what each picture shows, and how to train on them."""
-
-    latents: Tensor
-    words: Sequence[Words]
-    recipe: Recipe
-    seed: int
 
 
 def train(lessons: Sequence[Lesson], tokenizer: CLIPTokenizer, folder: Path) -> None:
@@ -147,11 +135,8 @@ def _loss_of(
     batch = lesson.recipe.batch // PROCESSES
 
     def loss() -> Tensor:
-        chosen = rng.integers(len(lesson.words), size=batch)
-        texts = [random_caption(lesson.words[i], rng) for i in chosen]
-        dropped = rng.random(batch) < CAPTION_DROPOUT
-        ids = captions.ids(["" if no else text for no, text in zip(dropped, texts, strict=True)])
-        clean = lesson.latents[chosen]
+        clean, texts = lesson.draw_batch(batch, rng)
+        ids = captions.ids(texts)
         noise = torch.randn_like(clean)
         timesteps = torch.randint(0, 1000, (batch,))
         noisy = scheduler.add_noise(clean, noise, timesteps)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tinysd import autoencoder, classifiers, clip, diffusion, dino
 from tinysd.captions import random_caption
 from tinysd.dataset import LOOSE, STEADY, DrawingSet, draw_set, draw_view_set
-from tinysd.fitting import Recipe
+from tinysd.lessons import Lesson
 from tinysd.text import train_tokenizer
 
 LOOSE_SEED, LOOSE_PICTURES = 1, 32_000
@@ -75,16 +75,10 @@ def diffuse(work: Path) -> None:
     """Trains the text encoder and the UNet on loose pictures, then on steady ones."""
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     lessons = [
-        lesson(work, "loose", diffusion.LOOSE, seed=0),
-        lesson(work, "steady", diffusion.STEADY, seed=100),
+        Lesson.load(work, "loose", diffusion.LOOSE, seed=0),
+        Lesson.load(work, "steady", diffusion.STEADY, seed=100),
     ]
     diffusion.train(lessons, tokenizer, work)
-
-
-def lesson(work: Path, name: str, recipe: Recipe, seed: int) -> diffusion.Lesson:
-    """The cached latents of a set with their words."""
-    latents = load_file(work / f"{name}-latents.safetensors")["latents"]
-    return diffusion.Lesson(latents, DrawingSet.load(work / f"{name}.npz").words, recipe, seed)
 
 
 def export(work: Path, folder: Path) -> None:
