@@ -46,7 +46,7 @@ def load_plain(folder: Path) -> Any:
 
 
 def call_plain(pipeline: Any, prompts: list[str], **arguments: Any) -> list[Any]:
-    """Images of 64 x 64 pixels, or their latents, by plain diffusers."""
+    """Images, or their latents, by plain diffusers: of 64 x 64 pixels by default."""
     name = type(pipeline).__name__
     [facts, *_] = [m.FACTS for m in registry.FAMILIES.values() if m.FACTS.pipeline == name]
     if facts.true_cfg:
@@ -57,7 +57,7 @@ def call_plain(pipeline: Any, prompts: list[str], **arguments: Any) -> list[Any]
     with warnings.catch_warnings():  # of DPMSolverMultistepScheduler, with NumPy 2
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         return pipeline(
-            prompt=list(prompts), height=SIDE, width=SIDE, **facts.call, **arguments
+            prompt=list(prompts), **{"height": SIDE, "width": SIDE, **facts.call, **arguments}
         ).images
 
 

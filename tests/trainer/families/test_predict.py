@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_trainer.models import Family
+from dreambooth_trainer.models.generate import ImageRequest, generate_images
 from tests.trainer.families.conftest import SIDE, call_plain, load_plain
 
 PROMPTS = ["a photo of sks dog", "a red mug on the beach, seen from above", "zebra"]
@@ -23,8 +24,10 @@ class Step:
     prediction: Tensor
 
 
-def plain_steps(folder: Path, family: Family, prompts: list[str]) -> list[Step]:
-    """The steps of a plain pipeline, without guidance."""
+def plain_steps(
+    folder: Path, family: Family, prompts: list[str], size: tuple[int, int]
+) -> list[Step]:
+    """The steps of a plain pipeline, without guidance; `size` is width and height."""
     pipeline = load_plain(folder)
     if family.objective_kind == "ddpm":  # other samplers scale what the model sees
         pipeline.scheduler = family.sampling_scheduler("ddim")
@@ -44,28 +47,44 @@ def plain_steps(folder: Path, family: Family, prompts: list[str]) -> list[Step]:
         generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
         num_inference_steps=3,
         output_type="latent",
+        width=size[0],
+        height=size[1],
     )
     return steps
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    ("count", "size"), [(1, (SIDE, SIDE)), (3, (SIDE, SIDE)), (2, (128, 64)), (1, (64, 128))]
+)
 def test_predictions_are_those_of_the_plain_pipeline(
-    folder: Path, family: Family, count: int
+    folder: Path, family: Family, count: int, size: tuple[int, int]
 ) -> None:
     prompts = PROMPTS[:count]
     with torch.no_grad():
         conditioning = family.encode_tokens(family.tokenize(prompts))
         assert {len(part) for part in conditioning.values()} == {count}
-        for step in plain_steps(folder, family, prompts):
-            noisy = family.unpack_latents(step.sample.float(), SIDE)
-            assert noisy.shape == (count, *family.latent_shape(SIDE))
+        for step in plain_steps(folder, family, prompts, size):
+            noisy = family.unpack_latents(step.sample.float(), *size)
+            assert noisy.shape == (count, *family.latent_shape(*size))
             timestep = step.timestep.expand(count)
             if family.objective_kind == "flow":
                 timestep = timestep.float() / 1000
             found = family.predict(noisy, timestep, conditioning)
-            expected = family.unpack_latents(step.prediction.float(), SIDE)
+            expected = family.unpack_latents(step.prediction.float(), *size)
             assert expected.std() > 1e-3
             torch.testing.assert_close(found.float(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_images_of_other_shapes_than_squares_are_drawn(family: Family) -> None:
+    [image] = generate_images(
+        family,
+        [ImageRequest(PROMPTS[0], 1)],
+        sampler=family.defaults.sampler,
+        steps=2,
+        guidance_scale=family.defaults.guidance_scale,
+        size=(128, 64),
+    )
+    assert image.size == (128, 64)
 
 
 def test_latents_are_what_the_plain_pipeline_decodes(folder: Path, family: Family) -> None:

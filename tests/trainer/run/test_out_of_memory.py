@@ -50,7 +50,7 @@ def fail_in(function: str) -> None:
     ("function", "stage"),
     [
         ("models.families.stable_diffusion:StableDiffusion.encode_images", "encoding latents"),
-        ("data.class_images:generate_images", "generating class images"),
+        ("data.prior.class_images:generate_images", "generating class images"),
         ("evaluation.image_generator:generate_images", "sampling"),
         ("training.ema:ExponentialMovingAverage.update", "a training step"),
     ],

@@ -29,8 +29,8 @@ class Family(PromptEncoder):
 
     `denoiser` is trained; `text_encoders` may be (by their folders, "text_encoder" first); the VAE
     never is. Everything but the weights' values works on the meta device too, which preflight uses.
-    Shapes: N images of R x R pixels, latents of C channels and h x w cells; for Stable Diffusion C
-    is 4, and h and w are R/8.
+    Shapes: N images of H x W pixels, R x R for squares, latents of C channels and h x w cells; for
+    Stable Diffusion C is 4, and h and w are H/8 and W/8.
 
     Args:
         pipeline: A diffusers pipeline with all parts.
@@ -164,16 +164,16 @@ class Family(PromptEncoder):
         """C."""
         return int(self._vae.config.latent_channels)
 
-    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """(C, h, w) of the latents of R x R pixels."""
-        side = resolution // self.vae_factor
-        return self.latent_channels, side, side
+    def latent_shape(self, width: int, height: int | None = None) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of images of a size in pixels; of squares without a height."""
+        height = height or width
+        return self.latent_channels, height // self.vae_factor, width // self.vae_factor
 
     # Images
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Pixels [N, 3, R, R] in -1..1 -> what `sample_latents` draws from, fp32.
+        """Pixels [N, 3, H, W] in -1..1 -> what `sample_latents` draws from, fp32.
 
         For a variational autoencoder the posterior's mean and log variance, [N, 2C, h, w].
         """
@@ -199,14 +199,14 @@ class Family(PromptEncoder):
         scaled: Tensor = (latents - shift) * self._vae.config.scaling_factor
         return scaled
 
-    def unpack_latents(self, latents: Tensor, resolution: int) -> Tensor:
-        """Latents as the pipeline's scheduler sees them -> [N, C, h, w]."""
+    def unpack_latents(self, latents: Tensor, width: int, height: int | None = None) -> Tensor:
+        """Latents as the pipeline's scheduler sees them -> [N, C, h, w], see `latent_shape`."""
         return latents
 
-    def decode_latents(self, latents: Tensor, resolution: int) -> Tensor:
-        """What the pipeline returns for `output_type="latent"` -> pixels [N, 3, R, R] in -1..1."""
+    def decode_latents(self, latents: Tensor, width: int, height: int | None = None) -> Tensor:
+        """What the pipeline returns for `output_type="latent"` -> pixels [N, 3, H, W] in -1..1."""
         shift = self._vae.config.get("shift_factor") or 0.0
-        latents = self.unpack_latents(latents, resolution)
+        latents = self.unpack_latents(latents, width, height)
         unscaled = latents.to(self._vae.dtype) / self._vae.config.scaling_factor + shift
         pixels: Tensor = self._vae.decode(unscaled, return_dict=False)[0]
         return pixels

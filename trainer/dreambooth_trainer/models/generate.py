@@ -31,11 +31,13 @@ def generate_images(
     sampler: Sampler,
     steps: int,
     guidance_scale: float,
-    size: int,
+    size: int | tuple[int, int],
     negative_prompt: str = "",
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Image.Image]:
-    """One square RGB image of `size` pixels per request, all in one batch.
+    """One RGB image per request, all in one batch.
+
+    `size` is the side of squares, or width and height, in pixels.
 
     What a guidance scale means is the family's business; for classifier-free guidance 1 or less is
     none (w = scale - 1 in Ho & Salimans 2022, equation 6), and above it the conditional and the
@@ -49,6 +51,7 @@ def generate_images(
     Raises:
         StoppedError: `should_stop` returned True; it is called before each block of the denoiser.
     """
+    width, height = (size, size) if isinstance(size, int) else size
     pipeline = family.pipeline()
     scheduler = family.sampling_scheduler(sampler)
     with ExitStack() as stack:
@@ -66,13 +69,13 @@ def generate_images(
             # batch an image is in does not matter.
             generator=[torch.Generator("cpu").manual_seed(request.seed) for request in requests],
             num_inference_steps=steps,
-            height=size,
-            width=size,
+            height=height,
+            width=width,
             # Decoded below, in fp32: the pipeline would decode under autocast, all at once.
             output_type="latent",
             callback_on_step_end=_send_heartbeat,
         ).images
-        return [_decode(family, latents[i : i + 1], size) for i in range(len(requests))]
+        return [_decode(family, latents[i : i + 1], width, height) for i in range(len(requests))]
 
 
 def _send_heartbeat(
@@ -103,12 +106,12 @@ def _stoppable(denoiser: nn.Module, should_stop: Callable[[], bool]) -> Iterator
 
 
 @torch.no_grad()
-def _decode(family: Family, latents: Tensor, size: int) -> Image.Image:
+def _decode(family: Family, latents: Tensor, width: int, height: int) -> Image.Image:
     """The image of one item of what the pipeline returns."""
     # One at a time, which bounds the memory of the VAE's activations, and in fp32, as bf16 causes
     # visible bands.
     with torch.autocast(latents.device.type, enabled=False):
-        pixels = family.decode_latents(latents, size)
+        pixels = family.decode_latents(latents, width, height)
     image: Image.Image = family.pipeline().image_processor.postprocess(pixels.float().cpu())[0]
     return image
 

@@ -24,9 +24,9 @@ class PackedFamily(FlowFamily):
                 " takes 2 x 2 at once"
             )
 
-    def unpack_latents(self, latents: Tensor, resolution: int) -> Tensor:
+    def unpack_latents(self, latents: Tensor, width: int, height: int | None = None) -> Tensor:
         """Tokens [N, h/2 * w/2, 4C] -> [N, C, h, w]."""
-        return unpack(latents, self.latent_shape(resolution))
+        return unpack(latents, self.latent_shape(width, height))
 
 
 def pack(latents: Tensor) -> Tensor:

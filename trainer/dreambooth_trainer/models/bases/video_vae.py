@@ -29,7 +29,7 @@ class VideoVaeFamily(PackedFamily):
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Pixels [N, 3, R, R] -> mean and log variance [N, 2C, R/8, R/8], stacked, in fp32."""
+        """Pixels [N, 3, H, W] -> mean and log variance [N, 2C, H/8, W/8], stacked, in fp32."""
         return super().encode_images(pixels.unsqueeze(2)).squeeze(2)
 
     def scale_latents(self, latents: Tensor) -> Tensor:
@@ -38,9 +38,9 @@ class VideoVaeFamily(PackedFamily):
         scaled: Tensor = (latents - mean) / deviation
         return scaled
 
-    def decode_latents(self, latents: Tensor, resolution: int) -> Tensor:
-        """What the pipeline returns for `output_type="latent"` -> pixels [N, 3, R, R]."""
-        latents = self.unpack_latents(latents, resolution).to(self._vae.dtype)
+    def decode_latents(self, latents: Tensor, width: int, height: int | None = None) -> Tensor:
+        """What the pipeline returns for `output_type="latent"` -> pixels [N, 3, H, W]."""
+        latents = self.unpack_latents(latents, width, height).to(self._vae.dtype)
         mean, deviation = self._statistics_for(latents)
         video = (latents * deviation + mean).unsqueeze(2)
         pixels: Tensor = self._vae.decode(video, return_dict=False)[0].squeeze(2)

@@ -108,7 +108,7 @@ class Chroma(PackedFamily):
         conditioning: Conditioning,
         crops: Tensor | None = None,
     ) -> Tensor:
-        """The transformer's velocity, [N, 16, R/8, R/8]."""
+        """The transformer's velocity, [N, 16, H/8, W/8]."""
         channels, height, width = noisy.shape[1:]
         tokens, states = pack(noisy), conditioning["hidden_states"]
         mask = pad(conditioning["mask"], (0, tokens.shape[1]), value=1.0)

@@ -64,10 +64,10 @@ class Flux2(PackedFamily):
         mean, deviation = self._statistics()
         return unpack((pack(latents) - mean) / deviation, _shape(latents))
 
-    def decode_latents(self, latents: Tensor, resolution: int) -> Tensor:
-        """Tokens as the pipeline returns them -> pixels [N, 3, R, R]."""
+    def decode_latents(self, latents: Tensor, width: int, height: int | None = None) -> Tensor:
+        """Tokens as the pipeline returns them -> pixels [N, 3, H, W]."""
         mean, deviation = self._statistics()
-        latents = self.unpack_latents(latents, resolution).to(self._vae.dtype)
+        latents = self.unpack_latents(latents, width, height).to(self._vae.dtype)
         unscaled = unpack(pack(latents) * deviation + mean, _shape(latents))
         pixels: Tensor = self._vae.decode(unscaled, return_dict=False)[0]
         return pixels

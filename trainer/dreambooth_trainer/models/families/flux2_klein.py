@@ -139,7 +139,7 @@ class Flux2Klein(Flux2):
         """Qwen3."""
         return self.text_encoders["text_encoder"].model
 
-    def decode_latents(self, latents: Tensor, resolution: int) -> Tensor:
+    def decode_latents(self, latents: Tensor, width: int, height: int | None = None) -> Tensor:
         """Latents [N, 32, h, w], whose normalization the pipeline has undone -> pixels."""
         pixels: Tensor = self._vae.decode(latents.to(self._vae.dtype), return_dict=False)[0]
         return pixels

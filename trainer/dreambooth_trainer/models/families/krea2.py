@@ -211,7 +211,7 @@ class Krea2(VideoVaeFamily):
         conditioning: Conditioning,
         crops: Tensor | None = None,
     ) -> Tensor:
-        """The transformer's velocity, [N, 16, R/8, R/8]."""
+        """The transformer's velocity, [N, 16, H/8, W/8]."""
         channels, height, width = noisy.shape[1:]
         states = conditioning["hidden_states"]
         grid = pad(positions(height // 2, width // 2, noisy.device), (1, 0))

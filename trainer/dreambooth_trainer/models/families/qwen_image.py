@@ -137,7 +137,7 @@ class QwenImage(VideoVaeFamily):
         conditioning: Conditioning,
         crops: Tensor | None = None,
     ) -> Tensor:
-        """The transformer's velocity, [N, 16, R/8, R/8]."""
+        """The transformer's velocity, [N, 16, H/8, W/8]."""
         channels, height, width = noisy.shape[1:]
         velocity = self.denoiser(
             hidden_states=pack(noisy),

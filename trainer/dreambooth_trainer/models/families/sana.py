@@ -144,7 +144,7 @@ class Sana(FlowFamily):
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Pixels [N, 3, R, R] in -1..1 -> latents [N, C, R/32, R/32]: there is no posterior."""
+        """Pixels [N, 3, H, W] in -1..1 -> latents [N, C, H/32, W/32]: there is no posterior."""
         latents: Tensor = self._vae.encode(pixels.to(self._vae.dtype)).latent
         return latents.float().contiguous()
 
@@ -210,7 +210,7 @@ class Sana(FlowFamily):
         conditioning: Conditioning,
         crops: Tensor | None = None,
     ) -> Tensor:
-        """The transformer's velocity, [N, 32, R/32, R/32]."""
+        """The transformer's velocity, [N, 32, H/32, W/32]."""
         velocity: Tensor = self.denoiser(
             noisy,
             encoder_hidden_states=conditioning["hidden_states"],

@@ -183,7 +183,7 @@ class StableDiffusion3(FlowFamily):
         conditioning: Conditioning,
         crops: Tensor | None = None,
     ) -> Tensor:
-        """The transformer's velocity, [N, 16, R/8, R/8]."""
+        """The transformer's velocity, [N, 16, H/8, W/8]."""
         velocity: Tensor = self.denoiser(
             hidden_states=noisy,
             timestep=1000 * timesteps,

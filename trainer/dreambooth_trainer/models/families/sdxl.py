@@ -208,11 +208,13 @@ class StableDiffusionXL(DDPMFamily):
         conditioning: Conditioning,
         crops: Tensor | None = None,
     ) -> Tensor:
-        """The UNet's prediction, [N, 4, R/8, R/8] (sizes: Podell et al. 2023, section 2.2)."""
-        side = noisy.shape[-1] * self.vae_factor
+        """The UNet's prediction, [N, 4, H/8, W/8] (sizes: Podell et al. 2023, section 2.2)."""
+        height, width = (cells * self.vae_factor for cells in noisy.shape[2:])
         if crops is None:
-            crops = torch.tensor([side, side, 0, 0], device=noisy.device).expand(len(noisy), -1)
-        time_ids = torch.cat([crops, crops.new_full((len(crops), 2), side)], dim=1)
+            crops = torch.tensor([height, width, 0, 0], device=noisy.device).expand(len(noisy), -1)
+        # Filled on the device: a copy would make the host wait.
+        sizes = [crops.new_full((len(crops), 1), side) for side in (height, width)]
+        time_ids = torch.cat([crops, *sizes], dim=1)
         prediction: Tensor = self.denoiser(
             noisy,
             timesteps,

@@ -137,7 +137,7 @@ class StableDiffusion(DDPMFamily):
         conditioning: Conditioning,
         crops: Tensor | None = None,
     ) -> Tensor:
-        """The UNet's prediction, [N, 4, R/8, R/8]."""
+        """The UNet's prediction, [N, 4, H/8, W/8]."""
         states = conditioning["hidden_states"]
         prediction: Tensor = self.denoiser(noisy, timesteps, states, return_dict=False)[0]
         return prediction

@@ -158,7 +158,7 @@ class ZImage(FlowFamily):
         conditioning: Conditioning,
         crops: Tensor | None = None,
     ) -> Tensor:
-        """The transformer's velocity [N, 16, R/8, R/8]; its own is from noise to image."""
+        """The transformer's velocity [N, 16, H/8, W/8]; its own is from noise to image."""
         images = list(noisy.unsqueeze(2).unbind())
         captions = _without_padding(conditioning)
         velocities = self.denoiser(images, 1 - timesteps, captions, return_dict=False)[0]
