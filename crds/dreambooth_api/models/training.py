@@ -210,12 +210,16 @@ class Training(ApiModel):
     """Forward passes per optimizer step."""
 
     resolution: Resolution | None = None
-    """Side of the training images in pixels. Images are cropped to a square, never squashed.
-    Default: the resolution that the model was trained at, for example 512 for Stable Diffusion
-    1.5."""
+    """Side of the training images in pixels; of images that are not cropped, the side of a square
+    of their area. Images are never squashed. Default: the resolution that the model was trained at,
+    for example 512 for Stable Diffusion 1.5."""
 
-    crop: Literal["center", "random"] = "center"
-    """Where a non-square image is cropped."""
+    crop: Literal["center", "random", "none"] = "center"
+    """How an image that is not square is trained on. `center` and `random`: as a square from its
+    centre, or from one of 8 places. `none`: in its own proportions (aspect-ratio buckets), with
+    sides that are multiples of what the model takes and the area of the square or a little less.
+    All images of an optimizer step then have one shape, and class images are made in the same
+    shapes."""
 
     flip: bool = True
     """Mirror half of the images. Turn it off for subjects with writing or a left and a right."""

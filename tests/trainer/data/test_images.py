@@ -50,7 +50,7 @@ def load(storage: Storage, folder: Path | str, **options: object) -> ImageSet:
 
 
 def pixels(storage: Storage, found: ImageSet) -> list[Image.Image]:
-    return list(read_pixels(storage, found.images, 64))
+    return list(read_pixels(storage, found.images))
 
 
 def test_images_come_in_the_order_of_their_names_with_their_hashes(

@@ -94,7 +94,7 @@ def test_each_distinct_crop_is_encoded_once(
     expected = [
         crop_to_square(pixels, SIDE, variant)
         for group in groups
-        for pixels in read_pixels(storage, group.images, SIDE)
+        for pixels in read_pixels(storage, group.images)
         for variant in group.variants
     ]
     assert cache.moments.equal(torch.stack(expected))

@@ -64,6 +64,7 @@ def make(random_pipeline: Any, tmp_path: Path) -> Make:
             job,
             noun,
             load_own_class_images(storage, job),
+            job.spec.prior.count,
             storage=storage,
             ranks=Ranks(Topology()),
             model_hash=model_hash,
@@ -87,7 +88,7 @@ def contents(found: ClassImageSet) -> list[bytes]:
 
 
 def pixels(found: ClassImageSet) -> list[Image.Image]:
-    return list(read_pixels(Storage(LOCAL), found.images, 64))
+    return list(read_pixels(Storage(LOCAL), found.images))
 
 
 def test_images_are_made_once_and_reused_by_the_next_job(make: Make, tmp_path: Path) -> None:
@@ -320,12 +321,13 @@ family = Counted(StableDiffusionPipeline.from_pretrained(model, safety_checker=N
 storage = Storage(StorageSettings(endpoint, "us-east-1", "path"))
 with join_ranks(Topology.from_environment(), StopSignal()) as ranks:
     made = []
+    job = ResolvedJob.model_validate_json(job)
     found = load_class_images(
-        ResolvedJob.model_validate_json(job), "mug", OwnClassImages(), model_hash="ab" * 32,
+        job, "mug", OwnClassImages(), job.spec.prior.count, model_hash="ab" * 32,
         ranks=ranks,
         storage=storage, family=family, progress=print, should_stop=lambda: False,
     )
-    pixels = b"".join(image.tobytes() for image in read_pixels(storage, found.images, 64))
+    pixels = b"".join(image.tobytes() for image in read_pixels(storage, found.images))
     mine = (hashlib.sha256(pixels).hexdigest(), found.generated, len(made), found.captions)
     everyone = ranks.gather(mine)
     if ranks.topology.rank == 0:

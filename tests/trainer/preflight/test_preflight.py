@@ -408,6 +408,20 @@ def test_a_sampler_that_the_model_does_not_take_is_an_error(
     assert error.startswith("spec.samples.sampler: the model cannot be sampled with ddim;")
 
 
+def test_images_that_are_not_cropped_are_listed_by_shape(job: Job, tmp_path: Path) -> None:
+    Image.new("RGB", (400, 80), "red").save(tmp_path / "images/panorama.png")
+    job["spec"]["training"]["crop"] = "none"
+    report = examine(job)
+    field = "spec.subjects[0].images"
+    assert report.notes == [
+        f"{field}: trained on without cropping (crop: none): 3 of 56 x 72, 1 of 128 x 32 pixels"
+    ]
+    assert report.warnings == [
+        f"{field}: panorama.png is longer than 4 to 1, and is cropped to that; cut out the part"
+        " that shows the subject"
+    ]
+
+
 def test_prompts_without_identifier_and_too_long_ones_are_warnings(job: Job) -> None:
     job["spec"]["samples"] = {"prompts": ["a photo of sks mug", "a mug", "sks " * 30]}
     report = examine(job)

@@ -50,7 +50,7 @@ class PointFamily:
         mean, deviation = moments.chunk(2, dim=1)
         return mean + deviation * noise
 
-    def latent_shape(self, _resolution: int) -> tuple[int, int, int]:
+    def latent_shape(self, *_size: int) -> tuple[int, int, int]:
         return 2, 1, 1
 
     def predict(
@@ -88,7 +88,7 @@ class Run:
         """The loss of every step; the ranks' shares are gone through one after the other."""
         sampler = TrainingSampler(
             seed=4, subjects=[ImagePool(0, ROWS)], priors=[], weights=[1.0],
-            objective=self.module.objective, latent_shape=self.module.latent_shape,
+            objective=self.module.objective, latent_shape=self.module.latent_shape(1, 1),
             global_batch=batch,
         )  # fmt: skip
         plans = [BatchPlan(start, stop, 1, batch // ranks, rank, ranks) for rank in range(ranks)]

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreambooth_trainer.data.bucket_sampler import BucketSampler
 from dreambooth_trainer.data.sampler import TrainingSampler
 
 Batch = dict[str, Tensor]
 """row [N], timestep [N], drop_caption [N], empty_prompt [N]; latent_noise and noise [N, C, h, w].
+h and w are those of the step's images.
 N = 2B with prior preservation: B subject samples, then the B class samples that belong to them."""
 
 BATCHES_AHEAD = 3
@@ -54,7 +56,9 @@ class BatchPlan:
         return (self.stop - self.start) * self.accumulation
 
 
-def make_batch(sampler: TrainingSampler, noise_offset: float, step: int, positions: range) -> Batch:
+def make_batch(
+    sampler: TrainingSampler | BucketSampler, noise_offset: float, step: int, positions: range
+) -> Batch:
     """The micro-batch of B positions of a step's global batch; see `Batch` for the shapes.
 
     Args:
@@ -87,7 +91,7 @@ class BatchStream:
     `wait_seconds` is the time that the training loop waited for the newest one, in seconds.
     """
 
-    sampler: TrainingSampler
+    sampler: TrainingSampler | BucketSampler
     plan: BatchPlan
     noise_offset: float = 0.0
     pin_memory: bool = False

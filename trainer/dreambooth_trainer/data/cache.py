@@ -3,13 +3,14 @@
 The VAE's encoder takes more arithmetic than the forward pass of the denoiser.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dreambooth_trainer.data.crops import crop_box
+from dreambooth_trainer.data.crops import Size, crop_box
 from dreambooth_trainer.data.latents import ImageGroup, LatentStore, load_latents
 from dreambooth_trainer.data.sampler import ImagePool
 from dreambooth_trainer.models import Conditioning, Family, Tokens
@@ -49,7 +50,8 @@ class TrainingCache:
 
     Args:
         moments: [rows, 2C, h, w], mean and log variance of the latent of each image's variants; or
-            what the family keeps instead.
+            what the family keeps instead. [rows, 2C, cells] for images of several shapes, those
+            with fewer cells padded: `moments_of` has them in their shape.
         crops: [rows, 4], where each variant was cropped, see `Family.predict`.
         caption_of_row: [rows], index into `captions`.
         captions: All captions, the empty one first.
@@ -72,6 +74,11 @@ class TrainingCache:
     empty_prompt: int | None = None
     host: HostConditioning | None = None
 
+    def moments_of(self, rows: Tensor, height: int, width: int) -> Tensor:
+        """Moments [N, 2C, h, w] of rows [N], all of which have this shape, in cells."""
+        found = self.moments[rows].flatten(2)[..., : height * width]
+        return found.reshape(*found.shape[:2], height, width)
+
     def conditioning_of(self, family: Family, captions: Tensor) -> Conditioning:
         """Conditioning of captions [N], given by their indices."""
         if self.host is not None:
@@ -83,16 +90,20 @@ class TrainingCache:
         return {key: table[captions] for key, table in self.conditioning.items()}
 
 
-def image_pools(groups: Sequence[ImageGroup]) -> list[ImagePool]:
-    """The rows of each group in the cache, in the order of the groups.
+def image_pools(groups: Sequence[ImageGroup], resolution: int) -> list[dict[Size, ImagePool]]:
+    """The rows of each group's shapes in the cache, in the order of the groups.
 
     Returns:
         Pools whose rows follow each other without gaps from row 0.
     """
     pools, first = [], 0
     for group in groups:
-        pools.append(ImagePool(first, len(group.images), len(group.variants)))
-        first += len(group.images) * len(group.variants)
+        of_group = {}
+        sizes = Counter(shape for _, shape in group.with_shapes(resolution))
+        for shape, size in sizes.items():
+            of_group[shape] = ImagePool(first, size, len(group.variants))
+            first += size * len(group.variants)
+        pools.append(of_group)
     return pools
 
 
@@ -113,7 +124,7 @@ def build_cache(
     Args:
         family: The base model.
         groups: Images of all subjects and classes.
-        resolution: Of the crops, in pixels along one side.
+        resolution: Of crops that are squares, in pixels along one side.
         text_is_trained: Whether the conditioning changes, and so cannot be cached.
         keeps_base: Whether the base model's own predictions are needed.
         has_empty_prompt: Whether samples have the empty prompt of guidance.
@@ -169,11 +180,11 @@ def _encoded_rows(
 
 def _crops_of_rows(groups: Sequence[ImageGroup], resolution: int) -> Iterator[list[int]]:
     for group in groups:
-        for image in group.images:
+        for image, shape in group.with_shapes(resolution):
             width, height = image.size
-            scale = resolution / min(width, height)
+            scale = max(shape[0] / width, shape[1] / height)
             for variant in group.variants:
-                left, top, right, _ = crop_box(image.size, variant)
+                left, top, right, _ = crop_box(image.size, shape, variant)
                 if variant.mirror:  # the model sees a crop of the mirrored image
                     left = width - right
                 yield [height, width, round(top * scale), round(left * scale)]

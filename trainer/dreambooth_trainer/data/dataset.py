@@ -1,16 +1,21 @@
 """The images of a job: its subjects', and their classes' for prior preservation."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from dreambooth_api.models.subject import Subject
 from dreambooth_trainer.attempt import Attempt
+from dreambooth_trainer.data.bucket_sampler import BucketSampler
+from dreambooth_trainer.data.buckets import fit, nearest_shape
 from dreambooth_trainer.data.cache import image_pools
-from dreambooth_trainer.data.crops import variants
-from dreambooth_trainer.data.images import load_images
+from dreambooth_trainer.data.crops import Size, Variant, variants
+from dreambooth_trainer.data.images import SourceImage, load_images
 from dreambooth_trainer.data.latents import ImageGroup
 from dreambooth_trainer.data.prior.class_images import prepare_class_images
+from dreambooth_trainer.data.prior.class_shapes import divide_among_shapes
 from dreambooth_trainer.data.prior.own_class_images import OwnClassImages
 from dreambooth_trainer.data.sampler import TrainingSampler
 from dreambooth_trainer.data.subjects import SubjectData, load_subject
@@ -38,29 +43,42 @@ class Dataset:
         return bool(self.classes)
 
     def sampler(
-        self, global_batch: int, latent_shape: tuple[int, int, int], objective: Objective
-    ) -> TrainingSampler:
+        self,
+        global_batch: int,
+        latent_shape: Callable[[int, int], tuple[int, int, int]],
+        objective: Objective,
+    ) -> TrainingSampler | BucketSampler:
         """The sampler of these images.
 
         Args:
             global_batch: Subject images per optimizer step over all ranks.
-            latent_shape: (C, h, w).
+            latent_shape: (C, h, w) for width and height of an image.
             objective: Draws the timesteps.
         """
-        pools = image_pools(self.groups)
+        training = self.job.spec.training
+        pools = image_pools(self.groups, training.resolution)
         of_class = dict(zip(self.classes, pools[len(self.subjects) :], strict=True))
-        subjects = self.job.spec.subjects
-        return TrainingSampler(
-            seed=self.job.spec.training.seed,
-            subjects=pools[: len(self.subjects)],
-            priors=[of_class[s.class_noun] for s in subjects] if self.has_prior else [],
-            weights=[s.weight or 1.0 for s in subjects],
-            objective=objective,
-            latent_shape=latent_shape,
-            global_batch=global_batch,
-            caption_dropout=self.job.spec.training.caption_dropout,
-            empty_prompt_fraction=self.job.spec.prior.empty_prompt_fraction,
-        )
+        of_subject = list(zip(self.job.spec.subjects, pools, strict=False))
+        buckets = []
+        for shape in sorted({shape for _, found in of_subject for shape in found}):
+            here = [(subject, found) for subject, found in of_subject if shape in found]
+            priors = [of_class[subject.class_noun][shape] for subject, _ in here if self.has_prior]
+            bucket = TrainingSampler(
+                seed=training.seed,
+                subjects=[found[shape] for _, found in here],
+                priors=priors,
+                weights=[
+                    shape_weights(subject, {each: pool.size for each, pool in found.items()})[shape]
+                    for subject, found in here
+                ],
+                objective=objective,
+                latent_shape=latent_shape(*shape),
+                global_batch=global_batch,
+                caption_dropout=training.caption_dropout,
+                empty_prompt_fraction=self.job.spec.prior.empty_prompt_fraction,
+            )
+            buckets.append(bucket)
+        return buckets[0] if len(buckets) == 1 else BucketSampler(buckets, len(of_subject))
 
     def uris(self, rows: Iterable[int]) -> list[str]:
         """URIs of the images behind rows of the cache, each named once."""
@@ -118,10 +136,45 @@ def load_subjects(attempt: Attempt) -> list[SubjectData]:
     )
 
 
-def subject_groups(job: ResolvedJob, subjects: Sequence[SubjectData]) -> list[ImageGroup]:
-    """What is trained on: images, captions and crops of every subject."""
-    crops = variants(job.spec.training.crop, job.spec.training.flip)
-    return [ImageGroup(subject.images, subject.captions, crops) for subject in subjects]
+def subject_groups(
+    job: ResolvedJob, subjects: Sequence[SubjectData], step: int
+) -> list[ImageGroup]:
+    """What is trained on: images, captions and crops of every subject.
+
+    `step` is that of the model, see `Family.resolution_step`.
+    """
+    training = job.spec.training
+    crops = variants(training.crop, training.flip)
+    if training.crop != "none":
+        return [ImageGroup(subject.images, subject.captions, crops) for subject in subjects]
+    groups = []
+    for subject in subjects:
+        shaped = [
+            (image, caption, nearest_shape(image.size, training.resolution, step))
+            for image, caption in zip(subject.images, subject.captions, strict=True)
+        ]
+        groups.append(_group(shaped, crops))
+    return groups
+
+
+def _group(shaped: Iterable[tuple[SourceImage, str, Size]], crops: Sequence[Variant]) -> ImageGroup:
+    """Images with their captions and shapes, those of a shape one after the other."""
+    ordered = sorted(shaped, key=lambda each: each[2])
+    return ImageGroup(
+        [fit(image, shape) for image, _, shape in ordered],
+        [caption for _, caption, _ in ordered],
+        crops,
+        [shape for _, _, shape in ordered],
+    )
+
+
+def shape_weights(subject: Subject, images: Mapping[Size, int]) -> dict[Size, float]:
+    """How often each shape of a subject's images is drawn, relative to those of all subjects.
+
+    Every image is as likely as the others of its subject. `images` is their number by shape.
+    """
+    total = sum(images.values())
+    return {shape: (subject.weight or 1.0) * (size / total) for shape, size in images.items()}
 
 
 def held_out_groups(attempt: Attempt, subjects: Sequence[SubjectData]) -> list[ImageGroup]:
@@ -175,18 +228,55 @@ def class_groups(
     if not prior.enabled or prior.weight == 0:
         return {}
     groups = {}
+    crops = variants("center", job.spec.training.flip)
     for noun in dict.fromkeys(subject.class_noun for subject in job.spec.subjects):
-        if prior.count:
-            found = prepare_class_images(attempt, family, noun, own)
-            crops = variants("center", job.spec.training.flip)
+        pairs = zip(job.spec.subjects, subjects, strict=True)
+        of_class = [(subject, group) for subject, group in pairs if subject.class_noun == noun]
+        if prior.count and job.spec.training.crop == "none":
+            weights = _weights_of_shapes(of_class)
+            groups[noun] = _shaped_class_images(attempt, family, noun, own, weights)
+        elif prior.count:
+            found = prepare_class_images(attempt, family, noun, own, prior.count)
             groups[noun] = ImageGroup(found.images, found.captions, crops)
         else:
-            pairs = zip(job.spec.subjects, subjects, strict=True)
-            of_class = [group for subject, group in pairs if subject.class_noun == noun]
-            images = [image for group in of_class for image in group.images]
-            texts = [prior.class_prompt(noun)] * len(images)
-            groups[noun] = ImageGroup(images, texts, of_class[0].variants)
+            groups[noun] = _stand_in(of_class, prior.class_prompt(noun))
     return groups
+
+
+def _weights_of_shapes(of_class: Sequence[tuple[Subject, ImageGroup]]) -> Counter[Size]:
+    """How often each shape is drawn of a class's subjects."""
+    weights: Counter[Size] = Counter()
+    for subject, group in of_class:
+        weights.update(shape_weights(subject, Counter(group.shapes)))
+    return weights
+
+
+def _shaped_class_images(
+    attempt: Attempt,
+    family: Family,
+    noun: str,
+    own: OwnClassImages,
+    weights: Mapping[Size, float],
+) -> ImageGroup:
+    """Class images in the shapes of the subject's images. Collective."""
+    spec = attempt.job.spec
+    shaped: list[tuple[SourceImage, str, Size]] = []
+    for share in divide_among_shapes(spec.prior.count, own, weights):
+        found = prepare_class_images(attempt, family, noun, share.own, share.count, share.shape)
+        pairs = zip(found.images, found.captions, strict=True)
+        shaped += [(image, caption, share.shape) for image, caption in pairs]
+    return _group(shaped, variants("none", spec.training.flip))
+
+
+def _stand_in(of_class: Sequence[tuple[Subject, ImageGroup]], prompt: str) -> ImageGroup:
+    """The subjects' images in place of those of their class."""
+    groups = [group for _, group in of_class]
+    images = [image for group in groups for image in group.images]
+    if groups[0].shapes is None:
+        return ImageGroup(images, [prompt] * len(images), groups[0].variants)
+    shapes = [shape for group in groups for shape in group.shapes or ()]
+    shaped = [(image, prompt, shape) for image, shape in zip(images, shapes, strict=True)]
+    return _group(shaped, groups[0].variants)
 
 
 def prompts_of(

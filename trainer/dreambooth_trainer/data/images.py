@@ -14,6 +14,7 @@ from dreambooth_storage import (
     StoredObject,
     printable,
 )
+from dreambooth_trainer.data.crops import Size
 from dreambooth_trainer.data.decode import MAX_PIXELS, READABLE, UnreadableImageError, decode
 from dreambooth_trainer.process.errors import BadDataError
 
@@ -44,14 +45,14 @@ class SourceImage:
 
     Args:
         name: Relative to its folder.
-        size: Width and height in pixels, as `read_pixels` gives them.
+        size: As `read_pixels` gives it.
         sha256: Of the file, in hexadecimal.
         uri: Of the file.
         field: The job's field that names the folder.
     """
 
     name: str
-    size: tuple[int, int]
+    size: Size
     sha256: str
     uri: str
     field: str
@@ -130,12 +131,8 @@ def load_images(
     return ImageSet(images, [*links, *rejected], unread)
 
 
-def read_pixels(
-    storage: Storage, images: Sequence[SourceImage], resolution: int
-) -> Iterator[Image.Image]:
-    """The images one after the other, upright RGB, with `resolution` pixels on the shorter side.
-
-    Smaller ones are not enlarged.
+def read_pixels(storage: Storage, images: Sequence[SourceImage]) -> Iterator[Image.Image]:
+    """The images one after the other, upright RGB, each reduced to its `size`.
 
     Raises:
         StorageError: An image cannot be read, or has changed since it was checked.
@@ -149,8 +146,8 @@ def read_pixels(
             error.field = image.field
             raise
         pixels = decode(data)
-        size = _reduced_size(pixels.size, resolution)
-        yield pixels if pixels.size == size else pixels.resize(size, Image.Resampling.LANCZOS)
+        is_reduced = pixels.size == image.size
+        yield pixels if is_reduced else pixels.resize(image.size, Image.Resampling.LANCZOS)
 
 
 def _broken_links(storage: Storage, uri: str) -> list[RejectedImage]:
@@ -231,7 +228,7 @@ def _check_image(
     first = seen.setdefault(_pixel_hash(pixels), name)
     if first != name:
         return RejectedImage(name, f"the same picture as {first}", is_lost=False)
-    return _reduced_size(pixels.size, resolution)
+    return reduced_size(pixels.size, (resolution, resolution))
 
 
 def _is_named_as_image(name: str) -> bool:
@@ -246,10 +243,12 @@ def _pixel_hash(pixels: Image.Image) -> str:
     return digest.hexdigest()
 
 
-def _reduced_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:
-    """The size with `resolution` pixels on the shorter side; a smaller one is not changed."""
-    shorter = min(size)
-    if shorter <= resolution:
+def reduced_size(size: Size, shape: Size) -> Size:
+    """The least size with these proportions that covers the shape; a smaller one is not changed."""
+    scale = max(needed / side for needed, side in zip(shape, size, strict=True))
+    if scale >= 1:
         return size
-    width, height = (max(resolution, round(side * resolution / shorter)) for side in size)
+    width, height = (
+        max(needed, round(side * scale)) for needed, side in zip(shape, size, strict=True)
+    )
     return width, height

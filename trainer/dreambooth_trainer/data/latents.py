@@ -7,16 +7,17 @@ variants adds to the memory that this takes.
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import safetensors.torch
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dreambooth_storage import ObjectNotFoundError, Storage, StorageError, join
-from dreambooth_trainer.data.crops import Variant, crop_box, crop_to_square
+from dreambooth_trainer.data.crops import Size, Variant, crop_box, crop_to_shape
 from dreambooth_trainer.data.images import SourceImage, read_pixels
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.process import heartbeat
@@ -30,11 +31,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageGroup:
-    """Images of one subject or class, with a caption for each; all have the same variants."""
+    """Images of one subject or class, with a caption for each; all have the same variants.
+
+    Args:
+        images: The images.
+        captions: Of each image.
+        variants: Of all images.
+        shapes: Of each image's crops, those of the same shape one after the other; None: all are
+            squares of the job's resolution.
+    """
 
     images: Sequence[SourceImage]
     captions: Sequence[str]
     variants: Sequence[Variant]
+    shapes: Sequence[Size] | None = None
+
+    def with_shapes(self, resolution: int) -> Iterator[tuple[SourceImage, Size]]:
+        """Every image with the shape of its crops."""
+        square = resolution, resolution
+        yield from zip(self.images, self.shapes or [square] * len(self.images), strict=True)
 
 
 @dataclass(frozen=True)
@@ -49,7 +64,7 @@ class LatentStore:
     folder: str
 
     def load(self, key: str) -> Tensor | None:
-        """The moments [rows, 2C, h, w] of this key; None where they cannot be read."""
+        """The moments of this key; None where they cannot be read."""
         try:
             record = json.loads(self.storage.read(join(self.folder, f"{key}.json")))
             data = self.storage.read(self._uri(key), sha256=record["sha256"])
@@ -88,7 +103,7 @@ def load_latents(
     ranks: Ranks,
     device: torch.device,
 ) -> Tensor:
-    """Moments [rows, 2C, h, w] of every variant of every image, in host memory. Collective.
+    """Moments of every variant of every image, in host memory, see `TrainingCache`. Collective.
 
     They are those that an earlier attempt has stored; otherwise they are encoded.
 
@@ -110,17 +125,20 @@ def load_latents(
 def _key(model_hash: str, groups: Sequence[ImageGroup], resolution: int) -> str:
     """Hash of everything that the latents depend on: 32 hexadecimal digits."""
     images = [
-        [image.sha256, [_crop(image, variant) for variant in group.variants]]
+        [image.sha256, [_crop(image, shape, variant) for variant in group.variants]]
+        + ([] if shape == (resolution, resolution) else [shape])
         for group in groups
-        for image in group.images
+        for image, shape in group.with_shapes(resolution)
     ]
     text = json.dumps([FORMAT, model_hash, resolution, images])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _crop(image: SourceImage, variant: Variant) -> tuple[tuple[int, int, int, int], bool]:
+def _crop(
+    image: SourceImage, shape: Size, variant: Variant
+) -> tuple[tuple[int, int, int, int], bool]:
     """What distinguishes the variants of one image: those with the same crop show the same."""
-    return crop_box(image.size, variant), variant.mirror
+    return crop_box(image.size, shape, variant), variant.mirror
 
 
 def _encode_all(
@@ -133,38 +151,55 @@ def _encode_all(
 ) -> Tensor:
     """Moments of every row; rows that show the same pixels are encoded once."""
     # By number, as one image may be in several groups. Each rank has every n-th image.
-    images = [(image, group.variants) for group in groups for image in group.images]
-    distinct = [{_crop(image, each): each for each in variants} for image, variants in images]
+    images = [
+        (image, shape, group.variants)
+        for group in groups
+        for image, shape in group.with_shapes(resolution)
+    ]
+    distinct = [
+        {_crop(image, shape, each): each for each in variants} for image, shape, variants in images
+    ]
     own = range(ranks.topology.rank, len(images), ranks.topology.world_size)
 
     def encode_own() -> dict[int, Tensor]:
-        pixels = read_pixels(storage, [images[number][0] for number in own], resolution)
+        pixels = read_pixels(storage, [images[number][0] for number in own])
         return {
-            number: _encode(family, image, list(distinct[number].values()), resolution, device)
+            number: _encode(
+                family, image, list(distinct[number].values()), images[number][1], device
+            )
             for number, image in zip(own, pixels, strict=True)
         }
 
     encoded = {n: part for parts in ranks.run_on_all(encode_own) for n, part in parts.items()}
     rows = []
-    for number, (image, variants) in enumerate(images):
+    for number, (image, shape, variants) in enumerate(images):
         places = {crop: place for place, crop in enumerate(distinct[number])}
-        rows.append(encoded[number][[places[_crop(image, each)] for each in variants]])
-    return torch.cat(rows)
+        rows.append(encoded[number][[places[_crop(image, shape, each)] for each in variants]])
+    return _join(rows)
+
+
+def _join(rows: Sequence[Tensor]) -> Tensor:
+    """Rows one after the other; of several shapes, flattened and padded to the largest."""
+    if len({each.shape[1:] for each in rows}) == 1:
+        return torch.cat(list(rows))
+    flat = [each.flatten(2) for each in rows]
+    cells = max(each.shape[2] for each in flat)
+    return torch.cat([pad(each, (0, cells - each.shape[2])) for each in flat])
 
 
 def _encode(
     family: Family,
     image: Image.Image,
     variants: Sequence[Variant],
-    resolution: int,
+    shape: Size,
     device: torch.device,
 ) -> Tensor:
     """Moments [variants, 2C, h, w] of one image."""
     moments = []
     for variant in variants:
         heartbeat.send()
-        pixels = crop_to_square(image, resolution, variant)
-        # One at a time: the VAE's activations of one square fill a GPU as it is. On the host, as
+        pixels = crop_to_shape(image, shape, variant)
+        # One at a time: the VAE's activations of one crop fill a GPU as it is. On the host, as
         # `gather` pickles: a tensor on a GPU would be unpickled on the sender's device.
         moments.append(family.encode_images(pixels[None].to(device)).cpu())
     return torch.cat(moments)

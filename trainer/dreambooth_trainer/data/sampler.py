@@ -83,7 +83,9 @@ class TrainingSampler:
     caption_dropout: float = 0.0
     empty_prompt_fraction: float = 0.0
 
-    def draw(self, step: int, position: int) -> tuple[TrainingSample, TrainingSample | None]:
+    def draw(
+        self, step: int, position: int, earlier: int | None = None
+    ) -> tuple[TrainingSample, TrainingSample | None]:
         """The subject's sample and, with prior preservation, the class's.
 
         Source: Ruiz et al. 2022, section 3.3.
@@ -91,21 +93,17 @@ class TrainingSampler:
         Args:
             step: Optimizer steps before this one.
             position: In the global batch.
+            earlier: Those of them that drew from this sampler; None: all.
         """
         stream = self._stream(SUBJECT, step, position)
-        index = self._choose_subject(stream.random())
-        count = step * self.global_batch + position
+        index = choose(self.weights, stream.random())
+        count = (step if earlier is None else earlier) * self.global_batch + position
         subject = self._draw(stream, SUBJECT, self.subjects[index], count)
         if not self.priors:
             return subject, None
         # A stream of its own: the subject's draws are the same with and without a prior.
         stream = self._stream(PRIOR, step, position)
         return subject, self._draw(stream, PRIOR, self.priors[index], count)
-
-    def _choose_subject(self, uniform: float) -> int:
-        shares = np.cumsum(self.weights) / np.sum(self.weights)
-        # Clipped, as the last share may be rounded to less than 1.
-        return int(np.searchsorted(shares, uniform, side="right").clip(0, len(self.weights) - 1))
 
     def _draw(
         self, stream: np.random.Generator, kind: int, pool: ImagePool, count: int
@@ -115,7 +113,7 @@ class TrainingSampler:
         With one subject, every image is used once before any is used again.
         """
         epoch, index = divmod(count, pool.size)
-        image = int(_permutation(self.seed, kind, pool, epoch)[index])
+        image = int(permutation(self.seed, kind, pool, epoch)[index])
         channels = self.latent_shape[0]
         # The order of these draws is part of the result: a change breaks resumed runs.
         row = pool.first + image * pool.variants + int(stream.integers(pool.variants))
@@ -132,15 +130,24 @@ class TrainingSampler:
         )
 
     def _stream(self, kind: int, step: int, position: int) -> np.random.Generator:
-        return _generator(self.seed, kind, step, position)
+        return generator(self.seed, kind, step, position)
 
 
-def _generator(seed: int, kind: int, major: int, minor: int) -> np.random.Generator:
+def choose(weights: Sequence[float], uniform: float) -> int:
+    """Index of a weight, each as often as it says, by a uniform number in 0..1."""
+    shares = np.cumsum(weights) / np.sum(weights)
+    # Clipped, as the last share may be rounded to less than 1.
+    return int(np.searchsorted(shares, uniform, side="right").clip(0, len(weights) - 1))
+
+
+def generator(seed: int, kind: int, major: int, minor: int) -> np.random.Generator:
+    """The random stream of a kind, independent of all others with another number."""
     # The lowest counter word is left to the generator, which counts its own blocks in it.
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, minor, major, kind]))
 
 
 @lru_cache(maxsize=64)
-def _permutation(seed: int, kind: int, pool: ImagePool, epoch: int) -> NDArray[np.int64]:
-    stream = _generator(seed, ORDER + kind, epoch, pool.first)
+def permutation(seed: int, kind: int, pool: ImagePool, epoch: int) -> NDArray[np.int64]:
+    """The order of a pool's images, [size], in one pass over them."""
+    stream = generator(seed, ORDER + kind, epoch, pool.first)
     return stream.permutation(pool.size)

@@ -66,4 +66,4 @@ def encode_real(
 def _load(attempt: Attempt, uri: str, field: str) -> list[Image.Image]:
     storage, resolution = attempt.storage, attempt.job.spec.training.resolution
     loaded = load_images(storage, uri, field=field, resolution=resolution)
-    return list(read_pixels(storage, loaded.images, resolution))
+    return list(read_pixels(storage, loaded.images))

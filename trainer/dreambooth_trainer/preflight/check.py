@@ -61,7 +61,8 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
         check_source(report.job, storage, report)
     # Images are checked all the same; without the model's resolution, none is too small.
     resolved = report.job or fill_defaults(job, replace(DEFAULTS, resolution=MIN_RESOLUTION))
-    captions = check_subjects(resolved, storage, report)
+    step = config.skeleton.resolution_step if config else None
+    captions = check_subjects(resolved, storage, report, step)
     captions += check_class_images(resolved, storage, report)
     check_evaluation_images(resolved, storage, report)
     encoders = []

@@ -1,7 +1,11 @@
 """Checks whether the images and captions can be trained on."""
 
-from dreambooth_storage import Storage
-from dreambooth_trainer.data.images import load_images
+from collections import Counter
+from collections.abc import Sequence
+
+from dreambooth_storage import Storage, printable
+from dreambooth_trainer.data.buckets import MAX_RATIO, nearest_shape
+from dreambooth_trainer.data.images import SourceImage, load_images
 from dreambooth_trainer.data.prior.own_class_images import FIELD, load_own_class_images
 from dreambooth_trainer.data.subjects import load_subject
 from dreambooth_trainer.preflight.prompts import Prompts
@@ -12,8 +16,10 @@ SAMPLE_SIZE = 64
 """Class images and evaluation images to check at most: there may be thousands."""
 
 
-def check_subjects(job: ResolvedJob, storage: Storage, report: PreflightReport) -> Prompts:
-    """Check every subject's images and captions.
+def check_subjects(
+    job: ResolvedJob, storage: Storage, report: PreflightReport, step: int | None = None
+) -> Prompts:
+    """Check every subject's images and captions; `step` is the model's, see `nearest_shape`.
 
     Returns:
         The captions, each with its field.
@@ -24,9 +30,29 @@ def check_subjects(job: ResolvedJob, storage: Storage, report: PreflightReport) 
             loaded = load_subject(storage, job, index)
             report.warnings += loaded.warnings
             report.notes += loaded.notes
+            if step and job.spec.training.crop == "none":
+                _report_shapes(loaded.images, job, index, step, report)
             field = f"spec.subjects[{index}].{'captions' if subject.captions else 'images'}"
             captions += [(field, text) for text in dict.fromkeys(loaded.captions)]
     return captions
+
+
+def _report_shapes(
+    images: Sequence[SourceImage], job: ResolvedJob, index: int, step: int, report: PreflightReport
+) -> None:
+    """Tell in which shapes a subject's images are trained on, and warn of panoramas."""
+    side, field = job.spec.training.resolution, f"spec.subjects[{index}].images"
+    shapes = Counter(nearest_shape(image.size, side, step) for image in images)
+    counts = ", ".join(
+        f"{number} of {width} x {height}" for (width, height), number in sorted(shapes.items())
+    )
+    report.notes.append(f"{field}: trained on without cropping (crop: none): {counts} pixels")
+    for image in images:
+        if max(image.size) > MAX_RATIO * min(image.size):
+            report.warnings.append(
+                f"{field}: {printable(image.name)} is longer than {MAX_RATIO:g} to 1, and is"
+                " cropped to that; cut out the part that shows the subject"
+            )
 
 
 def check_class_images(job: ResolvedJob, storage: Storage, report: PreflightReport) -> Prompts:

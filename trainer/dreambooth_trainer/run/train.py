@@ -72,13 +72,13 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         attempt.check_stop()
         store = _checkpoints(attempt)
         loaded = load_subjects(attempt)
-        subjects = subject_groups(attempt.job, loaded)
         held_out = held_out_groups(attempt, loaded)
         own = ranks.run_on_first(lambda: load_own_class_images(storage, resolved))
         with explain_out_of_memory("loading the model", job):
             family = load_family(
                 job.spec.model, attempt.storage, ranks, attempt.device, resolved.spec.training
             )
+        subjects = subject_groups(attempt.job, loaded, family.resolution_step)
         restored = restore(attempt, store)
         if restored:
             telemetry.resume(restored.state.step)

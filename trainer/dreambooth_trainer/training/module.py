@@ -100,10 +100,9 @@ class DreamBooth(pl.LightningModule):
         if resume:
             self._restore_weights(resume.tensors)
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of the cached latents."""
-        return self._family.latent_shape(self.training_spec.resolution)
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of images of a size in pixels."""
+        return self._family.latent_shape(width, height)
 
     @property
     def steps_done(self) -> int:
@@ -138,7 +137,7 @@ class DreamBooth(pl.LightningModule):
         Its gradient is averaged over ranks and micro-batches.
         """
         timesteps, noise = batch["timestep"], batch["noise"]
-        moments = self._cache.moments[batch["row"]]
+        moments = self._cache.moments_of(batch["row"], *noise.shape[2:])
         latents = self._family.sample_latents(moments, batch["latent_noise"])
         noisy = self.objective.add_noise(latents, noise, timesteps)
         conditioning, crops = self._conditioning(batch), self._cache.crops[batch["row"]]

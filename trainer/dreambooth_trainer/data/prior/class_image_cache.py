@@ -5,11 +5,13 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from PIL import Image
 
 from dreambooth_api.models.prior import Sampler
 from dreambooth_storage import AlreadyExistsError, Storage, join
+from dreambooth_trainer.data.crops import Size
 from dreambooth_trainer.data.decode import UnreadableImageError, decode
 from dreambooth_trainer.data.images import SourceImage
 from dreambooth_trainer.data.png import encode_png
@@ -34,10 +36,15 @@ class ClassImageRecipe:
     seed: int
     """Image i is generated from seed + i."""
     resolution: int
+    """Side of squares."""
+    shape: Size | None = None
+    """Of images that are no squares."""
 
     @classmethod
-    def of(cls, job: ResolvedJob, prompt: str, model_hash: str) -> "ClassImageRecipe":
-        """The recipe for a prompt of the job."""
+    def of(
+        cls, job: ResolvedJob, prompt: str, model_hash: str, shape: Size | None = None
+    ) -> "ClassImageRecipe":
+        """The recipe for a prompt of the job; `shape` is None for squares of its resolution."""
         prior = job.spec.prior
         return cls(
             model=model_hash,
@@ -47,11 +54,22 @@ class ClassImageRecipe:
             guidance_scale=float(prior.guidance_scale),
             seed=prior.seed,
             resolution=job.spec.training.resolution,
+            shape=shape if shape != (job.spec.training.resolution,) * 2 else None,
         )
+
+    @property
+    def size(self) -> Size:
+        """Of the images."""
+        return self.shape or (self.resolution, self.resolution)
+
+    def manifest(self) -> dict[str, Any]:
+        """The fields by name; squares have no shape, as in earlier versions."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     def key(self) -> str:
         """Name of the cache's folder for this recipe: 32 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+        text = json.dumps(self.manifest(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 class ClassImageCache:
@@ -84,7 +102,7 @@ class ClassImageCache:
     def write_manifests(self) -> None:
         """Write each recipe beside its images, for users who inspect the folders."""
         for recipe, folder in zip(self._recipes, self._folders, strict=True):
-            manifest = json.dumps(asdict(recipe), indent=2).encode() + b"\n"
+            manifest = json.dumps(recipe.manifest(), indent=2).encode() + b"\n"
             self._write(join(folder, "manifest.json"), manifest)
 
     def present(self) -> set[int]:
@@ -123,9 +141,9 @@ class ClassImageCache:
         self._write(self.uri(index), encode_png(image), replace=replace)
 
     def _check(self, index: int, data: bytes) -> SourceImage | None:
-        side = self.recipe(index).resolution
+        width, height = self.recipe(index).size
         try:
-            pixels = decode(data, smallest=side, max_pixels=side * side)
+            pixels = decode(data, smallest=min(width, height), max_pixels=width * height)
         except UnreadableImageError:
             return None
         sha256 = hashlib.sha256(data).hexdigest()

@@ -14,6 +14,7 @@ import torch
 from dreambooth_api.models.job import prior_cache
 from dreambooth_storage import Storage
 from dreambooth_trainer.attempt import Attempt
+from dreambooth_trainer.data.crops import Size
 from dreambooth_trainer.data.images import SourceImage
 from dreambooth_trainer.data.prior.class_image_cache import ClassImageCache, ClassImageRecipe
 from dreambooth_trainer.data.prior.own_class_images import FIELD, OwnClassImages
@@ -47,9 +48,22 @@ class ClassImageSet:
 
 
 def prepare_class_images(
-    attempt: Attempt, family: Family, class_noun: str, own: OwnClassImages
+    attempt: Attempt,
+    family: Family,
+    class_noun: str,
+    own: OwnClassImages,
+    count: int,
+    shape: Size | None = None,
 ) -> ClassImageSet:
     """The class images of a running attempt, generated in its precision. Collective.
+
+    Args:
+        attempt: The attempt.
+        family: The base model.
+        class_noun: The class.
+        own: The user's images of it.
+        count: Number of images, with the user's.
+        shape: Of the others; None: squares of the job's resolution.
 
     Raises:
         StorageError: The cache cannot be read or written.
@@ -62,6 +76,8 @@ def prepare_class_images(
             attempt.job,
             class_noun,
             own,
+            count,
+            shape,
             storage=attempt.storage,
             ranks=attempt.ranks,
             model_hash=family.model_hash,
@@ -83,6 +99,8 @@ def load_class_images(
     job: ResolvedJob,
     class_noun: str,
     own: OwnClassImages,
+    count: int,
+    shape: Size | None = None,
     *,
     storage: Storage,
     ranks: Ranks,
@@ -91,12 +109,14 @@ def load_class_images(
     progress: Callable[[int, int], None],
     should_stop: Callable[[], bool],
 ) -> ClassImageSet:
-    """The `spec.prior.count` images of a class. Collective; raises as `prepare_class_images` does.
+    """`count` images of a class. Collective; raises as `prepare_class_images` does.
 
     Args:
         job: The job that trains on them.
         class_noun: The class.
         own: The user's images of it.
+        count: Number of images, with the user's.
+        shape: Of the others; None: squares of the job's resolution.
         storage: Storage of the cache.
         ranks: All ranks, which share the work.
         model_hash: sha256 of the base model.
@@ -106,8 +126,8 @@ def load_class_images(
         should_stop: Whether this rank was asked to stop.
     """
     prompts = job.spec.prior.generation_prompts(class_noun)
-    recipes = [ClassImageRecipe.of(job, prompt, model_hash) for prompt in prompts]
-    wanted = job.spec.prior.count - len(own.images)
+    recipes = [ClassImageRecipe.of(job, prompt, model_hash, shape) for prompt in prompts]
+    wanted = count - len(own.images)
     cache = ClassImageCache(storage, prior_cache(job), recipes, wanted)
     chunk = images_per_pass(job.spec.training.resolution)
 
@@ -180,7 +200,7 @@ def _generate(
         sampler=recipe.sampler,
         steps=recipe.steps,
         guidance_scale=recipe.guidance_scale,
-        size=recipe.resolution,
+        size=recipe.size,
         should_stop=should_stop,
     )
     for i, image in zip(indices, images, strict=True):
