@@ -58,6 +58,9 @@ def test_a_run_on_photos_does_not_depend_on_ranks_or_stops(
 
     # Class images are in the shapes of the photos, two of which are upright.
     made = Path(make("any")["spec"]["prior"]["cache"].removeprefix("file://"))
-    sizes = {Image.open(each).size for each in made.rglob("*.png")}
+    sizes = set()
+    for each in made.rglob("*.png"):
+        with Image.open(each) as image:
+            sizes.add(image.size)
     assert {(72, 56), (56, 72), (80, 48)} <= sizes
     assert (run_folder(steady) / "report.html").is_file()

@@ -23,8 +23,8 @@ def nearest_shape(size: Size, resolution: int, step: int) -> Size:
     """The shape in which an image is trained on, in pixels.
 
     Its sides are multiples of `step`, and its area is that of the square or up to a quarter less:
-    so the square takes the most memory. Less than `step` of the scaled image is cropped, unless
-    one side is more than `MAX_RATIO` times as long as the other.
+    so the square takes the most memory. Unless one side is more than `MAX_RATIO` times as long as
+    the other, a smaller part of the image is cropped than `step` is of the shorter side.
 
     Args:
         size: Of the image.
