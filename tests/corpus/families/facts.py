@@ -8,7 +8,9 @@ from typing import Any
 class FamilyFacts:
     """Facts of one published repository of a family.
 
-    Sizes are in bytes, None where the published size is not known. `files` lists what
+    Sizes are in bytes, None where the published size is not known; those of Sana and of Z-Image's
+    transformer are what the same libraries save, and fit the rounded sizes that are published.
+    `files` lists what
     `DiffusionPipeline.from_pretrained` loads weights from, without the variants; `others` lists
     what lies beside them. Names of LoRA files: `lora_prefixes` are diffusers' own, by component;
     `kohya_prefixes` and `comfyui_prefix` are those of the two other formats, None or empty where

@@ -20,8 +20,8 @@ FACTS = FamilyFacts(
         "text_encoder": 4_022_468_096,
     },
     files={
-        "transformer/diffusion_pytorch_model-00001-of-00002.safetensors": None,
-        "transformer/diffusion_pytorch_model-00002-of-00002.safetensors": None,
+        "transformer/diffusion_pytorch_model-00001-of-00002.safetensors": 9_973_727_144,
+        "transformer/diffusion_pytorch_model-00002-of-00002.safetensors": 2_336_146_728,
         "vae/diffusion_pytorch_model.safetensors": 167_666_902,
         "text_encoder/model-00001-of-00003.safetensors": 3_957_900_840,
         "text_encoder/model-00002-of-00003.safetensors": 3_987_450_520,
