@@ -5,6 +5,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from safetensors.torch import save_file
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.parsing.load import load
 from tests.bench.peers.__main__ import measurements
-from tests.bench.peers.measure import RUN_SCRIPT
+from tests.bench.peers.families import Peer
+from tests.bench.peers.measure import CLASS_FOLDERS, RUN_SCRIPT, compare
 from tests.bench.peers.processes import ProgramError, Usage, run_program
 
 TRAINS = """
@@ -69,7 +71,7 @@ class Programs:
         else:
             options = dict(each.split("=", 1) for each in command if "=" in each)
             steps, second = int(options["--max_train_steps"]), 2.0
-            images = int(options["--num_class_images"])
+            images = int(options.get("--num_class_images", 0))
             output = Path(options["--output_dir"])
             checkpoint = output / f"checkpoint-{steps}"
             checkpoint.mkdir(parents=True)
@@ -92,6 +94,24 @@ def test_fixed_costs_drop_out_of_the_figures(
     assert programs.steps == [2, 2, 6] * 2
     assert {job.spec.training.steps for job in programs.jobs} == {2, 6}
     assert {job.spec.prior.count for job in programs.jobs} == {2}
+
+
+@pytest.mark.parametrize("class_images", ["drawn", "none"])
+def test_both_sides_find_the_same_class_images_or_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, class_images: Literal["drawn", "none"]
+) -> None:
+    programs = Programs()
+    monkeypatch.setattr("tests.bench.peers.measure.run_program", programs.run)
+    scripts = _checkout(tmp_path, "") / "examples" / "dreambooth"
+    peer = Peer("train_dreambooth_lora.py", class_images=class_images)
+    rows = list(compare(peer, scripts, tmp_path, True))
+    assert [row.name for row in rows] == [name for name in ROWS if "class image" not in name]
+    assert programs.steps == [2, 6] * 2
+    [prior] = {job.spec.prior.model_dump_json(): job.spec.prior for job in programs.jobs}.values()
+    assert prior.enabled == (class_images == "drawn")
+    folders = [tmp_path / folder for folder in CLASS_FOLDERS if class_images == "drawn"]
+    assert [len(list(folder.iterdir())) for folder in folders] == [2] * len(folders)
+    assert prior.images == (f"file://{folders[1]}" if folders else None)
 
 
 def test_a_script_that_cannot_run_is_reported_with_its_reason(tmp_path: Path) -> None:

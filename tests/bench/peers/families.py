@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
@@ -24,6 +24,8 @@ class Peer:
         method: Of training.
         arguments: Beyond those that all scripts take.
         training: Settings of `spec.training` beyond those of all families.
+        class_images: Made by each side, drawn beforehand for both, or none. Scripts of models of
+            1024 pixels always make images of that size, in many minutes on a CPU.
         width: Factor on the channels of tiny-sd's UNet, which then has random weights. With tiny
             ones, start and overhead of the programs decide; with wide ones, the arithmetic does.
     """
@@ -33,6 +35,7 @@ class Peer:
     method: str = "lora"
     arguments: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
+    class_images: Literal["made", "drawn", "none"] = "made"
     width: int = 1
 
     def build(self, folder: Path) -> Path:
@@ -58,11 +61,22 @@ PEERS = {
     "sd-full-wide": Peer("train_dreambooth.py", method="full", width=4),
     "sd-lora-wide": Peer("train_dreambooth_lora.py", width=4),
     "sdxl": Peer("train_dreambooth_lora_sdxl.py", sdxl),
-    "flux": Peer("train_dreambooth_lora_flux.py", flux),
-    "flux2_klein": Peer("train_dreambooth_lora_flux2_klein.py", flux2_klein),
-    "z_image": Peer("train_dreambooth_lora_z_image.py", z_image),
-    "qwen_image": Peer("train_dreambooth_lora_qwen_image.py", qwen_image),
-    # As many tokens of T5 as the pipeline reads, and the trainer: the script's default is 77.
-    "sd3": Peer("train_dreambooth_lora_sd3.py", sd3, arguments=("--max_sequence_length=256",)),
-    "sana": Peer("train_dreambooth_lora_sana.py", sana),
-}
+    # As many tokens of T5 as the pipeline reads, and the trainer: the scripts' defaults are lower.
+    "flux": Peer(
+        "train_dreambooth_lora_flux.py", flux,
+        arguments=("--max_sequence_length=512",), class_images="drawn",
+    ),
+    # The layers that the pipeline reads: the script's default is others.
+    "flux2_klein": Peer(
+        "train_dreambooth_lora_flux2_klein.py", flux2_klein,
+        arguments=("--text_encoder_out_layers", "9", "18", "27"), class_images="drawn",
+    ),
+    # With class images, the script concatenates lists as if they were tensors, and ends.
+    "z_image": Peer("train_dreambooth_lora_z_image.py", z_image, class_images="none"),
+    "qwen_image": Peer("train_dreambooth_lora_qwen_image.py", qwen_image, class_images="drawn"),
+    "sd3": Peer(
+        "train_dreambooth_lora_sd3.py", sd3,
+        arguments=("--max_sequence_length=256",), class_images="drawn",
+    ),
+    "sana": Peer("train_dreambooth_lora_sana.py", sana, class_images="drawn"),
+}  # fmt: skip

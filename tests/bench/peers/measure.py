@@ -1,8 +1,8 @@
 """One family by diffusers' script and by the trainer: the same model, images, batch and steps.
 
-Each side runs three times a round: with few steps and class images to make, with few steps and
-class images that are there, with many steps. Differences give the time of a step and of a class
-image without start and end of the program, measured alike on both sides.
+Each side runs two or three times a round: with few steps and class images to make, if it makes any;
+with few steps and class images that are there; with many steps. Differences give the time of a step
+and of a class image without start and end of the program, measured alike on both sides.
 """
 
 import shutil
@@ -21,6 +21,7 @@ from tests.bench.peers.processes import ProgramError, Usage, run_program
 from tests.bench.report import Row, ratio
 
 RUN_SCRIPT = Path(__file__).with_name("run_script.py")
+CLASS_FOLDERS = "theirs-classes", "ours-classes"
 RANK = 4
 RESOLUTION = 64
 BYTES_PER_TRAINED = 12
@@ -56,7 +57,8 @@ class Measured:
 
     step: float
     step_cpu: float
-    class_image: float
+    class_image: float | None
+    """None where none was made."""
     job: float
     job_cpu: float
     peak: int
@@ -70,25 +72,31 @@ def compare(peer: Peer, scripts: Path, folder: Path, short: bool) -> Iterator[Ro
         return
     sizes = SHORT if short else Sizes() if peer.width == 1 else WIDE
     model = peer.build(folder / "model")
-    _draw(folder / "images")
+    _draw(folder / "images", 4)
+    if peer.class_images == "drawn":
+        for whose in CLASS_FOLDERS:
+            _draw(folder / whose, sizes.class_images)
     theirs = _diffusers(peer, script, model, folder, sizes)
     ours = _trainer(peer, model, folder, sizes)
     rounds = []
     for number in range(sizes.rounds):
         try:
-            other = _measure(theirs, sizes, folder / f"theirs-{number}")
+            other = _measure(theirs, peer, sizes, folder / f"theirs-{number}")
         except ProgramError as error:
             yield Row("cannot run here", str(error))
             return
-        rounds.append((other, _measure(ours, sizes, folder / f"ours-{number}")))
-    for name, value in {
+        rounds.append((other, _measure(ours, peer, sizes, folder / f"ours-{number}")))
+    figures: dict[str, Callable[[Measured], float]] = {
         "step": lambda each: each.step,
         "step's CPU time": lambda each: each.step_cpu,
         "whole job": lambda each: each.job,
         "whole job's CPU time": lambda each: each.job_cpu,
-        "class image": lambda each: each.class_image,
+        "class image": lambda each: each.class_image or 0,
         "peak memory": lambda each: each.peak,
-    }.items():
+    }
+    if peer.class_images != "made":
+        del figures["class image"]
+    for name, value in figures.items():
         # A difference of two runs is below 0 where a busy machine varies more than it.
         ratios = [value(a) / value(b) for a, b in rounds if min(value(a), value(b)) > 0]
         label = f"diffusers' {name} / ours"
@@ -102,16 +110,18 @@ def compare(peer: Peer, scripts: Path, folder: Path, short: bool) -> Iterator[Ro
             yield ratio(f"{whose} checkpoint bytes / payload", [size / payload])
 
 
-def _measure(side: Side, sizes: Sizes, logs: Path) -> Measured:
+def _measure(side: Side, peer: Peer, sizes: Sizes, logs: Path) -> Measured:
     logs.mkdir()
-    side.clear()
-    making = side.run(sizes.few, logs / "making.log")
+    making = None
+    if peer.class_images == "made":
+        side.clear()
+        making = side.run(sizes.few, logs / "making.log")
     few = side.run(sizes.few, logs / "few.log")
     many = side.run(sizes.many, logs / "many.log")
     return Measured(
         step=(many.seconds - few.seconds) / (sizes.many - sizes.few),
         step_cpu=(many.cpu_seconds - few.cpu_seconds) / (sizes.many - sizes.few),
-        class_image=(making.seconds - few.seconds) / sizes.class_images,
+        class_image=(making.seconds - few.seconds) / sizes.class_images if making else None,
         job=many.seconds,
         job_cpu=many.cpu_seconds,
         peak=many.peak_bytes,
@@ -119,7 +129,13 @@ def _measure(side: Side, sizes: Sizes, logs: Path) -> Measured:
 
 
 def _diffusers(peer: Peer, script: Path, model: Path, folder: Path, sizes: Sizes) -> Side:
-    output, classes = folder / "theirs", folder / "theirs-classes"
+    output, classes = folder / "theirs", folder / CLASS_FOLDERS[0]
+    prior = [
+        "--with_prior_preservation", f"--class_data_dir={classes}",
+        "--class_prompt=a photo of a mug", f"--num_class_images={sizes.class_images}",
+    ]  # fmt: skip
+    if peer.class_images == "none":
+        prior = []
 
     def run(steps: int, log: Path) -> Usage:
         shutil.rmtree(output, ignore_errors=True)
@@ -127,8 +143,7 @@ def _diffusers(peer: Peer, script: Path, model: Path, folder: Path, sizes: Sizes
             sys.executable, str(RUN_SCRIPT), str(script),
             f"--pretrained_model_name_or_path={model}", f"--instance_data_dir={folder / 'images'}",
             "--instance_prompt=a photo of sks mug",
-            "--with_prior_preservation", f"--class_data_dir={classes}",
-            "--class_prompt=a photo of a mug", f"--num_class_images={sizes.class_images}",
+            *prior,
             f"--output_dir={output}", f"--resolution={RESOLUTION}", "--train_batch_size=1",
             f"--max_train_steps={steps}", f"--checkpointing_steps={steps}", "--seed=0",
             "--learning_rate=1e-4", *peer.arguments,
@@ -145,7 +160,7 @@ def _diffusers(peer: Peer, script: Path, model: Path, folder: Path, sizes: Sizes
 
 
 def _trainer(peer: Peer, model: Path, folder: Path, sizes: Sizes) -> Side:
-    output, cache = folder / "ours", folder / "ours-classes"
+    output, cache = folder / "ours", folder / CLASS_FOLDERS[1]
 
     def run(steps: int, log: Path) -> Usage:
         shutil.rmtree(output, ignore_errors=True)
@@ -167,6 +182,17 @@ def _trainer(peer: Peer, model: Path, folder: Path, sizes: Sizes) -> Side:
     )
 
 
+def _prior(peer: Peer, folder: Path, sizes: Sizes) -> dict[str, Any]:
+    if peer.class_images == "none":
+        return {"enabled": False}
+    where = "cache" if peer.class_images == "made" else "images"
+    return {
+        # The class half as the peers train it.
+        "target": "noise", "emptyPromptFraction": 0,
+        "count": sizes.class_images, where: f"file://{folder / CLASS_FOLDERS[1]}",
+    }  # fmt: skip
+
+
 def _job(peer: Peer, model: Path, folder: Path, steps: int, sizes: Sizes) -> dict[str, Any]:
     return {
         "apiVersion": "dreambooth.dev/v1alpha1",
@@ -178,11 +204,7 @@ def _job(peer: Peer, model: Path, folder: Path, steps: int, sizes: Sizes) -> dic
                 {"identifier": "sks", "classNoun": "mug", "images": f"file://{folder}/images"}
             ],
             "output": f"file://{folder}/ours",
-            # The class half as the peers train it.
-            "prior": {
-                "target": "noise", "emptyPromptFraction": 0,
-                "count": sizes.class_images, "cache": f"file://{folder}/ours-classes",
-            },
+            "prior": _prior(peer, folder, sizes),
             "training": {
                 "method": peer.method, "steps": steps, "globalBatch": 1, "precision": "fp32",
                 "resolution": RESOLUTION, "lora": {"rank": RANK}, "learningRate": 1e-4,
@@ -202,7 +224,7 @@ def _payload(file: Path) -> int:
     return count * BYTES_PER_TRAINED
 
 
-def _draw(folder: Path) -> None:
+def _draw(folder: Path, count: int) -> None:
     folder.mkdir()
-    for number in range(4):
-        Image.new("RGB", (64, 64), (60 * number, 90, 200)).save(folder / f"{number}.png")
+    for number in range(count):
+        Image.new("RGB", (64, 64), (30 * number, 90, 200)).save(folder / f"{number}.png")
