@@ -8,6 +8,7 @@ from dreambooth_api.models.prior import Prior
 from dreambooth_trainer.data.cache import TrainingCache
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters import make_trainable
+from dreambooth_trainer.models.prompts import join_rows
 from dreambooth_trainer.training.module import DreamBooth
 from tests.trainer.families.conftest import SIDE
 from tests.trainer.resolved import resolve_training
@@ -26,7 +27,7 @@ def test_the_class_half_keeps_both_predictions_of_guidance(family: Family) -> No
         caption_of_row=torch.tensor([1, 2, 2]),
         captions=CAPTIONS,
         tokens={},
-        conditioning={name: torch.cat([row[name] for row in rows]) for name in rows[0]},
+        conditioning=join_rows(rows, torch.device("cpu")),
         empty_prompt=3,
     )
     training = resolve_training(

@@ -25,13 +25,26 @@ def test_the_conditioning_of_all_captions_is_counted_up_to_its_bound(
     spec = DreamBoothJob.model_validate(job(training={"method": "lora"}))
     resolved = fill_defaults(spec, config.defaults, config.skeleton.flow_shift)
     one, many = (
-        measure_stages(resolved, config, local_batch=2, ranks=1, captions=count)["a training step"]
-        for count in (1, 1001)
+        measure_stages(resolved, config, local_batch=2, ranks=1, captions=texts)["a training step"]
+        for texts in ([""], [str(number) for number in range(1001)])
     )
     # T5's states and CLIP's, in fp32.
     width = config.skeleton.denoiser.config
     size = 4 * (512 * width.joint_attention_dim + width.pooled_projection_dim)
     assert many - one == (1000 * size if bound else 0)
+
+
+@pytest.mark.parametrize("name", ["qwen_image", "sana", "z_image", "krea2"])
+def test_padding_that_the_model_ignores_takes_no_memory(job: MakeJob, name: str) -> None:
+    config = read_model_config(Model(source=str(build(name))), Storage(StorageSettings()))
+    assert config is not None
+    spec = DreamBoothJob.model_validate(job(training={"method": "lora"}))
+    resolved = fill_defaults(spec, config.defaults, config.skeleton.flow_shift)
+    short, long, longest = (
+        measure_stages(resolved, config, local_batch=2, ranks=1, captions=texts)["a training step"]
+        for texts in (["a mug"], ["", "a mug " * 50], None)
+    )
+    assert short < long < longest
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -6,6 +6,7 @@ The VAE's encoder takes more arithmetic than the forward pass of the denoiser.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from dreambooth_trainer.data.crops import Size, crop_box
 from dreambooth_trainer.data.latents import ImageGroup, LatentStore, load_latents
 from dreambooth_trainer.data.sampler import ImagePool
 from dreambooth_trainer.models import Conditioning, Family, Tokens
-from dreambooth_trainer.models.prompts import count_bytes, join_rows
+from dreambooth_trainer.models.prompts import Shapes, count_bytes, join_rows, largest_shapes
 from dreambooth_trainer.process.chunks import CHUNK_SIZE
 from dreambooth_trainer.process.distributed import Ranks
 
@@ -40,8 +41,16 @@ class HostConditioning:
     device: torch.device
 
     def look_up(self, captions: Tensor) -> Conditioning:
-        """Of captions [N], in host memory; on the device, without a wait for it."""
-        return join_rows([self.rows[each] for each in captions.tolist()], self.device)
+        """Of captions [N], in host memory; on the device, without a wait for it.
+
+        All batches have the same shapes, those of the longest caption of the job.
+        """
+        rows = [self.rows[each] for each in captions.tolist()]
+        return join_rows(rows, self.device, self._shapes)
+
+    @cached_property
+    def _shapes(self) -> Shapes:
+        return largest_shapes(self.rows)
 
 
 @dataclass(frozen=True)
@@ -139,17 +148,17 @@ def build_cache(
     tokens = {name: part.to(device) for name, part in _join(parts).items()}
     conditioning, base_conditioning = None, None
     caption_of_row = torch.tensor(list(_captions_of_rows(groups, captions)))
-    rows = [] if text_is_trained else _encoded_rows(family, captions, has_empty_prompt)
     host = None
-    if sum(map(count_bytes, rows)) > DEVICE_BYTES:
-        host = HostConditioning(rows, caption_of_row, device)
     if text_is_trained:
         base_conditioning = encode_captions(family, tokens) if keeps_base else None
-    elif host is None:
-        encoded = [family.encode_prompts(captions)]
+    else:
+        rows = family.encode_rows(captions)
         if has_empty_prompt:
-            encoded.append(family.encode_negative([""]))
-        conditioning = _join(encoded)
+            rows += family.encode_rows([""], is_negative=True)
+        if count_bytes(rows) > DEVICE_BYTES:
+            host = HostConditioning(rows, caption_of_row, device)
+        else:
+            conditioning = join_rows(rows, device)
     return TrainingCache(
         moments=load_latents(family, groups, resolution, store, ranks, device).to(device),
         crops=torch.tensor(list(_crops_of_rows(groups, resolution)), device=device),
@@ -166,16 +175,6 @@ def build_cache(
 def _join(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Rows of several tables, one after the other."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _encoded_rows(
-    family: Family, captions: Sequence[str], has_empty_prompt: bool
-) -> list[Conditioning]:
-    """The rows that `HostConditioning` holds; none where prompts have not been encoded."""
-    if family.prompt_table is None:
-        return []
-    rows = family.prompt_table.rows(captions)
-    return rows + (family.prompt_table.rows([""], is_negative=True) if has_empty_prompt else [])
 
 
 def _crops_of_rows(groups: Sequence[ImageGroup], resolution: int) -> Iterator[list[int]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dreambooth_api.models.prior import Sampler
 from dreambooth_trainer.models.family import Family
+from dreambooth_trainer.models.prompts import join_rows, largest_shapes
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.signals import StoppedError
 
@@ -59,6 +60,10 @@ def generate_images(
         stack.enter_context(_stoppable(family.denoiser, should_stop))
         prompts = family.encode_prompts([request.prompt for request in requests])
         negative = family.encode_negative([negative_prompt] * len(requests))
+        # Pipelines take both through the model as one batch, or with the same positions.
+        shapes = largest_shapes([prompts, negative])
+        device = next(iter(prompts.values())).device
+        prompts, negative = (join_rows([each], device, shapes) for each in (prompts, negative))
         # Text encoders that have left the device would make the pipeline use another one.
         for part, encoder in family.text_encoders.items():
             stack.callback(setattr, pipeline, part, encoder)

@@ -1,7 +1,9 @@
 """From prompts to conditioning: by the text encoders, or looked up once all have been encoded."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,9 @@ Conditioning = dict[str, Tensor]
 Tokens = dict[str, Tensor]
 """Token ids, and masks where a family has them; the first dimension of every tensor is the
 caption."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of each tensor of conditioning, for one caption."""
 
 PROMPTS_BETWEEN_CHECKS = 16
 """A language model on a GPU takes about a second for them."""
@@ -39,29 +44,67 @@ class PromptTable:
         return [self._rows[is_negative, prompt] for prompt in prompts]
 
 
-def count_bytes(conditioning: Conditioning) -> int:
-    """Bytes of all tensors."""
-    return sum(part.nbytes for part in conditioning.values())
+def drop_padding(conditioning: Conditioning) -> Conditioning:
+    """A caption without the tokens that its `mask` [1, tokens] leaves out.
+
+    Not in a training step, as it waits for the device.
+    """
+    is_read = conditioning["mask"][0].bool()
+    return {name: part[:, is_read] for name, part in conditioning.items()}
 
 
-def join_rows(rows: Sequence[Conditioning], device: torch.device) -> Conditioning:
-    """Conditioning of captions in host memory -> on a device; the host does not wait for that."""
-    return {name: _join([row[name] for row in rows], device) for name in rows[0]}
+def largest_shapes(rows: Sequence[Conditioning]) -> Shapes:
+    """The shapes that all rows fit into: captions differ in tokens where padding was dropped."""
+    return {
+        name: tuple(map(max, zip(*(row[name].shape[1:] for row in rows), strict=True)))
+        for name in rows[0]
+    }
 
 
-def _join(rows: Sequence[Tensor], device: torch.device) -> Tensor:
-    """[1, ...] each -> [rows, ...]."""
-    if device.type == "cpu":
-        return torch.cat(list(rows))
-    joined = torch.empty(len(rows), *rows[0].shape[1:], dtype=rows[0].dtype, device=device)
-    for place, row in zip(joined, rows, strict=True):
-        place.copy_(row[0], non_blocking=True)  # from pinned memory
+def count_bytes(rows: Sequence[Conditioning]) -> int:
+    """Bytes of all tensors, once they are joined."""
+    shapes = largest_shapes(rows)
+    return sum(
+        len(row[name]) * math.prod(shape) * row[name].itemsize
+        for row in rows
+        for name, shape in shapes.items()
+    )
+
+
+def join_rows(
+    rows: Sequence[Conditioning], device: torch.device, shapes: Shapes | None = None
+) -> Conditioning:
+    """Conditioning of captions in host memory -> on a device; the host does not wait for that.
+
+    Args:
+        rows: Of one caption or several each; shorter ones get zeros behind their tokens, which
+            their masks then leave out.
+        device: Of the result.
+        shapes: Of a caption in the result; by default those of `largest_shapes`.
+    """
+    shapes = shapes or largest_shapes(rows)
+    return {
+        name: _join([row[name] for row in rows], shape, device) for name, shape in shapes.items()
+    }
+
+
+def _join(rows: Sequence[Tensor], shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """[captions, ...] each -> [all captions, *shape]."""
+    counts = [len(row) for row in rows]
+    joined = torch.zeros(sum(counts), *shape, dtype=rows[0].dtype, device=device)
+    for places, row in zip(torch.split(joined, counts), rows, strict=True):
+        # From pinned memory.
+        places[tuple(map(slice, row.shape))].copy_(row, non_blocking=True)
     return joined
 
 
 class PromptEncoder(ABC):
     """The part of a model family that turns prompts into conditioning."""
 
+    ignores_padding: ClassVar[bool] = False
+    """Whether the denoiser reads no token that the conditioning's `mask` [captions, tokens] leaves
+    out, wherever these are. Padding is then dropped: captions have as many tokens as the longest of
+    those beside them. Other models were trained to read padding."""
     denoiser: nn.Module
     text_encoders: dict[str, nn.Module]
     prompt_table: PromptTable | None = None
@@ -90,19 +133,33 @@ class PromptEncoder(ABC):
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of captions, without gradients, on the denoiser's device."""
-        return self._encode(prompts, is_negative=False)
+        return join_rows(self.encode_rows(prompts), self._device)
 
     def encode_negative(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of what guidance steers away from, else as `encode_prompts`."""
-        return self._encode(prompts, is_negative=True)
+        return join_rows(self.encode_rows(prompts, is_negative=True), self._device)
 
     @torch.no_grad()
-    def _encode(self, prompts: Sequence[str], is_negative: bool) -> Conditioning:
-        device = next(self.denoiser.parameters()).device
+    def encode_rows(
+        self, prompts: Sequence[str], *, is_negative: bool = False
+    ) -> list[Conditioning]:
+        """Conditioning of each prompt, where the table or the text encoders have it.
+
+        `join_rows` joins them: each has its own number of tokens where padding is ignored.
+        """
         if self.prompt_table is not None:
-            return join_rows(self.prompt_table.rows(prompts, is_negative=is_negative), device)
+            return self.prompt_table.rows(prompts, is_negative=is_negative)
         tokens = self.tokenize_negative(prompts) if is_negative else self.tokenize(prompts)
-        return self.encode_tokens({name: part.to(device) for name, part in tokens.items()})
+        encoded = self.encode_tokens({name: part.to(self._device) for name, part in tokens.items()})
+        rows = [
+            {name: part[row : row + 1] for name, part in encoded.items()}
+            for row in range(len(prompts))
+        ]
+        return [drop_padding(row) for row in rows] if self.ignores_padding else rows
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
 
     def retire_text_encoders(
         self,
@@ -134,7 +191,7 @@ class PromptEncoder(ABC):
                 check_stop()
             # Each by itself: kernels round differently for other batch sizes, and a caption's
             # conditioning must not depend on the job's other prompts.
-            row = self._encode([text], is_negative)
+            [row] = self.encode_rows([text], is_negative=is_negative)
             check_conditioning(row, text, self._text_dtypes())
             # From pinned memory, copies to the device do not make the host wait.
             rows[is_negative, text] = {

@@ -75,6 +75,6 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
         check_model(report.job, config, report)
         report.warnings += check_grace_period(report.job, config)
         with report.collecting():
-            different = len({"", *(text for _, text in prompts)})
-            report.warnings += check_memory(report.job, config, encoders, different)
+            texts = {"", job.spec.samples.negative_prompt, *(text for _, text in prompts)}
+            report.warnings += check_memory(report.job, config, encoders, texts)
     return report

@@ -5,7 +5,7 @@ scoring and exporting. Saving copies from the GPU to the host directly, and take
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ def measure_stages(
     local_batch: int,
     ranks: int,
     encoders: Sequence[EncoderConfig] = (),
-    captions: int = 1,
+    captions: Collection[str] | None = None,
 ) -> dict[GpuStage, int]:
     """Largest number of bytes of tensors on one GPU, by stage; `OVERHEAD` comes on top.
 
@@ -52,7 +52,8 @@ def measure_stages(
         local_batch: Images of a forward pass, of subject and class together.
         ranks: All ranks: gradients of several stay allocated between steps.
         encoders: The models of `spec.evaluation`.
-        captions: Number of different ones, of subjects and classes, with the empty one.
+        captions: All different texts: captions, prompts of images, the empty one. By default one
+            that is as long as can be.
     """
     with MemoryMeter() as meter, META:
         return _Measurement(job, config, encoders, captions, meter).run(local_batch, ranks)
@@ -66,7 +67,7 @@ class _Measurement:
         job: ResolvedJob,
         config: ModelConfig,
         encoders: Sequence[EncoderConfig],
-        captions: int,
+        captions: Collection[str] | None,
         meter: MemoryMeter,
     ) -> None:
         self._meter = meter
@@ -81,8 +82,8 @@ class _Measurement:
         self._note("loading the model")
         tokens = self._family.tokenize([""])
         self._tokens = {name: torch.empty_like(part, device=META) for name, part in tokens.items()}
-        self._conditioning = self._encode_text()
         self._captions = captions
+        self._conditioning = self._encode_text()
         self._encoder_configs = encoders
         self._encoders: list[nn.Module] = []
 
@@ -143,7 +144,14 @@ class _Measurement:
         self._note("encoding text")
         if self._training.text_encoder.method == "frozen":
             self._retire_text_encoders()
-        return conditioning
+        return self._without_padding(conditioning)
+
+    def _without_padding(self, conditioning: Conditioning) -> Conditioning:
+        """With the tokens of the longest caption: see `prompts.drop_padding`."""
+        if self._captions is None or not self._family.ignores_padding:
+            return conditioning
+        longest = max(map(self._family.count_tokens, self._captions))
+        return {name: part[:, :longest].clone() for name, part in conditioning.items()}
 
     def _retire_text_encoders(self) -> None:
         """They leave the GPU, see `Family.retire_text_encoders`."""
@@ -177,8 +185,9 @@ class _Measurement:
 
     def _conditioning_table(self) -> Conditioning:
         """Of all captions, unless they stay in host memory: see `cache.HostConditioning`."""
-        fits = self._captions * count_bytes(self._conditioning) <= DEVICE_BYTES
-        count = self._captions if fits else 1
+        count = len(self._captions or [""])
+        if count * count_bytes([self._conditioning]) > DEVICE_BYTES:
+            count = 1
         return {
             name: part.new_empty(count, *part.shape[1:])
             for name, part in self._conditioning.items()

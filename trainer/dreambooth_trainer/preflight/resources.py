@@ -1,7 +1,7 @@
 """Checks whether the job fits into GPU memory, and its last checkpoint into the grace period."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from dreambooth_api.models.runtime import world_size
 from dreambooth_trainer.evaluation.encoder_config import EncoderConfig
@@ -46,7 +46,10 @@ def check_grace_period(job: ResolvedJob, config: ModelConfig) -> Iterator[str]:
 
 
 def check_memory(
-    job: ResolvedJob, config: ModelConfig, encoders: Sequence[EncoderConfig], captions: int = 1
+    job: ResolvedJob,
+    config: ModelConfig,
+    encoders: Sequence[EncoderConfig],
+    captions: Collection[str] | None = None,
 ) -> list[str]:
     """Compare the memory of every stage with `spec.runtime.gpuMemory`, where that is set.
 

@@ -98,7 +98,8 @@ class Chroma(PackedFamily):
         # The transformer was trained to see one token of padding behind the caption.
         places = torch.arange(mask.shape[1], device=mask.device)
         read = places <= mask.sum(dim=1, keepdim=True)
-        # diffusers' transformer adds this to the attention scores, so it must not be boolean.
+        # diffusers' transformer adds this to the attention scores, so it must not be boolean. The
+        # rest of the padding is read too, with a lower score: it cannot be dropped.
         return {"hidden_states": states, "mask": read.to(states.dtype)}
 
     def predict(

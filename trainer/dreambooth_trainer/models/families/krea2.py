@@ -99,6 +99,7 @@ class Krea2(VideoVaeFamily):
     tokenizers = {"tokenizer": Qwen2Tokenizer}
     # Its pipeline adds scale x (conditional - unconditional) to the conditional prediction.
     unguided_scale = 0.0
+    ignores_padding = True
     card_tag = "krea-2"
 
     @classmethod

@@ -71,6 +71,7 @@ class QwenImage(VideoVaeFamily):
     }
     tokenizers = {"tokenizer": Qwen2Tokenizer}
     waits_in_step = True
+    ignores_padding = True
     card_tag = "qwen-image"
     defaults = DEFAULTS
 

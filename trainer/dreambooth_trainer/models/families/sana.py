@@ -102,6 +102,7 @@ class Sana(FlowFamily):
     }
     tokenizers = {"tokenizer": GemmaTokenizerFast}
     latent_patch: ClassVar[int] = 1
+    ignores_padding = True
     card_tag = "sana"
 
     @classmethod

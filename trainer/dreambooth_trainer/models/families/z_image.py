@@ -83,6 +83,7 @@ class ZImage(FlowFamily):
     # Its pipeline adds scale x (conditional - unconditional) to the conditional prediction.
     unguided_scale = 0.0
     waits_in_step = True
+    ignores_padding = True
     card_tag = "z-image"
 
     @classmethod
@@ -145,11 +146,11 @@ class ZImage(FlowFamily):
         return {"ids": tokens.input_ids, "mask": tokens.attention_mask.bool()}
 
     def encode_tokens(self, tokens: Tokens) -> Conditioning:
-        """Qwen3's states before its last layer [captions, 512, D], and the captions' lengths."""
+        """Qwen3's states before its last layer [captions, 512, D], and a mask."""
         states = self.text_encoders["text_encoder"](
             tokens["ids"], attention_mask=tokens["mask"], output_hidden_states=True
         ).hidden_states[-2]
-        return {"hidden_states": states, "length": tokens["mask"].sum(dim=1)}
+        return {"hidden_states": states, "mask": tokens["mask"]}
 
     def predict(
         self,
@@ -183,6 +184,7 @@ def _without_padding(conditioning: Conditioning) -> list[Tensor]:
     """The states [tokens, D] of each caption, as the transformer and its pipeline take them."""
     states = conditioning["hidden_states"]
     # Reading the lengths waits for the device, once a step. The meta device has no values to read:
-    # there, captions are as long as can be.
-    lengths = [MAX_TOKENS] * len(states) if states.is_meta else conditioning["length"].tolist()
+    # there, all captions are as long as the longest.
+    count = states.shape[1]
+    lengths = [count] * len(states) if states.is_meta else conditioning["mask"].sum(dim=1).tolist()
     return [each[:length] for each, length in zip(states, lengths, strict=True)]
