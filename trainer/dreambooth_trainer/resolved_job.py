@@ -5,8 +5,6 @@ from dreambooth_api.models.job import DreamBoothJob, Spec
 from dreambooth_api.models.prior import EmptyPromptFraction, Prior, Sampler, SamplingSteps
 from dreambooth_api.models.storage import Samples
 from dreambooth_api.models.training import (
-    Lora,
-    LoraTargets,
     Resolution,
     Shift,
     TimestepSampling,
@@ -31,12 +29,6 @@ class ResolvedSamples(Samples):
     guidance_scale: GuidanceScale
 
 
-class ResolvedLora(Lora):
-    """`spec.training.lora` with the model's defaults."""
-
-    targets: LoraTargets
-
-
 class ResolvedTimestepSampling(TimestepSampling):
     """`spec.training.timestepSampling` with the model's shift, and all that its density takes."""
 
@@ -46,7 +38,6 @@ class ResolvedTimestepSampling(TimestepSampling):
 class ResolvedTraining(Training):
     """`spec.training` with the model's defaults."""
 
-    lora: ResolvedLora
     resolution: Resolution
     timestep_sampling: ResolvedTimestepSampling | None = None
     """None for models of DDPM."""

@@ -5,32 +5,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dreambooth_api.models.base import ApiModel, ModuleName, Seed, Steps
+from dreambooth_api.models.base import ApiModel, Seed, Steps
+from dreambooth_api.models.lora import Lora
 from dreambooth_api.models.rules import rule
 
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 LossWeighting = Literal["none", "sigma-sqrt", "cosmap"]
-LoraTargets = Annotated[list[ModuleName], Field(min_length=1, max_length=32)]
 MIN_RESOLUTION = 64
 Shift = Annotated[float, Field(gt=0, le=100)]
 Resolution = Annotated[int, Field(ge=MIN_RESOLUTION, le=2048, multiple_of=8)]
-
-
-class Lora(ApiModel):
-    """Low-rank adapters (method `lora`)."""
-
-    rank: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Rank of the adapters."""
-
-    alpha: Annotated[float, Field(gt=0, le=4096)] | None = None
-    """Scale of the adapters is alpha / rank. Default: the rank."""
-
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout on the adapters' input."""
-
-    targets: LoraTargets | None = None
-    """Modules of the denoiser that get an adapter, by the end of their names. Default: the model's
-    own, its attention's projections."""
 
 
 class TextEncoder(ApiModel):

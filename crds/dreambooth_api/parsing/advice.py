@@ -5,8 +5,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from dreambooth_api.models.job import DreamBoothJob, Spec
+from dreambooth_api.models.lora import Lora
 from dreambooth_api.models.runtime import world_size
-from dreambooth_api.models.training import Lora, Training
+from dreambooth_api.models.training import Training
 
 # So few are memorized like the subject's own images, and no longer stand for the class.
 FEW_PRIOR_IMAGES = 16

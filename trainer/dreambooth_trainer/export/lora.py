@@ -1,21 +1,28 @@
-"""Exports a LoRA in the formats of diffusers and of kohya's sd-scripts, ComfyUI and A1111."""
+"""Exports adapters in the formats of diffusers, of peft, and of web UIs."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+from peft import PeftModel
+from peft.tuners.lycoris_utils import LycorisLayer
+from torch import Tensor, nn
 
 from dreambooth_trainer.export.model_card import model_card
 from dreambooth_trainer.export.provenance import Provenance
 from dreambooth_trainer.export.weights import save_weights
 from dreambooth_trainer.models.family import Family
-from dreambooth_trainer.models.lora import Adapter, find_adapters
+from dreambooth_trainer.models.lora import Adapter, find_adapters, find_lycoris_adapters
+from dreambooth_trainer.models.names.lycoris import dora_file, lycoris_file
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """The name that `pipe.load_lora_weights(folder)` looks for."""
 
 KOHYA_FILE = "kohya_lora.safetensors"
-"""The same adapters under the names of kohya's sd-scripts."""
+"""The same adapters under the names of kohya's sd-scripts, or of LyCORIS."""
+
+PEFT_FOLDER = "peft"
+"""LoKr and LoHa: a folder of each part in it, for `PeftModel.from_pretrained`."""
 
 
 def export_lora(
@@ -23,8 +30,8 @@ def export_lora(
 ) -> None:
     """Write the adapters of the denoiser and the text encoders to `folder`.
 
-    `pipe.load_lora_weights(folder)` loads `LORA_FILE`; other tools load `KOHYA_FILE`, where the
-    family has one. Weights keep their dtype.
+    `load_adapters` loads `LORA_FILE`, or `PEFT_FOLDER` with those that diffusers does not know.
+    Other tools load `KOHYA_FILE`, where the family has one. Weights keep their dtype.
 
     Raises:
         ValueError: No module of the pipeline has an adapter of this name.
@@ -33,16 +40,52 @@ def export_lora(
     adapters = [
         each for part, module in parts.items() for each in find_adapters(part, module, adapter)
     ]
-    if not adapters:
+    lycoris = [
+        each
+        for part, module in parts.items()
+        for each in find_lycoris_adapters(part, module, adapter)
+    ]
+    if not adapters and not lycoris:
         raise ValueError(f"neither denoiser nor text encoder has an adapter named {adapter!r}")
     folder.mkdir(parents=True, exist_ok=True)
     metadata = provenance.metadata()
-    save_weights(diffusers_weights(adapters), folder / LORA_FILE, metadata)
-    if web_ui := family.web_ui_lora(adapters):
+    for part in sorted({each.part for each in lycoris}):
+        _save_peft(parts[part], adapter, folder / PEFT_FOLDER / part, metadata)
+    web_ui: tuple[dict[str, Tensor], dict[str, str]] | None
+    if lycoris:
+        web_ui = lycoris_file(lycoris, family.web_ui_name)
+    else:
+        save_weights(diffusers_weights(adapters), folder / LORA_FILE, metadata)
+        is_dora = adapters[0].magnitude is not None
+        web_ui = (
+            dora_file(adapters, family.web_ui_name) if is_dora else family.web_ui_lora(adapters)
+        )
+    if web_ui:
         weights, header = web_ui
         save_weights(weights, folder / KOHYA_FILE, metadata | header)
-    file = KOHYA_FILE if web_ui else None
-    (folder / "README.md").write_text(model_card(family, provenance, lora=True, web_ui_file=file))
+    card = model_card(
+        family,
+        provenance,
+        lora=True,
+        web_ui_file=KOHYA_FILE if web_ui else None,
+        peft_parts=sorted({each.part for each in lycoris}),
+    )
+    (folder / "README.md").write_text(card)
+
+
+def load_adapters(pipeline: Any, folder: Path) -> None:
+    """Add exported adapters to a plain pipeline of their base model.
+
+    Args:
+        pipeline: The pipeline.
+        folder: What `export_lora` has written.
+    """
+    if (folder / LORA_FILE).exists():
+        pipeline.load_lora_weights(folder)
+        return
+    for each in sorted((folder / PEFT_FOLDER).iterdir()):
+        # Adds them to the part itself, which the pipeline has.
+        PeftModel.from_pretrained(getattr(pipeline, each.name), each)
 
 
 def diffusers_weights(adapters: Sequence[Adapter]) -> dict[str, Tensor]:
@@ -56,4 +99,21 @@ def diffusers_weights(adapters: Sequence[Adapter]) -> dict[str, Tensor]:
         name = f"{each.part}.{each.module}"
         weights[f"{name}.lora_A.weight"] = each.down
         weights[f"{name}.lora_B.weight"] = each.up * each.scale
+        if each.magnitude is not None:
+            # As peft has it: the shape that a norm over the inputs leaves, its first two turned.
+            shape = (1, -1, *[1] * (each.down.ndim - 2)) if each.down.ndim > 2 else (-1,)
+            weights[f"{name}.lora_magnitude_vector.weight"] = each.magnitude.reshape(shape)
     return weights
+
+
+def _save_peft(module: nn.Module, adapter: str, folder: Path, metadata: dict[str, str]) -> None:
+    """Write a part's adapters as peft's own files."""
+    weights = {
+        f"base_model.model.{name}.{factor}": getattr(layer, factor)[adapter]
+        for name, layer in module.named_modules()
+        if isinstance(layer, LycorisLayer)
+        for factor in layer.adapter_layer_names
+        if adapter in getattr(layer, factor)
+    }
+    module.peft_config[adapter].save_pretrained(folder)  # type: ignore[index, union-attr]
+    save_weights(weights, folder / "adapter_model.safetensors", metadata)

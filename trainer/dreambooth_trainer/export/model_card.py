@@ -1,6 +1,7 @@
 """README.md of an exported model."""
 
 import json
+from collections.abc import Sequence
 
 from dreambooth_trainer.export.card_scores import describe_scores
 from dreambooth_trainer.export.provenance import VERSION, Provenance
@@ -24,7 +25,7 @@ tags:
 
 ```python
 import torch
-from diffusers import {pipeline}
+from diffusers import {imports}
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 {code}
@@ -48,15 +49,21 @@ base model, and choose it there{beside}. Then write {prompt} in the prompt.
 
 
 def model_card(
-    family: Family, provenance: Provenance, *, lora: bool, web_ui_file: str | None = None
+    family: Family,
+    provenance: Provenance,
+    *,
+    lora: bool,
+    web_ui_file: str | None = None,
+    peft_parts: Sequence[str] = (),
 ) -> str:
     """A description of the model and its use, with the front matter that model hubs read.
 
     Args:
         family: The base model.
         provenance: Of the exported model.
-        lora: Whether it is a LoRA, and not a whole pipeline.
+        lora: Whether it has adapters, and is not a whole pipeline.
         web_ui_file: The file beside the card that user interfaces load, if there is one.
+        peft_parts: The parts whose adapters peft loads, as diffusers does not know them.
     """
     source = json.dumps(_loadable(provenance.base_model) if lora else ".")
     # One precision for all parts: a base model's text encoder may name another than its UNet.
@@ -64,9 +71,12 @@ def model_card(
     absent = "".join(f", {part}=None" for part in family.missing_parts)
     load = f"{source}, dtype={family.card_dtype}{absent}"
     code = f"pipe = {pipeline}.from_pretrained(\n    {load}\n)"
-    if lora:
+    for part in peft_parts:
+        code += f'\nPeftModel.from_pretrained(pipe.{part}, "./peft/{part}")'
+    if lora and not peft_parts:
         code += '\npipe.load_lora_weights(".")'
     code += "\npipe.to(device)"
+    kind = "LyCORIS adapters" if peft_parts else "A LoRA"
     call = {
         "prompt": provenance.prompt,
         "num_inference_steps": provenance.sample_steps,
@@ -83,9 +93,9 @@ def model_card(
         prompt=json.dumps(provenance.prompt),
         lora_tag="\n- lora" if lora else "",
         title=", ".join(provenance.identifiers),
-        kind="A LoRA" if lora else f"A {family.name} pipeline",
+        kind=kind if lora else f"A {family.name} pipeline",
         tag=family.card_tag,
-        pipeline=pipeline,
+        imports=f"{pipeline}\nfrom peft import PeftModel" if peft_parts else pipeline,
         subjects=" and ".join(f'"{identifier} {noun}"' for identifier, noun in subjects),
         version=VERSION,
         step=provenance.step,

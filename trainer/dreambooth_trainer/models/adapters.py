@@ -1,15 +1,14 @@
 """Selects the parameters to train: all weights or LoRA adapters, of denoiser and text encoders."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from peft import LoraConfig
-from torch import Tensor, nn
+from torch import nn
 
-from dreambooth_api.models.training import Lora
+from dreambooth_api.models.lora import Lora
 from dreambooth_trainer.models.family import Family
+from dreambooth_trainer.models.inject import add_adapters
+from dreambooth_trainer.models.targets import adapted_modules
 from dreambooth_trainer.resolved_job import ResolvedTraining
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -60,63 +59,27 @@ def make_trainable(family: Family, training: ResolvedTraining) -> TrainableParam
     """
     # Adapters start from the same random values on every rank and in every attempt.
     torch.manual_seed(training.seed)
-    denoiser = _train(
-        family.denoiser,
-        training.method,
-        training.lora,
-        training.lora.targets,
-        "denoiser",
-        partial(family.unused_modules, family.denoiser_part),
-    )
+    denoiser = _train(family, family.denoiser_part, training.method, training.lora, "denoiser")
     if training.gradient_checkpointing:
         family.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
     text: dict[str, nn.Parameter] = {}
     if training.text_encoder.method != "frozen":
-        for name, encoder in family.text_encoders.items():
-            text |= _train(
-                encoder,
-                training.text_encoder.method,
-                training.lora,
-                family.lora_text_targets,
-                name,
-                partial(family.unused_modules, name),
-            )
+        for name in family.text_encoders:
+            text |= _train(family, name, training.text_encoder.method, training.lora, name)
     return TrainableParameters(denoiser, text)
 
 
-def adapted_modules(module: nn.Module, targets: Sequence[str]) -> dict[str, nn.Module]:
-    """The modules that get adapters: those with a matrix of weights whose names end in a target."""
-    return {
-        name: part
-        for name, part in module.named_modules()
-        if any(name == target or name.endswith(f".{target}") for target in targets)
-        and isinstance(weight := getattr(part, "weight", None), Tensor)
-        and weight.ndim > 1
-    }
-
-
 def _train(
-    module: nn.Module,
-    method: str,
-    lora: Lora,
-    targets: Sequence[str],
-    prefix: str,
-    find_unused: Callable[[], Sequence[nn.Module]],
+    family: Family, part: str, method: str, lora: Lora, prefix: str
 ) -> dict[str, nn.Parameter]:
+    """Unfreeze a part, or its new adapters; the parameters by their names after a prefix."""
+    module = family.parts[part]
     if method == "lora":
-        config = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha or lora.rank,
-            lora_dropout=lora.dropout,
-            target_modules=list(adapted_modules(module, targets)),
-            # A normal A and a zero B, as in diffusers' scripts: training starts at the base model.
-            init_lora_weights="gaussian",
-        )
-        module.add_adapter(config)  # type: ignore[operator]
+        add_adapters(module, lora, list(adapted_modules(family, part, lora)))
     else:
         module.requires_grad_(True)
     # They would get no gradient, which DDP waits for and checkpoints of AdamW's moments expect.
-    for each in find_unused():  # now, as adapters have replaced the modules that they adapt
+    for each in family.unused_modules(part):  # now, as adapters have replaced the adapted modules
         each.requires_grad_(False)
     module.train()
     trained = {name: each for name, each in module.named_parameters() if each.requires_grad}

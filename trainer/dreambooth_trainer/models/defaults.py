@@ -84,7 +84,10 @@ def fill_defaults(
         **spec["prior"],
     }
     spec["samples"] = {**sampling, "steps": defaults.sample_steps, **spec["samples"]}
-    training["lora"] = {"targets": list(defaults.lora_targets), **training["lora"]}
+    if training["lora"].get("targetPreset", "attention") == "attention":
+        targets = training["lora"].get("targets", list(defaults.lora_targets))
+        training["lora"] = {**training["lora"], "targets": targets}
+        training["lora"].pop("targetPreset", None)  # the targets say it
     training = spec["training"] = {"resolution": defaults.resolution, **training}
     optimizer = training["optimizer"]
     training["optimizer"] = {**OPTIMIZER_DEFAULTS[optimizer["name"]], **optimizer}

@@ -67,6 +67,8 @@ class Family(PromptEncoder):
     """Whether its text encoders can be trained: language models of gigabytes cannot."""
     lora_text_targets: ClassVar[Sequence[str]] = ("q_proj", "k_proj", "v_proj", "out_proj")
     """Ends of the names of a text encoder's modules that get an adapter."""
+    not_adapted: ClassVar[Sequence[str]] = ()
+    """Modules of the denoiser with blocks of their own that no preset of adapters includes."""
     export_dtype: ClassVar[torch.dtype] = torch.bfloat16
     """Precision of an exported pipeline's weights."""
     card_tag: ClassVar[str]
@@ -277,6 +279,10 @@ class Family(PromptEncoder):
     def card_arguments(cls, guidance_scale: float) -> dict[str, Any]:
         """Arguments, besides prompt, steps and size, with which people call the pipeline."""
         return {"guidance_scale": guidance_scale}
+
+    def web_ui_name(self, part: str, module: str) -> str:
+        """The name of a module's adapter in files of LyCORIS, which ComfyUI loads too."""
+        return f"lycoris_{module.replace('.', '_')}"
 
     def web_ui_lora(
         self, adapters: Sequence[Adapter]

@@ -10,13 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from dreambooth_api.models.training import Lora, OptimizerName
+from dreambooth_api.models.training import OptimizerName
 from dreambooth_trainer.data.cache import DEVICE_BYTES, TrainingCache
 from dreambooth_trainer.data.crops import variants
 from dreambooth_trainer.evaluation.encoder_config import EncoderConfig
 from dreambooth_trainer.evaluation.encoders import CHUNK
 from dreambooth_trainer.models import Conditioning
-from dreambooth_trainer.models.adapters import PRECISIONS, adapted_modules, make_trainable
+from dreambooth_trainer.models.adapters import PRECISIONS, make_trainable
 from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.models.prompts import count_bytes
 from dreambooth_trainer.preflight.meta_device import META, CudaArithmetic, MemoryMeter
@@ -258,26 +258,6 @@ def count_parameters(module: nn.Module) -> int:
 
 def _count_trained(config: ModelConfig, training: ResolvedTraining) -> int:
     """Number of weights that train, of denoiser and text encoder."""
-    family, lora = config.skeleton, training.lora
-    parts: dict[str, tuple[nn.Module, str, Sequence[str]]] = {
-        family.denoiser_part: (family.denoiser, training.method, lora.targets)
-    }
-    for part, encoder in family.text_encoders.items():
-        parts[part] = encoder, training.text_encoder.method, family.lora_text_targets
-    count = 0
-    for part, (module, method, targets) in parts.items():
-        count += _count_trained_of(module, method, lora, targets)
-        for unused in family.unused_modules(part):
-            count -= _count_trained_of(unused, method, lora, targets)
-    return count
-
-
-def _count_trained_of(module: nn.Module, method: str, lora: Lora, targets: Sequence[str]) -> int:
-    if method == "full":
-        return count_parameters(module)
-    if method == "frozen":
-        return 0
-    parts = adapted_modules(module, targets).values()
-    weights = [part.weight.shape for part in parts if isinstance(part.weight, Tensor)]
-    # LoRA's B is [out, rank] and its A [rank, in]; a convolution's `in` includes its kernel.
-    return sum(lora.rank * (shape[0] + shape[1:].numel()) for shape in weights)
+    with META:
+        trained = make_trainable(config.build(training), training)
+    return sum(parameter.numel() for parameter in trained.all.values())

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from dreambooth_trainer.models.adapters import adapted_modules
 from dreambooth_trainer.models.model_config import ModelConfig
+from dreambooth_trainer.preflight.adapters import adapter_problems
 from dreambooth_trainer.preflight.report import PreflightReport
 from dreambooth_trainer.preflight.sampling import sampling_problems, unusual_sampling
 from dreambooth_trainer.process.errors import BadConfigError
@@ -22,8 +22,7 @@ def check_model(job: ResolvedJob, config: ModelConfig, report: PreflightReport) 
     report.warnings += [f"spec.model.source: {note}" for note in notes]
     with report.collecting():
         _check_resolution(config, training.resolution)
-    with report.collecting():
-        _check_targets(config, training)
+    report.errors += map(BadConfigError, adapter_problems(config, training))
     with report.collecting():
         _check_text_encoder(config, training)
     with report.collecting():
@@ -74,18 +73,6 @@ def _is_refused(config: ModelConfig, resolution: int) -> bool:
 
 def _nearest_multiple(resolution: int, factor: int) -> int:
     return max(1, round(resolution / factor)) * factor
-
-
-def _check_targets(config: ModelConfig, training: ResolvedTraining) -> None:
-    if training.method != "lora":
-        return
-    denoiser = config.skeleton.denoiser
-    unknown = [each for each in training.lora.targets if not adapted_modules(denoiser, (each,))]
-    if unknown:
-        raise BadConfigError(
-            "spec.training.lora.targets: no module of the model's denoiser is named"
-            f" {', '.join(unknown)}; use {', '.join(config.defaults.lora_targets)}, or remove it"
-        )
 
 
 def _check_text_encoder(config: ModelConfig, training: ResolvedTraining) -> None:

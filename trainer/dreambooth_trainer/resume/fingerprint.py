@@ -28,9 +28,16 @@ CLASS_IMAGES = "class "
 """Beginning of the names of class images among the hashes."""
 SHAPES = (
     "spec.training.method",
+    "spec.training.lora.type",
     "spec.training.lora.rank",
     "spec.training.lora.alpha",
+    "spec.training.lora.rslora",
+    "spec.training.lora.init",
+    "spec.training.lora.targetPreset",
     "spec.training.lora.targets",
+    "spec.training.lora.rankPattern",
+    "spec.training.lora.alphaPattern",
+    "spec.training.lora.decomposeFactor",
     "spec.training.textEncoder.method",
     "spec.training.optimizer.name",
     "spec.training.ema.enabled",

@@ -109,7 +109,9 @@ def config_differences(job: ResolvedJob, source: Source) -> list[str]:
     if source.record is None:
         return ["spec: unknown, as run.json is missing"]
     changed = changes_since(source.record["job"], job)
-    if refused := [line for line in changed if line.startswith(tuple(f"{s}:" for s in SHAPES))]:
+    # A line names a field, or an entry of one that is a map.
+    shapes = tuple(f"{name}{end}" for name in SHAPES for end in ":.")
+    if refused := [line for line in changed if line.startswith(shapes)]:
         raise BadConfigError(
             f"{FIELD}: {source.checkpoint.uri} holds other trained weights; set these fields as"
             f" they were, or remove {FIELD}:\n" + "\n".join(f"  {line}" for line in refused)

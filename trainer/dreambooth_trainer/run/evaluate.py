@@ -30,7 +30,7 @@ from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.protocol import IMAGES_PER_PROMPT, protocol_prompts
 from dreambooth_trainer.evaluation.references import encode_real
 from dreambooth_trainer.evaluation.scores import GeneratedVectors, subject_scores
-from dreambooth_trainer.export.lora import LORA_FILE
+from dreambooth_trainer.export.lora import LORA_FILE, PEFT_FOLDER, load_adapters
 from dreambooth_trainer.models import Family, load_family
 from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.generate import ImageRequest
@@ -133,18 +133,23 @@ def _generate_all(attempt: Attempt, folder: str, plans: Sequence[_Plan]) -> tupl
     count = sum(len(plan.of_prompts) + len(plan.of_class) for plan in plans)
     attempt.telemetry.progress.record_protocol_images(0, 2 * count)
     base = _generate(attempt, folder, plans, family, family.model_hash)
-    if LORA_FILE in exported:
+    if adapters := {name for name in exported if _has_adapters(name)}:
         with tempfile.TemporaryDirectory(prefix="lora-") as local:
             attempt.storage.download_tree(
-                attempt.layout.export, Path(local), select=LORA_FILE.__eq__
+                attempt.layout.export, Path(local), select=adapters.__contains__
             )
-            digest = f"{family.model_hash}+{hash_files(Path(local), [LORA_FILE])}"
-            family.pipeline().load_lora_weights(local)
+            digest = f"{family.model_hash}+{hash_files(Path(local), sorted(adapters))}"
+            load_adapters(family.pipeline(), Path(local))
     else:
         del family  # two models may not fit on the device
         family = load_family(Model(source=attempt.layout.export), *arguments)
         digest = family.model_hash
     return base, _generate(attempt, folder, plans, family, digest, before=count)
+
+
+def _has_adapters(name: str) -> bool:
+    """Whether a file of the export is for `load_adapters`."""
+    return name == LORA_FILE or name.startswith(f"{PEFT_FOLDER}/")
 
 
 def _exported_files(attempt: Attempt) -> set[str]:
@@ -154,10 +159,10 @@ def _exported_files(attempt: Attempt) -> set[str]:
         raise BadModelError(
             f"spec.output: there is no exported model at {uri}; train the job first"
         )
-    if not names & {LORA_FILE, INDEX}:
+    if INDEX not in names and not any(_has_adapters(name) for name in names):
         raise BadModelError(
-            f"spec.output: the exported model at {uri} is not complete: it has neither {LORA_FILE}"
-            f" nor {INDEX}; copy it again, or train the job again"
+            f"spec.output: the exported model at {uri} is not complete: it has neither {LORA_FILE},"
+            f" {PEFT_FOLDER} nor {INDEX}; copy it again, or train the job again"
         )
     return names
 

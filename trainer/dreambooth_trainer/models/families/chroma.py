@@ -65,6 +65,7 @@ class Chroma(PackedFamily):
     tokenizers = {"tokenizer": T5TokenizerFast}
     # Its transformer copies a number from the host in every call.
     waits_in_step = True
+    not_adapted = ("distilled_guidance_layer",)
     card_tag = "chroma"
     defaults = DEFAULTS
     max_tokens = 512

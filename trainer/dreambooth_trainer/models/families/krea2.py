@@ -239,13 +239,17 @@ class Krea2(VideoVaeFamily):
             "guidance_scale": guidance_scale,
         }
 
+    def web_ui_name(self, part: str, module: str) -> str:
+        """The name of the original code, as ComfyUI reads it."""
+        for ours, original in ORIGINAL_NAMES.items():
+            module = module.replace(ours, original)
+        return f"diffusion_model.{module}"
+
     def web_ui_lora(self, adapters: Sequence[Adapter]) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The original code's names, as ComfyUI reads them; alpha is part of the weights."""
+        """The original code's names; alpha is part of the weights."""
         weights = {}
         for each in adapters:
-            name = each.module
-            for ours, original in ORIGINAL_NAMES.items():
-                name = name.replace(ours, original)
-            weights[f"diffusion_model.{name}.lora_A.weight"] = each.down
-            weights[f"diffusion_model.{name}.lora_B.weight"] = each.up * each.scale
+            name = self.web_ui_name(each.part, each.module)
+            weights[f"{name}.lora_A.weight"] = each.down
+            weights[f"{name}.lora_B.weight"] = each.up * each.scale
         return weights, {}

@@ -236,20 +236,20 @@ class StableDiffusionXL(DDPMFamily):
             "guidance_scale": guidance_scale,
         }
 
+    def web_ui_name(self, part: str, module: str) -> str:
+        """The name of sd-scripts, whose UNet has the original names."""
+        if part == "unet":
+            unet = self._pipeline.unet
+            attended = compvis.attended_blocks(name for name, _ in unet.named_parameters())
+            layers = unet.config.layers_per_block
+            weight = compvis.unet_name(f"{module}.weight", layers, attended)
+            module = weight.removesuffix(".weight")
+        return f"{KOHYA_PREFIXES[part]}_{module.replace('.', '_')}"
+
     def web_ui_lora(self, adapters: Sequence[Adapter]) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Names of sd-scripts, whose UNet has the original names."""
-        unet = self._pipeline.unet
-        attended = compvis.attended_blocks(name for name, _ in unet.named_parameters())
-
-        def name_of(adapter: Adapter) -> str:
-            module = adapter.module
-            if adapter.part == "unet":
-                layers = unet.config.layers_per_block
-                weight = compvis.unet_name(f"{module}.weight", layers, attended)
-                module = weight.removesuffix(".weight")
-            return f"{KOHYA_PREFIXES[adapter.part]}.{module}"
-
-        return kohya_lora(adapters, name_of, ss_v2="False", ss_base_model_version="sdxl_base_v1-0")
+        """Names of sd-scripts."""
+        header = {"ss_v2": "False", "ss_base_model_version": "sdxl_base_v1-0"}
+        return kohya_lora(adapters, self.web_ui_name, **header)
 
     def single_file(self, read: ReadWeights) -> dict[str, Tensor]:
         """The layout of Stability AI's generative-models."""

@@ -157,11 +157,15 @@ class StableDiffusion(DDPMFamily):
         """Whether the text encoder is OpenCLIP's (Stable Diffusion 2.x) and not OpenAI's (1.x)."""
         return bool(self._pipeline.text_encoder.config.hidden_act == "gelu")
 
+    def web_ui_name(self, part: str, module: str) -> str:
+        """The name of sd-scripts, which is that of diffusers."""
+        return f"{KOHYA_PREFIXES[part]}_{module.replace('.', '_')}"
+
     def web_ui_lora(self, adapters: Sequence[Adapter]) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Names of sd-scripts, which are those of diffusers."""
         return kohya_lora(
             adapters,
-            lambda each: f"{KOHYA_PREFIXES[each.part]}.{each.module}",
+            self.web_ui_name,
             ss_v2=str(self._is_v2),
             ss_base_model_version="sd_v2" if self._is_v2 else "sd_v1",
         )

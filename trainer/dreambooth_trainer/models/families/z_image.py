@@ -175,9 +175,13 @@ class ZImage(FlowFamily):
             "guidance_scale": guidance_scale,
         }
 
+    def web_ui_name(self, part: str, module: str) -> str:
+        """ComfyUI's name, which is that of diffusers with another prefix."""
+        return f"diffusion_model.{module}"
+
     def web_ui_lora(self, adapters: Sequence[Adapter]) -> tuple[dict[str, Tensor], dict[str, str]]:
         """ComfyUI's names, which are diffusers' with another prefix."""
-        return with_alpha(adapters, lambda each: f"diffusion_model.{each.module}"), {}
+        return with_alpha(adapters, self.web_ui_name), {}
 
 
 def _without_padding(conditioning: Conditioning) -> list[Tensor]:

@@ -52,7 +52,7 @@ def flux2_kohya_lora(
     first = adapters[0]
     return kohya_lora(
         [replace(each, module=name) for name, each in named.items()],
-        lambda each: f"lora_unet.{each.module}",
+        lambda _part, module: f"lora_unet_{module.replace('.', '_')}",
         ss_network_dim=str(first.rank),
         ss_network_alpha=str(first.scale * first.rank),
     )
@@ -62,6 +62,8 @@ def _fuse(parts: Sequence[Adapter | None]) -> Adapter:
     """One adapter of three times the rank, whose `up` [3D, 3 rank] is zero but for three blocks."""
     some = next(part for part in parts if part)
     downs = [part.down if part else torch.zeros_like(some.down) for part in parts]
-    ups = [part.up if part else torch.zeros_like(some.up) for part in parts]
+    ups = [
+        part.up * (part.scale / some.scale) if part else torch.zeros_like(some.up) for part in parts
+    ]
     up: Tensor = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
     return Adapter(some.part, some.module, torch.cat(downs), up, some.scale)

@@ -9,18 +9,17 @@ from dreambooth_trainer.models.lora import Adapter
 
 
 def kohya_lora(
-    adapters: Sequence[Adapter], name_of: Callable[[Adapter], str], **metadata: str
+    adapters: Sequence[Adapter], name_of: Callable[[str, str], str], **metadata: str
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors of adapters with an `alpha` for each module, and the file's metadata.
 
     Args:
-        adapters: All of one rank and alpha.
-        name_of: Prefix and module of an adapter, where the format has "_" for each dot.
+        adapters: The adapters. The metadata has rank and alpha of the first; the tensors count.
+        name_of: The name in the file, by part and module.
         metadata: What else the header holds.
     """
-    weights = with_alpha(adapters, lambda each: name_of(each).replace(".", "_"))
     first = adapters[0]
-    return weights, {
+    return with_alpha(adapters, name_of), {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(first.rank),
         "ss_network_alpha": str(first.scale * first.rank),
@@ -28,16 +27,18 @@ def kohya_lora(
     }
 
 
-def with_alpha(adapters: Sequence[Adapter], name_of: Callable[[Adapter], str]) -> dict[str, Tensor]:
+def with_alpha(
+    adapters: Sequence[Adapter], name_of: Callable[[str, str], str]
+) -> dict[str, Tensor]:
     """Tensors of adapters with an `alpha` for each module, which diffusers' own names lack.
 
     Args:
         adapters: The adapters.
-        name_of: The module's name in the file.
+        name_of: The name in the file, by part and module.
     """
     weights = {}
     for each in adapters:
-        name = name_of(each)
+        name = name_of(each.part, each.module)
         weights[f"{name}.lora_down.weight"] = each.down
         weights[f"{name}.lora_up.weight"] = each.up
         weights[f"{name}.alpha"] = torch.tensor(each.scale * each.rank)
