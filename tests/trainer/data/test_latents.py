@@ -15,7 +15,7 @@ from dreambooth_trainer.data.cache import build_cache
 from dreambooth_trainer.data.crops import crop_to_square, variants
 from dreambooth_trainer.data.images import load_images, read_pixels
 from dreambooth_trainer.data.latents import ImageGroup, LatentStore, load_latents
-from dreambooth_trainer.models.prompts import PromptTable, join_rows
+from dreambooth_trainer.models.prompts import PromptTable
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.topology import Topology
 from tests.trainer.thread_ranks import on_ranks
@@ -257,8 +257,8 @@ class CaptionFamily(PixelFamily):
             {(False, text): {"states": torch.full((1, 1), float(len(text)))} for text in texts}
         )
 
-    def encode_prompts(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        return join_rows(self.prompt_table.rows(captions), CPU)
+    def encode_rows(self, captions: Sequence[str]) -> list[dict[str, Tensor]]:
+        return self.prompt_table.rows(captions)
 
 
 @pytest.mark.parametrize(("limit", "stays"), [(8, False), (7, True)])
