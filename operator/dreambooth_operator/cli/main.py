@@ -11,7 +11,17 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from dreambooth_api.contract.exit_codes import ExitCode
+from dreambooth_operator.cli.options import (
+    RUN_EXIT_CODES,
+    Gpus,
+    JobFile,
+    JobName,
+    Nodes,
+    Result,
+    StateFolder,
+    Uploads,
+    examples,
+)
 from dreambooth_operator.cli.program import NAME
 from dreambooth_operator.errors import USAGE_EXIT_CODE, UserError
 from dreambooth_operator.local.state import DEFAULT_STATE
@@ -26,52 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-JobFile = Annotated[
-    Path, typer.Argument(help="Job file (YAML); - is standard input.", show_default=False)
-]
-StateFolder = Annotated[Path, typer.Option("--state", help="Folder of local runs.")]
-Uploads = Annotated[
-    list[str] | None,
-    typer.Option(metavar="LOCAL=URI", help="Upload a file or folder first; repeatable."),
-]
-Nodes = Annotated[int | None, typer.Option(min=1, help="Number of pods, overrides runtime.nodes.")]
-Gpus = Annotated[
-    int | None, typer.Option(min=0, help="GPUs per pod, overrides runtime.gpusPerNode.")
-]
-
-
-RUN_EXIT_CODES = f"""\
-Exit codes: 0 done; {USAGE_EXIT_CODE} wrong usage, or a job that is not valid; else the trainer's: \
-{ExitCode.ERROR} failed, restarts used up; {ExitCode.BAD_CONFIG} job, {ExitCode.BAD_DATA} images, \
-{ExitCode.BAD_MODEL} model, {ExitCode.STORAGE_DENIED} storage, {ExitCode.NOT_FINITE} loss not \
-finite, {ExitCode.FENCED} output in use by a newer attempt; {ExitCode.STALLED} no progress; \
-{ExitCode.OUT_OF_MEMORY} out of GPU memory; \
-{ExitCode.STOPPED} stopped, after a checkpoint if training had begun."""
-EXIT_CODES = f"Exit codes: 0 done; {USAGE_EXIT_CODE} wrong usage, or a file that is not valid."
-
-
-def _examples(*arguments: str, exit_codes: str = EXIT_CODES) -> str:
-    """The end of a command's help: a paragraph a line, as the others would be joined."""
-    return "\n\n".join(["Examples:", *(f"  {NAME} {each}" for each in arguments), exit_codes])
-
-
-def _run_names(context: typer.Context) -> list[str]:
-    """The names of the jobs that ran here, for completion."""
-    from dreambooth_operator.local.state import State
-
-    state = State(Path(context.params.get("state") or DEFAULT_STATE))
-    return sorted({run.job.metadata.name for run in state.runs()})
-
-
-JobName = Annotated[
-    str,
-    typer.Argument(
-        help="Name of a job that ran here, or its file.",
-        show_default=False,
-        autocompletion=_run_names,
-    ),
-]
 
 
 def _print_version(requested: bool) -> None:
@@ -93,7 +57,7 @@ def options(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "init photos/mug",
         "init photos/mug --class mug --model s3://models/sd15 --output s3://bucket/results",
     )
@@ -127,7 +91,7 @@ def init(
     init(InitOptions(photos, file, name, class_noun, identifier, model, output, method, force))
 
 
-@app.command(epilog=_examples("validate job.yaml other.yaml", "validate - < job.yaml"))
+@app.command(epilog=examples("validate job.yaml other.yaml", "validate - < job.yaml"))
 def validate(
     files: Annotated[
         list[Path],
@@ -141,7 +105,7 @@ def validate(
 
 
 @app.command(
-    epilog=_examples("render job.yaml", "render job.yaml | kubectl apply --dry-run=server -f -")
+    epilog=examples("render job.yaml", "render job.yaml | kubectl apply --dry-run=server -f -")
 )
 def render(
     file: JobFile,
@@ -157,7 +121,7 @@ def render(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "run job.yaml --upload photos/mug=s3://bucket/mug",
         "run job.yaml --nodes 1 --gpus 0",
         "run job.yaml --resume",
@@ -197,7 +161,7 @@ def run(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "sweep -f job.yaml --set training.learningRate=1e-4,5e-5 --set training.lora.rank=8,32",
         "sweep -f job.yaml --set training.steps=200,400 --render | kubectl apply -f -",
         "sweep --jobs jobs.yaml",
@@ -252,7 +216,7 @@ def sweep(
         raise typer.Exit(run_jobs(options))
 
 
-@app.command("list", epilog=_examples("list"))
+@app.command("list", epilog=examples("list"))
 def list_runs(state: StateFolder = DEFAULT_STATE) -> None:
     """List the runs on this machine, the newest first."""
     from dreambooth_operator.cli.listing import print_runs
@@ -260,7 +224,7 @@ def list_runs(state: StateFolder = DEFAULT_STATE) -> None:
     print_runs(state)
 
 
-@app.command(epilog=_examples("logs my-mug", "logs my-mug --pod 1 --follow"))
+@app.command(epilog=examples("logs my-mug", "logs my-mug --pod 1 --follow"))
 def logs(
     job: JobName,
     pod: Annotated[int, typer.Option(min=0, help="Index of the pod.")] = 0,
@@ -275,7 +239,7 @@ def logs(
     print_log(job, pod, follow, state)
 
 
-@app.command(epilog=_examples("samples my-mug", "samples job.yaml --to pictures"))
+@app.command(epilog=examples("samples my-mug", "samples job.yaml --to pictures"))
 def samples(
     job: JobName,
     to: Annotated[
@@ -289,18 +253,8 @@ def samples(
     samples(job, to, state)
 
 
-Result = Annotated[
-    str,
-    typer.Argument(
-        help="Name of a job that ran here, its file, or the folder of a run: a path or s3://...",
-        show_default=False,
-        autocompletion=_run_names,
-    ),
-]
-
-
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "report my-mug", "report s3://bucket/results/default/my-mug/UID --output mug.html"
     )
 )
@@ -319,7 +273,7 @@ def report(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "evaluate my-mug",
         "evaluate s3://bucket/results/default/my-mug/local",
         exit_codes=RUN_EXIT_CODES,
