@@ -1,31 +1,44 @@
 """The model families that can be trained. A new one is a file in `families/`, and a line here."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 
-from dreambooth_trainer.models.families.chroma import Chroma
-from dreambooth_trainer.models.families.flux import Flux
-from dreambooth_trainer.models.families.flux2_dev import Flux2Dev
-from dreambooth_trainer.models.families.flux2_klein import Flux2Klein
-from dreambooth_trainer.models.families.krea2 import Krea2
-from dreambooth_trainer.models.families.qwen_image import QwenImage
-from dreambooth_trainer.models.families.sana import Sana
-from dreambooth_trainer.models.families.sd3 import StableDiffusion3
-from dreambooth_trainer.models.families.sdxl import StableDiffusionXL
-from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
-from dreambooth_trainer.models.families.z_image import ZImage
 from dreambooth_trainer.models.family import Family
 
-FAMILIES: Mapping[str, type[Family]] = {
-    "ChromaPipeline": Chroma,
-    "Flux2KleinPipeline": Flux2Klein,
-    "Flux2Pipeline": Flux2Dev,
-    "FluxPipeline": Flux,
-    "Krea2Pipeline": Krea2,
-    "StableDiffusionPipeline": StableDiffusion,
-    "SanaPipeline": Sana,
-    "QwenImagePipeline": QwenImage,
-    "StableDiffusion3Pipeline": StableDiffusion3,
-    "StableDiffusionXLPipeline": StableDiffusionXL,
-    "ZImagePipeline": ZImage,
+_CLASSES = {
+    "ChromaPipeline": "chroma.Chroma",
+    "Flux2KleinPipeline": "flux2_klein.Flux2Klein",
+    "Flux2Pipeline": "flux2_dev.Flux2Dev",
+    "FluxPipeline": "flux.Flux",
+    "Krea2Pipeline": "krea2.Krea2",
+    "StableDiffusionPipeline": "stable_diffusion.StableDiffusion",
+    "SanaPipeline": "sana.Sana",
+    "QwenImagePipeline": "qwen_image.QwenImage",
+    "StableDiffusion3Pipeline": "sd3.StableDiffusion3",
+    "StableDiffusionXLPipeline": "sdxl.StableDiffusionXL",
+    "ZImagePipeline": "z_image.ZImage",
 }
+
+
+class _Families(Mapping[str, type[Family]]):
+    """Imports a family when it is asked for: a job trains one, and each loads libraries."""
+
+    def __getitem__(self, pipeline: str) -> type[Family]:
+        module, _, name = _CLASSES[pipeline].partition(".")
+        family: type[Family] = getattr(
+            import_module(f"dreambooth_trainer.models.families.{module}"), name
+        )
+        return family
+
+    def __contains__(self, pipeline: object) -> bool:
+        return pipeline in _CLASSES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_CLASSES)
+
+    def __len__(self) -> int:
+        return len(_CLASSES)
+
+
+FAMILIES: Mapping[str, type[Family]] = _Families()
 """By the pipeline class that model_index.json names."""

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dreambooth_trainer.models.families.sdxl import StableDiffusionXL
-from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.models.family import Family
+from dreambooth_trainer.models.registry import FAMILIES
 from dreambooth_trainer.process.errors import BadModelError
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -34,26 +33,32 @@ class Architecture:
     """What the files of one kind hold.
 
     Args:
-        family: The model's family.
+        pipeline: Class of diffusers' pipeline; it names the model's family.
         folder: Of `CONFIGS`: the configuration in the diffusers layout.
         scheduler: Settings of the scheduler that differ from the folder's.
     """
 
-    family: type[Family]
+    pipeline: str
     folder: str
     scheduler: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def family(self) -> type[Family]:
+        """The model's family."""
+        return FAMILIES[self.pipeline]
 
+
+SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 PREDICTS_V = {"prediction_type": "v_prediction"}
 ARCHITECTURES = {
-    "sd1": Architecture(StableDiffusion, "sd1"),
-    "sd2": Architecture(StableDiffusion, "sd2"),
-    "sd2-v": Architecture(StableDiffusion, "sd2-v"),
-    "sdxl": Architecture(StableDiffusionXL, "sdxl"),
-    "sdxl-v": Architecture(StableDiffusionXL, "sdxl", PREDICTS_V),
+    "sd1": Architecture(SD, "sd1"),
+    "sd2": Architecture(SD, "sd2"),
+    "sd2-v": Architecture(SD, "sd2-v"),
+    "sdxl": Architecture(SDXL, "sdxl"),
+    "sdxl-v": Architecture(SDXL, "sdxl", PREDICTS_V),
     # Sampling starts at the last timestep, which is noise alone (Lin et al. 2023, section 3.3).
     "sdxl-v-zsnr": Architecture(
-        StableDiffusionXL,
+        SDXL,
         "sdxl",
         {**PREDICTS_V, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
     ),
