@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import PIL.WebPImagePlugin  # noqa: F401 - else Pillow imports all of its 45 formats to find it
 from pi_heif import register_heif_opener
 from PIL import Image, ImageOps
 
