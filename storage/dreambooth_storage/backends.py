@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from dreambooth_storage.errors import StorageError
 from dreambooth_storage.files.store import FileStore
@@ -17,9 +19,12 @@ from dreambooth_storage.interface import (
 )
 from dreambooth_storage.uri import Location, parse
 
+if TYPE_CHECKING:
+    from dreambooth_storage.s3.store import S3Store
+
 
 class Backends:
-    """S3 and the file system. All methods raise `StorageError`."""
+    """S3, from its first use on, and the file system. All methods raise `StorageError`."""
 
     def __init__(
         self,
@@ -28,11 +33,12 @@ class Backends:
         observer: TransferObserver,
         credentials: AccessKey | None = None,
     ) -> None:
-        # Imported here: boto3 takes 0.2 s to load, and `dreambooth validate` never opens storage.
-        from dreambooth_storage.s3.store import S3Store
-
+        self._settings = settings
+        self._policy = policy
         self._observer = observer
-        self._s3 = S3Store(settings, policy, observer, credentials)
+        self._credentials = credentials
+        self._lock = threading.Lock()
+        self._s3: S3Store | None = None
         self._files = FileStore()
 
     @contextmanager
@@ -47,7 +53,8 @@ class Backends:
         start = time.perf_counter()
         try:
             location = parse(uri)
-            yield self._files if location.is_file else self._s3, location, sizes.append
+            store = self._files if location.is_file else self._opened_s3()
+            yield store, location, sizes.append
         except StorageError as error:
             error.field = error.field or field
             raise
@@ -67,4 +74,14 @@ class Backends:
 
     def close(self) -> None:
         """Wait for running requests, and close the connections."""
-        self._s3.close()
+        if self._s3 is not None:
+            self._s3.close()
+
+    def _opened_s3(self) -> S3Store:
+        # Imported here: boto3 takes 0.2 s and 15 MB, also in the process of the uploads.
+        from dreambooth_storage.s3.store import S3Store
+
+        with self._lock:
+            if self._s3 is None:
+                self._s3 = S3Store(self._settings, self._policy, self._observer, self._credentials)
+            return self._s3

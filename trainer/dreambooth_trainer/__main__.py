@@ -68,13 +68,14 @@ def _run(
         job = load_job(config)
         # Imported later still, as torch takes seconds: an invalid job file is refused without it.
         with kept_objects():
-            from dreambooth_trainer.run.evaluate import evaluate
             from dreambooth_trainer.run.train import train
             from dreambooth_trainer.telemetry.telemetry import Telemetry
 
         telemetry = Telemetry(job, topology)
         progress = telemetry.progress
         if protocol:
+            from dreambooth_trainer.run.evaluate import evaluate
+
             evaluate(job, topology, stop, telemetry, protocol)
         else:
             train(job, topology, stop, telemetry)

@@ -1,7 +1,7 @@
 """The upload process: the other end of `upload.process`.
 
-It does not import torch, so it starts in half a second. It exits when its parent does, however that
-exits, as their connection closes then.
+It imports no torch, and boto3 only for s3://: it takes 10 MB, or 25 MB with boto3. It exits when
+its parent does, however that exits, as their connection closes then.
 """
 
 from __future__ import annotations

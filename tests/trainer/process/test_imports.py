@@ -1,0 +1,34 @@
+"""What a run imports: only what it uses."""
+
+import subprocess
+import sys
+
+from dreambooth_trainer.models.registry import FAMILIES
+
+UNUSED = (
+    "dreambooth_storage.s3",  # no URI is s3://
+    "dreambooth_trainer.run.evaluate",  # no --protocol
+    "tensorboard",  # spec.tracking names no tracker
+    "wandb",
+    "pandas",
+    "torchvision",
+)
+FAMILY = "StableDiffusionPipeline"
+
+
+def test_a_run_imports_one_family_and_no_tracker() -> None:
+    # As `python -m dreambooth_trainer` does before it reads the model; then it loads its family.
+    code = f"""
+import sys
+import dreambooth_trainer.__main__
+import dreambooth_trainer.run.train
+from dreambooth_trainer.models.registry import FAMILIES
+FAMILIES[{FAMILY!r}]
+print(*sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    imported = set(result.stdout.split())
+    assert "dreambooth_trainer.run.train" in imported, result.stderr
+    assert not imported.intersection(UNUSED)
+    others = {family.__module__ for name, family in FAMILIES.items() if name != FAMILY}
+    assert not imported & others
