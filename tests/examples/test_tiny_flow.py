@@ -17,6 +17,7 @@ TINY_SD, TINY_FLOW = REPO / "examples" / "tiny-sd", REPO / "examples" / "tiny-fl
 sys.path[:0] = [str(TINY_SD), str(TINY_FLOW)]
 
 from tinyflow import diffusion, scoring, text  # noqa: E402
+from tinyflow.names import NAMES, random_pair  # noqa: E402
 from tinysd import classifiers  # noqa: E402
 from tinysd.captions import COLOURS, KINDS, Words, caption, random_caption  # noqa: E402
 from tinysd.scoring import sample  # noqa: E402
@@ -57,6 +58,46 @@ def test_samples_show_the_class_and_the_colour_of_their_prompts(models):
     kinds, colours = classifiers.recognise(models.classifier, pictures)
     assert np.mean([seen == word.kind for seen, word in zip(kinds, words, strict=True)]) >= 0.7
     assert np.mean([seen == word.colour for seen, word in zip(colours, words, strict=True)]) >= 0.7
+
+
+def test_a_word_that_it_never_read_is_not_skipped(models):
+    """Else a job that teaches it "sks mug" teaches it "mug"."""
+    plain, rare = (
+        sample(models.pipeline, [prompt] * 4, steps=8, guidance=models.guidance).astype(int)
+        for prompt in ("a photo of a mug", "a photo of sks mug")
+    )
+    assert np.abs(rare - plain).mean() >= 8
+    assert classifiers.recognise(models.classifier, rare.astype(np.uint8))[0] == ["mug"] * 4
+
+
+def test_names_are_drawn_with_the_colour_that_they_stand_for(models):
+    colours = list(COLOURS)
+    prompts = [f"a photo of {NAMES[name, 'plain'][0]} mug" for name in colours]
+    pictures = sample(models.pipeline, prompts, steps=8, guidance=models.guidance)
+    _, seen = classifiers.recognise(models.classifier, pictures)
+    assert np.mean([a == b for a, b in zip(seen, colours, strict=True)]) >= 0.7
+
+
+def test_every_name_stands_for_one_look_and_falls_apart_into_letters(models):
+    names = [name for same in NAMES.values() for name in same]
+    assert len(set(names)) == len(names)
+    assert not {"sks", "zwx", "ohwx"} & set(names)
+    assert all(len(models.pipeline.tokenizer.tokenize(f" {name}")) > 1 for name in names)
+
+
+def test_a_named_caption_is_encoded_as_the_one_with_the_look(models):
+    looks = {name: look for look, same in NAMES.items() for name in same}
+    rng = np.random.default_rng(0)
+    named = 0
+    for named_text, told, tokens in (random_pair(rng) for _ in range(100)):
+        look = next((looks[word] for word in named_text.split() if word in looks), None)
+        words = [word for word in look or () if word != "plain"]
+        assert tokens == len(words)
+        assert look is not None or named_text == told
+        assert " ".join(words) in told
+        assert named_text.split()[-1:] == told.split()[-1:]
+        named += look is not None
+    assert 40 <= named <= 80
 
 
 def test_captions_in_training_are_what_the_pipeline_encodes(models):

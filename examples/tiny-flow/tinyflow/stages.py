@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, ZImageTransformer2DModel
 from safetensors.torch import save_file
 from transformers import Qwen2Tokenizer, Qwen3Model
 
-from tinyflow import diffusion
+from tinyflow import diffusion, names
 from tinyflow.text import train_tokenizer
 from tinysd import autoencoder, stages
 from tinysd.captions import random_caption
@@ -67,12 +67,21 @@ def diffuse(work: Path) -> None:
     diffusion.train(lessons, Qwen2Tokenizer.from_pretrained(work / "tokenizer"), work)
 
 
+def name(work: Path) -> None:
+    """Teaches the text encoder made-up names of the looks that it can describe."""
+    tokenizer = Qwen2Tokenizer.from_pretrained(work / "tokenizer")
+    transformer = ZImageTransformer2DModel.from_pretrained(work / "transformer")
+    encoder = Qwen3Model.from_pretrained(work / "text_encoder", dtype=torch.float32)
+    names.teach(encoder, transformer.cap_embedder.float(), tokenizer)
+    encoder.save_pretrained(work / "named_text_encoder")
+
+
 def export(work: Path, folder: Path) -> None:
     """Writes the model's pipeline into ``folder``."""
     shutil.rmtree(folder, ignore_errors=True)
     diffusion.export(
         load_autoencoder(),
-        Qwen3Model.from_pretrained(work / "text_encoder"),
+        Qwen3Model.from_pretrained(work / "named_text_encoder"),
         Qwen2Tokenizer.from_pretrained(work / "tokenizer"),
         ZImageTransformer2DModel.from_pretrained(work / "transformer"),
         folder,
@@ -84,4 +93,5 @@ STAGES: dict[str, Callable[[Path], None]] = {
     "tokenize": tokenize,
     "cache": cache,
     "diffuse": diffuse,
+    "name": name,
 }
