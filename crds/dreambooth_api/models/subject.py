@@ -1,10 +1,11 @@
 """The subject to learn."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from dreambooth_api.models.base import ApiModel, ClassNoun, StorageUri, Word
+from dreambooth_api.models.rules import rule
 
 CLASS_PROMPT = "a photo of a {class}"
 
@@ -33,6 +34,22 @@ class Subject(ApiModel):
 
     weight: Annotated[float, Field(gt=0, le=100)] | None = None
     """How often this subject is drawn, relative to the other subjects. Default: 1."""
+
+    mask: Literal["alpha", "file"] | None = None
+    """Where the subject is in its images, so that the background is not learned. `alpha`: where
+    they are opaque (PNG, WebP). `file`: where a file beside them is white, `0-masklabel.png` for
+    `0.jpg`; `0.mask.png`, `0-mask.png` and `0_mask.png` are read too. Default: everywhere."""
+
+    mask_weight: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Weight of the loss outside of the masks, where it is 1 within. Default: 0.1."""
+
+    @rule(
+        "maskWeight",
+        "!has(self.maskWeight) || has(self.mask)",
+        "has no effect without masks; set mask to alpha or file, or remove it",
+    )
+    def _weight_needs_masks(self) -> bool:
+        return self.mask_weight is None or self.mask is not None
 
     @property
     def prompt(self) -> str:

@@ -99,6 +99,34 @@ def test_loss_and_gradient_equal_the_reference(family, cache, batch, gamma):
     torch.testing.assert_close(gradient, family.denoiser.conv_in.weight.grad, rtol=1e-3, atol=1e-5)
 
 
+def test_the_loss_counts_cells_by_the_masks_of_their_images(family, cache, batch):
+    """What is drawn outside of the mask has no part in loss and gradient, but in the class half."""
+    training = resolve_training({"method": "full", "precision": "fp32"})
+    weights = torch.ones(10, 1, 16, 16)
+    weights[:4, ..., :8] = 0  # the left half of the subject's images
+    weights[:4, ..., 8:] = 2
+    masked = replace(cache, loss_weights=weights)
+    module = DreamBooth(family, make_trainable(family, training), training, masked, PRIOR)
+    predicted = []
+
+    def record(_module, _inputs, output):
+        output[0].retain_grad()
+        predicted.append(output[0])
+
+    hook = family.denoiser.register_forward_hook(record)
+    module.training_step(batch, 0).backward()
+    hook.remove()
+    [prediction] = predicted
+    subject, prior = prediction.grad.abs().chunk(2)
+    assert subject[..., :8].max() == 0
+    assert subject[..., 8:].min() > 0
+    assert prior.min() > 0
+    plain = DreamBooth(family, make_trainable(family, training), training, cache, PRIOR)
+    plain.training_step(batch, 0)
+    assert torch.equal(module.losses.prior, plain.losses.prior)
+    assert not torch.equal(module.losses.subject, plain.losses.subject)
+
+
 def test_subject_and_class_go_through_one_forward_pass(family, cache, batch):
     training = resolve_training({"method": "full", "precision": "fp32"})
     module = DreamBooth(family, make_trainable(family, training), training, cache, PRIOR)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dreambooth_trainer.data.crops import Size, crop_box
-from dreambooth_trainer.data.latents import ImageGroup, LatentStore, load_latents
+from dreambooth_trainer.data.latents import ImageGroup, LatentStore, join_shapes, load_latents
+from dreambooth_trainer.data.masks import has_masks, loss_weights
 from dreambooth_trainer.data.sampler import ImagePool
 from dreambooth_trainer.models import Conditioning, Family, Tokens
 from dreambooth_trainer.models.prompts import Shapes, count_bytes, join_rows, largest_shapes
@@ -71,6 +72,8 @@ class TrainingCache:
         empty_prompt: Row of tokens and conditioning after those of the captions: the empty prompt
             as guidance uses it. None where no sample has it.
         host: Holds the conditioning if the device is not to hold all of it.
+        loss_weights: [rows, 1, h, w] or [rows, 1, cells], as `moments`: the loss's weight at each
+            cell, with a mean of 1. None where all are 1, as no image has a mask.
     """
 
     moments: Tensor
@@ -82,11 +85,17 @@ class TrainingCache:
     base_conditioning: Conditioning | None = None
     empty_prompt: int | None = None
     host: HostConditioning | None = None
+    loss_weights: Tensor | None = None
 
     def moments_of(self, rows: Tensor, height: int, width: int) -> Tensor:
         """Moments [N, 2C, h, w] of rows [N], all of which have this shape, in cells."""
-        found = self.moments[rows].flatten(2)[..., : height * width]
-        return found.reshape(*found.shape[:2], height, width)
+        return _in_shape(self.moments[rows], height, width)
+
+    def loss_weights_of(self, rows: Tensor, height: int, width: int) -> Tensor | None:
+        """The loss's weight at each cell, [N, 1, h, w], of rows [N] as for `moments_of`."""
+        if self.loss_weights is None:
+            return None
+        return _in_shape(self.loss_weights[rows], height, width)
 
     def conditioning_of(self, family: Family, captions: Tensor) -> Conditioning:
         """Conditioning of captions [N], given by their indices."""
@@ -159,6 +168,7 @@ def build_cache(
             host = HostConditioning(rows, caption_of_row, device)
         else:
             conditioning = join_rows(rows, device)
+    weights = _load_weights(family, groups, resolution, store, ranks)
     return TrainingCache(
         moments=load_latents(family, groups, resolution, store, ranks, device).to(device),
         crops=torch.tensor(list(_crops_of_rows(groups, resolution)), device=device),
@@ -169,6 +179,25 @@ def build_cache(
         base_conditioning=base_conditioning,
         empty_prompt=len(captions) if has_empty_prompt else None,
         host=host,
+        loss_weights=None if weights is None else weights.to(device),
+    )
+
+
+def _in_shape(rows: Tensor, height: int, width: int) -> Tensor:
+    found = rows.flatten(2)[..., : height * width]
+    return found.reshape(*found.shape[:2], height, width)
+
+
+def _load_weights(
+    family: Family, groups: Sequence[ImageGroup], resolution: int, store: LatentStore, ranks: Ranks
+) -> Tensor | None:
+    """The loss's weights of all rows, if there are masks. Collective."""
+    if not has_masks(groups):
+        return None
+    shapes = {shape for group in groups for _, shape in group.with_shapes(resolution)}
+    cells = {shape: family.latent_shape(*shape)[:0:-1] for shape in shapes}
+    return join_shapes(
+        ranks.run_on_first(lambda: loss_weights(store.storage, groups, resolution, cells))
     )
 
 

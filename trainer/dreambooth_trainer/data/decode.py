@@ -7,13 +7,16 @@ import io
 import re
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 import numpy as np
 from pi_heif import register_heif_opener
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import jpeg_factory
+
+T = TypeVar("T")
 
 register_heif_opener()
 
@@ -57,13 +60,27 @@ def decode(data: bytes, *, smallest: int = 1, max_pixels: int = MAX_PIXELS) -> I
     Raises:
         UnreadableImageError: The file is no image, is damaged, too small or over a limit.
     """
+    return _decode(data, smallest, max_pixels, _upright_rgb)
+
+
+def decode_alpha(data: bytes) -> Image.Image | None:
+    """The upright alpha channel of the image in a file, 8 bits; None if it has none.
+
+    Raises:
+        UnreadableImageError: As `decode`.
+    """
+    return _decode(data, 1, MAX_PIXELS, _upright_alpha)
+
+
+def _decode(data: bytes, smallest: int, max_pixels: int, convert: Callable[[Image.Image], T]) -> T:
+    """What `convert` makes of the image in a file, which is not yet decoded."""
     with _quiet():
         try:
             image = _open(data)
             _check_header(image, smallest, max_pixels)
             if image.width * image.height > max_pixels:
                 image.draft(None, (image.width // 2, image.height // 2))
-            return _upright_rgb(image)
+            return convert(image)
         except UnreadableImageError:
             raise
         except MemoryError:  # says nothing about the file
@@ -132,6 +149,15 @@ def _check_header(image: Image.Image, smallest: int, max_pixels: int) -> None:
         raise UnreadableImageError(
             f"{width} x {height} pixels are too small; the shorter side must be at least {smallest}"
         )
+
+
+def _upright_alpha(image: Image.Image) -> Image.Image | None:
+    if not image.has_transparency_data:
+        return None
+    image.load()
+    with suppress(Exception):  # as for the pixels
+        ImageOps.exif_transpose(image, in_place=True)
+    return image.convert("RGBA").getchannel("A")
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

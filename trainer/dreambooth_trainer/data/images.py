@@ -2,7 +2,7 @@
 
 import hashlib
 import mimetypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -40,6 +40,14 @@ LIMITS = FolderLimits()
 
 
 @dataclass(frozen=True)
+class MaskSource:
+    """The file that holds an image's mask: the image's own, in its alpha channel, or another."""
+
+    uri: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class SourceImage:
     """An image that can be trained on; its pixels stay in storage.
 
@@ -49,6 +57,7 @@ class SourceImage:
         sha256: Of the file, in hexadecimal.
         uri: Of the file.
         field: The job's field that names the folder.
+        mask: Where the subject is; None: everywhere.
     """
 
     name: str
@@ -56,6 +65,7 @@ class SourceImage:
     sha256: str
     uri: str
     field: str
+    mask: MaskSource | None = None
 
 
 @dataclass(frozen=True)
@@ -98,8 +108,11 @@ def load_images(
     resolution: int,
     limits: FolderLimits = LIMITS,
     count: int | None = None,
+    skip: Collection[str] = (),
 ) -> ImageSet:
     """The images directly in the folder `uri`, by name: the first `count` that can be used.
+
+    Files whose names are in `skip` are no images to train on.
 
     Files that do not decode, are animated, exceed a limit, are smaller than half the resolution, or
     are the same picture as an earlier one are rejected with the reason. Captions, metadata, hidden
@@ -113,7 +126,9 @@ def load_images(
     """
     images: list[SourceImage] = []
     rejected: list[RejectedImage] = []
-    objects = _candidates(storage, uri, field, limits)
+    objects = [
+        item for item in _candidates(storage, uri, field, limits) if item.relative not in skip
+    ]
     links = _broken_links(storage, uri)
     for item in _stream(storage, objects, field, resolution, limits):
         if isinstance(item, RejectedImage):

@@ -39,12 +39,14 @@ class ImageGroup:
         variants: Of all images.
         shapes: Of each image's crops, those of the same shape one after the other; None: all are
             squares of the job's resolution.
+        outside: Weight of the loss outside of the images' masks; None: they have no masks.
     """
 
     images: Sequence[SourceImage]
     captions: Sequence[str]
     variants: Sequence[Variant]
     shapes: Sequence[Size] | None = None
+    outside: float | None = None
 
     def with_shapes(self, resolution: int) -> Iterator[tuple[SourceImage, Size]]:
         """Every image with the shape of its crops."""
@@ -175,10 +177,10 @@ def _encode_all(
     for number, (image, shape, variants) in enumerate(images):
         places = {crop: place for place, crop in enumerate(distinct[number])}
         rows.append(encoded[number][[places[_crop(image, shape, each)] for each in variants]])
-    return _join(rows)
+    return join_shapes(rows)
 
 
-def _join(rows: Sequence[Tensor]) -> Tensor:
+def join_shapes(rows: Sequence[Tensor]) -> Tensor:
     """Rows one after the other; of several shapes, flattened and padded to the largest."""
     if len({each.shape[1:] for each in rows}) == 1:
         return torch.cat(list(rows))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from dreambooth_storage import Storage
 from dreambooth_trainer.data.captions import load_captions
 from dreambooth_trainer.data.images import ImageSet, SourceImage, load_images
+from dreambooth_trainer.data.masks import add_masks, list_masks
 from dreambooth_trainer.process.errors import BadDataError
 from dreambooth_trainer.resolved_job import ResolvedJob
 
@@ -34,12 +35,18 @@ def load_subject(storage: Storage, job: ResolvedJob, index: int) -> SubjectData:
         StorageError: They cannot be read.
     """
     subject, field = job.spec.subjects[index], f"spec.subjects[{index}].images"
+    masks = list_masks(storage, subject, index)
     loaded = load_images(
-        storage, subject.images, field=field, resolution=job.spec.training.resolution
+        storage,
+        subject.images,
+        field=field,
+        resolution=job.spec.training.resolution,
+        skip=masks.keys(),
     )
     _check_losses(loaded, field)
     captions = load_captions(storage, subject, loaded.images, index)
-    warnings = [loaded.report(field)] if loaded.rejected else []
+    images, warnings = add_masks(storage, subject, loaded.images, index, masks)
+    warnings += [loaded.report(field)] if loaded.rejected else []
     kept = len(loaded.images) - _hold_out(job, len(loaded.images), field)
     if kept < FEWEST_IMAGES:
         warnings.append(
@@ -47,9 +54,9 @@ def load_subject(storage: Storage, job: ResolvedJob, index: int) -> SubjectData:
             " from other sides and in other places (3 to 5 are usual)"
         )
     return SubjectData(
-        images=loaded.images[:kept],
+        images=images[:kept],
         captions=captions.texts[:kept],
-        held_out=loaded.images[kept:],
+        held_out=images[kept:],
         held_out_captions=captions.texts[kept:],
         warnings=[*warnings, *captions.warnings],
         notes=captions.notes,

@@ -19,7 +19,11 @@ class Losses:
 
 
 def dreambooth_loss(
-    prediction: Tensor, target: Tensor, weights: Tensor | None, prior_weight: float | None
+    prediction: Tensor,
+    target: Tensor,
+    weights: Tensor | None,
+    prior_weight: float | None,
+    cell_weights: Tensor | None = None,
 ) -> Losses:
     """Mean squared error of each half of the batch (Ruiz et al. 2022, equation 2).
 
@@ -28,9 +32,13 @@ def dreambooth_loss(
         target: As `prediction`.
         weights: [2B] or [B], the weight of each sample's own timestep; None: equal weights.
         prior_weight: Lambda of the paper; None without class samples.
+        cell_weights: [2B, 1, h, w] or [B, 1, h, w], the weight of each cell; None: equal weights.
     """
     # In fp32: half precision would round the sum over thousands of squares.
-    each = (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
+    errors = (prediction.float() - target.float()).square()
+    if cell_weights is not None:
+        errors = errors * cell_weights
+    each = errors.mean(dim=(1, 2, 3))
     if weights is not None:
         each = each * weights
     if prior_weight is None:

@@ -15,13 +15,13 @@ from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.data.cache import build_cache
 from dreambooth_trainer.data.dataset import (
     Dataset,
-    class_groups,
     held_out_groups,
     load_subjects,
     prompts_of,
     subject_groups,
 )
 from dreambooth_trainer.data.latents import LatentStore
+from dreambooth_trainer.data.prior.class_groups import class_groups
 from dreambooth_trainer.data.prior.own_class_images import load_own_class_images
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.samples import SampleWriter

@@ -148,7 +148,11 @@ class DreamBooth(pl.LightningModule):
             )
         prediction = self._family.predict(noisy, timesteps, conditioning, crops)
         losses = dreambooth_loss(
-            prediction, target, self.objective.weights(timesteps), self._prior_weight
+            prediction,
+            target,
+            self.objective.weights(timesteps),
+            self._prior_weight,
+            self._cache.loss_weights_of(batch["row"], *noise.shape[2:]),
         )
         self.losses = Losses(*(part.detach() for part in vars(losses).values()))
         return losses.total
