@@ -1,4 +1,4 @@
-"""Whole runs on photos that are not cropped."""
+"""Whole runs on photos that are not cropped, with masks."""
 
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ def photos(tmp_path: Path) -> str:
         image = Image.new("RGB", size, (60 * number, 200, 90))
         image.paste((220, 40, 50), (10, 10, 50, 60))
         image.save(tmp_path / f"photos/{number}.jpg", exif=exif)
+    mask = Image.new("L", (120, 90), 0)
+    mask.paste(255, (10, 10, 50, 60))
+    mask.save(tmp_path / "photos/0-masklabel.png")
     return f"file://{tmp_path}/photos"
 
 
@@ -35,7 +38,7 @@ def test_a_run_on_photos_does_not_depend_on_ranks_or_stops(
 ) -> None:
     def make(uid: str) -> dict[str, Any]:
         made = job(uid, training={"crop": "none"})
-        made["spec"]["subjects"][0]["images"] = photos
+        made["spec"]["subjects"][0] |= {"images": photos, "mask": "file", "maskWeight": 0}
         return made
 
     steady = make("steady")
