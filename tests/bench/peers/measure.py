@@ -38,7 +38,9 @@ class Sizes:
     rounds: int = 3
 
 
-WIDE = Sizes(many=22, class_images=4)
+WIDE = Sizes(many=22, class_images=4, rounds=2)
+WITHOUT_MAKING = Sizes(rounds=2)
+"""Of rows where no class image is made."""
 SHORT = Sizes(many=6, class_images=2, rounds=1)
 
 
@@ -70,7 +72,7 @@ def compare(peer: Peer, scripts: Path, folder: Path, short: bool) -> Iterator[Ro
     if not script.is_file():
         yield Row("skipped", f"the checkout has no {peer.script}")
         return
-    sizes = SHORT if short else Sizes() if peer.width == 1 else WIDE
+    sizes = SHORT if short else _sizes(peer)
     model = peer.build(folder / "model")
     _draw(folder / "images", 4)
     if peer.class_images == "drawn":
@@ -108,6 +110,12 @@ def compare(peer: Peer, scripts: Path, folder: Path, short: bool) -> Iterator[Ro
             files = side.checkpoint(sizes.many).rglob("*")
             size = sum(path.stat().st_size for path in files if path.is_file())
             yield ratio(f"{whose} checkpoint bytes / payload", [size / payload])
+
+
+def _sizes(peer: Peer) -> Sizes:
+    if peer.class_images != "made":
+        return WITHOUT_MAKING
+    return Sizes() if peer.width == 1 else WIDE
 
 
 def _measure(side: Side, peer: Peer, sizes: Sizes, logs: Path) -> Measured:
