@@ -240,6 +240,10 @@ class Training(ApiModel):
     caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Fraction of captions replaced by the empty one."""
 
+    shuffle_tags: bool = False
+    """Train on each caption with its tags, the parts between commas, in 8 orders. A tag with the
+    identifier keeps its place."""
+
     ema: Ema = Field(default_factory=Ema)
     """Average of the weights."""
 

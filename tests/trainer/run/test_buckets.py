@@ -1,4 +1,4 @@
-"""Whole runs on photos that are not cropped, with masks."""
+"""Whole runs on photos that are not cropped, with masks and tags."""
 
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def photos(tmp_path: Path) -> str:
     mask = Image.new("L", (120, 90), 0)
     mask.paste(255, (10, 10, 50, 60))
     mask.save(tmp_path / "photos/0-masklabel.png")
+    (tmp_path / "photos/1.txt").write_text("a photo of sks mug, red, on grass, upright")
     return f"file://{tmp_path}/photos"
 
 
@@ -37,7 +38,7 @@ def test_a_run_on_photos_does_not_depend_on_ranks_or_stops(
     job: MakeJob, photos: str, tmp_path: Path
 ) -> None:
     def make(uid: str) -> dict[str, Any]:
-        made = job(uid, training={"crop": "none"})
+        made = job(uid, training={"crop": "none", "shuffleTags": True})
         made["spec"]["subjects"][0] |= {"images": photos, "mask": "file", "maskWeight": 0}
         return made
 

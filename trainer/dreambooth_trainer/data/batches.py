@@ -14,8 +14,8 @@ from dreambooth_trainer.data.bucket_sampler import BucketSampler
 from dreambooth_trainer.data.sampler import TrainingSampler
 
 Batch = dict[str, Tensor]
-"""row [N], timestep [N], drop_caption [N], empty_prompt [N]; latent_noise and noise [N, C, h, w].
-h and w are those of the step's images.
+"""row, timestep, drop_caption, caption_order and empty_prompt [N]; latent_noise and noise
+[N, C, h, w], where h and w are those of the step's images.
 N = 2B with prior preservation: B subject samples, then the B class samples that belong to them."""
 
 BATCHES_AHEAD = 3
@@ -75,6 +75,7 @@ def make_batch(
             [draw.timestep for draw in draws], dtype=sampler.objective.timestep_dtype
         ),
         "drop_caption": torch.tensor([draw.drop_caption for draw in draws]),
+        "caption_order": torch.tensor([draw.caption_order for draw in draws]),
         "empty_prompt": torch.tensor([draw.empty_prompt for draw in draws]),
         "latent_noise": torch.from_numpy(np.stack([draw.latent_noise for draw in draws])),
         # The sum is the noise and the target: the model learns to change an image's mean too.

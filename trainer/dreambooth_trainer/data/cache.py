@@ -14,7 +14,7 @@ from torch import Tensor
 from dreambooth_trainer.data.crops import Size, crop_box
 from dreambooth_trainer.data.latents import ImageGroup, LatentStore, join_shapes, load_latents
 from dreambooth_trainer.data.masks import has_masks, loss_weights
-from dreambooth_trainer.data.sampler import ImagePool
+from dreambooth_trainer.data.sampler import CAPTION_ORDERS, ImagePool
 from dreambooth_trainer.models import Conditioning, Family, Tokens
 from dreambooth_trainer.models.prompts import Shapes, count_bytes, join_rows, largest_shapes
 from dreambooth_trainer.process.chunks import CHUNK_SIZE
@@ -33,7 +33,7 @@ class HostConditioning:
 
     Args:
         rows: Of each caption, then of the empty prompt if there is one.
-        caption_of_row: [rows of the cache], index into `rows`; in host memory too.
+        caption_of_row: As in `TrainingCache`, index into `rows`; in host memory too.
         device: Of the denoiser.
     """
 
@@ -63,7 +63,7 @@ class TrainingCache:
             what the family keeps instead. [rows, 2C, cells] for images of several shapes, those
             with fewer cells padded: `moments_of` has them in their shape.
         crops: [rows, 4], where each variant was cropped, see `Family.predict`.
-        caption_of_row: [rows], index into `captions`.
+        caption_of_row: [rows], index into `captions`; [rows, orders] where tags are shuffled.
         captions: All captions, the empty one first.
         tokens: Of every caption.
         conditioning: Of every caption; None where the text encoder is trained, or `host` has it.
@@ -150,7 +150,8 @@ def build_cache(
         ranks: All ranks.
         device: Holds the cache: a lookup then waits for no copy.
     """
-    captions = ["", *dict.fromkeys(caption for group in groups for caption in group.captions)]
+    texts = (text for group in groups for orders in group.texts for text in orders)
+    captions = ["", *dict.fromkeys(texts)]
     parts = [family.tokenize(captions)]
     if has_empty_prompt:
         parts.append(family.tokenize_negative([""]))
@@ -218,11 +219,18 @@ def _crops_of_rows(groups: Sequence[ImageGroup], resolution: int) -> Iterator[li
                 yield [height, width, round(top * scale), round(left * scale)]
 
 
-def _captions_of_rows(groups: Sequence[ImageGroup], captions: Sequence[str]) -> Iterator[int]:
+def _captions_of_rows(
+    groups: Sequence[ImageGroup], captions: Sequence[str]
+) -> Iterator[int | list[int]]:
+    # From the end, so that an empty caption of the user's is not taken for dropout's.
+    index = {caption: place for place, caption in enumerate(captions)}
+    are_shuffled = any(group.orders for group in groups)
     for group in groups:
-        for caption in group.captions:
-            # From index 1, so that an empty caption of the user's is not taken for dropout's.
-            yield from [captions.index(caption, 1)] * len(group.variants)
+        for orders in group.texts:
+            found = [index[text] for text in orders]
+            if are_shuffled and len(found) == 1:  # as those of a class
+                found *= CAPTION_ORDERS
+            yield from [found if are_shuffled else found[0]] * len(group.variants)
 
 
 def encode_captions(family: Family, tokens: Tokens) -> Conditioning:

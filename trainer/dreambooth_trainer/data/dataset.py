@@ -16,6 +16,7 @@ from dreambooth_trainer.data.latents import ImageGroup
 from dreambooth_trainer.data.masks import DEFAULT_WEIGHT
 from dreambooth_trainer.data.sampler import TrainingSampler
 from dreambooth_trainer.data.subjects import SubjectData, load_subject
+from dreambooth_trainer.data.tags import shuffle_tags
 from dreambooth_trainer.objectives.objective import Objective
 from dreambooth_trainer.resolved_job import ResolvedJob
 
@@ -151,14 +152,26 @@ def subject_groups(
             outside = DEFAULT_WEIGHT if spec.mask_weight is None else spec.mask_weight
         if training.crop != "none":
             group = ImageGroup(subject.images, subject.captions, crops, outside=outside)
-            groups.append(group)
+            groups.append(_with_orders(group, job, spec))
             continue
         shaped = [
             (image, caption, nearest_shape(image.size, training.resolution, step))
             for image, caption in zip(subject.images, subject.captions, strict=True)
         ]
-        groups.append(replace(group_by_shape(shaped, crops), outside=outside))
+        group = replace(group_by_shape(shaped, crops), outside=outside)
+        groups.append(_with_orders(group, job, spec))
     return groups
+
+
+def _with_orders(group: ImageGroup, job: ResolvedJob, subject: Subject) -> ImageGroup:
+    """The group with its captions' tags in other orders, where the job says so."""
+    if not job.spec.training.shuffle_tags:
+        return group
+    orders = [
+        shuffle_tags(caption, subject.identifier, job.spec.training.seed, number)
+        for number, caption in enumerate(group.captions)
+    ]
+    return replace(group, orders=orders)
 
 
 def group_by_shape(
@@ -223,7 +236,7 @@ def prompts_of(
         groups: Images of the subjects, those that are held out included.
         class_captions: Of the user's own class images.
     """
-    texts = ["", *(caption for group in groups for caption in group.captions)]
+    texts = ["", *(text for group in groups for orders in group.texts for text in orders)]
     texts += [*job.spec.samples.prompts, *class_captions]
     for subject in job.spec.subjects:
         texts += subject.prompt, subject.class_prompt

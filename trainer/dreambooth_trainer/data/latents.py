@@ -40,6 +40,7 @@ class ImageGroup:
         shapes: Of each image's crops, those of the same shape one after the other; None: all are
             squares of the job's resolution.
         outside: Weight of the loss outside of the images' masks; None: they have no masks.
+        orders: Of each image, its caption with its tags in several orders; None: as it is.
     """
 
     images: Sequence[SourceImage]
@@ -47,6 +48,12 @@ class ImageGroup:
     variants: Sequence[Variant]
     shapes: Sequence[Size] | None = None
     outside: float | None = None
+    orders: Sequence[Sequence[str]] | None = None
+
+    @property
+    def texts(self) -> Sequence[Sequence[str]]:
+        """All captions of each image."""
+        return self.orders or [[caption] for caption in self.captions]
 
     def with_shapes(self, resolution: int) -> Iterator[tuple[SourceImage, Size]]:
         """Every image with the shape of its crops."""

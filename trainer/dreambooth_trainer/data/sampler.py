@@ -19,6 +19,10 @@ SUBJECT, PRIOR, ORDER = 0, 1, 2
 """Numbers of independent random streams."""
 
 
+CAPTION_ORDERS = 8
+"""Orders of a caption's tags that are drawn, where they are shuffled."""
+
+
 @dataclass(frozen=True)
 class ImagePool:
     """Images of one subject or class to draw from.
@@ -46,6 +50,7 @@ class TrainingSample:
         latent_noise: Selects a latent of the VAE's posterior, [C, h, w] float32.
         noise: Added at `timestep`, [C, h, w] float32.
         offset: Noise that is constant over a channel, before scaling, [C, 1, 1] float32.
+        caption_order: Which order of the caption's tags, where they are shuffled.
     """
 
     row: int
@@ -55,6 +60,7 @@ class TrainingSample:
     latent_noise: NDArray[np.float32]
     noise: NDArray[np.float32]
     offset: NDArray[np.float32]
+    caption_order: int
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,8 @@ class TrainingSampler:
             latent_noise=stream.standard_normal(self.latent_shape, dtype=np.float32),
             noise=stream.standard_normal(self.latent_shape, dtype=np.float32),
             offset=stream.standard_normal((channels, 1, 1), dtype=np.float32),
+            # Last, so that all others are those of earlier versions.
+            caption_order=int(stream.integers(CAPTION_ORDERS)),
         )
 
     def _stream(self, kind: int, step: int, position: int) -> np.random.Generator:

@@ -7,6 +7,7 @@ from dreambooth_storage import Storage
 from dreambooth_trainer.data.captions import load_captions
 from dreambooth_trainer.data.images import ImageSet, SourceImage, load_images
 from dreambooth_trainer.data.masks import add_masks, list_masks
+from dreambooth_trainer.data.tags import split_tags
 from dreambooth_trainer.process.errors import BadDataError
 from dreambooth_trainer.resolved_job import ResolvedJob
 
@@ -47,6 +48,13 @@ def load_subject(storage: Storage, job: ResolvedJob, index: int) -> SubjectData:
     captions = load_captions(storage, subject, loaded.images, index)
     images, warnings = add_masks(storage, subject, loaded.images, index, masks)
     warnings += [loaded.report(field)] if loaded.rejected else []
+    if job.spec.training.shuffle_tags and not any(
+        len(split_tags(text)) > 2 for text in captions.texts
+    ):
+        warnings.append(
+            f"spec.training.shuffleTags: no caption of spec.subjects[{index}] has tags to shuffle,"
+            " which are parts between commas; write some, or set it to false"
+        )
     kept = len(loaded.images) - _hold_out(job, len(loaded.images), field)
     if kept < FEWEST_IMAGES:
         warnings.append(

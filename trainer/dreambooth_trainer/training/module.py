@@ -186,7 +186,10 @@ class DreamBooth(pl.LightningModule):
 
     def _captions_of(self, batch: Batch, caption_of_row: Tensor) -> Tensor:
         """Row of each sample's caption in the tables, or of the empty one that replaces it, [N]."""
-        captions = torch.where(batch["drop_caption"], NO_CAPTION, caption_of_row[batch["row"]])
+        captions = caption_of_row[batch["row"]]
+        if captions.dim() == 2:  # tags are shuffled
+            captions = captions.gather(1, batch["caption_order"].unsqueeze(1)).squeeze(1)
+        captions = torch.where(batch["drop_caption"], NO_CAPTION, captions)
         if self._cache.empty_prompt is not None and self._family.defaults.takes_negative_prompt:
             captions = torch.where(batch["empty_prompt"], self._cache.empty_prompt, captions)
         return captions
