@@ -8,7 +8,7 @@ from functools import partial
 
 from dreambooth_storage import TransferPolicy, storage
 from dreambooth_storage.upload.process import UploadProcess
-from dreambooth_trainer.checkpoint import background
+from dreambooth_trainer.checkpoint import phases
 from dreambooth_trainer.run import fit
 
 
@@ -17,7 +17,7 @@ def hasten() -> None:
     policy = partial(TransferPolicy, base_delay=0.01)
     storage.TransferPolicy = policy  # type: ignore[misc, assignment]
     fit.UploadProcess = partial(UploadProcess, policy=policy())  # type: ignore[misc, assignment]
-    background.MAX_RETRY_SECONDS = 0.1
+    phases.MAX_RETRY_SECONDS = 0.1
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from dreambooth_trainer.checkpoint import (
     CheckpointRef,
     CheckpointStore,
     background,
+    phases,
 )
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.distributed import Ranks
@@ -222,7 +223,7 @@ def test_the_last_save_waits_for_the_one_under_way(
 def test_training_fails_only_when_the_last_save_does(
     run: Run, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(background, "MAX_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(phases, "MAX_RETRY_SECONDS", 0.0)
     gate.refuse()
     run.saver.begin(10, state(10))
     run.train_until(lambda: len(run.errors) == 5)
@@ -322,4 +323,4 @@ def test_an_attempt_that_lost_the_prefix_ends_on_all_ranks_with_one_message(
 
 
 def test_retries_slow_down_to_a_bound_however_many_have_failed() -> None:
-    assert [background._retry_seconds(n) for n in (1, 2, 3, 7, 5000)] == [1, 2, 4, 60, 60]
+    assert [phases._retry_seconds(n) for n in (1, 2, 3, 7, 5000)] == [1, 2, 4, 60, 60]

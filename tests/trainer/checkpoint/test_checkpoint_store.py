@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.checkpoint import CheckpointRef, CheckpointStore, background
+from dreambooth_trainer.checkpoint import CheckpointRef, CheckpointStore, phases
 from dreambooth_trainer.checkpoint.manifest import (
     DamagedCheckpointError,
     UnknownFormatError,
@@ -228,7 +228,7 @@ def test_a_manifest_cannot_point_outside_its_folder(
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "MAX_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(phases, "MAX_RETRY_SECONDS", 0.0)
 
 
 def test_an_error_on_one_rank_is_raised_on_all(

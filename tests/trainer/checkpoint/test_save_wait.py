@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dreambooth_storage import Storage, StorageError, StorageSettings, Written
-from dreambooth_trainer.checkpoint import BackgroundSaver, CheckpointStore, background
+from dreambooth_trainer.checkpoint import BackgroundSaver, CheckpointStore, phases
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.training.callbacks import SaveCheckpoints
 from dreambooth_trainer.training.reporter import MeanLoss
@@ -125,7 +125,7 @@ def test_training_goes_on_while_storage_is_down_and_waits_again_once_it_is_back(
     open_store: Callable[[Ranks], CheckpointStore],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(background, "MAX_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(phases, "MAX_RETRY_SECONDS", 0.0)
     uploads = SlowUploads(storage, 0.2)
     uploads.error = StorageError("s3://b", "refused", "", "spec.output")
     trained = Trained(open_store(rank_of(attempt=0)), uploads)
@@ -145,8 +145,8 @@ def test_training_goes_on_while_storage_hangs(
     open_store: Callable[[Ranks], CheckpointStore],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(background, "MAX_SILENT_SECONDS", 0.5)
-    monkeypatch.setattr(background, "_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(phases, "MAX_SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(phases, "_POLL_SECONDS", 0.1)
 
     def train(ranks: Ranks) -> Trained:
         uploads = SlowUploads(storage)

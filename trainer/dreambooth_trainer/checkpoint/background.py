@@ -4,9 +4,8 @@ At a save, each rank copies its part of the state (see `staging`), and training 
 happens in two phases, each in a background thread of every rank: all ranks upload their shards,
 each through its own upload process; then rank 0 commits, and deletes old checkpoints.
 
-The ranks enter a phase at the same step, without waiting for each other: the number of phases that
-each has finished is summed together with the losses (see `training.reporter`). A commit therefore
-follows the last byte by a few steps.
+The ranks enter a phase at the same step, without waiting for each other (see `phases`). A commit
+therefore follows the last byte by a few steps.
 
 One save is in progress at a time. Training waits for it before the next one is due, so that a kill
 costs fewer steps than two intervals, however slow storage is. While storage fails, training goes on
@@ -29,6 +28,7 @@ from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_storage.upload.process import UploadProcess
 from dreambooth_trainer.checkpoint.listener import SaveListener
 from dreambooth_trainer.checkpoint.manifest import CheckpointRef, PendingManifest, Shard
+from dreambooth_trainer.checkpoint.phases import Phases
 from dreambooth_trainer.checkpoint.retention import ChooseStep, choose_none
 from dreambooth_trainer.checkpoint.shards import shard_entry
 from dreambooth_trainer.checkpoint.staging import Staging
@@ -41,12 +41,6 @@ log = logging.getLogger(__name__)
 
 LAST_SAVE_ATTEMPTS = 3
 """Attempts of the last save, which no later one can replace. Each has storage's own retries."""
-MAX_RETRY_SECONDS = 60.0
-"""Longest pause before a save is retried."""
-MAX_SILENT_SECONDS = 300.0
-"""Training does not wait for a save that has made no progress for this long: storage is down."""
-_POLL_SECONDS = 1.0
-"""How often the ranks compare, while they wait, how far their saves are."""
 
 _FATAL = (ExitCode.BAD_CONFIG, ExitCode.STORAGE_DENIED, ExitCode.FENCED)
 """Exit codes of errors that every later save would meet too."""
@@ -86,7 +80,6 @@ class BackgroundSaver:
         choose: ChooseStep = choose_none,
     ) -> None:
         self._store = store
-        self._ranks = store.ranks
         self._uploads = uploads
         self._keep = keep
         self._choose = choose
@@ -95,14 +88,13 @@ class BackgroundSaver:
         self._current: _Save | None = None
         self._queued: _Save | None = None
         self._newest: CheckpointRef | None = None
-        self._phase = self._preparation = BackgroundTask(lambda: None)
+        self._preparation = BackgroundTask(lambda: None)
+        self._phases = Phases(store.ranks)
         self._after_phase: Callable[[list[Any]], None] = lambda _results: None
-        self._started_phases = self._failures = 0
         self._attempts_left = math.inf
         self._problem: Exception | None = None
         self._blocking = False
         self._storage_answers = True
-        self._last_answer = 0.0
 
     @property
     def should_wait(self) -> bool:
@@ -115,10 +107,7 @@ class BackgroundSaver:
     @property
     def finished_phases(self) -> int:
         """Number of phases that this rank has finished; `advance` takes the sum over all ranks."""
-        # A future that is done is counted before its phase has ended on the other ranks: the sum
-        # tells when it has on all of them.
-        running = self._started_phases > 0 and not self._phase.future.done()
-        return self._started_phases - running
+        return self._phases.finished
 
     def prepare(self, tensors: Mapping[str, Tensor]) -> None:
         """Allocate memory for such a state and start the upload process, in the background.
@@ -174,33 +163,32 @@ class BackgroundSaver:
             Exception: An error that every later save would meet (credentials, a newer attempt), the
                 same on every rank.
         """
-        due = self._started_phases * self._ranks.topology.world_size
         save = self._current
         # A state is committed only once the loss of a later step is known to be finite, as that
         # step started from the state's weights. All ranks see the same numbers here, and so all
         # enter `_end_phase`, which is collective, or none does.
-        if save is not None and step > save.pending.step and finished == due:
+        if (
+            save is not None
+            and step > save.pending.step
+            and self._phases.is_finished_on_all(finished)
+        ):
             self._end_phase()
 
     def wait_until_durable(self) -> None:
         """Wait for the save in progress while `should_wait`. Collective.
 
         The loss of a step after the saved one has to be known to be finite. The wait ends early
-        when the save fails on some rank, or has made no progress there for `MAX_SILENT_SECONDS`.
+        when the save fails on some rank, or storage does not answer there.
 
         Raises:
             Exception: As `advance`.
         """
         began = time.perf_counter()
         while self.should_wait:
-            wait([self._phase.future], _POLL_SECONDS)
-            heartbeat.send()  # no rank hangs here: the wait is bounded
-            is_done = self._phase.future.done()
-            is_silent = time.monotonic() - self._last_answer > MAX_SILENT_SECONDS
-            ranks = self._ranks.gather((is_done, is_silent and not is_done))
-            if all(done for done, _ in ranks):
+            state = self._phases.poll()
+            if state == "finished":
                 self._end_phase()
-            elif any(silent for _, silent in ranks):
+            elif state == "silent":
                 log.warning("storage does not answer; training goes on while it is tried again")
                 self._storage_answers = False
         if self._storage_answers:
@@ -228,7 +216,6 @@ class BackgroundSaver:
     def _wait_for_saves(self) -> None:
         self._blocking = True
         while self._current is not None:
-            wait([self._phase.future])
             self._end_phase()
         self._blocking = False
 
@@ -253,18 +240,18 @@ class BackgroundSaver:
         self.close()
 
     def _start(self, save: _Save) -> None:
-        self._current, self._failures = save, 0
+        self._current = save
         self._enter_phase(lambda: self._upload(save), self._commit)
 
     def _enter_phase(self, work: Callable[[], Any], after: Callable[[list[Any]], None]) -> None:
         """Start a phase on this rank; `after` is called with all ranks' results in order."""
-        self._started_phases += 1
-        self._last_answer = time.monotonic()
-        self._phase, self._after_phase = BackgroundTask(work), after
+        self._phases.start(work)
+        self._after_phase = after
 
     def _end_phase(self) -> None:
+        """Wait for the phase, if need be, and go on to what follows it. Collective."""
         try:
-            results = self._ranks.run_on_all(self._phase.future.result)
+            results = self._phases.results()
         except Exception as error:
             self._recover(error)
         else:
@@ -283,7 +270,7 @@ class BackgroundSaver:
         At other times steps are the progress: the watchdog would not notice a training loop that
         hangs during an upload.
         """
-        self._last_answer = time.monotonic()
+        self._phases.record_answer()
         if self._blocking:
             heartbeat.send()
 
@@ -301,7 +288,7 @@ class BackgroundSaver:
             return reference
 
         # The other ranks enter the phase with nothing to do, so that all count the same phases.
-        is_first = self._ranks.topology.rank == 0
+        is_first = self._store.ranks.topology.rank == 0
         self._enter_phase(commit if is_first else lambda: None, self._complete)
 
     def _complete(self, results: list[CheckpointRef]) -> None:
@@ -324,17 +311,8 @@ class BackgroundSaver:
         log.warning("the save of step %d failed: %s", self._current.pending.step, error)
         self._listener.save_failed(error)
         self._problem, self._storage_answers = error, False
-        self._failures += 1
         self._attempts_left -= 1
         if self._queued is not None or self._attempts_left <= 0:
             self._start_queued()
         else:
-            # A retry is a phase of its own: `advance` compares the number of started phases.
-            self._started_phases += 1
-            self._phase = self._phase.retry(_retry_seconds(self._failures))
-
-
-def _retry_seconds(failures: int) -> float:
-    """Seconds before a save is retried, doubling from 1 to `MAX_RETRY_SECONDS`."""
-    # The exponent is bounded, as 2.0 ** 1024 raises OverflowError.
-    return min(2.0 ** min(failures - 1, 10), MAX_RETRY_SECONDS)
+            self._phases.retry()

@@ -3,7 +3,7 @@
 The losses of step k are copied to the host while step k+1 runs, summed over the ranks while step
 k+2 is queued, and only then read: by then both have finished. A request to stop is summed with
 them, so that all ranks see it at the same step, and so is the number of phases of its saves that
-each rank has finished (see `checkpoint.background`). Reports are therefore two steps late; `flush`
+each rank has finished (see `checkpoint.phases`). Reports are therefore two steps late; `flush`
 delivers the rest.
 """
 
