@@ -2,7 +2,13 @@
 
 from dreambooth_api.models.base import GuidanceScale
 from dreambooth_api.models.job import DreamBoothJob, Spec
-from dreambooth_api.models.prior import EmptyPromptFraction, Prior, Sampler, SamplingSteps
+from dreambooth_api.models.prior import (
+    EmptyPromptFraction,
+    Prior,
+    PriorWeight,
+    Sampler,
+    SamplingSteps,
+)
 from dreambooth_api.models.storage import Samples
 from dreambooth_api.models.training import (
     Resolution,
@@ -15,6 +21,7 @@ from dreambooth_api.models.training import (
 class ResolvedPrior(Prior):
     """`spec.prior` with the model's defaults, and that of its target."""
 
+    weight: PriorWeight
     empty_prompt_fraction: EmptyPromptFraction
     sampler: Sampler
     steps: SamplingSteps

@@ -13,6 +13,7 @@ Sampler = Literal["dpm-solver++", "ddim", "euler", "pndm"]
 Sana `dpm-solver++`."""
 SamplingSteps = Annotated[int, Field(ge=1, le=1000)]
 EmptyPromptFraction = Annotated[float, Field(ge=0, le=1)]
+PriorWeight = Annotated[float, Field(ge=0, le=100)]
 
 
 class Prior(ApiModel):
@@ -24,8 +25,9 @@ class Prior(ApiModel):
     enabled: bool = True
     """Train on class images beside the subject's."""
 
-    weight: Annotated[float, Field(ge=0, le=100)] = 1.0
-    """Weight of the prior loss (lambda in the paper, equation 2)."""
+    weight: PriorWeight | None = None
+    """Weight of the prior loss (lambda in the paper, equation 2). Default: 4 with target
+    `prediction`, and 1 with `noise`, as in the paper."""
 
     target: Literal["prediction", "noise"] = "prediction"
     """What the class samples are trained towards. `prediction`: what the base model itself predicts

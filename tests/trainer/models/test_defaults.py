@@ -20,7 +20,8 @@ DISTILLED = ModelDefaults(
 )  # fmt: skip
 EXPLICIT = {
     "prior": {
-        "sampler": "dpm-solver++", "steps": 20, "guidanceScale": 7.5, "emptyPromptFraction": 0.5,
+        "sampler": "dpm-solver++", "steps": 20, "guidanceScale": 7.5,
+        "emptyPromptFraction": 0.5, "weight": 4.0,
     },
     "samples": {"sampler": "dpm-solver++", "steps": 25, "guidanceScale": 7.5},
     "training": {
@@ -29,8 +30,8 @@ EXPLICIT = {
         "optimizer": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
     },
 }  # fmt: skip
-"""What the API gave every job while it knew Stable Diffusion 1.5 and AdamW alone, and the share of
-the empty prompt, which depends on the target."""
+"""What the API gave every job while it knew Stable Diffusion 1.5 and AdamW alone, and the prior loss, which
+depends on the target."""
 
 
 def a_job(**spec: Any) -> dict[str, Any]:
@@ -149,16 +150,18 @@ def test_noise_is_no_target_of_guided_predictions() -> None:
         assert not list(sampling_problems(job, DISTILLED))
 
 
-def test_the_empty_prompt_s_share_depends_on_the_target() -> None:
+def test_the_prior_loss_depends_on_the_target() -> None:
     """`target: noise` alone is the paper's loss, with models of distilled guidance too."""
-    for prior, fraction in (
-        ({}, 0.5),
-        ({"target": "prediction"}, 0.5),
-        ({"target": "noise"}, 0.0),
-        ({"target": "noise", "emptyPromptFraction": 0.5}, 0.5),
-        ({"emptyPromptFraction": 0}, 0.0),
+    for prior, fraction, weight in (
+        ({}, 0.5, 4.0),
+        ({"target": "prediction"}, 0.5, 4.0),
+        ({"target": "noise"}, 0.0, 1.0),
+        ({"target": "noise", "emptyPromptFraction": 0.5}, 0.5, 1.0),
+        ({"emptyPromptFraction": 0, "weight": 2}, 0.0, 2.0),
     ):
-        assert resolve(a_job(prior=prior)).spec.prior.empty_prompt_fraction == fraction
+        resolved = resolve(a_job(prior=prior)).spec.prior
+        assert resolved.empty_prompt_fraction == fraction
+        assert resolved.weight == weight
     samples = {"guidanceScale": 1}
     job = fill_defaults(parsed(prior={"target": "noise"}, samples=samples), DISTILLED)
     assert not list(sampling_problems(job, DISTILLED))

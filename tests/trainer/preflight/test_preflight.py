@@ -208,12 +208,14 @@ def test_a_run_of_an_earlier_version_keeps_the_loss_it_began_with(job: Job) -> N
     )
     assert examine(job).job == begun
     record = json.loads(storage.read(layout.run_record))
-    record["job"]["spec"]["prior"]["emptyPromptFraction"] = 0.0  # its default was that of noise
+    # Both had the defaults of noise.
+    record["job"]["spec"]["prior"] |= {"emptyPromptFraction": 0.0, "weight": 1.0}
     storage.write(layout.run_record, json.dumps(record).encode())
     report = examine(job)
     assert report.job is not None
     assert report.job.spec.prior.target == "prediction"
     assert report.job.spec.prior.empty_prompt_fraction == 0
+    assert report.job.spec.prior.weight == 1
     assert KEPT not in report.warnings
     for name in ("target", "emptyPromptFraction"):
         del record["job"]["spec"]["prior"][name]
@@ -223,6 +225,7 @@ def test_a_run_of_an_earlier_version_keeps_the_loss_it_began_with(job: Job) -> N
         assert report.job is not None
         assert report.job.spec.prior.target == "noise"
         assert report.job.spec.prior.empty_prompt_fraction == 0
+        assert report.job.spec.prior.weight == 1
         assert KEPT in report.warnings
         write_run_record(
             storage, layout, report.job,

@@ -248,6 +248,7 @@ def test_a_run_from_before_other_targets_trained_towards_noise(run: Run) -> None
     assert message.splitlines()[1:] == [
         "  spec.prior.emptyPromptFraction: 0.0 then, 0.5 now",
         '  spec.prior.target: "noise" then, "prediction" now',
+        "  spec.prior.weight: 1.0 then, 4.0 now",
     ]
 
 

@@ -45,9 +45,11 @@ class ModelDefaults:
     takes_negative_prompt: bool = True
 
 
-EMPTY_PROMPT_FRACTIONS = {"prediction": 0.5, "noise": 0.0}
-"""Default of `prior.emptyPromptFraction` by `prior.target`: what was measured best, and the
-paper's."""
+PRIOR_LOSSES = {
+    "prediction": {"weight": 4.0, "emptyPromptFraction": 0.5},
+    "noise": {"weight": 1.0, "emptyPromptFraction": 0.0},
+}
+"""Defaults of `spec.prior` by its target: what was measured best, and the paper's."""
 
 DENSITIES: Mapping[str, Mapping[str, float]] = {
     "uniform": {},
@@ -80,7 +82,7 @@ def fill_defaults(
     spec["prior"] = {
         **sampling,
         "steps": defaults.class_image_steps,
-        "emptyPromptFraction": EMPTY_PROMPT_FRACTIONS[spec["prior"]["target"]],
+        **PRIOR_LOSSES[spec["prior"]["target"]],
         **spec["prior"],
     }
     spec["samples"] = {**sampling, "steps": defaults.sample_steps, **spec["samples"]}

@@ -70,7 +70,7 @@ def check_memory(
     if runtime.gpu_memory is None or runtime.gpus_per_node == 0:
         return []
     # With prior preservation, each forward pass takes a class image beside every subject image.
-    per_subject_image = 2 if job.spec.prior.enabled and job.spec.prior.weight else 1
+    per_subject_image = 2 if job.spec.prior.enabled and job.spec.prior.weight != 0 else 1
     ranks = world_size(runtime)
     images = split_batch(job, ranks).local * per_subject_image
     try:

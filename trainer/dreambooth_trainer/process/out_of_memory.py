@@ -89,7 +89,7 @@ def _state_changes(spec: Spec) -> Iterator[str]:
     training, prior = spec.training, spec.prior
     if training.method == "full":
         yield "set spec.training.method to lora"
-        if prior.enabled and prior.weight and prior.target == "prediction":
+        if prior.enabled and prior.weight != 0 and prior.target == "prediction":
             yield "set spec.prior.target to noise"  # without a copy of the base model
     if training.text_encoder.method == "full":
         yield "set spec.training.textEncoder.method to lora or frozen"

@@ -11,7 +11,7 @@ from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_storage import Storage
 from dreambooth_trainer.resume.run_record import read_run_record
 
-PRIOR = {"target": "noise", "emptyPromptFraction": 0.0}
+PRIOR = {"target": "noise", "emptyPromptFraction": 0.0, "weight": 1.0}
 """Of `spec.prior`: the loss of Ruiz et al. 2022, equation 2."""
 
 KEPT = "spec.prior.target: this run began with noise, and goes on with it"
@@ -35,11 +35,14 @@ def keep_former_defaults(job: DreamBoothJob, storage: Storage) -> DreamBoothJob:
     prior = job.spec.prior
     # Not whether run.json names the field: the attempts after an upgrade write it again.
     began = with_former_defaults(record["job"])["spec"]["prior"]
-    kept = {"empty_prompt_fraction": float(began["emptyPromptFraction"])}
     if began["target"] == "noise" and prior.target != "noise":
-        kept_prior = prior.model_copy(update={"target": "noise", **kept})
+        # The fraction is noise's own, and so is the weight unless the job names one.
+        kept = {"target": "noise", "empty_prompt_fraction": float(began["emptyPromptFraction"])}
     elif began["target"] == prior.target and prior.empty_prompt_fraction is None:
-        kept_prior = prior.model_copy(update=kept)
+        kept = {"empty_prompt_fraction": float(began["emptyPromptFraction"])}
     else:
-        return job
-    return job.model_copy(update={"spec": job.spec.model_copy(update={"prior": kept_prior})})
+        kept = {}
+    if began["target"] in ("noise", prior.target) and prior.weight is None:
+        kept["weight"] = float(began["weight"])
+    prior = prior.model_copy(update=kept)
+    return job.model_copy(update={"spec": job.spec.model_copy(update={"prior": prior})})

@@ -36,7 +36,7 @@ class Evaluation:
 
 def with_limit(select: Select, prior: Prior) -> Select:
     """`select` with the default limit of the class fidelity, where the job keeps the class."""
-    keeps = prior.enabled and prior.weight > 0
+    keeps = prior.enabled and prior.weight != 0
     if select.min_class_fidelity is not None or not keeps:
         return select
     return select.model_copy(update={"min_class_fidelity": MIN_CLASS_FIDELITY})
