@@ -30,8 +30,8 @@ EXPLICIT = {
         "optimizer": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
     },
 }  # fmt: skip
-"""What the API gave every job while it knew Stable Diffusion 1.5 and AdamW alone, and the prior loss, which
-depends on the target."""
+"""What the API gave every job while it knew Stable Diffusion 1.5 and AdamW alone, and the prior
+loss, which depends on the target."""
 
 
 def a_job(**spec: Any) -> dict[str, Any]:
