@@ -55,6 +55,12 @@ def _widen(folder: Path, width: int) -> Path:
     return folder
 
 
+FLUX_LAYERS = (
+    "attn.to_q,attn.to_k,attn.to_v,attn.to_out.0,"
+    "attn.add_q_proj,attn.add_k_proj,attn.add_v_proj,attn.to_add_out"
+)
+"""Those that the trainer adapts: the script's default has the MLPs of double-stream blocks too."""
+
 PEERS = {
     "sd-full": Peer("train_dreambooth.py", method="full"),
     "sd-lora": Peer("train_dreambooth_lora.py"),
@@ -64,7 +70,8 @@ PEERS = {
     # As many tokens of T5 as the pipeline reads, and the trainer: the scripts' defaults are lower.
     "flux": Peer(
         "train_dreambooth_lora_flux.py", flux,
-        arguments=("--max_sequence_length=512",), class_images="drawn",
+        arguments=("--max_sequence_length=512", f"--lora_layers={FLUX_LAYERS}"),
+        class_images="drawn",
     ),
     # The layers that the pipeline reads: the script's default is others.
     "flux2_klein": Peer(
