@@ -13,9 +13,10 @@ def resolve(job: dict[str, Any]) -> ResolvedJob:
     return fill_defaults(DreamBoothJob.model_validate(job), DEFAULTS)
 
 
-def resolve_training(
+def resolve_job(
     training: dict[str, Any], flow_shift: Callable[[int], float | None] = lambda _resolution: None
-) -> ResolvedTraining:
+) -> ResolvedJob:
+    """A job with these settings of training."""
     job = {
         "apiVersion": "dreambooth.dev/v1alpha1",
         "kind": "DreamBoothJob",
@@ -27,4 +28,11 @@ def resolve_training(
             "training": training,
         },
     }
-    return fill_defaults(DreamBoothJob.model_validate(job), DEFAULTS, flow_shift).spec.training
+    return fill_defaults(DreamBoothJob.model_validate(job), DEFAULTS, flow_shift)
+
+
+def resolve_training(
+    training: dict[str, Any], flow_shift: Callable[[int], float | None] = lambda _resolution: None
+) -> ResolvedTraining:
+    """`spec.training` of such a job."""
+    return resolve_job(training, flow_shift).spec.training

@@ -453,6 +453,41 @@ def test_adapter_targets_that_the_model_lacks_are_an_error(job: Job) -> None:
     assert "to_qq, q;" in error
 
 
+@pytest.mark.parametrize(
+    ("lora", "expected"),
+    [
+        (
+            {"rankPattern": {"to_q": 8, "to_qq": 4}},
+            "rankPattern: no module with an adapter is named to_qq; did you mean to_q",
+        ),
+        (
+            {"alphaPattern": {"atn1.to_q": 4}},
+            "alphaPattern: no module with an adapter is named atn1.to_q; did you mean attn1.to_q",
+        ),
+        (
+            {"rankPattern": {"conv1": 4}},
+            "rankPattern: no module with an adapter is named conv1; did you mean ",
+        ),
+        (
+            {"type": "lokr", "decomposeFactor": 7},
+            "decomposeFactor: 7 divides no size of the adapted weights (",
+        ),
+    ],
+)
+def test_adapters_that_the_model_cannot_have_are_an_error(
+    job: Job, lora: dict[str, Any], expected: str
+) -> None:
+    job["spec"]["training"]["lora"] = lora
+    [error] = errors(job)
+    assert error.startswith(f"spec.training.lora.{expected}")
+
+
+def test_patterns_may_name_any_module_with_an_adapter(job: Job) -> None:
+    patterns = {"conv1": 4, "down_blocks.*.to_q": 8, "*.resnets.0.*": 2}
+    job["spec"]["training"]["lora"] = {"targetPreset": "convolutions", "rankPattern": patterns}
+    assert errors(job) == []
+
+
 def test_a_job_that_cannot_fit_the_gpu_is_an_error(job: Job) -> None:
     job["spec"]["runtime"] = {"gpuMemory": "16Mi"}
     job["spec"]["training"]["globalBatch"] = 64
