@@ -117,15 +117,12 @@ def test_the_size_of_a_checkpoint_is_known_before(
     assert checkpoint_bytes(config, run.module.training_spec) == size
 
 
-def test_the_memory_of_each_type_is_measured(config: ModelConfig) -> None:
-    measured = {}
-    for name in ("lora", "dora", "loha"):
-        lora = {"alpha": 8, "targetPreset": "linear", **TYPES[name]}
-        training = {"method": "lora", "resolution": 64, "precision": "fp32", "lora": lora}
-        stages = measure_stages(resolve_job(training), config, local_batch=1, ranks=1)
-        measured[name] = stages["a training step"]
-    # The whole change of a weight is computed, where a LoRA multiplies its input twice.
-    assert measured["lora"] < measured["dora"] < measured["loha"]
+@pytest.mark.parametrize("name", ["dora", "pissa", "lokr"])
+def test_the_memory_of_each_type_can_be_measured(config: ModelConfig, name: str) -> None:
+    training = {"method": "lora", "resolution": 64, "lora": {"alpha": 8, **TYPES[name]}}
+    # An adapter that is skipped on the meta device would leave nothing to differentiate.
+    stages = measure_stages(resolve_job(training), config, local_batch=1, ranks=1)
+    assert stages["a training step"] > stages["encoding text"]
 
 
 def test_principal_components_are_those_of_an_exact_decomposition() -> None:
