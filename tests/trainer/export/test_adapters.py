@@ -86,6 +86,15 @@ def test_adapters_start_at_the_base_model(random_pipeline: Any, name: str) -> No
     torch.testing.assert_close(predict(random_pipeline), before, rtol=1e-4, atol=1e-5)
 
 
+def test_magnitudes_of_dora_are_not_rounded_as_the_base_is(random_pipeline: Any) -> None:
+    random_pipeline.unet.to(torch.bfloat16)
+    trained = adapt(random_pipeline, "dora").denoiser
+    name = "down_blocks.0.resnets.0.conv1"
+    base = random_pipeline.unet.get_submodule(name).base_layer.weight
+    magnitude = trained[f"denoiser.{name}.lora_magnitude_vector.default.weight"]
+    torch.testing.assert_close(magnitude.flatten(), base.float().flatten(1).norm(dim=1))
+
+
 @pytest.mark.parametrize("name", TYPES)
 def test_exported_adapters_predict_the_same_with_the_original_base(
     random_pipeline: Any, tmp_path: Path, name: str

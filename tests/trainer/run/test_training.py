@@ -84,6 +84,18 @@ VARIANTS = {
         "accumulation": 2,
         "crop": "random",
     },
+    "pissa-convolutions": {
+        "method": "lora",
+        "lora": {"rank": 2, "alpha": 1, "init": "pissa", "targetPreset": "convolutions"},
+        "textEncoder": {"method": "lora"},
+    },
+    "dora": {"method": "lora", "lora": {"type": "dora", "dropout": 0.2}, "precision": "bf16"},
+    "lokr-ema": {
+        "method": "lora",
+        "lora": {"type": "lokr", "rankPattern": {"to_q": 2}},
+        "ema": {"enabled": True},
+        "gradientCheckpointing": True,
+    },
     "lora-text-lora-adafactor": {
         "method": "lora",
         "textEncoder": {"method": "lora", "learningRate": 5e-4},
@@ -99,7 +111,7 @@ PRIORS = {
 """Of variants whose class half is not that of the other jobs here."""
 
 
-SLOW = {"full-ema"}
+SLOW = {"full-ema", "pissa-convolutions", "dora", "lokr-ema"}
 """Variants whose parts the others have too."""
 
 
