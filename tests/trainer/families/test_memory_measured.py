@@ -25,7 +25,7 @@ from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.resolved_job import ResolvedJob
 from dreambooth_trainer.training.module import DreamBooth
 from tests.trainer.conftest import MakeJob
-from tests.trainer.families.conftest import SIDE, build
+from tests.trainer.families.conftest import SIDE, SUPPORTED, build
 
 CPU = torch.device("cpu")
 STORAGE = Storage(StorageSettings())
@@ -39,18 +39,16 @@ LORA, FULL = {"method": "lora", "precision": "bf16"}, {"method": "full", "precis
 PLAIN_LORA = {"method": "lora", "precision": "fp32"}
 
 
+CASES = [
+    ("stable_diffusion", PLAIN_LORA),
+    *((name, FULL) for name in ("stable_diffusion", "flux", "z_image")),
+    *((name, LORA) for name in SUPPORTED),
+]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "training"),
-    [
-        ("stable_diffusion", PLAIN_LORA),
-        ("stable_diffusion", FULL),
-        ("flux", LORA),
-        ("flux", FULL),
-        ("z_image", LORA),
-        ("z_image", FULL),
-    ],
-    ids=["SD, lora", "SD, full", "FLUX, lora", "FLUX, full", "Z-Image, lora", "Z-Image, full"],
+    ("name", "training"), CASES, ids=[f"{name}, {each['method']}" for name, each in CASES]
 )
 def test_the_estimate_is_what_a_run_allocates(
     job: MakeJob, random_model: Path, name: str, training: dict[str, Any]

@@ -137,3 +137,28 @@ def test_gradient_checkpointing_changes_no_prediction(family: Family) -> None:
     found = family.predict(noisy, timesteps, conditioning)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     found.square().mean().backward()
+
+
+def test_the_halves_of_guidance_take_as_many_passes_as_in_the_plain_pipeline(
+    folder: Path, family: Family
+) -> None:
+    pipeline = load_plain(folder)
+    batches: list[int] = []
+
+    def record(_module: Any, args: Any, options: dict[str, Any]) -> None:
+        noisy = args[0] if args else options["hidden_states"]
+        batches.append(len(noisy))
+
+    denoiser = getattr(pipeline, family.denoiser_part)
+    denoiser.register_forward_pre_hook(record, with_kwargs=True)
+    call_plain(
+        pipeline,
+        PROMPTS[:1],
+        guidance_scale=max(family.defaults.guidance_scale, 2.0),
+        num_inference_steps=2,
+        output_type="latent",
+    )
+    if not family.defaults.takes_negative_prompt:
+        assert batches == [1, 1]
+    else:
+        assert batches == 2 * ([2] if family.guides_in_one_pass else [1, 1])

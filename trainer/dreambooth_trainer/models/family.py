@@ -59,6 +59,8 @@ class Family(PromptEncoder):
     """How the denoiser was trained, see `objectives`."""
     unguided_scale: ClassVar[float] = 1.0
     """The guidance scale at which the pipeline predicts what training does: without guidance."""
+    guides_in_one_pass: ClassVar[bool] = True
+    """Whether the pipeline takes both halves of guidance through the denoiser as one batch."""
     noise_level_note: ClassVar[str] = ""
     """Where training and sampling shift noise levels differently: a sentence for docs/models.md."""
     waits_in_step: ClassVar[bool] = False

@@ -114,17 +114,24 @@ class _Measurement:
         """A denoising step, then one image through the VAE."""
         count = images_per_pass(self._training.resolution)
         is_guided = guidance_scale > self._family.unguided_scale
-        batch = count * (2 if is_guided and self._family.defaults.takes_negative_prompt else 1)
+        halves = 2 if is_guided and self._family.defaults.takes_negative_prompt else 1
+        batch = count * (halves if self._family.guides_in_one_pass else 1)
+        # Of prompts and negative prompts there are the trainer's rows, and the pipeline's copies.
+        given, *passes = (
+            {name: torch.cat([part] * rows) for name, part in self._conditioning.items()}
+            for rows in (count * halves, *[batch] * (count * halves // batch))
+        )
         with torch.no_grad():
             with CudaArithmetic(self._half):
                 latents = torch.empty(count, *self._latent_shape)
                 self._family.predict(
                     torch.empty(batch, *self._latent_shape),
                     torch.zeros(batch),
-                    {name: torch.cat([part] * batch) for name, part in self._conditioning.items()},
+                    passes[0],
                 )
             with CudaArithmetic(None):
                 self._family.decode_latents(latents[:1], self._training.resolution)
+        del given, passes
         self._note(stage)
 
     def _encode(self) -> None:

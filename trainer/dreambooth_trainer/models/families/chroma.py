@@ -40,7 +40,7 @@ class Chroma(PackedFamily):
             resolution=1024,
             steps=40,
             guidance_scale=3.0,
-            memory=GpuMemory(73.5, 230.9, 26.9, 169.8),
+            memory=GpuMemory(73.5, 230.9, 26.9, 168.8),
         ),
         PublishedModel(
             "hf://lodestones/Chroma1-Base",
@@ -49,7 +49,7 @@ class Chroma(PackedFamily):
             resolution=1024,
             steps=40,
             guidance_scale=3.0,
-            memory=GpuMemory(73.5, 230.9, 26.9, 169.8),
+            memory=GpuMemory(73.5, 230.9, 26.9, 168.8),
         ),
     )
     pipeline_class = ChromaPipeline
@@ -66,6 +66,7 @@ class Chroma(PackedFamily):
     # Its transformer copies a number from the host in every call.
     waits_in_step = True
     not_adapted = ("distilled_guidance_layer",)
+    guides_in_one_pass = False
     card_tag = "chroma"
     defaults = DEFAULTS
     max_tokens = 512

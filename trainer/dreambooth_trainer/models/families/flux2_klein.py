@@ -40,7 +40,7 @@ class Flux2Klein(Flux2):
             resolution=1024,
             steps=50,
             guidance_scale=4.0,
-            memory=GpuMemory(45.3, 106.6, 16.1, 77.4),
+            memory=GpuMemory(45.3, 106.6, 16.1, 76.2),
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.2-klein-base-9B",
@@ -50,7 +50,7 @@ class Flux2Klein(Flux2):
             steps=50,
             guidance_scale=4.0,
             is_gated=True,
-            memory=GpuMemory(79.3, 217.1, 33.7, 175.1),
+            memory=GpuMemory(79.3, 217.1, 33.7, 173.5),
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.2-klein-4B",
@@ -83,6 +83,7 @@ class Flux2Klein(Flux2):
     modules = {**Flux2.modules, "text_encoder": Qwen3ForCausalLM}
     tokenizers = {"tokenizer": Qwen2Tokenizer}
     text_layers = (9, 18, 27)
+    guides_in_one_pass = False
 
     @property
     def _is_distilled(self) -> bool:

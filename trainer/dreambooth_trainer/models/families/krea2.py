@@ -75,7 +75,7 @@ class Krea2(VideoVaeFamily):
             steps=28,
             guidance_scale=4.5,
             is_gated=True,
-            memory=GpuMemory(127.3, 322.0, 35.3, 244.2),
+            memory=GpuMemory(127.3, 322.0, 35.3, 242.6),
         ),
         PublishedModel(
             "hf://krea/Krea-2-Turbo",
@@ -100,6 +100,7 @@ class Krea2(VideoVaeFamily):
     # Its pipeline adds scale x (conditional - unconditional) to the conditional prediction.
     unguided_scale = 0.0
     ignores_padding = True
+    guides_in_one_pass = False
     card_tag = "krea-2"
 
     @classmethod

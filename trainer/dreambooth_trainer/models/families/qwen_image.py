@@ -43,7 +43,7 @@ class QwenImage(VideoVaeFamily):
             resolution=1328,
             steps=50,
             guidance_scale=4.0,
-            memory=GpuMemory(153.0, 495.7, 55.3, 383.9),
+            memory=GpuMemory(153.0, 495.7, 55.3, 382.9),
         ),
         PublishedModel(
             "hf://Qwen/Qwen-Image",
@@ -52,7 +52,7 @@ class QwenImage(VideoVaeFamily):
             resolution=1328,
             steps=50,
             guidance_scale=4.0,
-            memory=GpuMemory(153.0, 495.7, 55.3, 383.9),
+            memory=GpuMemory(153.0, 495.7, 55.3, 382.9),
         ),
     )
     pipeline_class = QwenImagePipeline
@@ -72,6 +72,7 @@ class QwenImage(VideoVaeFamily):
     tokenizers = {"tokenizer": Qwen2Tokenizer}
     waits_in_step = True
     ignores_padding = True
+    guides_in_one_pass = False
     card_tag = "qwen-image"
     defaults = DEFAULTS
 

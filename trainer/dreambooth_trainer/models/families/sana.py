@@ -75,6 +75,7 @@ class Sana(FlowFamily):
             steps=20,
             guidance_scale=4.5,
             sampler="dpm-solver++",
+            memory=GpuMemory(36.1, 105.9, 15.9, 90.4),
         ),
         PublishedModel(
             "hf://Efficient-Large-Model/Sana_600M_1024px_diffusers",
@@ -84,6 +85,7 @@ class Sana(FlowFamily):
             steps=20,
             guidance_scale=4.5,
             sampler="dpm-solver++",
+            memory=GpuMemory(8.2, 16.7, 8.2, 14.4),
         ),
     )
     pipeline_class = SanaPipeline

@@ -59,6 +59,7 @@ class StableDiffusion(DDPMFamily):
             steps=25,
             guidance_scale=7.5,
             sampler="dpm-solver++",
+            memory=GpuMemory(7.8, 19.6, 4.8, 18.4),
         ),
     )
     pipeline_class = StableDiffusionPipeline

@@ -64,6 +64,7 @@ class ZImage(FlowFamily):
             steps=9,
             guidance_scale=0.0,
             note=TURBO_NOTE,
+            memory=GpuMemory(86.0, 214.1, 20.5, 118.0),
         ),
     )
     pipeline_class = ZImagePipeline
