@@ -22,6 +22,7 @@ from dreambooth_trainer.data.dataset import Dataset
 from dreambooth_trainer.evaluation.samples import SampleWriter
 from dreambooth_trainer.process.batch_split import BatchSplit
 from dreambooth_trainer.process.distributed import COLLECTIVE_TIMEOUT
+from dreambooth_trainer.process.host_memory import return_freed_memory
 from dreambooth_trainer.selection.selector import CheckpointSelector
 from dreambooth_trainer.telemetry.transfers import TransferTelemetry
 from dreambooth_trainer.training.callbacks import (
@@ -93,10 +94,12 @@ def fit(
         trainer = _trainer(attempt, module, callbacks, batch.accumulation)
         # Lightning 2.6 calls what torch 2.13 deprecates; users cannot change that.
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+        return_freed_memory()  # what imports and loading have left
         trainer.fit(module, train_dataloaders=stream)
     # Reports are two steps late, and the losses of the last steps belong into the history.
     reporter.flush()
     module.release_optimizer()
+    return_freed_memory()
 
 
 def _saver(

@@ -12,6 +12,7 @@ import torch
 from dreambooth_trainer.checkpoint import BackgroundSaver
 from dreambooth_trainer.data.batches import Batch
 from dreambooth_trainer.process import heartbeat
+from dreambooth_trainer.process.host_memory import return_freed_memory
 from dreambooth_trainer.process.signals import StoppedError, StopSignal
 from dreambooth_trainer.training.module import DreamBooth
 from dreambooth_trainer.training.reporter import MeanLoss, StepReporter
@@ -228,6 +229,9 @@ class SaveCheckpoints(StepCallback):
     def _finish(self, module: DreamBooth, step: int) -> None:
         # Reports are two steps late: check the newest losses before their weights become durable.
         self._reporter.flush()
+        # No step follows that needs them, and the copy of the state needs as much again.
+        module.zero_grad(set_to_none=True)
+        return_freed_memory()
         self._saver.finish(step, module.state(), loss=self._losses.take())
         if step < self.last_step:
             raise StoppedError(f"asked to stop; saved at step {step}")
