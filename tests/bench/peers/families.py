@@ -64,8 +64,10 @@ FLUX_LAYERS = (
 PEERS = {
     "sd-full": Peer("train_dreambooth.py", method="full"),
     "sd-lora": Peer("train_dreambooth_lora.py"),
-    "sd-full-wide": Peer("train_dreambooth.py", method="full", width=4),
-    "sd-lora-wide": Peer("train_dreambooth_lora.py", width=4),
+    "sd-full-wide": Peer(
+        "train_dreambooth.py", method="full", width=4, class_images="drawn"
+    ),
+    "sd-lora-wide": Peer("train_dreambooth_lora.py", width=4, class_images="drawn"),
     "sdxl": Peer("train_dreambooth_lora_sdxl.py", sdxl),
     # As many tokens of T5 as the pipeline reads, and the trainer: the scripts' defaults are lower.
     "flux": Peer(

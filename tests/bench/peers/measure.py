@@ -35,12 +35,10 @@ class Sizes:
     few: int = 2
     many: int = 62
     class_images: int = 8
-    rounds: int = 3
+    rounds: int = 2
 
 
-WIDE = Sizes(many=22, class_images=4, rounds=2)
-WITHOUT_MAKING = Sizes(rounds=2)
-"""Of rows where no class image is made."""
+WIDE = Sizes(many=12)
 SHORT = Sizes(many=6, class_images=2, rounds=1)
 
 
@@ -72,7 +70,7 @@ def compare(peer: Peer, scripts: Path, folder: Path, short: bool) -> Iterator[Ro
     if not script.is_file():
         yield Row("skipped", f"the checkout has no {peer.script}")
         return
-    sizes = SHORT if short else _sizes(peer)
+    sizes = SHORT if short else Sizes() if peer.width == 1 else WIDE
     model = peer.build(folder / "model")
     _draw(folder / "images", 4)
     if peer.class_images == "drawn":
@@ -110,12 +108,6 @@ def compare(peer: Peer, scripts: Path, folder: Path, short: bool) -> Iterator[Ro
             files = side.checkpoint(sizes.many).rglob("*")
             size = sum(path.stat().st_size for path in files if path.is_file())
             yield ratio(f"{whose} checkpoint bytes / payload", [size / payload])
-
-
-def _sizes(peer: Peer) -> Sizes:
-    if peer.class_images != "made":
-        return WITHOUT_MAKING
-    return Sizes() if peer.width == 1 else WIDE
 
 
 def _measure(side: Side, peer: Peer, sizes: Sizes, logs: Path) -> Measured:
