@@ -108,12 +108,13 @@ def _start_at_principal_components(layer: LoraLayer, config: PeftConfig) -> None
     frozen: the base model stays what it is, for targets of its own and for exports.
     """
     rank, scale = layer.r[ADAPTER], layer.scaling[ADAPTER]
-    weight = layer.get_base_layer().weight.detach().float().flatten(1)
-    up, down = principal_components(weight / scale, rank)
+    weight = layer.get_base_layer().weight.detach().flatten(1)
+    # In fp64, and rounded: in fp32 the last bits would differ from one process to the next.
+    up, down = principal_components(weight.double() / scale, rank)
     layer.update_layer(START, rank, layer.lora_alpha[ADAPTER], config=config)
     for name, sign in ((ADAPTER, 1), (START, -1)):
         for matrix, values in ((layer.lora_A[name], down), (layer.lora_B[name], sign * up)):
-            matrix.weight.data = values.reshape(matrix.weight.shape).clone()
+            matrix.weight.data = values.reshape(matrix.weight.shape).float().clone()
     layer.set_adapter([ADAPTER, START])
     layer.lora_A[START].requires_grad_(False)
     layer.lora_B[START].requires_grad_(False)
@@ -128,7 +129,7 @@ def principal_components(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     fixed = torch.Generator().manual_seed(0)
     columns = min(rank + OVERSAMPLING, *matrix.shape)
     drawn = torch.randn(matrix.shape[1], columns, generator=fixed, device="cpu")
-    basis = torch.linalg.qr(matrix @ drawn.to(matrix.device)).Q
+    basis = torch.linalg.qr(matrix @ drawn.to(matrix)).Q
     for _ in range(ITERATIONS):
         basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ basis).Q).Q
     left, values, right = torch.linalg.svd(basis.T @ matrix, full_matrices=False)

@@ -255,6 +255,8 @@ def checkpoint_bytes(config: ModelConfig, training: ResolvedTraining) -> int:
     """Bytes of a checkpoint: trained weights, the optimizer's state, EMA's average."""
     state = STATE[training.optimizer.name]
     per_trained = WEIGHT + state + (AVERAGE if training.ema.enabled else 0)
+    if training.lora.init == "pissa":
+        per_trained += WEIGHT  # what the adapters started with
     return _count_trained(config, training) * per_trained
 
 
