@@ -124,7 +124,7 @@ def principal_components(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Factors U S^(1/2) [rows, rank] and S^(1/2) V [rank, columns] of the largest singular values.
 
     By power iterations from a fixed start (Halko et al. 2011, algorithms 4.4 and 5.1): the same on
-    all ranks and in all attempts, whatever the device. Zeros follow where a matrix has fewer.
+    any device but for rounding, which checkpoints keep. Zeros follow where a matrix has fewer.
     """
     fixed = torch.Generator().manual_seed(0)
     columns = min(rank + OVERSAMPLING, *matrix.shape)
