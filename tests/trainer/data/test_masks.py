@@ -1,6 +1,7 @@
 """Masks of a subject's images, in the names that people have them under."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from dreambooth_trainer.data.cache import TrainingCache, build_cache
 from dreambooth_trainer.data.dataset import Dataset, subject_groups
 from dreambooth_trainer.data.latents import ImageGroup, LatentStore
 from dreambooth_trainer.data.subjects import SubjectData, load_subject
+from dreambooth_trainer.evaluation.references import load_references
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadDataError
 from dreambooth_trainer.process.topology import Topology
@@ -193,10 +195,38 @@ def test_a_mask_that_cannot_be_used_is_named(tmp_path: Path, spoil: Any, reason:
     assert reason in str(caught.value)
 
 
-def test_alpha_needs_an_alpha_channel(tmp_path: Path) -> None:
-    photo(tmp_path, "0.jpg")
-    with pytest.raises(BadDataError, match="no image there has an alpha channel"):
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_alpha_needs_transparent_parts(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (64, 64), "red").save(tmp_path / "0.png")
+    with pytest.raises(BadDataError, match="no image there has transparent parts"):
         load(tmp_path, mask="alpha")
+
+
+def test_transparent_parts_of_a_mask_file_mark_nothing(tmp_path: Path) -> None:
+    photo(tmp_path, "0.jpg")
+    white = Image.new("LA", (64, 64), (255, 255))
+    white.putalpha(mask((64, 64)))
+    white.save(tmp_path / "0.mask.png")
+    weights = cache(tmp_path, {"mask": "file", "maskWeight": 0}).loss_weights
+    assert weights is not None
+    assert weights[0, 0, 0].tolist() == [4.0] * 16 + [0.0] * 48
+
+
+def test_a_caption_beside_a_mask_is_no_mask(tmp_path: Path) -> None:
+    photo(tmp_path, "0.jpg")
+    mask((64, 64)).save(tmp_path / "0_mask.png")
+    (tmp_path / "0_mask.txt").write_text("black and white")
+    [image] = load(tmp_path, mask="file").images
+    assert image.mask
+    assert image.mask.uri.endswith("0_mask.png")
+
+
+def test_masks_are_no_pictures_of_the_subject_to_compare_with(tmp_path: Path) -> None:
+    for number in range(2):
+        photo(tmp_path, f"{number}.jpg", level=90 * number)
+        mask((64, 64)).rotate(90 * number).save(tmp_path / f"{number}.mask.png")
+    attempt: Any = SimpleNamespace(job=a_job(tmp_path, {"mask": "file"}), storage=STORAGE)
+    assert len(load_references(attempt, 0).training) == 2
 
 
 def test_other_masks_are_other_contents(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def decode(data: bytes, *, smallest: int = 1, max_pixels: int = MAX_PIXELS) -> I
 
 
 def decode_alpha(data: bytes) -> Image.Image | None:
-    """The upright alpha channel of the image in a file, 8 bits; None if it has none.
+    """The upright alpha channel of the image in a file, 8 bits; None if all of it is opaque.
 
     Raises:
         UnreadableImageError: As `decode`.
@@ -157,7 +157,9 @@ def _upright_alpha(image: Image.Image) -> Image.Image | None:
     image.load()
     with suppress(Exception):  # as for the pixels
         ImageOps.exif_transpose(image, in_place=True)
-    return image.convert("RGBA").getchannel("A")
+    alpha = image.convert("RGBA").getchannel("A")
+    # Many programs write a channel that says nothing.
+    return None if alpha.getextrema() == (255, 255) else alpha
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

@@ -169,7 +169,7 @@ def _broken_links(storage: Storage, uri: str) -> list[RejectedImage]:
     return [
         RejectedImage(name, "a link whose target does not exist", is_lost=_is_named_as_image(name))
         for name in storage.broken_links(uri)
-        if "/" not in name and _may_be_image(name)
+        if "/" not in name and may_be_image(name)
     ]
 
 
@@ -184,7 +184,7 @@ def _candidates(storage: Storage, uri: str, field: str, limits: FolderLimits) ->
             ) from error
         links = map(str, _broken_links(storage, uri))
         raise BadDataError("\n  ".join([str(error), *links])) from error
-    files = [item for item in listed if _may_be_image(item.relative)]
+    files = [item for item in listed if may_be_image(item.relative)]
     here = [item for item in files if "/" not in item.relative]
     if files and not here:
         raise BadDataError(
@@ -199,7 +199,8 @@ def _candidates(storage: Storage, uri: str, field: str, limits: FolderLimits) ->
     return here
 
 
-def _may_be_image(relative: str) -> bool:
+def may_be_image(relative: str) -> bool:
+    """Whether a file can be an image by its name."""
     name = relative.rsplit("/", 1)[-1].lower()
     hidden = not name or name.startswith(".") or name in FILE_MANAGER_FILES
     return not hidden and not name.endswith(NOT_IMAGES)

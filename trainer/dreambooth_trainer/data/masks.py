@@ -11,14 +11,14 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 from torch import Tensor
 
 from dreambooth_api.models.subject import Subject
 from dreambooth_storage import Storage, StorageError, printable
 from dreambooth_trainer.data.crops import Size, Variant, crop_box
 from dreambooth_trainer.data.decode import UnreadableImageError, decode, decode_alpha
-from dreambooth_trainer.data.images import MaskSource, SourceImage
+from dreambooth_trainer.data.images import MaskSource, SourceImage, may_be_image
 from dreambooth_trainer.data.latents import ImageGroup
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.errors import BadDataError
@@ -45,7 +45,9 @@ def list_masks(storage: Storage, subject: Subject, index: int) -> dict[str, str]
     if subject.mask != "file":
         return {}
     listed = storage.list(subject.images, field=f"spec.subjects[{index}].images")
-    files = {item.relative: item.uri for item in listed if "/" not in item.relative}
+    # Not the captions and caches that other programs write beside masks too.
+    here = (item for item in listed if "/" not in item.relative and may_be_image(item.relative))
+    files = {item.relative: item.uri for item in here}
     others = {_stem(name) for name in files} | {name.lower() for name in files}
     return {
         name: uri
@@ -93,7 +95,7 @@ def add_masks(
         raise BadDataError("\n  ".join([head, *problems]))
     if not masked:
         missing = (
-            "no image there has an alpha channel; save them as PNG or WebP with one"
+            "no image there has transparent parts; save them as PNG or WebP with some"
             if subject.mask == "alpha"
             else f"no mask is beside the images there; name that of 0.jpg 0{EXAMPLE}"
         )
@@ -144,9 +146,14 @@ def _problem(data: bytes, image: SourceImage) -> str | None:
 
 
 def _read(data: bytes, image: SourceImage) -> Image.Image | None:
-    """The mask in a file, 8 bits; None for an image without alpha channel."""
+    """The mask in a file, 8 bits; None for an image without transparent parts."""
     assert image.mask is not None
-    return decode_alpha(data) if image.mask.uri == image.uri else decode(data).convert("L")
+    alpha = decode_alpha(data)
+    if image.mask.uri == image.uri:
+        return alpha
+    mask = decode(data).convert("L")
+    # Transparent parts are decoded as white, and mark nothing.
+    return mask if alpha is None else ImageChops.multiply(mask, alpha)
 
 
 def has_masks(groups: Sequence[ImageGroup]) -> bool:

@@ -1,12 +1,13 @@
 """The real images of a subject that generated ones are compared with, and their vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.images import load_images, read_pixels
+from dreambooth_trainer.data.masks import list_masks
 from dreambooth_trainer.evaluation.encoders import ImageEncoder, TextEncoder
 from dreambooth_trainer.evaluation.scores import RealVectors, with_class_nouns
 
@@ -32,7 +33,8 @@ def load_references(attempt: Attempt, index: int) -> References:
     held_out = None
     if subject.evaluation_images is not None:
         held_out = _load(attempt, subject.evaluation_images, f"{field}.evaluationImages")
-    training = _load(attempt, subject.images, f"{field}.images")
+    masks = list_masks(attempt.storage, subject, index)
+    training = _load(attempt, subject.images, f"{field}.images", skip=masks)
     if attempt.job.spec.evaluation:
         training = training[: len(training) - attempt.job.spec.evaluation.hold_out]
     return References(training, held_out)
@@ -63,7 +65,7 @@ def encode_real(
     )
 
 
-def _load(attempt: Attempt, uri: str, field: str) -> list[Image.Image]:
+def _load(attempt: Attempt, uri: str, field: str, skip: Collection[str] = ()) -> list[Image.Image]:
     storage, resolution = attempt.storage, attempt.job.spec.training.resolution
-    loaded = load_images(storage, uri, field=field, resolution=resolution)
+    loaded = load_images(storage, uri, field=field, resolution=resolution, skip=skip)
     return list(read_pixels(storage, loaded.images))
