@@ -84,9 +84,9 @@ VARIANTS = {
         "accumulation": 2,
         "crop": "random",
     },
-    "convolutions": {
+    "pissa-convolutions": {
         "method": "lora",
-        "lora": {"rank": 2, "alpha": 1, "targetPreset": "convolutions"},
+        "lora": {"rank": 2, "alpha": 1, "init": "pissa", "targetPreset": "convolutions"},
         "textEncoder": {"method": "lora"},
     },
     "dora": {"method": "lora", "lora": {"type": "dora", "dropout": 0.2}, "precision": "bf16"},
@@ -111,7 +111,7 @@ PRIORS = {
 """Of variants whose class half is not that of the other jobs here."""
 
 
-SLOW = {"full-ema", "convolutions", "dora", "lokr-ema"}
+SLOW = {"full-ema", "pissa-convolutions", "dora", "lokr-ema"}
 """Variants whose parts the others have too."""
 
 

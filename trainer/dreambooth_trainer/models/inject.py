@@ -109,12 +109,14 @@ def _start_at_principal_components(layer: LoraLayer, config: PeftConfig) -> None
     """
     rank, scale = layer.r[ADAPTER], layer.scaling[ADAPTER]
     weight = layer.get_base_layer().weight.detach().flatten(1)
-    # In fp64, and rounded: in fp32 the last bits would differ from one process to the next.
+    # In fp64, and rounded: the same on other devices but for few last bits.
     up, down = principal_components(weight.double() / scale, rank)
     layer.update_layer(START, rank, layer.lora_alpha[ADAPTER], config=config)
     for name, sign in ((ADAPTER, 1), (START, -1)):
         for matrix, values in ((layer.lora_A[name], down), (layer.lora_B[name], sign * up)):
-            matrix.weight.data = values.reshape(matrix.weight.shape).float().clone()
+            # Contiguous, as restored moments are: a fused optimizer takes both in the same order.
+            start = torch.empty(matrix.weight.shape, device=values.device)
+            matrix.weight.data = start.copy_(values.reshape(start.shape))
     layer.set_adapter([ADAPTER, START])
     layer.lora_A[START].requires_grad_(False)
     layer.lora_B[START].requires_grad_(False)
