@@ -32,7 +32,10 @@ def test_tags_are_shuffled_and_the_trigger_stays_first() -> None:
     assert orders != shuffle_tags(CAPTION, "sks", 8, image=0)
 
 
-@pytest.mark.parametrize("caption", ["a photo of sks mug", "sks, red", "", "blue, SKS mug, "])
+@pytest.mark.parametrize(
+    "caption",
+    ["a photo of sks mug", "sks, red", "", "blue, SKS mug, ", "red, (sks mug)", "sks., red"],
+)
 def test_a_caption_without_tags_to_shuffle_stays_as_it_is(caption: str) -> None:
     assert set(shuffle_tags(caption, "sks", 7, image=0)) == {caption}
 

@@ -1,5 +1,6 @@
 """Orders of the tags of a caption, so that no place in it comes to mean something."""
 
+from dreambooth_trainer.data.captions import has_identifier
 from dreambooth_trainer.data.sampler import CAPTION_ORDERS, generator
 
 STREAM = 5
@@ -27,7 +28,7 @@ def shuffle_tags(caption: str, identifier: str, seed: int, image: int) -> list[s
         `CAPTION_ORDERS` captions, of which some may be equal.
     """
     tags = split_tags(caption)
-    places = [i for i, tag in enumerate(tags) if identifier.lower() not in tag.lower().split()]
+    places = [i for i, tag in enumerate(tags) if not has_identifier(tag, identifier)]
     orders = [caption]
     for order in range(1, CAPTION_ORDERS):
         shuffled = list(tags)
