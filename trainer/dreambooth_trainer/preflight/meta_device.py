@@ -95,8 +95,9 @@ class CudaArithmetic(TorchFunctionMode):
             dtype = self._half if function in TO_HALF else torch.float32
             args, options = tree_map(lambda value: self._cast(value, dtype), (args, options))
         if function is functional.scaled_dot_product_attention:
-            named = dict(zip(("query", "key", "value"), args, strict=False)) | options
-            inputs = named["query"], named["key"], named["value"]
+            names = ("query", "key", "value", "attn_mask")
+            named = dict(zip(names, args, strict=False)) | options
+            inputs = (*(named[name] for name in names[:3]), named.get("attn_mask"))
             return _FusedAttention.apply(*inputs)  # type: ignore[no-untyped-call]
         return function(*args, **options)
 
@@ -110,16 +111,23 @@ class CudaArithmetic(TorchFunctionMode):
 
 
 class _FusedAttention(torch.autograd.Function):
-    """Flash attention's memory (Dao 2023): the output, and one float per query for backward."""
+    """Flash attention's memory (Dao 2023): the output, and one float per query for backward.
+
+    With a mask, kernels keep that for backward too, before it is expanded to all heads.
+    """
 
     @staticmethod
-    def forward(context: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(
+        context: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
         output = torch.empty_like(query)
         sums = torch.empty(query.shape[:-1], device=query.device)
-        context.save_for_backward(query, key, value, output, sums)
+        if mask is not None and mask.dtype is torch.bool:
+            mask = torch.zeros_like(mask, dtype=query.dtype)  # what is added to the scores
+        context.save_for_backward(query, key, value, output, sums, mask)
         return output
 
     @staticmethod
-    def backward(context: Any, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value, _, _ = context.saved_tensors
-        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    def backward(context: Any, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, key, value, *_ = context.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None

@@ -40,7 +40,7 @@ class Chroma(PackedFamily):
             resolution=1024,
             steps=40,
             guidance_scale=3.0,
-            memory=GpuMemory(73.5, 230.9, 26.9, 168.8),
+            memory=GpuMemory(77.9, 235.3, 26.9, 168.8),
         ),
         PublishedModel(
             "hf://lodestones/Chroma1-Base",
@@ -49,7 +49,7 @@ class Chroma(PackedFamily):
             resolution=1024,
             steps=40,
             guidance_scale=3.0,
-            memory=GpuMemory(73.5, 230.9, 26.9, 168.8),
+            memory=GpuMemory(77.9, 235.3, 26.9, 168.8),
         ),
     )
     pipeline_class = ChromaPipeline
