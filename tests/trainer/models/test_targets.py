@@ -1,9 +1,10 @@
 """Which modules get an adapter of which size."""
 
 import pytest
+from torch import nn
 
 from dreambooth_api.models.lora import Lora
-from dreambooth_trainer.models.targets import alpha_of, fits, rank_of
+from dreambooth_trainer.models.targets import alpha_of, fits, named_modules, rank_of
 
 NAME = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q"
 
@@ -40,3 +41,16 @@ def test_alpha_is_the_rank_of_the_module_unless_the_job_says() -> None:
     assert alpha_of(Lora(rank=16, rank_pattern={"to_q": 4}), NAME) == 4
     assert alpha_of(Lora(rank=16, alpha=8, rank_pattern={"to_q": 4}), NAME) == 8
     assert alpha_of(Lora(rank=16, alpha=8, alpha_pattern={"to_q": 0.5}), NAME) == 0.5
+
+
+def test_targets_that_cannot_be_adapted_are_not_found() -> None:
+    part = nn.ModuleDict(
+        {
+            "proj": nn.Linear(4, 4),
+            "conv_point": nn.Conv2d(8, 8, 1),
+            "conv_depth": nn.Conv2d(8, 8, 3, groups=8),
+            "embedding": nn.Embedding(4, 4),
+            "norm": nn.LayerNorm(4),
+        }
+    )
+    assert [*named_modules(part, [*part])] == ["proj", "conv_point"]

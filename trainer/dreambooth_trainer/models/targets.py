@@ -35,13 +35,18 @@ def adapted_modules(family: Family, part: str, lora: Lora) -> dict[str, nn.Modul
 
 
 def named_modules(part: nn.Module, ends: Sequence[str]) -> dict[str, nn.Module]:
-    """Modules with a matrix of weights whose names end in one of these."""
+    """Layers with a matrix of weights whose names end in one of these, as far as peft adapts them.
+
+    Not grouped convolutions, as with presets, nor embeddings, whose adapters have another form.
+    """
     return {
         name: module
         for name, module in part.named_modules()
         if any(name == end or name.endswith(f".{end}") for end in ends)
         and isinstance(weight := getattr(module, "weight", None), Tensor)
         and weight.ndim > 1
+        and not isinstance(module, nn.Embedding)
+        and getattr(module, "groups", 1) == 1
     }
 
 
