@@ -281,3 +281,8 @@ def test_class_images_have_the_shapes_of_the_subjects_images(
 def test_parts_add_up() -> None:
     assert divide(10, [1, 1, 1]) in ([4, 3, 3], [3, 4, 3], [3, 3, 4])
     assert divide(5, [100, 1]) == [4, 1]
+
+
+@pytest.mark.parametrize(("resolution", "side"), [(32, 64), (96, 64), (224, 192), (512, 512)])
+def test_a_square_picture_stays_a_square_at_any_resolution(resolution: int, side: int) -> None:
+    assert nearest_shape((400, 400), resolution, 64) == (side, side)

@@ -33,12 +33,14 @@ def nearest_shape(size: Size, resolution: int, step: int) -> Size:
     """
     width, height = size
     ratio = min(max(width / height, 1 / MAX_RATIO), MAX_RATIO)
-    cells = _nearest(round(ratio, 4), resolution / step)
+    # Of a resolution that is no multiple, the largest square that fits: else a square image could
+    # not have a shape of its own.
+    cells = _nearest(round(ratio, 4), max(1, resolution // step))
     return cells[0] * step, cells[1] * step
 
 
 @lru_cache(maxsize=1024)
-def _nearest(ratio: float, side: float) -> tuple[int, int]:
+def _nearest(ratio: float, side: int) -> tuple[int, int]:
     """The best width and height in steps; `side` is that of the square."""
     area = side**2
 
