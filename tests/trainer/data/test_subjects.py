@@ -103,3 +103,15 @@ def test_other_captions_are_other_contents(tmp_path: Path) -> None:
     on_chair = hashes()
     assert on_table.keys() == on_chair.keys() == {"sks/0.png", "sks: captions"}
     assert on_table["sks: captions"] != on_chair["sks: captions"]
+
+
+def test_images_of_one_name_have_a_hash_each(tmp_path: Path) -> None:
+    """Class images of several shapes are numbered anew in each: none may change unnoticed."""
+    for folder in ("upright", "across"):
+        (tmp_path / folder).mkdir()
+        photo(tmp_path / folder, "00000.png", len(folder))
+    images = [image for name in ("upright", "across") for image in load(tmp_path / name).images]
+    group = ImageGroup(images, ["a photo of a mug"] * 2, variants("center", flip=False))
+    hashes = Dataset(a_job(tmp_path), [group], {"mug": group}).hashes()
+    assert hashes["class mug/00000.png"] == images[0].sha256
+    assert hashes["class mug/00000.png (2)"] == images[1].sha256

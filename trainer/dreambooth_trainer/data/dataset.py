@@ -1,6 +1,7 @@
 """The images of a job: its subjects', and their classes' for prior preservation."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -87,14 +88,17 @@ class Dataset:
     def hashes(self) -> dict[str, str]:
         """sha256 of every image by `<identifier>/<name>`, or `class <noun>/<name>`.
 
+        Class images of several shapes, or with the user's own, can have one name: ` (2)` and so on
+        follow from the second on, so that each of them has its hash.
         Captions add one entry for a subject or class that has any but its one prompt:
         `<identifier>: captions` or `class <noun>: captions`. Masks add `<identifier>: masks`.
         """
-        hashes = {
-            f"{name}/{image.name}": image.sha256
-            for name, group in self._named_groups()
-            for image in group.images
-        }
+        hashes: dict[str, str] = {}
+        seen = Counter[str]()
+        for name, group in self._named_groups():
+            for image in group.images:
+                seen[file := f"{name}/{image.name}"] += 1
+                hashes[file if seen[file] == 1 else f"{file} ({seen[file]})"] = image.sha256
         prompts = {subject.identifier: subject.prompt for subject in self.job.spec.subjects}
         prompts |= {f"class {n}": self.job.spec.prior.class_prompt(n) for n in self.classes}
         for name, group in self._named_groups():
