@@ -77,3 +77,12 @@ def test_the_scores_of_a_result_have_their_intervals_and_its_step() -> None:
     _, text = card(replace(ABOUT, scores=scores))
     assert "best checkpoint" not in text
     assert "Scores" not in card(ABOUT)[1]
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_dora_is_not_for_a1111(dora: bool) -> None:
+    family: Any = StableDiffusion
+    text = model_card(family, ABOUT, lora=True, web_ui_file="kohya_lora.safetensors", dora=dora)
+    assert ("of A1111, where" in text) is not dora
+    assert ("of Forge, where" in text) is dora
+    assert ("A1111 cannot use it" in text) is dora

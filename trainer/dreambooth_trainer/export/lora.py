@@ -51,12 +51,12 @@ def export_lora(
     metadata = provenance.metadata()
     for part in sorted({each.part for each in lycoris}):
         _save_peft(parts[part], adapter, folder / PEFT_FOLDER / part, metadata)
+    is_dora = not lycoris and adapters[0].magnitude is not None
     web_ui: tuple[dict[str, Tensor], dict[str, str]] | None
     if lycoris:
         web_ui = lycoris_file(lycoris, family.web_ui_name)
     else:
         save_weights(diffusers_weights(adapters), folder / LORA_FILE, metadata)
-        is_dora = adapters[0].magnitude is not None
         web_ui = (
             dora_file(adapters, family.web_ui_name) if is_dora else family.web_ui_lora(adapters)
         )
@@ -69,6 +69,7 @@ def export_lora(
         lora=True,
         web_ui_file=KOHYA_FILE if web_ui else None,
         peft_parts=sorted({each.part for each in lycoris}),
+        dora=is_dora,
     )
     (folder / "README.md").write_text(card)
 

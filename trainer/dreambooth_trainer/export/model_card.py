@@ -46,6 +46,14 @@ base model, and choose it there{beside}. Then write {prompt} in the prompt.
 
 """
 """How to use the file that `model_card` is given."""
+WEB_UI_DORA = """## In ComfyUI and Forge
+
+Copy `{file}` to `models/{comfy}` of ComfyUI, or to `models/{a1111}` of Forge, where they know the
+base model, and choose it there{beside}. Then write {prompt} in the prompt. A1111 cannot use it: it
+reads a DoRA's lengths in another way.
+
+"""
+"""The same for a DoRA."""
 
 
 def model_card(
@@ -55,6 +63,7 @@ def model_card(
     lora: bool,
     web_ui_file: str | None = None,
     peft_parts: Sequence[str] = (),
+    dora: bool = False,
 ) -> str:
     """A description of the model and its use, with the front matter that model hubs read.
 
@@ -64,6 +73,7 @@ def model_card(
         lora: Whether it has adapters, and is not a whole pipeline.
         web_ui_file: The file beside the card that user interfaces load, if there is one.
         peft_parts: The parts whose adapters peft loads, as diffusers does not know them.
+        dora: Whether the adapters are DoRAs.
     """
     source = json.dumps(_loadable(provenance.base_model) if lora else ".")
     # One precision for all parts: a base model's text encoder may name another than its UNet.
@@ -76,7 +86,7 @@ def model_card(
     if lora and not peft_parts:
         code += '\npipe.load_lora_weights(".")'
     code += "\npipe.to(device)"
-    kind = "LyCORIS adapters" if peft_parts else "A LoRA"
+    kind = "LyCORIS adapters" if peft_parts else "A DoRA" if dora else "A LoRA"
     call = {
         "prompt": provenance.prompt,
         "num_inference_steps": provenance.sample_steps,
@@ -101,14 +111,14 @@ def model_card(
         step=provenance.step,
         code=code,
         scores=describe_scores(provenance.scores) if provenance.scores else "",
-        web_ui=_web_ui(web_ui_file, lora, provenance) if web_ui_file else "",
+        web_ui=_web_ui(web_ui_file, lora, dora, provenance) if web_ui_file else "",
         arguments="\n".join(f"    {name}={_literal(value)}," for name, value in call.items()),
         sha256=provenance.base_model_sha256,
     )
 
 
-def _web_ui(file: str, lora: bool, provenance: Provenance) -> str:
-    return WEB_UI.format(
+def _web_ui(file: str, lora: bool, dora: bool, provenance: Provenance) -> str:
+    return (WEB_UI_DORA if dora else WEB_UI).format(
         file=file,
         comfy="loras" if lora else "checkpoints",
         a1111="Lora" if lora else "Stable-diffusion",
