@@ -437,11 +437,11 @@ def test_prompts_without_identifier_and_too_long_ones_are_warnings(job: Job) -> 
 
 def test_long_captions_are_a_warning(job: Job, tmp_path: Path) -> None:
     for level in range(3):
-        (tmp_path / "images" / f"{level}.txt").write_text("sks " * 30)
+        (tmp_path / "images" / f"{level}.txt").write_text("sks " * (30 + level))
     job["spec"]["subjects"][0]["captions"] = job["spec"]["subjects"][0]["images"]
     [warning] = examine(job).warnings
     assert warning.startswith("spec.subjects[0].captions: ")
-    assert "tokens" in warning
+    assert "has 98 tokens, and 2 other(s) too many; the model reads 77, so shorten them" in warning
 
 
 def test_adapter_targets_that_the_model_lacks_are_an_error(job: Job) -> None:

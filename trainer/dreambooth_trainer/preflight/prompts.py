@@ -25,10 +25,18 @@ def check_lengths(config: ModelConfig, prompts: Prompts) -> Iterator[str]:
     """Warn of texts with more tokens than the text encoder reads: the rest is cut off.
 
     Returns:
-        A warning for each of them.
+        A warning for each field that has any. Captions share one, and often their beginning.
     """
     limit = config.skeleton.max_tokens
+    found: dict[str, list[tuple[int, str]]] = {}
     for field, text in prompts:
         if (count := config.skeleton.count_tokens(text)) > limit:
-            start = text if len(text) <= 40 else f"{text[:40]}..."
-            yield f"{field}: {start!r} has {count} tokens; the model reads {limit}, so shorten it"
+            found.setdefault(field, []).append((count, text))
+    for field, texts in found.items():
+        count, text = max(texts, key=lambda each: each[0])
+        start = text if len(text) <= 40 else f"{text[:40]}..."
+        others, them = "", "it"
+        if len(texts) > 1:
+            others, them = f", and {len(texts) - 1} other(s) too many", "them"
+        reads = f"the model reads {limit}, so shorten {them}"
+        yield f"{field}: {start!r} has {count} tokens{others}; {reads}"
