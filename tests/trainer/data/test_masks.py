@@ -243,3 +243,13 @@ def test_other_masks_are_other_contents(tmp_path: Path) -> None:
     mask((64, 64)).rotate(90).save(tmp_path / "0.mask.png")
     assert before.keys() == hashes().keys() == {"sks/0.jpg", "sks: masks"}
     assert before != hashes()
+
+
+def test_masks_that_the_job_does_not_name_are_a_warning(tmp_path: Path) -> None:
+    photo(tmp_path, "0.png")
+    photo(tmp_path, "my_mask.png", level=99)
+    about = "spec.subjects[0].mask: "
+    assert not [each for each in load(tmp_path).warnings if each.startswith(about)]
+    mask((64, 64)).save(tmp_path / "0-masklabel.png")
+    [warning] = [each for each in load(tmp_path).warnings if each.startswith(about)]
+    assert warning.startswith(f"{about}0-masklabel.png looks like the mask of another image")

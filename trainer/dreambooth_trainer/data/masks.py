@@ -48,13 +48,18 @@ def list_masks(storage: Storage, subject: Subject, index: int) -> dict[str, str]
     # Not the captions and caches that other programs write beside masks too.
     here = (item for item in listed if "/" not in item.relative and may_be_image(item.relative))
     files = {item.relative: item.uri for item in here}
-    others = {_stem(name) for name in files} | {name.lower() for name in files}
-    return {
-        name: uri
-        for name, uri in files.items()
-        # A picture of a mask, such as my_mask.jpg, is none.
+    return {name: files[name] for name in _names_of_masks(files)}
+
+
+def _names_of_masks(names: Iterable[str]) -> list[str]:
+    """The files that are masks of others; a picture of a mask, such as my_mask.jpg, is none."""
+    names = list(names)
+    others = {_stem(name) for name in names} | {name.lower() for name in names}
+    return [
+        name
+        for name in names
         if any(_stem(name).endswith(end) and _stem(name)[: -len(end)] in others for end in ENDS)
-    }
+    ]
 
 
 def _stem(name: str) -> str:
@@ -68,7 +73,7 @@ def add_masks(
     index: int,
     files: Mapping[str, str],
 ) -> tuple[list[SourceImage], list[str]]:
-    """The images of `spec.subjects[index]` with their masks, and warnings of those without.
+    """The images of `spec.subjects[index]` with their masks, and warnings.
 
     `files` are those of `list_masks`.
 
@@ -76,9 +81,14 @@ def add_masks(
         BadDataError: No image has a mask, or masks cannot be used; all of them are listed.
         StorageError: They cannot be read.
     """
-    if subject.mask is None:
-        return list(images), []
     field = f"spec.subjects[{index}].mask"
+    if subject.mask is None:
+        unused = _names_of_masks(image.name for image in images)
+        warning = (
+            f"{field}: {', '.join(map(printable, unused))} looks like the mask of another image,"
+            " and is trained on as an image of its own; set mask to file"
+        )
+        return list(images), [warning] if unused else []
     uris = _mask_uris(subject, images, files)
     problems, masked = [], {}
     contents = storage.read_many(list(uris.values()), field=field)
