@@ -82,7 +82,7 @@ class Lora(ApiModel):
     @rule(
         "init",
         "self.init == 'default' || self.type == 'lora'",
-        "pissa is for the type lora; set it, or remove init",
+        "pissa is for type lora; set type to lora, or remove init",
     )
     def _pissa_starts_a_lora(self) -> bool:
         return self.init == "default" or self.type == "lora"
@@ -106,7 +106,7 @@ class Lora(ApiModel):
     @rule(
         "decomposeFactor",
         "!has(self.decomposeFactor) || self.type == 'lokr'",
-        "is for the type lokr; set it, or remove decomposeFactor",
+        "is for type lokr; set type to lokr, or remove it",
     )
     def _only_lokr_has_a_factor(self) -> bool:
         return self.decompose_factor is None or self.type == "lokr"
