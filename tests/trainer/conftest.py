@@ -103,7 +103,9 @@ def job(random_model: Path, subject: Path, prior_cache: Path, tmp_path: Path) ->
             "subjects": [{"identifier": "sks", "classNoun": "mug", "images": f"file://{subject}"}],
             "output": f"file://{tmp_path}/output",
             "prior": {
-                "target": "prediction", "emptyPromptFraction": 0.5,
+                # With the default weight, a model of random weights learns so fast that what ranks
+                # round differently grows past the tolerances of tests within 8 steps.
+                "target": "prediction", "emptyPromptFraction": 0.5, "weight": 1.0,
                 "count": 6, "steps": 2, "cache": f"file://{prior_cache}",
             },
             "training": {
