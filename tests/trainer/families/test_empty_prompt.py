@@ -37,7 +37,7 @@ def test_the_class_half_keeps_both_predictions_of_guidance(family: Family) -> No
         },
         family.flow_shift,
     )  # fmt: skip
-    prior = Prior(target="prediction", empty_prompt_fraction=0.5)
+    prior = Prior(weight=1.0, target="prediction", empty_prompt_fraction=0.5)
     trained = make_trainable(family, training)
     module = DreamBooth(family, trained, training, cache, prior)
     batch = {

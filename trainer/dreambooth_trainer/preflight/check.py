@@ -73,7 +73,10 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
     if config is not None and report.job:
         prompts = captions + sample_and_class_prompts(job)
         report.warnings += check_lengths(config, prompts)
+        known = len(report.errors)
         check_model(report.job, config, report)
+        if len(report.errors) > known:
+            return report  # what cannot be trained has no size
         report.warnings += check_grace_period(report.job, config)
         with report.collecting():
             texts = {"", job.spec.samples.negative_prompt, *(text for _, text in prompts)}

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from dreambooth_api.models.prior import Prior
 from dreambooth_trainer.data.batches import Batch
 from dreambooth_trainer.data.cache import NO_CAPTION, TrainingCache, encode_captions
 from dreambooth_trainer.models import Conditioning, Family
@@ -21,7 +20,7 @@ from dreambooth_trainer.models.base_model import BaseModel
 from dreambooth_trainer.models.lora import START
 from dreambooth_trainer.objectives.loss import Losses, dreambooth_loss
 from dreambooth_trainer.objectives.make import make_objective
-from dreambooth_trainer.resolved_job import ResolvedTraining
+from dreambooth_trainer.resolved_job import ResolvedPrior, ResolvedTraining
 from dreambooth_trainer.training.ema import ExponentialMovingAverage
 from dreambooth_trainer.training.optimizer import learning_rate, make_optimizer
 from dreambooth_trainer.training.optimizer_state import (
@@ -69,7 +68,7 @@ class DreamBooth(pl.LightningModule):
         trained: TrainableParameters,
         training: ResolvedTraining,
         cache: TrainingCache,
-        prior: Prior | None,
+        prior: ResolvedPrior | None,
         resume: ResumeState | None = None,
     ) -> None:
         super().__init__()
