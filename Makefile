@@ -58,7 +58,7 @@ demo: $(or $(wildcard $(READY)),$(RUN_READY)) ## fine-tune tiny-sd on a subject:
 # What the other targets below run, and not this one.
 OTHERS := tests/e2e tests/trainer/families tests/images/test_operator_image.py
 
-test: $(READY) ## run all tests but those of the targets below: about 12 minutes on two cores
+test: $(READY) ## run all tests but those of the targets below: 12 to 14 minutes on two cores
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' $(OTHERS:%=--ignore=%) $(TESTS)
 
 test-families: $(READY) ## train a tiny model of every family, and compare with plain diffusers
