@@ -26,7 +26,7 @@ from dreambooth_trainer.data.png import encode_png
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.samples import SampleWriter
 from dreambooth_trainer.models import load_family
-from dreambooth_trainer.models.adapters import make_trainable
+from dreambooth_trainer.models.adapters.trainable import make_trainable
 from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS
 from dreambooth_trainer.process.batch_split import split_batch

@@ -14,7 +14,7 @@ from dreambooth_api.parsing import yamljson
 from dreambooth_api.parsing.advice import LARGE_RESOLUTION, cluster_warnings, warnings
 from dreambooth_operator.cli.base_model import model_source, native_resolution
 from dreambooth_operator.cli.job_file import check_job
-from dreambooth_operator.cli.program import command_line
+from dreambooth_operator.cli.terminal.program import command_line
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.host import visible_gpus
 

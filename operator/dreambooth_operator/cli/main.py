@@ -22,7 +22,7 @@ from dreambooth_operator.cli.options import (
     Uploads,
     examples,
 )
-from dreambooth_operator.cli.program import NAME
+from dreambooth_operator.cli.terminal.program import NAME
 from dreambooth_operator.errors import USAGE_EXIT_CODE, UserError
 from dreambooth_operator.local.state import DEFAULT_STATE
 from dreambooth_storage import StorageError

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dreambooth_api.contract.exit_codes import ExitCode
-from dreambooth_operator.cli.program import NAME
+from dreambooth_operator.cli.terminal.program import NAME
 from dreambooth_operator.errors import USAGE_EXIT_CODE
 from dreambooth_operator.local.state import DEFAULT_STATE
 

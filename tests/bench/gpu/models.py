@@ -9,7 +9,7 @@ import torch
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.models.adapters import weight_dtypes
+from dreambooth_trainer.models.adapters.trainable import weight_dtypes
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.model_config import (
     ModelConfig,

@@ -23,7 +23,11 @@ from dreambooth_trainer.data.latents import ImageGroup, LatentStore
 from dreambooth_trainer.data.png import encode_png
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.samples import SampleWriter
-from dreambooth_trainer.models.adapters import PRECISIONS, TrainableParameters, make_trainable
+from dreambooth_trainer.models.adapters.trainable import (
+    PRECISIONS,
+    TrainableParameters,
+    make_trainable,
+)
 from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.process.batch_split import split_batch
 from dreambooth_trainer.process.distributed import Ranks

@@ -9,7 +9,7 @@ import pytest
 
 from dreambooth_api.models.subject import Subject
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.data.captions import Captions, has_identifier, load_captions
+from dreambooth_trainer.data.captions.captions import Captions, has_identifier, load_captions
 from dreambooth_trainer.data.images import SourceImage
 from dreambooth_trainer.process.errors import BadDataError
 

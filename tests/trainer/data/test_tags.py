@@ -9,8 +9,8 @@ import torch
 
 from dreambooth_trainer.data.batches import BatchPlan, BatchStream
 from dreambooth_trainer.data.cache import NO_CAPTION
+from dreambooth_trainer.data.captions.tags import shuffle_tags
 from dreambooth_trainer.data.sampler import CAPTION_ORDERS, ImagePool, TrainingSampler
-from dreambooth_trainer.data.tags import shuffle_tags
 from dreambooth_trainer.objectives.ddpm import DDPMObjective
 from dreambooth_trainer.training.module import DreamBooth
 

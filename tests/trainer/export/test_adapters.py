@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dreambooth_trainer.export.lora import KOHYA_FILE, LORA_FILE, export_lora, load_adapters
 from dreambooth_trainer.export.pipeline import export_pipeline
-from dreambooth_trainer.models.adapters import TrainableParameters, make_trainable
+from dreambooth_trainer.models.adapters.trainable import TrainableParameters, make_trainable
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from tests.trainer.export.test_export import ABOUT
 from tests.trainer.resolved import resolve_training

@@ -9,8 +9,8 @@ from torch import nn
 
 from dreambooth_trainer.export.lora import KOHYA_FILE, export_lora, load_adapters
 from dreambooth_trainer.models import Family
-from dreambooth_trainer.models.adapters import make_trainable
-from dreambooth_trainer.models.targets import adapted_modules
+from dreambooth_trainer.models.adapters.targets import adapted_modules
+from dreambooth_trainer.models.adapters.trainable import make_trainable
 from tests.trainer.conftest import MakeJob
 from tests.trainer.export.test_export import ABOUT
 from tests.trainer.families.conftest import load_plain

@@ -7,7 +7,7 @@ import torch
 from dreambooth_api.models.prior import Prior
 from dreambooth_trainer.data.cache import TrainingCache
 from dreambooth_trainer.models import Family
-from dreambooth_trainer.models.adapters import make_trainable
+from dreambooth_trainer.models.adapters.trainable import make_trainable
 from dreambooth_trainer.models.prompts import join_rows
 from dreambooth_trainer.training.module import DreamBooth
 from tests.trainer.families.conftest import SIDE

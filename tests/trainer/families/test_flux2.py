@@ -12,7 +12,7 @@ from torch import nn
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.export.lora import KOHYA_FILE, export_lora
-from dreambooth_trainer.models.lora import find_adapters
+from dreambooth_trainer.models.adapters.exported import find_adapters
 from dreambooth_trainer.preflight.check import check_job
 from tests.trainer.conftest import MakeJob
 from tests.trainer.export.test_export import ABOUT

@@ -3,7 +3,7 @@
 import torch
 
 from dreambooth_trainer.models import Family
-from dreambooth_trainer.models.adapters import make_trainable
+from dreambooth_trainer.models.adapters.trainable import make_trainable
 from tests.trainer.conftest import MakeJob
 from tests.trainer.families.conftest import SIDE, build, load
 from tests.trainer.families.test_lora import training

@@ -13,7 +13,7 @@ from transformers.utils import is_torchvision_available
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_trainer.export.lora import KOHYA_FILE, LORA_FILE, export_lora
 from dreambooth_trainer.models import Family
-from dreambooth_trainer.models.adapters import make_trainable
+from dreambooth_trainer.models.adapters.trainable import make_trainable
 from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.generate import ImageRequest, generate_images
 from dreambooth_trainer.resolved_job import ResolvedTraining

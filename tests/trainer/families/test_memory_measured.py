@@ -12,7 +12,7 @@ from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.data.cache import TrainingCache
 from dreambooth_trainer.models import Family, load_family
-from dreambooth_trainer.models.adapters import PRECISIONS, make_trainable
+from dreambooth_trainer.models.adapters.trainable import PRECISIONS, make_trainable
 from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.generate import ImageRequest, generate_images
 from dreambooth_trainer.models.model_config import read_model_config

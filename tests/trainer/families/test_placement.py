@@ -12,7 +12,7 @@ from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.export.pipeline import export_pipeline
 from dreambooth_trainer.models import Family, load_family
-from dreambooth_trainer.models.adapters import make_trainable
+from dreambooth_trainer.models.adapters.trainable import make_trainable
 from dreambooth_trainer.models.generate import ImageRequest, generate_images
 from dreambooth_trainer.models.load import reload_denoiser
 from dreambooth_trainer.preflight.meta_device import META, MemoryMeter

@@ -15,7 +15,7 @@ from dreambooth_trainer.data.cache import build_cache
 from dreambooth_trainer.data.crops import Variant
 from dreambooth_trainer.data.images import SourceImage
 from dreambooth_trainer.data.latents import ImageGroup
-from dreambooth_trainer.models.adapters import make_trainable
+from dreambooth_trainer.models.adapters.trainable import make_trainable
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.model_config import ModelConfig, read_model_config
 from dreambooth_trainer.objectives.make import make_objective

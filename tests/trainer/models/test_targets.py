@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from dreambooth_api.models.lora import Lora
-from dreambooth_trainer.models.targets import alpha_of, fits, named_modules, rank_of
+from dreambooth_trainer.models.adapters.targets import alpha_of, fits, named_modules, rank_of
 
 NAME = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q"
 

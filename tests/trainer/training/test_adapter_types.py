@@ -14,9 +14,9 @@ from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.data.batches import BatchPlan, BatchStream
 from dreambooth_trainer.data.cache import TrainingCache
 from dreambooth_trainer.data.sampler import ImagePool, TrainingSampler
-from dreambooth_trainer.models.adapters import make_trainable
+from dreambooth_trainer.models.adapters.inject import principal_components
+from dreambooth_trainer.models.adapters.trainable import make_trainable
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
-from dreambooth_trainer.models.inject import principal_components
 from dreambooth_trainer.models.model_config import ModelConfig, read_model_config
 from dreambooth_trainer.preflight.memory import checkpoint_bytes, measure_stages
 from dreambooth_trainer.training.module import DreamBooth, ResumeState

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dreambooth_trainer.data.batches import BatchPlan, BatchStream
 from dreambooth_trainer.data.cache import TrainingCache
 from dreambooth_trainer.data.sampler import ImagePool, TrainingSampler
-from dreambooth_trainer.models.adapters import TrainableParameters
+from dreambooth_trainer.models.adapters.trainable import TrainableParameters
 from dreambooth_trainer.training.module import DreamBooth, ResumeState
 from tests.trainer.resolved import resolve_training
 

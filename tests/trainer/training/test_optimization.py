@@ -6,7 +6,7 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from dreambooth_api.models.training import Training
-from dreambooth_trainer.models.adapters import TrainableParameters
+from dreambooth_trainer.models.adapters.trainable import TrainableParameters
 from dreambooth_trainer.training.ema import ExponentialMovingAverage
 from dreambooth_trainer.training.optimizer import learning_rate, make_optimizer
 from dreambooth_trainer.training.optimizer_state import (

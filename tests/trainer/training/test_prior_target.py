@@ -13,7 +13,7 @@ from dreambooth_api.models.prior import Prior
 from dreambooth_trainer.data.batches import Batch, make_batch
 from dreambooth_trainer.data.cache import TrainingCache
 from dreambooth_trainer.data.sampler import ImagePool, TrainingSampler
-from dreambooth_trainer.models.adapters import make_trainable
+from dreambooth_trainer.models.adapters.trainable import make_trainable
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.objectives.ddpm import DDPMObjective
 from dreambooth_trainer.training.module import DreamBooth, ResumeState

@@ -11,13 +11,13 @@ from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.bucket_sampler import BucketSampler
 from dreambooth_trainer.data.buckets import fit, nearest_shape
 from dreambooth_trainer.data.cache import image_pools
+from dreambooth_trainer.data.captions.tags import shuffle_tags
 from dreambooth_trainer.data.crops import Size, Variant, variants
 from dreambooth_trainer.data.images import SourceImage, load_images
 from dreambooth_trainer.data.latents import ImageGroup
 from dreambooth_trainer.data.masks import DEFAULT_WEIGHT
 from dreambooth_trainer.data.sampler import TrainingSampler
 from dreambooth_trainer.data.subjects import SubjectData, load_subject
-from dreambooth_trainer.data.tags import shuffle_tags
 from dreambooth_trainer.objectives.objective import Objective
 from dreambooth_trainer.resolved_job import ResolvedJob
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dreambooth_storage import Storage
-from dreambooth_trainer.data.captions import load_captions
+from dreambooth_trainer.data.captions.captions import load_captions
+from dreambooth_trainer.data.captions.tags import split_tags
 from dreambooth_trainer.data.images import ImageSet, SourceImage, load_images
 from dreambooth_trainer.data.masks import add_masks, list_masks
-from dreambooth_trainer.data.tags import split_tags
 from dreambooth_trainer.process.errors import BadDataError
 from dreambooth_trainer.resolved_job import ResolvedJob
 

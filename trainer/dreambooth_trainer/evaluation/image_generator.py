@@ -9,7 +9,7 @@ from PIL import Image
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.png import decode_png, encode_png
 from dreambooth_trainer.models import Family
-from dreambooth_trainer.models.adapters import PRECISIONS
+from dreambooth_trainer.models.adapters.trainable import PRECISIONS
 from dreambooth_trainer.models.generate import ImageRequest, generate_images
 from dreambooth_trainer.process.chunks import gather_chunks, images_per_pass, own_chunks
 from dreambooth_trainer.process.out_of_memory import explain_out_of_memory

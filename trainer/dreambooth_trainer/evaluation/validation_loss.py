@@ -16,7 +16,7 @@ from torch import Tensor
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.cache import TrainingCache
 from dreambooth_trainer.models import Family
-from dreambooth_trainer.models.adapters import PRECISIONS
+from dreambooth_trainer.models.adapters.trainable import PRECISIONS
 from dreambooth_trainer.models.generate import eval_mode
 from dreambooth_trainer.objectives.make import make_objective
 from dreambooth_trainer.process import heartbeat

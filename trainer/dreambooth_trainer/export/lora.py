@@ -11,8 +11,12 @@ from torch import Tensor, nn
 from dreambooth_trainer.export.model_card import model_card
 from dreambooth_trainer.export.provenance import Provenance
 from dreambooth_trainer.export.weights import save_weights
+from dreambooth_trainer.models.adapters.exported import (
+    Adapter,
+    find_adapters,
+    find_lycoris_adapters,
+)
 from dreambooth_trainer.models.family import Family
-from dreambooth_trainer.models.lora import Adapter, find_adapters, find_lycoris_adapters
 from dreambooth_trainer.models.names.lycoris import dora_file, lycoris_file
 
 LORA_FILE = "pytorch_lora_weights.safetensors"

@@ -8,7 +8,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from dreambooth_trainer.models.adapters import PRECISIONS
+from dreambooth_trainer.models.adapters.trainable import PRECISIONS
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.prompts import Conditioning
 from dreambooth_trainer.resolved_job import ResolvedTraining

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_api.models.prior import Sampler
+from dreambooth_trainer.models.adapters.exported import Adapter
 from dreambooth_trainer.models.defaults import ModelDefaults
-from dreambooth_trainer.models.lora import Adapter
 from dreambooth_trainer.models.prompts import Conditioning, PromptEncoder
 from dreambooth_trainer.models.published import PublishedModel
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
-from dreambooth_trainer.models.adapters import weight_dtypes
+from dreambooth_trainer.models.adapters.trainable import weight_dtypes
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.scheduler import SCHEDULER_CONFIG, load_scheduler

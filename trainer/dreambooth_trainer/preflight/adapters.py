@@ -6,8 +6,8 @@ from difflib import get_close_matches
 from torch import nn
 
 from dreambooth_api.models.lora import Lora
+from dreambooth_trainer.models.adapters.targets import adapted_modules, fits, named_modules
 from dreambooth_trainer.models.model_config import ModelConfig
-from dreambooth_trainer.models.targets import adapted_modules, fits, named_modules
 from dreambooth_trainer.resolved_job import ResolvedTraining
 
 FIELD = "spec.training.lora"

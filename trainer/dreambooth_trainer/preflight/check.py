@@ -6,7 +6,7 @@ from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.training import MIN_RESOLUTION
 from dreambooth_api.parsing.advice import warnings as advice
 from dreambooth_storage import Storage
-from dreambooth_trainer.data.tags import shuffle_tags
+from dreambooth_trainer.data.captions.tags import shuffle_tags
 from dreambooth_trainer.evaluation.encoder_config import encoder_sources, read_encoder
 from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS, StableDiffusion

@@ -16,7 +16,7 @@ from dreambooth_trainer.data.crops import variants
 from dreambooth_trainer.evaluation.encoder_config import EncoderConfig
 from dreambooth_trainer.evaluation.encoders import CHUNK
 from dreambooth_trainer.models import Conditioning
-from dreambooth_trainer.models.adapters import PRECISIONS, make_trainable
+from dreambooth_trainer.models.adapters.trainable import PRECISIONS, make_trainable
 from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.models.prompts import count_bytes
 from dreambooth_trainer.preflight.meta_device import META, CudaArithmetic, MemoryMeter

@@ -15,7 +15,7 @@ from dreambooth_trainer.export.lora import export_lora
 from dreambooth_trainer.export.pipeline import export_pipeline
 from dreambooth_trainer.export.provenance import Provenance
 from dreambooth_trainer.models import Family
-from dreambooth_trainer.models.adapters import weight_dtypes
+from dreambooth_trainer.models.adapters.trainable import weight_dtypes
 from dreambooth_trainer.models.load import reload_denoiser
 from dreambooth_trainer.models.published import find_license
 from dreambooth_trainer.process.out_of_memory import explain_out_of_memory

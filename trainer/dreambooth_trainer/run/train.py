@@ -26,7 +26,7 @@ from dreambooth_trainer.data.prior.own_class_images import load_own_class_images
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.samples import SampleWriter
 from dreambooth_trainer.models import Family, load_family
-from dreambooth_trainer.models.adapters import make_trainable
+from dreambooth_trainer.models.adapters.trainable import make_trainable
 from dreambooth_trainer.models.published import find_license
 from dreambooth_trainer.preflight.check import check_job
 from dreambooth_trainer.process.batch_split import BatchSplit, split_batch

@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 from dreambooth_trainer.data.batches import Batch
 from dreambooth_trainer.data.cache import NO_CAPTION, TrainingCache, encode_captions
 from dreambooth_trainer.models import Conditioning, Family
-from dreambooth_trainer.models.adapters import TrainableParameters
+from dreambooth_trainer.models.adapters.exported import START
+from dreambooth_trainer.models.adapters.trainable import TrainableParameters
 from dreambooth_trainer.models.base_model import BaseModel
-from dreambooth_trainer.models.lora import START
 from dreambooth_trainer.objectives.loss import Losses, dreambooth_loss
 from dreambooth_trainer.objectives.make import make_objective
 from dreambooth_trainer.resolved_job import ResolvedPrior, ResolvedTraining

@@ -8,7 +8,7 @@ from typing import Any
 from torch.optim import AdamW, Optimizer
 
 from dreambooth_api.models.training import OPTIMIZER_DEFAULTS, OptimizerName, Training
-from dreambooth_trainer.models.adapters import TrainableParameters
+from dreambooth_trainer.models.adapters.trainable import TrainableParameters
 
 Groups = list[dict[str, Any]]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW, Optimizer
 
-from dreambooth_trainer.models.adapters import TrainableParameters
+from dreambooth_trainer.models.adapters.trainable import TrainableParameters
 
 COUNT = "optimizer/step"
 """Name of the number of updates: fewer than steps if fp16 has skipped some."""

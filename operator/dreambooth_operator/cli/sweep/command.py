@@ -10,7 +10,6 @@ from rich.console import Console
 
 from dreambooth_api.parsing.advice import cluster_warnings
 from dreambooth_operator.cli.job_file import STANDARD_INPUT, read_job
-from dreambooth_operator.cli.program import command_line
 from dreambooth_operator.cli.run import parse_upload
 from dreambooth_operator.cli.sweep.cluster import LIST, as_written, cluster_results, read_jobs
 from dreambooth_operator.cli.sweep.local import LocalSweep, local_results, on_this_machine
@@ -18,6 +17,7 @@ from dreambooth_operator.cli.sweep.members import SWEEP_LABEL, expand
 from dreambooth_operator.cli.sweep.results import Result
 from dreambooth_operator.cli.sweep.table import to_page, to_table
 from dreambooth_operator.cli.terminal.end import print_entry, print_text
+from dreambooth_operator.cli.terminal.program import command_line
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.state import DEFAULT_STATE, State
 from dreambooth_operator.local.storage import TRANSFER_POLICY

@@ -11,8 +11,8 @@ from dreambooth_api.contract.restart import MAX_REFUSALS
 from dreambooth_api.contract.scores import UnreadableScoresError
 from dreambooth_api.contract.times import human_duration
 from dreambooth_api.models.job import output_layout
-from dreambooth_operator.cli.program import command_line
 from dreambooth_operator.cli.results import LocalResults, fetch, is_result, is_summary
+from dreambooth_operator.cli.terminal.program import command_line
 from dreambooth_operator.cli.terminal.scores import score_tables
 from dreambooth_operator.local.run import RunEnd, RunFailure
 from dreambooth_operator.local.state import Run

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 from dreambooth_api.contract.conditions import ConditionType, Reason
 from dreambooth_api.contract.exit_codes import NOT_RETRYABLE
-from dreambooth_api.models.conditions import find_condition
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.status import AttemptStatus
 from dreambooth_operator.controller.decide.completion import fail
@@ -16,6 +15,7 @@ from dreambooth_operator.controller.decide.pod_start import (
 )
 from dreambooth_operator.controller.decide.sidecars import sidecars_outlive
 from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
+from dreambooth_operator.controller.decide.state.conditions import find_condition
 from dreambooth_operator.controller.decide.state.decision import DeleteJob
 from dreambooth_operator.controller.decide.state.history import has_run
 from dreambooth_operator.controller.decide.suspend import queue_name

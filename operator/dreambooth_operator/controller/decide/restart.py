@@ -6,12 +6,12 @@ from datetime import timedelta
 from dreambooth_api.contract.conditions import ConditionType, Reason
 from dreambooth_api.contract.restart import EndedAttempt, outcome_for_backoff
 from dreambooth_api.contract.times import rfc3339
-from dreambooth_api.models.conditions import find_condition
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.status import AttemptStatus, Counters, Status
 from dreambooth_operator.controller.decide.deadlines import is_lost
 from dreambooth_operator.controller.decide.pod_start import not_ready_reason
 from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
+from dreambooth_operator.controller.decide.state.conditions import find_condition
 from dreambooth_operator.controller.decide.state.history import (
     newest_attempt,
     open_attempt,

@@ -19,7 +19,7 @@ from dreambooth_trainer.data.images import SourceImage
 from dreambooth_trainer.data.prior.class_image_cache import ClassImageCache, ClassImageRecipe
 from dreambooth_trainer.data.prior.own_class_images import FIELD, OwnClassImages
 from dreambooth_trainer.models import Family
-from dreambooth_trainer.models.adapters import PRECISIONS
+from dreambooth_trainer.models.adapters.trainable import PRECISIONS
 from dreambooth_trainer.models.generate import ImageRequest, generate_images
 from dreambooth_trainer.process.chunks import images_per_pass, own_chunks
 from dreambooth_trainer.process.distributed import Ranks

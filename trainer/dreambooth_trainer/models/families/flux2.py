@@ -9,10 +9,10 @@ from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
 from torch import Tensor
 from torch.nn.functional import pad
 
+from dreambooth_trainer.models.adapters.exported import Adapter
 from dreambooth_trainer.models.bases.language_model import text_width
 from dreambooth_trainer.models.bases.packing import PackedFamily, pack, positions, unpack
 from dreambooth_trainer.models.family import Config
-from dreambooth_trainer.models.lora import Adapter
 from dreambooth_trainer.models.names.flux2_kohya import flux2_kohya_lora
 from dreambooth_trainer.models.prompts import Conditioning, Tokens
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import Qwen2Tokenizer, Qwen3VLModel
 
+from dreambooth_trainer.models.adapters.exported import Adapter
 from dreambooth_trainer.models.bases.language_model import text_width
 from dreambooth_trainer.models.bases.packing import pack, positions, unpack
 from dreambooth_trainer.models.bases.video_vae import VideoVaeFamily
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.family import Config
-from dreambooth_trainer.models.lora import Adapter
 from dreambooth_trainer.models.prompts import Conditioning, Tokens
 from dreambooth_trainer.models.published import GpuMemory, License, PublishedModel
 

@@ -9,10 +9,10 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from dreambooth_trainer.models.adapters.exported import Adapter
 from dreambooth_trainer.models.bases.ddpm import SAMPLERS, DDPMFamily
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.family import Config, ReadWeights
-from dreambooth_trainer.models.lora import Adapter
 from dreambooth_trainer.models.names import compvis
 from dreambooth_trainer.models.names.kohya import kohya_lora
 from dreambooth_trainer.models.prompts import Conditioning, Tokens

@@ -9,10 +9,10 @@ from diffusers import AutoencoderKL, ZImagePipeline, ZImageTransformer2DModel
 from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen3Model
 
+from dreambooth_trainer.models.adapters.exported import Adapter
 from dreambooth_trainer.models.bases.flow import FlowFamily
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.family import Config
-from dreambooth_trainer.models.lora import Adapter
 from dreambooth_trainer.models.names.kohya import with_alpha
 from dreambooth_trainer.models.prompts import Conditioning, Tokens
 from dreambooth_trainer.models.published import APACHE, GpuMemory, PublishedModel

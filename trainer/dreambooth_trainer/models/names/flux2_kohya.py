@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dreambooth_trainer.models.lora import Adapter
+from dreambooth_trainer.models.adapters.exported import Adapter
 from dreambooth_trainer.models.names.kohya import kohya_lora
 
 DOUBLE = {

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dreambooth_trainer.models.lora import Adapter
+from dreambooth_trainer.models.adapters.exported import Adapter
 
 
 def kohya_lora(

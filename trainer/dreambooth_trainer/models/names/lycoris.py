@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dreambooth_trainer.models.lora import Adapter, LycorisAdapter
+from dreambooth_trainer.models.adapters.exported import Adapter, LycorisAdapter
 from dreambooth_trainer.models.names.kohya import with_alpha
 
 

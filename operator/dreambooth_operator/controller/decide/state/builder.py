@@ -8,7 +8,10 @@ from dreambooth_api.contract.conditions import ConditionType, Reason
 from dreambooth_api.contract.message import printable
 from dreambooth_api.contract.stages import Phase
 from dreambooth_api.models.base import CONDITION_REASON
-from dreambooth_api.models.conditions import (
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.runtime import Runtime
+from dreambooth_api.models.status import Condition, Status
+from dreambooth_operator.controller.decide.state.conditions import (
     MAX_MESSAGE,
     ConditionStatus,
     condition_status,
@@ -16,9 +19,6 @@ from dreambooth_api.models.conditions import (
     remove_conditions,
     set_condition,
 )
-from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.runtime import Runtime
-from dreambooth_api.models.status import Condition, Status
 from dreambooth_operator.controller.decide.state.decision import (
     Action,
     Apply,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Literal
 
 from dreambooth_api.contract.conditions import ConditionType, Reason
-from dreambooth_api.models.conditions import condition_status, find_condition
 from dreambooth_api.models.status import AttemptStatus, Condition, Status
+from dreambooth_operator.controller.decide.state.conditions import condition_status, find_condition
 from dreambooth_operator.controller.decide.state.decision import Event
 from dreambooth_operator.controller.decide.state.history import newest_attempt
 

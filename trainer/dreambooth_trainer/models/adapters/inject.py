@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dreambooth_api.models.lora import Lora
-from dreambooth_trainer.models.lora import START, row_lengths
-from dreambooth_trainer.models.targets import alpha_of, rank_of
+from dreambooth_trainer.models.adapters.exported import START, row_lengths
+from dreambooth_trainer.models.adapters.targets import alpha_of, rank_of
 
 ADAPTER = "default"
 """The name of the adapter that is trained."""

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from dreambooth_api.models.lora import Lora
+from dreambooth_trainer.models.adapters.inject import add_adapters
+from dreambooth_trainer.models.adapters.targets import adapted_modules
 from dreambooth_trainer.models.family import Family
-from dreambooth_trainer.models.inject import add_adapters
-from dreambooth_trainer.models.targets import adapted_modules
 from dreambooth_trainer.resolved_job import ResolvedTraining
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

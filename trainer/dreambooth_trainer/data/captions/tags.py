@@ -1,6 +1,6 @@
 """Orders of the tags of a caption, so that no place in it comes to mean something."""
 
-from dreambooth_trainer.data.captions import has_identifier
+from dreambooth_trainer.data.captions.captions import has_identifier
 from dreambooth_trainer.data.sampler import CAPTION_ORDERS, generator
 
 STREAM = 5

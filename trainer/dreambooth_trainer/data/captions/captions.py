@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from dreambooth_api.models.subject import Subject
 from dreambooth_storage import EmptyPrefixError, Storage, StoredObject, printable
-from dreambooth_trainer.data.caption_files import plain_name, read_caption_files
+from dreambooth_trainer.data.captions.files import plain_name, read_caption_files
 from dreambooth_trainer.data.images import SourceImage
 from dreambooth_trainer.process.errors import BadDataError
 

@@ -1,0 +1,1 @@
+"""Captions of images: files, their rules, and the orders of their tags."""

@@ -1,0 +1,1 @@
+"""Adapters: where they go, how they are added, trained and exported."""
