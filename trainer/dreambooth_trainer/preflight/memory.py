@@ -95,12 +95,12 @@ class _Measurement:
         self._encode()
         module = self._module(local_batch)
         self._step(module, local_batch, ranks)
-        with module.ema_weights():
+        with module.averaged_weights():
             self._generate("sampling", self._spec.samples.guidance_scale)
         module.release_optimizer()
         del self._moments
         self._meter.reset_peak()
-        with module.ema_weights():
+        with module.averaged_weights():
             self._score()
             self._export()
         return self._stages

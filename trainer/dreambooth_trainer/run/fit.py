@@ -61,7 +61,7 @@ def fit(
     training = attempt.job.spec.training
     # An earlier attempt may have been stopped, or killed, between training this step and scoring.
     if selector is not None and selector.is_due(module.start):
-        with module.ema_weights():
+        with module.averaged_weights():
             selector.evaluate(module.start)
     if module.start >= (selector.last_step if selector else training.steps):
         return

@@ -108,7 +108,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
             fit(attempt, module, dataset, store, writer, batch, selector)
 
         # Saved states have both sets of weights; only the averages are scored and exported.
-        with explain_out_of_memory("sampling", job), module.ema_weights():
+        with explain_out_of_memory("sampling", job), module.averaged_weights():
             finish(attempt, store, family, module, writer, selector)
         store.check_owner()
         # All ranks wait for it, and so for rank 0's upload: no pod succeeds before it is complete.

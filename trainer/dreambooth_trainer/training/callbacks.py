@@ -154,7 +154,7 @@ class EvaluateCheckpoints(StepCallback):
         # Reports are two steps late: weights that are not finite have no scores.
         self._reporter.flush()
         try:
-            with module.ema_weights():
+            with module.averaged_weights():
                 self._evaluations.evaluate(step)
         except StoppedError:
             self.was_stopped = True
@@ -253,5 +253,5 @@ class WriteSamples(StepCallback):
         # When the ranks are asked to stop meanwhile, they skip the samples and train on to the step
         # at which `reporter` lets all of them stop: the state is saved only there.
         if self._every and step % self._every == 0 and step < self._last_step():
-            with module.ema_weights(), suppress(StoppedError):
+            with module.averaged_weights(), suppress(StoppedError):
                 self._write(step)

@@ -259,7 +259,7 @@ class DreamBooth(pl.LightningModule):
         """Lightning's gradient scaler, which fp16 alone needs."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
-    def ema_weights(self) -> AbstractContextManager[None]:
+    def averaged_weights(self) -> AbstractContextManager[None]:
         """Within, the model has its averaged weights, if there are any.
 
         Samples, scores and exports use them.
@@ -267,7 +267,7 @@ class DreamBooth(pl.LightningModule):
         return self.ema.applied() if self.ema else nullcontext()
 
     def load_exported(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the weights of a saved state that samples, scores and exports use: `ema_weights`.
+        """Take the weights of a saved state that samples, scores and exports use: `averaged_weights`.
 
         Raises:
             KeyError: One is missing.
