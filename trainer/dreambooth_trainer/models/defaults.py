@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from dreambooth_api.models.job import DreamBoothJob, resolved
+from dreambooth_api.models.optimizer import OPTIMIZER_DEFAULTS
 from dreambooth_api.models.prior import Sampler
-from dreambooth_api.models.training import OPTIMIZER_DEFAULTS
 from dreambooth_api.parsing.messages import messages
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.resolved_job import ResolvedJob

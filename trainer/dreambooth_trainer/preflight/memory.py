@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from dreambooth_api.models.training import OptimizerName
+from dreambooth_api.models.optimizer import OptimizerName
 from dreambooth_trainer.data.cache import DEVICE_BYTES, TrainingCache
 from dreambooth_trainer.data.crops import variants
 from dreambooth_trainer.evaluation.encoder_config import EncoderConfig

@@ -267,7 +267,7 @@ class DreamBooth(pl.LightningModule):
         return self.ema.applied() if self.ema else nullcontext()
 
     def load_exported(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the weights of a saved state that samples, scores and exports use: `averaged_weights`.
+        """Take a saved state's `averaged_weights`.
 
         Raises:
             KeyError: One is missing.

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch.optim import AdamW, Optimizer
 
-from dreambooth_api.models.training import OPTIMIZER_DEFAULTS, OptimizerName, Training
+from dreambooth_api.models.optimizer import OPTIMIZER_DEFAULTS, OptimizerName
+from dreambooth_api.models.training import Training
 from dreambooth_trainer.models.adapters.trainable import TrainableParameters
 
 Groups = list[dict[str, Any]]

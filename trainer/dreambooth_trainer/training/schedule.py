@@ -7,7 +7,8 @@ from diffusers.optimization import get_scheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from dreambooth_api.models.training import Schedule, Training
+from dreambooth_api.models.optimizer import Schedule
+from dreambooth_api.models.training import Training
 
 
 def make_schedule(optimizer: Optimizer, training: Training, start: int) -> LambdaLR:
