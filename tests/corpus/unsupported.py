@@ -9,7 +9,7 @@ from typing import Any
 Files = Mapping[str, Any]
 
 
-def index(pipeline: str) -> Files:
+def index(pipeline: str | list[str]) -> Files:
     """A model in the diffusers layout."""
     return {"model_index.json": {"_class_name": pipeline, "_diffusers_version": "0.39.0"}}
 
@@ -32,11 +32,17 @@ FOLDERS: Mapping[str, Files] = {
     "a LoRA of diffusers": {"pytorch_lora_weights.safetensors": {}, "README.md": {}},
     "a LoRA of peft": {"adapter_config.json": {"peft_type": "LORA"}, "adapter_model.bin": {}},
     "ComfyUI's models": {"checkpoints/a.safetensors": {}, "vae/b.safetensors": {}},
+    "Qwen/Qwen-Image-2.1": index("QwenImage21Pipeline"),
+    "black-forest-labs/FLUX.3-dev": index("Flux3Pipeline"),
+    "a pipeline with code of its own": index(["my_pipeline", "MyPipeline"]),
+    "an index without a pipeline": {"model_index.json": {"unet": ["diffusers", "UNet2DModel"]}},
     "city96/FLUX.1-dev-gguf": {"flux1-dev-Q8_0.gguf": {}, "README.md": {}},
 }
 """Files by repository, or by kind."""
 
 LORA_TENSORS = {
+    "LyCORIS": "lycoris_unet_down_blocks_0_attentions_0_proj_in.lokr_w1",
+    "old diffusers": "unet.mid_block.attentions.0.processor.to_q_lora.down.weight",
     "kohya": "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight",
     "diffusers": "transformer.single_transformer_blocks.0.attn.to_k.lora_A.weight",
 }

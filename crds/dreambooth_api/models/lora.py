@@ -12,6 +12,7 @@ Alpha = Annotated[float, Field(gt=0, le=4096)]
 LoraTargets = Annotated[list[ModuleName], Field(min_length=1, max_length=32)]
 Rank = Annotated[int, Field(ge=1, le=1024)]
 TargetPreset = Literal["attention", "linear", "convolutions"]
+EMPTY_PATTERN = "an empty pattern fits no module; name the end of a module's name, or use *"
 
 
 class Lora(ApiModel):
@@ -110,6 +111,14 @@ class Lora(ApiModel):
     )
     def _only_lokr_has_a_factor(self) -> bool:
         return self.decompose_factor is None or self.type == "lokr"
+
+    @rule("rankPattern", "!('' in self.rankPattern)", EMPTY_PATTERN)
+    def _rank_patterns_name_modules(self) -> bool:
+        return "" not in self.rank_pattern
+
+    @rule("alphaPattern", "!('' in self.alphaPattern)", EMPTY_PATTERN)
+    def _alpha_patterns_name_modules(self) -> bool:
+        return "" not in self.alpha_pattern
 
     @rule(
         "targetPreset",

@@ -54,6 +54,21 @@ SENTENCES = {
         "has no model_index.json; name the folder that holds it, or a file"
         " (checkpoints/a.safetensors) with spec.model.layout set to single-file"
     ),
+    "Qwen/Qwen-Image-2.1": (
+        "is a QwenImage21Pipeline, a version that cannot be trained; use Qwen-Image, such as"
+        " hf://Qwen/Qwen-Image-2512"
+    ),
+    "black-forest-labs/FLUX.3-dev": (
+        "is a Flux3Pipeline, a version that cannot be trained; use FLUX.1 or FLUX.2 dev, such as"
+        " hf://black-forest-labs/FLUX."
+    ),
+    "a pipeline with code of its own": (
+        "has a pipeline of its own (my_pipeline: MyPipeline), and code that comes with a model is"
+        " not run; use a text-to-image model of Chroma,"
+    ),
+    "an index without a pipeline": (
+        "names no pipeline in model_index.json; use a text-to-image model of Chroma,"
+    ),
     "city96/FLUX.1-dev-gguf": (
         "holds GGUF files, quantized for inference, which cannot be trained; name the model with"
         " its original weights"
@@ -80,6 +95,28 @@ def test_a_file_with_a_lora_is_refused(tensor: str, tmp_path: Path) -> None:
     assert refusal(file, layout="single-file") == (
         "spec.model.source: mine.safetensors is a LoRA, not a model; name the model that it was"
         " trained on"
+    )
+
+
+@pytest.mark.parametrize("tensor", unsupported.LORA_TENSORS.values())
+def test_a_folder_with_a_lora_of_any_name_is_refused(tensor: str, tmp_path: Path) -> None:
+    unsupported.write_lora(tmp_path / "my_dog_v2-000010.safetensors", tensor)
+    assert refusal(tmp_path) == (
+        f"spec.model.source: {tmp_path} holds a LoRA (my_dog_v2-000010.safetensors), not a model;"
+        " name the model that it was trained on"
+    )
+
+
+def test_a_part_of_another_version_is_refused_with_a_model_that_can_be_trained(
+    tmp_path: Path,
+) -> None:
+    folder = Path(shutil.copytree(build("qwen_image"), tmp_path / "model"))
+    file = folder / "model_index.json"
+    part = {"transformer": ["diffusers", "QwenImage21Transformer2DModel"]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | part))
+    assert refusal(folder).endswith(
+        "only QwenImageTransformer2DModel of diffusers can be trained, and code that comes with a"
+        " model is not run; use Qwen-Image, such as hf://Qwen/Qwen-Image-2512"
     )
 
 

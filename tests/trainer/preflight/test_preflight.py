@@ -444,6 +444,25 @@ def test_long_captions_are_a_warning(job: Job, tmp_path: Path) -> None:
     assert "has 98 tokens, and 2 other(s) too many; the model reads 77, so shorten them" in warning
 
 
+def test_captions_and_masks_that_cannot_be_used_are_errors_with_the_files_names(
+    job: Job, tmp_path: Path
+) -> None:
+    first, folder = job["spec"]["subjects"][0], tmp_path / "images"
+    second = {"identifier": "xyz", "classNoun": "dog", "images": f"file://{tmp_path}/others"}
+    job["spec"]["subjects"].append(second)
+    shutil.copytree(folder, tmp_path / "others")
+    first["mask"] = "file"
+    Image.new("L", (64, 160), 255).save(folder / "0.mask.png")
+    Image.new("L", (64, 80), 0).save(folder / "1.mask.png")
+    (tmp_path / "others" / "1.txt").write_text(" \n")
+    masks, captions = map(str, examine(job).errors)
+    assert masks.startswith("spec.subjects[0].mask: 2 mask(s) in ")
+    assert "0.mask.png is 64 x 160 pixels, which are other proportions than those of" in masks
+    assert "1.mask.png marks nothing: the subject must be white" in masks
+    assert captions.startswith("spec.subjects[1].images: 1 caption(s) in ")
+    assert "1.txt is empty: describe the image" in captions
+
+
 def test_adapter_targets_that_the_model_lacks_are_an_error(job: Job) -> None:
     job["spec"]["training"]["lora"] = {"targets": ["to_q", "to_qq", "q"]}
     [error] = errors(job)

@@ -6,6 +6,7 @@ from typing import Any
 
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.registry import FAMILIES
+from dreambooth_trainer.models.source.refusals import is_lora
 from dreambooth_trainer.process.errors import BadModelError
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -89,7 +90,7 @@ def find_architecture(shapes: Shapes, metadata: Mapping[str, str]) -> str:
         for part, prefix in {"UNet": UNET, "VAE": VAE}.items()
         if not any(key.startswith(prefix) for key in shapes)
     ]
-    if any("lora_" in name for name in shapes):
+    if is_lora(shapes):
         raise BadModelError("is a LoRA, not a model; name the model that it was trained on")
     if INPUT_LAYER not in shapes and any(m in name for name in shapes for m in TRANSFORMER_MARKS):
         raise BadModelError(

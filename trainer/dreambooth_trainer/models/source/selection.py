@@ -135,8 +135,8 @@ def find_family(model: Model, files: ModelFiles) -> type[Family]:
         problem = unsupported_pipeline(name, FAMILIES)
         raise BadModelError(f"{files.field}: {model.source} {problem}")
     family = FAMILIES[name].for_index(index)
-    for part, module in family.modules.items():
-        _check_part(model, files.field, index, part, module)
+    for part in family.modules:
+        _check_part(model, files.field, index, part, family)
     return family
 
 
@@ -147,9 +147,10 @@ def pipeline_settings(family: type[Family], files: ModelFiles) -> dict[str, Any]
 
 
 def _check_part(
-    model: Model, field: str, index: Mapping[str, Any], part: str, module: type
+    model: Model, field: str, index: Mapping[str, Any], part: str, family: type[Family]
 ) -> None:
     entry = index.get(part)  # ["diffusers", "UNet2DConditionModel"]
+    module = family.modules[part]
     if entry in (None, [None, None]):
         raise BadModelError(
             f"{field}: {model.source} has no {part} in {INDEX}, and training needs one of the class"
@@ -159,5 +160,6 @@ def _check_part(
         raise BadModelError(
             f"{field}: the {part} of {model.source} is {entry!r};"
             f" only {module.__name__} of {library_of(module)} can be trained, and code"
-            " that comes with a model is not run"
+            f" that comes with a model is not run; use {family.name}, such as"
+            f" {family.published[0].source}"
         )
