@@ -94,6 +94,35 @@ def assert_restored(results: list[tuple[int, State, int]]) -> None:
         assert all(torch.equal(state[name], STATE[name]) for name in STATE)
 
 
+@pytest.mark.parametrize(("size", "per_node"), [(1, 1), (2, 2), (2, 1)])
+def test_of_the_best_state_the_exported_weights_alone_are_read(
+    settings: StorageSettings, bucket: str, cache: Path, size: int, per_node: int
+) -> None:
+    moments = {f"exp_avg{end}/{n}": torch.ones(30, 1000) for end in ("", "_sq") for n in range(50)}
+    uri = f"s3://{bucket}/run/checkpoints"
+
+    def on_rank(ranks: Ranks) -> tuple[State, int]:
+        count = Bytes()
+        with Storage(settings, count, ONE_TRY) as storage:
+            store = CheckpointStore(storage, uri, ranks)
+            before = count.moved["read"]
+            loaded = store.load_best(lambda _: 20, "weight")
+        assert loaded is not None
+        return loaded[0], count.moved["read"] - before
+
+    with Storage(settings) as storage:
+        store = CheckpointStore(storage, uri, rank_of(0), max_shard=PAYLOAD // 4)
+        store.claim()
+        save(storage, store, 20, STATE | moments)
+    results = on_ranks(size, on_rank, per_node=per_node, attempt=1)
+    assert not [result for result in results if isinstance(result, Exception)], results
+    for state, read in results:
+        assert state.keys() == STATE.keys()
+        assert all(torch.equal(state[name], STATE[name]) for name in STATE)
+        # A shard that also holds moments is read as a whole.
+        assert read < 1.4 * PAYLOAD
+
+
 def mapped() -> list[str]:
     """Files of checkpoints that this process has in its memory."""
     return [line for line in Path("/proc/self/maps").read_text().splitlines() if "shard-" in line]

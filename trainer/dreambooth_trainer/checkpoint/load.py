@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,8 @@ from dreambooth_storage import (
     join,
 )
 from dreambooth_storage.parallel import run_all
-from dreambooth_trainer.checkpoint.manifest import CheckpointRef, DamagedCheckpointError
-from dreambooth_trainer.checkpoint.shards import map_state, read_state
+from dreambooth_trainer.checkpoint.manifest import CheckpointRef, DamagedCheckpointError, Shard
+from dreambooth_trainer.checkpoint.shards import map_state, read_state, shards_with
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.topology import Topology, cache_folder
 
@@ -35,11 +36,12 @@ SHARDS_AT_ONCE = 8
 
 
 def load_on_all(
-    storage: Storage, ref: CheckpointRef, ranks: Ranks
+    storage: Storage, ref: CheckpointRef, ranks: Ranks, group: str | None = None
 ) -> tuple[dict[str, Tensor], None] | tuple[None, str]:
     """The state on every rank, and no problem; or on every rank the problem of the first.
 
-    Collective. A problem is a checkpoint that is damaged.
+    Collective. A problem is a checkpoint that is damaged. With a `group`, such as `weight`, the
+    tensors of others are left out, and shards that hold none of it are not read.
 
     Raises:
         StorageError: Storage fails, which does not mean that the checkpoint is damaged.
@@ -49,14 +51,14 @@ def load_on_all(
     def load() -> str | None:
         nonlocal tensors  # stays on its rank: only the problems are gathered
         try:
-            tensors = _read(storage, ref, folder if is_here else None)
+            tensors = _read(storage, ref, folder if is_here else None, group)
         except DamagedCheckpointError as error:
             return str(error)
         return None
 
     folder = _folder_of_node(ref, ranks.topology)
     try:
-        is_here, problem = _download_on_nodes(storage, ref, ranks, folder)
+        is_here, problem = _download_on_nodes(storage, ref, ranks, folder, group)
         if problem is None:
             problem = next((each for each in ranks.run_on_all(load) if each is not None), None)
     finally:
@@ -72,17 +74,19 @@ def _folder_of_node(ref: CheckpointRef, topology: Topology) -> Path:
     return cache_folder() / "checkpoints" / f"{name}-{topology.rank // topology.ranks_per_node}"
 
 
-def _read(storage: Storage, ref: CheckpointRef, folder: Path | None) -> dict[str, Tensor]:
+def _read(
+    storage: Storage, ref: CheckpointRef, folder: Path | None, group: str | None
+) -> dict[str, Tensor]:
     if folder is not None:
         try:
-            return map_state(folder, ref)
+            return map_state(folder, ref, group)
         except OSError as error:
             log.warning("%s cannot be mapped, and is read from storage: %s", folder, error)
-    return read_state(storage, ref)
+    return read_state(storage, ref, group)
 
 
 def _download_on_nodes(
-    storage: Storage, ref: CheckpointRef, ranks: Ranks, folder: Path
+    storage: Storage, ref: CheckpointRef, ranks: Ranks, folder: Path, group: str | None
 ) -> tuple[bool, str | None]:
     """Whether the shards are in this node's folder, and the first problem of any. Collective.
 
@@ -96,7 +100,7 @@ def _download_on_nodes(
         if topology.local_rank != 0:
             return False, None
         try:
-            _download(storage, ref, folder)
+            _download(storage, ref, folder, shards_with(ref, group))
         except (ObjectNotFoundError, ChecksumMismatchError) as error:
             return False, f"{ref.uri} is damaged: {error}"
         except (LocalFileError, OSError) as error:
@@ -116,11 +120,11 @@ def _download_on_nodes(
     return is_here, problem
 
 
-def _download(storage: Storage, ref: CheckpointRef, folder: Path) -> None:
+def _download(storage: Storage, ref: CheckpointRef, folder: Path, shards: Sequence[Shard]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     # Asked before: a node whose disk is filled evicts its pods.
-    if shutil.disk_usage(folder).free < ref.manifest.total_bytes:
+    if shutil.disk_usage(folder).free < sum(shard.size for shard in shards):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="checkpoint") as pool:
         run_all(
@@ -134,6 +138,6 @@ def _download(storage: Storage, ref: CheckpointRef, folder: Path) -> None:
                     durable=False,
                     field="spec.output",
                 )
-                for shard in ref.manifest.shards
+                for shard in shards
             ],
         )

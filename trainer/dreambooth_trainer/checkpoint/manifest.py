@@ -80,6 +80,8 @@ class Shard(BaseModel):
     sha256: Sha256
     tensors: Count
     pieces: dict[str, Piece] = {}
+    groups: list[str] | None = None
+    """The starts of its tensors' names, such as `weight`, up to a slash; None: not known."""
 
 
 class Manifest(Stored):

@@ -222,8 +222,13 @@ class CheckpointStore:
             log.warning("cannot resume from step %d, trying the one before: %s", ref.step, problem)
         return None
 
-    def load_best(self, choose: ChooseStep) -> tuple[dict[str, Tensor], int] | None:
-        """The state with the best scores that verifies on every rank, and its step. Collective.
+    def load_best(self, choose: ChooseStep, group: str) -> tuple[dict[str, Tensor], int] | None:
+        """What the state with the best scores has of a group, and its step. Collective.
+
+        Args:
+            choose: Chooses a step; a state that does not verify on every rank is passed over.
+            group: Of the tensors that are needed, see `DreamBooth.state`; a state is thrice as
+                large with those of the optimizer.
 
         Returns:
             None: `choose` has chosen none.
@@ -234,7 +239,7 @@ class CheckpointStore:
         refs = self.ranks.run_on_first(self.checkpoints)
         while (best := choose({ref.step for ref in refs})) is not None:
             for ref in (each for each in refs if each.step == best):
-                tensors, problem = load_on_all(self._storage, ref, self.ranks)
+                tensors, problem = load_on_all(self._storage, ref, self.ranks, group)
                 if tensors is not None:
                     return tensors, best
                 log.warning("the best checkpoint, of step %d, cannot be used: %s", best, problem)

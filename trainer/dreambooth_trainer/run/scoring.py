@@ -125,7 +125,7 @@ def load_best(
 
     The model keeps the weights of the step `last` where no evaluated checkpoint can be read.
     """
-    loaded = store.load_best(selector.choose)
+    loaded = store.load_best(selector.choose, module.exported_group)
     if loaded is None:
         log.warning("no checkpoint that was evaluated can be read: the last one is exported")
         return last

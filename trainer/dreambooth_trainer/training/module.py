@@ -266,16 +266,20 @@ class DreamBooth(pl.LightningModule):
         """
         return self.ema.applied() if self.ema else nullcontext()
 
+    @property
+    def exported_group(self) -> str:
+        """The start of the names of a state's `averaged_weights`."""
+        return "average" if self.ema else "weight"
+
     def load_exported(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take a saved state's `averaged_weights`.
+        """Take a saved state's `averaged_weights`: the tensors of `exported_group`.
 
         Raises:
             KeyError: One is missing.
         """
-        prefix = "average" if self.ema else "weight"
         with torch.no_grad():
             for name, parameter in self.trained.all.items():
-                parameter.copy_(tensors[f"{prefix}/{name}"])
+                parameter.copy_(tensors[f"{self.exported_group}/{name}"])
 
     def _starts(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What PiSSA started with, by names as of `trained`: see `models.inject`."""
