@@ -93,7 +93,7 @@ def _figures(facts: RunFacts) -> Iterator[tuple[str, str, str]]:
         if score.subject == facts.scores[0].subject and score.name in HEADLINES:
             first, last = score.points[0], _at(score, facts.chosen_step)
             beside = [f"before {first.value:.3f}"] if first is not last else []
-            beside += [f"real photos {score.real:.3f}"] if score.real is not None else []
+            beside += _share_of_real(last.value, score.real)
             yield score.title, f"{last.value:.3f}", ", ".join(beside)
     photos = sum(len(each.photos) + each.more_photos for each in facts.subjects)
     yield (
@@ -106,6 +106,14 @@ def _figures(facts: RunFacts) -> Iterator[tuple[str, str, str]]:
     if (seconds := _seconds(facts)) is not None:
         count = len(facts.attempts)
         yield "Time", human_duration(seconds), f"{count} attempts" if count > 1 else "one attempt"
+
+
+def _share_of_real(value: float, real: float | None) -> list[str]:
+    """How near a score comes to what real photos reach."""
+    if real is None:
+        return []
+    share = f", {value / real:.0%} of it" if value > 0 < real else ""
+    return [f"real photos {real:.3f}{share}"]
 
 
 def _at(score: ScoreFacts, step: int | None) -> ScorePoint:

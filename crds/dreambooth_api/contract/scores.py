@@ -70,7 +70,8 @@ DEFINITIONS: Final[Mapping[ScoreName, Definition]] = {
         "prompt following",
         "CLIP-T",
         "higher",
-        "How well images of the sample prompts fit these prompts.",
+        "How well images of the sample prompts fit these prompts; of real images, how well they fit"
+        " the class's prompt.",
     ),
     ScoreName.SUBJECT_DIVERSITY: Definition(
         "subject variety",

@@ -157,6 +157,7 @@ def real(**fields: Any) -> RealVectors:
         "training": references,
         "held_out": False,
         "texts": vectors(2, spread=0, towards=2),
+        "class_text": vectors(1, spread=0)[0],
     }
     return RealVectors(**given | fields)
 
@@ -216,3 +217,14 @@ def test_each_prompt_is_scored_on_its_own_images() -> None:
     assert isinstance(whole, ScoreValues)
     assert whole.base
     assert second.base.value < whole.base.value < first.base.value
+
+
+def test_real_images_show_how_well_prompts_can_be_followed() -> None:
+    torch.manual_seed(0)
+    usual = score_subject(real(), generated(like=0), None)[ScoreName.PROMPT_SIMILARITY].real
+    odd = real(class_text=vectors(1, spread=0, towards=1)[0])
+    unusual = score_subject(odd, generated(like=0), None)[ScoreName.PROMPT_SIMILARITY].real
+    assert usual
+    assert unusual
+    assert usual.low > 0.8
+    assert unusual.high < 0.3

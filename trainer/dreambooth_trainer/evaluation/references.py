@@ -55,13 +55,15 @@ def encode_real(
     """
     images = load_references(attempt, index)
     references = images.training if images.held_out is None else images.held_out
-    texts = [with_class_nouns(prompt, attempt.job.spec.subjects) for prompt in prompts]
+    subjects = attempt.job.spec.subjects
+    texts = [with_class_nouns(prompt, subjects) for prompt in prompts]
     return RealVectors(
         references=image_encoder.images(references),
         references_clip=text_encoder.images(references),
         training=image_encoder.images(images.training),
         held_out=images.held_out is not None,
         texts=text_encoder.texts(texts),
+        class_text=text_encoder.texts([subjects[index].class_prompt])[0],
     )
 
 

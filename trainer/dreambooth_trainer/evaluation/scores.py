@@ -54,6 +54,7 @@ class RealVectors:
         training: Training images by the image encoder, [T, D].
         held_out: Whether the references are other images than those of the training.
         texts: The sample prompts, [P, E].
+        class_text: The class prompt, [E].
     """
 
     references: Tensor
@@ -61,6 +62,7 @@ class RealVectors:
     training: Tensor
     held_out: bool
     texts: Tensor
+    class_text: Tensor
 
 
 def prompts_of(subject: Subject, prompts: Sequence[str]) -> list[str]:
@@ -179,6 +181,8 @@ def _real_values(real: RealVectors) -> dict[ScoreName, Tensor]:
     values = {
         ScoreName.SUBJECT_SIMILARITY: real.references @ real.references.T,
         ScoreName.SUBJECT_SIMILARITY_CLIP: real.references_clip @ real.references_clip.T,
+        # What they show of a prompt is its class: an odd mug fits "a mug" less than others do.
+        ScoreName.PROMPT_SIMILARITY: real.references_clip @ real.class_text,
         ScoreName.SUBJECT_DIVERSITY: 1 - real.references @ real.references.T,
     }
     near = real.references @ real.training.T
