@@ -87,12 +87,14 @@ def run_ranks(
     stop_at_step: int | None = None,
     signal_at: SignalAtCall | None = None,
     prepare: Callable[[], None] | None = None,
+    arguments: tuple[str, ...] = (),
     timeout: float = TIMEOUT_SECONDS,
 ) -> Ended:
     """Run all ranks of one attempt of the job to their ends.
 
     stop_at_step: rank 0 gets a SIGTERM when it reports this step.
     prepare: called in every rank before it begins; a function of a module.
+    arguments: of the command, besides the job.
     """
     if stop_at_step is not None:
         signal_at = SignalAtCall(
@@ -106,6 +108,7 @@ def run_ranks(
         attempt=attempt,
         signal_at=signal_at,
         prepare=prepare,
+        arguments=arguments,
     )
     return started.join(timeout)
 
@@ -119,6 +122,7 @@ def start_ranks(
     attempt: int = 0,
     signal_at: SignalAtCall | None = None,
     prepare: Callable[[], None] | None = None,
+    arguments: tuple[str, ...] = (),
 ) -> RunningRanks:
     """Start all ranks of one attempt of the job."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,8 +150,9 @@ def start_ranks(
         log = folder / f"rank-{rank}.log"
         log.touch()
         own = signal_at if signal_at and signal_at.rank == rank else None
-        arguments = (config, {k: str(v) for k, v in environment.items()}, log, own, prepare)
-        processes.append(_server.Process(target=_rank, args=arguments))
+        variables = {name: str(value) for name, value in environment.items()}
+        given = (config, variables, log, own, prepare, arguments)
+        processes.append(_server.Process(target=_rank, args=given))
     for process in processes:
         process.start()
     return RunningRanks(processes, folder, termination_log)
@@ -159,6 +164,7 @@ def _rank(
     log: Path,
     signal_at: SignalAtCall | None,
     prepare: Callable[[], None] | None,
+    arguments: tuple[str, ...],
 ) -> None:
     # Nor may that environment's other settings of AWS, such as a session token, join these keys.
     for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -176,7 +182,7 @@ def _rank(
         prepare()
     if signal_at is not None:
         _arm(signal_at)
-    sys.argv = ["dreambooth_trainer", "--config", str(config)]
+    sys.argv = ["dreambooth_trainer", "--config", str(config), *arguments]
     sys.exit(main())
 
 

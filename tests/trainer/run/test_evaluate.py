@@ -1,16 +1,19 @@
 """The paper's protocol on a result: which images are generated, kept, and scored."""
 
+import importlib
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from dreambooth_api.contract.progress import Images
 from dreambooth_api.contract.scores import ScoreName, Scores
 from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_api.models.subject import Subject
+from dreambooth_api.parsing.load import dump
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.protocol import (
     LIVE_TEMPLATES,
@@ -26,6 +29,7 @@ from dreambooth_trainer.run.evaluate import evaluate
 from dreambooth_trainer.telemetry.telemetry import Telemetry
 from tests.corpus.encoders import write_encoder
 from tests.trainer.export.test_export import ABOUT, adapt
+from tests.trainer.ranks import run_ranks
 
 PROMPTS = ["a sks mug on the beach", "a red sks mug"]
 
@@ -126,6 +130,32 @@ def test_the_images_of_a_lora_are_those_of_its_base_with_the_adapters(
     names = {file.name for file in base.iterdir()}
     assert names == {file.name for file in trained.iterdir()}
     assert all((base / name).read_bytes() != (trained / name).read_bytes() for name in names)
+
+
+def few_prompts() -> None:
+    """Patches the protocol in a rank."""
+    protocol: Any = importlib.import_module("dreambooth_trainer.run.evaluate")
+    protocol.protocol_prompts = lambda _: PROMPTS
+
+
+def test_two_ranks_give_the_images_and_scores_of_one(job: DreamBoothJob, tmp_path: Path) -> None:
+    found, layout = [], output_layout(job)
+    folder = Path(layout.evaluation("dreambooth").removeprefix("file://"))
+    for nodes in (1, 2):
+        ended = run_ranks(
+            yaml.safe_load(dump(job)),
+            tmp_path / f"{nodes}-ranks",
+            nodes=nodes,
+            prepare=few_prompts,
+            arguments=("--protocol", "dreambooth"),
+        )
+        assert set(ended.codes) == {0}, "\n".join(ended.logs)
+        found.append({file.name: file.read_bytes() for file in folder.rglob("*.*")})
+        shutil.rmtree(folder)
+    alone, two = found
+    assert len([name for name in alone if name.endswith(".png")]) == 12
+    assert "scores.json" in alone
+    assert two == alone
 
 
 def test_an_evaluation_that_is_stopped_writes_no_scores(job: DreamBoothJob, tmp_path: Path) -> None:
