@@ -1,6 +1,7 @@
 """`torchrun -m dreambooth_trainer --config FILE`: one rank of one attempt.
 
-With `--protocol`, it scores the job's result instead of training.
+With `--protocol`, it scores the job's result instead of training; with `--generate`, it generates
+images of it.
 
 Exit codes are those of `dreambooth_api.contract.exit_codes`. The last line of the log describes the
 failure and its correction; the termination message is the same, with the newest checkpoint.
@@ -34,6 +35,9 @@ def main() -> int:
         choices=get_args(EvaluationProtocol),
         help="score the job's result by this protocol instead",
     )
+    parser.add_argument(
+        "--generate", type=Path, help="generate the images of this file (Generation, JSON) instead"
+    )
     arguments = parser.parse_args()
     # The libraries warn about image processors and safety checkers, which are not used here.
     for library in ("TRANSFORMERS", "DIFFUSERS"):
@@ -44,7 +48,7 @@ def main() -> int:
     heartbeat.start()
     topology = Topology.from_environment()
     _configure_logging(topology.rank)
-    return _run(arguments.config, topology, stop, arguments.protocol)
+    return _run(arguments, topology, stop)
 
 
 def _configure_logging(rank: int) -> None:
@@ -57,15 +61,13 @@ def _configure_logging(rank: int) -> None:
         logging.getLogger(verbose).setLevel(logging.WARNING)
 
 
-def _run(
-    config: Path, topology: Topology, stop: StopSignal, protocol: EvaluationProtocol | None
-) -> int:
+def _run(arguments: argparse.Namespace, topology: Topology, stop: StopSignal) -> int:
     # Imported here, as SIGTERM is handled by now.
     from dreambooth_trainer.process.exit_status import describe, exit_code_of, is_own
 
     progress: ProgressState | None = None
     try:
-        job = load_job(config)
+        job = load_job(arguments.config)
         # Imported later still, as torch takes seconds: an invalid job file is refused without it.
         with kept_objects():
             from dreambooth_trainer.run.train import train
@@ -73,10 +75,14 @@ def _run(
 
         telemetry = Telemetry(job, topology)
         progress = telemetry.progress
-        if protocol:
+        if arguments.protocol:
             from dreambooth_trainer.run.evaluate import evaluate
 
-            evaluate(job, topology, stop, telemetry, protocol)
+            evaluate(job, topology, stop, telemetry, arguments.protocol)
+        elif arguments.generate:
+            from dreambooth_trainer.run.generate import generate
+
+            generate(job, topology, stop, telemetry, arguments.generate)
         else:
             train(job, topology, stop, telemetry)
         code, message = int(ExitCode.DONE), "done"

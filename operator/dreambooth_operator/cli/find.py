@@ -1,13 +1,18 @@
 """Finds what a command is about: a job by its name or file, a run by its folder."""
 
+import json
 import os
+import sys
 from pathlib import Path
 
+from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.models.job import DreamBoothJob, output_layout
-from dreambooth_operator.cli.job_file import STANDARD_INPUT, read_job
+from dreambooth_api.parsing.other_versions import with_known_fields
+from dreambooth_operator.cli.job_file import STANDARD_INPUT, check_job, read_job
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.state import Run, State
-from dreambooth_operator.local.storage import with_endpoint
+from dreambooth_operator.local.storage import TRANSFER_POLICY, with_endpoint
+from dreambooth_storage import ObjectNotFoundError, Storage, StorageSettings
 
 
 def find_result(result: str, state: State) -> tuple[DreamBoothJob, bool] | str:
@@ -35,6 +40,30 @@ def find_result(result: str, state: State) -> tuple[DreamBoothJob, bool] | str:
         if root in known:
             return run.job, run.record.embedded
     return root
+
+
+def read_recorded_job(root: str) -> DreamBoothJob:
+    """The job in run.json of a run's folder.
+
+    Raises:
+        UserError: There is no run.json, or no valid job in it.
+        StorageError: It cannot be read.
+    """
+    record = OutputLayout(root).run_record
+    with Storage(StorageSettings(), policy=TRANSFER_POLICY) as client:
+        try:
+            document = json.loads(client.read(record))["job"]
+        except ObjectNotFoundError as error:
+            raise UserError(f"{root}: no run.json there; name the folder of a run") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f"{record}: is no record of a run; name the folder of a run") from error
+    known = with_known_fields(document)
+    if known != document:
+        sys.stderr.write(
+            f"warning: {record}: is of another version of dreambooth; fields that this one does not"
+            " know are ignored\n"
+        )
+    return check_job(known, f"the job in {record}")
 
 
 def find_job(name_or_file: str, state: State) -> tuple[DreamBoothJob, bool]:

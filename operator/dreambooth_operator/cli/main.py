@@ -7,7 +7,7 @@ have to wait for boto3.
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -17,12 +17,12 @@ from dreambooth_operator.cli.options import (
     JobFile,
     JobName,
     Nodes,
-    Result,
     StateFolder,
     Uploads,
     examples,
 )
 from dreambooth_operator.cli.terminal.program import NAME
+from dreambooth_operator.cli.use.commands import app as result_commands
 from dreambooth_operator.errors import USAGE_EXIT_CODE, UserError
 from dreambooth_operator.local.state import DEFAULT_STATE
 from dreambooth_storage import StorageError
@@ -239,60 +239,7 @@ def logs(
     print_log(job, pod, follow, state)
 
 
-@app.command(epilog=examples("samples my-mug", "samples job.yaml --to pictures"))
-def samples(
-    job: JobName,
-    to: Annotated[
-        Path | None, typer.Option(help="Folder to write to. Default: <name>-samples.")
-    ] = None,
-    state: StateFolder = DEFAULT_STATE,
-) -> None:
-    """Fetch the sample grids of a job's newest run."""
-    from dreambooth_operator.cli.samples import samples
-
-    samples(job, to, state)
-
-
-@app.command(
-    epilog=examples(
-        "report my-mug", "report s3://bucket/results/default/my-mug/UID --output mug.html"
-    )
-)
-def report(
-    result: Result,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="File to write. Default: NAME-report.html."),
-    ] = None,
-    state: StateFolder = DEFAULT_STATE,
-) -> None:
-    """Write a page that shows a run: samples, scores, losses, attempts."""
-    from dreambooth_operator.cli.report import report
-
-    report(result, output, state)
-
-
-@app.command(
-    epilog=examples(
-        "evaluate my-mug",
-        "evaluate s3://bucket/results/default/my-mug/local",
-        exit_codes=RUN_EXIT_CODES,
-    )
-)
-def evaluate(
-    result: Result,
-    protocol: Annotated[
-        Literal["dreambooth"],
-        typer.Option(help="dreambooth: 25 prompts of the paper's kinds, 4 images of each."),
-    ] = "dreambooth",
-    state: StateFolder = DEFAULT_STATE,
-    nodes: Nodes = None,
-    gpus: Gpus = None,
-) -> None:
-    """Score a result by a protocol on this machine; run again, it goes on where it stopped."""
-    from dreambooth_operator.cli.evaluate import EvaluateOptions, evaluate
-
-    raise typer.Exit(evaluate(EvaluateOptions(result, protocol, state, nodes, gpus)))
+app.add_typer(result_commands)
 
 
 @app.command()

@@ -17,14 +17,24 @@ from dreambooth_trainer.process.signals import StoppedError
 
 
 class ImageGenerator:
-    """Generates images with the settings of `spec.samples`, divided among the ranks."""
+    """Generates images with the settings of `spec.samples`, divided among the ranks.
 
-    def __init__(self, attempt: Attempt, family: Family) -> None:
+    Args:
+        attempt: The current one.
+        family: The model.
+        size: Width and height in pixels; by default, squares of the training's resolution.
+    """
+
+    def __init__(
+        self, attempt: Attempt, family: Family, size: tuple[int, int] | None = None
+    ) -> None:
         self._family = family
         self._job = attempt.job
         self._ranks = attempt.ranks
         self._samples = attempt.job.spec.samples
-        self._resolution = attempt.job.spec.training.resolution
+        resolution = attempt.job.spec.training.resolution
+        self._size = size or (resolution, resolution)
+        self.chunk = images_per_pass(max(self._size))
         self._precision = PRECISIONS[attempt.job.spec.training.precision]
         self._device = attempt.device
         self._stop = attempt.stop
@@ -36,8 +46,7 @@ class ImageGenerator:
             StoppedError: On every rank, when one was asked to stop meanwhile.
         """
         own: dict[int, list[bytes]] = {}
-        size = images_per_pass(self._resolution)
-        for number, chunk in own_chunks(requests, self._ranks.topology, size).items():
+        for number, chunk in own_chunks(requests, self._ranks.topology, self.chunk).items():
             try:
                 images = self._generate(chunk)
             except StoppedError:
@@ -60,6 +69,6 @@ class ImageGenerator:
                 steps=settings.steps,
                 guidance_scale=settings.guidance_scale,
                 negative_prompt=settings.negative_prompt,
-                size=self._resolution,
+                size=self._size,
                 should_stop=lambda: self._stop.requested,
             )

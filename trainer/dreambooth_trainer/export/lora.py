@@ -1,9 +1,11 @@
 """Exports adapters in the formats of diffusers, of peft, and of web UIs."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 from peft import PeftModel
 from peft.tuners.lycoris_utils import LycorisLayer
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from dreambooth_trainer.models.adapters.exported import (
     find_adapters,
     find_lycoris_adapters,
 )
+from dreambooth_trainer.models.clip import exported_name
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.names.lycoris import dora_file, lycoris_file
 
@@ -24,6 +27,11 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 
 KOHYA_FILE = "kohya_lora.safetensors"
 """The same adapters under the names of kohya's sd-scripts, or of LyCORIS."""
+
+LORA_PARAMETER = re.compile(
+    r"(?P<module>.+)\.(?P<matrix>lora_A|lora_B|lora_magnitude_vector)\.[^.]+\.weight"
+)
+"""The name of a parameter of peft: the adapter's own name comes before `weight`."""
 
 PEFT_FOLDER = "peft"
 """LoKr and LoHa: a folder of each part in it, for `PeftModel.from_pretrained`."""
@@ -87,10 +95,21 @@ def load_adapters(pipeline: Any, folder: Path) -> None:
     """
     if (folder / LORA_FILE).exists():
         pipeline.load_lora_weights(folder)
+        _restore_precision(pipeline, safetensors.torch.load_file(folder / LORA_FILE))
         return
     for each in sorted((folder / PEFT_FOLDER).iterdir()):
         # Adds them to the part itself, which the pipeline has.
         PeftModel.from_pretrained(getattr(pipeline, each.name), each)
+
+
+def _restore_precision(pipeline: Any, weights: Mapping[str, Tensor]) -> None:
+    """Give LoRA adapters the file's own values: peft has rounded them to their base's precision."""
+    for part, root in pipeline.components.items():
+        for name, parameter in root.named_parameters() if isinstance(root, nn.Module) else ():
+            if match := LORA_PARAMETER.fullmatch(name):
+                module = exported_name(root, match["module"])
+                stored = weights[f"{part}.{module}.{match['matrix']}.weight"]
+                parameter.data = stored.to(parameter.device).reshape(parameter.shape)
 
 
 def diffusers_weights(adapters: Sequence[Adapter]) -> dict[str, Tensor]:

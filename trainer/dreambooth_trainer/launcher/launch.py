@@ -227,6 +227,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="dreambooth_trainer.launcher", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="the job file")
     parser.add_argument("--protocol", help="score the job's result by this protocol instead")
+    parser.add_argument("--generate", help="generate the images of this file instead")
     arguments = parser.parse_args()
     config: Path = arguments.config
     try:
@@ -243,5 +244,6 @@ def main() -> int:
         return code
     command = [sys.executable, "-m", "dreambooth_trainer", "--config", str(config)]
     command += ["--protocol", arguments.protocol] if arguments.protocol else []
+    command += ["--generate", arguments.generate] if arguments.generate else []
     with start_ranks(command, os.environ) as ranks:
         return supervise(ranks, limits_of(config), stop)

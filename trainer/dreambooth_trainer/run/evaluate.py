@@ -8,20 +8,18 @@ goes on.
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
 from dreambooth_api.contract.layout import EvaluationProtocol
-from dreambooth_api.contract.scores import Encoders, Scores, UnreadableScoresError
+from dreambooth_api.contract.scores import Encoders, Scores
 from dreambooth_api.models.evaluation import Evaluation
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.model import Model
 from dreambooth_api.models.subject import Subject
-from dreambooth_storage import ObjectNotFoundError, Storage
+from dreambooth_storage import Storage
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.png import decode_png, encode_png
 from dreambooth_trainer.evaluation.encoder_config import encoder_sources, read_encoder
@@ -30,19 +28,16 @@ from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.protocol import IMAGES_PER_PROMPT, protocol_prompts
 from dreambooth_trainer.evaluation.references import encode_real
 from dreambooth_trainer.evaluation.scores import GeneratedVectors, subject_scores
-from dreambooth_trainer.export.lora import LORA_FILE, PEFT_FOLDER, load_adapters
+from dreambooth_trainer.export.load import adapter_files, add_exported, list_export
 from dreambooth_trainer.models import Family, load_family
-from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.generate import ImageRequest
-from dreambooth_trainer.models.load import hash_files
-from dreambooth_trainer.models.model_config import read_model_config
-from dreambooth_trainer.models.source.selection import INDEX
 from dreambooth_trainer.process.distributed import join_ranks
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.out_of_memory import explain_out_of_memory
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.resolved_job import ResolvedJob
+from dreambooth_trainer.run.result import exported_step, resolve
 from dreambooth_trainer.run.train import choose_device, open_storage
 from dreambooth_trainer.telemetry.telemetry import Telemetry
 
@@ -80,7 +75,7 @@ def evaluate(
     with join_ranks(topology, stop) as ranks, telemetry.serving():
         storage, device = open_storage(job, telemetry), choose_device(job, topology)
         telemetry.enter_stage("Evaluating")
-        resolved = ranks.run_on_first(lambda: _resolve(job, storage))
+        resolved = ranks.run_on_first(lambda: resolve(job, storage))
         attempt = Attempt(resolved, ranks, storage, telemetry, stop, device)
         folder = attempt.layout.evaluation(protocol)
         evaluation = resolved.spec.evaluation or Evaluation()
@@ -96,13 +91,6 @@ def evaluate(
         if topology.rank == 0:
             storage.write(attempt.layout.protocol_scores(protocol), scores.encode())
             log.info("scores: %s", attempt.layout.protocol_scores(protocol))
-
-
-def _resolve(job: DreamBoothJob, storage: Storage) -> ResolvedJob:
-    config = read_model_config(job.spec.model, storage)
-    if config is None:
-        raise BadModelError("spec.model.source: a .ckpt file cannot be evaluated; convert it")
-    return fill_defaults(job, config.defaults, config.skeleton.flow_shift)
 
 
 def _indices(job: ResolvedJob) -> range:
@@ -133,13 +121,9 @@ def _generate_all(attempt: Attempt, folder: str, plans: Sequence[_Plan]) -> tupl
     count = sum(len(plan.of_prompts) + len(plan.of_class) for plan in plans)
     attempt.telemetry.progress.record_protocol_images(0, 2 * count)
     base = _generate(attempt, folder, plans, family, family.model_hash)
-    if adapters := {name for name in exported if _has_adapters(name)}:
-        with tempfile.TemporaryDirectory(prefix="lora-") as local:
-            attempt.storage.download_tree(
-                attempt.layout.export, Path(local), select=adapters.__contains__
-            )
-            digest = f"{family.model_hash}+{hash_files(Path(local), sorted(adapters))}"
-            load_adapters(family.pipeline(), Path(local))
+    if adapters := adapter_files(exported):
+        added = add_exported(family, attempt.storage, attempt.layout.export, adapters)
+        digest = f"{family.model_hash}+{added}"
     else:
         del family  # two models may not fit on the device
         family = load_family(Model(source=attempt.layout.export), *arguments)
@@ -147,24 +131,11 @@ def _generate_all(attempt: Attempt, folder: str, plans: Sequence[_Plan]) -> tupl
     return base, _generate(attempt, folder, plans, family, digest, before=count)
 
 
-def _has_adapters(name: str) -> bool:
-    """Whether a file of the export is for `load_adapters`."""
-    return name == LORA_FILE or name.startswith(f"{PEFT_FOLDER}/")
-
-
 def _exported_files(attempt: Attempt) -> set[str]:
     uri = attempt.layout.export
-    names = {each.relative for each in attempt.storage.list(uri)}
-    if not names:
-        raise BadModelError(
-            f"spec.output: there is no exported model at {uri}; train the job first"
-        )
-    if INDEX not in names and not any(_has_adapters(name) for name in names):
-        raise BadModelError(
-            f"spec.output: the exported model at {uri} is not complete: it has neither {LORA_FILE},"
-            f" {PEFT_FOLDER} nor {INDEX}; copy it again, or train the job again"
-        )
-    return names
+    if names := list_export(attempt.storage, uri):
+        return names
+    raise BadModelError(f"spec.output: there is no exported model at {uri}; train the job first")
 
 
 def _generate(
@@ -229,7 +200,7 @@ def _score(
             prompts=clip.view(len(plan.prompts), IMAGES_PER_PROMPT, -1),
         )
 
-    step = _exported_step(attempt)
+    step = exported_step(attempt.storage, attempt.layout, attempt.job)
     return Scores(
         step=step,
         exported_step=step,
@@ -249,12 +220,3 @@ def _score(
 
 def _read(storage: Storage, folder: str, wanted: dict[str, ImageRequest]) -> list[Image.Image]:
     return [decode_png(storage.read(f"{folder}/{name}")) for name in wanted]
-
-
-def _exported_step(attempt: Attempt) -> int:
-    """Optimizer steps of the exported model: those of the run, unless its scores say otherwise."""
-    try:
-        step = Scores.decode(attempt.storage.read(attempt.layout.scores)).exported_step
-    except (ObjectNotFoundError, UnreadableScoresError):
-        step = None
-    return attempt.job.spec.training.steps if step is None else step

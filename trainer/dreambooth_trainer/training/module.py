@@ -1,7 +1,7 @@
 """The LightningModule: one forward pass for subject and class, without waiting for the device."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 from dreambooth_trainer.data.batches import Batch
 from dreambooth_trainer.data.cache import NO_CAPTION, TrainingCache, encode_captions
 from dreambooth_trainer.models import Conditioning, Family
-from dreambooth_trainer.models.adapters.exported import START
 from dreambooth_trainer.models.adapters.trainable import TrainableParameters
 from dreambooth_trainer.models.base_model import BaseModel
 from dreambooth_trainer.objectives.loss import Losses, dreambooth_loss
@@ -29,6 +28,7 @@ from dreambooth_trainer.training.optimizer_state import (
     restore_scaler,
     scaler_tensors,
 )
+from dreambooth_trainer.training.saved_weights import copy_weights, starts
 from dreambooth_trainer.training.schedule import make_schedule, text_stop_step
 
 
@@ -247,7 +247,7 @@ class DreamBooth(pl.LightningModule):
         """
         assert self._optimizer is not None
         tensors = {f"weight/{name}": p.detach() for name, p in self.trained.all.items()}
-        tensors |= {f"start/{name}": p.detach() for name, p in self._starts()}
+        tensors |= {f"start/{name}": p.detach() for name, p in starts(self._family)}
         tensors |= optimizer_tensors(self._optimizer, self.trained)
         tensors |= scaler_tensors(self._scaler)
         if self.ema:
@@ -277,24 +277,8 @@ class DreamBooth(pl.LightningModule):
         Raises:
             KeyError: One is missing.
         """
-        with torch.no_grad():
-            for name, parameter in self.trained.all.items():
-                parameter.copy_(tensors[f"{self.exported_group}/{name}"])
-
-    def _starts(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """What PiSSA started with, by names as of `trained`: see `models.inject`."""
-        parts = {"denoiser": self._family.denoiser, **self._family.text_encoders}
-        for part, module in parts.items():
-            for name, parameter in module.named_parameters():
-                if f".{START}." in name:
-                    yield f"{part}.{name}", parameter
+        copy_weights(self.trained.all.items(), tensors, self.exported_group)
 
     def _restore_weights(self, tensors: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.trained.all.items():
-                parameter.copy_(tensors[f"weight/{name}"])
-            # Libraries do not decompose a matrix the same to the last bit in every process.
-            for name, parameter in self._starts():
-                parameter.copy_(tensors[f"start/{name}"])
-        if self.ema:
-            self.ema.load({name: tensors[f"average/{name}"] for name in self.ema.averages})
+        copy_weights(self.trained.all.items(), tensors, "weight")
+        copy_weights(starts(self._family), tensors, "start")

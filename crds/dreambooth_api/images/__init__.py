@@ -1,0 +1,1 @@
+"""Images of a result that are asked for."""

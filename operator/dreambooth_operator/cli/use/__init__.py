@@ -1,0 +1,1 @@
+"""Commands that use the result of a run."""

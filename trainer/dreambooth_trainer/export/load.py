@@ -1,0 +1,54 @@
+"""Loads what a run has exported into the model that it was trained from."""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from dreambooth_storage import Storage
+from dreambooth_trainer.export.lora import LORA_FILE, PEFT_FOLDER, load_adapters
+from dreambooth_trainer.models.family import Family
+from dreambooth_trainer.models.load import hash_files
+from dreambooth_trainer.models.source.selection import INDEX
+from dreambooth_trainer.process.errors import BadModelError
+
+
+def list_export(storage: Storage, uri: str) -> set[str]:
+    """The names of the files of an exported model; empty where there is none.
+
+    Raises:
+        BadModelError: They are neither adapters nor a whole model.
+        StorageError: It cannot be read.
+    """
+    names = {each.relative for each in storage.list(uri, field="spec.output")}
+    if names and INDEX not in names and not adapter_files(names):
+        raise BadModelError(
+            f"spec.output: the exported model at {uri} is not complete: it has neither {LORA_FILE},"
+            f" {PEFT_FOLDER} nor {INDEX}; copy it again, or train the job again"
+        )
+    return names
+
+
+def adapter_files(names: Iterable[str]) -> set[str]:
+    """Those of an export's files that are adapters; none of a whole model's."""
+    return {each for each in names if each == LORA_FILE or each.startswith(f"{PEFT_FOLDER}/")}
+
+
+def add_exported(family: Family, storage: Storage, uri: str, names: set[str]) -> str:
+    """Add exported adapters to the base model that they were trained on.
+
+    Args:
+        family: The base model.
+        storage: Of the export.
+        uri: The export's folder.
+        names: Its `adapter_files`.
+
+    Returns:
+        sha256 of the adapters, in hexadecimal.
+
+    Raises:
+        StorageError: They cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="lora-") as local:
+        storage.download_tree(uri, Path(local), select=names.__contains__)
+        load_adapters(family.pipeline(), Path(local))
+        return hash_files(Path(local), sorted(names))

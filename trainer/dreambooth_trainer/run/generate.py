@@ -1,0 +1,224 @@
+"""Generates images of a run's result on this machine, on all ranks together.
+
+The images of the job's own prompts and seeds are those of its samples, pixel by pixel, where the
+export holds the trained weights unrounded: a LoRA, or a checkpoint.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from PIL import Image
+from pydantic import ValidationError
+
+from dreambooth_api.contract.layout import OutputLayout
+from dreambooth_api.images.generation import Generation
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_trainer.attempt import Attempt
+from dreambooth_trainer.data.png import encode_png
+from dreambooth_trainer.evaluation.grid import grid
+from dreambooth_trainer.evaluation.image_generator import ImageGenerator
+from dreambooth_trainer.export.provenance import VERSION
+from dreambooth_trainer.models.family import Family
+from dreambooth_trainer.models.generate import ImageRequest
+from dreambooth_trainer.preflight.sampling import sampling_problems
+from dreambooth_trainer.process.distributed import join_ranks
+from dreambooth_trainer.process.errors import BadConfigError
+from dreambooth_trainer.process.out_of_memory import explain_out_of_memory
+from dreambooth_trainer.process.signals import StopSignal
+from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.resolved_job import ResolvedJob
+from dreambooth_trainer.run.result import Result, load_result, resolve
+from dreambooth_trainer.run.train import choose_device, open_storage
+from dreambooth_trainer.telemetry.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+CHUNKS = 8
+"""Forward passes, of all ranks together, after which images are written."""
+MAX_NAME = 60
+"""Letters of a file's name that are taken from its prompt."""
+
+
+def generate(
+    job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: Telemetry, file: Path
+) -> None:
+    """Write the images that a file asks for, and a contact sheet, to its folder.
+
+    Raises:
+        TrainerError: The result cannot be used, or not with these settings.
+        StorageError: Storage fails or refuses.
+        StoppedError: The ranks were asked to stop; the images so far are kept.
+    """
+    wanted = _read(file)
+    with join_ranks(topology, stop) as ranks, telemetry.serving():
+        storage, device = open_storage(job, telemetry), choose_device(job, topology)
+        telemetry.enter_stage("Evaluating")
+        resolved = ranks.run_on_first(lambda: resolve(job, storage))
+        attempt = Attempt(resolved, ranks, storage, telemetry, stop, device)
+        with explain_out_of_memory("loading the model", resolved):
+            result = load_result(attempt, OutputLayout(wanted.root), wanted.step)
+        telemetry.record_checks(*_remarks(result, wanted))
+        # After the result was chosen, which depends on the job's own settings.
+        attempt = replace(attempt, job=with_settings(resolved, wanted, result.family))
+        scale_adapters(result.family, wanted.adapter_weight)
+        with explain_out_of_memory("encoding text", resolved):
+            encode_prompts(attempt, result.family, wanted.prompts)
+        _write_images(attempt, result, wanted)
+
+
+def _read(file: Path) -> Generation:
+    try:
+        return Generation.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BadConfigError(f"--generate {file}: {error}") from error
+
+
+def _remarks(result: Result, wanted: Generation) -> tuple[list[str], list[str]]:
+    """Warnings and notes for the user."""
+    family, limit = result.family, result.family.max_tokens
+    warnings = [
+        f"{prompt[:40]!r}... has more tokens than the {limit} that the model reads; shorten it"
+        for prompt in wanted.prompts
+        if family.count_tokens(prompt) > limit
+    ]
+    is_checkpoint = result.source != OutputLayout(wanted.root).export
+    return warnings, [f"images of the checkpoint of step {result.step}"] if is_checkpoint else []
+
+
+def with_settings(job: ResolvedJob, wanted: Generation, family: Family) -> ResolvedJob:
+    """The job with settings of its samples that are asked for.
+
+    Raises:
+        BadConfigError: The model does not take them; the message lists every problem.
+    """
+    given = wanted.model_dump(
+        by_alias=False,
+        include={"sampler", "steps", "guidance_scale", "negative_prompt"},
+        exclude_none=True,
+    )
+    samples = job.spec.samples.model_copy(update=given)
+    changed = job.model_copy(update={"spec": job.spec.model_copy(update={"samples": samples})})
+    problems = [
+        each
+        for each in sampling_problems(changed, family.defaults)
+        if each.startswith("spec.samples")
+    ]
+    step = family.side_multiple
+    problems += [
+        f"{name} {side}: must be a multiple of {step}, as the model takes no other; round it"
+        for name, side in (("width", wanted.width), ("height", wanted.height))
+        if side is not None and side % step
+    ]
+    if problems:
+        raise BadConfigError("\n".join(problems))
+    return changed
+
+
+def scale_adapters(family: Family, weight: float) -> None:
+    """Multiply what adapters change.
+
+    Raises:
+        BadConfigError: The result is a whole model, which has none.
+    """
+    if weight == 1:
+        return
+    parts = family.parts.values()
+    layers = [each for part in parts for each in part.modules() if isinstance(each, BaseTunerLayer)]
+    if not layers:
+        raise BadConfigError(
+            "adapterWeight: the result is a whole model without adapters; leave it out"
+        )
+    for layer in layers:
+        for name in layer.scaling:
+            layer.scaling[name] *= weight
+
+
+def encode_prompts(attempt: Attempt, family: Family, prompts: Sequence[str]) -> None:
+    """Encode all prompts as training does, and free the text encoders."""
+    training, samples = attempt.job.spec.training, attempt.job.spec.samples
+    # Those that are trained encode the prompts of each batch together, under autocast.
+    if training.text_encoder.method == "frozen":
+        negative = {samples.negative_prompt}
+        device = torch.device("meta")
+        family.retire_text_encoders(dict.fromkeys(prompts), negative, device, attempt.check_stop)
+
+
+def _write_images(attempt: Attempt, result: Result, wanted: Generation) -> None:
+    folder = Path(wanted.folder)
+    resolution = attempt.job.spec.training.resolution
+    size = (wanted.width or resolution, wanted.height or resolution)
+    generator = ImageGenerator(attempt, result.family, size)
+    seeds = range(wanted.seed, wanted.seed + wanted.count)
+    requests = [ImageRequest(prompt, seed) for prompt in wanted.prompts for seed in seeds]
+    names = file_names(requests)
+    settings = _settings(attempt.job, result, wanted, size)
+    images: list[Image.Image] = []
+    attempt.telemetry.progress.record_protocol_images(0, len(requests))
+    for start in range(0, len(requests), group := generator.chunk * CHUNKS):
+        images += generator.generate(requests[start : start + group])
+        if attempt.topology.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(start, len(images)):
+                text = png_text(requests[number], settings)
+                (folder / names[number]).write_bytes(encode_png(images[number], text))
+        attempt.telemetry.progress.record_protocol_images(len(images), len(requests))
+        log.info("images: %d of %d in %s", len(images), len(requests), folder)
+    if attempt.topology.rank == 0:
+        rows = [images[i : i + wanted.count] for i in range(0, len(images), wanted.count)]
+        sheet = grid(rows, labels=wanted.prompts)
+        (folder / OutputLayout.GRID).write_bytes(encode_png(sheet))
+    attempt.ranks.barrier()
+
+
+def file_names(requests: Sequence[ImageRequest]) -> list[str]:
+    """A file's name for each image, from its prompt and seed: `a-photo-of-sks-mug-42.png`."""
+    names: dict[str, int] = {}
+    found = []
+    for request in requests:
+        words = re.sub(r"[^\w]+", "-", request.prompt.lower()).strip("-")[:MAX_NAME].strip("-")
+        name = f"{words or 'image'}-{request.seed}"
+        again = names.get(name, 0)
+        names[name] = again + 1
+        found.append(f"{name}.{again}.png" if again else f"{name}.png")
+    return found
+
+
+def _settings(
+    job: ResolvedJob, result: Result, wanted: Generation, size: tuple[int, int]
+) -> dict[str, object]:
+    """What made the images, beside prompt and seed."""
+    samples = job.spec.samples
+    return {
+        "negativePrompt": samples.negative_prompt,
+        "sampler": samples.sampler,
+        "steps": samples.steps,
+        "guidanceScale": samples.guidance_scale,
+        "width": size[0],
+        "height": size[1],
+        "adapterWeight": wanted.adapter_weight,
+        "precision": job.spec.training.precision,
+        "baseModel": job.spec.model.source,
+        "result": result.source,
+        "step": result.step,
+        "sha256": result.digest,
+        "version": VERSION,
+        "torch": torch.__version__,
+    }
+
+
+def png_text(request: ImageRequest, settings: Mapping[str, object]) -> dict[str, str]:
+    """Texts of an image's PNG file: for programs as JSON, and as web UIs write and show them."""
+    made = {"prompt": request.prompt, "seed": request.seed, **settings}
+    negative = f"\nNegative prompt: {made['negativePrompt']}" if made["negativePrompt"] else ""
+    parameters = (
+        f"{request.prompt}{negative}\nSteps: {made['steps']}, Sampler: {made['sampler']},"
+        f" CFG scale: {made['guidanceScale']}, Seed: {request.seed},"
+        f" Size: {made['width']}x{made['height']}, Model: {made['result']}"
+    )
+    return {"parameters": parameters, "dreambooth": json.dumps(made)}

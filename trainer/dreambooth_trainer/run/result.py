@@ -1,0 +1,150 @@
+"""Loads the model that a run has trained: what it has exported, or one of its checkpoints."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dreambooth_api.contract.layout import OutputLayout
+from dreambooth_api.contract.scores import Scores, UnreadableScoresError
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.model import Model
+from dreambooth_storage import ObjectNotFoundError, Storage
+from dreambooth_trainer.attempt import Attempt
+from dreambooth_trainer.checkpoint import CheckpointStore
+from dreambooth_trainer.checkpoint.retention import ChooseStep
+from dreambooth_trainer.export.load import adapter_files, add_exported, list_export
+from dreambooth_trainer.models import Family, load_family
+from dreambooth_trainer.models.adapters.trainable import make_trainable
+from dreambooth_trainer.models.defaults import fill_defaults
+from dreambooth_trainer.models.model_config import read_model_config
+from dreambooth_trainer.process.errors import BadConfigError, BadModelError
+from dreambooth_trainer.resolved_job import ResolvedJob
+from dreambooth_trainer.selection.policy import Evaluation, best_of, with_limit
+from dreambooth_trainer.selection.record import RecordStore, settings_hash
+from dreambooth_trainer.training.saved_weights import copy_weights, starts
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained model."""
+
+    family: Family
+    """Ready to generate images."""
+    source: str
+    """URI of what was loaded."""
+    step: int
+    """Optimizer steps of the model."""
+    digest: str
+    """sha256 of the model's files or of the base model, then of the adapters."""
+
+
+def resolve(job: DreamBoothJob, storage: Storage) -> ResolvedJob:
+    """The job of a run with its model's defaults.
+
+    Raises:
+        BadModelError: Its model cannot be loaded without training.
+        StorageError: It cannot be read.
+    """
+    config = read_model_config(job.spec.model, storage)
+    if config is None:
+        raise BadModelError("spec.model.source: a .ckpt file cannot be used here; convert it")
+    return fill_defaults(job, config.defaults, config.skeleton.flow_shift)
+
+
+def load_result(attempt: Attempt, layout: OutputLayout, step: int | None = None) -> Result:
+    """The exported model of a run; without one, its best checkpoint or its newest. Collective.
+
+    Args:
+        attempt: The current one, with the job of the run.
+        layout: The run's folder, which need not be where its job has written it.
+        step: Of the checkpoint to load in place of the exported model.
+
+    Raises:
+        BadConfigError: The run has no such checkpoint.
+        BadModelError: The run has trained nothing yet, or a model cannot be loaded.
+        StorageError: It cannot be read.
+    """
+    exported = attempt.ranks.run_on_first(lambda: list_export(attempt.storage, layout.export))
+    if step is None and exported:
+        return _load_export(attempt, layout, exported)
+    return _load_checkpoint(attempt, layout, step)
+
+
+def _load_export(attempt: Attempt, layout: OutputLayout, names: set[str]) -> Result:
+    spec, storage = attempt.job.spec, attempt.storage
+    arguments = storage, attempt.ranks, attempt.device, spec.training
+    step = attempt.ranks.run_on_first(lambda: exported_step(storage, layout, attempt.job))
+    if adapters := adapter_files(names):
+        family = load_family(spec.model, *arguments)
+        digest = add_exported(family, storage, layout.export, adapters)
+        return Result(family, layout.export, step, f"{family.model_hash}+{digest}")
+    family = load_family(Model(source=layout.export), *arguments)
+    return Result(family, layout.export, step, family.model_hash)
+
+
+def _load_checkpoint(attempt: Attempt, layout: OutputLayout, step: int | None) -> Result:
+    # Only read: the run may still be training, and is never claimed.
+    store = CheckpointStore(attempt.storage, layout.checkpoints, attempt.ranks)
+    refs = attempt.ranks.run_on_first(store.checkpoints)
+    if not refs:
+        raise BadModelError(
+            f"spec.output: {layout.root} has neither an exported model nor a checkpoint yet; wait"
+            " until the job has saved one, or train it"
+        )
+    if step is not None and step not in (steps := sorted({ref.step for ref in refs})):
+        raise BadConfigError(
+            f"--checkpoint {step}: the run has no checkpoint of that step, but of"
+            f" {', '.join(map(str, steps))}; name one of these"
+        )
+    spec = attempt.job.spec
+    group = "average" if spec.training.ema.enabled else "weight"
+    found = store.load_best(_choice(attempt, layout, step), group)
+    if found is None:
+        raise BadModelError(
+            f"spec.output: the checkpoints in {layout.checkpoints} are damaged; copy them again"
+        )
+    tensors, loaded = found
+    family = load_family(spec.model, attempt.storage, attempt.ranks, attempt.device, spec.training)
+    copy_weights(make_trainable(family, spec.training).all.items(), tensors, group)
+    if spec.training.lora.init == "pissa" and (found := store.load_best(only(loaded), "start")):
+        copy_weights(starts(family), found[0], "start")
+    source = next(ref.uri for ref in refs if ref.step == loaded)
+    return Result(family, source, loaded, f"{family.model_hash}+step {loaded} of {layout.root}")
+
+
+def only(step: int) -> ChooseStep:
+    """Chooses a step, where it is available."""
+    return lambda available: step if step in available else None
+
+
+def _choice(attempt: Attempt, layout: OutputLayout, step: int | None) -> ChooseStep:
+    """Chooses the step; without one, the best that was evaluated, or else the newest."""
+    if step is not None:
+        return only(step)
+    known: list[Evaluation] = []
+    evaluation = attempt.job.spec.evaluation
+    if evaluation is not None and evaluation.every is not None:
+        records = RecordStore(attempt.storage, layout, settings_hash(attempt.job))
+        known = [each.evaluation for each in attempt.ranks.run_on_first(records.read_all)]
+
+    def choose(available: Iterable[int]) -> int | None:
+        steps = set(available)
+        evaluated = [each for each in known if each.step in steps]
+        if evaluation is None or not evaluated:
+            return max(steps, default=None)
+        best = best_of(evaluated, with_limit(evaluation.select, attempt.job.spec.prior))
+        return best.step if best else None
+
+    return choose
+
+
+def exported_step(storage: Storage, layout: OutputLayout, job: ResolvedJob) -> int:
+    """Optimizer steps of the exported model: those of the run, unless its scores say otherwise.
+
+    Raises:
+        StorageError: Storage fails or refuses.
+    """
+    try:
+        step = Scores.decode(storage.read(layout.scores)).exported_step
+    except (ObjectNotFoundError, UnreadableScoresError):
+        step = None
+    return job.spec.training.steps if step is None else step

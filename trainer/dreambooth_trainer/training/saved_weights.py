@@ -1,0 +1,34 @@
+"""The trained weights of a saved state, into a model."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dreambooth_trainer.models import Family
+from dreambooth_trainer.models.adapters.exported import START
+
+
+def copy_weights(
+    parameters: Iterable[tuple[str, nn.Parameter]], tensors: Mapping[str, Tensor], group: str
+) -> None:
+    """Give parameters the values that a state (`DreamBooth.state`) has for their names.
+
+    Raises:
+        KeyError: One is missing.
+    """
+    with torch.no_grad():
+        for name, parameter in parameters:
+            parameter.copy_(tensors[f"{group}/{name}"])
+
+
+def starts(family: Family) -> Iterator[tuple[str, nn.Parameter]]:
+    """What PiSSA started with, by names as of `TrainableParameters`: see `models.inject`.
+
+    Libraries do not decompose a matrix the same to the last bit in every process.
+    """
+    parts = {"denoiser": family.denoiser, **family.text_encoders}
+    for part, module in parts.items():
+        for name, parameter in module.named_parameters():
+            if f".{START}." in name:
+                yield f"{part}.{name}", parameter
