@@ -134,7 +134,7 @@ def test_a_whole_model_makes_its_samples_from_a_checkpoint_and_nearly_from_the_e
     named = {"prompt": "a mug", "seed": 3, "steps": 3, "guidanceScale": 2.0, "width": 96}
     assert made_by.items() >= named.items()
     assert (
-        "Negative prompt: blur\nSteps: 3, Sampler: ddim, CFG scale: 2.0"
+        "Negative prompt: blur\nSteps: 3, Sampler: dpm-solver++, CFG scale: 2.0"
         in (image.text["parameters"])
     )
     with pytest.raises(BadConfigError, match="width 97: must be a multiple of 4"):
