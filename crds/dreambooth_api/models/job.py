@@ -75,6 +75,38 @@ class Spec(ApiModel):
         return (self.training.global_batch or 0) % parts == 0
 
     @rule(
+        "model.adapter",
+        "!has(self.model.adapter) || self.training.method == 'lora'",
+        "is trained further by method lora; set training.method to lora, or name it in"
+        " model.mergedAdapters",
+    )
+    def _adapter_is_trained(self) -> bool:
+        return self.model.adapter is None or self.training.method == "lora"
+
+    @rule(
+        "training.lora",
+        "!has(self.model.adapter) || (self.training.lora.type == 'lora'"
+        " && self.training.lora.init == 'default' && !self.training.lora.rslora"
+        " && !has(self.training.lora.alpha) && !has(self.training.lora.targets)"
+        " && !has(self.training.lora.targetPreset)"
+        " && self.training.lora.rankPattern.size() == 0"
+        " && self.training.lora.alphaPattern.size() == 0)",
+        "type, init, alpha, rslora, targets and patterns are those of model.adapter; remove them",
+    )
+    def _adapter_has_its_shape(self) -> bool:
+        lora = self.training.lora
+        return self.model.adapter is None or (
+            lora.type == "lora"
+            and lora.init == "default"
+            and not lora.rslora
+            and lora.alpha is None
+            and lora.targets is None
+            and lora.target_preset is None
+            and not lora.rank_pattern
+            and not lora.alpha_pattern
+        )
+
+    @rule(
         "training.precision",
         "self.training.precision != 'fp16' || self.runtime.gpusPerNode > 0",
         "fp16 needs a GPU; use fp32 or bf16, or set runtime.gpusPerNode",

@@ -1,11 +1,51 @@
-"""The base model."""
+"""The base model, and the adapters that training begins with."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from dreambooth_api.models.base import ApiModel, ModelSource, Revision, Variant
 from dreambooth_api.models.rules import rule
 
 FILE_ENDINGS = (".safetensors", ".ckpt")
+PICKLED_ENDINGS = (".ckpt", ".pt", ".pth", ".bin")
+
+
+class StartAdapter(ApiModel):
+    """A LoRA that someone has trained for the base model."""
+
+    source: ModelSource
+    """Where it is: a .safetensors file or its folder, as `s3://bucket/path`, `hf://owner/name`
+    (with or without a file), or an absolute path inside the pod. It may have the names of
+    diffusers, peft, kohya's sd-scripts or ComfyUI."""
+
+    revision: Revision | None = None
+    """Branch, tag or commit of an `hf://` source."""
+
+    scale: Annotated[float, Field(ge=-4, le=4)] = 1.0
+    """Its strength: a factor on what it changes."""
+
+    @rule(
+        "source",
+        "!(self.source.endsWith('.ckpt') || self.source.endsWith('.pt')"
+        " || self.source.endsWith('.pth') || self.source.endsWith('.bin'))",
+        "must be a .safetensors file, as files of this kind can run code when they are loaded;"
+        " convert it",
+    )
+    def _is_not_pickled(self) -> bool:
+        return not self.source.endswith(PICKLED_ENDINGS)
+
+    @rule(
+        "revision",
+        "!has(self.revision) || self.source.startsWith('hf://')",
+        "has no effect without an hf:// source; remove it",
+    )
+    def _revision_is_for_the_hub(self) -> bool:
+        return self.revision is None or self.source.startswith("hf://")
+
+    @rule("scale", "self.scale != 0.0", "must not be 0, which has no effect; change it")
+    def _has_an_effect(self) -> bool:
+        return self.scale != 0
 
 
 class Model(ApiModel):
@@ -24,6 +64,14 @@ class Model(ApiModel):
 
     variant: Variant | None = None
     """Variant of the weight files, for example `fp16` for `model.fp16.safetensors`."""
+
+    adapter: StartAdapter | None = None
+    """A LoRA to go on training, with method `lora`. Its ranks, alphas and modules are those of the
+    new one, which replaces it."""
+
+    merged_adapters: Annotated[list[StartAdapter], Field(max_length=8)] = []
+    """LoRAs that are merged into the base model before anything else. A LoRA that is trained on top
+    needs them too, at these scales; with method `full`, the result holds them."""
 
     @rule(
         "source",

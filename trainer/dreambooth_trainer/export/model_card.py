@@ -35,7 +35,7 @@ image = pipe(
 ```
 
 {web_ui}- Base model: {base}, sha256 `{sha256}`
-- License of the base model: {license}
+{merged}- License of the base model: {license}
 {scores}"""
 
 
@@ -54,6 +54,10 @@ reads a DoRA's lengths in another way.
 
 """
 """The same for a DoRA."""
+WITH_MERGED = """Load these LoRAs with it, at their strengths: {names}.
+
+"""
+"""For a LoRA that was trained on top of others."""
 
 
 def model_card(
@@ -81,6 +85,8 @@ def model_card(
     absent = "".join(f", {part}=None" for part in family.missing_parts)
     load = f"{source}, dtype={family.card_dtype}{absent}"
     code = f"pipe = {pipeline}.from_pretrained(\n    {load}\n)"
+    if lora:
+        code += "".join(f"\n{line}" for each in provenance.merged for line in _merge(*each))
     for part in peft_parts:
         code += f'\nPeftModel.from_pretrained(pipe.{part}, "./peft/{part}")'
     if lora and not peft_parts:
@@ -114,11 +120,32 @@ def model_card(
         web_ui=_web_ui(web_ui_file, lora, dora, provenance) if web_ui_file else "",
         arguments="\n".join(f"    {name}={_literal(value)}," for name, value in call.items()),
         sha256=provenance.base_model_sha256,
+        merged="".join(
+            f"- Merged into it before training: {json.dumps(source)}, scale {scale}\n"
+            for source, scale in provenance.merged
+        ),
     )
 
 
+def _merge(source: str, scale: float) -> list[str]:
+    """Code that merges an adapter into a pipeline."""
+    arguments = json.dumps(source)
+    if source.startswith("hf://"):
+        owner, name, *path = source.removeprefix("hf://").split("/")
+        arguments = json.dumps(f"{owner}/{name}")
+        if path:
+            arguments += f", weight_name={json.dumps('/'.join(path))}"
+    return [
+        f"pipe.load_lora_weights({arguments})",
+        f"pipe.fuse_lora(lora_scale={scale})",
+        "pipe.unload_lora_weights()",
+    ]
+
+
 def _web_ui(file: str, lora: bool, dora: bool, provenance: Provenance) -> str:
-    return (WEB_UI_DORA if dora else WEB_UI).format(
+    names = ", ".join(f"{json.dumps(source)} ({scale})" for source, scale in provenance.merged)
+    others = WITH_MERGED.format(names=names) if lora and names else ""
+    return others + (WEB_UI_DORA if dora else WEB_UI).format(
         file=file,
         comfy="loras" if lora else "checkpoints",
         a1111="Lora" if lora else "Stable-diffusion",

@@ -33,6 +33,8 @@ class Provenance:
     """Of the base model's weights."""
     scores: Scores | None = None
     """Of the exported model; on the card alone."""
+    merged: tuple[tuple[str, float], ...] = ()
+    """Source and scale of each adapter that was merged into the base model."""
 
     def metadata(self) -> dict[str, str]:
         """As safetensors metadata, which holds strings only."""
@@ -46,4 +48,5 @@ class Provenance:
             "dreambooth.prompt": self.prompt,
             "dreambooth.step": str(self.step),
             "license": self.license.name,
+            **({"dreambooth.merged_adapters": json.dumps(self.merged)} if self.merged else {}),
         }

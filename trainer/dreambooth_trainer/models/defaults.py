@@ -86,7 +86,11 @@ def fill_defaults(
         **spec["prior"],
     }
     spec["samples"] = {**sampling, "steps": defaults.sample_steps, **spec["samples"]}
-    if training["lora"].get("targetPreset", "attention") == "attention":
+    # An adapter that is trained further has modules of its own.
+    if (
+        training["lora"].get("targetPreset", "attention") == "attention"
+        and "adapter" not in spec["model"]
+    ):
         targets = training["lora"].get("targets", list(defaults.lora_targets))
         training["lora"] = {**training["lora"], "targets": targets}
         training["lora"].pop("targetPreset", None)  # the targets say it

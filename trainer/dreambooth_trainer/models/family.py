@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_api.models.prior import Sampler
-from dreambooth_trainer.models.adapters.exported import Adapter
+from dreambooth_trainer.models.adapters.exported import Adapter, LoadedAdapter
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.prompts import Conditioning, PromptEncoder
 from dreambooth_trainer.models.published import PublishedModel
@@ -80,6 +80,8 @@ class Family(PromptEncoder):
 
     def __init__(self, pipeline: Any, model_hash: str) -> None:
         self.model_hash = model_hash
+        self.start: LoadedAdapter | None = None
+        """The adapter that is trained further (`spec.model.adapter`)."""
         self._pipeline = pipeline
         self._vae = pipeline.vae
         self.denoiser: nn.Module = getattr(pipeline, self.denoiser_part)

@@ -15,6 +15,7 @@ from torch import nn
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
+from dreambooth_trainer.models.adapters.start import merge_adapters
 from dreambooth_trainer.models.adapters.trainable import weight_dtypes
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.finite import check_finite
@@ -43,7 +44,7 @@ def load_family(
     device: torch.device,
     training: ResolvedTraining | None = None,
 ) -> Family:
-    """The base model, frozen, on `device`. Collective.
+    """The base model, with `mergedAdapters` merged, frozen, on `device`. Collective.
 
     Its weights have the precision that `training` keeps them in, see `weight_dtypes`; by default
     all are fp32. They are converted before they reach the device, and one part after the other, so
@@ -66,6 +67,7 @@ def load_family(
     pipeline.set_progress_bar_config(disable=True)
     family = kind(pipeline, digest)
     check_finite(family.parts, FIELD, model.source)
+    merge_adapters(family, model.merged_adapters, storage, ranks)
     return family
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
+from dreambooth_trainer.models.adapters.exported import LoadedAdapter
 from dreambooth_trainer.models.adapters.trainable import weight_dtypes
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.family import Family
@@ -51,6 +52,8 @@ class ModelConfig:
     scheduler: Any
     settings: JsonObject
     """Of the pipeline, from model_index.json."""
+    start: LoadedAdapter | None = None
+    """The adapter that is trained further, on the meta device."""
 
     @property
     def defaults(self) -> ModelDefaults:
@@ -83,7 +86,9 @@ class ModelConfig:
             for part, dtype in weight_dtypes(self.family, training).items():
                 nn.Module.to(parts[part], dtype)  # diffusers' own method logs a warning
         parts |= {**self.tokenizers, "scheduler": self.scheduler, **self.settings}
-        return self.family(self.family.assemble(parts), "")
+        family = self.family(self.family.assemble(parts), "")
+        family.start = self.start
+        return family
 
 
 def read_model_config(model: Model, storage: Storage) -> ModelConfig | None:

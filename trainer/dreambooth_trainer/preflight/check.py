@@ -22,6 +22,7 @@ from dreambooth_trainer.preflight.prompts import check_lengths, sample_and_class
 from dreambooth_trainer.preflight.report import PreflightReport
 from dreambooth_trainer.preflight.resources import check_grace_period, check_memory
 from dreambooth_trainer.preflight.resume import check_source
+from dreambooth_trainer.preflight.start_adapters import check_start_adapters
 from dreambooth_trainer.preflight.writing import check_writing
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.resume.former_defaults import KEPT, keep_former_defaults
@@ -74,6 +75,7 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
         prompts = captions + sample_and_class_prompts(job)
         report.warnings += check_lengths(config, prompts)
         known = len(report.errors)
+        config = check_start_adapters(report.job, config, storage, report)
         check_model(report.job, config, report)
         if len(report.errors) > known:
             return report  # what cannot be trained has no size

@@ -27,6 +27,7 @@ SPLIT = ("training.perDeviceBatch", "training.accumulation")
 CLASS_IMAGES = "class "
 """Beginning of the names of class images among the hashes."""
 SHAPES = (
+    "spec.model.adapter",
     "spec.training.method",
     "spec.training.lora.type",
     "spec.training.lora.rank",

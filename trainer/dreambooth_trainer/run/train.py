@@ -26,6 +26,7 @@ from dreambooth_trainer.data.prior.own_class_images import load_own_class_images
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.samples import SampleWriter
 from dreambooth_trainer.models import Family, load_family
+from dreambooth_trainer.models.adapters.start import ADAPTER_FIELD, load_adapter
 from dreambooth_trainer.models.adapters.trainable import make_trainable
 from dreambooth_trainer.models.published import find_license
 from dreambooth_trainer.preflight.check import check_job
@@ -78,6 +79,8 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
             family = load_family(
                 job.spec.model, attempt.storage, ranks, attempt.device, resolved.spec.training
             )
+            if (given := job.spec.model.adapter) is not None:
+                family.start = load_adapter(given, storage, ranks, family, ADAPTER_FIELD)
         subjects = subject_groups(attempt.job, loaded, family.resolution_step)
         restored = restore(attempt, store)
         if restored:
@@ -188,6 +191,8 @@ def _record(
     """Write run.json, and open the trackers under the run's name."""
     job, topology = attempt.job, attempt.topology
     hashes = {"model": family.model_hash, **dataset.hashes()}
+    if family.start is not None:
+        hashes["adapter"] = family.start.sha256
     if restored:
         restored = restored.check_contents(attempt, hashes)
     store.check_owner()  # an attempt that lost its claim must not overwrite a newer one's record

@@ -1,6 +1,6 @@
 """The adapters of a model, as they are exported."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +37,20 @@ class Adapter:
     def rank(self) -> int:
         """Rank of the change."""
         return len(self.down)
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """A file of LoRA layers."""
+
+    sha256: str
+    """Of the file; "" if only its header was read."""
+    layers: Sequence[Adapter]
+    """Their modules have the names of the model's own. They may be on the meta device."""
+
+    def of_part(self, part: str) -> dict[str, Adapter]:
+        """The layers of a part of the pipeline, by their modules."""
+        return {each.module: each for each in self.layers if each.part == part}
 
 
 @dataclass(frozen=True)

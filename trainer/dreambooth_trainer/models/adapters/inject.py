@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dreambooth_api.models.lora import Lora
-from dreambooth_trainer.models.adapters.exported import START, row_lengths
+from dreambooth_trainer.models.adapters.exported import START, Adapter, row_lengths
 from dreambooth_trainer.models.adapters.targets import alpha_of, rank_of
 
 ADAPTER = "default"
@@ -32,7 +32,9 @@ def add_adapters(part: nn.Module, lora: Lora, modules: Sequence[str]) -> None:
         lora: `spec.training.lora`.
         modules: The names of the modules to adapt.
     """
-    config = _config(lora, modules)
+    ranks = {name: rank_of(lora, name) for name in modules}
+    alphas = {name: alpha_of(lora, name) for name in modules}
+    config = _config(lora, ranks, alphas)
     part.add_adapter(config, ADAPTER)  # type: ignore[operator]
     layers = [each for each in part.modules() if isinstance(each, (LoraLayer, LycorisLayer))]
     for layer in layers:
@@ -45,13 +47,25 @@ def add_adapters(part: nn.Module, lora: Lora, modules: Sequence[str]) -> None:
             _start_at_principal_components(layer, config)
 
 
-def _config(lora: Lora, modules: Sequence[str]) -> PeftConfig:
-    ranks = {name: rank_of(lora, name) for name in modules}
-    alphas = {name: alpha_of(lora, name) for name in modules}
+def add_loaded_adapters(part: nn.Module, lora: Lora, layers: Mapping[str, Adapter]) -> None:
+    """Add adapters that start as these layers, by module; they alone are unfrozen."""
+    ranks = {name: each.rank for name, each in layers.items()}
+    alphas = {name: each.scale * each.rank for name, each in layers.items()}
+    part.add_adapter(_config(lora, ranks, alphas), ADAPTER)  # type: ignore[operator]
+    for name, each in layers.items():
+        layer = part.get_submodule(name)
+        for matrix, values in ((layer.lora_A, each.down), (layer.lora_B, each.up)):
+            parameter = matrix[ADAPTER].weight  # type: ignore[index, union-attr]
+            start = torch.empty(parameter.shape, device=parameter.device)
+            parameter.data = start.copy_(values.reshape(start.shape))
+
+
+def _config(lora: Lora, ranks: Mapping[str, int], alphas: Mapping[str, float]) -> PeftConfig:
+    """Of an adapter with these ranks and alphas, by module."""
     alpha = lora.alpha or lora.rank
     shared: dict[str, Any] = {
         "r": lora.rank,
-        "target_modules": list(modules),
+        "target_modules": list(ranks),
         "rank_pattern": _as_patterns(ranks, lora.rank),
         "alpha_pattern": _as_patterns(alphas, alpha),
     }

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dreambooth_api.models.lora import Lora
-from dreambooth_trainer.models.adapters.inject import add_adapters
+from dreambooth_trainer.models.adapters.inject import add_adapters, add_loaded_adapters
 from dreambooth_trainer.models.adapters.targets import adapted_modules
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.resolved_job import ResolvedTraining
@@ -55,7 +55,8 @@ class TrainableParameters:
 def make_trainable(family: Family, training: ResolvedTraining) -> TrainableParameters:
     """Unfreeze the family's weights, or add LoRA adapters, according to `spec.training`.
 
-    Adapters (Hu et al. 2021, section 4.1) are fp32 whatever precision their base has.
+    Adapters (Hu et al. 2021, section 4.1) are fp32 whatever precision their base has. They begin as
+    `family.start`, if there is one.
     """
     # Adapters start from the same random values on every rank and in every attempt.
     torch.manual_seed(training.seed)
@@ -74,7 +75,9 @@ def _train(
 ) -> dict[str, nn.Parameter]:
     """Unfreeze a part, or its new adapters; the parameters by their names after a prefix."""
     module = family.parts[part]
-    if method == "lora":
+    if method == "lora" and family.start is not None:
+        add_loaded_adapters(module, lora, family.start.of_part(part))
+    elif method == "lora":
         add_adapters(module, lora, list(adapted_modules(family, part, lora)))
     else:
         module.requires_grad_(True)
