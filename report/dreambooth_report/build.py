@@ -1,12 +1,12 @@
 """Builds the report of a run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_report import pictures
 from dreambooth_report.page import render, requests_of
 from dreambooth_report.read import read_run
-from dreambooth_report.sources import confined, picture_folders
+from dreambooth_report.sources import ONLY_OWN, confined, is_below, picture_folders
 from dreambooth_storage import Storage
 
 
@@ -25,15 +25,17 @@ def build_report(storage: Storage, root: str, job: DreamBoothJob | None = None) 
     Args:
         storage: Reads the run's folder, and the photos and class images.
         root: URI of the run's folder (`OutputLayout.root`).
-        job: The run's job, where it is known from elsewhere than that folder: photos that are files
-            on this machine are then shown also if the folder is not.
+        job: The run's job, where it is known from elsewhere than that folder: photos and class
+            images are then shown too.
 
     Raises:
         UnreadableRunError: The folder holds no run.
         StorageError: The folder cannot be read.
     """
     facts = read_run(storage, root)
-    folders = picture_folders(facts.root, job or facts.job, is_trusted=job is not None)
-    read = confined(storage.read_start, folders)
-    html = render(facts, pictures.load(requests_of(facts), read))
+    folders, wanted = picture_folders(facts.root, job), requests_of(facts)
+    if job is None and not all(is_below(uri, facts.root) for uri, _ in wanted):
+        facts = replace(facts, left_out=[*facts.left_out, ONLY_OWN])
+    found = pictures.load(wanted, confined(storage.read_start, folders))
+    html = render(facts, found)
     return Report(facts.job.metadata.name, html)

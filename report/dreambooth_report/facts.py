@@ -120,6 +120,8 @@ class RunFacts:
     """Optimizer steps done."""
     chosen_step: int | None
     """The step whose weights were exported; None before that."""
+    best_step: int | None = None
+    """The best step so far, until one is chosen; None without evaluations during training."""
     encoders: Sequence[str] = ()
     """Kinds of the models behind the scores."""
     subjects: Sequence[SubjectFacts] = ()
@@ -151,3 +153,8 @@ class RunFacts:
     """README.md of the exported model; empty before the export."""
     left_out: Sequence[str] = ()
     """What is in the run's folder and not on the page, in sentences."""
+
+    @property
+    def marked_step(self) -> int | None:
+        """The step that charts mark: the exported one, or the best so far."""
+        return self.best_step if self.chosen_step is None else self.chosen_step

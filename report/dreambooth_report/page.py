@@ -8,6 +8,8 @@ from markupsafe import Markup
 
 from dreambooth_api.contract.scores import DEFINITIONS, ScoreName
 from dreambooth_api.contract.times import human_duration
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.lora import AdapterType
 from dreambooth_api.parsing.load import dump
 from dreambooth_report import card
 from dreambooth_report.charts import Level, Line, line_chart
@@ -18,6 +20,12 @@ from dreambooth_report.pictures import Picture, Request
 HEADLINES = (ScoreName.SUBJECT_SIMILARITY, ScoreName.PROMPT_SIMILARITY, ScoreName.CLASS_FIDELITY)
 """The scores among the figures at the top."""
 VALIDATION_LOSS = "validationLoss"
+ADAPTERS: Mapping[AdapterType, str] = {
+    "lora": "LoRA",
+    "dora": "DoRA",
+    "lokr": "LoKr",
+    "loha": "LoHa",
+}
 MANY_HASHES = 400
 """Most hashes that are shown; run.json has all."""
 
@@ -56,6 +64,7 @@ def render(facts: RunFacts, pictures: Mapping[Request, Picture]) -> str:
             "job": facts.job,
             "spec": facts.job.spec,
             "job_file": dump(facts.job),
+            "kind": _kind(facts.job),
             "pictures": pictures,
             "missing": len(wanted) - len(wanted & pictures.keys()),
             "figures": list(_figures(facts)),
@@ -69,6 +78,14 @@ def render(facts: RunFacts, pictures: Mapping[Request, Picture]) -> str:
         script="script.js",
         filters={"day": _day, "duration": human_duration, "link": safe_link},
     )
+
+
+def _kind(job: DreamBoothJob) -> str:
+    """What the run makes, with its article."""
+    training = job.spec.training
+    if training.method != "lora" or training.text_encoder.method == "full":
+        return "A fine-tuned model"
+    return f"A {ADAPTERS[training.lora.type]}"
 
 
 def safe_link(url: str | None) -> str | None:
@@ -91,7 +108,7 @@ def _figures(facts: RunFacts) -> Iterator[tuple[str, str, str]]:
     """The few figures at the top: name, value, and what to compare it with."""
     for score in facts.scores:
         if score.subject == facts.scores[0].subject and score.name in HEADLINES:
-            first, last = score.points[0], _at(score, facts.chosen_step)
+            first, last = score.points[0], _at(score, facts.marked_step)
             beside = [f"before {first.value:.3f}"] if first is not last else []
             beside += _share_of_real(last.value, score.real)
             yield score.title, f"{last.value:.3f}", ", ".join(beside)
@@ -99,13 +116,17 @@ def _figures(facts: RunFacts) -> Iterator[tuple[str, str, str]]:
     yield (
         "Photos",
         f"{photos:,}",
-        f"{facts.global_batch} images per step" if facts.global_batch else "",
+        _counted(facts.global_batch, "image per step", "images per step"),
     )
     total = facts.job.spec.training.steps
     yield "Steps", f"{facts.steps:,}", "" if facts.steps == total else f"of {total:,}"
     if (seconds := _seconds(facts)) is not None:
         count = len(facts.attempts)
         yield "Time", human_duration(seconds), f"{count} attempts" if count > 1 else "one attempt"
+
+
+def _counted(number: int | None, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}" if number else ""
 
 
 def _share_of_real(value: float, real: float | None) -> list[str]:
@@ -127,7 +148,7 @@ def _score_charts(facts: RunFacts) -> Iterator[tuple[str, list[Chart]]]:
         yield (
             subject,
             [
-                _score_chart(score, facts.chosen_step, name=f"score-{number}")
+                _score_chart(score, facts.marked_step, name=f"score-{number}")
                 for number, score in enumerate(facts.scores)
                 if score.subject == subject
             ],
@@ -164,7 +185,7 @@ def _selection_charts(facts: RunFacts) -> Iterator[Chart]:
     if (selection := facts.selection) is None:
         return
     sentences = [f"{_product(selection.weights)}; the highest is exported."]
-    if facts.chosen_step in selection.passed_over:
+    if facts.marked_step in selection.passed_over:
         sentences.append("All are below the limit of the class fidelity: the nearest is exported.")
     elif selection.passed_over:
         steps = ", ".join(f"{step:,}" for step in selection.passed_over)
@@ -177,7 +198,7 @@ def _selection_charts(facts: RunFacts) -> Iterator[Chart]:
         [Line("Score", selection.points, dots=True)],
         _short,
         "selection",
-        facts.chosen_step,
+        facts.marked_step,
     )
 
 
@@ -208,7 +229,7 @@ def _training_charts(facts: RunFacts) -> Iterator[Chart]:
         held_out = Line("Validation loss", facts.validation_losses, dots=True)
         text = "Of photos that were not trained on; low where the model has learned the subject."
         yield _training_chart(
-            "Validation loss", text, [held_out], _short, "validation", facts.chosen_step
+            "Validation loss", text, [held_out], _short, "validation", facts.marked_step
         )
     if facts.learning_rate:
         rate = facts.learning_rate

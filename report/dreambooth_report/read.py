@@ -66,6 +66,7 @@ def read_run(storage: Storage, root: str) -> RunFacts:
         done=bool(card),
         steps=max((entry["step"] for entry in steps), default=0),
         chosen_step=chosen,
+        best_step=None if card else record.result.best_step,
         encoders=_encoders(scored),
         subjects=[_subject(record, each, prompts, chosen) for each in job.spec.subjects],
         prompts=prompts,

@@ -47,8 +47,9 @@ class Evaluation(_Model):
 
 
 class Result(_Model):
-    """What was exported and why, once it is."""
+    """What was exported and why; before that, which step is the best so far."""
 
+    best_step: int | None = None
     stopped_early: str | None = None
     weights: dict[str, float] = {}
     evaluations: list[Evaluation] = []

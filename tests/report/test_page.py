@@ -28,9 +28,12 @@ from tests.report.runs import write_run
 HOSTILE = "</script></style><script>alert(1)</script>\"'><img src=x onerror=alert(1)> sks {{ 7*7 }}"
 
 
-def build(root: str) -> str:
+def build(root: str, *, alone: bool = False) -> str:
+    """The page of a run; `alone`: of a folder whose job is known from nowhere else."""
+    record = Path(root.removeprefix("file://")) / "run.json"
+    job = None if alone else DreamBoothJob.model_validate(json.loads(record.read_text())["job"])
     with Storage(StorageSettings()) as storage:
-        return build_report(storage, root).html
+        return build_report(storage, root, job).html
 
 
 class Parser(HTMLParser):
@@ -62,11 +65,20 @@ def test_pictures_come_from_the_folders_of_the_run_alone(tmp_path: Path) -> None
     (tmp_path / "secret.png").write_bytes((tmp_path / "photos/0.png").read_bytes())
     alone = len(Parser(build(root)).all("img"))
     assert "2 pictures could not be read" in build(root)
+    assert "outside of the run's folder" not in build(root)
     (tmp_path / "photos/0.png").unlink()
     assert len(Parser(build(root)).all("img")) == alone - 1
 
 
-def test_a_run_from_elsewhere_shows_no_files_of_this_machine() -> None:
+def test_a_folder_alone_shows_no_pictures_outside_of_it(tmp_path: Path) -> None:
+    root = write_run(tmp_path, steps=(0, 8), seeds=1)
+    page = build(root, alone=True)
+    assert len(Parser(page).all("img")) == 2 * 3 + 1  # samples, and those of the trained model
+    assert "8 pictures could not be read" in page
+    assert "make this page from the job&#39;s file to see them" in page
+
+
+def test_a_known_job_names_the_folders_of_photos_and_class_images() -> None:
     job = DreamBoothJob.model_validate(
         {
             "apiVersion": "dreambooth.dev/v1alpha1",
@@ -85,8 +97,8 @@ def test_a_run_from_elsewhere_shows_no_files_of_this_machine() -> None:
     )
     root = "s3://bucket/out/default/mug/1"
     shown = {root, "s3://bucket/mug", "s3://bucket/mugs", "s3://bucket/out/prior-cache"}
-    assert set(picture_folders(root, job, is_trusted=False)) == shown
-    assert set(picture_folders(root, job, is_trusted=True)) == shown | {"file:///home/me"}
+    assert set(picture_folders(root, job)) == shown | {"file:///home/me"}
+    assert picture_folders(root, None) == [root]
 
 
 def test_it_shows_what_the_run_has_stored(page: str) -> None:
@@ -135,6 +147,44 @@ def test_the_choice_of_the_checkpoint_is_shown(tmp_path: Path) -> None:
     drifted = RESULT | {"evaluations": [each | {"passedOver": True} for each in EVALUATIONS]}
     page = build(write_run(tmp_path, steps=(0, 400, 800), result=drifted))
     assert "All are below the limit of the class fidelity: the nearest is exported." in page
+
+
+def test_a_run_that_goes_on_shows_the_best_checkpoint_so_far(tmp_path: Path) -> None:
+    so_far = {"bestStep": 400, "weights": {"promptSimilarity": 1}, "evaluations": EVALUATIONS}
+    root = write_run(tmp_path, steps=(0, 400, 800), result=so_far)
+    (tmp_path / "run/export/README.md").unlink()
+    scores = example_scores().model_copy(update={"step": 400, "exported_step": None})
+    (tmp_path / "run/scores").mkdir()
+    (tmp_path / "run/scores/step-00000400.json").write_bytes(scores.encode())
+    page = build(root)
+    assert "Choice of the checkpoint" in page
+    assert "The vertical line is the best checkpoint so far, of step 400." in page
+    assert "The model so far" in page
+    assert "exported model" not in page
+
+
+@pytest.mark.parametrize(
+    ("training", "kind"),
+    [
+        ({"method": "full"}, "A fine-tuned model"),
+        ({"method": "lora", "textEncoder": {"method": "full"}}, "A fine-tuned model"),
+        ({"method": "lora"}, "A LoRA"),
+        ({"method": "lora", "lora": {"type": "dora"}}, "A DoRA"),
+        ({"method": "lora", "lora": {"type": "lokr"}}, "A LoKr"),
+        ({"method": "lora", "lora": {"type": "loha"}}, "A LoHa"),
+    ],
+)
+def test_the_page_says_what_was_trained(
+    tmp_path: Path, training: dict[str, Any], kind: str
+) -> None:
+    root = write_run(tmp_path, steps=(0,), seeds=1, globalBatch=1)
+    path = tmp_path / "run" / "run.json"
+    record = json.loads(path.read_text())
+    record["job"]["spec"]["training"] = training
+    path.write_text(json.dumps(record))
+    page = build(root)
+    assert f"{kind} that knows" in page
+    assert "1 image per step" in page
 
 
 def test_without_a_choice_no_choice_is_shown(tmp_path: Path) -> None:
@@ -244,15 +294,15 @@ def test_fields_of_another_version_are_ignored(tmp_path: Path) -> None:
     record["job"]["spec"]["training"]["fromTheFuture"] = 1
     record["job"]["spec"]["subjects"][0]["mood"] = "good"
     path.write_text(json.dumps(record))
-    assert "Succeeded" in build(root)
+    assert "Succeeded" in build(root, alone=True)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnreadableRunError, match=r"holds no run\.json.*the folder of a run"):
-        build(f"file://{tmp_path}")
+        build(f"file://{tmp_path}", alone=True)
     (tmp_path / "run.json").write_text('{"job": {}}')
     with pytest.raises(UnreadableRunError, match=r"run\.json: job\.apiVersion: .*another version"):
-        build(f"file://{tmp_path}")
+        build(f"file://{tmp_path}", alone=True)
 
 
 @pytest.mark.slow

@@ -278,9 +278,19 @@ def test_class_images_have_the_shapes_of_the_subjects_images(
     assert {each.shape: (len(each.own.images), each.count) for each in shares} == counts
 
 
+def test_more_shapes_than_class_images_share_those_of_the_user() -> None:
+    weights = {(64, 64): 0.5, (72, 56): 0.3, (56, 72): 0.2}
+    shares = divide_among_shapes(5, own_images(*[(400, 400)] * 4), weights)
+    counts = {each.shape: (len(each.own.images), each.count) for each in shares}
+    assert counts == {(64, 64): (4, 4), (72, 56): (0, 1), (56, 72): (4, 4)}
+
+
 def test_parts_add_up() -> None:
     assert divide(10, [1, 1, 1]) in ([4, 3, 3], [3, 4, 3], [3, 3, 4])
     assert divide(5, [100, 1]) == [4, 1]
+    assert divide(10, [97, 1, 1, 1]) == [7, 1, 1, 1]
+    assert divide(10, [60, 36, 2, 2]) == [5, 3, 1, 1]
+    assert divide(2, [1, 1, 1]) == [1, 1, 1]
 
 
 @pytest.mark.parametrize(("resolution", "side"), [(32, 64), (96, 64), (224, 192), (512, 512)])

@@ -13,6 +13,7 @@ from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.resume.run_record import read_run_record, write_run_record
 from dreambooth_trainer.selection.policy import Evaluation
 from dreambooth_trainer.selection.selector import CheckpointSelector
 from dreambooth_trainer.telemetry.telemetry import Telemetry
@@ -95,3 +96,19 @@ def test_a_model_that_has_lost_the_class_is_not_the_best(attempt: Attempt) -> No
     assert chosen.has_lost_class(20)
     result: dict[str, Any] = dict(chosen.result(10))
     assert [each["passedOver"] for each in result["evaluations"]] == [False, True]
+
+
+def test_run_json_has_the_best_checkpoint_so_far(attempt: Attempt) -> None:
+    about = {"world_size": 1, "global_batch": 4, "hashes": {}, "seeds": {}}
+    write_run_record(attempt.storage, attempt.layout, attempt.job, attempt=0, **about)
+    worse = {"subjectSimilarity": 0.5, "promptSimilarity": 0.3}
+    chosen = selector(attempt, {10: SIMILAR, 20: worse})
+    chosen.evaluate(10)
+    chosen.evaluate(20)
+    # The next attempt begins, and shows it too.
+    write_run_record(attempt.storage, attempt.layout, attempt.job, attempt=1, **about)
+    record = read_run_record(attempt.storage, attempt.layout)
+    assert record is not None
+    assert record["result"]["bestStep"] == 10
+    assert [each["step"] for each in record["result"]["evaluations"]] == [10, 20]
+    assert len(record["attempts"]) == 2

@@ -19,6 +19,7 @@ from dreambooth_trainer.models.adapters.trainable import make_trainable
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.models.model_config import ModelConfig, read_model_config
 from dreambooth_trainer.preflight.memory import checkpoint_bytes, measure_stages
+from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.training.module import DreamBooth, ResumeState
 from tests.trainer.export.test_adapters import TYPES
 from tests.trainer.resolved import resolve_job, resolve_training
@@ -64,6 +65,13 @@ class Run:
             self._optimizer.step()
             losses.append(float(loss.detach()))
         return losses
+
+
+def test_a_pissa_start_is_no_stall(random_pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[None] = []
+    monkeypatch.setattr(heartbeat, "send", lambda: sent.append(None))
+    trained = Run(random_pipeline, "pissa").module.trained.all
+    assert len(sent) == sum("lora_A" in name for name in trained) > 1
 
 
 @pytest.mark.parametrize("name", TYPES)

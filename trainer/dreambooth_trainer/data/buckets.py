@@ -75,11 +75,17 @@ def fit(image: SourceImage, shape: Size) -> SourceImage:
 
 
 def divide(count: int, shares: Sequence[float]) -> list[int]:
-    """`count` in parts in proportion to the shares, of at least 1 each."""
+    """`count` in parts in proportion to the shares, of at least 1 each.
+
+    The parts add up to more where there are more shares than `count`.
+    """
     total = sum(shares)
     exact = [count * share / total for share in shares]
     parts = [max(1, int(each)) for each in exact]
     by_rest = sorted(range(len(parts)), key=lambda i: parts[i] - exact[i])
     for i in by_rest[: max(0, count - sum(parts))]:
         parts[i] += 1
+    for _ in range(sum(parts) - max(count, len(parts))):  # what small shares have too much
+        i = max(range(len(parts)), key=lambda i: (parts[i] > 1, parts[i] - exact[i]))
+        parts[i] -= 1
     return parts

@@ -98,12 +98,13 @@ def write_run_record(
         "warnings": list(warnings),
         "notes": list(notes),
         "attempts": [*(earlier["attempts"] if earlier else []), this],
+        **({"result": earlier["result"]} if earlier and "result" in earlier else {}),
     }
     storage.write(layout.run_record, json.dumps(record, indent=2).encode())
 
 
 def add_result(storage: Storage, layout: OutputLayout, result: Mapping[str, JsonValue]) -> None:
-    """Add to run.json what was exported, and why. Rank 0 alone.
+    """Add to run.json what was exported and why, or which step is the best so far. Rank 0 alone.
 
     Raises:
         StorageError: It cannot be read or written.

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from dreambooth_api.contract.message import BestCheckpoint
 from dreambooth_api.models.evaluation import Evaluation as Settings
 from dreambooth_trainer.attempt import Attempt
+from dreambooth_trainer.resume.run_record import add_result
 from dreambooth_trainer.selection.policy import (
     Evaluation,
     best_of,
@@ -105,6 +106,8 @@ class CheckpointSelector:
             score=self._score(record.evaluation),
             best=BestCheckpoint(step=best.step, score=self._score(best)),
         )
+        if self.chooses:
+            ranks.run_on_first(lambda: self._write_choice(best.step, until=step))
         if reason := self.stopped_early:
             telemetry.progress.record_early_stop(reason)
 
@@ -142,12 +145,23 @@ class CheckpointSelector:
 
     def result(self, exported: int) -> dict[str, JsonValue]:
         """What was exported and why, for run.json."""
-        known = sorted(self._until(self.last_step), key=lambda record: record.step)
         return {
             "exportedStep": exported,
             "lastStep": self.last_step,
-            "score": self._score(self._records[exported].evaluation),
             "stoppedEarly": self.stopped_early,
+            **self._choice(exported, self.last_step),
+        }
+
+    def _write_choice(self, best: int, until: int) -> None:
+        """Add to run.json which checkpoint is the best so far."""
+        choice = {"bestStep": best, **self._choice(best, until)}
+        add_result(self._attempt.storage, self._attempt.layout, choice)
+
+    def _choice(self, step: int, until: int) -> dict[str, JsonValue]:
+        """The score of a step, and the evaluations that it was chosen from."""
+        known = sorted(self._until(until), key=lambda record: record.step)
+        return {
+            "score": self._score(self._records[step].evaluation),
             "weights": dict(weights_of(self._select)),
             "evaluations": [
                 {

@@ -28,7 +28,8 @@ def divide_among_shapes(
     """The class images of each shape, in the order of the shapes.
 
     The user's have the shape that crops least of them. The others are generated in such numbers
-    that shapes have as many as the subject's images say, and at least one.
+    that shapes have as many as the subject's images say, and at least one, so that there are more
+    than `count` where there are more shapes.
 
     Args:
         count: `spec.prior.count`.
@@ -45,6 +46,8 @@ def divide_among_shapes(
         if (lacking := count * weights[shape] / total - have[shape]) > 0
     }
     wanted = count - len(own.images)
+    if own.images:  # shapes that get none take the user's, cropped
+        missing = dict(sorted(missing.items(), key=lambda each: (-each[1], each[0]))[:wanted])
     made = dict(zip(missing, divide(wanted, list(missing.values())), strict=True)) if wanted else {}
     shares: list[ShapeShare] = []
     for shape in shapes:

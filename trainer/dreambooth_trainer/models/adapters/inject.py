@@ -15,6 +15,7 @@ from torch.nn import functional
 from dreambooth_api.models.lora import Lora
 from dreambooth_trainer.models.adapters.exported import START, Adapter, row_lengths
 from dreambooth_trainer.models.adapters.targets import alpha_of, rank_of
+from dreambooth_trainer.process import heartbeat
 
 ADAPTER = "default"
 """The name of the adapter that is trained."""
@@ -44,6 +45,7 @@ def add_adapters(part: nn.Module, lora: Lora, modules: Sequence[str]) -> None:
             _measure_rows(layer)
     if lora.init == "pissa":
         for layer in layers:
+            heartbeat.send()  # a decomposition takes seconds, and models have hundreds of layers
             _start_at_principal_components(layer, config)
 
 
