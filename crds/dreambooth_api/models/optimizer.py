@@ -9,12 +9,26 @@ from dreambooth_api.models.base import ApiModel
 from dreambooth_api.models.rules import rule
 
 LearningRate = Annotated[float, Field(gt=0, le=1)]
-OptimizerName = Literal["adamw", "adafactor", "lion", "prodigy"]
+OptimizerName = Literal[
+    "adamw",
+    "adamw-8bit",
+    "paged-adamw-8bit",
+    "adafactor",
+    "lion",
+    "prodigy",
+    "schedule-free-adamw",
+    "muon",
+]
+_ADAM: Mapping[str, float] = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 OPTIMIZER_DEFAULTS: Mapping[OptimizerName, Mapping[str, float]] = {
-    "adamw": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+    "adamw": _ADAM,
+    "adamw-8bit": _ADAM,
+    "paged-adamw-8bit": _ADAM,
     "adafactor": {},
     "lion": {"beta1": 0.9, "beta2": 0.99},
-    "prodigy": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+    "prodigy": _ADAM,
+    "schedule-free-adamw": _ADAM,
+    "muon": {**_ADAM, "beta1": 0.95},
 }
 """What each optimizer takes beside a weight decay, and its value where a job leaves it open."""
 
@@ -24,13 +38,19 @@ class Optimizer(ApiModel):
 
     name: OptimizerName = "adamw"
     """`adamw`: 8 bytes of state per trained weight (Loshchilov & Hutter 2019), fused where the
-    device can. `adafactor`: less than 1 byte, but for small parameters and convolutions (Shazeer &
-    Stern 2018). `lion`: 4 bytes (Chen et al. 2023); it takes a third to a tenth of AdamW's learning
-    rate. `prodigy`: 16 bytes, and it finds the learning rate itself (Mishchenko & Defazio 2023);
-    set `learningRate` to 1."""
+    device can. `adamw-8bit`: 2 bytes (Dettmers et al. 2022). `paged-adamw-8bit`: these 2 in memory
+    that moves to the host when the GPU's is short (Dettmers et al. 2023). `adafactor`: less than 1
+    byte, but for small parameters and convolutions (Shazeer & Stern 2018). `lion`: 4 bytes (Chen et
+    al. 2023); it takes a third to a tenth of AdamW's learning rate. `prodigy`: 16 bytes, and it
+    finds the learning rate itself (Mishchenko & Defazio 2023); set `learningRate` to 1.
+    `schedule-free-adamw`: 8 bytes; it averages the weights in place of a schedule, and the average
+    is sampled and exported (Defazio et al. 2024). `muon`: 4 bytes for matrices, whose updates it
+    makes orthogonal at AdamW's learning rates (Liu et al. 2025); embeddings, convolutions and
+    vectors are left to AdamW."""
 
     beta1: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Decay of the first moment. Default: 0.9. Not for `adafactor`."""
+    """Decay of the first moment, with `schedule-free-adamw` the share of the average in the weights
+    that are trained. Default: 0.9; with `muon` 0.95. Not for `adafactor`."""
 
     beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Decay of the second moment, for `lion` of the only one. Default: 0.999; with `lion` 0.99. Not
@@ -49,6 +69,14 @@ class Optimizer(ApiModel):
     )
     def _adafactor_keeps_no_first_moment(self) -> bool:
         return self.beta1 is None or self.name != "adafactor"
+
+    @rule(
+        "beta1",
+        "!has(self.beta1) || self.name != 'schedule-free-adamw' || self.beta1 > 0.0",
+        "must be greater than 0 with schedule-free-adamw, whose average it weighs; remove it",
+    )
+    def _schedule_free_averages(self) -> bool:
+        return self.beta1 is None or self.name != "schedule-free-adamw" or self.beta1 > 0
 
     @rule(
         "beta2",

@@ -213,6 +213,22 @@ class Training(ApiModel):
         return self.optimizer.name != "prodigy" or self.text_encoder.learning_rate is None
 
     @rule(
+        "schedule.name",
+        "self.optimizer.name != 'schedule-free-adamw' || self.schedule.name == 'constant'",
+        "schedule-free-adamw averages the weights in place of a schedule; set name to constant",
+    )
+    def _schedule_free_has_no_schedule(self) -> bool:
+        return self.optimizer.name != "schedule-free-adamw" or self.schedule.name == "constant"
+
+    @rule(
+        "ema.enabled",
+        "self.optimizer.name != 'schedule-free-adamw' || !self.ema.enabled",
+        "schedule-free-adamw averages the weights itself; set enabled to false",
+    )
+    def _one_average(self) -> bool:
+        return self.optimizer.name != "schedule-free-adamw" or not self.ema.enabled
+
+    @rule(
         "minSnrGamma",
         "!has(self.minSnrGamma) || (!has(self.timestepSampling) && self.lossWeighting == 'none')",
         "no model takes it together with timestepSampling or lossWeighting, which are for models of"

@@ -691,6 +691,16 @@ def test_settings_of_flow_matching_are_refused_for_a_ddpm_model(
     assert report.exit_code == ExitCode.BAD_CONFIG
 
 
+def test_an_optimizer_that_pytorch_lacks_is_an_error(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job["spec"]["training"]["optimizer"] = {"name": "muon"}
+    assert examine(job).errors == []
+    monkeypatch.delattr("torch.optim.Muon")
+    (error,) = map(str, examine(job).errors)
+    assert error.startswith("spec.training.optimizer.name: muon needs PyTorch 2.9 or newer, and")
+
+
 @pytest.mark.parametrize(
     ("training", "field"),
     [

@@ -115,7 +115,8 @@ def test_only_what_can_still_be_lowered_is_named(job: MakeJob) -> None:
     assert remedies("a training step", DreamBoothJob.model_validate(job(training=most))) == (
         "raise spec.training.accumulation, set spec.training.gradientCheckpointing to true,"
         " set spec.training.precision to bf16, set spec.training.method to lora,"
-        " set spec.prior.target to noise, set spec.training.ema.enabled to false,"
+        " set spec.prior.target to noise, set spec.training.optimizer.name to adamw-8bit,"
+        " set spec.training.ema.enabled to false,"
         " lower spec.training.resolution or use GPUs with more memory"
     )
     least = {"globalBatch": 1, "method": "lora", "gradientCheckpointing": True, "precision": "bf16"}

@@ -32,10 +32,12 @@ PATTERNS = {"rankPattern": {"to_k": 3}, "alphaPattern": {"to_q": 5}}
 class Run:
     """Trains adapters of a random model towards its own predictions of the class."""
 
-    def __init__(self, pipeline: Any, name: str, resume: ResumeState | None = None) -> None:
+    def __init__(
+        self, pipeline: Any, name: str, resume: ResumeState | None = None, **changes: Any
+    ) -> None:
         lora = {"rank": 4, "alpha": 2, "targetPreset": "convolutions", **PATTERNS, **TYPES[name]}
         spec = {"method": "lora", "precision": "fp32", "learningRate": 1e-2, "lora": lora}
-        training = resolve_training({**spec, "steps": 4})
+        training = resolve_training({**spec, "steps": 4, **changes})
         family = StableDiffusion(copy.deepcopy(pipeline), "hash")
         torch.manual_seed(1)
         moments = torch.cat([torch.randn(8, 4, 8, 8), torch.full((8, 4, 8, 8), -2.0)], dim=1)

@@ -18,6 +18,7 @@ from dreambooth_trainer.preflight.images import (
 )
 from dreambooth_trainer.preflight.model import check_model
 from dreambooth_trainer.preflight.objective import check_objective
+from dreambooth_trainer.preflight.optimizer import check_optimizer
 from dreambooth_trainer.preflight.prompts import check_lengths, sample_and_class_prompts
 from dreambooth_trainer.preflight.report import PreflightReport
 from dreambooth_trainer.preflight.resources import check_grace_period, check_memory
@@ -59,6 +60,7 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
         family = config.family if config else StableDiffusion
         problems = check_objective(job.spec.training, family.objective_kind, family.name)
         report.errors += map(BadConfigError, problems)
+    report.errors += map(BadConfigError, check_optimizer(job.spec.training))
     if report.job:
         check_source(report.job, storage, report)
     # Images are checked all the same; without the model's resolution, none is too small.

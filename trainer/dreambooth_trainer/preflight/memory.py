@@ -5,12 +5,11 @@ scoring and exporting. Saving copies from the GPU to the host directly, and take
 """
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dreambooth_api.models.optimizer import OptimizerName
 from dreambooth_trainer.data.cache import DEVICE_BYTES, TrainingCache
 from dreambooth_trainer.data.crops import variants
 from dreambooth_trainer.evaluation.encoder_config import EncoderConfig
@@ -24,15 +23,14 @@ from dreambooth_trainer.process.chunks import images_per_pass
 from dreambooth_trainer.process.out_of_memory import GpuStage
 from dreambooth_trainer.resolved_job import ResolvedJob, ResolvedTraining
 from dreambooth_trainer.training.module import DreamBooth
-from dreambooth_trainer.training.optimizer_state import empty_state
+from dreambooth_trainer.training.optimizer_state import device_bytes, empty_state
+from dreambooth_trainer.training.saved_weights import exported_group
 
 GIB = 1024**3
 OVERHEAD = 1 * GIB
 """What torch's allocator does not count: CUDA's context, the libraries' workspaces, gaps."""
 WEIGHT, AVERAGE = 4, 4
-"""Bytes of a checkpoint per trained parameter: the weight, and EMA's average, in fp32."""
-STATE: Mapping[OptimizerName, int] = {"adamw": 8, "adafactor": 1, "lion": 4, "prodigy": 16}
-"""Bytes of the optimizer's state per trained parameter; of Adafactor at most, for matrices."""
+"""Bytes of a checkpoint per trained parameter: the weight, and its average, in fp32."""
 
 
 def measure_stages(
@@ -185,8 +183,10 @@ class _Measurement:
         module = DreamBooth(self._family, trained, self._training, cache, prior)
         optimizer = self._training.optimizer
         self._moments = [
-            empty_state(optimizer.name, parameter, optimizer.beta1)
-            for parameter in trained.all.values()
+            torch.empty(
+                device_bytes(optimizer.name, name, parameter, optimizer.beta1), dtype=torch.uint8
+            )
+            for name, parameter in trained.all.items()
         ]
         return module
 
@@ -253,20 +253,21 @@ def _batch(
 
 def checkpoint_bytes(config: ModelConfig, training: ResolvedTraining) -> int:
     """Bytes of a checkpoint: trained weights, the optimizer's state, EMA's average."""
-    state = STATE[training.optimizer.name]
-    per_trained = WEIGHT + state + (AVERAGE if training.ema.enabled else 0)
+    with META:
+        trained = make_trainable(config.build(training), training).all
+    per_trained = WEIGHT + (AVERAGE if exported_group(training) == "average" else 0)
     if training.lora.init == "pissa":
         per_trained += WEIGHT  # what the adapters started with
-    return _count_trained(config, training) * per_trained
+    optimizer = training.optimizer
+    states = (
+        empty_state(optimizer.name, name, parameter, optimizer.beta1)
+        for name, parameter in trained.items()
+    )
+    return sum(parameter.numel() for parameter in trained.values()) * per_trained + sum(
+        each.nbytes for state in states for each in state.values()
+    )
 
 
 def count_parameters(module: nn.Module) -> int:
     """Number of weights."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _count_trained(config: ModelConfig, training: ResolvedTraining) -> int:
-    """Number of weights that train, of denoiser and text encoder."""
-    with META:
-        trained = make_trainable(config.build(training), training)
-    return sum(parameter.numel() for parameter in trained.all.values())

@@ -91,6 +91,8 @@ def _state_changes(spec: Spec) -> Iterator[str]:
         yield "set spec.training.method to lora"
         if prior.enabled and prior.weight != 0 and prior.target == "prediction":
             yield "set spec.prior.target to noise"  # without a copy of the base model
+        if training.optimizer.name == "adamw":
+            yield "set spec.training.optimizer.name to adamw-8bit"
     if training.text_encoder.method == "full":
         yield "set spec.training.textEncoder.method to lora or frozen"
     if training.ema.enabled:

@@ -64,6 +64,7 @@ def fit(
         with module.averaged_weights():
             selector.evaluate(module.start)
     if module.start >= (selector.last_step if selector else training.steps):
+        module.release_optimizer()
         return
     stream = _stream(attempt, module, dataset, batch)
     images = 2 if dataset.has_prior else 1

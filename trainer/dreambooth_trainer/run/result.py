@@ -20,7 +20,7 @@ from dreambooth_trainer.process.errors import BadConfigError, BadModelError
 from dreambooth_trainer.resolved_job import ResolvedJob
 from dreambooth_trainer.selection.policy import Evaluation, best_of, with_limit
 from dreambooth_trainer.selection.record import RecordStore, settings_hash
-from dreambooth_trainer.training.saved_weights import copy_weights, starts
+from dreambooth_trainer.training.saved_weights import copy_weights, exported_group, starts
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _load_checkpoint(attempt: Attempt, layout: OutputLayout, step: int | None) -
             f" {', '.join(map(str, steps))}; name one of these"
         )
     spec = attempt.job.spec
-    group = "average" if spec.training.ema.enabled else "weight"
+    group = exported_group(spec.training)
     found = store.load_best(_choice(attempt, layout, step), group)
     if found is None:
         raise BadModelError(

@@ -1,7 +1,7 @@
 """Exponential moving average of the trained weights."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -35,17 +35,24 @@ class ExponentialMovingAverage:
         for name, average in self.averages.items():
             average.copy_(averages[name])
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Within, the parameters have their averages' values; their own are restored afterwards."""
-        saved = {name: p.detach().clone() for name, p in self._parameters.items()}
-        self._assign(self.averages)
-        try:
-            yield
-        finally:
-            self._assign(saved)
+    def applied(self) -> AbstractContextManager[None]:
+        """Within, the parameters have their averages' values."""
+        return applied(self._parameters, self.averages)
 
-    def _assign(self, values: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                parameter.copy_(values[name])
+
+@contextmanager
+def applied(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within, the parameters have other values; their own are restored afterwards, to the bit."""
+    saved = {name: p.detach().clone() for name, p in parameters.items()}
+    assign(parameters, values)
+    try:
+        yield
+    finally:
+        assign(parameters, saved)
+
+
+def assign(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
+    """Copy values into parameters, by name; raises `KeyError` when one is missing."""
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])

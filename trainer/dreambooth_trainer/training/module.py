@@ -20,7 +20,7 @@ from dreambooth_trainer.models.base_model import BaseModel
 from dreambooth_trainer.objectives.loss import Losses, dreambooth_loss
 from dreambooth_trainer.objectives.make import make_objective
 from dreambooth_trainer.resolved_job import ResolvedPrior, ResolvedTraining
-from dreambooth_trainer.training.ema import ExponentialMovingAverage
+from dreambooth_trainer.training.ema import ExponentialMovingAverage, applied, assign
 from dreambooth_trainer.training.optimizer import learning_rate, make_optimizer
 from dreambooth_trainer.training.optimizer_state import (
     optimizer_tensors,
@@ -28,8 +28,9 @@ from dreambooth_trainer.training.optimizer_state import (
     restore_scaler,
     scaler_tensors,
 )
-from dreambooth_trainer.training.saved_weights import copy_weights, starts
+from dreambooth_trainer.training.saved_weights import copy_weights, exported_group, starts
 from dreambooth_trainer.training.schedule import make_schedule, text_stop_step
+from dreambooth_trainer.training.schedule_free import schedule_free_average
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class DreamBooth(pl.LightningModule):
         self._base = BaseModel(family, training) if keeps_base else None
         self._resume = resume
         self._optimizer: Optimizer | None = None
+        self._is_schedule_free = training.optimizer.name == "schedule-free-adamw"
         self._copied: Conditioning | None = None
         """Of the batch, where conditioning is in host memory."""
         self.objective = make_objective(family, training, cache.moments.device)
@@ -220,7 +222,13 @@ class DreamBooth(pl.LightningModule):
         }
 
     def release_optimizer(self) -> None:
-        """Free gradients, moments and the base model: what follows needs the weights alone."""
+        """Free gradients, moments and the base model: what follows needs the weights alone.
+
+        The weights of a schedule-free optimizer become their average.
+        """
+        if self._is_schedule_free:
+            assign(self.trained.all, self._schedule_free_average())
+            self._is_schedule_free = False
         self._optimizer = None
         self._base = None
         self.zero_grad(set_to_none=True)
@@ -242,7 +250,7 @@ class DreamBooth(pl.LightningModule):
     def state(self) -> dict[str, Tensor]:
         """Everything that a later attempt needs, by name, still on its device.
 
-        `weight/<name>`, the optimizer's state, `average/<name>` with EMA, and the gradient
+        `weight/<name>`, the optimizer's state, `average/<name>` where one is kept, and the gradient
         scaler's state with fp16. The learning rate is a function of the step.
         """
         assert self._optimizer is not None
@@ -252,6 +260,9 @@ class DreamBooth(pl.LightningModule):
         tensors |= scaler_tensors(self._scaler)
         if self.ema:
             tensors |= {f"average/{name}": t for name, t in self.ema.averages.items()}
+        if self._is_schedule_free:
+            average = self._schedule_free_average()
+            tensors |= {f"average/{name}": t for name, t in average.items()}
         return tensors
 
     @property
@@ -264,12 +275,23 @@ class DreamBooth(pl.LightningModule):
 
         Samples, scores and exports use them.
         """
+        if self._is_schedule_free:
+            return applied(self.trained.all, self._schedule_free_average())
         return self.ema.applied() if self.ema else nullcontext()
 
     @property
     def exported_group(self) -> str:
         """The start of the names of a state's `averaged_weights`."""
-        return "average" if self.ema else "weight"
+        return exported_group(self.training_spec)
+
+    def _schedule_free_average(self) -> dict[str, Tensor]:
+        """What the weights are averaged to; before the first update, they are the average."""
+        weights = self.trained.all
+        if self._resume is not None:
+            return {name: self._resume.tensors[f"average/{name}"] for name in weights}
+        state = self._optimizer.state if self._optimizer else {}
+        steps = {name: state.get(p, {}).get("z", p) for name, p in weights.items()}
+        return schedule_free_average(weights, steps, self.training_spec.optimizer)
 
     def load_exported(self, tensors: Mapping[str, Tensor]) -> None:
         """Take a saved state's `averaged_weights`: the tensors of `exported_group`.

@@ -5,25 +5,29 @@ import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from dreambooth_api.models.optimizer import OPTIMIZER_DEFAULTS, OptimizerName
 from dreambooth_api.models.training import Training
 from dreambooth_trainer.models.adapters.trainable import TrainableParameters
+from dreambooth_trainer.training.muon import MuonWithAdamW
 
 Groups = list[dict[str, Any]]
+PART = "part"
+"""Key of a group of parameters: `denoiser`, or `text` for the text encoders."""
 
 
 def make_optimizer(trained: TrainableParameters, training: Training) -> Optimizer:
     """The job's optimizer; the text encoders have their own learning rate.
 
     Returns:
-        An optimizer with one or two parameter groups, the denoiser's first.
+        An optimizer with groups of parameters, the denoiser's first; `PART` says whose a group is.
     """
-    groups: Groups = [{"params": list(trained.denoiser.values()), "lr": training.learning_rate}]
+    groups = [_group("denoiser", trained.denoiser, training.learning_rate)]
     if trained.text:
         rate = training.text_encoder.learning_rate or training.learning_rate
-        groups.append({"params": list(trained.text.values()), "lr": rate})
+        groups.append(_group("text", trained.text, rate))
     settings = training.optimizer
     taken = settings.model_dump(by_alias=False, exclude_none=True)
     numbers = {**OPTIMIZER_DEFAULTS[settings.name], **taken}
@@ -36,6 +40,10 @@ def make_optimizer(trained: TrainableParameters, training: Training) -> Optimize
     if "epsilon" in numbers:
         arguments["eps"] = numbers["epsilon"]
     return _MAKERS[settings.name](groups, arguments, training)
+
+
+def _group(part: str, parameters: Mapping[str, nn.Parameter], rate: float) -> dict[str, Any]:
+    return {"params": list(parameters.items()), "lr": rate, PART: part}
 
 
 def _make_adamw(groups: Groups, arguments: Mapping[str, Any], training: Training) -> Optimizer:
@@ -52,6 +60,35 @@ def _make_lion(groups: Groups, arguments: Mapping[str, Any], _: Training) -> Opt
 
     optimizer: Optimizer = Lion(groups, **arguments)
     return optimizer
+
+
+def _make_adamw_8bit(groups: Groups, arguments: Mapping[str, Any], _: Training) -> Optimizer:
+    from bitsandbytes.optim import AdamW8bit
+
+    optimizer: Optimizer = AdamW8bit(groups, **arguments)
+    return optimizer
+
+
+def _make_paged_adamw_8bit(groups: Groups, arguments: Mapping[str, Any], __: Training) -> Optimizer:
+    from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
+
+    (_, parameter), *_ = groups[0]["params"]
+    make = PagedAdamW8bit if parameter.is_cuda else AdamW8bit  # the host has nowhere to page to
+    optimizer: Optimizer = make(groups, **arguments)
+    return optimizer
+
+
+def _make_schedule_free(groups: Groups, arguments: Mapping[str, Any], _: Training) -> Optimizer:
+    from schedulefree import AdamWScheduleFree
+
+    averaging = AdamWScheduleFree(groups, **arguments)
+    averaging.train()  # for good: see `schedule_free`, which averages
+    optimizer: Optimizer = averaging
+    return optimizer
+
+
+def _make_muon(groups: Groups, arguments: Mapping[str, Any], training: Training) -> Optimizer:
+    return MuonWithAdamW(groups, fused=training.precision != "fp16", **arguments)
 
 
 def _make_adafactor(groups: Groups, arguments: Mapping[str, Any], _: Training) -> Optimizer:
@@ -77,9 +114,13 @@ def _make_prodigy(groups: Groups, arguments: Mapping[str, Any], _: Training) -> 
 
 _MAKERS: Mapping[OptimizerName, Callable[[Groups, Mapping[str, Any], Training], Optimizer]] = {
     "adamw": _make_adamw,
+    "adamw-8bit": _make_adamw_8bit,
+    "paged-adamw-8bit": _make_paged_adamw_8bit,
     "adafactor": _make_adafactor,
     "lion": _make_lion,
     "prodigy": _make_prodigy,
+    "schedule-free-adamw": _make_schedule_free,
+    "muon": _make_muon,
 }
 
 

@@ -5,8 +5,15 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from dreambooth_api.models.training import Training
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters.exported import START
+
+
+def exported_group(training: Training) -> str:
+    """The group of a state that is sampled, scored and exported: `average` or `weight`."""
+    is_schedule_free = training.optimizer.name == "schedule-free-adamw"
+    return "average" if training.ema.enabled or is_schedule_free else "weight"
 
 
 def copy_weights(

@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from dreambooth_api.models.optimizer import Schedule
 from dreambooth_api.models.training import Training
+from dreambooth_trainer.training.optimizer import PART
 
 
 def make_schedule(optimizer: Optimizer, training: Training, start: int) -> LambdaLR:
@@ -29,8 +30,10 @@ def make_schedule(optimizer: Optimizer, training: Training, start: int) -> Lambd
     def text(step: int) -> float:
         return multiplier(start + step) if start + step < text_stop else 0.0
 
-    multipliers: list[Callable[[int], float]] = [denoiser, text]
-    return LambdaLR(optimizer, multipliers[: len(optimizer.param_groups)])
+    return LambdaLR(
+        optimizer,
+        [text if group[PART] == "text" else denoiser for group in optimizer.param_groups],
+    )
 
 
 def text_stop_step(training: Training) -> float:
