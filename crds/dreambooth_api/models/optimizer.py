@@ -32,6 +32,12 @@ OPTIMIZER_DEFAULTS: Mapping[OptimizerName, Mapping[str, float]] = {
 }
 """What each optimizer takes beside a weight decay, and its value where a job leaves it open."""
 
+SCHEDULE_DEFAULTS: Mapping[str, Mapping[str, float]] = {
+    "cosine-with-restarts": {"cycles": 2},
+    "warmup-stable-decay": {"decayFraction": 0.2},
+}
+"""What a schedule takes beside a warm-up, and its value where a job leaves it open."""
+
 
 class Optimizer(ApiModel):
     """The optimizer and its settings."""
@@ -98,8 +104,39 @@ class Optimizer(ApiModel):
 class Schedule(ApiModel):
     """The learning rate's schedule, counted in optimizer steps whatever the number of ranks."""
 
-    name: Literal["constant", "linear", "cosine", "polynomial"] = "constant"
-    """Shape after the warm-up."""
+    name: Literal[
+        "constant",
+        "linear",
+        "cosine",
+        "polynomial",
+        "cosine-with-restarts",
+        "warmup-stable-decay",
+    ] = "constant"
+    """Shape after the warm-up: from `learningRate` towards 0 at the last step, or `constant`.
+    `cosine-with-restarts`: several times (Loshchilov & Hutter 2017). `warmup-stable-decay`:
+    constant until the last part of the steps, then linearly (Hu et al. 2024)."""
 
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """Steps of linear warm-up; the first has 1 / warmupSteps of the rate."""
+
+    cycles: Annotated[int, Field(ge=1, le=100)] | None = None
+    """How often `cosine-with-restarts` falls to 0. Default: 2."""
+
+    decay_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Last part of the steps, in which `warmup-stable-decay` falls to 0. Default: 0.2."""
+
+    @rule(
+        "cycles",
+        "!has(self.cycles) || self.name == 'cosine-with-restarts'",
+        "has no effect with this schedule; set name to cosine-with-restarts, or remove it",
+    )
+    def _only_restarts_have_cycles(self) -> bool:
+        return self.cycles is None or self.name == "cosine-with-restarts"
+
+    @rule(
+        "decayFraction",
+        "!has(self.decayFraction) || self.name == 'warmup-stable-decay'",
+        "has no effect with this schedule; set name to warmup-stable-decay, or remove it",
+    )
+    def _only_one_schedule_decays_at_the_end(self) -> bool:
+        return self.decay_fraction is None or self.name == "warmup-stable-decay"

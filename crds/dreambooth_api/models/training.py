@@ -245,3 +245,16 @@ class Training(ApiModel):
     )
     def _warmup_ends(self) -> bool:
         return self.schedule.warmup_steps < self.steps
+
+    @rule(
+        "schedule.warmupSteps",
+        "self.schedule.name != 'warmup-stable-decay' || double(self.schedule.warmupSteps) <="
+        " double(self.steps) * (1.0 -"
+        " (has(self.schedule.decayFraction) ? self.schedule.decayFraction : 0.2))",
+        "must end before the decay of warmup-stable-decay; lower it, or lower decayFraction",
+    )
+    def _warmup_ends_before_the_decay(self) -> bool:
+        schedule = self.schedule
+        fraction = 0.2 if schedule.decay_fraction is None else schedule.decay_fraction
+        until = float(self.steps) * (1 - fraction)
+        return schedule.name != "warmup-stable-decay" or schedule.warmup_steps <= until

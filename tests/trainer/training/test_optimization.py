@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
-from dreambooth_api.models.optimizer import OptimizerName
+from dreambooth_api.models.optimizer import OptimizerName, Schedule
 from dreambooth_api.models.training import Training
 from dreambooth_trainer.models.adapters.trainable import TrainableParameters
 from dreambooth_trainer.training.ema import ExponentialMovingAverage
@@ -47,7 +47,7 @@ def rates(training, start, count):
     return found
 
 
-@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "polynomial"])
+@pytest.mark.parametrize("name", get_args(Schedule.model_fields["name"].annotation))
 def test_a_resumed_schedule_goes_on_where_it_was(name):
     training = Training.model_validate(
         {"steps": 20, "schedule": {"name": name, "warmupSteps": 4}, "learningRate": 1e-3}
@@ -63,6 +63,23 @@ def test_warm_up_and_cosine_have_their_shape():
     assert found[:3] == [0.5, 1.0, 1.0]
     assert found[7] == pytest.approx(0.5)
     assert found[11] < 0.03
+
+
+def shape(**schedule):
+    training = Training.model_validate({"steps": 10, "schedule": schedule, "learningRate": 1.0})
+    return [round(rate, 3) for rate, _ in rates(training, 0, 10)]
+
+
+def test_a_stable_rate_decays_at_the_end():
+    found = shape(name="warmup-stable-decay", warmupSteps=2, decayFraction=0.4)
+    assert found == [0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    assert shape(name="warmup-stable-decay") == [1] * 9 + [0.5]
+
+
+def test_a_cosine_restarts_in_each_cycle():
+    twice = [1, 0.905, 0.655, 0.345, 0.095]
+    assert shape(name="cosine-with-restarts") == twice * 2
+    assert shape(name="cosine-with-restarts", cycles=1) == shape(name="cosine")
 
 
 def test_the_text_encoder_has_its_own_rate_and_stops_at_its_fraction():

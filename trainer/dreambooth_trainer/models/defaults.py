@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dreambooth_api.models.job import DreamBoothJob, resolved
-from dreambooth_api.models.optimizer import OPTIMIZER_DEFAULTS
+from dreambooth_api.models.optimizer import OPTIMIZER_DEFAULTS, SCHEDULE_DEFAULTS
 from dreambooth_api.models.prior import Sampler
 from dreambooth_api.parsing.messages import messages
 from dreambooth_trainer.process.errors import BadModelError
@@ -97,6 +97,8 @@ def fill_defaults(
     training = spec["training"] = {"resolution": defaults.resolution, **training}
     optimizer = training["optimizer"]
     training["optimizer"] = {**OPTIMIZER_DEFAULTS[optimizer["name"]], **optimizer}
+    schedule = training["schedule"]
+    training["schedule"] = {**SCHEDULE_DEFAULTS.get(schedule["name"], {}), **schedule}
     shift = flow_shift(training["resolution"])
     # minSnrGamma with flow matching, and timestepSampling with DDPM, are refused by name: see
     # `check_objective`.

@@ -7,7 +7,7 @@ from diffusers.optimization import get_scheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from dreambooth_api.models.optimizer import Schedule
+from dreambooth_api.models.optimizer import SCHEDULE_DEFAULTS, Schedule
 from dreambooth_api.models.training import Training
 from dreambooth_trainer.training.optimizer import PART
 
@@ -46,12 +46,28 @@ def _multiplier(schedule: Schedule, steps: int) -> Callable[[int], float]:
 
     It is that of diffusers except in the warm-up, whose first step would have the rate 0 there.
     """
+    after_warmup = _stable_decay if schedule.name == "warmup-stable-decay" else _of_diffusers
+    later = after_warmup(schedule, steps)
+    warmup = schedule.warmup_steps
+    return lambda step: (step + 1) / warmup if step < warmup else later(step)
+
+
+def _stable_decay(schedule: Schedule, steps: int) -> Callable[[int], float]:
+    defaults = SCHEDULE_DEFAULTS[schedule.name]
+    decay = steps * (schedule.decay_fraction or defaults["decayFraction"])
+    return lambda step: min(1.0, (steps - step) / decay)
+
+
+def _of_diffusers(schedule: Schedule, steps: int) -> Callable[[int], float]:
     # get_scheduler requires an optimizer, but only its lambda is used.
     unused = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     name = "constant_with_warmup" if schedule.name == "constant" else schedule.name
     scheduler = get_scheduler(
-        name, unused, num_warmup_steps=schedule.warmup_steps, num_training_steps=steps
+        name.replace("-", "_"),
+        unused,
+        num_warmup_steps=schedule.warmup_steps,
+        num_training_steps=steps,
+        num_cycles=schedule.cycles or int(SCHEDULE_DEFAULTS["cosine-with-restarts"]["cycles"]),
     )
-    after_warmup: Callable[[int], float] = scheduler.lr_lambdas[0]
-    warmup = schedule.warmup_steps
-    return lambda step: (step + 1) / warmup if step < warmup else after_warmup(step)
+    multiplier: Callable[[int], float] = scheduler.lr_lambdas[0]
+    return multiplier
