@@ -28,6 +28,10 @@ class Subject(ApiModel):
     read too. Default: the captions beside the images; without them, "a photo of <identifier>
     <class>"."""
 
+    add_identifier: bool | None = None
+    """Begin the captions that lack the identifier with "<identifier> <class>, ", as others call a
+    trigger. Default: false, with a warning of these captions."""
+
     evaluation_images: StorageUri | None = None
     """Folder of images of the subject that are not trained on, which `spec.evaluation` compares
     with. Default: the training images."""

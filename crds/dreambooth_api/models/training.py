@@ -175,6 +175,10 @@ class Training(ApiModel):
     """Train on each caption with its tags, the parts between commas, in 8 orders. A tag with the
     identifier keeps its place."""
 
+    tag_dropout: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Fraction of tags that are left out of captions, so that none is needed. They are drawn in 8
+    variants of each caption. A tag with the identifier stays. Default: none."""
+
     ema: Ema = Field(default_factory=Ema)
     """Average of the weights."""
 
@@ -187,6 +191,11 @@ class Training(ApiModel):
     seed: Seed = 0
     """Fixes which image, crop, flip, timestep and noise each step uses, whatever the number of
     ranks."""
+
+    @property
+    def varies_tags(self) -> bool:
+        """Whether captions have variants of their tags."""
+        return self.shuffle_tags or self.tag_dropout is not None
 
     @rule(
         "globalBatch",

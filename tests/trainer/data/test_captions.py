@@ -3,7 +3,7 @@
 import json
 import unicodedata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -14,8 +14,9 @@ from dreambooth_trainer.data.images import SourceImage
 from dreambooth_trainer.process.errors import BadDataError
 
 
-def read(folder: Path, *names: str, beside: bool = False) -> Captions:
+def read(folder: Path, *names: str, beside: bool = False, **settings: Any) -> Captions:
     subject = Subject(
+        **settings,
         identifier="sks",
         class_noun="coffee mug",
         images=f"file://{folder}" if beside else "file:///images",
@@ -55,6 +56,15 @@ def test_captions_beside_the_images_without_the_identifier_are_a_warning(tmp_pat
     (tmp_path / "0.txt").write_text("a mug")
     [warning] = read(tmp_path, "0.jpg", beside=True).warnings
     assert warning.startswith("spec.subjects[1].images: the identifier 'sks' is missing")
+
+
+def test_the_identifier_is_added_to_the_captions_that_lack_it(tmp_path: Path) -> None:
+    (tmp_path / "0.txt").write_text("a mug on a table")
+    (tmp_path / "1.txt").write_text("SKS mug")
+    found = read(tmp_path, "0.jpg", "1.jpg", add_identifier=True)
+    assert found.texts == ["sks coffee mug, a mug on a table", "SKS mug"]
+    assert found.warnings == []
+    assert found.notes == ["spec.subjects[1].addIdentifier: 'sks' is added to 1 of 2 captions"]
 
 
 @pytest.mark.parametrize("beside", [False, True])

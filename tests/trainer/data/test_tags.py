@@ -7,19 +7,22 @@ from typing import Any
 import pytest
 import torch
 
+from dreambooth_api.models.training import Training
 from dreambooth_trainer.data.batches import BatchPlan, BatchStream
 from dreambooth_trainer.data.cache import NO_CAPTION
-from dreambooth_trainer.data.captions.tags import shuffle_tags
+from dreambooth_trainer.data.captions.tags import split_tags, vary_tags
 from dreambooth_trainer.data.sampler import CAPTION_ORDERS, ImagePool, TrainingSampler
 from dreambooth_trainer.objectives.ddpm import DDPMObjective
 from dreambooth_trainer.training.module import DreamBooth
 
 CAPTION = "a photo of sks mug, red, on a table,  steam , window"
-TAGS = {"red", "on a table", "steam", "window"}
+CAPTION_TAGS = ["red", "on a table", "steam", "window"]
+TAGS = set(CAPTION_TAGS)
+SHUFFLED = Training(shuffle_tags=True)
 
 
 def test_tags_are_shuffled_and_the_trigger_stays_first() -> None:
-    orders = shuffle_tags(CAPTION, "sks", 7, image=0)
+    orders = vary_tags(CAPTION, "sks", 7, 0, SHUFFLED)
     assert len(orders) == CAPTION_ORDERS
     assert orders[0] == CAPTION
     for order in orders[1:]:
@@ -27,9 +30,9 @@ def test_tags_are_shuffled_and_the_trigger_stays_first() -> None:
         assert first == "a photo of sks mug"
         assert set(others) == TAGS
     assert len(set(orders)) > CAPTION_ORDERS // 2
-    assert orders == shuffle_tags(CAPTION, "sks", 7, image=0)
-    assert orders != shuffle_tags(CAPTION, "sks", 7, image=1)
-    assert orders != shuffle_tags(CAPTION, "sks", 8, image=0)
+    assert orders == vary_tags(CAPTION, "sks", 7, 0, SHUFFLED)
+    assert orders != vary_tags(CAPTION, "sks", 7, 1, SHUFFLED)
+    assert orders != vary_tags(CAPTION, "sks", 8, 0, SHUFFLED)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +40,28 @@ def test_tags_are_shuffled_and_the_trigger_stays_first() -> None:
     ["a photo of sks mug", "sks, red", "", "blue, SKS mug, ", "red, (sks mug)", "sks., red"],
 )
 def test_a_caption_without_tags_to_shuffle_stays_as_it_is(caption: str) -> None:
-    assert set(shuffle_tags(caption, "sks", 7, image=0)) == {caption}
+    assert set(vary_tags(caption, "sks", 7, 0, SHUFFLED)) == {caption}
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_tags_are_left_out_but_never_the_trigger(shuffled: bool) -> None:
+    training = Training(shuffle_tags=shuffled, tag_dropout=0.3)
+    dropped = []
+    for image in range(50):
+        variants = vary_tags(CAPTION, "sks", 7, image, training)
+        assert variants == vary_tags(CAPTION, "sks", 7, image, training)
+        for first, *others in (variant.split(", ") for variant in variants if variant != CAPTION):
+            assert first == "a photo of sks mug"
+            assert set(others) <= TAGS
+            assert shuffled or others == [t for t in CAPTION_TAGS if t in others]
+        dropped += [5 - len(split_tags(variant)) for variant in variants]
+    assert sum(dropped) / len(dropped) == pytest.approx(0.3 * 4, abs=0.15)
+
+
+def test_a_caption_of_which_nothing_would_be_left_stays_as_it_is() -> None:
+    variants = vary_tags("red, blue", "sks", 7, 0, Training(tag_dropout=0.9))
+    assert "" not in variants
+    assert "red, blue" in variants
 
 
 def test_the_order_is_drawn_anew_for_each_sample_whatever_the_ranks() -> None:

@@ -11,7 +11,7 @@ from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.bucket_sampler import BucketSampler
 from dreambooth_trainer.data.buckets import fit, nearest_shape
 from dreambooth_trainer.data.cache import image_pools
-from dreambooth_trainer.data.captions.tags import shuffle_tags
+from dreambooth_trainer.data.captions.tags import vary_tags
 from dreambooth_trainer.data.crops import Size, Variant, variants
 from dreambooth_trainer.data.images import SourceImage, load_images
 from dreambooth_trainer.data.latents import ImageGroup
@@ -168,11 +168,12 @@ def subject_groups(
 
 
 def _with_orders(group: ImageGroup, job: ResolvedJob, subject: Subject) -> ImageGroup:
-    """The group with its captions' tags in other orders, where the job says so."""
-    if not job.spec.training.shuffle_tags:
+    """The group with its captions' tags in other orders or left out, where the job says so."""
+    training = job.spec.training
+    if not training.varies_tags:
         return group
     orders = [
-        shuffle_tags(caption, subject.identifier, job.spec.training.seed, number)
+        vary_tags(caption, subject.identifier, training.seed, number, training)
         for number, caption in enumerate(group.captions)
     ]
     return replace(group, orders=orders)

@@ -48,12 +48,16 @@ def load_subject(storage: Storage, job: ResolvedJob, index: int) -> SubjectData:
     captions = load_captions(storage, subject, loaded.images, index)
     images, warnings = add_masks(storage, subject, loaded.images, index, masks)
     warnings += [loaded.report(field)] if loaded.rejected else []
-    if job.spec.training.shuffle_tags and not any(
-        len(split_tags(text)) > 2 for text in captions.texts
-    ):
+    tags = max((len(split_tags(text)) for text in captions.texts), default=0)
+    if job.spec.training.shuffle_tags and tags <= 2:
         warnings.append(
             f"spec.training.shuffleTags: no caption of spec.subjects[{index}] has tags to shuffle,"
             " which are parts between commas; write some, or set it to false"
+        )
+    if job.spec.training.tag_dropout and tags < 2:
+        warnings.append(
+            f"spec.training.tagDropout: no caption of spec.subjects[{index}] has tags to leave out,"
+            " which are parts between commas; write some, or remove it"
         )
     kept = len(loaded.images) - _hold_out(job, len(loaded.images), field)
     if kept < FEWEST_IMAGES:

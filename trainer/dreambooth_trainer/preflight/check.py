@@ -6,7 +6,7 @@ from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.training import MIN_RESOLUTION
 from dreambooth_api.parsing.advice import warnings as advice
 from dreambooth_storage import Storage
-from dreambooth_trainer.data.captions.tags import shuffle_tags
+from dreambooth_trainer.data.captions.tags import vary_tags
 from dreambooth_trainer.evaluation.encoder_config import encoder_sources, read_encoder
 from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS, StableDiffusion
@@ -84,8 +84,11 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
         report.warnings += check_grace_period(report.job, config)
         with report.collecting():
             texts = {"", job.spec.samples.negative_prompt, *(text for _, text in prompts)}
-            if report.job.spec.training.shuffle_tags:
-                orders = (shuffle_tags(text, "", 0, i) for i, (_, text) in enumerate(captions))
+            training = report.job.spec.training
+            if training.varies_tags:
+                orders = (
+                    vary_tags(text, "", 0, i, training) for i, (_, text) in enumerate(captions)
+                )
                 texts.update(text for each in orders for text in each)
             report.warnings += check_memory(report.job, config, encoders, texts)
     return report

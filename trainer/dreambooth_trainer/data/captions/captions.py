@@ -46,8 +46,17 @@ def load_captions(
         head = f"{path}: {len(problems)} caption(s) in {folder} must be corrected:"
         raise BadDataError("\n  ".join([head, *problems]))
     texts = [found.texts.get(image.name, subject.prompt) for image in images]
+    if subject.add_identifier:
+        begun = [_with_identifier(text, subject) for text in texts]
+        added = sum(text != before for text, before in zip(begun, texts, strict=True))
+        texts = begun
     captions = Captions(texts)
     captions.warnings.extend(_missing_identifier(subject, images, texts, path))
+    if subject.add_identifier and added:
+        captions.notes.append(
+            f"spec.subjects[{index}].addIdentifier: {subject.identifier!r} is added to {added} of"
+            f" {len(images)} captions"
+        )
     if beside and found.texts:
         captions.notes.append(
             f"{path}: the captions beside {len(found.texts)} of {len(images)} images are used"
@@ -64,6 +73,12 @@ def has_identifier(text: str, identifier: str) -> bool:
     # With and without punctuation, as an identifier may contain some itself.
     words = (word.strip(".,;:!?\"'()") for word in text.lower().split())
     return identifier.lower() in words or identifier.lower() in text.lower().split()
+
+
+def _with_identifier(text: str, subject: Subject) -> str:
+    if has_identifier(text, subject.identifier):
+        return text
+    return f"{subject.identifier} {subject.class_noun}, {text}"
 
 
 def _list(storage: Storage, uri: str, path: str) -> list[StoredObject]:
