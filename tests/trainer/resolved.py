@@ -13,11 +13,9 @@ def resolve(job: dict[str, Any]) -> ResolvedJob:
     return fill_defaults(DreamBoothJob.model_validate(job), DEFAULTS)
 
 
-def resolve_job(
-    training: dict[str, Any], flow_shift: Callable[[int], float | None] = lambda _resolution: None
-) -> ResolvedJob:
-    """A job with these settings of training."""
-    job = {
+def job_with(**sections: Any) -> dict[str, Any]:
+    """A job of one subject, with these sections in place of its spec's."""
+    return {
         "apiVersion": "dreambooth.dev/v1alpha1",
         "kind": "DreamBoothJob",
         "metadata": {"name": "test"},
@@ -25,10 +23,17 @@ def resolve_job(
             "model": {"source": "/model"},
             "subjects": [{"identifier": "sks", "classNoun": "mug", "images": "s3://b/mug"}],
             "output": "file:///out",
-            "training": training,
+            **sections,
         },
     }
-    return fill_defaults(DreamBoothJob.model_validate(job), DEFAULTS, flow_shift)
+
+
+def resolve_job(
+    training: dict[str, Any], flow_shift: Callable[[int], float | None] = lambda _resolution: None
+) -> ResolvedJob:
+    """A job with these settings of training."""
+    job = DreamBoothJob.model_validate(job_with(training=training))
+    return fill_defaults(job, DEFAULTS, flow_shift)
 
 
 def resolve_training(

@@ -26,7 +26,7 @@ from dreambooth_trainer.data.subjects import SubjectData
 from dreambooth_trainer.objectives.ddpm import DDPMObjective
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.topology import Topology
-from tests.trainer.resolved import resolve
+from tests.trainer.resolved import job_with, resolve
 
 CORNERS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]
 DDPM = DDPMObjective(torch.linspace(0.99, 0.01, 1000), "epsilon", None)
@@ -91,27 +91,17 @@ def photo(folder: Path, name: str, size: tuple[int, int], orientation: int = 1) 
 
 
 def a_job(output: Path, *weights: float, **changes: Any) -> Any:
-    return resolve(
+    subjects = [
         {
-            "apiVersion": "dreambooth.dev/v1alpha1",
-            "kind": "DreamBoothJob",
-            "metadata": {"name": "test"},
-            "spec": {
-                "model": {"source": "/model"},
-                "subjects": [
-                    {
-                        "identifier": f"sks{i}",
-                        "classNoun": "mug",
-                        "images": f"file://{output}/{i}",
-                        "weight": weight,
-                    }
-                    for i, weight in enumerate(weights or (1.0,))
-                ],
-                "output": f"file://{output}",
-                "training": {"resolution": 64, "flip": False, "crop": "none", **changes},
-            },
+            "identifier": f"sks{i}",
+            "classNoun": "mug",
+            "images": f"file://{output}/{i}",
+            "weight": weight,
         }
-    )
+        for i, weight in enumerate(weights or (1.0,))
+    ]
+    training = {"resolution": 64, "flip": False, "crop": "none", **changes}
+    return resolve(job_with(subjects=subjects, output=f"file://{output}", training=training))
 
 
 def groups_of(job: Any) -> Any:

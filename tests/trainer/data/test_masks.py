@@ -19,7 +19,7 @@ from dreambooth_trainer.evaluation.references import load_references
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadDataError
 from dreambooth_trainer.process.topology import Topology
-from tests.trainer.resolved import resolve
+from tests.trainer.resolved import job_with, resolve
 
 STORAGE = Storage(StorageSettings())
 
@@ -41,19 +41,8 @@ class PixelFamily:
 
 def a_job(folder: Path, subject: dict[str, Any], **training: Any) -> Any:
     place = {"identifier": "sks", "classNoun": "mug", "images": f"file://{folder}"}
-    return resolve(
-        {
-            "apiVersion": "dreambooth.dev/v1alpha1",
-            "kind": "DreamBoothJob",
-            "metadata": {"name": "test"},
-            "spec": {
-                "model": {"source": "/model"},
-                "subjects": [{**place, **subject}],
-                "output": "file:///out",
-                "training": {"resolution": 64, "flip": False, **training},
-            },
-        }
-    )
+    trained = {"resolution": 64, "flip": False, **training}
+    return resolve(job_with(subjects=[{**place, **subject}], training=trained))
 
 
 def load(folder: Path, **subject: Any) -> SubjectData:

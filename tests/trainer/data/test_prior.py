@@ -25,27 +25,15 @@ from dreambooth_trainer.process.errors import BadDataError
 from dreambooth_trainer.process.signals import StoppedError
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.resolved_job import ResolvedJob
-from tests.trainer.resolved import resolve
+from tests.trainer.resolved import job_with, resolve
 
 MODEL_HASH = "ab" * 32
 LOCAL = StorageSettings()
 
 
 def a_job(output: str, count: int = 12, resolution: int = 64, **prior: Any) -> ResolvedJob:
-    return resolve(
-        {
-            "apiVersion": "dreambooth.dev/v1alpha1",
-            "kind": "DreamBoothJob",
-            "metadata": {"name": "test"},
-            "spec": {
-                "model": {"source": "/model"},
-                "subjects": [{"identifier": "sks", "classNoun": "mug", "images": "s3://b/mug"}],
-                "output": output,
-                "prior": {"count": count, "steps": 2, "guidanceScale": 3, **prior},
-                "training": {"resolution": resolution},
-            },
-        }
-    )
+    made = {"count": count, "steps": 2, "guidanceScale": 3, **prior}
+    return resolve(job_with(output=output, prior=made, training={"resolution": resolution}))
 
 
 Make = Callable[..., ClassImageSet]

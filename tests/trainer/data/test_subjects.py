@@ -13,25 +13,12 @@ from dreambooth_trainer.data.latents import ImageGroup
 from dreambooth_trainer.data.subjects import SubjectData, load_subject
 from dreambooth_trainer.process.errors import BadDataError
 from dreambooth_trainer.resolved_job import ResolvedJob
-from tests.trainer.resolved import resolve
+from tests.trainer.resolved import job_with, resolve
 
 
 def a_job(folder: Path) -> ResolvedJob:
-    return resolve(
-        {
-            "apiVersion": "dreambooth.dev/v1alpha1",
-            "kind": "DreamBoothJob",
-            "metadata": {"name": "test"},
-            "spec": {
-                "model": {"source": "/model"},
-                "subjects": [
-                    {"identifier": "sks", "classNoun": "mug", "images": f"file://{folder}"}
-                ],
-                "output": "file:///out",
-                "training": {"resolution": 64},
-            },
-        }
-    )
+    subject = {"identifier": "sks", "classNoun": "mug", "images": f"file://{folder}"}
+    return resolve(job_with(subjects=[subject], training={"resolution": 64}))
 
 
 def load(folder: Path) -> SubjectData:

@@ -17,8 +17,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import wait
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -26,14 +26,13 @@ from torch import Tensor
 
 from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_storage.upload.process import UploadProcess
+from dreambooth_trainer.checkpoint.buffers import StagingBuffers
 from dreambooth_trainer.checkpoint.listener import SaveListener
 from dreambooth_trainer.checkpoint.manifest import CheckpointRef, PendingManifest, Shard
 from dreambooth_trainer.checkpoint.phases import Phases
 from dreambooth_trainer.checkpoint.retention import ChooseStep, choose_none
-from dreambooth_trainer.checkpoint.shards import shard_entry
 from dreambooth_trainer.checkpoint.staging import Staging
 from dreambooth_trainer.checkpoint.store import CheckpointStore
-from dreambooth_trainer.checkpoint.task import BackgroundTask
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.exit_status import exit_code_of
 
@@ -80,15 +79,13 @@ class BackgroundSaver:
         choose: ChooseStep = choose_none,
     ) -> None:
         self._store = store
-        self._uploads = uploads
+        self._buffers = StagingBuffers(store, uploads)
         self._keep = keep
         self._choose = choose
         self._listener = listener
-        self._buffers: list[Staging] = []  # two: one is uploaded while the other is filled
         self._current: _Save | None = None
         self._queued: _Save | None = None
         self._newest: CheckpointRef | None = None
-        self._preparation = BackgroundTask(lambda: None)
         self._phases = Phases(store.ranks)
         self._after_phase: Callable[[list[Any]], None] = lambda _results: None
         self._attempts_left = math.inf
@@ -110,18 +107,8 @@ class BackgroundSaver:
         return self._phases.finished
 
     def prepare(self, tensors: Mapping[str, Tensor]) -> None:
-        """Allocate memory for such a state and start the upload process, in the background.
-
-        Raises:
-            OSError: Anonymous files for the state cannot be created.
-        """
-        self._buffers = [Staging(self._store.layouts(tensors)) for _ in range(2)]
-        self._uploads.set_descriptors([s.descriptor for b in self._buffers for s in b.shards])
-        self._preparation = BackgroundTask(self._allocate)
-
-    def _allocate(self) -> None:
-        self._buffers[0].allocate()  # the second is allocated when it is first filled
-        self._uploads.start()
+        """Allocate memory for such a state in the background; see `StagingBuffers.prepare`."""
+        self._buffers.prepare(tensors)
 
     def begin(self, step: int, tensors: Mapping[str, Tensor], *, loss: float | None = None) -> None:
         """Copy the state after `step` optimizer steps, and save the copy in the background.
@@ -133,11 +120,8 @@ class BackgroundSaver:
         """
         started = time.perf_counter()
         pending = PendingManifest.of(step, tensors, loss)
-        if not self._buffers:
-            self.prepare(tensors)
-        self._preparation.future.result()
-        staging = self._free_buffer()
-        staging.fill(tensors)
+        used = self._current.staging if self._current else None
+        staging = self._buffers.fill(tensors, used=used)
         save = _Save(pending, staging, started)
         if self._current is None:
             self._start(save)
@@ -146,11 +130,6 @@ class BackgroundSaver:
             replaced = self._queued.pending.step
             log.info("the save of step %d replaces that of step %d", step, replaced)
         self._queued = save
-
-    def _free_buffer(self) -> Staging:
-        """The buffer that is not being uploaded."""
-        used = self._current.staging if self._current else None
-        return next(buffer for buffer in self._buffers if buffer is not used)
 
     def advance(self, *, finished: int, step: int) -> None:
         """Enter the next phase if all ranks have finished the last one. Collective when they have.
@@ -221,12 +200,7 @@ class BackgroundSaver:
 
     def close(self) -> None:
         """Drop the save in progress, and free the memory."""
-        # The preparation allocates what is freed below, and may still be starting the process.
-        wait([self._preparation.future])
-        self._uploads.close()
-        for buffer in self._buffers:
-            buffer.close()
-        self._buffers = []
+        self._buffers.close()
 
     def __enter__(self) -> "BackgroundSaver":
         return self
@@ -241,7 +215,9 @@ class BackgroundSaver:
 
     def _start(self, save: _Save) -> None:
         self._current = save
-        self._enter_phase(lambda: self._upload(save), self._commit)
+        staging, step = save.staging, save.pending.step
+        upload = partial(self._buffers.upload, staging, step, self._record_answer)
+        self._enter_phase(upload, self._commit)
 
     def _enter_phase(self, work: Callable[[], Any], after: Callable[[list[Any]], None]) -> None:
         """Start a phase on this rank; `after` is called with all ranks' results in order."""
@@ -256,13 +232,6 @@ class BackgroundSaver:
             self._recover(error)
         else:
             self._after_phase(results)
-
-    def _upload(self, save: _Save) -> list[Shard]:
-        save.staging.wait()  # here, in the background: copies from the GPU were only queued
-        shards, step = save.staging.shards, save.pending.step
-        files = [(s.descriptor, self._store.shard_uri(step, s.layout)) for s in shards]
-        written = self._uploads.upload(files, self._record_answer)
-        return [shard_entry(s.layout, w) for s, w in zip(shards, written, strict=True)]
 
     def _record_answer(self) -> None:
         """Storage has answered; a heartbeat only while `finish` waits for that.
