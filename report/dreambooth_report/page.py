@@ -133,8 +133,8 @@ def _share_of_real(value: float, real: float | None) -> list[str]:
     """How near a score comes to what real photos reach."""
     if real is None:
         return []
-    share = f", {value / real:.0%} of it" if value > 0 < real else ""
-    return [f"real photos {real:.3f}{share}"]
+    share = f"{value / real:.0%} of " if value > 0 < real else ""
+    return [f"{share}real photos ({real:.3f})"]
 
 
 def _at(score: ScoreFacts, step: int | None) -> ScorePoint:

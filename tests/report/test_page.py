@@ -114,7 +114,7 @@ def test_it_shows_what_the_run_has_stored(page: str) -> None:
 def test_scores_are_shares_of_what_real_photos_reach(tmp_path: Path) -> None:
     root = write_run(tmp_path, steps=(0, 9))
     (tmp_path / "run/scores.json").write_bytes(example_scores().encode())
-    assert "before 0.500, real photos 0.875, 86% of it" in build(root)
+    assert "before 0.500, 86% of real photos (0.875)" in build(root)
 
 
 EVALUATIONS = [
