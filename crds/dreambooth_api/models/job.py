@@ -14,8 +14,9 @@ from dreambooth_api.models.prior import Prior
 from dreambooth_api.models.rules import rule
 from dreambooth_api.models.runtime import Runtime, world_size
 from dreambooth_api.models.status import Status
-from dreambooth_api.models.storage import Checkpoints, ResumeFrom, Samples, Storage, Tracking
+from dreambooth_api.models.storage import Checkpoints, ResumeFrom, Samples, Storage
 from dreambooth_api.models.subject import Subject
+from dreambooth_api.models.tracking import Tracking
 from dreambooth_api.models.training import Training
 
 

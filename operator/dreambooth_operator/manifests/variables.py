@@ -59,6 +59,16 @@ def _credentials(job: DreamBoothJob) -> list[Manifest]:
     wandb = job.spec.tracking.wandb
     if wandb and wandb.secret_ref:
         env.append(_secret(environment.WANDB_API_KEY, wandb.secret_ref.name, wandb.secret_ref.key))
+    mlflow = job.spec.tracking.mlflow
+    if mlflow and mlflow.secret_ref:
+        env += [
+            _secret(name, mlflow.secret_ref.name, name, optional=True)
+            for name in (
+                environment.MLFLOW_TRACKING_TOKEN,
+                environment.MLFLOW_TRACKING_USERNAME,
+                environment.MLFLOW_TRACKING_PASSWORD,
+            )
+        ]
     return env
 
 

@@ -116,6 +116,8 @@ def test_secrets_are_only_referred_to() -> None:
     assert env["AWS_SECRET_ACCESS_KEY"]["secretKeyRef"]["name"] == "s3-credentials"
     assert env["AWS_SESSION_TOKEN"]["secretKeyRef"]["optional"] is True
     assert env["WANDB_API_KEY"]["secretKeyRef"]["name"] == "wandb-key"
+    assert env["MLFLOW_TRACKING_TOKEN"]["secretKeyRef"]["name"] == "mlflow"
+    assert env["MLFLOW_TRACKING_PASSWORD"]["secretKeyRef"]["optional"] is True
 
 
 def test_without_a_uid_nothing_is_owned() -> None:

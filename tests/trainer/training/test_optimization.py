@@ -11,7 +11,7 @@ from dreambooth_api.models.optimizer import OptimizerName, Schedule
 from dreambooth_api.models.training import Training
 from dreambooth_trainer.models.adapters.trainable import TrainableParameters
 from dreambooth_trainer.training.ema import ExponentialMovingAverage
-from dreambooth_trainer.training.optimizer import learning_rate, make_optimizer
+from dreambooth_trainer.training.optimizer import learning_rates, make_optimizer
 from dreambooth_trainer.training.optimizer_state import (
     COUNT,
     empty_state,
@@ -190,7 +190,7 @@ def loss_after(training, steps):
         loss = ((weight - 1) ** 2).mean()
         loss.backward()
         optimizer.step()
-        rates.append(learning_rate(optimizer))
+        rates.append(learning_rates(optimizer)[0])
     return loss.item(), rates
 
 

@@ -16,9 +16,23 @@ class StepReport:
     prior_loss: float
     """Before its weight; 0 where the job has no prior loss."""
     learning_rate: float
+    """Of the denoiser."""
     seconds: float
     data_wait_seconds: float
     """Part of `seconds` spent waiting for data."""
+    gradient_norm: float = 0.0
+    """Before it is clipped; 0 with fp16, whose gradients are scaled."""
+    text_learning_rate: float | None = None
+    """Of the text encoders, where they are trained."""
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Learning rates by the names that trackers show."""
+        text = self.text_learning_rate
+        return {
+            "learning_rate": self.learning_rate,
+            **({"learning_rate/text_encoder": text} if text is not None else {}),
+        }
 
 
 class History:

@@ -1,4 +1,4 @@
-"""Where reports go: Prometheus, /progress, the loss history, TensorBoard and W&B."""
+"""Where reports go: Prometheus, /progress, the loss history, TensorBoard, W&B and MLflow."""
 
 import json
 import logging
@@ -68,12 +68,14 @@ class Telemetry:
         progress = self.progress if self._topology.rank == 0 else None
         address = os.environ.get(environment.POD_IP, "0.0.0.0")
         server = serve(self.metrics, progress, address, port)
+        succeeded = False
         try:
             with logging_progress(progress) if progress else nullcontext():
                 yield
+            succeeded = True
         finally:
             # While the metrics are still served: trackers upload their files.
-            self.trackers.close()
+            self.trackers.close(succeeded=succeeded)
             if server is not None:
                 server.close()
 
@@ -124,7 +126,11 @@ class Telemetry:
                 "loss/total": report.loss,
                 "loss/subject": report.subject_loss,
                 "loss/prior": report.prior_loss,
-                "learning_rate": report.learning_rate,
+                **report.rates,
+                "gradient_norm": report.gradient_norm,
+                "time/step_seconds": seconds,
+                "time/data_wait_seconds": report.data_wait_seconds,
+                "time/images_per_second": self.progress.images_per_second or 0.0,
             },
         )
 

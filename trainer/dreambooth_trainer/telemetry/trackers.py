@@ -1,4 +1,4 @@
-"""Experiment trackers: TensorBoard and Weights & Biases, on rank 0.
+"""Experiment trackers: TensorBoard, Weights & Biases and MLflow, on rank 0.
 
 A tracker's failure never ends the training.
 """
@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from dreambooth_api.contract.layout import OutputLayout
-from dreambooth_api.models.storage import Tracking, Wandb
+from dreambooth_api.models.tracking import Tracking, Wandb
 from dreambooth_storage import Storage
+from dreambooth_trainer.telemetry.mlflow import MLflow
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Tracker(Protocol):
     def sync(self) -> None:
         """Make everything logged so far durable. Called at checkpoints, from another thread."""
 
-    def close(self) -> None:
+    def close(self, *, succeeded: bool) -> None:
         """End the run; nothing is logged after it."""
 
 
@@ -64,7 +65,7 @@ class TensorBoard:
         self._writer.flush()
         self._storage.upload_tree(Path(self._folder.name), self._uri)
 
-    def close(self) -> None:
+    def close(self, *, succeeded: bool) -> None:  # noqa: ARG002
         """Upload the event files, and delete their folder."""
         with self._folder:
             self._writer.close()
@@ -129,10 +130,10 @@ class WeightsAndBiases:
     def sync(self) -> None:
         """Do nothing: W&B sends in the background, and offline files are complete at the end."""
 
-    def close(self) -> None:
+    def close(self, *, succeeded: bool) -> None:
         """End the run; upload the files of an offline one."""
         with self._folder:
-            self._run.finish()
+            self._run.finish(exit_code=0 if succeeded else 1)
             if self._offline:
                 self._storage.upload_tree(Path(self._folder.name) / "wandb", self._uri)
 
@@ -162,9 +163,9 @@ class Trackers:
         """Make everything logged so far durable."""
         self._each(lambda tracker: tracker.sync())
 
-    def close(self) -> None:
-        """End all runs."""
-        self._each(lambda tracker: tracker.close())
+    def close(self, *, succeeded: bool = True) -> None:
+        """End all runs, as finished or as failed."""
+        self._each(lambda tracker: tracker.close(succeeded=succeeded))
         self._open.clear()
 
     def _each(self, action: Callable[[Tracker], None]) -> None:
@@ -195,7 +196,7 @@ def open_trackers(
         layout: The paths of the run.
         rank: This rank.
         attempt: Number of the attempt; each has an event file of its own.
-        run_id: The same over all attempts, so that they continue one W&B run.
+        run_id: The same over all attempts, so that they continue one run.
         name: Of the job, for people.
         config: The resolved job, without secrets.
     """
@@ -209,4 +210,6 @@ def open_trackers(
             "Weights & Biases",
             lambda: WeightsAndBiases(wandb, storage, layout.wandb, run_id, name, config),
         )
+    if (mlflow := tracking.mlflow) is not None:
+        trackers.add("MLflow", lambda: MLflow(mlflow, run_id, name, config))
     return trackers

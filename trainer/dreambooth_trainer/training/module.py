@@ -21,7 +21,7 @@ from dreambooth_trainer.objectives.loss import Losses, dreambooth_loss
 from dreambooth_trainer.objectives.make import make_objective
 from dreambooth_trainer.resolved_job import ResolvedPrior, ResolvedTraining
 from dreambooth_trainer.training.ema import ExponentialMovingAverage, applied, assign
-from dreambooth_trainer.training.optimizer import learning_rate, make_optimizer
+from dreambooth_trainer.training.optimizer import learning_rates, make_optimizer
 from dreambooth_trainer.training.optimizer_state import (
     optimizer_tensors,
     restore_optimizer,
@@ -242,10 +242,10 @@ class DreamBooth(pl.LightningModule):
         self.gradient_norm = norm if self._scaler is None else torch.zeros_like(norm)
 
     @property
-    def learning_rate(self) -> float:
-        """The denoiser's learning rate of the current step; between steps, of the next one."""
+    def learning_rates(self) -> list[float]:
+        """The rates of the current step, the denoiser's first; between steps, of the next one."""
         assert self._optimizer is not None
-        return learning_rate(self._optimizer)
+        return learning_rates(self._optimizer)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a later attempt needs, by name, still on its device.

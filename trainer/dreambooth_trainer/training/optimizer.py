@@ -124,7 +124,7 @@ _MAKERS: Mapping[OptimizerName, Callable[[Groups, Mapping[str, Any], Training], 
 }
 
 
-def learning_rate(optimizer: Optimizer) -> float:
-    """The denoiser's learning rate of the current step; between steps, of the next one."""
-    group = optimizer.param_groups[0]
-    return float(group["lr"]) * float(group.get("d", 1.0))  # d is what Prodigy has estimated
+def learning_rates(optimizer: Optimizer) -> list[float]:
+    """The rates of the current step, the denoiser's first; between steps, of the next one."""
+    # d is what Prodigy has estimated.
+    return [float(each["lr"]) * float(each.get("d", 1.0)) for each in optimizer.param_groups]

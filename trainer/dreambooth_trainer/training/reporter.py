@@ -31,7 +31,7 @@ class _StepValues:
     """One step on this rank; the copy of `values` to the host may not be complete yet."""
 
     step: int
-    learning_rate: float
+    learning_rates: list[float]
     seconds: float
     data_wait_seconds: float
     values: Tensor
@@ -72,7 +72,8 @@ class StepReporter(pl.Callback):
         self._copying: deque[_StepValues] = deque()
         self._summing: deque[tuple[_StepValues, PendingSum]] = deque()
         self._losses: Tensor | None = None
-        self._began = self._learning_rate = 0.0
+        self._began = 0.0
+        self._learning_rates: list[float] = []
         self._data_wait_seconds = 0.0
 
     def on_train_batch_start(
@@ -82,7 +83,7 @@ class StepReporter(pl.Callback):
         assert isinstance(module, DreamBooth)
         if batch_idx % trainer.accumulate_grad_batches == 0:
             # The schedule has moved on by the time the step has ended.
-            self._learning_rate = module.learning_rate
+            self._learning_rates = module.learning_rates
             # A step starts with the wait for its first micro-batch, which was before this hook.
             self._began = time.perf_counter() - self._stream.wait_seconds
             self._data_wait_seconds, self._losses = 0.0, None
@@ -110,7 +111,7 @@ class StepReporter(pl.Callback):
         self._copying.append(
             _StepValues(
                 step=module.steps_done,
-                learning_rate=self._learning_rate,
+                learning_rates=self._learning_rates,
                 # Of the host, which runs at most one step ahead of the device: `_advance` waits for
                 # the copy of the step before.
                 seconds=time.perf_counter() - self._began,
@@ -149,9 +150,11 @@ class StepReporter(pl.Callback):
             loss=total,
             subject_loss=subject,
             prior_loss=prior,
-            learning_rate=own.learning_rate,
+            learning_rate=own.learning_rates[0],
             seconds=own.seconds,
             data_wait_seconds=own.data_wait_seconds,
+            gradient_norm=norm / self._ranks.topology.world_size,  # the same on all ranks
+            text_learning_rate=own.learning_rates[1] if len(own.learning_rates) > 1 else None,
         )
         # Before anything is delivered: `advance` commits no state that such a step may have spoilt.
         self._check_finite(report, norm, own)
