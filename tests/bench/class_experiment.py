@@ -206,7 +206,7 @@ def train(run: Run, output: Path) -> dict[str, Any]:
 def score(run: Run, job: dict[str, Any], step: int) -> Result:
     """What the run had reached at a step."""
     before, after = (samples(job, each, prompt=1) for each in (0, step))
-    kept = fidelity(_image_encoder().images(before), _image_encoder().images(after))
+    kept = fidelity(encode_images(before), encode_images(after))
     assert kept
     old, new = (
         np.stack([np.asarray(each, np.float32) for each in images]) for images in (before, after)
@@ -214,7 +214,7 @@ def score(run: Run, job: dict[str, Any], step: int) -> Result:
     similar, recognized = _follow_prompts(run, job, step)
     similar_before, recognized_before = _follow_prompts(run, job, 0)
     return Result(
-        subject=_gain(run.subject, samples(job, 0, prompt=0), samples(job, step, prompt=0)),
+        subject=gain(run.subject, samples(job, 0, prompt=0), samples(job, step, prompt=0)),
         prompt=similar / similar_before,
         places=recognized / recognized_before,
         fidelity=kept.value,
@@ -222,13 +222,12 @@ def score(run: Run, job: dict[str, Any], step: int) -> Result:
     )
 
 
-def _gain(subject: str, before: Sequence[Image.Image], after: Sequence[Image.Image]) -> float:
+def gain(subject: str, before: Sequence[Image.Image], after: Sequence[Image.Image]) -> float:
     """How far images have come to the real ones that were not trained on."""
     files = sorted((EXAMPLES / "subjects" / subject / "held-out").glob("*.png"))
-    encode = _image_encoder().images
-    real = encode([Image.open(file).convert("RGB") for file in files])
+    real = encode_images([Image.open(file).convert("RGB") for file in files])
     among_real = (real @ real.T)[~torch.eye(len(real), dtype=torch.bool)].mean()
-    base, trained = ((encode(images) @ real.T).mean() for images in (before, after))
+    base, trained = ((encode_images(images) @ real.T).mean() for images in (before, after))
     return float((trained - base) / (among_real - base))
 
 
@@ -246,6 +245,11 @@ def _follow_prompts(run: Run, job: dict[str, Any], step: int) -> tuple[float, fl
     own = torch.stack([cosines[index, :, index] for index in range(len(PLACES))])
     recognized = cosines.argmax(-1) == torch.arange(len(PLACES))[:, None]
     return float(own.mean()), float(recognized.float().mean())
+
+
+def encode_images(images: Sequence[Image.Image]) -> torch.Tensor:
+    """Unit vectors of tiny-sd's DINO, [N, D]."""
+    return _image_encoder().images(images)
 
 
 @cache
