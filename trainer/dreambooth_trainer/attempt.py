@@ -27,6 +27,11 @@ class Attempt:
     device: torch.device
 
     @property
+    def sharded(self) -> bool:
+        """Whether the ranks divide the denoiser among them."""
+        return self.job.spec.runtime.strategy == "fsdp" and self.topology.world_size > 1
+
+    @property
     def topology(self) -> Topology:
         """This rank among the others."""
         return self.ranks.topology

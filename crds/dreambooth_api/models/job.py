@@ -116,6 +116,41 @@ class Spec(ApiModel):
         return self.training.precision != "fp16" or self.runtime.gpus_per_node > 0
 
     @rule(
+        "runtime.strategy",
+        "self.runtime.strategy != 'fsdp' || self.training.precision != 'fp16'",
+        "fsdp has no scale for fp16's gradients; use training.precision bf16",
+    )
+    def _sharding_is_not_for_fp16(self) -> bool:
+        return self.runtime.strategy != "fsdp" or self.training.precision != "fp16"
+
+    @rule(
+        "runtime.strategy",
+        "self.runtime.strategy != 'fsdp' || self.training.method != 'full'"
+        " || self.training.optimizer.name in ['adamw', 'lion']",
+        "with training.method full, fsdp divides the state of adamw and lion alone; choose one of"
+        " them as training.optimizer.name, or training.method lora",
+    )
+    def _sharding_divides_the_state(self) -> bool:
+        training = self.training
+        divided = self.runtime.strategy == "fsdp" and training.method == "full"
+        return not divided or training.optimizer.name in ("adamw", "lion")
+
+    @rule(
+        "runtime.strategy",
+        "self.runtime.strategy != 'fsdp' || self.training.method != 'lora'"
+        " || self.training.lora.type != 'dora' && self.training.lora.init != 'pissa'"
+        " && self.training.textEncoder.method != 'full'",
+        "dora, pissa and textEncoder.method full need whole weights, which fsdp divides; choose"
+        " other adapters and textEncoder.method, or ddp",
+    )
+    def _sharding_leaves_no_whole_weight(self) -> bool:
+        training = self.training
+        if self.runtime.strategy != "fsdp" or training.method != "lora":
+            return True
+        reads_base = training.lora.type == "dora" or training.lora.init == "pissa"
+        return not reads_base and training.text_encoder.method != "full"
+
+    @rule(
         "subjects",
         "self.subjects.all(a, self.subjects.exists_one(b,"
         " b.identifier.lowerAscii() == a.identifier.lowerAscii()))",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_trainer.checkpoint.layout import Layout, StoredSlice
+from dreambooth_trainer.models.sharding import whole
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class StagedShard:
         self._memory = mmap.mmap(self.descriptor, layout.size)
         self._memory[: len(layout.header)] = layout.header
         self._bytes = torch.frombuffer(self._memory, dtype=torch.uint8)
+        self._slices = {stored.slice.name: stored for stored in layout.slices}
         self._pinned: bool | None = None  # decided by the first state: only a GPU's needs it
 
     @property
@@ -44,19 +46,19 @@ class StagedShard:
         """
         os.posix_fallocate(self.descriptor, 0, self.layout.size)
 
-    def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy the tensors' slices to their positions in the file.
+    def fill(self, name: str, tensor: Tensor) -> None:
+        """Copy a tensor's slice, if the shard has one, to its position in the file.
 
-        Copies from a GPU are only queued: see `Staging.wait`.
+        A copy from a GPU is only queued: see `Staging.wait`.
         """
-        sources = {stored: tensors[stored.slice.name].detach() for stored in self.layout.slices}
-        if self._pinned is None and any(source.is_cuda for source in sources.values()):
+        stored = self._slices.get(name)
+        if stored is None or tensor.numel() == 0:
+            return
+        if self._pinned is None and tensor.is_cuda:
             self._pinned = self._pin()
-        # Queued on the current stream, where the next step's update of the weights comes after
-        # them: the copies see the weights of this step, and no step waits for them.
-        for stored, source in sources.items():
-            if source.numel():
-                self._target(stored).copy_(_part(source, stored), non_blocking=True)
+        # Queued on the current stream, where the next step's update of the weights comes after it:
+        # the copy sees the weights of this step, and no step waits for it.
+        self._target(stored).copy_(_part(tensor, stored), non_blocking=True)
 
     def close(self) -> None:
         """Free the memory; the kernel keeps it while another process has it open."""
@@ -97,9 +99,14 @@ class Staging:
             shard.allocate()
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy this rank's part of the state, replacing the previous copy."""
-        for shard in self.shards:
-            shard.fill(tensors)
+        """Copy this rank's part of the state, replacing the previous copy.
+
+        Collective where ranks have parts of a tensor, one of which is whole at a time.
+        """
+        for name in sorted(tensors):  # in the same order on every rank
+            tensor = whole(tensors[name].detach())
+            for shard in self.shards:
+                shard.fill(name, tensor)
         if any(tensor.is_cuda for tensor in tensors.values()):
             # Recorded on the stream of the copies, so it is reached when all of them are done.
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]

@@ -11,6 +11,7 @@ from dreambooth_trainer.data.png import decode_png, encode_png
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters.trainable import PRECISIONS
 from dreambooth_trainer.models.generate import ImageRequest, generate_images
+from dreambooth_trainer.models.sharding import is_sharded
 from dreambooth_trainer.process.chunks import gather_chunks, images_per_pass, own_chunks
 from dreambooth_trainer.process.out_of_memory import explain_out_of_memory
 from dreambooth_trainer.process.signals import StoppedError
@@ -37,6 +38,7 @@ class ImageGenerator:
         self.chunk = images_per_pass(max(self._size))
         self._precision = PRECISIONS[attempt.job.spec.training.precision]
         self._device = attempt.device
+        self._sharded = is_sharded(family.denoiser)
         self._stop = attempt.stop
 
     def generate(self, requests: Sequence[ImageRequest]) -> list[Image.Image]:
@@ -46,7 +48,11 @@ class ImageGenerator:
             StoppedError: On every rank, when one was asked to stop meanwhile.
         """
         own: dict[int, list[bytes]] = {}
-        for number, chunk in own_chunks(requests, self._ranks.topology, self.chunk).items():
+        chunks = own_chunks(requests, self._ranks.topology, self.chunk, in_step=self._sharded)
+        for number, chunk in chunks.items():
+            # Ranks that have divided the model make the same passes: they stop together.
+            if self._sharded and any(self._ranks.gather(self._stop.requested)):
+                break
             try:
                 images = self._generate(chunk)
             except StoppedError:
@@ -70,5 +76,5 @@ class ImageGenerator:
                 guidance_scale=settings.guidance_scale,
                 negative_prompt=settings.negative_prompt,
                 size=self._size,
-                should_stop=lambda: self._stop.requested,
+                should_stop=lambda: self._stop.requested and not self._sharded,
             )

@@ -18,6 +18,7 @@ from dreambooth_trainer.data.cache import TrainingCache
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters.trainable import PRECISIONS
 from dreambooth_trainer.models.generate import eval_mode
+from dreambooth_trainer.models.sharding import is_sharded
 from dreambooth_trainer.objectives.make import make_objective
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.chunks import gather_chunks, images_per_pass, own_chunks
@@ -68,8 +69,11 @@ class ValidationLoss:
             stack.enter_context(torch.no_grad())
             stack.enter_context(self._autocast())
             own: dict[int, list[float]] = {}
-            for number, chunk in own_chunks(self._samples, self._attempt.topology, size).items():
-                if self._attempt.stop.requested:
+            sharded = is_sharded(self._family.denoiser)
+            chunks = own_chunks(self._samples, self._attempt.topology, size, in_step=sharded)
+            for number, chunk in chunks.items():
+                # Ranks that have divided the model make the same passes, and stop after them.
+                if self._attempt.stop.requested and not sharded:
                     break  # not raised here: the other ranks are on their way to the check below
                 own[number] = self._losses(number * size, chunk).tolist()
         self._attempt.check_stop()

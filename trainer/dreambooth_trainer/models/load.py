@@ -16,10 +16,11 @@ from torch import nn
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
 from dreambooth_trainer.models.adapters.start import merge_adapters
-from dreambooth_trainer.models.adapters.trainable import weight_dtypes
+from dreambooth_trainer.models.adapters.trainable import PRECISIONS, weight_dtypes
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.finite import check_finite
 from dreambooth_trainer.models.scheduler import load_scheduler
+from dreambooth_trainer.models.sharding import shard
 from dreambooth_trainer.models.single_file.load import load_single_file
 from dreambooth_trainer.models.source.fetch import fetched, open_files
 from dreambooth_trainer.models.source.model_files import FIELD, ModelFiles
@@ -43,12 +44,14 @@ def load_family(
     ranks: Ranks,
     device: torch.device,
     training: ResolvedTraining | None = None,
+    *,
+    sharded: bool = False,
 ) -> Family:
     """The base model, with `mergedAdapters` merged, frozen, on `device`. Collective.
 
     Its weights have the precision that `training` keeps them in, see `weight_dtypes`; by default
     all are fp32. They are converted before they reach the device, and one part after the other, so
-    no more than one part is in the host's memory.
+    no more than one part is in the host's memory. With `sharded`, the ranks divide the denoiser.
 
     Raises:
         BadModelError: There is none, it is damaged, or of an unknown family.
@@ -63,11 +66,18 @@ def load_family(
         folder = path if model.layout == "diffusers" else path.parent
         # Hashing gigabytes takes seconds, so one rank does it; the files are the same on all nodes.
         digest = ranks.run_on_first(lambda: hash_files(folder, selection.names))
-        kind, pipeline = _open(model, path, files, selection, training, device)
+        first = torch.device("cpu") if sharded else device
+        kind, pipeline = _open(model, path, files, selection, training, first)
     pipeline.set_progress_bar_config(disable=True)
     family = kind(pipeline, digest)
     check_finite(family.parts, FIELD, model.source)
     merge_adapters(family, model.merged_adapters, storage, ranks)
+    if sharded:
+        assert training is not None
+        shard(family.denoiser, device, PRECISIONS[training.precision])
+        for part, module in family.parts.items():
+            if part != family.denoiser_part:
+                module.to(device)
     return family
 
 

@@ -1,5 +1,6 @@
 """Shares work among the ranks, in chunks whose results do not depend on the number of ranks."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -23,15 +24,24 @@ def images_per_pass(resolution: int) -> int:
 
 
 def own_chunks(
-    items: Sequence[Item], topology: Topology, size: int = CHUNK_SIZE
+    items: Sequence[Item], topology: Topology, size: int = CHUNK_SIZE, *, in_step: bool = False
 ) -> dict[int, Sequence[Item]]:
     """This rank's chunks of `items` by number, dealt out round-robin.
+
+    Args:
+        items: Those of all ranks.
+        topology: Of the ranks.
+        size: Items of a chunk.
+        in_step: Every rank gets as many chunks: the last one goes to those that would have fewer.
 
     Returns:
         Up to `size` items per chunk; the numbers of rank r are r, r + world size, ...
     """
     starts = range(0, len(items), size)
-    numbers = range(topology.rank, len(starts), topology.world_size)
+    stop = len(starts)
+    if in_step:
+        stop = math.ceil(stop / topology.world_size) * topology.world_size
+    numbers = (min(n, len(starts) - 1) for n in range(topology.rank, stop, topology.world_size))
     return {n: items[starts[n] : starts[n] + size] for n in numbers}
 
 

@@ -117,7 +117,7 @@ def _generate_all(attempt: Attempt, folder: str, plans: Sequence[_Plan]) -> tupl
     spec = attempt.job.spec
     exported = attempt.ranks.run_on_first(lambda: _exported_files(attempt))  # before all else
     arguments = attempt.storage, attempt.ranks, attempt.device, spec.training
-    family = load_family(spec.model, *arguments)
+    family = load_family(spec.model, *arguments, sharded=attempt.sharded)
     count = sum(len(plan.of_prompts) + len(plan.of_class) for plan in plans)
     attempt.telemetry.progress.record_protocol_images(0, 2 * count)
     base = _generate(attempt, folder, plans, family, family.model_hash)
@@ -126,7 +126,8 @@ def _generate_all(attempt: Attempt, folder: str, plans: Sequence[_Plan]) -> tupl
         digest = f"{family.model_hash}+{added}"
     else:
         del family  # two models may not fit on the device
-        family = load_family(Model(source=attempt.layout.export), *arguments)
+        exported_model = Model(source=attempt.layout.export)
+        family = load_family(exported_model, *arguments, sharded=attempt.sharded)
         digest = family.model_hash
     return base, _generate(attempt, folder, plans, family, digest, before=count)
 

@@ -1,6 +1,8 @@
 """The end of a run: samples, scores and exports of the trained model."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters.trainable import weight_dtypes
 from dreambooth_trainer.models.load import reload_denoiser
 from dreambooth_trainer.models.published import find_license
+from dreambooth_trainer.models.sharding import is_sharded, undivided, whole_on_first
 from dreambooth_trainer.process.out_of_memory import explain_out_of_memory
 from dreambooth_trainer.resolved_job import ResolvedJob
 from dreambooth_trainer.run.scoring import load_best, read_scores, write_result
@@ -73,7 +76,8 @@ def _export(
         target: URI of the folder.
     """
     job = attempt.job
-    with tempfile.TemporaryDirectory(prefix="export-") as folder:
+    whole = nullcontext() if exports_adapters(job) else _whole_denoiser(family)
+    with tempfile.TemporaryDirectory(prefix="export-") as folder, whole:
         if attempt.topology.rank == 0:
             scores = read_scores(attempt, step, last) if job.spec.evaluation else None
             arguments = family, Path(folder), _provenance(job, family, step, scores)
@@ -86,6 +90,24 @@ def _export(
         store.check_owner()
         if attempt.topology.rank == 0:
             attempt.storage.upload_tree(Path(folder), target)
+
+
+@contextmanager
+def _whole_denoiser(family: Family) -> Iterator[None]:
+    """Within, rank 0 has a denoiser that the ranks have divided as a whole. Collective."""
+    divided = family.denoiser
+    weights = whole_on_first(divided) if is_sharded(divided) else {}
+    if not weights:
+        yield
+        return
+    whole = undivided(divided, weights)
+    family.denoiser = whole
+    setattr(family.pipeline(), family.denoiser_part, whole)
+    try:
+        yield
+    finally:
+        family.denoiser = divided
+        setattr(family.pipeline(), family.denoiser_part, divided)
 
 
 def _unrounded_denoiser(attempt: Attempt, family: Family) -> nn.Module | None:

@@ -20,6 +20,7 @@ from dreambooth_trainer.checkpoint.retention import choose_none
 from dreambooth_trainer.data.batches import BatchPlan, BatchStream
 from dreambooth_trainer.data.dataset import Dataset
 from dreambooth_trainer.evaluation.samples import SampleWriter
+from dreambooth_trainer.models.sharding import is_sharded
 from dreambooth_trainer.process.batch_split import BatchSplit
 from dreambooth_trainer.process.distributed import COLLECTIVE_TIMEOUT
 from dreambooth_trainer.process.host_memory import return_freed_memory
@@ -195,7 +196,7 @@ def _trainer(
         accelerator="gpu" if attempt.device.type == "cuda" else "cpu",
         devices=topology.ranks_per_node if topology.world_size > 1 else 1,
         num_nodes=topology.nodes,
-        strategy=_strategy(attempt),
+        strategy=_strategy(attempt, module),
         # Named, as Lightning only recognises torchrun by variables that the launcher does not set.
         plugins=[TorchElasticEnvironment()] if topology.world_size > 1 else None,
         precision=PRECISIONS[training.precision],  # type: ignore[arg-type]
@@ -237,9 +238,18 @@ class _Distributed(_StaysOnDevice, DDPStrategy):
     """Several ranks."""
 
 
-def _strategy(attempt: Attempt) -> Strategy:
+class _Sharded(_Distributed):
+    """Several ranks that have divided the denoiser, which FSDP's own hooks keep in step."""
+
+    def configure_ddp(self) -> None:
+        """Lightning's hook that wraps the model in DDP."""
+
+
+def _strategy(attempt: Attempt, module: DreamBooth) -> Strategy:
     if attempt.topology.world_size == 1:
         return _SingleDevice(device=attempt.device)
+    if is_sharded(module.denoiser):
+        return _Sharded(timeout=COLLECTIVE_TIMEOUT)
     text = attempt.job.spec.training.text_encoder
     return _Distributed(
         # Gradients that are views of the buckets save their copy: 4 bytes per trained parameter.

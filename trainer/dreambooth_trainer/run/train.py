@@ -77,7 +77,12 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         own = ranks.run_on_first(lambda: load_own_class_images(storage, resolved))
         with explain_out_of_memory("loading the model", job):
             family = load_family(
-                job.spec.model, attempt.storage, ranks, attempt.device, resolved.spec.training
+                job.spec.model,
+                attempt.storage,
+                ranks,
+                attempt.device,
+                resolved.spec.training,
+                sharded=attempt.sharded,
             )
             if (given := job.spec.model.adapter) is not None:
                 family.start = load_adapter(given, storage, ranks, family, ADAPTER_FIELD)

@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
+from dreambooth_trainer.models.sharding import divided_as, local
+
 
 class ExponentialMovingAverage:
     """An fp32 average of named parameters (Polyak & Juditsky 1992)."""
@@ -26,14 +28,15 @@ class ExponentialMovingAverage:
         """
         # The warm-up keeps the initial weights from dominating the average of a short run.
         decay = min(self._decay, (1 + step) / (10 + step))
-        weights = [p.detach() for p in self._parameters.values()]
+        weights = [local(p.detach()) for p in self._parameters.values()]
+        averages = [local(average) for average in self.averages.values()]
         # One kernel for many tensors: a loop would launch hundreds per step.
-        torch._foreach_lerp_(list(self.averages.values()), weights, 1 - decay)
+        torch._foreach_lerp_(averages, weights, 1 - decay)
 
     def load(self, averages: Mapping[str, Tensor]) -> None:
         """Continue from saved averages by name; raises `KeyError` when one is missing."""
         for name, average in self.averages.items():
-            average.copy_(averages[name])
+            average.copy_(divided_as(averages[name], average))
 
     def applied(self) -> AbstractContextManager[None]:
         """Within, the parameters have their averages' values."""

@@ -17,6 +17,7 @@ from dreambooth_trainer.data.cache import NO_CAPTION, TrainingCache, encode_capt
 from dreambooth_trainer.models import Conditioning, Family
 from dreambooth_trainer.models.adapters.trainable import TrainableParameters
 from dreambooth_trainer.models.base_model import BaseModel
+from dreambooth_trainer.models.sharding import average_gradients, clip_gradients, is_sharded
 from dreambooth_trainer.objectives.loss import Losses, dreambooth_loss
 from dreambooth_trainer.objectives.make import make_objective
 from dreambooth_trainer.resolved_job import ResolvedPrior, ResolvedTraining
@@ -235,9 +236,10 @@ class DreamBooth(pl.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip to `maxGradNorm`: Lightning itself refuses to with a fused AdamW under bf16."""
-        parameters = list(self.trained.all.values())
+        if is_sharded(self.denoiser):
+            average_gradients(self.trained.all.values())
         limit = self.training_spec.max_grad_norm or math.inf
-        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        norm = clip_gradients(list(self.trained.all.values()), limit)
         # With fp16 it may be infinite, which is no failure: the scaler then skips the step.
         self.gradient_norm = norm if self._scaler is None else torch.zeros_like(norm)
 
@@ -304,3 +306,5 @@ class DreamBooth(pl.LightningModule):
     def _restore_weights(self, tensors: Mapping[str, Tensor]) -> None:
         copy_weights(self.trained.all.items(), tensors, "weight")
         copy_weights(starts(self._family), tensors, "start")
+        if self.ema:
+            self.ema.load({name: tensors[f"average/{name}"] for name in self.ema.averages})

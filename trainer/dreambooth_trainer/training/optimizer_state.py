@@ -11,6 +11,7 @@ from torch.optim import AdamW, Optimizer
 
 from dreambooth_api.models.optimizer import OptimizerName
 from dreambooth_trainer.models.adapters.trainable import TrainableParameters
+from dreambooth_trainer.models.sharding import divided_as
 from dreambooth_trainer.training.muon import MuonWithAdamW, is_matrix
 
 COUNT = "optimizer/step"
@@ -122,7 +123,7 @@ def restore_optimizer(
     for name, parameter in trained.all.items():
         # Always copied: on the CPU, a file that the state is mapped from would stay in use.
         state = {
-            key: tensors[f"{key}/{name}"].to(parameter.device, copy=True)
+            key: divided_as(tensors[f"{key}/{name}"], parameter)
             for key in _kept(optimizer, name, parameter)
         }
         _set_state(optimizer, parameter, state, tensors[COUNT])
@@ -140,7 +141,8 @@ def _empty_state(optimizer: Optimizer, name: str, parameter: Tensor) -> dict[str
 
 def _kept(optimizer: Optimizer, name: str, parameter: Tensor) -> list[str]:
     """The names of what is kept of a parameter."""
-    return [*_empty_state(optimizer, name, torch.empty_like(parameter, device="meta"))]
+    meta = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+    return [*_empty_state(optimizer, name, meta)]
 
 
 def _set_state(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dreambooth_api.models.training import Training
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters.exported import START
+from dreambooth_trainer.models.sharding import divided_as
 
 
 def exported_group(training: Training) -> str:
@@ -26,7 +27,7 @@ def copy_weights(
     """
     with torch.no_grad():
         for name, parameter in parameters:
-            parameter.copy_(tensors[f"{group}/{name}"])
+            parameter.copy_(divided_as(tensors[f"{group}/{name}"], parameter))
 
 
 def starts(family: Family) -> Iterator[tuple[str, nn.Parameter]]:

@@ -8,8 +8,10 @@ chunk, so the set does not depend on the number of ranks.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from PIL import Image
 
 from dreambooth_api.models.job import prior_cache
 from dreambooth_storage import Storage
@@ -21,6 +23,7 @@ from dreambooth_trainer.data.prior.own_class_images import FIELD, OwnClassImages
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters.trainable import PRECISIONS
 from dreambooth_trainer.models.generate import ImageRequest, generate_images
+from dreambooth_trainer.models.sharding import is_sharded
 from dreambooth_trainer.process.chunks import images_per_pass, own_chunks
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadDataError
@@ -131,45 +134,82 @@ def load_class_images(
     cache = ClassImageCache(storage, prior_cache(job), recipes, wanted)
     chunk = images_per_pass(job.spec.training.resolution)
 
-    def make_own() -> _Share:
-        if wanted and ranks.topology.rank == 0:
-            cache.write_manifests()
-        chunks = own_chunks(range(wanted), ranks.topology, chunk).values()
-        intact, damaged = cache.verify([i for indices in chunks for i in indices])
-        missing = [lost for indices in chunks if (lost := [i for i in indices if i not in intact])]
-        made: list[int] = []
-        for indices in missing:
-            try:
-                _generate(family, cache, indices, damaged, should_stop)
-            except StoppedError:
-                break  # not raised here: what is made has to be counted, as the other ranks wait
-            made += indices
-            if ranks.topology.rank == 0:
-                # A listing counts the images of all ranks, and of other jobs, without a collective.
-                progress(len(cache.present()), wanted)
-        return _Share(intact, _verify_made(cache, made), should_stop())
-
-    shares = ranks.run_on_all(make_own)
+    found = ranks.run_on_all(lambda: _find(cache, ranks, wanted, chunk))
+    made = _make_missing(family, cache, ranks, found, progress, should_stop)
+    shares = ranks.run_on_all(lambda: _Share(_verify_made(cache, made), should_stop()))
     if any(share.stopped for share in shares):
         raise StoppedError("asked to stop while generating class images; finished ones are kept")
-    images = {
-        i: image for share in shares for i, image in [*share.reused.items(), *share.made.items()]
-    }
+    images = {i: image for each in found for i, image in each.intact.items()}
+    images |= {i: image for share in shares for i, image in share.made.items()}
     return ClassImageSet(
         images=[*own.images, *(images[i] for i in range(wanted))],
         captions=[*own.captions, *(cache.recipe(i).prompt for i in range(wanted))],
-        reused=sum(len(share.reused) for share in shares),
+        reused=sum(len(each.intact) for each in found),
         generated=sum(len(share.made) for share in shares),
     )
 
 
 @dataclass(frozen=True)
-class _Share:
-    """One rank's part of the images, by index."""
+class _Found:
+    """One rank's part of the cache."""
 
-    reused: dict[int, SourceImage]
+    intact: dict[int, SourceImage]
+    damaged: set[int]
+    missing: list[list[int]]
+    """Images to make, damaged ones among them, by chunks."""
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one rank has made."""
+
     made: dict[int, SourceImage]
     stopped: bool
+
+
+def _find(cache: ClassImageCache, ranks: Ranks, wanted: int, size: int) -> _Found:
+    """This rank's part of `wanted` images, in chunks of a size."""
+    if wanted and ranks.topology.rank == 0:
+        cache.write_manifests()
+    chunks = own_chunks(range(wanted), ranks.topology, size).values()
+    intact, damaged = cache.verify([i for indices in chunks for i in indices])
+    missing = [lost for indices in chunks if (lost := [i for i in indices if i not in intact])]
+    return _Found(intact, damaged, missing)
+
+
+def _make_missing(
+    family: Family,
+    cache: ClassImageCache,
+    ranks: Ranks,
+    found: Sequence[_Found],
+    progress: Callable[[int, int], None],
+    should_stop: Callable[[], bool],
+) -> list[int]:
+    """Make this rank's missing images, until one is asked to stop; those made. Collective."""
+    mine = found[ranks.topology.rank]
+    made: list[int] = []
+
+    def make(number: int) -> bool:
+        """Make a chunk; returns whether this rank was asked to stop meanwhile."""
+        try:
+            if number < len(mine.missing):
+                images = _generate(family, cache, mine.missing[number], should_stop)
+                for i, image in images.items():
+                    cache.write(i, image, replace=i in mine.damaged)
+                made.extend(images)
+            elif is_sharded(family.denoiser):
+                _generate(family, cache, [0], should_stop)  # the others need this rank's part
+        except StoppedError:
+            return True  # not raised here, as the other ranks wait
+        if ranks.topology.rank == 0:
+            # A listing counts the images of all ranks, and of other jobs.
+            progress(len(cache.present()), cache.count)
+        return should_stop()
+
+    for number in range(max(len(each.missing) for each in found)):
+        if any(ranks.run_on_all(partial(make, number))):
+            break
+    return made
 
 
 def _verify_made(cache: ClassImageCache, indices: Sequence[int]) -> dict[int, SourceImage]:
@@ -185,13 +225,13 @@ def _generate(
     family: Family,
     cache: ClassImageCache,
     indices: Sequence[int],
-    damaged: set[int],
     should_stop: Callable[[], bool],
-) -> None:
-    """Generate the images of one chunk that are missing; damaged ones are replaced.
+) -> dict[int, Image.Image]:
+    """Images of one chunk, by index.
 
     Raises:
-        StoppedError: This rank was asked to stop; no image of the chunk is kept.
+        StoppedError: This rank was asked to stop. One that has divided the model with others goes
+            on: they make the same passes.
     """
     recipe = cache.recipe(indices[0])
     images = generate_images(
@@ -201,7 +241,6 @@ def _generate(
         steps=recipe.steps,
         guidance_scale=recipe.guidance_scale,
         size=recipe.size,
-        should_stop=should_stop,
+        should_stop=lambda: should_stop() and not is_sharded(family.denoiser),
     )
-    for i, image in zip(indices, images, strict=True):
-        cache.write(i, image, replace=i in damaged)
+    return dict(zip(indices, images, strict=True))

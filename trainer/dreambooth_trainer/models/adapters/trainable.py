@@ -87,5 +87,6 @@ def _train(
     module.train()
     trained = {name: each for name, each in module.named_parameters() if each.requires_grad}
     for parameter in trained.values():
-        parameter.data = parameter.data.float()  # adapters are made in the precision of their base
+        if parameter.dtype != torch.float32:  # adapters are made in the precision of their base
+            parameter.data = parameter.data.float()
     return {f"{prefix}.{name}": parameter for name, parameter in trained.items()}

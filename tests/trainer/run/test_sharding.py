@@ -1,0 +1,55 @@
+"""Ranks that have divided the denoiser (FSDP2) train the same model."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.trainer.ranks import final_state, history, run_folder, run_ranks
+
+SHARDED = {"strategy": "fsdp"}
+LORA = {
+    "method": "lora",
+    "lora": {"rank": 2},
+    "optimizer": {"name": "prodigy"},
+    "learningRate": 1.0,
+}
+
+
+def finish(job, folder, **how):
+    ended = run_ranks(job, folder, **how)
+    assert set(ended.codes) == {0}, "\n".join(ended.logs)
+
+
+def losses(job):
+    return torch.tensor([line["loss"] for line in history(job)])
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        pytest.param({"ema": {"enabled": True}, "accumulation": 2}, id="full"),
+        pytest.param(LORA, id="lora"),
+        pytest.param({"textEncoder": {"method": "full"}}, id="text-encoder"),
+    ],
+)
+def test_a_divided_model_learns_the_same_on_any_number_of_ranks(job, tmp_path, training):
+    whole = job("whole", training=training)
+    finish(whole, tmp_path / "whole", nodes=2)
+
+    divided = job("divided", training=training, runtime=SHARDED)
+    stopped = run_ranks(divided, tmp_path / "divided", stop_at_step=2)
+    assert stopped.codes == [143], stopped.logs
+    finish(divided, tmp_path / "divided", nodes=2, attempt=1)
+    torch.testing.assert_close(losses(divided), losses(whole), rtol=1e-4, atol=1e-5)
+
+    expected, found = final_state(whole), final_state(divided)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-2, atol=1e-3)
+    exported, divided_export = (
+        load_file(next((run_folder(each) / "export").rglob("*.safetensors")))
+        for each in (whole, divided)
+    )
+    assert exported.keys() == divided_export.keys()
+    for name, weight in exported.items():
+        torch.testing.assert_close(divided_export[name], weight, rtol=1e-2, atol=1e-3)
