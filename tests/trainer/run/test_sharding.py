@@ -29,7 +29,9 @@ def losses(job):
     [
         pytest.param({"ema": {"enabled": True}, "accumulation": 2}, id="full"),
         pytest.param(LORA, id="lora"),
-        pytest.param({"textEncoder": {"method": "full"}}, id="text-encoder"),
+        pytest.param(
+            {"textEncoder": {"method": "full"}}, id="text-encoder", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_divided_model_learns_the_same_on_any_number_of_ranks(job, tmp_path, training):
