@@ -151,6 +151,42 @@ class Spec(ApiModel):
         return not reads_base and training.text_encoder.method != "full"
 
     @rule(
+        "runtime.strategy",
+        "self.runtime.strategy != 'fsdp' || !has(self.model.quantization)",
+        "fsdp does not divide quantized weights; use ddp, or remove model.quantization",
+    )
+    def _quantized_weights_are_whole(self) -> bool:
+        return self.runtime.strategy != "fsdp" or self.model.quantization is None
+
+    @rule(
+        "model.quantization",
+        "!has(self.model.quantization) || self.training.method == 'lora'",
+        "is for adapters beside frozen weights; set training.method to lora, or remove it",
+    )
+    def _quantized_weights_are_frozen(self) -> bool:
+        return self.model.quantization is None or self.training.method == "lora"
+
+    @rule(
+        "training.lora.type",
+        "!has(self.model.quantization) || self.training.lora.type != 'dora'",
+        "dora trains the lengths of the weights' rows, which model.quantization changes; choose"
+        " another type, or remove model.quantization",
+    )
+    def _quantized_rows_keep_no_length(self) -> bool:
+        return self.model.quantization is None or self.training.lora.type != "dora"
+
+    @rule(
+        "model.quantization.textEncoders",
+        "!has(self.model.quantization) || !has(self.model.quantization.textEncoders)"
+        " || self.training.textEncoder.method == 'frozen'",
+        "is for text encoders that are not trained; remove it, or training.textEncoder",
+    )
+    def _quantized_text_encoders_are_frozen(self) -> bool:
+        quantization = self.model.quantization
+        quantized = quantization is not None and quantization.text_encoders is not None
+        return not quantized or self.training.text_encoder.method == "frozen"
+
+    @rule(
         "subjects",
         "self.subjects.all(a, self.subjects.exists_one(b,"
         " b.identifier.lowerAscii() == a.identifier.lowerAscii()))",

@@ -9,6 +9,7 @@ from dreambooth_api.models.rules import rule
 
 FILE_ENDINGS = (".safetensors", ".ckpt")
 PICKLED_ENDINGS = (".ckpt", ".pt", ".pth", ".bin")
+WeightFormat = Literal["nf4", "int8", "fp8"]
 
 
 class StartAdapter(ApiModel):
@@ -48,6 +49,22 @@ class StartAdapter(ApiModel):
         return self.scale != 0
 
 
+class Quantization(ApiModel):
+    """Frozen weights in few bits while adapters are trained (QLoRA: Dettmers et al. 2023).
+
+    Those of linear layers in the model's blocks, which are most. The result fits the model as it
+    is published.
+    """
+
+    denoiser: WeightFormat = "nf4"
+    """Of the part that gets adapters. `nf4`: 4.5 bits per weight; layers that modulate by the noise
+    level keep 8. `int8` and `fp8`: 8 bits with a scale for each row; `int8` rounds less."""
+
+    text_encoders: WeightFormat | None = None
+    """Of the text encoders, for those that do not fit beside it otherwise. Prompts are then trained
+    with embeddings that differ a little. Default: their own precision."""
+
+
 class Model(ApiModel):
     """The diffusion model to fine-tune; docs/models.md lists those that can be."""
 
@@ -72,6 +89,9 @@ class Model(ApiModel):
     merged_adapters: Annotated[list[StartAdapter], Field(max_length=8)] = []
     """LoRAs that are merged into the base model before anything else. A LoRA that is trained on top
     needs them too, at these scales; with method `full`, the result holds them."""
+
+    quantization: Quantization | None = None
+    """Keep the frozen weights in few bits, for method `lora`. Unset: in `training.precision`."""
 
     @rule(
         "source",
@@ -100,6 +120,14 @@ class Model(ApiModel):
     )
     def _diffusers_is_a_folder(self) -> bool:
         return self.layout != "diffusers" or not self.source.endswith(FILE_ENDINGS)
+
+    @rule(
+        "mergedAdapters",
+        "!has(self.quantization) || size(self.mergedAdapters) == 0",
+        "cannot be merged into quantized weights; remove them, or model.quantization",
+    )
+    def _quantized_weights_stay(self) -> bool:
+        return self.quantization is None or not self.merged_adapters
 
     @rule(
         "variant",

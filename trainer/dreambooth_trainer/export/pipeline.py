@@ -17,6 +17,7 @@ from dreambooth_trainer.export.provenance import Provenance
 from dreambooth_trainer.export.weights import save_weights
 from dreambooth_trainer.models.clip import exported_name
 from dreambooth_trainer.models.family import Family
+from dreambooth_trainer.models.quantization.linear import QuantizedLinear
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,11 @@ def _merged(part: Any, base: nn.Module | None) -> Any:
     ):
         return part
     # Merged in fp32: in bf16, a small change would be rounded away when it is added.
-    plain = copy.deepcopy(part).float()
+    plain = copy.deepcopy(part)
+    for name, layer in list(plain.named_modules()):
+        if isinstance(layer, QuantizedLinear):
+            plain.set_submodule(name, layer.dequantized())
+    plain.float()
     weights = base.state_dict() if base is not None else {}
     for name, parameter in plain.named_parameters():
         if (weight := weights.get(name.replace(".base_layer.", "."))) is not None:

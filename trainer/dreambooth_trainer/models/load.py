@@ -13,12 +13,13 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 
-from dreambooth_api.models.model import Model
+from dreambooth_api.models.model import Model, Quantization
 from dreambooth_storage import Storage
 from dreambooth_trainer.models.adapters.start import merge_adapters
 from dreambooth_trainer.models.adapters.trainable import PRECISIONS, weight_dtypes
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.finite import check_finite
+from dreambooth_trainer.models.quantization.apply import quantize_part
 from dreambooth_trainer.models.scheduler import load_scheduler
 from dreambooth_trainer.models.sharding import shard
 from dreambooth_trainer.models.single_file.load import load_single_file
@@ -49,9 +50,10 @@ def load_family(
 ) -> Family:
     """The base model, with `mergedAdapters` merged, frozen, on `device`. Collective.
 
-    Its weights have the precision that `training` keeps them in, see `weight_dtypes`; by default
-    all are fp32. They are converted before they reach the device, and one part after the other, so
-    no more than one part is in the host's memory. With `sharded`, the ranks divide the denoiser.
+    Its weights have the precision that `training` keeps them in, see `weight_dtypes`, or the format
+    that `model.quantization` names; by default all are fp32. They are converted before they reach
+    the device, and one part after the other, so no more than one part is in the host's memory. With
+    `sharded`, the ranks divide the denoiser.
 
     Raises:
         BadModelError: There is none, it is damaged, or of an unknown family.
@@ -128,22 +130,29 @@ def _open(
     device: torch.device,
 ) -> tuple[type[Family], Any]:
     """The family of a model, and its pipeline."""
+    quantization = model.quantization if training else None
     try:
         if model.layout == "single-file":
             family, pipeline = load_single_file(path)
             for part, dtype in weight_dtypes(family, training).items():
                 # diffusers' own method logs a warning.
-                nn.Module.to(getattr(pipeline, part), dtype).to(device)
+                _place(
+                    model,
+                    family,
+                    part,
+                    nn.Module.to(getattr(pipeline, part), dtype),
+                    quantization,
+                    device,
+                )
             return family, pipeline
         family = find_family(model, files)
         dtypes = weight_dtypes(family, training)
         # The parts that training loads, whatever else model_index.json names.
-        parts: dict[str, Any] = {
-            part: _load_part(model, path / part, module, selection.weights[part], dtypes[part]).to(
-                device
-            )
-            for part, module in family.modules.items()
-        }
+        parts: dict[str, Any] = {}
+        for part, kind in family.modules.items():
+            weights, dtype = selection.weights[part], dtypes[part]
+            parts[part] = _load_part(model, path / part, kind, weights, dtype)
+            _place(model, family, part, parts[part], quantization, device)
         for part, tokenizer in family.tokenizers.items():
             parts[part] = tokenizer.from_pretrained(path / part, local_files_only=True)
         parts["scheduler"] = load_scheduler(files, family.objective_kind)
@@ -154,6 +163,20 @@ def _open(
         raise BadModelError(
             f"{FIELD}: {model.source} cannot be loaded: {_reason(error)}"
         ) from error
+
+
+def _place(
+    model: Model,
+    family: type[Family],
+    part: str,
+    module: nn.Module,
+    quantization: Quantization | None,
+    device: torch.device,
+) -> None:
+    """Move a part to the device, quantized as far as the job says."""
+    if quantization is not None:  # codes would hide values that are not finite
+        check_finite({part: module}, FIELD, model.source)
+    quantize_part(family, part, module, quantization, device)
 
 
 def _load_part(

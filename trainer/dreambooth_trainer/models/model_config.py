@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from dreambooth_api.models.model import Model
+from dreambooth_api.models.model import Model, Quantization
 from dreambooth_storage import Storage
 from dreambooth_trainer.models.adapters.exported import LoadedAdapter
 from dreambooth_trainer.models.adapters.trainable import weight_dtypes
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.family import Family
+from dreambooth_trainer.models.quantization.apply import quantize_part
 from dreambooth_trainer.models.scheduler import SCHEDULER_CONFIG, load_scheduler
 from dreambooth_trainer.models.single_file.architectures import Architecture
 from dreambooth_trainer.models.single_file.load import read_architecture
@@ -69,10 +70,13 @@ class ModelConfig:
         """
         return self.build()
 
-    def build(self, training: ResolvedTraining | None = None) -> Family:
+    def build(
+        self, training: ResolvedTraining | None = None, quantization: Quantization | None = None
+    ) -> Family:
         """The model, built anew on the meta device; raises as `skeleton` does.
 
-        Its weights have the precision that `training` keeps them in; by default all are fp32.
+        Its weights have the precision that `training` keeps them in, by default all are fp32, or
+        the format of `spec.model.quantization`.
         """
         parts = {}
         with torch.device("meta"):
@@ -85,6 +89,7 @@ class ModelConfig:
                 )
             for part, dtype in weight_dtypes(self.family, training).items():
                 nn.Module.to(parts[part], dtype)  # diffusers' own method logs a warning
+                quantize_part(self.family, part, parts[part], quantization, torch.device("meta"))
         parts |= {**self.tokenizers, "scheduler": self.scheduler, **self.settings}
         family = self.family(self.family.assemble(parts), "")
         family.start = self.start

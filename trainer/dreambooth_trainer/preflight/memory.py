@@ -73,7 +73,7 @@ class _Measurement:
         self._training = job.spec.training
         half = PRECISIONS[self._training.precision]
         self._half = None if half is torch.float32 else half
-        self._family = config.build(self._training)
+        self._family = config.build(self._training, job.spec.model.quantization)
         self._meter.reset_peak()  # weights reach the device in their own precision
         self._latent_shape = self._family.latent_shape(self._training.resolution)
         self._stages: dict[GpuStage, int] = {}

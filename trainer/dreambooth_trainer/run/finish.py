@@ -114,7 +114,7 @@ def _unrounded_denoiser(attempt: Attempt, family: Family) -> nn.Module | None:
     """The denoiser of the model's files, where training has kept it in a lower precision."""
     spec = attempt.job.spec
     dtype = weight_dtypes(type(family), spec.training)[family.denoiser_part]
-    if dtype is torch.float32:
+    if dtype is torch.float32 and spec.model.quantization is None:
         return None
     return reload_denoiser(spec.model, attempt.storage, family.model_hash)
 

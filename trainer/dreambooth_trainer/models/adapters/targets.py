@@ -28,7 +28,7 @@ def adapted_modules(family: Family, part: str, lora: Lora) -> dict[str, nn.Modul
     """
     module = family.parts[part]
     if classes := LAYERS.get(lora.target_preset or "attention"):
-        return _layers_of_blocks(module, classes, family.not_adapted)
+        return layers_of_blocks(module, classes, family.not_adapted)
     if part == family.denoiser_part:
         return named_modules(module, lora.targets or ())
     return named_modules(module, family.lora_text_targets)
@@ -50,7 +50,7 @@ def named_modules(part: nn.Module, ends: Sequence[str]) -> dict[str, nn.Module]:
     }
 
 
-def _layers_of_blocks(
+def layers_of_blocks(
     part: nn.Module, classes: tuple[type[nn.Module], ...], excluded: Sequence[str]
 ) -> dict[str, nn.Module]:
     """Layers of the numbered blocks: not those that embed the input or make the output.

@@ -1,0 +1,67 @@
+"""A frozen linear layer whose weight is kept in few bits."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dreambooth_api.models.model import WeightFormat
+from dreambooth_trainer.models.quantization.formats import dequantize, quantize
+
+
+class QuantizedLinear(nn.Linear):
+    """A linear layer without gradients of its own; adapters are added to it as to any other.
+
+    Its weight is made from the stored codes when it is needed, in the forward pass and again in the
+    backward pass.
+
+    Args:
+        layer: What it stands for.
+        format: Of the stored weight.
+    """
+
+    codes: Tensor
+    scales: Tensor
+
+    def __init__(self, layer: nn.Linear, format: WeightFormat) -> None:
+        nn.Module.__init__(self)  # nn.Linear's own would create a weight
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.format, self.dtype = format, layer.weight.dtype
+        self.bias = layer.bias
+        codes, scales = quantize(layer.weight.detach(), format)
+        # Buffers, which DDP does not reduce and optimizers do not see.
+        self.register_buffer("codes", codes)
+        self.register_buffer("scales", scales)
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """What the codes stand for, [outputs, inputs], in the precision that the weight had."""
+        shape = torch.Size((self.out_features, self.in_features))
+        return dequantize(self.codes, self.scales, self.format, shape, self.dtype)
+
+    def dequantized(self) -> nn.Linear:
+        """A linear layer of what the codes stand for."""
+        with torch.device("meta"):
+            layer = nn.Linear(self.in_features, self.out_features, self.bias is not None)
+        layer.weight, layer.bias = nn.Parameter(self.weight), self.bias
+        return layer
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As of a linear layer, [..., inputs] -> [..., outputs]."""
+        output: Tensor = _Linear.apply(input, self)  # type: ignore[no-untyped-call]
+        return output
+
+
+class _Linear(torch.autograd.Function):
+    """Keeps the stored codes for the backward pass, and not the weight."""
+
+    @staticmethod
+    def forward(context: Any, input: Tensor, layer: QuantizedLinear) -> Tensor:
+        context.layer = layer
+        return functional.linear(input, layer.weight, layer.bias)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        [gradient] = gradients
+        return gradient @ context.layer.weight.to(gradient.dtype), None
