@@ -82,6 +82,11 @@ class Model(ApiModel):
     variant: Variant | None = None
     """Variant of the weight files, for example `fp16` for `model.fp16.safetensors`."""
 
+    clip_skip: Annotated[int, Field(ge=2, le=12)] | None = None
+    """Which layer of CLIP is read, counted back from the one that the model reads by default, which
+    is 1: for Stable Diffusion 1.x as web UIs and sd-scripts count. Training, class images and
+    samples use it. For Stable Diffusion 1.x, 2.x and SDXL. Default: 1."""
+
     adapter: StartAdapter | None = None
     """A LoRA to go on training, with method `lora`. Its ranks, alphas and modules are those of the
     new one, which replaces it."""

@@ -691,6 +691,15 @@ def test_settings_of_flow_matching_are_refused_for_a_ddpm_model(
     assert report.exit_code == ExitCode.BAD_CONFIG
 
 
+def test_a_layer_of_clip_that_the_model_lacks_is_an_error(job: Job) -> None:
+    job["spec"]["model"]["clipSkip"] = 2
+    (error,) = map(str, examine(job).errors)
+    assert error == (
+        "spec.model.clipSkip: 2 is more than this model (Stable Diffusion 1.x and 2.x) allows, 1;"
+        " remove it"
+    )
+
+
 def test_an_optimizer_that_pytorch_lacks_is_an_error(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,7 +35,7 @@ image = pipe(
 ```
 
 {web_ui}- Base model: {base}, sha256 `{sha256}`
-{merged}- License of the base model: {license}
+{merged}{clip_skip}- License of the base model: {license}
 {scores}"""
 
 
@@ -58,6 +58,12 @@ WITH_MERGED = """Load these LoRAs with it, at their strengths: {names}.
 
 """
 """For a LoRA that was trained on top of others."""
+
+CLIP_SKIP = "- Clip skip: {number}, which is {layer} of ComfyUI's CLIP Set Last Layer\n"
+"""For a model that was trained with another layer of its text encoder."""
+TEXT_MODEL = """# diffusers needs it for clip_skip, and transformers from 5.6 on does not have it.
+text = pipe.text_encoder
+object.__setattr__(text, "text_model", getattr(text, "text_model", text))"""
 
 
 def model_card(
@@ -92,11 +98,15 @@ def model_card(
     if lora and not peft_parts:
         code += '\npipe.load_lora_weights(".")'
     code += "\npipe.to(device)"
+    if provenance.clip_skip and len(family.text_parts()) == 1:
+        code += f"\n{TEXT_MODEL}"
     kind = "LyCORIS adapters" if peft_parts else "A DoRA" if dora else "A LoRA"
     call = {
         "prompt": provenance.prompt,
         "num_inference_steps": provenance.sample_steps,
         **family.card_arguments(provenance.guidance_scale),
+        # One less: diffusers counts the layers that are left out.
+        **({"clip_skip": provenance.clip_skip - 1} if provenance.clip_skip else {}),
         "height": provenance.resolution,
         "width": provenance.resolution,
     }
@@ -120,11 +130,20 @@ def model_card(
         web_ui=_web_ui(web_ui_file, lora, dora, provenance) if web_ui_file else "",
         arguments="\n".join(f"    {name}={_literal(value)}," for name, value in call.items()),
         sha256=provenance.base_model_sha256,
+        clip_skip=_describe_clip_skip(family, provenance.clip_skip),
         merged="".join(
             f"- Merged into it before training: {json.dumps(source)}, scale {scale}\n"
             for source, scale in provenance.merged
         ),
     )
+
+
+def _describe_clip_skip(family: Family, clip_skip: int | None) -> str:
+    if clip_skip is None:
+        return ""
+    # ComfyUI counts from the last layer, where SDXL reads the one before by default.
+    layer = -clip_skip - (len(family.text_parts()) > 1)
+    return CLIP_SKIP.format(number=clip_skip, layer=layer)
 
 
 def _merge(source: str, scale: float) -> list[str]:

@@ -35,6 +35,8 @@ class Provenance:
     """Of the exported model; on the card alone."""
     merged: tuple[tuple[str, float], ...] = ()
     """Source and scale of each adapter that was merged into the base model."""
+    clip_skip: int | None = None
+    """As web UIs count."""
 
     def metadata(self) -> dict[str, str]:
         """As safetensors metadata, which holds strings only."""
@@ -48,5 +50,6 @@ class Provenance:
             "dreambooth.prompt": self.prompt,
             "dreambooth.step": str(self.step),
             "license": self.license.name,
+            **({"dreambooth.clip_skip": str(self.clip_skip)} if self.clip_skip else {}),
             **({"dreambooth.merged_adapters": json.dumps(self.merged)} if self.merged else {}),
         }

@@ -1,7 +1,14 @@
-"""Names of the weights of CLIP's text encoder, which differ between versions of transformers."""
+"""CLIP's text encoder, whose modules' names differ between versions of transformers."""
+
+from typing import Any
 
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+
+def text_model(encoder: nn.Module) -> Any:
+    """The module that has the layers."""
+    return getattr(encoder, "text_model", encoder)  # a level less from transformers 5.6 on
 
 
 def exported_name(module: nn.Module, name: str) -> str:

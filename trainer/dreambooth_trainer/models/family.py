@@ -80,6 +80,8 @@ class Family(PromptEncoder):
 
     def __init__(self, pipeline: Any, model_hash: str) -> None:
         self.model_hash = model_hash
+        self.clip_skip = 1
+        """`spec.model.clipSkip`, where `max_clip_skip` allows it."""
         self.start: LoadedAdapter | None = None
         """The adapter that is trained further (`spec.model.adapter`)."""
         self._pipeline = pipeline
@@ -137,6 +139,11 @@ class Family(PromptEncoder):
         Preflight shows them as warnings.
         """
         return []
+
+    @property
+    def max_clip_skip(self) -> int:
+        """The largest `clip_skip`; 1 where no other layer of a text encoder can be read."""
+        return 1
 
     def unused_modules(self, part: str) -> Sequence[nn.Module]:
         """Modules of a part without effect on its output: they are excluded from training."""

@@ -74,6 +74,11 @@ def load_family(
     family = kind(pipeline, digest)
     check_finite(family.parts, FIELD, model.source)
     merge_adapters(family, model.merged_adapters, storage, ranks)
+    if model.clip_skip is not None:
+        family.clip_skip = model.clip_skip
+        # Class images depend on it, and are shared by jobs of one hash.
+        text = f"{family.model_hash} clip skip {model.clip_skip}"
+        family.model_hash = hashlib.sha256(text.encode()).hexdigest()
     if sharded:
         assert training is not None
         shard(family.denoiser, device, PRECISIONS[training.precision])

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ class ModelConfig:
     """Of the pipeline, from model_index.json."""
     start: LoadedAdapter | None = None
     """The adapter that is trained further, on the meta device."""
+    clip_skip: int = 1
+    """`spec.model.clipSkip`."""
 
     @property
     def defaults(self) -> ModelDefaults:
@@ -93,6 +95,7 @@ class ModelConfig:
         parts |= {**self.tokenizers, "scheduler": self.scheduler, **self.settings}
         family = self.family(self.family.assemble(parts), "")
         family.start = self.start
+        family.clip_skip = self.clip_skip
         return family
 
 
@@ -126,7 +129,8 @@ def read_model_config(model: Model, storage: Storage) -> ModelConfig | None:
         for part, tokenizer in family.tokenizers.items()
     }
     settings = pipeline_settings(family, files)
-    config = ModelConfig(family, configs, tokenizers, scheduler, settings)
+    clip_skip = model.clip_skip or 1
+    config = ModelConfig(family, configs, tokenizers, scheduler, settings, clip_skip=clip_skip)
     _check_skeleton(model, config)
     return config
 
@@ -136,7 +140,9 @@ def _read_single_file(model: Model, files: ModelFiles) -> ModelConfig | None:
     if problem := damaged_file(files, name):
         raise BadModelError(f"{FIELD}: {model.source} {problem}")
     architecture = read_architecture(files)
-    return read_shipped_config(architecture) if architecture else None
+    if architecture is None:
+        return None
+    return replace(read_shipped_config(architecture), clip_skip=model.clip_skip or 1)
 
 
 def read_shipped_config(architecture: Architecture) -> ModelConfig:

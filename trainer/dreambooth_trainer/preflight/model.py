@@ -26,9 +26,22 @@ def check_model(job: ResolvedJob, config: ModelConfig, report: PreflightReport) 
     with report.collecting():
         _check_text_encoder(config, training)
     with report.collecting():
+        _check_clip_skip(config)
+    with report.collecting():
         _check_precision(config, training)
     report.errors += map(BadConfigError, sampling_problems(job, config.defaults))
     report.warnings += unusual_sampling(job, config.skeleton)
+
+
+def _check_clip_skip(config: ModelConfig) -> None:
+    most = config.skeleton.max_clip_skip
+    if config.clip_skip == 1 or config.clip_skip <= most:
+        return
+    remedy = f"set it to {most} or less" if most > 1 else "remove it"
+    raise BadConfigError(
+        f"spec.model.clipSkip: {config.clip_skip} is more than this model"
+        f" ({config.family.name}) allows, {most}; {remedy}"
+    )
 
 
 def _notes_on_name(source: str) -> list[str]:

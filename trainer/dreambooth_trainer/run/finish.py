@@ -132,5 +132,6 @@ def _provenance(job: ResolvedJob, family: Family, step: int, scores: Scores | No
         guidance_scale=job.spec.samples.guidance_scale,
         license=find_license(family.published, job.spec.model.source),
         scores=scores,
+        clip_skip=job.spec.model.clip_skip,
         merged=tuple((each.source, each.scale) for each in job.spec.model.merged_adapters),
     )

@@ -11,6 +11,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from dreambooth_trainer.models.adapters.exported import Adapter
 from dreambooth_trainer.models.bases.ddpm import SAMPLERS, DDPMFamily
+from dreambooth_trainer.models.clip import text_model
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.family import Config, ReadWeights
 from dreambooth_trainer.models.names import compvis
@@ -178,14 +179,17 @@ class StableDiffusionXL(DDPMFamily):
     def encode_tokens(self, tokens: Tokens) -> Conditioning:
         """Hidden states [captions, 77, D] and pooled embedding [captions, D'] of captions.
 
-        The states before the last layer, of both encoders side by side; and the second encoder's
-        projection. Zeros for an empty caption where the model was trained so, as SDXL was.
+        The states before the last layer, or before `clip_skip` layers, of both encoders side by
+        side; and the second encoder's projection. Zeros for an empty caption where the model was
+        trained so, as SDXL was.
         """
         outputs = [
             encoder(tokens[part], output_hidden_states=True)
             for part, encoder in self.text_encoders.items()
         ]
-        states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        states = torch.cat(
+            [output.hidden_states[-1 - self.clip_skip] for output in outputs], dim=-1
+        )
         pooled = outputs[-1].text_embeds
         if self._pipeline.config.force_zeros_for_empty_prompt:
             is_empty = tokens["is_empty"]
@@ -193,13 +197,18 @@ class StableDiffusionXL(DDPMFamily):
             pooled = pooled.masked_fill(is_empty[:, None], 0.0)
         return {"hidden_states": states, "pooled": pooled}
 
+    @property
+    def max_clip_skip(self) -> int:
+        """The first layer of both encoders."""
+        encoders = (self._pipeline.text_encoder, self._pipeline.text_encoder_2)
+        return min(int(each.config.num_hidden_layers) for each in encoders) - 1
+
     def unused_modules(self, part: str) -> Sequence[nn.Module]:
-        """The first encoder's last layer: nothing but its hidden states before it is read."""
+        """The first encoder's last layers: nothing but its hidden states before them is read."""
         if part != "text_encoder":
             return ()
-        encoder: Any = self.text_encoders[part]
-        model = getattr(encoder, "text_model", encoder)  # a level less from transformers 5.6 on
-        return model.encoder.layers[-1], model.final_layer_norm
+        model = text_model(self.text_encoders[part])
+        return *model.encoder.layers[-self.clip_skip :], model.final_layer_norm
 
     def predict(
         self,

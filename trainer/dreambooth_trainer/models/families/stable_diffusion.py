@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dreambooth_trainer.models.adapters.exported import Adapter
 from dreambooth_trainer.models.bases.ddpm import SAMPLERS, DDPMFamily
+from dreambooth_trainer.models.clip import text_model
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.family import Config, ReadWeights
 from dreambooth_trainer.models.names import compvis
@@ -128,8 +129,27 @@ class StableDiffusion(DDPMFamily):
         return {"ids": ids}
 
     def encode_tokens(self, tokens: Tokens) -> Conditioning:
-        """The text encoder's last hidden states [captions, 77, D], after its final layer norm."""
-        return {"hidden_states": self.text_encoders["text_encoder"](tokens["ids"])[0]}
+        """The text encoder's last hidden states [captions, 77, D], after its final layer norm.
+
+        With `clip_skip`, those of an earlier layer, after the same layer norm.
+        """
+        encoder = self.text_encoders["text_encoder"]
+        if self.clip_skip == 1:
+            return {"hidden_states": encoder(tokens["ids"])[0]}
+        states = encoder(tokens["ids"], output_hidden_states=True).hidden_states
+        return {"hidden_states": text_model(encoder).final_layer_norm(states[-self.clip_skip])}
+
+    @property
+    def max_clip_skip(self) -> int:
+        """The first layer."""
+        return int(self._pipeline.text_encoder.config.num_hidden_layers)
+
+    def unused_modules(self, part: str) -> Sequence[nn.Module]:
+        """The layers of the text encoder that `clip_skip` leaves out."""
+        if part != "text_encoder" or self.clip_skip == 1:
+            return ()
+        layers = text_model(self.text_encoders[part]).encoder.layers
+        return list(layers)[1 - self.clip_skip :]
 
     def predict(
         self,
