@@ -31,8 +31,7 @@ Parameters are those of the denoiser, in billions. GPU memory is preflight's est
 bf16 and for one image and one class image per step on one GPU, at the resolution of the table, with
 captions as long as the model reads; in parentheses with `gradientCheckpointing`. For other
 settings, set `runtime.gpuMemory`: preflight refuses a job that does not fit, with the figures of
-all its stages. Cells of models that were not estimated are empty.
-[Memory, sizes and time](sizes.md) says more.
+all its stages. [Memory, sizes and time](sizes.md) says more.
 """
 GPUS = (8, 12, 16, 24, 40, 48, 80, 141)
 """Memory of common GPUs, in GiB."""

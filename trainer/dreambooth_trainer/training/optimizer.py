@@ -103,7 +103,7 @@ def _make_adafactor(groups: Groups, arguments: Mapping[str, Any], _: Training) -
 
 
 def _make_prodigy(groups: Groups, arguments: Mapping[str, Any], _: Training) -> Optimizer:
-    from prodigyopt import Prodigy
+    from dreambooth_trainer.training.prodigy import Prodigy
 
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that weight decay is decoupled
         optimizer: Optimizer = Prodigy(

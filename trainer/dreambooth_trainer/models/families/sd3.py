@@ -59,7 +59,7 @@ class StableDiffusion3(FlowFamily):
             steps=28,
             guidance_scale=4.5,
             is_gated=True,
-            memory=GpuMemory(23.3, 65.0, 16.4, 45.5),
+            memory=GpuMemory(23.3, 65.4, 16.4, 45.9),
         ),
         PublishedModel(
             "hf://stabilityai/stable-diffusion-3.5-large",
@@ -69,6 +69,7 @@ class StableDiffusion3(FlowFamily):
             steps=28,
             guidance_scale=4.5,
             is_gated=True,
+            memory=GpuMemory(51.7, 179.5, 26.9, 153.8),
         ),
         PublishedModel(
             "hf://stabilityai/stable-diffusion-3-medium-diffusers",
@@ -78,6 +79,7 @@ class StableDiffusion3(FlowFamily):
             steps=28,
             guidance_scale=4.5,
             is_gated=True,
+            memory=GpuMemory(16.1, 49.3, 15.6, 40.9),
         ),
     )
     pipeline_class = StableDiffusion3Pipeline
