@@ -4,12 +4,14 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from peft.tuners.tuners_utils import BaseTunerLayer
+
 from dreambooth_storage import Storage
 from dreambooth_trainer.export.lora import LORA_FILE, PEFT_FOLDER, load_adapters
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.load import hash_files
 from dreambooth_trainer.models.source.selection import INDEX
-from dreambooth_trainer.process.errors import BadModelError
+from dreambooth_trainer.process.errors import BadConfigError, BadModelError
 
 
 def list_export(storage: Storage, uri: str) -> set[str]:
@@ -33,7 +35,9 @@ def adapter_files(names: Iterable[str]) -> set[str]:
     return {each for each in names if each == LORA_FILE or each.startswith(f"{PEFT_FOLDER}/")}
 
 
-def add_exported(family: Family, storage: Storage, uri: str, names: set[str]) -> str:
+def add_exported(
+    family: Family, storage: Storage, uri: str, names: set[str], adapter: str = "default"
+) -> str:
     """Add exported adapters to the base model that they were trained on.
 
     Args:
@@ -41,6 +45,7 @@ def add_exported(family: Family, storage: Storage, uri: str, names: set[str]) ->
         storage: Of the export.
         uri: The export's folder.
         names: Its `adapter_files`.
+        adapter: The name that they get.
 
     Returns:
         sha256 of the adapters, in hexadecimal.
@@ -50,5 +55,22 @@ def add_exported(family: Family, storage: Storage, uri: str, names: set[str]) ->
     """
     with tempfile.TemporaryDirectory(prefix="lora-") as local:
         storage.download_tree(uri, Path(local), select=names.__contains__)
-        load_adapters(family.pipeline(), Path(local))
+        load_adapters(family.pipeline(), Path(local), adapter)
         return hash_files(Path(local), sorted(names))
+
+
+def scale_adapters(family: Family, weight: float) -> None:
+    """Multiply what adapters change.
+
+    Raises:
+        BadConfigError: The model has none.
+    """
+    parts = family.parts.values()
+    layers = [each for part in parts for each in part.modules() if isinstance(each, BaseTunerLayer)]
+    if not layers and weight != 1:
+        raise BadConfigError(
+            "adapterWeight: the result is a whole model without adapters; leave it out"
+        )
+    for layer in layers:
+        for name in layer.scaling:
+            layer.set_scale(name, weight)

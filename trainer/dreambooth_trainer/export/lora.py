@@ -29,9 +29,9 @@ KOHYA_FILE = "kohya_lora.safetensors"
 """The same adapters under the names of kohya's sd-scripts, or of LyCORIS."""
 
 LORA_PARAMETER = re.compile(
-    r"(?P<module>.+)\.(?P<matrix>lora_A|lora_B|lora_magnitude_vector)\.[^.]+\.weight"
+    r"(?P<module>.+)\.(?P<matrix>lora_A|lora_B|lora_magnitude_vector)\.(?P<adapter>[^.]+)\.weight"
 )
-"""The name of a parameter of peft: the adapter's own name comes before `weight`."""
+"""The name of a parameter of peft."""
 
 PEFT_FOLDER = "peft"
 """LoKr and LoHa: a folder of each part in it, for `PeftModel.from_pretrained`."""
@@ -86,27 +86,30 @@ def export_lora(
     (folder / "README.md").write_text(card)
 
 
-def load_adapters(pipeline: Any, folder: Path) -> None:
-    """Add exported adapters to a plain pipeline of their base model.
+def load_adapters(pipeline: Any, folder: Path, adapter: str = "default") -> None:
+    """Add exported adapters to a pipeline of their base model.
 
     Args:
-        pipeline: The pipeline.
+        pipeline: The pipeline; of LoKr and LoHa, without other adapters.
         folder: What `export_lora` has written.
+        adapter: The name that they get.
     """
     if (folder / LORA_FILE).exists():
-        pipeline.load_lora_weights(folder)
-        _restore_precision(pipeline, safetensors.torch.load_file(folder / LORA_FILE))
+        pipeline.load_lora_weights(folder, adapter_name=adapter)
+        weights = safetensors.torch.load_file(folder / LORA_FILE)
+        _restore_precision(pipeline, weights, adapter)
         return
     for each in sorted((folder / PEFT_FOLDER).iterdir()):
         # Adds them to the part itself, which the pipeline has.
         PeftModel.from_pretrained(getattr(pipeline, each.name), each)
 
 
-def _restore_precision(pipeline: Any, weights: Mapping[str, Tensor]) -> None:
+def _restore_precision(pipeline: Any, weights: Mapping[str, Tensor], adapter: str) -> None:
     """Give LoRA adapters the file's own values: peft has rounded them to their base's precision."""
     for part, root in pipeline.components.items():
         for name, parameter in root.named_parameters() if isinstance(root, nn.Module) else ():
-            if match := LORA_PARAMETER.fullmatch(name):
+            match = LORA_PARAMETER.fullmatch(name)
+            if match and match["adapter"] == adapter:
                 module = exported_name(root, match["module"])
                 stored = weights[f"{part}.{module}.{match['matrix']}.weight"]
                 parameter.data = stored.to(parameter.device).reshape(parameter.shape)

@@ -16,6 +16,10 @@ from dreambooth_trainer.models.prompts import join_rows, largest_shapes
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.signals import StoppedError
 
+OnStep = Callable[[int, Callable[[int], Image.Image]], None]
+"""Takes the number of the denoising step, from 1, and what decodes an image of the batch as it is
+then, noise and all."""
+
 
 @dataclass(frozen=True)
 class ImageRequest:
@@ -35,10 +39,12 @@ def generate_images(
     size: int | tuple[int, int],
     negative_prompt: str = "",
     should_stop: Callable[[], bool] = lambda: False,
+    on_step: OnStep | None = None,
 ) -> list[Image.Image]:
     """One RGB image per request, all in one batch.
 
-    `size` is the side of squares, or width and height, in pixels.
+    `size` is the side of squares, or width and height, in pixels. `on_step` is called after each
+    denoising step but the last.
 
     What a guidance scale means is the family's business; for classifier-free guidance 1 or less is
     none (w = scale - 1 in Ho & Salimans 2022, equation 6), and above it the conditional and the
@@ -53,6 +59,17 @@ def generate_images(
         StoppedError: `should_stop` returned True; it is called before each block of the denoiser.
     """
     width, height = (size, size) if isinstance(size, int) else size
+
+    def after_step(
+        _pipeline: Any, step: int, _timestep: int | Tensor, tensors: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Diffusers' hook after each denoising step; what it returns replaces `tensors`."""
+        heartbeat.send()
+        if on_step is not None and step + 1 < steps:
+            latents = tensors["latents"]
+            on_step(step + 1, lambda i: _decode(family, latents[i : i + 1], width, height))
+        return tensors
+
     pipeline = family.pipeline()
     scheduler = family.sampling_scheduler(sampler)
     with ExitStack() as stack:
@@ -78,17 +95,9 @@ def generate_images(
             width=width,
             # Decoded below, in fp32: the pipeline would decode under autocast, all at once.
             output_type="latent",
-            callback_on_step_end=_send_heartbeat,
+            callback_on_step_end=after_step,
         ).images
         return [_decode(family, latents[i : i + 1], width, height) for i in range(len(requests))]
-
-
-def _send_heartbeat(
-    _pipeline: Any, _step: int, _timestep: int | Tensor, tensors: dict[str, Any]
-) -> dict[str, Any]:
-    """Diffusers' hook after each denoising step; what it returns replaces `tensors`."""
-    heartbeat.send()
-    return tensors
 
 
 @contextmanager

@@ -12,17 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from pydantic import ValidationError
 
 from dreambooth_api.contract.layout import OutputLayout
-from dreambooth_api.images.generation import Generation
+from dreambooth_api.images.generation import Generation, ImageSettings
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.data.png import encode_png
 from dreambooth_trainer.evaluation.grid import grid
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
+from dreambooth_trainer.export.load import scale_adapters
 from dreambooth_trainer.export.provenance import VERSION
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.generate import ImageRequest
@@ -91,7 +91,7 @@ def _remarks(result: Result, wanted: Generation) -> tuple[list[str], list[str]]:
     return warnings, [f"images of the checkpoint of step {result.step}"] if is_checkpoint else []
 
 
-def with_settings(job: ResolvedJob, wanted: Generation, family: Family) -> ResolvedJob:
+def with_settings(job: ResolvedJob, wanted: ImageSettings, family: Family) -> ResolvedJob:
     """The job with settings of its samples that are asked for.
 
     Raises:
@@ -118,25 +118,6 @@ def with_settings(job: ResolvedJob, wanted: Generation, family: Family) -> Resol
     if problems:
         raise BadConfigError("\n".join(problems))
     return changed
-
-
-def scale_adapters(family: Family, weight: float) -> None:
-    """Multiply what adapters change.
-
-    Raises:
-        BadConfigError: The result is a whole model, which has none.
-    """
-    if weight == 1:
-        return
-    parts = family.parts.values()
-    layers = [each for part in parts for each in part.modules() if isinstance(each, BaseTunerLayer)]
-    if not layers:
-        raise BadConfigError(
-            "adapterWeight: the result is a whole model without adapters; leave it out"
-        )
-    for layer in layers:
-        for name in layer.scaling:
-            layer.scaling[name] *= weight
 
 
 def encode_prompts(attempt: Attempt, family: Family, prompts: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from dreambooth_trainer.export.load import adapter_files, add_exported, list_exp
 from dreambooth_trainer.models import Family, load_family
 from dreambooth_trainer.models.adapters.trainable import make_trainable
 from dreambooth_trainer.models.defaults import fill_defaults
-from dreambooth_trainer.models.model_config import read_model_config
+from dreambooth_trainer.models.model_config import ModelConfig, read_model_config
 from dreambooth_trainer.process.errors import BadConfigError, BadModelError
 from dreambooth_trainer.resolved_job import ResolvedJob
 from dreambooth_trainer.selection.policy import Evaluation, best_of, with_limit
@@ -38,7 +38,12 @@ class Result:
 
 
 def resolve(job: DreamBoothJob, storage: Storage) -> ResolvedJob:
-    """The job of a run with its model's defaults.
+    """The job of a run with its model's defaults; raises as `resolve_with_config`."""
+    return resolve_with_config(job, storage)[0]
+
+
+def resolve_with_config(job: DreamBoothJob, storage: Storage) -> tuple[ResolvedJob, ModelConfig]:
+    """The job of a run with its model's defaults, and the model without its weights.
 
     Raises:
         BadModelError: Its model cannot be loaded without training.
@@ -47,7 +52,7 @@ def resolve(job: DreamBoothJob, storage: Storage) -> ResolvedJob:
     config = read_model_config(job.spec.model, storage)
     if config is None:
         raise BadModelError("spec.model.source: a .ckpt file cannot be used here; convert it")
-    return fill_defaults(job, config.defaults, config.skeleton.flow_shift)
+    return fill_defaults(job, config.defaults, config.skeleton.flow_shift), config
 
 
 def load_result(attempt: Attempt, layout: OutputLayout, step: int | None = None) -> Result:

@@ -1,0 +1,218 @@
+"""The server, by the official client of OpenAI's API."""
+
+import base64
+import io
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+
+from dreambooth_api.images.generation import Generation
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_trainer.process.signals import StopSignal
+from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.run.generate import generate
+from dreambooth_trainer.telemetry.telemetry import Telemetry
+from tests.trainer.serving.server import Serving, serving, write_run
+
+PROMPT = "a photo of sks mug"
+QUEUE = 12
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Path:
+    """Two LoRAs and a whole model; the mug has an earlier run."""
+    folder = tmp_path_factory.mktemp("results")
+    write_run(folder, random_model, "whole", "uid-0", seed=None)
+    for name, uid, seed in (("mug", "uid-old", 3), ("cup", "uid-1", 2), ("mug", "uid-new", 1)):
+        time.sleep(0.02)  # runs have an order
+        write_run(folder, random_model, name, uid, seed=seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(root: Path) -> Iterator[Serving]:
+    with serving(root, adapters=1, queued_images=QUEUE) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Serving) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as made:
+        yield made
+
+
+def pixels(data: str | bytes) -> np.ndarray:
+    raw = base64.b64decode(data) if isinstance(data, str) else data
+    return np.asarray(Image.open(io.BytesIO(raw))).astype(int)
+
+
+def images(client: openai.OpenAI, model: str, n: int = 1, **extra: Any) -> list[np.ndarray]:
+    answer = client.images.generate(
+        model=model, prompt=PROMPT, n=n, extra_body={"seed": 5, **extra}
+    )
+    assert answer.data is not None
+    return [pixels(each.b64_json or "") for each in answer.data]
+
+
+def generated(root: Path, folder: Path, run: str, **wanted: Any) -> list[np.ndarray]:
+    """What `dreambooth generate` makes of the same result."""
+    job = DreamBoothJob.model_validate(json.loads((root / run / "run.json").read_text())["job"])
+    request = Generation(
+        root=f"file://{root / run}", folder=str(folder), prompts=[PROMPT], seed=5, **wanted
+    )
+    file = folder.with_suffix(".json")
+    file.write_text(request.model_dump_json())
+    generate(job, Topology(), StopSignal(), Telemetry(job, Topology()), file)
+    return [
+        pixels((folder / f"a-photo-of-sks-mug-{5 + index}.png").read_bytes())
+        for index in range(request.count)
+    ]
+
+
+def test_results_are_listed_the_newest_first(client: openai.OpenAI) -> None:
+    models = list(client.models.list())
+    assert [model.id for model in models] == ["mug", "cup", "mug@uid-old", "whole"]
+    assert models[0].owned_by == "default"
+    assert client.models.retrieve("mug@uid-old").id == "mug@uid-old"
+
+
+def test_images_are_those_of_generate_whatever_was_loaded_before(
+    client: openai.OpenAI, root: Path, tmp_path: Path, server: Serving
+) -> None:
+    runs = {
+        "mug": "default/mug/uid-new",
+        "cup": "default/cup/uid-1",
+        "whole": "default/whole/uid-0",
+    }
+    expected = {name: generated(root, tmp_path / name, run, count=3) for name, run in runs.items()}
+    # One adapter stays loaded: each of these loads another one.
+    for name in ("mug", "cup", "mug", "whole", "mug", "mug"):
+        for image, other in zip(images(client, name, n=3), expected[name], strict=True):
+            np.testing.assert_array_equal(image, other)
+    base = images(client, "cup", adapter_weight=0.0)
+    np.testing.assert_array_equal(base[0], images(client, "mug", adapter_weight=0.0)[0])
+    # The base model is the whole one here.
+    np.testing.assert_array_equal(base[0], images(client, "whole")[0])
+    assert (base[0] != expected["cup"][0]).any()
+    text = httpx.get(f"{server.url}/metrics").text
+    assert 'dreambooth_serving_images_total{model="mug"} 13.0' in text
+    assert 'dreambooth_serving_model_uses_total{loaded="true"} 1.0' in text
+
+
+def test_an_image_can_be_answered_by_its_url(client: openai.OpenAI) -> None:
+    answer = client.images.generate(
+        model="mug", prompt=PROMPT, response_format="url", size="96x64",
+        extra_body={"steps": 2, "seed": 1},
+    )  # fmt: skip
+    assert answer.data is not None
+    url = answer.data[0].url
+    assert url is not None
+    image = Image.open(io.BytesIO(httpx.get(url).content))
+    assert image.size == (96, 64)
+    assert json.loads(image.text["dreambooth"])["seed"] == 1
+    assert httpx.get(f"{url}x").status_code == 404
+
+
+def test_a_stream_has_partial_images_and_then_the_final_one(client: openai.OpenAI) -> None:
+    stream = client.images.generate(
+        model="mug", prompt=PROMPT, stream=True, partial_images=2,
+        extra_body={"seed": 5, "steps": 6},
+    )  # fmt: skip
+    events = list(stream)
+    assert [event.type for event in events] == [
+        "image_generation.partial_image",
+        "image_generation.partial_image",
+        "image_generation.completed",
+    ]
+    assert [getattr(event, "partial_image_index", None) for event in events] == [0, 1, None]
+    final = images(client, "mug", steps=6)[0]
+    np.testing.assert_array_equal(pixels(events[-1].b64_json), final)
+    distances = [np.abs(pixels(event.b64_json) - final).mean() for event in events]
+    assert distances[0] > distances[1] > distances[2] == 0
+
+
+def test_a_client_that_leaves_frees_the_device_and_a_full_queue_refuses(
+    client: openai.OpenAI, server: Serving
+) -> None:
+    slow = client.images.generate(
+        model="mug", prompt=PROMPT, stream=True, partial_images=1,
+        extra_body={"steps": 900, "seed": 1, "sampler": "ddim"},
+    )  # fmt: skip
+    assert next(iter(slow)).type == "image_generation.partial_image"
+    waiting = client.images.generate(
+        model="cup", prompt=PROMPT, n=10, stream=True, partial_images=0, extra_body={"seed": 1}
+    )
+    with pytest.raises(openai.RateLimitError, match="10 images wait already") as refused:
+        client.images.generate(model="cup", prompt=PROMPT, n=3)
+    assert int(refused.value.response.headers["retry-after"]) >= 1
+    slow.close()
+    began = time.monotonic()
+    assert len(list(waiting)) == 10
+    # A thousand steps take minutes.
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"size": "big"}, "size: .*must be auto or WIDTHxHEIGHT"),
+        ({"size": "70x70"}, "width 70: must be a multiple of 4"),
+        ({"n": 11}, "n: at most 10 images a request"),
+        ({"extra_body": {"steps": 0}}, "steps: Input should be greater than or equal to 1"),
+        ({"model": "whole", "extra_body": {"adapter_weight": 0.5}}, "without adapters"),
+        ({"prompt": ""}, "prompt: "),
+    ],
+)
+def test_what_a_model_does_not_take_is_refused(
+    client: openai.OpenAI, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=message):
+        client.images.generate(**{"model": "mug", "prompt": PROMPT, **fields})
+
+
+def test_errors_of_a_stream_are_events_and_a_model_that_is_not_there_is_not_found(
+    client: openai.OpenAI,
+) -> None:
+    with pytest.raises(openai.NotFoundError, match="model dog: no such result; there are: mug"):
+        client.images.generate(model="dog", prompt=PROMPT)
+    stream = client.images.generate(
+        model="whole", prompt=PROMPT, stream=True, extra_body={"adapter_weight": 0.5}
+    )
+    with pytest.raises(openai.APIError, match="without adapters"):
+        list(stream)
+
+
+def test_a_request_has_a_limited_time_and_needs_a_token(root: Path) -> None:
+    with (
+        serving(root, timeout_seconds=0.2, tokens_file=str(_tokens(root))) as running,
+        openai.OpenAI(base_url=f"{running.url}/v1", api_key="wrong", max_retries=0) as stranger,
+        openai.OpenAI(base_url=f"{running.url}/v1", api_key="secret", max_retries=0) as known,
+    ):
+        with pytest.raises(openai.AuthenticationError, match="a valid token is needed"):
+            stranger.models.list()
+        with pytest.raises(openai.InternalServerError, match="not done within"):
+            known.images.generate(
+                model="mug", prompt=PROMPT, extra_body={"steps": 500, "sampler": "ddim"}
+            )
+        assert httpx.get(f"{running.url}/healthz").text == "ok"
+        assert httpx.get(f"{running.url}/readyz").text == "ok"
+
+
+def _tokens(root: Path) -> Path:
+    file = root.parent / "tokens"
+    file.write_text("other\nsecret\n")
+    return file
+
+
+def test_requests_by_another_host_name_are_refused(server: Serving) -> None:
+    answer = httpx.get(f"{server.url}/v1/models", headers={"Host": "attacker.example"})
+    assert answer.status_code == 421
+    assert "access-control-allow-origin" not in answer.headers

@@ -1,0 +1,1 @@
+"""A server of images from results, with the API of OpenAI for images."""

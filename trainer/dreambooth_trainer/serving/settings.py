@@ -1,0 +1,87 @@
+"""How the server runs: a JSON file, which the command line or the chart writes."""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from dreambooth_api.models.base import ApiModel
+from dreambooth_api.models.storage import Storage
+
+TOKENS_VARIABLE = "DREAMBOOTH_SERVING_TOKENS"
+"""Tokens, separated by white space, beside those of `tokensFile`."""
+
+
+class ServingSettings(ApiModel):
+    """What is served, where, and how much at a time."""
+
+    root: str
+    """Folder of a run, or a folder above those of several: `s3://` or `file://`."""
+
+    base: str | None = None
+    """Base model of all results, if it is not where their jobs have it."""
+
+    storage: Storage = Field(default_factory=Storage)
+    """How object storage is reached."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    """TCP port; 0: any free one."""
+
+    tokens_file: str | None = None
+    """File with bearer tokens, one a line."""
+
+    insecure: bool = False
+    """Serve other addresses than loopback without tokens."""
+
+    queued_images: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """Images that may wait. More are refused with 429."""
+
+    images_per_request: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Most images of one request."""
+
+    timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600
+    """How long a request may take, with the time that it waits."""
+
+    stop_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
+    """How long requests that are under way may take when the server is stopped."""
+
+    adapters: Annotated[int, Field(ge=1, le=1000)] = 16
+    """Results of one base model that stay loaded; the least recently used goes first."""
+
+    refresh_seconds: Annotated[float, Field(ge=0, le=86_400)] = 15
+    """How old the list of results may be."""
+
+    @model_validator(mode="after")
+    def _check_access(self) -> Self:
+        if not self.insecure and not is_loopback(self.host) and not self.tokens():
+            raise ValueError(
+                f"{self.host} can be reached from other machines: name a file of tokens, or serve"
+                " without any on purpose (insecure)"
+            )
+        return self
+
+    def tokens(self) -> frozenset[str]:
+        """The tokens of the file and of the environment; empty: everybody is served.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        text = os.environ.get(TOKENS_VARIABLE, "")
+        if self.tokens_file is not None:
+            text += "\n" + Path(self.tokens_file).read_text()
+        return frozenset(text.split())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
