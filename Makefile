@@ -35,7 +35,7 @@ help: ## list the targets
 
 init: $(READY) ## build the virtual environment; TORCH=oldest|pinned|newest TORCH_BACKEND=auto|default|cpu|...
 
-$(READY): INSTALL = -e crds -e storage -e report -e 'operator[cli,controller,local]' -e 'trainer[wandb]' -e charts --group dev
+$(READY): INSTALL = -e crds -e storage -e report -e 'operator[cli,controller,local]' -e 'trainer[serve,wandb]' -e charts --group dev
 $(RUN_READY): INSTALL = -e crds -e storage -e report -e 'operator[cli,local]' -e trainer
 $(READY) $(RUN_READY): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'

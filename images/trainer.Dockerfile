@@ -36,7 +36,7 @@ COPY storage/pyproject.toml storage/
 COPY report/pyproject.toml report/
 COPY trainer/pyproject.toml trainer/
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
-    python3 requirements.py crds storage report 'trainer[wandb]' > requirements.txt \
+    python3 requirements.py crds storage report 'trainer[serve,wandb]' > requirements.txt \
     && case "${TORCH_VARIANT}" in \
         cuda) sed 's/^torch==/torch===/' constraints.txt ;; \
         *) sed "s/^torch==.*/&+${TORCH_VARIANT}/" constraints.txt ;; \

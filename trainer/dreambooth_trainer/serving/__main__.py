@@ -6,44 +6,49 @@ import os
 import sys
 from pathlib import Path
 
-import torch
 import uvicorn
 from pydantic import ValidationError
 
 from dreambooth_api.contract.exit_codes import ExitCode
-from dreambooth_storage import Storage, StorageError, StorageSettings
-from dreambooth_trainer.serving.app import Parts, make_app
-from dreambooth_trainer.serving.catalog import Catalog
-from dreambooth_trainer.serving.engine import Engine
-from dreambooth_trainer.serving.loaded import LoadedModels
-from dreambooth_trainer.serving.metrics import ServingMetrics
+from dreambooth_storage import StorageError
 from dreambooth_trainer.serving.settings import ServingSettings
 
 log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code."""
+    """Serve until SIGTERM or SIGINT; returns the exit code (`ExitCode`)."""
     parser = argparse.ArgumentParser(prog="dreambooth_trainer.serving", description=__doc__)
     parser.add_argument("--settings", type=Path, required=True, help="ServingSettings, as JSON")
     arguments = parser.parse_args()
+    # Before the imports below: the libraries warn about image processors and the like.
     for library in ("TRANSFORMERS", "DIFFUSERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
+    for verbose in ("httpx", "botocore", "boto3", "s3transfer", "urllib3"):
+        logging.getLogger(verbose).setLevel(logging.WARNING)
     try:
         settings = ServingSettings.model_validate_json(arguments.settings.read_bytes())
-        parts = make_parts(settings)
-        results = parts.catalog.results()
+        return _serve(settings)
     except ValidationError as error:
         sys.stderr.write("".join(f"{each['msg']}\n" for each in error.errors()))
         return ExitCode.BAD_CONFIG
     except (OSError, StorageError) as error:
         sys.stderr.write(f"{error}\n")
-        return ExitCode.STORAGE_DENIED
-    names = ", ".join(each.id for each in results[:10]) or "none yet"
-    log.info("serving results of %s: %s", settings.root, names)
+        return ExitCode.ERROR
+
+
+def _serve(settings: ServingSettings) -> int:
+    # Torch takes seconds: settings that are not valid are refused without it.
+    from dreambooth_trainer.serving.app import make_app
+    from dreambooth_trainer.serving.parts import make_parts
+
+    parts = make_parts(settings)
+    names = ", ".join(each.id for each in parts.catalog.results()[:10]) or "none yet"
+    log.info("results of %s: %s", settings.root, names)
+    log.info("serving on http://%s:%d", settings.host, settings.port)
     uvicorn.run(
         make_app(parts),
         host=settings.host,
@@ -53,17 +58,6 @@ def main() -> int:
         server_header=False,
     )
     return 0
-
-
-def make_parts(settings: ServingSettings) -> Parts:
-    """What the server is made of."""
-    storage = Storage(StorageSettings.of(settings.storage))
-    catalog = Catalog(storage, settings.root.rstrip("/"), settings.refresh_seconds)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    models = LoadedModels(storage, catalog, device, settings.adapters, settings.base)
-    metrics = ServingMetrics()
-    engine = Engine(models, catalog, settings.queued_images, metrics)
-    return Parts(settings, storage, catalog, models, engine, metrics)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sse_starlette.sse import EventSourceResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from dreambooth_storage import ObjectNotFoundError, Storage, StorageError
+from dreambooth_storage import ObjectNotFoundError, StorageError
 from dreambooth_trainer.process.errors import TrainerError
 from dreambooth_trainer.serving import responses
 from dreambooth_trainer.serving.access import Tokens
-from dreambooth_trainer.serving.catalog import Catalog, Result
-from dreambooth_trainer.serving.engine import Engine
-from dreambooth_trainer.serving.loaded import LoadedModels
-from dreambooth_trainer.serving.metrics import ServingMetrics
+from dreambooth_trainer.serving.catalog import Result
+from dreambooth_trainer.serving.parts import Parts
 from dreambooth_trainer.serving.pictures import Pictures
 from dreambooth_trainer.serving.plan import Plan, made_by, make_plan
 from dreambooth_trainer.serving.requests import ImagesRequest
@@ -41,18 +38,6 @@ LOCAL_HOSTS = {"127.0.0.1", "localhost", "[::1]", "testserver"}
 POLICY = "default-src 'self'; img-src 'self' blob: data:; style-src 'self'; frame-ancestors 'none'"
 PING_SECONDS = 15
 POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the routes use."""
-
-    settings: ServingSettings
-    storage: Storage
-    catalog: Catalog
-    models: LoadedModels
-    engine: Engine
-    metrics: ServingMetrics
 
 
 def make_app(parts: Parts) -> FastAPI:

@@ -133,3 +133,38 @@ def generate(
         result, prompts or (), prompts_file, out, settings, size, base, state, gpus
     )
     raise typer.Exit(generate(options))
+
+
+@app.command(
+    epilog=examples(
+        "serve my-mug",
+        "serve s3://bucket/results --port 8080",
+        "serve results --host 0.0.0.0 --tokens tokens.txt",
+        exit_codes="Exit codes: 0 stopped; 2 wrong usage; else the server's.",
+    )
+)
+def serve(
+    result: Annotated[
+        str,
+        typer.Argument(
+            help="As of generate, or a folder above several results: all are served.",
+            show_default=False,
+        ),
+    ],
+    base: Annotated[
+        str | None, typer.Option(help="Where the base model is, if it has moved.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port.")] = 8080,
+    tokens: Annotated[
+        Path | None, typer.Option(help="File with bearer tokens that are accepted, one a line.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Serve other machines without tokens.")
+    ] = False,
+    state: StateFolder = DEFAULT_STATE,
+) -> None:
+    """Serve results: a page with them, and OpenAI's images API."""
+    from dreambooth_operator.cli.use.serve import ServeOptions, serve
+
+    raise typer.Exit(serve(ServeOptions(result, base, host, port, tokens, insecure, state)))

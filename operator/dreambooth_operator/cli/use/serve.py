@@ -1,0 +1,100 @@
+"""`dreambooth serve`: results behind OpenAI's images API, on this machine."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from dreambooth_api.models.job import output_layout
+from dreambooth_operator.cli.base_model import model_source
+from dreambooth_operator.cli.find import find_result
+from dreambooth_operator.cli.results import newest_run_uid
+from dreambooth_operator.errors import UserError
+from dreambooth_operator.local.parent_death_signal import with_parent_death_signal
+from dreambooth_operator.local.runner import stop_on_signals
+from dreambooth_operator.local.state import State
+from dreambooth_operator.local.storage import storage_to_read
+
+EXTRA = "dreambooth-trainer[serve]"
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """The options of `dreambooth serve`, as they were given."""
+
+    result: str
+    base: str | None
+    host: str
+    port: int
+    tokens: Path | None
+    insecure: bool
+    state: Path
+
+
+def serve(options: ServeOptions) -> int:
+    """Serve until the user stops it; returns the server's exit code.
+
+    Raises:
+        UserError: There is no such result, or the server is not installed.
+        StorageError: It cannot be read.
+    """
+    if find_spec("fastapi") is None or find_spec("sse_starlette") is None:
+        raise UserError(f"the server is not installed: pip install '{EXTRA}'")
+    settings: dict[str, Any] = {
+        "host": options.host,
+        "port": options.port,
+        "insecure": options.insecure,
+    }
+    if options.base is not None:
+        settings["base"] = model_source(options.base)
+    if options.tokens is not None:
+        settings["tokensFile"] = str(options.tokens.absolute())
+    with _opened(options) as (found, environment), tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "settings.json"
+        file.write_text(json.dumps(settings | found))
+        return _run(file, environment)
+
+
+@contextmanager
+def _opened(options: ServeOptions) -> Iterator[tuple[dict[str, Any], Mapping[str, str] | None]]:
+    """Where the results are, for the server's settings, and its environment; None: this one's."""
+    state = State(options.state)
+    found = find_result(options.result, state)
+    if isinstance(found, str):
+        yield {"root": found}, None
+        return
+    job, embedded = found
+    with storage_to_read(job, state, embedded) as storage:
+        served = storage.job
+        served.metadata.uid = served.metadata.uid or newest_run_uid(storage.client, served)
+        fields = served.spec.storage.model_dump(
+            mode="json", by_alias=True, exclude_none=True, exclude={"credentials"}
+        )
+        yield {"root": output_layout(served).root, "storage": fields}, storage.environment
+
+
+def _run(settings: Path, environment: Mapping[str, str] | None) -> int:
+    command = [sys.executable, "-m", "dreambooth_trainer.serving", "--settings", str(settings)]
+    with stop_on_signals() as stop:
+        # In a session of its own: Ctrl-C reaches it once, from here.
+        process = subprocess.Popen(
+            with_parent_death_signal(command), env=environment, start_new_session=True
+        )
+        try:
+            asked = False
+            while process.poll() is None:
+                if stop.requested and not asked:
+                    process.terminate()
+                    asked = True
+                time.sleep(POLL_SECONDS)
+        finally:
+            process.kill()
+    return 0 if stop.requested else process.returncode
