@@ -46,10 +46,11 @@ def measure(
     images: int = 2,
     ranks: int = 1,
     encoders: Sequence[EncoderConfig] = (),
+    strategy: str = "ddp",
     **training: Any,
 ) -> dict[GpuStage, float]:
     """GiB by stage."""
-    job = job_with(training=training)
+    job = job_with(training=training, runtime={"strategy": strategy})
     stages = measure_stages(job, config, local_batch=images, ranks=ranks, encoders=encoders)
     return {stage: size / GIB for stage, size in stages.items()}
 
@@ -167,3 +168,17 @@ def job_with(grace: int = 600, nodes: int = 1, **spec: Any) -> ResolvedJob:
             },
         }
     )
+
+
+def test_ranks_that_divide_the_denoiser_need_less_memory(sd15: ModelConfig) -> None:
+    # Weights, gradients and AdamW's moments in fp32, and the base model's weights in bf16.
+    per_weight, weights = 4 + 4 + 8 + 2, 859.5e6
+    settings = {"method": "full", "precision": "bf16", "resolution": 512}
+    whole = measure(sd15, ranks=8, **settings)
+    divided = measure(sd15, ranks=8, strategy="fsdp", **settings)
+    saved = {stage: (whole[stage] - divided[stage]) * GIB for stage in whole}
+    assert saved["loading the model"] == pytest.approx(weights * 4 * 7 / 8, rel=0.15)
+    # What autocast makes of all weights is not kept, either.
+    assert saved["a training step"] == pytest.approx(weights * (per_weight * 7 / 8 + 2), rel=0.1)
+    alone = measure(sd15, ranks=1, strategy="fsdp", **settings)
+    assert alone == measure(sd15, ranks=1, **settings)

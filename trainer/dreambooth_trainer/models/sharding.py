@@ -33,13 +33,13 @@ def shard(denoiser: nn.Module, device: torch.device, precision: torch.dtype) -> 
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,
     )
-    for module in [*_blocks(denoiser), denoiser]:
+    for module in [*blocks(denoiser), denoiser]:
         # Also the outermost, which FSDP leaves whole by default: what is whole is not read again
         # from parts that have changed, as averaged weights do.
         fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
 
 
-def _blocks(denoiser: nn.Module) -> list[nn.Module]:
+def blocks(denoiser: nn.Module) -> list[nn.Module]:
     """The modules that diffusers keeps on one device, innermost first."""
     names = set(denoiser._no_split_modules or ())  # type: ignore[arg-type]
     found = [each for each in denoiser.modules() if type(each).__name__ in names]

@@ -19,6 +19,7 @@ from dreambooth_trainer.models.adapters.trainable import PRECISIONS, make_traina
 from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.models.prompts import count_bytes
 from dreambooth_trainer.preflight.meta_device import META, CudaArithmetic, MemoryMeter
+from dreambooth_trainer.preflight.sharded import state_of_others, weights_of_others
 from dreambooth_trainer.process.chunks import images_per_pass
 from dreambooth_trainer.process.out_of_memory import GpuStage
 from dreambooth_trainer.resolved_job import ResolvedJob, ResolvedTraining
@@ -54,7 +55,7 @@ def measure_stages(
             that is as long as can be.
     """
     with MemoryMeter() as meter, META:
-        return _Measurement(job, config, encoders, captions, meter).run(local_batch, ranks)
+        return _Measurement(job, config, encoders, captions, ranks, meter).run(local_batch)
 
 
 class _Measurement:
@@ -66,8 +67,11 @@ class _Measurement:
         config: ModelConfig,
         encoders: Sequence[EncoderConfig],
         captions: Collection[str] | None,
+        ranks: int,
         meter: MemoryMeter,
     ) -> None:
+        self._ranks = ranks
+        self._is_sharded = ranks > 1 and job.spec.runtime.strategy == "fsdp"
         self._meter = meter
         self._spec = job.spec
         self._training = job.spec.training
@@ -77,6 +81,12 @@ class _Measurement:
         self._meter.reset_peak()  # weights reach the device in their own precision
         self._latent_shape = self._family.latent_shape(self._training.resolution)
         self._stages: dict[GpuStage, int] = {}
+        self._of_others = 0
+        """Bytes that other ranks hold, where they divide the denoiser."""
+        self._state_of_others = 0
+        """Those of them that are needed for training alone."""
+        if self._is_sharded:
+            self._of_others = weights_of_others(self._family.denoiser, ranks)
         self._note("loading the model")
         tokens = self._family.tokenize([""])
         self._tokens = {name: torch.empty_like(part, device=META) for name, part in tokens.items()}
@@ -85,18 +95,19 @@ class _Measurement:
         self._encoder_configs = encoders
         self._encoders: list[nn.Module] = []
 
-    def run(self, local_batch: int, ranks: int) -> dict[GpuStage, int]:
+    def run(self, local_batch: int) -> dict[GpuStage, int]:
         """The bytes by stage, in the order of the stages."""
         self._generate("generating class images", self._spec.prior.guidance_scale)
         self._encoders = [each.architecture.build(each.config) for each in self._encoder_configs]
         self._generate("sampling", self._spec.samples.guidance_scale)
         self._encode()
         module = self._module(local_batch)
-        self._step(module, local_batch, ranks)
+        self._step(module, local_batch)
         with module.averaged_weights():
             self._generate("sampling", self._spec.samples.guidance_scale)
         module.release_optimizer()
         del self._moments
+        self._of_others -= self._state_of_others
         self._meter.reset_peak()
         with module.averaged_weights():
             self._score()
@@ -105,7 +116,8 @@ class _Measurement:
 
     def _note(self, stage: GpuStage) -> None:
         """Record the peak since the last stage."""
-        self._stages[stage] = max(self._meter.peak, self._stages.get(stage, 0))
+        peak = self._meter.peak - self._of_others
+        self._stages[stage] = max(peak, self._stages.get(stage, 0))
         self._meter.reset_peak()
 
     def _generate(self, stage: GpuStage, guidance_scale: float) -> None:
@@ -188,6 +200,9 @@ class _Measurement:
             )
             for name, parameter in trained.all.items()
         ]
+        if self._is_sharded:
+            self._state_of_others = state_of_others(trained, self._training, prior, self._ranks)
+            self._of_others += self._state_of_others
         return module
 
     def _conditioning_table(self) -> Conditioning:
@@ -200,9 +215,9 @@ class _Measurement:
             for name, part in self._conditioning.items()
         }
 
-    def _step(self, module: DreamBooth, local_batch: int, ranks: int) -> None:
+    def _step(self, module: DreamBooth, local_batch: int) -> None:
         parameters = list(module.trained.all.values())
-        if ranks > 1 or self._training.accumulation > 1:
+        if self._ranks > 1 or self._training.accumulation > 1:
             # DDP's buckets stay allocated, and the gradients are views of them.
             for parameter in parameters:
                 parameter.grad = torch.empty_like(parameter)
