@@ -184,6 +184,21 @@ def test_a_mask_that_cannot_be_used_is_named(tmp_path: Path, spoil: Any, reason:
     assert reason in str(caught.value)
 
 
+@pytest.mark.parametrize(("crop", "warns"), [("center", True), ("random", False), ("none", False)])
+def test_a_subject_outside_of_the_crop_is_a_warning(tmp_path: Path, crop: str, warns: bool) -> None:
+    for level in range(3):
+        photo(tmp_path, f"{level}.png", (256, 64), level)
+    for level in range(2):
+        mask((256, 64)).save(tmp_path / f"{level}.mask.png")  # its left quarter
+    Image.new("L", (256, 64), 255).save(tmp_path / "2.mask.png")
+    loaded = load_subject(STORAGE, a_job(tmp_path, {"mask": "file"}, crop=crop), 0)
+    warning = (
+        "spec.subjects[0].mask: the subject of 0.png, 1.png is outside of the square that is"
+        " trained on (crop: center); set spec.training.crop to none, or cut it out"
+    )
+    assert loaded.warnings == ([warning] if warns else [])
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_alpha_needs_transparent_parts(tmp_path: Path, mode: str) -> None:
     Image.new(mode, (64, 64), "red").save(tmp_path / "0.png")

@@ -11,6 +11,8 @@ from torch import Tensor
 POSITIONS = 8
 """Random crops have this number of positions, so that the latents of all of them can be cached."""
 
+CropKind = Literal["center", "random", "none"]
+"""As spec.training.crop."""
 Size = tuple[int, int]
 """Width and height in pixels."""
 
@@ -28,7 +30,7 @@ class Variant:
     mirror: bool
 
 
-def variants(crop: Literal["center", "random", "none"], flip: bool) -> list[Variant]:
+def variants(crop: CropKind, flip: bool) -> list[Variant]:
     """All variants of an image; training draws from them with equal probability.
 
     Returns:

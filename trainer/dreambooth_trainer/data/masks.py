@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dreambooth_api.models.subject import Subject
 from dreambooth_storage import Storage, StorageError, printable
-from dreambooth_trainer.data.crops import Size, Variant, crop_box
+from dreambooth_trainer.data.crops import CropKind, Size, Variant, crop_box, variants
 from dreambooth_trainer.data.decode import UnreadableImageError, decode, decode_alpha
 from dreambooth_trainer.data.images import MaskSource, SourceImage, may_be_image
 from dreambooth_trainer.data.latents import ImageGroup
@@ -72,10 +72,11 @@ def add_masks(
     images: Sequence[SourceImage],
     index: int,
     files: Mapping[str, str],
+    crop: CropKind,
 ) -> tuple[list[SourceImage], list[str]]:
     """The images of `spec.subjects[index]` with their masks, and warnings.
 
-    `files` are those of `list_masks`.
+    `files` are those of `list_masks`, `crop` is that of the job.
 
     Raises:
         BadDataError: No image has a mask, or masks cannot be used; all of them are listed.
@@ -90,7 +91,7 @@ def add_masks(
         )
         return list(images), [warning] if unused else []
     uris = _mask_uris(subject, images, files)
-    problems, masked = [], {}
+    problems, masked, unseen = [], {}, []
     contents = storage.read_many(list(uris.values()), field=field)
     for image in (each for each in images if each.name in uris):
         heartbeat.send()
@@ -98,8 +99,10 @@ def add_masks(
         source = MaskSource(uri, hashlib.sha256(data).hexdigest())
         if problem := _problem(data, replace(image, mask=source)):
             problems.append(f"{printable(uri.rpartition('/')[2])} {problem}")
-        elif _read(data, replace(image, mask=source)) is not None:
+        elif (mask := _read(data, replace(image, mask=source))) is not None:
             masked[image.name] = source
+            if not any(_shows(mask, image.size, each) for each in variants(crop, flip=False)):
+                unseen.append(image.name)
     if problems:
         head = f"{field}: {len(problems)} mask(s) in {subject.images} must be corrected:"
         raise BadDataError("\n  ".join([head, *problems]))
@@ -110,12 +113,16 @@ def add_masks(
             else f"no mask is beside the images there; name that of 0.jpg 0{EXAMPLE}"
         )
         raise BadDataError(f"{field}: {subject.mask} is set for {subject.images}, but {missing}")
-    without = [image.name for image in images if image.name not in masked]
-    warnings = [
-        f"{field}: {', '.join(map(printable, without))} has no mask, so all of it is trained on"
-    ]
-    found = [replace(image, mask=masked.get(image.name)) for image in images]
-    return found, warnings if without else []
+    warnings = []
+    if without := [image.name for image in images if image.name not in masked]:
+        names = ", ".join(map(printable, without))
+        warnings.append(f"{field}: {names} has no mask, so all of it is trained on")
+    if unseen and crop != "none":
+        warnings.append(
+            f"{field}: the subject of {', '.join(map(printable, unseen))} is outside of the square"
+            f" that is trained on (crop: {crop}); set spec.training.crop to none, or cut it out"
+        )
+    return [replace(image, mask=masked.get(image.name)) for image in images], warnings
 
 
 def _mask_uris(
@@ -153,6 +160,15 @@ def _problem(data: bytes, image: SourceImage) -> str | None:
     if int(brightest) < FAINTEST:  # type: ignore[arg-type]
         return "marks nothing: the subject must be white (or opaque), and all else black"
     return None
+
+
+def _shows(mask: Image.Image, size: Size, variant: Variant) -> bool:
+    """Whether a square crop of an image of this size shows the subject."""
+    scale = mask.width / size[0], mask.height / size[1]
+    left, top, right, bottom = crop_box(size, (1, 1), variant)
+    box = left * scale[0], top * scale[1], right * scale[0], bottom * scale[1]
+    _, brightest = mask.resize((8, 8), Image.Resampling.BOX, box=box).getextrema()
+    return int(brightest) > 0  # type: ignore[arg-type]
 
 
 def _read(data: bytes, image: SourceImage) -> Image.Image | None:

@@ -46,7 +46,8 @@ def load_subject(storage: Storage, job: ResolvedJob, index: int) -> SubjectData:
     )
     _check_losses(loaded, field)
     captions = load_captions(storage, subject, loaded.images, index)
-    images, warnings = add_masks(storage, subject, loaded.images, index, masks)
+    crop = job.spec.training.crop
+    images, warnings = add_masks(storage, subject, loaded.images, index, masks, crop)
     warnings += [loaded.report(field)] if loaded.rejected else []
     tags = max((len(split_tags(text)) for text in captions.texts), default=0)
     if job.spec.training.shuffle_tags and tags <= 2:
