@@ -43,13 +43,21 @@ CASES = [
     *((name, PLAIN_LORA) for name in ("stable_diffusion", "qwen_image")),
     *((name, FULL) for name in ("stable_diffusion", "flux", "z_image")),
     *((name, LORA) for name in SUPPORTED if name != "qwen_image"),
+    ("flux", {**LORA, "quantization": {"denoiser": "nf4", "textEncoders": "int8"}}),
+    ("stable_diffusion", {**PLAIN_LORA, "quantization": {"denoiser": "int8"}}),
+    ("z_image", {**LORA, "quantization": {"denoiser": "fp8"}}),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 @pytest.mark.parametrize(
-    ("name", "training"), CASES, ids=[f"{name}, {each['method']}" for name, each in CASES]
+    ("name", "training"),
+    CASES,
+    ids=[
+        f"{name}, {'quantized' if 'quantization' in each else each['method']}"
+        for name, each in CASES
+    ],
 )
 def test_the_estimate_is_what_a_run_allocates(
     job: MakeJob, random_model: Path, name: str, training: dict[str, Any]
@@ -58,9 +66,11 @@ def test_the_estimate_is_what_a_run_allocates(
     config = read_model_config(model, STORAGE)
     assert config is not None
     settings = {**training, "resolution": SIDE, "flip": False}
-    spec = DreamBoothJob.model_validate(job(training=settings, prior={"count": BATCH}))
+    given = {"quantization": each} if (each := settings.pop("quantization", None)) else {}
+    spec = DreamBoothJob.model_validate(job(training=settings, prior={"count": BATCH}, model=given))
     resolved = fill_defaults(spec, config.defaults, config.skeleton.flow_shift)
     estimate = measure_stages(resolved, config, local_batch=BATCH, ranks=1)
+    model = resolved.spec.model.model_copy(update={"source": model.source})
     family = load_family(model, STORAGE, Ranks(Topology()), CPU, resolved.spec.training)
     allocated = run_stages(family, resolved)
     ratios = {stage: estimate[stage] / size for stage, size in allocated.items()}

@@ -1,14 +1,30 @@
 """Frozen weights in few bits: what is stored, where, and what it stands for."""
 
+import shutil
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dreambooth_api.models.model import WeightFormat
+from dreambooth_api.models.model import Model, Quantization, WeightFormat
 from dreambooth_storage import Storage, StorageSettings
+from dreambooth_trainer.data.prior.class_image_cache import ClassImageRecipe
+from dreambooth_trainer.export.pipeline import export_pipeline
+from dreambooth_trainer.models import Family, load_family
+from dreambooth_trainer.models.adapters.trainable import make_trainable
+from dreambooth_trainer.models.load import reload_denoiser
 from dreambooth_trainer.models.quantization.formats import dequantize, quantize
 from dreambooth_trainer.models.quantization.linear import QuantizedLinear
+from dreambooth_trainer.preflight.meta_device import META, MemoryMeter
+from dreambooth_trainer.process.distributed import Ranks
+from dreambooth_trainer.process.errors import BadModelError
+from dreambooth_trainer.process.topology import Topology
+from tests.trainer.export.test_export import ABOUT
+from tests.trainer.resolved import resolve_job, resolve_training
 
 CPU = torch.device("cpu")
 STORAGE = Storage(StorageSettings())
@@ -76,3 +92,76 @@ def test_the_weight_is_not_kept_for_the_backward_pass() -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         functional.relu(layer(torch.randn(2, 48, requires_grad=True)))
     assert [each.shape for each in saved] == [(2, 32)]
+
+
+def load(folder: Path, device: torch.device, **quantization: Any) -> Family:
+    model = Model(source=str(folder), quantization=Quantization(**quantization))
+    training = resolve_training({"method": "lora", "precision": "bf16"})
+    return load_family(model, STORAGE, Ranks(Topology()), device, training)
+
+
+def test_no_more_than_one_layer_is_on_the_device_in_full_precision(
+    random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Weights on the meta device have no values to check.
+    monkeypatch.setattr("dreambooth_trainer.models.load.check_finite", lambda *_: None)
+    with MemoryMeter() as meter:
+        family = load(random_model, META, denoiser="nf4", text_encoders="fp8")
+    modules = [module for part in family.parts.values() for module in part.modules()]
+    kept = {
+        each.untyped_storage()._cdata: each.untyped_storage().nbytes()
+        for module in modules
+        for each in (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    }
+    quantized = [module for module in modules if isinstance(module, QuantizedLinear)]
+    assert {each.format for each in quantized} == {"nf4", "int8", "fp8"}
+    # Of a layer that is quantized: in bf16, in fp32, and copies of that meanwhile.
+    largest = max(each.out_features * each.in_features for each in quantized)
+    size = sum(kept.values())
+    assert size <= meter.peak < size + 16 * largest
+
+
+def test_nothing_is_quantized_without_training(random_model: Path) -> None:
+    model = Model(source=str(random_model), quantization=Quantization())
+    family = load_family(model, STORAGE, Ranks(Topology()), CPU)
+    assert not any(isinstance(module, QuantizedLinear) for module in family.denoiser.modules())
+
+
+@pytest.mark.parametrize("format", ERRORS)
+def test_weights_that_are_not_finite_are_refused(
+    random_model: Path, tmp_path: Path, format: WeightFormat
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(random_model, folder)
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight"
+    weights[name][0, 0] = torch.nan
+    save_file(weights, file)
+    with pytest.raises(BadModelError, match=f"the weight {name} of its unet holds values"):
+        load(folder, CPU, denoiser=format)
+
+
+def test_adapters_are_merged_into_weights_that_were_not_rounded(
+    random_model: Path, tmp_path: Path
+) -> None:
+    training = {"method": "lora", "precision": "bf16", "textEncoder": {"method": "full"}}
+    family = load(random_model, CPU, denoiser="nf4")
+    source = load_file(random_model / "unet" / "diffusion_pytorch_model.safetensors")
+    make_trainable(family, resolve_training(training))
+    base = reload_denoiser(
+        Model(source=str(random_model), quantization=Quantization()), STORAGE, family.model_hash
+    )
+    export_pipeline(family, tmp_path, ABOUT, base=base)
+    exported = load_file(tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
+    # Adapters start without effect: nothing has changed yet.
+    assert exported.keys() == source.keys()
+    assert [n for n, value in exported.items() if not torch.equal(value, source[n].half())] == []
+
+
+def test_class_images_of_a_rounded_model_are_kept_apart() -> None:
+    job = resolve_job({"method": "lora"})
+    quantized = job.model_copy(deep=True)
+    quantized.spec.model.quantization = Quantization()
+    keys = {ClassImageRecipe.of(each, "a mug", "hash").key() for each in (job, quantized)}
+    assert len(keys) == 2

@@ -97,7 +97,7 @@ def test_a_job_that_cannot_fit_is_refused_with_its_stages_and_fields(sd15: Model
     message = str(refused.value)
     assert message.startswith("spec.runtime.gpuMemory: sampling needs 1")
     assert "a training step 1" in message
-    assert "set spec.training.method to lora" in message
+    assert "it fits with spec.training.method: lora (5." in message
     assert check_memory(job_with(runtime={"gpuMemory": "24Gi"}), sd15, []) == []
 
 

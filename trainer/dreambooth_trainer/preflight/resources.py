@@ -12,10 +12,11 @@ from dreambooth_trainer.preflight.memory import (
     checkpoint_bytes,
     measure_stages,
 )
+from dreambooth_trainer.preflight.suggestions import suggest_changes
 from dreambooth_trainer.process.batch_split import split_batch
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.process.exit_status import describe
-from dreambooth_trainer.process.out_of_memory import remedies
+from dreambooth_trainer.process.out_of_memory import GpuStage, remedies
 from dreambooth_trainer.resolved_job import ResolvedJob
 
 UPLOAD_BYTES_PER_SECOND = 100e6
@@ -72,20 +73,29 @@ def check_memory(
     # With prior preservation, each forward pass takes a class image beside every subject image.
     per_subject_image = 2 if job.spec.prior.enabled and job.spec.prior.weight != 0 else 1
     ranks = world_size(runtime)
-    images = split_batch(job, ranks).local * per_subject_image
-    try:
-        stages = measure_stages(
+    available = _bytes(runtime.gpu_memory)
+
+    def measure(job: ResolvedJob) -> dict[GpuStage, int]:
+        images = split_batch(job, ranks).local * per_subject_image
+        return measure_stages(
             job, config, local_batch=images, ranks=ranks, encoders=encoders, captions=captions
         )
+
+    def total(job: ResolvedJob) -> int:
+        return max(measure(job).values()) + OVERHEAD
+
+    try:
+        stages = measure(job)
+        needed = max(stages.values()) + OVERHEAD
+        suggested = suggest_changes(job, total, needed, available) if needed > available else ""
     except Exception as error:  # the libraries raise anything for settings that they cannot use
         return [f"spec.runtime.gpuMemory: could not be compared with the job: {describe(error)}"]
     largest = max(stages, key=lambda stage: stages[stage])
-    available = _bytes(runtime.gpu_memory)
     listed = ", ".join(f"{stage} {size / GIB:.1f}" for stage, size in stages.items())
     message = (
         f"spec.runtime.gpuMemory: {largest} needs {stages[largest] / GIB:.1f} GiB for its tensors,"
         f" and about {OVERHEAD / GIB:.0f} for CUDA itself; one GPU has {available / GIB:.1f}"
-        f" ({listed}); {remedies(largest, job)}"
+        f" ({listed}); {suggested or remedies(largest, job)}"
     )
     if stages[largest] > available:
         raise BadConfigError(message)

@@ -66,6 +66,8 @@ def remedies(stage: GpuStage, job: DreamBoothJob) -> str:
         changes.append("use smaller spec.evaluation.encoders")
     if stage in TRAINED_STAGES:
         changes += _state_changes(job.spec)
+    if job.spec.training.method == "lora" and job.spec.model.quantization is None:
+        changes.append("set spec.model.quantization")
     if stage not in ("loading the model", "encoding text"):
         changes.append("lower spec.training.resolution")
     last = "use GPUs with more memory"

@@ -177,6 +177,8 @@ def _key(job: ResolvedJob, wanted: Sequence[tuple[str, ImageRequest]], model_has
     requests = [[name, request.prompt, request.seed] for name, request in wanted]
     training = job.spec.training
     parts = [model_hash, settings, training.resolution, training.precision, requests]
+    if job.spec.model.quantization is not None:
+        parts.append(job.spec.model.quantization.model_dump(mode="json"))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -24,7 +24,7 @@ FIELD = "spec.prior.cache"
 class ClassImageRecipe:
     """Everything that images of one prompt depend on, except their index; `resolution` in pixels.
 
-    Not the precision: images that differ by rounding serve equally well.
+    Not the precision: images that differ by rounding to 16 bits serve equally well.
     """
 
     model: str
@@ -39,13 +39,15 @@ class ClassImageRecipe:
     """Side of squares."""
     shape: Size | None = None
     """Of images that are no squares."""
+    quantization: tuple[str, str | None] | None = None
+    """Formats of the denoiser's and the text encoders' weights (`spec.model.quantization`)."""
 
     @classmethod
     def of(
         cls, job: ResolvedJob, prompt: str, model_hash: str, shape: Size | None = None
     ) -> "ClassImageRecipe":
         """The recipe for a prompt of the job; `shape` is None for squares of its resolution."""
-        prior = job.spec.prior
+        prior, quantization = job.spec.prior, job.spec.model.quantization
         return cls(
             model=model_hash,
             prompt=prompt,
@@ -55,6 +57,9 @@ class ClassImageRecipe:
             seed=prior.seed,
             resolution=job.spec.training.resolution,
             shape=shape if shape != (job.spec.training.resolution,) * 2 else None,
+            quantization=(quantization.denoiser, quantization.text_encoders)
+            if quantization
+            else None,
         )
 
     @property

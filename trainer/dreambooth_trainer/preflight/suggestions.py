@@ -1,0 +1,85 @@
+"""What makes a job fit into the memory of a GPU: measured changes, the cheapest first."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from dreambooth_api.models.model import Quantization
+from dreambooth_api.models.runtime import world_size
+from dreambooth_trainer.process.batch_split import split_batch
+from dreambooth_trainer.resolved_job import ResolvedJob
+
+Change = tuple[str, ResolvedJob]
+"""The fields to set, and the job with them."""
+LEAST_GAIN = 0.02
+"""Of the memory: what saves less is not suggested."""
+
+
+def suggest_changes(
+    job: ResolvedJob, measure: Callable[[ResolvedJob], int], needed: int, available: float
+) -> str | None:
+    """The changes after which a job fits, each with what the job needs then. None: none are enough.
+
+    Args:
+        job: The job.
+        measure: Bytes that a job needs on one GPU, of its largest stage.
+        needed: Those of this job.
+        available: Bytes of one GPU.
+    """
+    said: list[str] = []
+    while needed > available:
+        for text, changed in _changes(job):
+            size = measure(changed)
+            if size < needed * (1 - LEAST_GAIN):
+                job, needed = changed, size
+                said.append(f"{text} ({size / 1024**3:.1f} GiB)")
+                break
+        else:
+            return None
+    return f"it fits with {', then '.join(said)}"
+
+
+def _changes(job: ResolvedJob) -> Iterator[Change]:
+    """What can still be changed, the cheapest first."""
+    spec = job.spec
+    training, quantization = spec.training, spec.model.quantization
+    if not training.gradient_checkpointing:
+        text = "spec.training.gradientCheckpointing: true"
+        yield text, _with(job, "training", gradient_checkpointing=True)
+    ranks = world_size(spec.runtime)
+    if (local := split_batch(job, ranks).local) > 1:
+        passes = training.accumulation * local
+        smaller = {"accumulation": passes}
+        if training.global_batch is None:
+            smaller["per_device_batch"] = 1
+        names = {"per_device_batch": "perDeviceBatch"}
+        text = " and ".join(f"spec.training.{names.get(k, k)}: {v}" for k, v in smaller.items())
+        yield text, _with(job, "training", **smaller)
+    if training.method == "full":
+        # The text encoders' own method stays.
+        yield "spec.training.method: lora", _with(job, "training", method="lora")
+        return
+    if training.lora.type == "dora" or spec.runtime.strategy == "fsdp":
+        return
+    if spec.model.merged_adapters:
+        return
+    if quantization is None:
+        yield _quantized(job, "denoiser", Quantization(denoiser="int8"))
+        return
+    if quantization.text_encoders is None and training.text_encoder.method == "frozen":
+        changed = quantization.model_copy(update={"text_encoders": "int8"})
+        yield _quantized(job, "text_encoders", changed)
+    if quantization.denoiser != "nf4":
+        changed = quantization.model_copy(update={"denoiser": "nf4"})
+        yield _quantized(job, "denoiser", changed)
+
+
+def _quantized(job: ResolvedJob, part: str, quantization: Quantization) -> Change:
+    name = "textEncoders" if part == "text_encoders" else part
+    text = f"spec.model.quantization.{name}: {getattr(quantization, part)}"
+    return text, _with(job, "model", quantization=quantization)
+
+
+def _with(job: ResolvedJob, section: str, **changes: Any) -> ResolvedJob:
+    """The job with other fields of a section."""
+    changed = getattr(job.spec, section).model_copy(update=changes)
+    return job.model_copy(update={"spec": job.spec.model_copy(update={section: changed})})
