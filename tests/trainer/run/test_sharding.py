@@ -1,5 +1,7 @@
 """Ranks that have divided the denoiser (FSDP2) train the same model."""
 
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,6 +26,10 @@ def losses(job):
     return torch.tensor([line["loss"] for line in history(job)])
 
 
+def pngs(folder):
+    return {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*.png")}
+
+
 @pytest.mark.parametrize(
     "training",
     [
@@ -34,14 +40,24 @@ def losses(job):
         ),
     ],
 )
-def test_a_divided_model_learns_the_same_on_any_number_of_ranks(job, tmp_path, training):
+def test_a_divided_model_learns_the_same_on_any_number_of_ranks(
+    job, prior_cache, tmp_path, training
+):
     whole = job("whole", training=training)
     finish(whole, tmp_path / "whole", nodes=2)
 
-    divided = job("divided", training=training, runtime=SHARDED)
+    # One batch of class images: the rank without any has to make the same passes.
+    classes = {"cache": f"file://{tmp_path}/classes"}
+    divided = job("divided", training=training, prior=classes, runtime=SHARDED)
     stopped = run_ranks(divided, tmp_path / "divided", stop_at_step=2)
     assert stopped.codes == [143], stopped.logs
+    shutil.rmtree(tmp_path / "classes")
     finish(divided, tmp_path / "divided", nodes=2, attempt=1)
+    made = pngs(tmp_path / "classes")
+    assert len(made) == 6
+    assert made.items() <= pngs(prior_cache).items()
+    samples = [pngs(run_folder(each) / "samples" / "step-00000000") for each in (whole, divided)]
+    assert samples[0] == samples[1]
     torch.testing.assert_close(losses(divided), losses(whole), rtol=1e-4, atol=1e-5)
 
     expected, found = final_state(whole), final_state(divided)
