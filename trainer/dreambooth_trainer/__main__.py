@@ -104,6 +104,7 @@ def _run(arguments: argparse.Namespace, topology: Topology, stop: StopSignal) ->
                 checkpoint=known.last_checkpoint if known else None,
                 best=known.best if known else None,
                 stopped_early=known.stopped_early if known else None,
+                push=known.push if known else None,
             )
         )
     return code

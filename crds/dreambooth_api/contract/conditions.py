@@ -19,6 +19,8 @@ class ConditionType(StrEnum):
     """Rank 0 answers GET /progress."""
     CHECKPOINTS_SAVED = "CheckpointsSaved"
     """Saves succeed. False: the last one failed, and training goes on."""
+    PUSHED_TO_HUB = "PushedToHub"
+    """The export is on the hub too. False: it could not be pushed, and is in storage alone."""
     COMPLETE = "Complete"
     FAILED = "Failed"
 
@@ -59,6 +61,9 @@ class Reason(StrEnum):
 
     SAVED = "Saved"
     SAVE_FAILED = "SaveFailed"
+
+    PUSHED = "Pushed"
+    PUSH_FAILED = "PushFailed"
 
     TRAINED = "Trained"
     STOPPED_EARLY = "StoppedEarly"

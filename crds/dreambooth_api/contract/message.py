@@ -71,6 +71,7 @@ def to_utc_seconds(time: datetime) -> datetime:
     return time.astimezone(UTC).replace(microsecond=0)
 
 
+MAX_PUSH = 512
 Step = Annotated[int, Field(ge=0, le=MAX_STEP)]
 Rank = Annotated[int, Field(ge=0, le=MAX_RANK)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
@@ -90,6 +91,15 @@ class Checkpoint(Message):
     """Its folder."""
     time: Time
     """When it was committed."""
+
+
+class HubPush(Message):
+    """What became of `spec.export.pushToHub` (condition PushedToHub)."""
+
+    repository: text(MAX_PUSH)  # type: ignore[valid-type]
+    """As the job names it."""
+    problem: text(MAX_PUSH) | None = None  # type: ignore[valid-type]
+    """Why the export is not there, and what to do; None: it is."""
 
 
 class BestCheckpoint(Message):

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError
 from dreambooth_api.contract.message import (
     BestCheckpoint,
     Checkpoint,
+    HubPush,
     Message,
     Seconds,
     Step,
@@ -97,6 +98,8 @@ class Progress(Message):
     """Folder of the run."""
     export: Uri | None = None
     """The exported model, once it is complete."""
+    push: HubPush | None = None
+    """What became of the push of the export to a hub; None: none was tried yet."""
     updated_at: Time | None = None
 
     @property

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from dreambooth_api.contract.message import (
     BestCheckpoint,
     Checkpoint,
+    HubPush,
     Message,
     Rank,
     Time,
@@ -41,6 +42,8 @@ class Termination(Message):
     """The best checkpoint of all evaluations: the one that was exported, at the end of a job."""
     stopped_early: text(MAX_STOPPED_EARLY) | None = None  # type: ignore[valid-type]
     """Why training ended before its last step (spec.evaluation.earlyStopping)."""
+    push: HubPush | None = None
+    """What became of the push of the export to a hub; None: there was none."""
 
     def encode(self) -> bytes:
         """JSON of at most `MAX_BYTES` bytes; if it is longer, the end of the message is cut.

@@ -117,6 +117,9 @@ PATTERNS = {
     (CONDITION_REASON := r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"): (
         "a reason in CamelCase: a letter first, then letters, digits, _, comma and :"
     ),
+    (REPOSITORY := r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"): (
+        "a repository of the hub, owner/name, without hf://"
+    ),
     (_VARIANT := r"^[a-z0-9_]+$"): "a variant, for example fp16",
     (_BUCKET := r"^[A-Za-z0-9][A-Za-z0-9._-]*$"): (
         "the name of a bucket, without s3://: letters, digits, -, _ and ., a letter or digit first"

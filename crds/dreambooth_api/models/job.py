@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.models.base import ApiModel, JobName, NamespaceName, ObjectUid, StorageUri
 from dreambooth_api.models.evaluation import Evaluation
+from dreambooth_api.models.export import Export
 from dreambooth_api.models.map_list import MapList
 from dreambooth_api.models.model import Model
 from dreambooth_api.models.prior import Prior
@@ -49,6 +50,9 @@ class Spec(ApiModel):
 
     evaluation: Evaluation | None = None
     """Scores of the result."""
+
+    export: Export | None = None
+    """Where the result goes besides `output`."""
 
     tracking: Tracking = Field(default_factory=Tracking)
     """Experiment trackers."""

@@ -16,6 +16,7 @@ from dreambooth_operator.manifests.variables import (
     CACHE_FOLDER,
     TERMINATION_LOG,
     common_env,
+    push_env,
     rendezvous_env,
     variable,
 )
@@ -50,7 +51,7 @@ def trainer_template(
         job,
         default_image,
         module="dreambooth_trainer.launcher",
-        env=common_env(job) + rendezvous_env(job, attempt, ports),
+        env=common_env(job) + rendezvous_env(job, attempt, ports) + push_env(job),
         resources=_trainer_resources(runtime),
     )
     if preflight:

@@ -45,6 +45,14 @@ def rendezvous_env(job: DreamBoothJob, attempt: int, ports: PodPorts) -> list[Ma
     ]
 
 
+def push_env(job: DreamBoothJob) -> list[Manifest]:
+    """The token for `spec.export.pushToHub`, for the pods that train alone."""
+    push = job.spec.export.push_to_hub if job.spec.export else None
+    return (
+        [_secret(environment.HUB_TOKEN, push.secret_ref.name, push.secret_ref.key)] if push else []
+    )
+
+
 def _credentials(job: DreamBoothJob) -> list[Manifest]:
     """Credentials, as references to keys of Secrets."""
     env: list[Manifest] = []

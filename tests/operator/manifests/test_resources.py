@@ -116,6 +116,10 @@ def test_secrets_are_only_referred_to() -> None:
     assert env["AWS_SECRET_ACCESS_KEY"]["secretKeyRef"]["name"] == "s3-credentials"
     assert env["AWS_SESSION_TOKEN"]["secretKeyRef"]["optional"] is True
     assert env["WANDB_API_KEY"]["secretKeyRef"]["name"] == "wandb-key"
+    assert env["DREAMBOOTH_HUB_TOKEN"]["secretKeyRef"] == {"name": "hub", "key": "HF_TOKEN"}
+    checking = environment(preflight_job(job_from(HERE / "jobs" / "everything.yaml"), IMAGE))
+    assert "AWS_SECRET_ACCESS_KEY" in checking
+    assert "DREAMBOOTH_HUB_TOKEN" not in checking
     assert env["MLFLOW_TRACKING_TOKEN"]["secretKeyRef"]["name"] == "mlflow"
     assert env["MLFLOW_TRACKING_PASSWORD"]["secretKeyRef"]["optional"] is True
 

@@ -13,6 +13,7 @@ from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.evaluation.samples import SampleWriter
+from dreambooth_trainer.export.hub import push_to_hub
 from dreambooth_trainer.export.lora import export_lora
 from dreambooth_trainer.export.pipeline import export_pipeline
 from dreambooth_trainer.export.provenance import Provenance
@@ -90,6 +91,15 @@ def _export(
         store.check_owner()
         if attempt.topology.rank == 0:
             attempt.storage.upload_tree(Path(folder), target)
+            if (
+                target == attempt.layout.export
+                and job.spec.export
+                and (given := job.spec.export.push_to_hub)
+            ):
+                push = push_to_hub(
+                    Path(folder), given, target, f"Step {step} of {job.metadata.name}"
+                )
+                attempt.telemetry.progress.record_push(push)
 
 
 @contextmanager

@@ -5,7 +5,13 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dreambooth_api.contract.message import MAX_SECONDS, BestCheckpoint, Checkpoint, printable
+from dreambooth_api.contract.message import (
+    MAX_SECONDS,
+    BestCheckpoint,
+    Checkpoint,
+    HubPush,
+    printable,
+)
 from dreambooth_api.contract.progress import (
     MAX_PROBLEM,
     MAX_SAMPLES,
@@ -164,6 +170,11 @@ class ProgressState:
         """A grid of samples was written to `uri`."""
         with self._lock:
             self._update(samples=[*self._progress.samples, uri][-MAX_SAMPLES:])
+
+    def record_push(self, push: HubPush) -> None:
+        """The export was pushed to a hub, or could not be."""
+        with self._lock:
+            self._update(push=push)
 
     def record_export(self, uri: str) -> None:
         """The exported model is complete in the folder `uri`."""

@@ -23,6 +23,7 @@ from dreambooth_operator.controller.decide.progress import (
     add_final_report,
     add_output,
     report_progress,
+    report_push,
 )
 from dreambooth_operator.controller.decide.sidecars import sidecars_outlive
 from dreambooth_operator.controller.decide.state.builder import DecisionBuilder
@@ -60,6 +61,7 @@ def advance_attempt(builder: DecisionBuilder, record: AttemptStatus) -> None:
     # By number, not by owner: the Job may be gone, and its pods with it.
     pods = [pod for pod in builder.observed.pods if pod.attempt == record.number]
     builder.status = add_final_report(builder.status, pods)
+    report_push(builder, pods)
     if not has_open_attempt(builder.status):
         builder.status = record_checkpoint(count_refusal(builder.status))
 

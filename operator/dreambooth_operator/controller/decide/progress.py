@@ -157,6 +157,17 @@ def add_final_report(status: Status, pods: Iterable[PodSnapshot]) -> Status:
     return status.model_copy(update={"last_checkpoint": last, "best": best, "attempts": attempts})
 
 
+def report_push(builder: DecisionBuilder, pods: Iterable[PodSnapshot]) -> None:
+    """Report whether the export is on the hub (condition PushedToHub), as its pod says."""
+    for push in (pod.termination.push for pod in pods):
+        if push is not None and push.problem:
+            message = f"{push.repository}: {push.problem}"
+            builder.set_condition(ConditionType.PUSHED_TO_HUB, "False", Reason.PUSH_FAILED, message)
+        elif push is not None:
+            message = f"the export is on the hub as {push.repository}"
+            builder.set_condition(ConditionType.PUSHED_TO_HUB, "True", Reason.PUSHED, message)
+
+
 def complete_progress(status: Status, job: DreamBoothJob) -> Status:
     """The status of a job that succeeded (status.progress, status.artifacts).
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dreambooth_api.contract.message import BestCheckpoint, Checkpoint
+from dreambooth_api.contract.message import BestCheckpoint, Checkpoint, HubPush
 from dreambooth_api.contract.termination import Termination
 from dreambooth_api.models.status import BestStatus
 from dreambooth_operator.controller.decide.state.decision import DeleteDreamBoothJob
@@ -63,3 +63,25 @@ def test_a_job_is_deleted_when_its_time_to_live_is_over() -> None:
     assert world.decide().requeue_seconds == 60
     world.tick(60)
     assert world.decide().actions == (DeleteDreamBoothJob(),)
+
+
+def test_a_push_to_the_hub_that_failed_is_a_condition_and_an_event() -> None:
+    world = running()
+    for pod in world.pods_of(world.attempt):
+        push = HubPush(repository="me/dog", problem="the token may not write to the repository")
+        world.exit(pod, 0, Termination(message="done", push=push))
+    world.control_jobs()
+    world.settle()
+    assert world.status.phase == "Succeeded"
+    message = "me/dog: the token may not write to the repository"
+    assert world.condition("PushedToHub") == ("False", "PushFailed", message)
+
+
+def test_a_push_to_the_hub_is_a_condition() -> None:
+    world = running()
+    for pod in world.pods_of(world.attempt):
+        world.exit(pod, 0, Termination(message="done", push=HubPush(repository="me/dog")))
+    world.control_jobs()
+    world.settle()
+    message = "the export is on the hub as me/dog"
+    assert world.condition("PushedToHub") == ("True", "Pushed", message)

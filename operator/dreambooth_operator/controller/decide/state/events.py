@@ -29,7 +29,14 @@ def _condition_events(old: Status, new: Status) -> Iterator[Event]:
         if condition.status == condition_status(old.conditions, condition.type):
             continue
         match condition.type, condition.status:
-            case ((ConditionType.ACCEPTED | ConditionType.CHECKPOINTS_SAVED), "False"):
+            case (
+                (
+                    ConditionType.ACCEPTED
+                    | ConditionType.CHECKPOINTS_SAVED
+                    | ConditionType.PUSHED_TO_HUB
+                ),
+                "False",
+            ):
                 yield Event("Warning", condition.reason, condition.message)
             case ConditionType.PREFLIGHT_PASSED, "True":
                 yield Event("Normal", "PreflightPassed", condition.message)

@@ -1,0 +1,119 @@
+"""The export is pushed to a hub; what goes wrong there never costs a result."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from dreambooth_api.models.export import HubSecret, PushToHub
+from dreambooth_trainer.export import hub as hub_module
+from dreambooth_trainer.export.hub import push_to_hub
+from tests.ports import free_ports
+from tests.trainer.conftest import MakeJob
+from tests.trainer.export.hub_uploads import Hub, serve
+from tests.trainer.ranks import run_folder, run_ranks
+
+# The hub's client uploads by an argument that its HTTP library calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+TO = PushToHub(repository="me/my-dog", secret_ref=HubSecret(name="hf"))
+EXPORTED = "s3://results/export"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setenv("DREAMBOOTH_HUB_TOKEN", "hf_right")
+    # Its other protocol, Xet, needs servers of its own.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(hub_module, "WAITS_SECONDS", (0.01, 0.01))
+    with serve() as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        yield server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "README.md").write_text("# sks\n")
+    (tmp_path / "unet" / "model.safetensors").write_bytes(bytes(range(256)) * 100)
+    return tmp_path
+
+
+def test_all_files_are_in_one_commit_of_a_private_repository(hub: Hub, folder: Path) -> None:
+    pushed = push_to_hub(folder, TO, EXPORTED, "Step 8 of dog")
+    assert (pushed.repository, pushed.problem) == ("me/my-dog", None)
+    assert hub.repositories == {"me/my-dog": True}
+    assert hub.messages == ["Step 8 of dog"]
+    assert hub.files == {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    # A later attempt of the job exports again.
+    assert push_to_hub(folder, TO, EXPORTED, "again").problem is None
+
+
+def test_a_hub_that_fails_is_tried_again(
+    hub: Hub, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.failures = 1
+    with caplog.at_level(logging.WARNING):
+        assert push_to_hub(folder, TO, EXPORTED, "Step 8").problem is None
+    assert "README.md" in hub.files
+    assert "it is tried again" in caplog.text
+
+
+def test_a_token_that_is_refused_is_not_tried_again(
+    hub: Hub, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.token = "hf_another"
+    pushed = push_to_hub(folder, TO, EXPORTED, "Step 8")
+    assert pushed.problem == (
+        "the hub does not accept the token; renew it in the Secret of secretRef; the result is in"
+        " s3://results/export, from where it can be uploaded"
+    )
+    assert [record.name for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "dreambooth_trainer.export.hub"
+    ]
+    assert "hf_right" not in caplog.text
+    assert hub.files == {}
+
+
+def test_a_hub_that_cannot_be_reached_is_given_up(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [port] = free_ports(1)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
+    pushed = push_to_hub(folder, TO, EXPORTED, "Step 8")
+    assert pushed.problem is not None
+    assert pushed.problem.startswith("the hub cannot be reached (")
+
+
+def test_a_hub_that_hangs_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "LIMIT_SECONDS", 0)
+    over = Event()
+    monkeypatch.setattr(hub_module, "_push", lambda *_: over.wait())
+    pushed = push_to_hub(folder, TO, EXPORTED, "Step 8")
+    over.set()
+    assert pushed.problem is not None
+    assert pushed.problem.startswith("the hub took longer than 0 s")
+
+
+def test_a_run_that_cannot_push_succeeds_and_says_so(
+    job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DREAMBOOTH_HUB_TOKEN", raising=False)
+    push = {"repository": "me/my-dog", "secretRef": {"name": "hf"}}
+    one = job(
+        training={"method": "lora", "steps": 1, "globalBatch": 2},
+        prior={"enabled": False},
+        export={"pushToHub": push},
+    )
+    ended = run_ranks(one, tmp_path)
+    assert ended.codes == [0], ended.logs
+    assert ended.termination.push is not None
+    assert ended.termination.push.problem is not None
+    assert ended.termination.push.problem.startswith("DREAMBOOTH_HUB_TOKEN is not set; name a")
+    assert (run_folder(one) / "export" / "README.md").exists()
