@@ -35,9 +35,9 @@ class Page:
         self.events: list[Json] = []
 
     def open(
-        self, path: Path, *, width: int = 1280, dark: bool = False, script: bool = True
+        self, place: Path | str, *, width: int = 1280, dark: bool = False, script: bool = True
     ) -> None:
-        """Load a file and wait for it."""
+        """Load a file or a URL, and wait for it."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
@@ -48,7 +48,7 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Emulation.setScriptExecutionDisabled", value=not script)
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=place if isinstance(place, str) else place.as_uri())
         while "Page.loadEventFired" not in {each["method"] for each in self.events}:
             self.events.append(self._receive())
 

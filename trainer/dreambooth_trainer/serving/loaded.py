@@ -1,6 +1,7 @@
 """The models on the device: one base model, and the adapters of many results."""
 
 import gc
+import warnings
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
@@ -159,7 +160,10 @@ class LoadedModels:
         self._number += 1
         name = f"result{self._number}"
         try:
-            add_exported(self._family, self._storage, result.layout.export, adapters, name)
+            with warnings.catch_warnings():
+                # Several adapters in a model are what is wanted here.
+                warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+                add_exported(self._family, self._storage, result.layout.export, adapters, name)
         except Exception:
             # Half an adapter would change the images of others.
             with suppress(Exception):
