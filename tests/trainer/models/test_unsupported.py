@@ -94,7 +94,7 @@ def test_a_file_with_a_lora_is_refused(tensor: str, tmp_path: Path) -> None:
     unsupported.write_lora(file, tensor)
     assert refusal(file, layout="single-file") == (
         "spec.model.source: mine.safetensors is a LoRA, not a model; name the model that it was"
-        " trained on"
+        " trained on, and the LoRA as spec.model.adapter to train it further"
     )
 
 
@@ -103,7 +103,8 @@ def test_a_folder_with_a_lora_of_any_name_is_refused(tensor: str, tmp_path: Path
     unsupported.write_lora(tmp_path / "my_dog_v2-000010.safetensors", tensor)
     assert refusal(tmp_path) == (
         f"spec.model.source: {tmp_path} holds a LoRA (my_dog_v2-000010.safetensors), not a model;"
-        " name the model that it was trained on"
+        " name the model that it was trained on, and the LoRA as spec.model.adapter to train it"
+        " further"
     )
 
 

@@ -85,9 +85,11 @@ def run(job: DreamBoothJob, stop: StopSignal | None = None) -> Scores:
     return Scores.decode(path.read_bytes())
 
 
+@pytest.mark.parametrize("clip_skip", [None, 2])
 def test_a_result_is_scored_once_and_its_images_are_kept(
-    job: DreamBoothJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: DreamBoothJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip_skip: int | None
 ) -> None:
+    job.spec.model.clip_skip = clip_skip
     generate, calls = ImageGenerator.generate, []
 
     def counted(self: ImageGenerator, requests: Any) -> Any:

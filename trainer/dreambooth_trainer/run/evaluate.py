@@ -17,7 +17,6 @@ from dreambooth_api.contract.layout import EvaluationProtocol
 from dreambooth_api.contract.scores import Encoders, Scores
 from dreambooth_api.models.evaluation import Evaluation
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.model import Model
 from dreambooth_api.models.subject import Subject
 from dreambooth_storage import Storage
 from dreambooth_trainer.attempt import Attempt
@@ -37,7 +36,7 @@ from dreambooth_trainer.process.out_of_memory import explain_out_of_memory
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.resolved_job import ResolvedJob
-from dreambooth_trainer.run.result import exported_step, resolve
+from dreambooth_trainer.run.result import exported_model, exported_step, resolve
 from dreambooth_trainer.run.train import choose_device, open_storage
 from dreambooth_trainer.telemetry.telemetry import Telemetry
 
@@ -126,8 +125,8 @@ def _generate_all(attempt: Attempt, folder: str, plans: Sequence[_Plan]) -> tupl
         digest = f"{family.model_hash}+{added}"
     else:
         del family  # two models may not fit on the device
-        exported_model = Model(source=attempt.layout.export)
-        family = load_family(exported_model, *arguments, sharded=attempt.sharded)
+        model = exported_model(attempt.layout, spec.model)
+        family = load_family(model, *arguments, sharded=attempt.sharded)
         digest = family.model_hash
     return base, _generate(attempt, folder, plans, family, digest, before=count)
 

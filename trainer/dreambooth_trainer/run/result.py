@@ -82,8 +82,13 @@ def _load_export(attempt: Attempt, layout: OutputLayout, names: set[str]) -> Res
         family = load_family(spec.model, *arguments)
         digest = add_exported(family, storage, layout.export, adapters)
         return Result(family, layout.export, step, f"{family.model_hash}+{digest}")
-    family = load_family(Model(source=layout.export), *arguments)
+    family = load_family(exported_model(layout, spec.model), *arguments)
     return Result(family, layout.export, step, family.model_hash)
+
+
+def exported_model(layout: OutputLayout, base: Model) -> Model:
+    """The exported pipeline, which is used as the model that it was trained from."""
+    return Model(source=layout.export, clip_skip=base.clip_skip)
 
 
 def _load_checkpoint(attempt: Attempt, layout: OutputLayout, step: int | None) -> Result:

@@ -6,7 +6,7 @@ from typing import Any
 
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.registry import FAMILIES
-from dreambooth_trainer.models.source.refusals import is_lora
+from dreambooth_trainer.models.source.refusals import USE_OF_LORA, is_lora
 from dreambooth_trainer.process.errors import BadModelError
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -91,7 +91,7 @@ def find_architecture(shapes: Shapes, metadata: Mapping[str, str]) -> str:
         if not any(key.startswith(prefix) for key in shapes)
     ]
     if is_lora(shapes):
-        raise BadModelError("is a LoRA, not a model; name the model that it was trained on")
+        raise BadModelError(f"is a LoRA, not a model; {USE_OF_LORA}")
     if INPUT_LAYER not in shapes and any(m in name for name in shapes for m in TRANSFORMER_MARKS):
         raise BadModelError(
             "holds a transformer, such as FLUX's, and single files can be trained of Stable"

@@ -28,6 +28,9 @@ LORA_FILES = frozenset(
 )
 LORA_TENSORS = ("lora", "lycoris", "hada_w", "lokr_w")
 """In the names of the tensors of LoRAs and LyCORIS, and in those of no model."""
+USE_OF_LORA = (
+    "name the model that it was trained on, and the LoRA as spec.model.adapter to train it further"
+)
 MAX_HEADERS = 4
 """Weights whose headers are read to find out what a folder holds: the smallest ones."""
 
@@ -91,9 +94,9 @@ def folder_without_pipeline(files: ModelFiles) -> str:
             " with its original weights"
         )
     if LORA_FILES & files.names:
-        return "is a LoRA, not a model; name the model that it was trained on"
+        return f"is a LoRA, not a model; {USE_OF_LORA}"
     if lora := _find_lora(files):
-        return f"holds a LoRA ({lora}), not a model; name the model that it was trained on"
+        return f"holds a LoRA ({lora}), not a model; {USE_OF_LORA}"
     try:
         kind = (
             files.json("config.json").get("_class_name") if "config.json" in files.names else None
