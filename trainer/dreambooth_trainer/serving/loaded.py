@@ -24,7 +24,7 @@ from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.resolved_job import ResolvedJob
-from dreambooth_trainer.run.result import resolve_with_config
+from dreambooth_trainer.run.result import exported_model, resolve_with_config
 from dreambooth_trainer.serving.catalog import Catalog, Result
 
 
@@ -128,7 +128,7 @@ class LoadedModels:
     ) -> Ready:
         """A whole model, or one with adapters that cannot be taken out again (LoKr, LoHa)."""
         uri = result.layout.export
-        model = job.spec.model if adapters else Model(source=uri)
+        model = job.spec.model if adapters else exported_model(result.layout, job.spec.model)
         key = result.layout.root, result.version
         was_loaded = self._load_base(key, model, job)
         assert self._family is not None
