@@ -454,9 +454,13 @@ def test_captions_and_masks_that_cannot_be_used_are_errors_with_the_files_names(
     first["mask"] = "file"
     Image.new("L", (64, 160), 255).save(folder / "0.mask.png")
     Image.new("L", (64, 80), 0).save(folder / "1.mask.png")
-    (tmp_path / "others" / "1.txt").write_text(" \n")
-    masks, captions = map(str, examine(job).errors)
-    assert masks.startswith("spec.subjects[0].mask: 2 mask(s) in ")
+    for images in (folder, tmp_path / "others"):
+        (images / "1.txt").write_text(" \n")
+    report = examine(job)
+    first_subject, captions = map(str, report.errors)
+    of_first, masks = first_subject.split("\nspec.subjects[0].mask: ")
+    assert of_first.startswith("spec.subjects[0].images: 1 caption(s) in ")
+    assert masks.startswith("2 mask(s) in ")
     assert "0.mask.png is 64 x 160 pixels, which are other proportions than those of" in masks
     assert "1.mask.png marks nothing: the subject must be white" in masks
     assert captions.startswith("spec.subjects[1].images: 1 caption(s) in ")

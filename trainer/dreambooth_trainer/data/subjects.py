@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dreambooth_storage import Storage
-from dreambooth_trainer.data.captions.captions import load_captions
+from dreambooth_trainer.data.captions.captions import Captions, load_captions
 from dreambooth_trainer.data.captions.tags import split_tags
 from dreambooth_trainer.data.images import ImageSet, SourceImage, load_images
 from dreambooth_trainer.data.masks import add_masks, list_masks
@@ -32,7 +32,8 @@ def load_subject(storage: Storage, job: ResolvedJob, index: int) -> SubjectData:
     """Images and captions of `spec.subjects[index]`.
 
     Raises:
-        BadDataError: No image can be used, most are lost, or captions cannot be used.
+        BadDataError: No image can be used, most are lost, or captions or masks cannot be used; the
+            message has a line for each of the two.
         StorageError: They cannot be read.
     """
     subject, field = job.spec.subjects[index], f"spec.subjects[{index}].images"
@@ -45,9 +46,19 @@ def load_subject(storage: Storage, job: ResolvedJob, index: int) -> SubjectData:
         skip=masks.keys(),
     )
     _check_losses(loaded, field)
-    captions = load_captions(storage, subject, loaded.images, index)
-    crop = job.spec.training.crop
-    images, warnings = add_masks(storage, subject, loaded.images, index, masks, crop)
+    captions, images, problems = Captions([]), list(loaded.images), []
+    warnings: list[str] = []
+    try:
+        captions = load_captions(storage, subject, loaded.images, index)
+    except BadDataError as error:
+        problems.append(error)  # raised below, with what is wrong with the masks
+    try:
+        crop = job.spec.training.crop
+        images, warnings = add_masks(storage, subject, loaded.images, index, masks, crop)
+    except BadDataError as error:
+        problems.append(error)
+    if problems:
+        raise BadDataError("\n".join(map(str, problems)))
     warnings += [loaded.report(field)] if loaded.rejected else []
     tags = max((len(split_tags(text)) for text in captions.texts), default=0)
     if job.spec.training.shuffle_tags and tags <= 2:
