@@ -54,8 +54,11 @@ class Rendered:
     def of_kind(self, kind: str) -> list[Manifest]:
         return [manifest for manifest in self.manifests if manifest["kind"] == kind]
 
-    def one(self, kind: str) -> Manifest:
-        (manifest,) = self.of_kind(kind)
+    def one(self, kind: str, component: str = "operator") -> Manifest:
+        """The object of a kind that belongs to a component, such as `serving`."""
+        label = "app.kubernetes.io/component"
+        found = [m for m in self.of_kind(kind) if m["metadata"]["labels"][label] == component]
+        (manifest,) = found
         return manifest
 
 

@@ -22,6 +22,9 @@ FREE = {
     "resources.limits.memory",
     "resources.requests.cpu",
     "resources.requests.memory",
+    "serving.resources.limits.memory",
+    "serving.resources.requests.cpu",
+    "serving.resources.requests.memory",
 }
 """Keys in the file's maps that could be any others."""
 

@@ -1,0 +1,91 @@
+"""The chart's server of results."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import helm_python as helm
+import pytest
+
+from dreambooth_trainer.serving.settings import ServingSettings
+from tests.charts.pod_security import violations
+from tests.charts.rendering import Values, render, values_of
+
+SERVING = "serving"
+
+
+def changed(**serving: Any) -> Values:
+    values = copy.deepcopy(values_of(SERVING))
+    values["serving"] |= serving
+    return values
+
+
+def test_nothing_is_served_unless_it_is_enabled() -> None:
+    kinds = {m["metadata"]["name"] for m in render(values_of("defaults")).manifests}
+    assert not any(name.endswith("-serving") for name in kinds)
+
+
+def test_the_server_reads_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DREAMBOOTH_SERVING_TOKENS", "from the Secret")
+    text = render(values_of(SERVING)).one("ConfigMap", SERVING)["data"]["settings.json"]
+    settings = ServingSettings.model_validate_json(text)
+    assert (settings.root, settings.queued_images) == ("s3://bucket/results", 64)
+    assert settings.storage.endpoint_url == "https://minio.example.com:9000"
+    insecure = render(changed(tokensSecret="", insecure=True)).one("ConfigMap", SERVING)
+    monkeypatch.delenv("DREAMBOOTH_SERVING_TOKENS")
+    assert ServingSettings.model_validate_json(insecure["data"]["settings.json"]).insecure
+
+
+def test_its_pods_are_its_own_and_hold_the_restricted_standard() -> None:
+    rendered = render(values_of(SERVING))
+    deployment = rendered.one("Deployment", SERVING)
+    pod = deployment["spec"]["template"]
+    assert violations(pod["spec"]) == []
+    assert pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
+    for kind in ("Service", "PodDisruptionBudget", "NetworkPolicy"):
+        spec = rendered.one(kind, SERVING)["spec"]
+        selector = spec["podSelector"] if kind == "NetworkPolicy" else spec["selector"]
+        labels = selector.get("matchLabels", selector)
+        assert labels.items() <= pod["metadata"]["labels"].items()
+    # The operator's Service and Deployment must not select them, and the other way around.
+    operator = rendered.one("Service")["spec"]["selector"]
+    assert not operator.items() <= pod["metadata"]["labels"].items()
+    assert not labels.items() <= rendered.pod["metadata"]["labels"].items()
+    assert pod["spec"]["terminationGracePeriodSeconds"] > 60
+
+
+def test_a_gpu_is_a_limit_and_can_be_left_out() -> None:
+    def limits(values: Values) -> Any:
+        pod = render(values).one("Deployment", SERVING)["spec"]["template"]["spec"]
+        return pod["containers"][0]["resources"]["limits"]
+
+    assert limits(values_of(SERVING)) == {"nvidia.com/gpu": 1, "memory": "32Gi"}
+    assert limits(changed(gpus=0)) == {"memory": "32Gi"}
+    assert limits(changed(gpuResource="amd.com/gpu")) == {"amd.com/gpu": 1, "memory": "32Gi"}
+
+
+def test_secrets_are_references() -> None:
+    pod = render(values_of(SERVING)).one("Deployment", SERVING)["spec"]["template"]["spec"]
+    env = {each["name"]: each for each in pod["containers"][0]["env"]}
+    tokens = env["DREAMBOOTH_SERVING_TOKENS"]["valueFrom"]["secretKeyRef"]
+    assert tokens == {"name": "tokens", "key": "tokens"}
+    key = env["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]
+    assert key == {"name": "s3", "key": "AWS_SECRET_ACCESS_KEY"}
+    without = render(changed(credentialsSecret="")).one("Deployment", SERVING)
+    assert "AWS_SECRET" not in str(without)
+
+
+@pytest.mark.parametrize(
+    ("serving", "message"),
+    [
+        ({"root": ""}, "serving.root: required"),
+        ({"tokensSecret": ""}, "serving.tokensSecret: required"),
+        ({"root": "bucket/results"}, "root"),
+        ({"gpus": 2}, "gpus"),
+        ({"settings": {"queue": 1}}, "queue"),
+    ],
+)
+def test_what_cannot_work_is_refused(serving: dict[str, Any], message: str) -> None:
+    with pytest.raises(helm.HelmError, match=message):
+        render(changed(**serving))
