@@ -21,6 +21,7 @@ NAMES = {
     "quickstart",
     "quickstart-flow",
     "lora-one-gpu",
+    "qlora-12gb",
     "full-2x8",
     "several-subjects",
     "spot-nodes",
@@ -37,7 +38,7 @@ def dreambooth(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
 
 
-def test_there_are_seven() -> None:
+def test_there_are_eight() -> None:
     assert {path.stem for path in FILES} == NAMES
 
 

@@ -1,4 +1,4 @@
-"""`make bench-gpu`: the trainer's figures on one GPU, within 8 minutes and without a network.
+"""`make bench-gpu`: the trainer's figures on one GPU, within 10 minutes and without a network.
 
 Models are random, of the published sizes. Each row runs within a budget of its own; the document is
 written anew after each, so that an end before time loses none. Markdown goes to the output, and
@@ -35,6 +35,8 @@ ROWS = {
     "fp16-resume": Row(fp16_resume, 45),
     "sdxl-lora": Row(training.sdxl_lora, 35),
     "flux2-klein-lora": Row(training.flux2_klein_lora, 45),
+    "sdxl-qlora": Row(training.sdxl_qlora, 45),
+    "flux2-klein-qlora": Row(training.flux2_klein_qlora, 55),
     "regional-compile": Row(training.regional_compile, 60),
 }
 PACKAGES = ("torch", "transformers", "diffusers", "peft", "pytorch-lightning")

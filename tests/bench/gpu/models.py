@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dreambooth_api.models.model import Model
+from dreambooth_api.models.model import Model, Quantization
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.models.adapters.trainable import weight_dtypes
 from dreambooth_trainer.models.family import Family
@@ -16,6 +16,7 @@ from dreambooth_trainer.models.model_config import (
     read_model_config,
     read_shipped_config,
 )
+from dreambooth_trainer.models.quantization.apply import quantize_part
 from dreambooth_trainer.models.registry import FAMILIES
 from dreambooth_trainer.models.single_file.architectures import ARCHITECTURES
 from dreambooth_trainer.models.source.selection import library_of
@@ -53,8 +54,16 @@ def _read(folder: Path) -> ModelConfig:
     return config
 
 
-def build_family(config: ModelConfig, device: torch.device, training: ResolvedTraining) -> Family:
-    """The family with the libraries' initial weights, drawn on `device` in their own dtypes."""
+def build_family(
+    config: ModelConfig,
+    device: torch.device,
+    training: ResolvedTraining,
+    quantization: Quantization | None = None,
+) -> Family:
+    """The family with the libraries' initial weights, drawn on `device` in their own dtypes.
+
+    They are quantized after that, where a job loads them one after the other.
+    """
     torch.manual_seed(0)
     dtypes = weight_dtypes(config.family, training)
     parts = {}
@@ -68,6 +77,7 @@ def build_family(config: ModelConfig, device: torch.device, training: ResolvedTr
             )
         for parameter in parts[part].parameters():  # transformers makes some in fp32 whatever
             parameter.data = parameter.data.to(dtypes[part])
+        quantize_part(config.family, part, parts[part], quantization, device)
     parts |= {**config.tokenizers, "scheduler": config.scheduler, **config.settings}
     return config.family(config.family.assemble(parts), "random")
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.model import Quantization
 from dreambooth_api.parsing.load import parse
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
@@ -74,6 +75,7 @@ class TrainerRun:
         tiny: A tiny model, and images of `TINY_RESOLUTION` pixels.
         resolution: In pixels, of the published size.
         prior: Whether class images are trained on.
+        quantization: `spec.model.quantization`.
         **training: Settings of `spec.training`.
     """
 
@@ -85,6 +87,7 @@ class TrainerRun:
         tiny: bool,
         resolution: int,
         prior: bool = False,
+        quantization: Quantization | None = None,
         **training: Any,
     ) -> None:
         self.device = Device.find()
@@ -92,6 +95,7 @@ class TrainerRun:
         size = TINY_RESOLUTION if tiny else resolution
         training = {"steps": FOREVER, "precision": "bf16", "resolution": size, **training}
         job = _job(folder, prior, training)
+        job.spec.model.quantization = quantization
         self.job = fill_defaults(job, self.config.defaults, self.config.skeleton.flow_shift)
         self._reports = _Reports(self.job)
         self.storage = Storage(StorageSettings(None, None, "auto"))
@@ -104,7 +108,11 @@ class TrainerRun:
             self.device.torch,
         )
         self.device.reset_peak()
-        self.family = build_family(self.config, self.device.torch, self.job.spec.training)
+        self.family = build_family(
+            self.config, self.device.torch, self.job.spec.training, quantization
+        )
+        if quantization is not None:  # a job never has the whole model in full precision
+            self.device.reset_peak()
         self._prior = prior
         self.store = CheckpointStore(self._attempt.storage, f"file://{folder}/checkpoints")
         self.store.claim()

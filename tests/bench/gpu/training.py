@@ -1,5 +1,7 @@
 """Rows on training steps: throughput, what a step waits for, and figures of single choices."""
 
+import gc
+import importlib.util
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +14,9 @@ import torch
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from torch.utils.flop_counter import FlopCounterMode
 
+from dreambooth_api.models.model import Quantization, WeightFormat
 from dreambooth_trainer.data.batches import Batch
+from dreambooth_trainer.preflight.memory import measure_stages
 from dreambooth_trainer.telemetry.history import StepReport
 from dreambooth_trainer.training.module import DreamBooth
 from tests.bench.gpu.device import Device
@@ -74,8 +78,38 @@ def lora(model: str, resolution: int, folder: Path, tiny: bool) -> Iterator[Figu
     yield from mfu(run, module, seconds)
 
 
+def qlora(model: str, resolution: int, folder: Path, tiny: bool) -> Iterator[Figure]:
+    """The same with frozen weights in few bits, and gradient checkpointing.
+
+    NF4 only where bitsandbytes is installed.
+    """
+    formats: list[WeightFormat] = ["int8"]
+    if importlib.util.find_spec("bitsandbytes"):
+        formats.append("nf4")
+    for format in formats:
+        home = folder / format
+        home.mkdir()
+        run = TrainerRun(
+            model, home, tiny=tiny, resolution=resolution, method="lora", globalBatch=1,
+            lora={"rank": 16}, gradientCheckpointing=True,
+            quantization=Quantization(denoiser=format, text_encoders=format),
+        )  # fmt: skip
+        run.encode()
+        module = run.module()
+        seconds = step_seconds(measured(run, module, 4 if tiny else 10))
+        yield Figure(f"step, {format}", seconds, "s")
+        yield Figure(f"peak, whole run, {format}", run.device.peak_bytes() / 1024**3, "GiB")
+        estimates = measure_stages(run.job, run.config, local_batch=1, ranks=1)
+        ratio = max(estimates.values()) / run.device.peak_bytes()
+        yield Figure(f"estimate / peak, {format}", ratio, at_least=0.85, at_most=1.15)
+        del run, module
+        gc.collect()
+
+
 sdxl_lora = partial(lora, "sdxl", 1024)
 flux2_klein_lora = partial(lora, "flux2_klein", 1024)
+sdxl_qlora = partial(qlora, "sdxl", 1024)
+flux2_klein_qlora = partial(qlora, "flux2_klein", 1024)
 
 
 def regional_compile(folder: Path, tiny: bool) -> Iterator[Figure]:
