@@ -12,7 +12,10 @@ from tests.bench.gpu.__main__ import ROWS, main
 from tests.bench.gpu.figures import Figure, Result, to_json, to_markdown
 from tests.bench.gpu.runner import TOTAL_SECONDS, NotLandedError, Row, run_rows
 
-SLOW = {"other-trainers", "memory", "flux2-klein-lora", "flux2-klein-qlora", "regional-compile"}
+SLOW = {
+    "other-trainers", "memory", "flux2-klein-lora", "sdxl-qlora", "flux2-klein-qlora",
+    "regional-compile",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
