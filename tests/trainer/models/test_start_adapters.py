@@ -128,6 +128,7 @@ def test_what_is_no_lora_is_refused(
     assert problem(family, tmp_path / "no.safetensors") == (
         "there is no file FILE; correct it, or copy the model"
     )
+    assert problem(family, "/no.safetensors").startswith("there is no file FILE; correct it")
     save_file({"a": torch.ones(1)}, tmp_path / "b.safetensors")
     assert problem(family, tmp_path) == (
         "FILE holds 2 .safetensors files; name one of them, such as FILE/b.safetensors"

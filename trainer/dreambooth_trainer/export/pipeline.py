@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,23 @@ def export_pipeline(
     dtype: torch.dtype | None = None,
     base: nn.Module | None = None,
 ) -> None:
+    """Write the whole pipeline to `folder`, with its card; see `write_pipeline`.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    write_pipeline(family, folder, provenance.metadata(), dtype, base)
+    file = SINGLE_FILE if (folder / SINGLE_FILE).exists() else None
+    (folder / "README.md").write_text(model_card(family, provenance, lora=False, web_ui_file=file))
+
+
+def write_pipeline(
+    family: Family,
+    folder: Path,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype | None = None,
+    base: nn.Module | None = None,
+) -> None:
     """Write the whole pipeline to `folder`, its weights as safetensors in `dtype`.
 
     The default is the family's own. Adapters are merged into the weights of the copy that is
@@ -49,15 +67,13 @@ def export_pipeline(
     type(pipeline)(**merged, **settings).save_pretrained(folder, safe_serialization=True)
     for path in sorted(folder.rglob("*.safetensors")):
         part = family.parts[path.parent.name]
-        _convert(path, part, dtype or family.export_dtype, provenance)
+        _convert(path, part, dtype or family.export_dtype, metadata)
     for path in sorted(folder.rglob("config.json")):
         _clean_config(path)
     for name, tokenizer in family.tokenizers.items():
         if tokenizer is CLIPTokenizer:
             _write_slow_tokenizer(folder / name)
-    _write_single_file(family, folder, provenance)
-    file = SINGLE_FILE if (folder / SINGLE_FILE).exists() else None
-    (folder / "README.md").write_text(model_card(family, provenance, lora=False, web_ui_file=file))
+    _write_single_file(family, folder, metadata)
 
 
 def _merged(part: Any, base: nn.Module | None) -> Any:
@@ -86,13 +102,13 @@ def _merged(part: Any, base: nn.Module | None) -> Any:
     return plain
 
 
-def _convert(path: Path, part: nn.Module, dtype: torch.dtype, provenance: Provenance) -> None:
-    """Rewrite a safetensors file in `dtype`, with the provenance in its metadata."""
+def _convert(path: Path, part: nn.Module, dtype: torch.dtype, metadata: Mapping[str, str]) -> None:
+    """Rewrite a safetensors file in `dtype`, with this metadata."""
     weights = {
         exported_name(part, name): value.to(dtype) if value.is_floating_point() else value
         for name, value in safetensors.torch.load_file(path).items()
     }
-    save_weights(weights, path, provenance.metadata())
+    save_weights(weights, path, metadata)
 
 
 def _clean_config(path: Path) -> None:
@@ -117,7 +133,7 @@ def _write_slow_tokenizer(folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n")
 
 
-def _write_single_file(family: Family, folder: Path, provenance: Provenance) -> None:
+def _write_single_file(family: Family, folder: Path, metadata: Mapping[str, str]) -> None:
     """Write the weights in the pipeline's folder to one file, where the family has such files."""
     try:
         weights = family.single_file(lambda part: _load_part(folder / part))
@@ -125,7 +141,7 @@ def _write_single_file(family: Family, folder: Path, provenance: Provenance) -> 
         log.warning("the export has no %s: %s has no name in that layout", SINGLE_FILE, error)
         return
     if weights is not None:
-        save_weights(weights, folder / SINGLE_FILE, provenance.metadata())
+        save_weights(weights, folder / SINGLE_FILE, metadata)
 
 
 def _load_part(folder: Path) -> dict[str, Tensor]:

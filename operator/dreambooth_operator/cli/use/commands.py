@@ -137,6 +137,36 @@ def generate(
 
 @app.command(
     epilog=examples(
+        "merge hf://owner/model results/export --out my-model",
+        "merge model.safetensors mug.safetensors=0.8 style.safetensors=0.5 --out my.safetensors",
+        exit_codes="Exit codes: 0 written; 2 wrong usage; else the trainer's.",
+    )
+)
+def merge(
+    model: Annotated[str, typer.Argument(help="The base model: a path, hf:// or s3://.")],
+    loras: Annotated[
+        list[str],
+        typer.Argument(metavar="LORA[=SCALE]...", help="What to merge: files, or their folders."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder to write, in the diffusers layout, or a .safetensors file: the whole model"
+            " in one."
+        ),
+    ],
+    revision: Annotated[str | None, typer.Option(help="Of the model, with hf://.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Of the model's weights: fp16.")] = None,
+    state: StateFolder = DEFAULT_STATE,
+) -> None:
+    """Merge LoRAs into their base model, at scales of 1 or those that are given."""
+    from dreambooth_operator.cli.use.merge import MergeOptions, merge
+
+    raise typer.Exit(merge(MergeOptions(model, loras, out, revision, variant, state)))
+
+
+@app.command(
+    epilog=examples(
         "serve my-mug",
         "serve s3://bucket/results --port 8080",
         "serve results --host 0.0.0.0 --tokens tokens.txt",

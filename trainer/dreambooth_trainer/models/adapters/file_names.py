@@ -174,11 +174,14 @@ def _renamed(tensors: Mapping[str, Tensor], family: Family) -> Mapping[str, Tens
 
 def _fits(module: nn.Module, down: Tensor, up: Tensor) -> bool:
     """Whether up x down has the shape of the module's weight."""
-    weight: Any = module.weight
-    if down.ndim < 2 or up.ndim < 2 or len(down) != up.shape[1] or len(up) != len(weight):
+    if isinstance(module, nn.Linear):  # quantized weights have other shapes
+        outputs, inputs = module.out_features, module.in_features
+    else:
+        weight: Any = module.weight
+        outputs, inputs = len(weight), math.prod(weight.shape[1:])
+    if down.ndim < 2 or up.ndim < 2 or len(down) != up.shape[1] or len(up) != outputs:
         return False
-    inputs = math.prod(down.shape[1:])
-    return inputs == math.prod(weight.shape[1:]) and math.prod(up.shape[2:]) == 1
+    return inputs == math.prod(down.shape[1:]) and math.prod(up.shape[2:]) == 1
 
 
 def _configuration(metadata: Mapping[str, str]) -> Mapping[str, Any]:

@@ -114,7 +114,7 @@ def _split(model: Model) -> tuple[str, str | None]:
     if model.layout == "diffusers":
         return model.source, None
     folder, _, name = model.source.rpartition("/")
-    return folder, name
+    return folder or "/", name
 
 
 def _fetch(model: Model, storage: Storage, field: str, select: Select, ranks_here: int) -> Path:

@@ -1,0 +1,103 @@
+"""`python -m dreambooth_trainer.export.merge MODEL OUT`: writes a model with LoRAs merged.
+
+MODEL is a `spec.model` with `mergedAdapters`, as JSON. OUT is a folder for the diffusers layout, or
+a .safetensors file for the whole model in one. Exit codes are the trainer's.
+"""
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from dreambooth_api.models.model import Model
+from dreambooth_storage import Storage, StorageError, StorageSettings
+from dreambooth_trainer.export.pipeline import SINGLE_FILE, write_pipeline
+from dreambooth_trainer.export.provenance import VERSION
+from dreambooth_trainer.models import load_family
+from dreambooth_trainer.process.distributed import Ranks
+from dreambooth_trainer.process.errors import BadConfigError, TrainerError
+from dreambooth_trainer.process.exit_status import describe, exit_code_of
+from dreambooth_trainer.process.topology import Topology
+
+CARD = """# {title}
+
+{title} with LoRAs merged by dreambooth {version}:
+
+{loras}
+
+```python
+from diffusers import {pipeline}
+
+pipe = {pipeline}.from_pretrained(".")
+```
+"""
+
+
+def merge(model: Model, out: Path, storage: Storage) -> None:
+    """Write a model with its `mergedAdapters`, in the precision of the family's exports.
+
+    Raises:
+        TrainerError: The model or a LoRA cannot be loaded, or the family has no single file.
+        StorageError: It cannot be read from storage.
+        OSError: A file cannot be written.
+    """
+    family = load_family(model, storage, Ranks(Topology()), torch.device("cpu"))
+    loras = [{"source": each.source, "scale": each.scale} for each in model.merged_adapters]
+    metadata = {
+        "format": "pt",
+        "dreambooth.version": VERSION,
+        "dreambooth.base_model": model.source,
+        "dreambooth.merged_adapters": json.dumps(loras),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Complete, or not at all; beside its place, so that it is moved and not copied.
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".merge-") as parent:
+        folder = Path(parent, "model")
+        write_pipeline(family, folder, metadata)
+        if out.suffix != ".safetensors":
+            card = CARD.format(
+                title=model.source.removeprefix("hf://"),
+                version=VERSION,
+                loras="\n".join(f"- {each['source']}, scale {each['scale']}" for each in loras),
+                pipeline=family.pipeline_class.__name__,
+            )
+            (folder / "README.md").write_text(card)
+            if out.exists():
+                out.rmdir()
+            folder.rename(out)
+        elif (folder / SINGLE_FILE).exists():
+            (folder / SINGLE_FILE).rename(out)
+        else:
+            shutil.rmtree(folder)
+            raise BadConfigError(
+                f"--out {out}: models of {family.name} are not written as one file; name a folder"
+            )
+
+
+def main() -> int:
+    """Merge what the command line names; return the exit code."""
+    parser = argparse.ArgumentParser(prog="dreambooth_trainer.export.merge", description=__doc__)
+    parser.add_argument("model", help="spec.model, as JSON")
+    parser.add_argument("out", type=Path, help="folder, or .safetensors file")
+    arguments = parser.parse_args()
+    for library in ("TRANSFORMERS", "DIFFUSERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        with Storage(StorageSettings()) as storage:
+            merge(Model.model_validate_json(arguments.model), arguments.out, storage)
+    except (TrainerError, StorageError, OSError) as error:
+        sys.stderr.write(f"{describe(error)}\n")
+        return exit_code_of(error)
+    sys.stdout.write(f"written: {arguments.out}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
