@@ -121,7 +121,8 @@ class Spec(ApiModel):
 
     @rule(
         "runtime.strategy",
-        "self.runtime.strategy != 'fsdp' || self.training.precision != 'fp16'",
+        "!has(self.runtime.strategy) || self.runtime.strategy != 'fsdp'"
+        " || self.training.precision != 'fp16'",
         "fsdp has no scale for fp16's gradients; use training.precision bf16",
     )
     def _sharding_is_not_for_fp16(self) -> bool:
@@ -129,7 +130,8 @@ class Spec(ApiModel):
 
     @rule(
         "runtime.strategy",
-        "self.runtime.strategy != 'fsdp' || self.training.method != 'full'"
+        "!has(self.runtime.strategy) || self.runtime.strategy != 'fsdp'"
+        " || self.training.method != 'full'"
         " || self.training.optimizer.name in ['adamw', 'lion']",
         "with training.method full, fsdp divides the state of adamw and lion alone; choose one of"
         " them as training.optimizer.name, or training.method lora",
@@ -141,7 +143,8 @@ class Spec(ApiModel):
 
     @rule(
         "runtime.strategy",
-        "self.runtime.strategy != 'fsdp' || self.training.method != 'lora'"
+        "!has(self.runtime.strategy) || self.runtime.strategy != 'fsdp'"
+        " || self.training.method != 'lora'"
         " || self.training.lora.type != 'dora' && self.training.lora.init != 'pissa'"
         " && self.training.textEncoder.method != 'full'",
         "dora, pissa and textEncoder.method full need whole weights, which fsdp divides; choose"
@@ -156,7 +159,8 @@ class Spec(ApiModel):
 
     @rule(
         "runtime.strategy",
-        "self.runtime.strategy != 'fsdp' || !has(self.model.quantization)",
+        "!has(self.runtime.strategy) || self.runtime.strategy != 'fsdp'"
+        " || !has(self.model.quantization)",
         "fsdp does not divide quantized weights; use ddp, or remove model.quantization",
     )
     def _quantized_weights_are_whole(self) -> bool:

@@ -181,10 +181,11 @@ class Runtime(ApiModel):
     processes_per_node: Annotated[int, Field(ge=1, le=MAX_RANKS_PER_NODE)] | None = None
     """Ranks of each pod when `gpusPerNode` is 0. Default: 1."""
 
-    strategy: Literal["ddp", "fsdp"] = "ddp"
+    strategy: Literal["ddp", "fsdp"] | None = None
     """What each rank holds. `ddp`: the whole model. `fsdp`: its part of the denoiser's weights, and
     of their gradients and moments, for models that do not fit otherwise. A block's weights are put
-    together when it is needed, so GPUs need fast links. No effect with a single rank."""
+    together when it is needed, so GPUs need fast links. No effect with a single rank.
+    Default: `fsdp` where the job does not fit in `gpuMemory` otherwise, else `ddp`."""
 
     gpu_resource: ResourceName = "nvidia.com/gpu"
     """Extended resource by which GPUs are requested."""

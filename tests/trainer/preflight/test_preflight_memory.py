@@ -21,7 +21,7 @@ from dreambooth_trainer.preflight.memory import (
     count_parameters,
     measure_stages,
 )
-from dreambooth_trainer.preflight.resources import check_grace_period, check_memory
+from dreambooth_trainer.preflight.resources import check_grace_period, check_memory, choose_strategy
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.process.out_of_memory import GpuStage
 from dreambooth_trainer.resolved_job import ResolvedJob
@@ -182,3 +182,20 @@ def test_ranks_that_divide_the_denoiser_need_less_memory(sd15: ModelConfig) -> N
     assert saved["a training step"] == pytest.approx(weights * (per_weight * 7 / 8 + 2), rel=0.1)
     alone = measure(sd15, ranks=1, strategy="fsdp", **settings)
     assert alone == measure(sd15, ranks=1, **settings)
+
+
+def test_what_does_not_fit_on_one_gpu_is_divided_unless_the_job_says_otherwise(
+    sd15: ModelConfig,
+) -> None:
+    runtime = {"gpuMemory": "12Gi", "gpusPerNode": 4}
+    training = {"method": "full", "gradientCheckpointing": True}
+
+    def chosen(**changes: Any) -> str | None:
+        job = job_with(runtime={**runtime, **changes}, training=training)
+        return choose_strategy(job, sd15, []).spec.runtime.strategy
+
+    assert chosen() == "fsdp"
+    assert chosen(gpuMemory="80Gi") is None
+    assert chosen(strategy="ddp") == "ddp"
+    training["optimizer"] = {"name": "adafactor"}  # fsdp does not divide its state
+    assert chosen() is None

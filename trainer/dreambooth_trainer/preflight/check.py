@@ -21,7 +21,12 @@ from dreambooth_trainer.preflight.objective import check_objective
 from dreambooth_trainer.preflight.optimizer import check_optimizer
 from dreambooth_trainer.preflight.prompts import check_lengths, sample_and_class_prompts
 from dreambooth_trainer.preflight.report import PreflightReport
-from dreambooth_trainer.preflight.resources import check_grace_period, check_memory
+from dreambooth_trainer.preflight.resources import (
+    STRATEGY,
+    check_grace_period,
+    check_memory,
+    choose_strategy,
+)
 from dreambooth_trainer.preflight.resume import check_source
 from dreambooth_trainer.preflight.start_adapters import check_start_adapters
 from dreambooth_trainer.preflight.writing import check_writing
@@ -90,5 +95,9 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
                     vary_tags(text, "", 0, i, training) for i, (_, text) in enumerate(captions)
                 )
                 texts.update(text for each in orders for text in each)
+            chosen = choose_strategy(report.job, config, encoders, texts)
+            if chosen is not report.job:
+                report.notes.append(f"{STRATEGY}: fsdp, as the job does not fit with ddp")
+                report.job = chosen
             report.warnings += check_memory(report.job, config, encoders, texts)
     return report

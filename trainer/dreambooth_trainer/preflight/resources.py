@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 
+from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.runtime import world_size
 from dreambooth_trainer.evaluation.encoder_config import EncoderConfig
 from dreambooth_trainer.models.model_config import ModelConfig
@@ -19,6 +21,7 @@ from dreambooth_trainer.process.exit_status import describe
 from dreambooth_trainer.process.out_of_memory import GpuStage, remedies
 from dreambooth_trainer.resolved_job import ResolvedJob
 
+STRATEGY = "spec.runtime.strategy"
 UPLOAD_BYTES_PER_SECOND = 100e6
 """Of one node to a slow object store; every node writes its share of a checkpoint."""
 LAST_STEP_SECONDS = 15
@@ -46,6 +49,45 @@ def check_grace_period(job: ResolvedJob, config: ModelConfig) -> Iterator[str]:
         )
 
 
+def choose_strategy(
+    job: ResolvedJob,
+    config: ModelConfig,
+    encoders: Sequence[EncoderConfig],
+    captions: Collection[str] | None = None,
+) -> ResolvedJob:
+    """The job with `fsdp` as its strategy, where it names none and does not fit otherwise.
+
+    What fsdp is not for stays as it is, and so does what cannot be measured.
+    """
+    runtime = job.spec.runtime
+    if runtime.strategy is not None or runtime.gpu_memory is None or world_size(runtime) == 1:
+        return job
+    divided = runtime.model_copy(update={"strategy": "fsdp"})
+    changed = job.model_copy(update={"spec": job.spec.model_copy(update={"runtime": divided})})
+    with suppress(Exception):  # the libraries raise anything for settings that they cannot use
+        DreamBoothJob.model_validate(changed.model_dump(exclude_unset=True))  # its rules
+        needed = max(_measure(job, config, encoders, captions).values()) + OVERHEAD
+        if needed > _bytes(runtime.gpu_memory):
+            return changed
+    return job
+
+
+def _measure(
+    job: ResolvedJob,
+    config: ModelConfig,
+    encoders: Sequence[EncoderConfig],
+    captions: Collection[str] | None,
+) -> dict[GpuStage, int]:
+    """Bytes of tensors on one GPU, by stage."""
+    prior, ranks = job.spec.prior, world_size(job.spec.runtime)
+    # With prior preservation, each forward pass takes a class image beside every subject image.
+    per_subject_image = 2 if prior.enabled and prior.weight != 0 else 1
+    images = split_batch(job, ranks).local * per_subject_image
+    return measure_stages(
+        job, config, local_batch=images, ranks=ranks, encoders=encoders, captions=captions
+    )
+
+
 def check_memory(
     job: ResolvedJob,
     config: ModelConfig,
@@ -70,22 +112,13 @@ def check_memory(
     runtime = job.spec.runtime
     if runtime.gpu_memory is None or runtime.gpus_per_node == 0:
         return []
-    # With prior preservation, each forward pass takes a class image beside every subject image.
-    per_subject_image = 2 if job.spec.prior.enabled and job.spec.prior.weight != 0 else 1
-    ranks = world_size(runtime)
     available = _bytes(runtime.gpu_memory)
 
-    def measure(job: ResolvedJob) -> dict[GpuStage, int]:
-        images = split_batch(job, ranks).local * per_subject_image
-        return measure_stages(
-            job, config, local_batch=images, ranks=ranks, encoders=encoders, captions=captions
-        )
-
     def total(job: ResolvedJob) -> int:
-        return max(measure(job).values()) + OVERHEAD
+        return max(_measure(job, config, encoders, captions).values()) + OVERHEAD
 
     try:
-        stages = measure(job)
+        stages = _measure(job, config, encoders, captions)
         needed = max(stages.values()) + OVERHEAD
         suggested = suggest_changes(job, total, needed, available) if needed > available else ""
     except Exception as error:  # the libraries raise anything for settings that they cannot use
