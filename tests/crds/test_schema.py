@@ -172,7 +172,8 @@ def test_longest_name_leaves_room_for_every_child() -> None:
 
 
 def test_client_side_apply_can_store_it() -> None:
-    assert len(json.dumps(custom_resource_definition())) < 262_144 / 3
+    # All annotations of an object have 256 KiB together; kubectl's copy is one of them.
+    assert len(json.dumps(custom_resource_definition())) < 262_144 / 2
 
 
 def test_columns_show_progress() -> None:

@@ -23,8 +23,8 @@ class StartAdapter(ApiModel):
     revision: Revision | None = None
     """Branch, tag or commit of an `hf://` source."""
 
-    scale: Annotated[float, Field(ge=-4, le=4)] = 1.0
-    """Its strength: a factor on what it changes."""
+    scale: Annotated[float, Field(ge=-4, le=4)] | None = None
+    """Its strength: a factor on what it changes. Default: 1."""
 
     @rule(
         "source",
@@ -44,9 +44,18 @@ class StartAdapter(ApiModel):
     def _revision_is_for_the_hub(self) -> bool:
         return self.revision is None or self.source.startswith("hf://")
 
-    @rule("scale", "self.scale != 0.0", "must not be 0, which has no effect; change it")
+    @rule(
+        "scale",
+        "!has(self.scale) || self.scale != 0.0",
+        "must not be 0, which has no effect; change it",
+    )
     def _has_an_effect(self) -> bool:
         return self.scale != 0
+
+    @property
+    def strength(self) -> float:
+        """`scale` with its default."""
+        return 1.0 if self.scale is None else self.scale
 
 
 class Quantization(ApiModel):

@@ -143,5 +143,5 @@ def _provenance(job: ResolvedJob, family: Family, step: int, scores: Scores | No
         license=find_license(family.published, job.spec.model.source),
         scores=scores,
         clip_skip=job.spec.model.clip_skip,
-        merged=tuple((each.source, each.scale) for each in job.spec.model.merged_adapters),
+        merged=tuple((each.source, each.strength) for each in job.spec.model.merged_adapters),
     )

@@ -119,7 +119,8 @@ def load_adapter(
                 " values that are NaN or infinite"
             )
     layers = [
-        replace(each, down=each.down.float(), up=each.up.float() * given.scale) for each in layers
+        replace(each, down=each.down.float(), up=each.up.float() * given.strength)
+        for each in layers
     ]
     return LoadedAdapter(digest, layers)
 
@@ -148,7 +149,7 @@ def merge_adapters(
     for index, each in enumerate(given):
         adapter = load_adapter(each, storage, ranks, family, merged_field(index))
         merge_into(family, adapter.layers)
-        merged.append((adapter.sha256, each.scale))
+        merged.append((adapter.sha256, each.strength))
     if merged:
         text = json.dumps([family.model_hash, merged])
         family.model_hash = hashlib.sha256(text.encode()).hexdigest()
