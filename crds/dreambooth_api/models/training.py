@@ -128,6 +128,11 @@ class Training(ApiModel):
     of their area. Images are never squashed. Default: the resolution that the model was trained at,
     for example 512 for Stable Diffusion 1.5."""
 
+    lower_resolutions: Annotated[list[Resolution], Field(min_length=1, max_length=4)] | None = None
+    """Other sides, below `resolution`, at which every image is trained on as often as at
+    `resolution`. All images of an optimizer step have one of them. Class images are made at
+    `resolution` and reduced."""
+
     crop: Literal["center", "random", "none"] = "center"
     """How an image that is not square is trained on. `center` and `random`: as a square from its
     centre, or from one of 8 places. `none`: in its own proportions (aspect-ratio buckets), with
@@ -204,6 +209,16 @@ class Training(ApiModel):
     )
     def _one_batch_size(self) -> bool:
         return self.global_batch is None or self.per_device_batch is None
+
+    @rule(
+        "lowerResolutions",
+        "!has(self.lowerResolutions) || !has(self.resolution)"
+        " || self.lowerResolutions.all(side, side < self.resolution)",
+        "must be below training.resolution; remove the larger ones, or raise resolution",
+    )
+    def _lower_resolutions_are_lower(self) -> bool:
+        lower, resolution = self.lower_resolutions, self.resolution
+        return lower is None or resolution is None or max(lower) < resolution
 
     @rule(
         "learningRate",

@@ -106,10 +106,10 @@ def a_job(output: Path, *weights: float, **changes: Any) -> Any:
 
 def groups_of(job: Any) -> Any:
     storage = Storage(StorageSettings())
-    subjects = []
+    subjects, side = [], job.spec.training.resolution
     for index, subject in enumerate(job.spec.subjects):
         field = f"spec.subjects[{index}].images"
-        images = load_images(storage, subject.images, field=field, resolution=64).images
+        images = load_images(storage, subject.images, field=field, resolution=side).images
         subjects.append(SubjectData(images, [image.name for image in images], [], [], [], []))
     return subject_groups(job, subjects, step=8)
 
@@ -242,6 +242,29 @@ def test_images_of_one_shape_are_drawn_as_squares_are(tmp_path: Path) -> None:
     for one, other in zip(*draws, strict=True):
         assert one.row == other.row
         assert np.array_equal(one.noise, other.noise)
+
+
+@pytest.mark.parametrize("crop", ["none", "center"])
+def test_every_image_has_its_turn_at_every_resolution(tmp_path: Path, crop: str) -> None:
+    for number in range(3):
+        photo(tmp_path / "0", f"{number}.png", (400, 300))
+    job = a_job(tmp_path, crop=crop, resolution=96, lowerResolutions=[80, 64])
+    [group] = groups = groups_of(job)
+    shapes = [(64, 64), (80, 80), (96, 96)] if crop == "center" else [(72, 56), (88, 64), (104, 80)]
+    assert group.shapes == [shape for shape in shapes for _ in range(3)]
+    assert group.lower_shapes == {*shapes[:2]}
+    dataset = Dataset(job, groups, {})
+    sampler = dataset.sampler(2, lambda w, h: (1, h, w), DDPM)
+    seen = set()
+    for step in range(9):
+        pair = [sampler.draw(step, position)[0] for position in range(2)]
+        assert len({sample.noise.shape for sample in pair}) == 1
+        seen |= {sample.row for sample in pair}
+    assert seen == set(range(9))
+    cache = cache_of(groups, tmp_path)
+    for row, (width, height) in enumerate(group.shapes):
+        assert cache.moments_of(torch.tensor([row]), height, width).shape == (1, 3, height, width)
+    assert len(dataset.uris_by_name()["sks0"]) == 3
 
 
 def own_images(*sizes: tuple[int, int]) -> OwnClassImages:

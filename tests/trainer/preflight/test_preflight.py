@@ -704,6 +704,16 @@ def test_a_layer_of_clip_that_the_model_lacks_is_an_error(job: Job) -> None:
     )
 
 
+def test_a_lower_resolution_that_is_not_lower_than_the_models_is_an_error(job: Job) -> None:
+    job["spec"]["training"].pop("resolution", None)
+    job["spec"]["training"]["lowerResolutions"] = [64]
+    (error,) = map(str, examine(job).errors)
+    assert error == (
+        "spec.training.lowerResolutions: 64 is not below the model's resolution, 64; remove it, or"
+        " set training.resolution"
+    )
+
+
 def test_an_optimizer_that_pytorch_lacks_is_an_error(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Whole runs on photos that are not cropped, with masks and tags."""
+"""Whole runs on photos that are not cropped, at two resolutions, with masks and tags."""
 
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ def test_a_run_on_photos_does_not_depend_on_ranks_or_stops(
     job: MakeJob, photos: str, tmp_path: Path
 ) -> None:
     def make(uid: str) -> dict[str, Any]:
-        made = job(uid, training={"crop": "none", "shuffleTags": True})
+        training = {"crop": "none", "shuffleTags": True, "resolution": 80, "lowerResolutions": [64]}
+        made = job(uid, training=training)
         made["spec"]["subjects"][0] |= {"images": photos, "mask": "file", "maskWeight": 0}
         return made
 
@@ -60,11 +61,12 @@ def test_a_run_on_photos_does_not_depend_on_ranks_or_stops(
     expected, found = final_state(steady), final_state(broken)
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
-    # Class images are in the shapes of the photos, two of which are upright.
+    # Class images are in the shapes of the photos, two of which are upright, at full resolution.
     made = Path(make("any")["spec"]["prior"]["cache"].removeprefix("file://"))
     sizes = set()
     for each in made.rglob("*.png"):
         with Image.open(each) as image:
             sizes.add(image.size)
-    assert {(72, 56), (56, 72), (80, 48)} <= sizes
+    assert {(88, 64), (64, 88), (104, 56)} <= sizes
+    assert not {(72, 56), (56, 72), (80, 48)} & sizes
     assert (run_folder(steady) / "report.html").is_file()

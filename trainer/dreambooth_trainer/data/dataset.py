@@ -19,7 +19,7 @@ from dreambooth_trainer.data.masks import DEFAULT_WEIGHT
 from dreambooth_trainer.data.sampler import TrainingSampler
 from dreambooth_trainer.data.subjects import SubjectData, load_subject
 from dreambooth_trainer.objectives.objective import Objective
-from dreambooth_trainer.resolved_job import ResolvedJob
+from dreambooth_trainer.resolved_job import ResolvedJob, ResolvedTraining
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Dataset:
     def uris_by_name(self, limit: int = 100) -> dict[str, list[str]]:
         """URIs of the first images of each subject and class, named as in `hashes`."""
         return {
-            name: [image.uri for image in group.images[:limit]]
+            name: list(dict.fromkeys(image.uri for image in group.images))[:limit]
             for name, group in self._named_groups()
         }
 
@@ -154,17 +154,30 @@ def subject_groups(
         outside = None
         if spec.mask is not None:
             outside = DEFAULT_WEIGHT if spec.mask_weight is None else spec.mask_weight
-        if training.crop != "none":
+        if training.crop != "none" and not training.lower_resolutions:
             group = ImageGroup(subject.images, subject.captions, crops, outside=outside)
             groups.append(_with_orders(group, job, spec))
             continue
-        shaped = [
-            (image, caption, nearest_shape(image.size, training.resolution, step))
-            for image, caption in zip(subject.images, subject.captions, strict=True)
-        ]
-        group = replace(group_by_shape(shaped, crops), outside=outside)
+        sides = [training.resolution, *(training.lower_resolutions or ())]
+        shaped, *lower = (
+            [
+                (image, caption, _shape(training, image, side, step))
+                for image, caption in zip(subject.images, subject.captions, strict=True)
+            ]
+            for side in sides
+        )
+        every = [*shaped, *(each for found in lower for each in found)]
+        lower_shapes = {shape for *_, shape in every} - {shape for *_, shape in shaped}
+        group = replace(
+            group_by_shape(every, crops), outside=outside, lower_shapes=frozenset(lower_shapes)
+        )
         groups.append(_with_orders(group, job, spec))
     return groups
+
+
+def _shape(training: ResolvedTraining, image: SourceImage, side: int, step: int) -> Size:
+    """The shape of an image at a resolution."""
+    return nearest_shape(image.size, side, step) if training.crop == "none" else (side, side)
 
 
 def _with_orders(group: ImageGroup, job: ResolvedJob, subject: Subject) -> ImageGroup:

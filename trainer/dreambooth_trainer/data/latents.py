@@ -41,6 +41,7 @@ class ImageGroup:
             squares of the job's resolution.
         outside: Weight of the loss outside of the images' masks; None: they have no masks.
         orders: Of each image, its caption with its tags in several orders; None: as it is.
+        lower_shapes: Those of `shapes` that are of `training.lowerResolutions` alone.
     """
 
     images: Sequence[SourceImage]
@@ -49,6 +50,7 @@ class ImageGroup:
     shapes: Sequence[Size] | None = None
     outside: float | None = None
     orders: Sequence[Sequence[str]] | None = None
+    lower_shapes: frozenset[Size] = frozenset()
 
     @property
     def texts(self) -> Sequence[Sequence[str]]:

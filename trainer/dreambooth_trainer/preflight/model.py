@@ -22,6 +22,9 @@ def check_model(job: ResolvedJob, config: ModelConfig, report: PreflightReport) 
     report.warnings += [f"spec.model.source: {note}" for note in notes]
     with report.collecting():
         _check_resolution(config, training.resolution)
+    for side in training.lower_resolutions or ():
+        with report.collecting():
+            _check_lower_resolution(config, side, training.resolution)
     report.errors += map(BadConfigError, adapter_problems(config, training))
     with report.collecting():
         _check_text_encoder(config, training)
@@ -76,6 +79,20 @@ def _check_resolution(config: ModelConfig, resolution: int) -> None:
         raise BadConfigError(
             f"spec.training.resolution: {config.family.name} cannot take {resolution};"
             f" use a multiple of {least}, such as {_nearest_multiple(resolution, least)}"
+        )
+
+
+def _check_lower_resolution(config: ModelConfig, side: int, resolution: int) -> None:
+    field, step = "spec.training.lowerResolutions", config.skeleton.resolution_step
+    if side >= resolution:  # that of the model, or the job would have been refused before
+        raise BadConfigError(
+            f"{field}: {side} is not below the model's resolution, {resolution}; remove it, or set"
+            " training.resolution"
+        )
+    if _is_refused(config, side):
+        raise BadConfigError(
+            f"{field}: {config.family.name} cannot take {side};"
+            f" use a multiple of {step}, such as {_nearest_multiple(side, step)}"
         )
 
 

@@ -1,10 +1,11 @@
 """The class images that are trained on, generated where they are missing."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from dreambooth_api.models.subject import Subject
 from dreambooth_trainer.attempt import Attempt
+from dreambooth_trainer.data.buckets import nearest_of
 from dreambooth_trainer.data.crops import Size, variants
 from dreambooth_trainer.data.dataset import group_by_shape, shape_weights
 from dreambooth_trainer.data.images import SourceImage
@@ -40,9 +41,8 @@ def class_groups(
     for noun in dict.fromkeys(subject.class_noun for subject in job.spec.subjects):
         pairs = zip(job.spec.subjects, subjects, strict=True)
         of_class = [(subject, group) for subject, group in pairs if subject.class_noun == noun]
-        if prior.count and job.spec.training.crop == "none":
-            weights = _weights_of_shapes(of_class)
-            groups[noun] = _shaped_class_images(attempt, family, noun, own, weights)
+        if prior.count and of_class[0][1].shapes is not None:
+            groups[noun] = _shaped_class_images(attempt, family, noun, own, of_class)
         elif prior.count:
             found = prepare_class_images(attempt, family, noun, own, prior.count)
             groups[noun] = ImageGroup(found.images, found.captions, crops)
@@ -52,10 +52,11 @@ def class_groups(
 
 
 def _weights_of_shapes(of_class: Sequence[tuple[Subject, ImageGroup]]) -> Counter[Size]:
-    """How often each shape is drawn of a class's subjects."""
+    """How often each shape of `training.resolution` is drawn of a class's subjects."""
     weights: Counter[Size] = Counter()
     for subject, group in of_class:
-        weights.update(shape_weights(subject, Counter(group.shapes)))
+        counts = Counter(shape for shape in group.shapes or () if shape not in group.lower_shapes)
+        weights.update(shape_weights(subject, counts))
     return weights
 
 
@@ -64,15 +65,24 @@ def _shaped_class_images(
     family: Family,
     noun: str,
     own: OwnClassImages,
-    weights: Mapping[Size, float],
+    of_class: Sequence[tuple[Subject, ImageGroup]],
 ) -> ImageGroup:
     """Class images in the shapes of the subject's images. Collective."""
     spec = attempt.job.spec
+    weights = _weights_of_shapes(of_class)
     shaped: list[tuple[SourceImage, str, Size]] = []
     for share in divide_among_shapes(spec.prior.count, own, weights):
         found = prepare_class_images(attempt, family, noun, share.own, share.count, share.shape)
         pairs = zip(found.images, found.captions, strict=True)
         shaped += [(image, caption, share.shape) for image, caption in pairs]
+    # Lower resolutions have those of the shape that is most like theirs.
+    lower = {shape for _, group in of_class for shape in group.lower_shapes} - weights.keys()
+    shaped += [
+        (image, caption, shape)
+        for shape in lower
+        for image, caption, larger in shaped
+        if larger == nearest_of(shape, weights)
+    ]
     return group_by_shape(shaped, variants("none", spec.training.flip))
 
 
