@@ -1,8 +1,12 @@
 """The server, by the official client of OpenAI's API."""
 
+import asyncio
 import base64
 import io
 import json
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +24,7 @@ from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.run.generate import generate
 from dreambooth_trainer.telemetry.telemetry import Telemetry
+from tests.ports import free_ports
 from tests.trainer.serving.server import Serving, serving, write_run
 
 PROMPT = "a photo of sks mug"
@@ -210,6 +215,59 @@ def _tokens(root: Path) -> Path:
     file = root.parent / "tokens"
     file.write_text("other\nsecret\n")
     return file
+
+
+def test_a_body_is_bounded(server: Serving) -> None:
+    url, kind = f"{server.url}/v1/images/generations", {"Content-Type": "application/json"}
+    assert httpx.post(url, content=b"x" * 70_000, headers=kind).status_code == 413
+    assert httpx.post(url, content=iter([b"x"]), headers=kind).status_code == 411
+
+
+@pytest.mark.slow
+def test_sixty_four_clients_are_all_served(root: Path) -> None:
+    async def ask(client: openai.AsyncOpenAI, number: int) -> str:
+        answer = await client.images.generate(
+            model="mug" if number % 2 else "cup", prompt=PROMPT,
+            extra_body={"steps": 2, "seed": number},
+        )  # fmt: skip
+        assert answer.data is not None
+        return str(answer.data[0].b64_json)
+
+    async def ask_all(url: str) -> list[str]:
+        async with openai.AsyncOpenAI(base_url=url, api_key="any", max_retries=0) as client:
+            return await asyncio.gather(*(ask(client, number) for number in range(64)))
+
+    with serving(root) as running:
+        found = asyncio.run(ask_all(f"{running.url}/v1"))
+        text = httpx.get(f"{running.url}/metrics").text
+    assert len(set(found)) == 64
+    # They are made together: the first batch may be smaller, while the others arrive.
+    (batches,) = re.findall(r"dreambooth_serving_batch_images_count (\d+)", text)
+    assert int(float(batches)) <= 20
+
+
+def test_a_request_that_is_under_way_is_finished_when_the_server_is_stopped(
+    root: Path, tmp_path: Path
+) -> None:
+    (port,) = free_ports(1)
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"root": f"file://{root}", "port": port}))
+    command = [sys.executable, "-m", "dreambooth_trainer.serving", "--settings", str(settings)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "serving on" not in (line := process.stderr.readline()):
+            assert line, "the server has ended"
+        url = f"http://127.0.0.1:{port}/v1"
+        with openai.OpenAI(base_url=url, api_key="any", max_retries=9) as client:
+            stream = client.images.generate(
+                model="mug", prompt=PROMPT, stream=True, partial_images=1,
+                extra_body={"steps": 100, "sampler": "ddim"},
+            )  # fmt: skip
+            events = iter(stream)
+            assert next(events).type == "image_generation.partial_image"
+            process.terminate()
+            assert next(events).type == "image_generation.completed"
+        assert process.wait(60) == 0
 
 
 def test_requests_by_another_host_name_are_refused(server: Serving) -> None:

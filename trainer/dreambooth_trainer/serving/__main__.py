@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def _serve(settings: ServingSettings) -> int:
     names = ", ".join(each.id for each in parts.catalog.results()[:10]) or "none yet"
     log.info("results of %s: %s", settings.root, names)
     log.info("serving on http://%s:%d", settings.host, settings.port)
+    # Uvicorn finishes what is under way, and then raises the signal again.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         make_app(parts),
         host=settings.host,

@@ -70,14 +70,16 @@ def _add_errors(app: FastAPI) -> None:
         elif isinstance(error, StarletteHTTPException):
             status, message = error.status_code, str(error.detail)
             headers = dict(error.headers or {})
-        elif isinstance(error, StorageError):
-            status, message = 502, str(error)
         else:
-            status, message = 400, str(error)
+            status, message = _status(error), str(error)
         return JSONResponse(responses.error_body(message, status, param), status, headers)
 
     for kind in (RequestValidationError, StarletteHTTPException, StorageError, TrainerError):
         app.add_exception_handler(kind, answer)
+
+
+def _status(error: Exception) -> int:
+    return 502 if isinstance(error, StorageError) else 400
 
 
 def _add_access(app: FastAPI, settings: ServingSettings) -> None:
@@ -91,7 +93,10 @@ def _add_access(app: FastAPI, settings: ServingSettings) -> None:
         # Else a page on the web could reach it by a name that it points to 127.0.0.1.
         if not tokens.are_needed and not settings.insecure and host not in LOCAL_HOSTS:
             return _refuse(421, f"{host}: is not a name of this server")
-        if int(request.headers.get("content-length") or 0) > MAX_BODY:
+        length = request.headers.get("content-length")
+        if request.method == "POST" and length is None:
+            return _refuse(411, "the length of the body is needed")
+        if int(length or 0) > MAX_BODY:
             return _refuse(413, f"the body must have at most {MAX_BODY} bytes")
         needed = request.url.path.startswith(("/v1/", "/results/"))
         # Names of images cannot be guessed.
@@ -206,8 +211,8 @@ def _add_images(app: FastAPI, parts: Parts) -> None:
         except StarletteHTTPException as error:
             parts.metrics.requests.labels(str(error.status_code)).inc()
             raise
-        except (StorageError, TrainerError):
-            parts.metrics.requests.labels("400").inc()
+        except (StorageError, TrainerError) as error:
+            parts.metrics.requests.labels(str(_status(error))).inc()
             raise
         parts.metrics.requests.labels(str(response.status_code)).inc()
         return response

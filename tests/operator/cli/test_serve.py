@@ -1,0 +1,84 @@
+"""`dreambooth serve`: what the server is started with, and how it is stopped."""
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.operator.cli.bench import Bench
+
+SERVER = """
+import json, os, signal, sys
+from pathlib import Path
+
+settings = json.loads(Path(sys.argv[sys.argv.index("--settings") + 1]).read_text())
+
+def stop(*_):
+    Path("stopped").touch()
+    sys.exit(0)
+
+
+signal.signal(signal.SIGTERM, stop)
+Path("served.part").write_text(json.dumps(settings))
+Path("served.part").rename("served.json")
+if settings["port"] == 1:
+    sys.exit(64)
+signal.pause()
+"""
+
+
+@pytest.fixture
+def done(bench: Bench) -> Bench:
+    """A job that has run here, and a fake server."""
+    bench.trainer("")
+    (bench.folder / "fake" / "dreambooth_trainer" / "serving.py").write_text(SERVER)
+    assert bench.run_job()[0] == 0
+    return bench
+
+
+def served(bench: Bench, *arguments: str) -> dict[str, Any]:
+    """The settings of a server that is started, and then stopped by Ctrl-C."""
+    file = bench.folder / "served.json"
+    file.unlink(missing_ok=True)
+    process = bench.start("serve", *arguments)
+    until = time.monotonic() + 60
+    while not file.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert (bench.folder / "stopped").exists()
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def test_a_job_and_a_folder_of_results_are_served_until_ctrl_c(done: Bench) -> None:
+    (record,) = done.records()
+    uid = record["job"]["metadata"]["uid"]
+    settings = served(done, "mug")
+    assert settings["root"] == f"file://{done.folder}/out/default/mug/{uid}"
+    assert (settings["host"], settings["port"]) == ("127.0.0.1", 8080)
+    (done.folder / "tokens").write_text("secret")
+    options = ("--port", "0", "--host", "0.0.0.0", "--tokens", "tokens", "--base", "hf://a/b")
+    settings = served(done, "out", *options)
+    assert settings == {
+        "root": f"file://{done.folder}/out",
+        "base": "hf://a/b",
+        "host": "0.0.0.0",
+        "port": 0,
+        "insecure": False,
+        "tokensFile": f"{done.folder}/tokens",
+    }
+
+
+def test_a_result_that_is_not_there_and_a_server_that_refuses_are_errors(done: Bench) -> None:
+    code, output = done.dreambooth("serve", "cup")
+    assert code == 2
+    assert "cup: no such file, and no run of that name" in output
+    code, output = done.dreambooth("serve", "mug", "--port", "1")
+    assert code == 64
+    assert not (Path(done.folder) / "stopped").exists()
