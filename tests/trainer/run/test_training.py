@@ -65,7 +65,12 @@ def test_accumulation_changes_nothing_but_memory(job, steady_losses, tmp_path):
 
 
 VARIANTS = {
-    "lora": {"method": "lora", "lora": {"rank": 4, "dropout": 0.2}, "precision": "bf16"},
+    "lora-schedule-free": {
+        "method": "lora",
+        "lora": {"rank": 4, "dropout": 0.2},
+        "precision": "bf16",
+        "optimizer": {"name": "schedule-free-adamw"},
+    },
     "lora-ema-accumulation-prodigy": {
         "method": "lora",
         "lora": {"rank": 2},
@@ -77,8 +82,9 @@ VARIANTS = {
     },
     "full": {"accumulation": 4},
     "full-ema": {"ema": {"enabled": True}, "minSnrGamma": 5.0, "noiseOffset": 0.1},
-    "text-encoder": {
+    "text-encoder-muon": {
         "textEncoder": {"method": "full", "stopFraction": 0.75},
+        "optimizer": {"name": "muon"},
         "schedule": {"name": "cosine", "warmupSteps": 2},
         "captionDropout": 0.3,
         "accumulation": 2,
