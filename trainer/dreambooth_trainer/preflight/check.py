@@ -18,7 +18,6 @@ from dreambooth_trainer.preflight.images import (
 )
 from dreambooth_trainer.preflight.model import check_model
 from dreambooth_trainer.preflight.objective import check_objective
-from dreambooth_trainer.preflight.optimizer import check_optimizer
 from dreambooth_trainer.preflight.prompts import check_lengths, sample_and_class_prompts
 from dreambooth_trainer.preflight.report import PreflightReport
 from dreambooth_trainer.preflight.resources import (
@@ -32,6 +31,7 @@ from dreambooth_trainer.preflight.start_adapters import check_start_adapters
 from dreambooth_trainer.preflight.writing import check_writing
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.resume.former_defaults import KEPT, keep_former_defaults
+from dreambooth_trainer.training.optimizer import check_optimizer
 
 
 def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:

@@ -2,9 +2,10 @@
 
 import contextlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
@@ -16,6 +17,15 @@ from dreambooth_trainer.training.muon import MuonWithAdamW
 Groups = list[dict[str, Any]]
 PART = "part"
 """Key of a group of parameters: `denoiser`, or `text` for the text encoders."""
+
+
+def check_optimizer(training: Training) -> Iterator[str]:
+    """A message where the installed PyTorch does not have the job's optimizer."""
+    if training.optimizer.name == "muon" and not hasattr(torch.optim, "Muon"):
+        yield (
+            "spec.training.optimizer.name: muon needs PyTorch 2.9 or newer, and this is"
+            f" {torch.__version__}; choose another optimizer, or an image with a newer PyTorch"
+        )
 
 
 def make_optimizer(trained: TrainableParameters, training: Training) -> Optimizer:
