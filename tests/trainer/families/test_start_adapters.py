@@ -20,7 +20,7 @@ from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.topology import Topology
 from tests.trainer.conftest import MakeJob
 from tests.trainer.export.test_export import ABOUT
-from tests.trainer.families.conftest import load
+from tests.trainer.families.conftest import build, load
 from tests.trainer.families.test_lora import adapted, draw, training
 
 STORAGE, ALONE = Storage(StorageSettings()), Ranks(Topology())
@@ -91,3 +91,52 @@ def test_a_scale_is_that_of_diffusers(
     for name, each in whole.denoiser.named_parameters():
         expected = weights[name] - 0.5 * (each - weights[name])
         torch.testing.assert_close(halves[name], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_fused_layers_of_kohya_for_flux_are_divided(tmp_path: Path) -> None:
+    """As sd-scripts names the modules of FLUX.1: query, key and value are one there.
+
+    Not `linear1` of single blocks, for which diffusers expects the sizes of the published model.
+    """
+    family = load(build("flux"))
+    before = {name: each.clone() for name, each in family.denoiser.named_parameters()}
+    seeded = torch.Generator().manual_seed(3)
+    width = family.denoiser.get_submodule("transformer_blocks.0.attn.to_q").out_features
+    hidden = family.denoiser.get_submodule("single_transformer_blocks.0.proj_mlp").out_features
+    clip = family.text_encoders["text_encoder"].get_submodule("encoder.layers.0.mlp.fc1")
+    assert isinstance(clip, torch.nn.Linear)
+    clip_before = clip.weight.detach().clone()
+    shapes = {
+        "double_blocks_0_img_attn_qkv": (3 * width, width),
+        "double_blocks_0_img_attn_proj": (width, width),
+        "double_blocks_0_txt_attn_qkv": (3 * width, width),
+        "single_blocks_0_linear2": (width, width + hidden),
+        "te1_text_model_encoder_layers_0_mlp_fc1": (clip.out_features, clip.in_features),
+    }
+    tensors, changes = {}, {}
+    for name, (outputs, inputs) in shapes.items():
+        down = torch.randn(4, inputs, generator=seeded)
+        up = torch.randn(outputs, 4, generator=seeded)
+        stem = f"lora_{name}" if name.startswith("te1") else f"lora_unet_{name}"
+        tensors |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
+        tensors[f"{stem}.alpha"] = torch.tensor(2.0)
+        changes[name] = up @ down / 2
+    save_file(tensors, tmp_path / "civitai.safetensors")
+    given = StartAdapter(source=str(tmp_path / "civitai.safetensors"), scale=0.5)
+    # The same in preflight, whose first look has no values.
+    seen = read_adapter(given, STORAGE, family, "")
+    assert {each.rank for each in seen.layers} == {4}
+    merge_adapters(family, [given], STORAGE, ALONE)
+    double, single = "transformer_blocks.0", "single_transformer_blocks.0"
+    parts = {
+        "double_blocks_0_img_attn_qkv": [f"{double}.attn.to_{each}" for each in "qkv"],
+        "double_blocks_0_img_attn_proj": [f"{double}.attn.to_out.0"],
+        "double_blocks_0_txt_attn_qkv": [f"{double}.attn.add_{each}_proj" for each in "qkv"],
+        "single_blocks_0_linear2": [f"{single}.proj_out"],
+    }
+    for name, modules in parts.items():
+        after = dict(family.denoiser.named_parameters())
+        found = torch.cat([after[f"{each}.weight"] - before[f"{each}.weight"] for each in modules])
+        torch.testing.assert_close(found, changes[name] * 0.5, rtol=1e-3, atol=1e-4)
+    change = changes["te1_text_model_encoder_layers_0_mlp_fc1"] * 0.5
+    torch.testing.assert_close(clip.weight - clip_before, change, rtol=1e-3, atol=1e-4)

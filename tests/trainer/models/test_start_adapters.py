@@ -60,6 +60,21 @@ def test_convolutions_and_text_encoders_are_merged(
     )
 
 
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+def test_lycoris_is_merged(
+    random_pipeline: Any, family: StableDiffusion, tmp_path: Path, kind: str
+) -> None:
+    train(adapt(random_pipeline, kind))
+    export_lora(StableDiffusion(random_pipeline, ""), tmp_path, ABOUT)
+    given = StartAdapter(source=str(tmp_path / KOHYA_FILE))
+    assert read_adapter(given, STORAGE, family, FIELD).lycoris
+    before = predict(family.pipeline())
+    merge_adapters(family, [given], STORAGE, ALONE)
+    assert not torch.allclose(before, predict(family.pipeline()), atol=1e-2)
+    expected = predict(random_pipeline)
+    torch.testing.assert_close(predict(family.pipeline()), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_alphas_are_found_wherever_a_tool_keeps_them(
     exported: Path, family: StableDiffusion, tmp_path: Path
 ) -> None:
@@ -118,8 +133,11 @@ def test_what_is_no_lora_is_refused(
     random_pipeline: Any, family: StableDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "file.safetensors"
-    save_file({"lora_unet_mid_block.hada_w1_a": torch.ones(2, 2)}, file)
-    assert problem(family, file) == "FILE is a LoHa; only LoRAs can be trained or merged"
+    save_file({"lora_unet_mid_block.dora_scale": torch.ones(2, 2)}, file)
+    assert problem(family, file) == "FILE is a DoRA; only LoRAs, LoHas and LoKrs can be read"
+    stem = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    save_file({f"{stem}.lokr_w1": torch.ones(2, 2), f"{stem}.lokr_w2": torch.ones(2, 2)}, file)
+    assert problem(family, file).startswith("FILE is a LoRA for another model, and the base model")
     save_file({"model.diffusion_model.out.weight": torch.ones(2, 2)}, file)
     assert problem(family, file) == "FILE holds no LoRA; name a LoRA's .safetensors file"
     file.write_bytes(b"PK\x03\x04 not safetensors")

@@ -48,7 +48,7 @@ def merge(model: Model, out: Path, storage: Storage) -> None:
         OSError: A file cannot be written.
     """
     family = load_family(model, storage, Ranks(Topology()), torch.device("cpu"))
-    loras = [{"source": each.source, "scale": each.scale} for each in model.merged_adapters]
+    loras = [{"source": each.source, "scale": each.strength} for each in model.merged_adapters]
     metadata = {
         "format": "pt",
         "dreambooth.version": VERSION,

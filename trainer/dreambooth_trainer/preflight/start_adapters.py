@@ -42,6 +42,11 @@ def check_start_adapters(
         return config
     with report.collecting():
         start = read_adapter(model.adapter, storage, config.skeleton, ADAPTER_FIELD)
+        if start.lycoris:
+            raise BadConfigError(
+                f"{ADAPTER_FIELD}: {model.adapter.source} is a LoHa or LoKr, and only a LoRA can be"
+                f" trained further; merge it with {MERGED_FIELD}"
+            )
         rank = _rank_of(start, job.spec.training.lora)
         _check_text(start, config, job)
         lora = job.spec.training.lora.model_copy(update={"rank": rank})
@@ -71,6 +76,11 @@ def _check_text(start: LoadedAdapter, config: ModelConfig, job: ResolvedJob) -> 
         raise BadConfigError(
             f"{ADAPTER_FIELD}: it has no layers of the {config.family.denoiser_part}; merge it with"
             f" {MERGED_FIELD}"
+        )
+    if len(parts) > 1 and not config.family.trains_text:
+        raise BadConfigError(
+            f"{ADAPTER_FIELD}: it has layers of a text encoder, and those of {config.family.name}"
+            f" cannot be trained; merge it with {MERGED_FIELD}"
         )
     if method != "lora" and len(parts) > 1:
         raise BadConfigError(

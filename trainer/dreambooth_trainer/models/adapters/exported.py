@@ -40,20 +40,6 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class LoadedAdapter:
-    """A file of LoRA layers."""
-
-    sha256: str
-    """Of the file; "" if only its header was read."""
-    layers: Sequence[Adapter]
-    """Their modules have the names of the model's own. They may be on the meta device."""
-
-    def of_part(self, part: str) -> dict[str, Adapter]:
-        """The layers of a part of the pipeline, by their modules."""
-        return {each.module: each for each in self.layers if each.part == part}
-
-
-@dataclass(frozen=True)
 class LycorisAdapter:
     """One module's adapter of LoKr or LoHa, which are no product of two matrices."""
 
@@ -67,6 +53,22 @@ class LycorisAdapter:
     """Of the factors that are products themselves."""
     scale: float
     """Of the change: alpha / rank."""
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """An adapter's file."""
+
+    sha256: str
+    """Of the file; "" if only its header was read."""
+    layers: Sequence[Adapter]
+    """Their modules have the names of the model's own. They may be on the meta device."""
+    lycoris: Sequence[LycorisAdapter] = ()
+    """Those of LoHa and LoKr, likewise."""
+
+    def of_part(self, part: str) -> dict[str, Adapter]:
+        """The LoRA layers of a part of the pipeline, by their modules."""
+        return {each.module: each for each in self.layers if each.part == part}
 
 
 def find_adapters(part: str, root: nn.Module, adapter: str) -> list[Adapter]:

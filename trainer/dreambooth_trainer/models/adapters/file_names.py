@@ -5,12 +5,13 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
-from dreambooth_trainer.models.adapters.exported import Adapter
+from dreambooth_trainer.models.adapters.change import has_shape_of
+from dreambooth_trainer.models.adapters.exported import Adapter, LycorisAdapter
 from dreambooth_trainer.models.clip import exported_name
 from dreambooth_trainer.models.family import Family
 
@@ -21,6 +22,8 @@ MATRIX = re.compile(
     r"|[._]lora(?:_linear_layer)?\.(?P<old>down|up)\.weight)"  # diffusers before peft
 )
 DOWN = ("A", "down")
+FACTOR = re.compile(r"(?P<module>.+?)\.(?P<factor>(hada|lokr)_(w[12]|w[12]_[ab]|t[12]))")
+"""Of LyCORIS."""
 ALPHA = ".alpha"
 PEFT_PREFIX = "base_model.model."
 CONFIG = "lora_adapter_metadata"
@@ -29,8 +32,6 @@ MAX_RANK = 1024
 
 OTHER_TYPES = {
     "a DoRA": r"\.(dora_scale|lora_magnitude_vector)",
-    "a LoKr": r"\.lokr_",
-    "a LoHa": r"\.hada_",
     "a LoCon with a core tensor": r"\.lora_mid\.",
     "an adapter that replaces weights (diff)": r"\.diff(_b)?$|\.set_weight$",
     "an adapter with biases": r"\.lora_B(\.default)?\.bias",
@@ -54,18 +55,19 @@ class UnreadableAdapterError(ValueError):
 
 
 @dataclass
-class _Matrices:
+class _Tensors:
     """What a file has of one module."""
 
     down: Tensor | None = None
     up: Tensor | None = None
     alpha: float | None = None
+    factors: dict[str, Tensor] = field(default_factory=dict)
 
 
 def find_layers(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], family: Family
-) -> list[Adapter]:
-    """The LoRA layers in a file, by the modules of a model.
+) -> tuple[list[Adapter], list[LycorisAdapter]]:
+    """The layers in a file by the modules of a model: of LoRA, and of LoHa and LoKr.
 
     Args:
         tensors: By their names in the file. They may be on the meta device, alphas aside.
@@ -73,11 +75,11 @@ def find_layers(
         family: The model, without adapters.
 
     Raises:
-        UnreadableAdapterError: It is of another model, or no LoRA.
+        UnreadableAdapterError: It is of another model, or no such adapter.
     """
     for kind, pattern in OTHER_TYPES.items():
         if any(re.search(pattern, name) for name in tensors):
-            raise UnreadableAdapterError(f"is {kind}; only LoRAs can be trained or merged")
+            raise UnreadableAdapterError(f"is {kind}; only LoRAs, LoHas and LoKrs can be read")
     known = dict(_known_names(family))
     found, unknown = _collect(tensors, known)
     if unknown:
@@ -85,28 +87,49 @@ def find_layers(
     if unknown or not found:
         raise UnreadableAdapterError(_of_another_model(tensors, metadata, family, unknown))
     config = _configuration(metadata)
-    layers = []
+    layers, lycoris = [], []
     for (part, name), each in sorted(found.items(), key=lambda item: item[0]):
         module = family.parts[part].get_submodule(name)
-        if each.down is None or each.up is None:
-            raise UnreadableAdapterError(f"is damaged: {part}.{name} has one matrix of two")
-        if not _fits(module, each.down, each.up):
+        if each.factors:
+            lycoris.append(_lycoris_layer(part, name, each))
+            fits = has_shape_of(lycoris[-1], module)
+        else:
+            layers.append(_lora_layer(part, name, each, config))
+            fits = _fits(module, layers[-1])
+        if not fits:
             raise UnreadableAdapterError(
                 _of_another_model(tensors, metadata, family, [f"{part}.{name}"])
             )
-        rank = len(each.down)
-        if rank > MAX_RANK:
-            raise UnreadableAdapterError(f"has the rank {rank}; at most {MAX_RANK} is taken")
-        alpha = each.alpha if each.alpha is not None else _alpha_of(config, part, name, rank)
-        layers.append(Adapter(part, name, each.down, each.up, alpha / rank))
-    return layers
+    return layers, lycoris
+
+
+def _lora_layer(part: str, module: str, found: _Tensors, config: Mapping[str, Any]) -> Adapter:
+    if found.down is None or found.up is None:
+        raise UnreadableAdapterError(f"is damaged: {part}.{module} has one matrix of two")
+    rank = len(found.down)
+    if rank > MAX_RANK:
+        raise UnreadableAdapterError(f"has the rank {rank}; at most {MAX_RANK} is taken")
+    alpha = found.alpha if found.alpha is not None else _alpha_of(config, part, module, rank)
+    return Adapter(part, module, found.down, found.up, alpha / rank)
+
+
+def _lycoris_layer(part: str, module: str, found: _Tensors) -> LycorisAdapter:
+    """A layer of LoHa or LoKr; only with factors that are products, alpha / rank scales it."""
+    ranks = [
+        len(tensor) for name, tensor in found.factors.items() if name.endswith(("w1_b", "w2_b"))
+    ]
+    rank = ranks[0] if ranks else 1
+    scale = found.alpha / rank if ranks and found.alpha is not None else 1.0
+    return LycorisAdapter(part, module, found.factors, rank, scale)
 
 
 def _known_names(family: Family) -> Iterator[tuple[str, tuple[str, str]]]:
     """Names of modules in files, and the part and module that each is of."""
-    trainable = [family.denoiser_part, *(family.text_encoders if family.trains_text else ())]
-    prefixes = {"text_encoder": ("lora_te", "lora_te1"), "text_encoder_2": ("lora_te2",)}
-    for part in trainable:
+    prefixes = {
+        family.denoiser_part: ("lora_unet", "lora_transformer", "lycoris"),
+        "text_encoder": ("lora_te", "lora_te1"),
+    }
+    for part in (family.denoiser_part, *family.text_encoders):
         root = family.parts[part]
         for name, module in root.named_modules():
             if not isinstance(getattr(module, "weight", None), Tensor) or isinstance(
@@ -117,10 +140,9 @@ def _known_names(family: Family) -> Iterator[tuple[str, tuple[str, str]]]:
             flat = public.replace(".", "_")
             yield f"{part}.{public}", place
             yield f"{part}.{name}", place
-            for prefix in prefixes.get(part, ("lora_unet", "lora_transformer")):
+            for prefix in prefixes.get(part, (f"lora_te{part[-1]}",)):
                 yield f"{prefix}_{flat}", place
-            yield f"lycoris_{flat}", place
-            if module.weight.ndim > 1:
+            if module.weight.ndim > 1 and (part == family.denoiser_part or family.trains_text):
                 yield family.web_ui_name(part, public), place
             if part == family.denoiser_part:
                 yield name, place
@@ -129,15 +151,17 @@ def _known_names(family: Family) -> Iterator[tuple[str, tuple[str, str]]]:
 
 def _collect(
     tensors: Mapping[str, Tensor], known: Mapping[str, tuple[str, str]]
-) -> tuple[dict[tuple[str, str], _Matrices], list[str]]:
-    """Matrices by part and module, and the names that are of no module."""
-    found: dict[tuple[str, str], _Matrices] = defaultdict(_Matrices)
+) -> tuple[dict[tuple[str, str], _Tensors], list[str]]:
+    """Tensors by part and module, and the names that are of no module."""
+    found: dict[tuple[str, str], _Tensors] = defaultdict(_Tensors)
     unknown = []
     for name, tensor in tensors.items():
-        match = MATRIX.fullmatch(name)
+        match, factor = MATRIX.fullmatch(name), FACTOR.fullmatch(name)
         stem = match["module"] if match else name.removesuffix(ALPHA)
-        place = _place(stem, known)
-        if place is None or (match is None and not name.endswith(ALPHA)):
+        place = _place(factor["module"] if factor else stem, known)
+        if place is not None and factor:
+            found[place].factors[factor["factor"]] = tensor
+        elif place is None or (match is None and not name.endswith(ALPHA)):
             unknown.append(name)
         elif match is None:
             found[place].alpha = float(tensor)
@@ -172,8 +196,9 @@ def _renamed(tensors: Mapping[str, Tensor], family: Family) -> Mapping[str, Tens
     return renamed
 
 
-def _fits(module: nn.Module, down: Tensor, up: Tensor) -> bool:
+def _fits(module: nn.Module, layer: Adapter) -> bool:
     """Whether up x down has the shape of the module's weight."""
+    down, up = layer.down, layer.up
     if isinstance(module, nn.Linear):  # quantized weights have other shapes
         outputs, inputs = module.out_features, module.in_features
     else:
@@ -213,7 +238,7 @@ def _of_another_model(
     unknown: list[str],
 ) -> str:
     """That the file is not of this model, and of which it is, as far as it shows that."""
-    if not any(MATRIX.fullmatch(name) for name in tensors):
+    if not any(MATRIX.fullmatch(name) or FACTOR.fullmatch(name) for name in tensors):
         return "holds no LoRA; name a LoRA's .safetensors file"
     said = metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version")
     guess = said or _guess_family(tensors)

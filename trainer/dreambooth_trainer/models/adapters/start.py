@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from dreambooth_api.models.model import Model, StartAdapter
 from dreambooth_storage import Storage
-from dreambooth_trainer.models.adapters.exported import Adapter, LoadedAdapter
+from dreambooth_trainer.models.adapters.change import change_of
+from dreambooth_trainer.models.adapters.exported import Adapter, LoadedAdapter, LycorisAdapter
 from dreambooth_trainer.models.adapters.file_names import (
     ALPHA,
     CONFIG,
@@ -83,12 +84,13 @@ def read_adapter(
     except (KeyError, TypeError, RuntimeError) as error:
         raise BadModelError(f"{field}: {given.source} is damaged; copy it again") from error
     try:
-        layers = _find_layers(source, tensors, metadata, family, field)
+        layers, lycoris = _find_layers(source, tensors, metadata, family, field)
     except BadModelError:
         # Layers that are one in the file, and several in the model, are told apart by their values.
-        layers = list(load_adapter(given, storage, Ranks(Topology()), family, field).layers)
+        loaded = load_adapter(given, storage, Ranks(Topology()), family, field)
+        layers, lycoris = list(loaded.layers), list(loaded.lycoris)
     on_meta = [replace(each, down=each.down.to("meta"), up=each.up.to("meta")) for each in layers]
-    return LoadedAdapter("", on_meta)
+    return LoadedAdapter("", on_meta, lycoris)
 
 
 def load_adapter(
@@ -111,29 +113,36 @@ def load_adapter(
             raise BadModelError(
                 f"{field}: {given.source} is damaged, or no safetensors file; copy it again"
             ) from error
-    layers = _find_layers(source, tensors, metadata, family, field)
-    for each in layers:
-        if not (each.down.isfinite().all() and each.up.isfinite().all()):
+    layers, lycoris = _find_layers(source, tensors, metadata, family, field)
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
             raise BadModelError(
-                f"{field}: {given.source} is damaged: its layer {each.part}.{each.module} holds"
-                " values that are NaN or infinite"
+                f"{field}: {given.source} is damaged: its tensor {name} holds values that are NaN"
+                " or infinite"
             )
     layers = [
         replace(each, down=each.down.float(), up=each.up.float() * given.strength)
         for each in layers
     ]
-    return LoadedAdapter(digest, layers)
+    full = [
+        replace(
+            each,
+            factors={name: tensor.float() for name, tensor in each.factors.items()},
+            scale=each.scale * given.strength,
+        )
+        for each in lycoris
+    ]
+    return LoadedAdapter(digest, layers, full)
 
 
 @torch.no_grad()
-def merge_into(family: Family, layers: Sequence[Adapter]) -> None:
-    """Add an adapter to the weights of a model (Hu et al. 2021, section 4.1), in fp32."""
+def merge_into(family: Family, adapter: LoadedAdapter) -> None:
+    """Add an adapter to the weights of a model, in fp32."""
+    layers: list[Adapter | LycorisAdapter] = [*adapter.layers, *adapter.lycoris]
     for each in layers:
         module: nn.Module = family.parts[each.part].get_submodule(each.module)
         weight = module.get_parameter("weight")
-        down, up = each.down.to(weight.device), each.up.to(weight.device)
-        change = up.flatten(1) @ down.flatten(1) * each.scale
-        weight.copy_(weight.float() + change.view(weight.shape))
+        weight.copy_(weight.float() + change_of(each, weight.device).reshape(weight.shape))
 
 
 def merge_adapters(
@@ -148,7 +157,7 @@ def merge_adapters(
     merged = []
     for index, each in enumerate(given):
         adapter = load_adapter(each, storage, ranks, family, merged_field(index))
-        merge_into(family, adapter.layers)
+        merge_into(family, adapter)
         merged.append((adapter.sha256, each.strength))
     if merged:
         text = json.dumps([family.model_hash, merged])
@@ -210,7 +219,7 @@ def _find_layers(
     metadata: Mapping[str, Any],
     family: Family,
     field: str,
-) -> list[Adapter]:
+) -> tuple[list[Adapter], list[LycorisAdapter]]:
     try:
         return find_layers(tensors, {**metadata, **source.metadata}, family)
     except UnreadableAdapterError as error:
