@@ -101,7 +101,7 @@ class Model(ApiModel):
     new one, which replaces it."""
 
     merged_adapters: Annotated[list[StartAdapter], Field(max_length=8)] = []
-    """LoRAs that are merged into the base model before anything else. A LoRA that is trained on top
+    """LoRAs, LoHas and LoKrs that are merged into the base model before anything else. A LoRA that is trained on top
     needs them too, at these scales; with method `full`, the result holds them."""
 
     quantization: Quantization | None = None
