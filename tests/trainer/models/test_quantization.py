@@ -13,6 +13,7 @@ from torch.nn import functional
 from dreambooth_api.models.model import Model, Quantization, WeightFormat
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.data.prior.class_image_cache import ClassImageRecipe
+from dreambooth_trainer.export.lora import export_lora, load_adapters
 from dreambooth_trainer.export.pipeline import export_pipeline
 from dreambooth_trainer.models import Family, load_family
 from dreambooth_trainer.models.adapters.trainable import make_trainable
@@ -94,9 +95,11 @@ def test_the_weight_is_not_kept_for_the_backward_pass() -> None:
     assert [each.shape for each in saved] == [(2, 32)]
 
 
-def load(folder: Path, device: torch.device, **quantization: Any) -> Family:
+def load(
+    folder: Path, device: torch.device, precision: str = "bf16", **quantization: Any
+) -> Family:
     model = Model(source=str(folder), quantization=Quantization(**quantization))
-    training = resolve_training({"method": "lora", "precision": "bf16"})
+    training = resolve_training({"method": "lora", "precision": precision})
     return load_family(model, STORAGE, Ranks(Topology()), device, training)
 
 
@@ -165,3 +168,39 @@ def test_class_images_of_a_rounded_model_are_kept_apart() -> None:
     quantized.spec.model.quantization = Quantization()
     keys = {ClassImageRecipe.of(each, "a mug", "hash").key() for each in (job, quantized)}
     assert len(keys) == 2
+
+
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "lora": {"rslora": True, "alpha": 8},
+    "pissa": {"init": "pissa"},
+    "lokr": {"type": "lokr"},
+    "loha": {"type": "loha"},
+}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapters_of_every_type_begin_at_the_rounded_model_and_load_into_it(
+    random_model: Path, tmp_path: Path, name: str
+) -> None:
+    training = {"method": "lora", "precision": "fp32", "lora": {"rank": 4, **ADAPTERS[name]}}
+    plain, family = (load(random_model, CPU, "fp32", denoiser="int8") for _ in range(2))
+    torch.manual_seed(2)
+    values, conditioning = torch.randn(1, 4, 16, 16), {"hidden_states": torch.randn(1, 77, 16)}
+
+    def predict(family: Family) -> Tensor:
+        return family.predict(values, torch.tensor([500]), conditioning)
+
+    expected = predict(plain)
+    trained = make_trainable(family, resolve_training(training)).all
+    torch.testing.assert_close(predict(family), expected, rtol=1e-3, atol=1e-3)
+    predict(family).square().sum().backward()
+    with torch.no_grad():
+        for parameter in trained.values():
+            assert parameter.grad is not None
+            parameter += 0.3 * torch.randn(parameter.shape)
+    changed = predict(family).detach()
+    assert (changed - expected).norm() > 0.01 * expected.norm()
+    export_lora(family, tmp_path, ABOUT)
+    load_adapters(plain.pipeline(), tmp_path)
+    difference = (predict(plain) - changed).norm() / (changed - expected).norm()
+    assert difference < 0.01

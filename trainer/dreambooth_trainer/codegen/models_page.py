@@ -29,7 +29,8 @@ one. Preflight says so, and the lists below say what else to know of each such m
 MEMORY = """\
 Parameters are those of the denoiser, in billions. GPU memory is preflight's estimate in GiB, for
 bf16 and for one image and one class image per step on one GPU, at the resolution of the table, with
-captions as long as the model reads; in parentheses with `gradientCheckpointing`. For other
+captions as long as the model reads; in parentheses with `gradientCheckpointing`. QLoRA is LoRA with
+frozen weights in few bits (`quantization: {denoiser: nf4, textEncoders: int8}`). For other
 settings, set `runtime.gpuMemory`: preflight refuses a job that does not fit, with the figures of
 all its stages. [Memory, sizes and time](sizes.md) says more.
 """
@@ -101,8 +102,11 @@ def _section(family: type[Family]) -> Iterator[str]:
 
 
 def _table(models: Sequence[PublishedModel]) -> Iterator[str]:
-    yield "| Model | Parameters | License | Pixels | Steps | Guidance | LoRA, GiB | Full, GiB |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield (
+        "| Model | Parameters | License | Pixels | Steps | Guidance | LoRA, GiB | QLoRA, GiB"
+        " | Full, GiB |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|"
     for each in models:
         cells = (
             f"`{each.source}`",
@@ -117,11 +121,12 @@ def _table(models: Sequence[PublishedModel]) -> Iterator[str]:
     yield ""
 
 
-def _memory(memory: GpuMemory | None) -> tuple[str, str]:
+def _memory(memory: GpuMemory | None) -> tuple[str, str, str]:
     if memory is None:
-        return "", ""
+        return "", "", ""
     return (
         f"{memory.lora:g} ({memory.lora_checkpointed:g})",
+        f"{memory.qlora:g} ({memory.qlora_checkpointed:g})" if memory.qlora else "",
         f"{memory.full:g} ({memory.full_checkpointed:g})",
     )
 

@@ -59,6 +59,9 @@ class GpuMemory:
     lora_checkpointed: float
     """With `gradientCheckpointing`."""
     full_checkpointed: float
+    qlora: float | None = None
+    """As `lora`, with `quantization: {denoiser: nf4, textEncoders: int8}`; None: not measured."""
+    qlora_checkpointed: float | None = None
 
 
 @dataclass(frozen=True)

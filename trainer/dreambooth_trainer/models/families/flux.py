@@ -38,7 +38,7 @@ class Flux(PackedFamily):
             steps=28,
             guidance_scale=3.5,
             is_gated=True,
-            memory=GpuMemory(79.6, 275.3, 32.7, 224.7),
+            memory=GpuMemory(79.6, 275.3, 32.7, 224.7, 65.1, 14.0),
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.1-Krea-dev",
@@ -48,7 +48,7 @@ class Flux(PackedFamily):
             steps=28,
             guidance_scale=3.5,
             is_gated=True,
-            memory=GpuMemory(79.6, 275.3, 32.7, 224.7),
+            memory=GpuMemory(79.6, 275.3, 32.7, 224.7, 65.1, 14.0),
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.1-schnell",

@@ -40,7 +40,7 @@ class Flux2Klein(Flux2):
             resolution=1024,
             steps=50,
             guidance_scale=4.0,
-            memory=GpuMemory(45.3, 106.6, 16.1, 76.2),
+            memory=GpuMemory(45.3, 106.6, 16.1, 76.2, 40.4, 8.5),
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.2-klein-base-9B",
@@ -60,7 +60,7 @@ class Flux2Klein(Flux2):
             steps=4,
             guidance_scale=1.0,
             note=DISTILLED_NOTE,
-            memory=GpuMemory(45.3, 106.6, 16.1, 76.2),
+            memory=GpuMemory(45.3, 106.6, 16.1, 76.2, 40.4, 8.5),
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.2-klein-9B",
