@@ -86,6 +86,21 @@ def test_images_of_two_results_are_streamed_side_by_side(
     assert page.evaluate("document.getElementById('other').value") == "cup"
 
 
+def test_a_result_is_compared_with_its_base_model(page: Page, server: Serving) -> None:
+    page.open(server.url)
+    wait(page, STATUS, lambda text: text == "2 result(s)")
+    page.evaluate(
+        "for (const [id, value] of Object.entries({other: '@base', seed: 5, n: 1, steps: 3}))"
+        " document.getElementById(id).value = value;"
+        "document.getElementById('go').click()"
+    )
+    wait(page, STATUS, lambda text: str(text).startswith("Done in"))
+    names = page.names("image")
+    assert "a photo of sks mug, base model of mug, seed 5" in names
+    sources = "new Set([...document.querySelectorAll('#output img')].map(each => each.src)).size"
+    assert page.evaluate(sources) == 2
+
+
 def test_a_token_is_asked_for_and_errors_are_shown(page: Page, root: Path, tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text(TOKEN)
     with serving(root, tokens_file=str(tmp_path / "tokens")) as guarded:

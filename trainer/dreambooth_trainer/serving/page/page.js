@@ -4,6 +4,7 @@ const FIELDS = ["steps", "guidance_scale", "adapter_weight"];
 const TEXTS = ["size", "negative_prompt"];
 const LINKED = ["prompt", "model", "other", "seed", "n", ...FIELDS, ...TEXTS];
 const PARTIAL_IMAGES = 8;
+const BASE = "@base"; // compared with: the same result without its adapters
 const $ = (id) => document.getElementById(id);
 let running = null;
 
@@ -37,7 +38,8 @@ async function loadResults() {
   const results = (await response.json()).data;
   for (const id of ["model", "other"]) {
     const select = $(id);
-    select.replaceChildren(...[...select.options].filter((option) => option.value === ""));
+    const fixed = [...select.options].filter((option) => ["", BASE].includes(option.value));
+    select.replaceChildren(...fixed);
     select.append(...results.map((each) => new Option(each.id, each.id)));
   }
   $("results").replaceChildren(...results.map(card));
@@ -98,7 +100,7 @@ function body(model, seed) {
   };
   for (const name of FIELDS) if ($(name).value !== "") made[name] = Number($(name).value);
   for (const name of TEXTS) if ($(name).value) made[name] = $(name).value;
-  return made;
+  return model === BASE ? { ...made, model: $("model").value, adapter_weight: 0 } : made;
 }
 
 async function* events(response) {
@@ -118,7 +120,8 @@ async function* events(response) {
   }
 }
 
-function pictures(model, request) {
+function pictures(name, request) {
+  const model = name === BASE ? `base model of ${request.model}` : name;
   const figures = Array.from({ length: request.n }, (_, index) => {
     const seed = request.seed + index;
     const image = element("img", { alt: `${request.prompt}, ${model}, seed ${seed}` });
@@ -147,7 +150,7 @@ function show(figure, event, seed) {
   }
 }
 
-async function stream(model, request, figures, signal) {
+async function stream(request, figures, signal) {
   const response = await fetch("v1/images/generations", {
     method: "POST", signal, body: JSON.stringify(request),
     headers: { ...headers(), "Content-Type": "application/json" },
@@ -163,7 +166,7 @@ async function generate() {
   const seed = $("seed").value === "" ? Math.floor(Math.random() * 2 ** 31 - 1000) : Number($("seed").value);
   const models = [$("model").value, $("other").value].filter(Boolean);
   const requests = models.map((model) => body(model, Math.max(seed, 0)));
-  const sides = models.map((model, index) => pictures(model, requests[index]));
+  const sides = requests.map((request, i) => pictures(models[i], request));
   const prompt = element("p", { textContent: $("prompt").value });
   const run = element(
     "div", { className: "run" }, prompt,
@@ -178,7 +181,7 @@ async function generate() {
   const began = performance.now();
   try {
     await Promise.all(
-      models.map((model, i) => stream(model, requests[i], sides[i].figures, running.signal)),
+      requests.map((request, i) => stream(request, sides[i].figures, running.signal)),
     );
     say(`Done in ${((performance.now() - began) / 1000).toFixed(1)} s`);
   } catch (error) {
