@@ -16,7 +16,7 @@ TOKEN = "secret"
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    for name, seed in (("cup", 2), ("mug", 1)):
+    for name, seed in (("whole", None), ("cup", 2), ("mug", 1)):
         run = write_run(folder, random_model, name, "uid", seed=seed)
         (run / "samples").mkdir()
         Image.new("RGB", (64, 64), "teal").save(run / "samples" / "before-after.png")
@@ -53,7 +53,7 @@ def test_images_of_two_results_are_streamed_side_by_side(
     page: Page, server: Serving, tmp_path: Path, width: int
 ) -> None:
     page.open(server.url, width=width)
-    wait(page, STATUS, lambda text: text == "2 result(s)")
+    wait(page, STATUS, lambda text: text == "3 result(s)")
     assert page.evaluate("document.getElementById('prompt').value") == "a photo of sks mug"
     page.evaluate(
         "for (const [id, value] of Object.entries({model: 'mug', other: 'cup', seed: 5, n: 2,"
@@ -69,7 +69,7 @@ def test_images_of_two_results_are_streamed_side_by_side(
     loaded = "[...document.querySelectorAll('#output img')].map(each => each.naturalWidth)"
     assert page.evaluate(loaded) == [64] * 4
     pictures = "document.querySelectorAll('#results img').length"
-    wait(page, pictures, lambda count: count == 2)
+    wait(page, pictures, lambda count: count == 3)
     names = page.names("image")
     assert "a photo of sks mug, cup, seed 6" in names
     assert "mug before and after training" in names
@@ -82,13 +82,20 @@ def test_images_of_two_results_are_streamed_side_by_side(
     assert "seed=5" in address
     page.open("about:blank")
     page.open(address, width=width)
-    wait(page, STATUS, lambda text: text == "2 result(s)")
+    wait(page, STATUS, lambda text: text == "3 result(s)")
     assert page.evaluate("document.getElementById('other').value") == "cup"
 
 
 def test_a_result_is_compared_with_its_base_model(page: Page, server: Serving) -> None:
     page.open(server.url)
-    wait(page, STATUS, lambda text: text == "2 result(s)")
+    wait(page, STATUS, lambda text: text == "3 result(s)")
+    other, model = (f"document.getElementById('{each}')" for each in ("other", "model"))
+    assert page.evaluate(f"{other}.value") == ""
+    # A whole model has no adapters that could be left out.
+    change = "dispatchEvent(new Event('change'))"
+    page.evaluate(f"{other}.value = '@base'; {model}.value = 'whole'; {model}.{change}")
+    assert page.evaluate(f"{other}.value") == ""
+    page.evaluate(f"{model}.value = 'mug'; {model}.{change}")
     page.evaluate(
         "for (const [id, value] of Object.entries({other: '@base', seed: 5, n: 1, steps: 3}))"
         " document.getElementById(id).value = value;"
@@ -110,7 +117,7 @@ def test_a_token_is_asked_for_and_errors_are_shown(page: Page, root: Path, tmp_p
             f"document.getElementById('token').value = '{TOKEN}';"
             "document.querySelector('#access button').click()"
         )
-        wait(page, STATUS, lambda text: text == "2 result(s)")
+        wait(page, STATUS, lambda text: text == "3 result(s)")
         assert page.evaluate("document.getElementById('access').hidden")
         page.evaluate(
             "document.getElementById('size').value = '70x70';document.getElementById('go').click()"

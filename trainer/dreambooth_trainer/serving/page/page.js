@@ -7,6 +7,7 @@ const PARTIAL_IMAGES = 8;
 const BASE = "@base"; // compared with: the same result without its adapters
 const $ = (id) => document.getElementById(id);
 let running = null;
+let wholeModels = new Set();
 
 const headers = () => {
   const token = sessionStorage.getItem("token");
@@ -38,14 +39,22 @@ async function loadResults() {
   const results = (await response.json()).data;
   for (const id of ["model", "other"]) {
     const select = $(id);
-    const fixed = [...select.options].filter((option) => ["", BASE].includes(option.value));
-    select.replaceChildren(...fixed);
+    for (const option of [...select.options]) if (!["", BASE].includes(option.value)) option.remove();
     select.append(...results.map((each) => new Option(each.id, each.id)));
   }
   $("results").replaceChildren(...results.map(card));
+  wholeModels = new Set(results.filter((each) => each.method === "full").map((each) => each.id));
   readLink();
+  offerBase();
   if (!$("prompt").value && results.length) $("prompt").value = results[0].prompt;
   say(results.length ? `${results.length} result(s)` : "No results yet: they appear when jobs end");
+}
+
+// A whole model has no adapters that could be left out.
+function offerBase() {
+  const option = [...$("other").options].find((each) => each.value === BASE);
+  option.disabled = wholeModels.has($("model").value);
+  if (option.disabled && option.selected) $("other").value = "";
 }
 
 function card(result) {
@@ -54,6 +63,7 @@ function card(result) {
   use.addEventListener("click", () => {
     $("model").value = result.id;
     $("prompt").value = result.prompt;
+    offerBase();
     $("prompt").focus();
   });
   const made = element(
@@ -202,6 +212,7 @@ $("request").addEventListener("submit", (event) => {
   event.preventDefault();
   generate();
 });
+$("model").addEventListener("change", offerBase);
 $("stop").addEventListener("click", () => running?.abort());
 $("access").addEventListener("submit", (event) => {
   event.preventDefault();
