@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,8 @@ from dreambooth_api.contract.exit_codes import ExitCode
 from tests.trainer.conftest import MakeJob
 from tests.trainer.families.conftest import build
 from tests.trainer.ranks import final_state, history, run_folder, run_ranks
+from tests.trainer.run.test_generate import pixels
+from tests.trainer.run.test_generate import run as generate_images
 
 ALL_WEIGHTS = ("sdxl", "flux2_klein", "sana")
 """Families of either objective whose runs of `full` take seconds."""
@@ -37,6 +40,10 @@ def test_a_job_trains_samples_and_exports(job: MakeJob, folder: Path, tmp_path: 
     losses = [line["loss"] for line in history(config)]
     assert len(losses) == 4
     assert all(0 < loss < 1e3 for loss in losses)
+    # The export makes the same images as the model that was trained.
+    generate_images(config, tmp_path / "images", prompts=["a photo of sks mug"], count=1, seed=42)
+    (image,) = (tmp_path / "images").glob("a-photo-of-sks-mug-42.png")
+    np.testing.assert_array_equal(pixels(image), pixels(run / "samples/step-00000004/0-0.png"))
 
 
 def test_ranks_and_interruptions_change_nothing(job: MakeJob, folder: Path, tmp_path: Path) -> None:
