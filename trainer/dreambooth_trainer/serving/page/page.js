@@ -46,6 +46,7 @@ async function loadResults() {
   wholeModels = new Set(results.filter((each) => each.method === "full").map((each) => each.id));
   readLink();
   offerBase();
+  $("go").disabled = !results.length;
   if (!$("prompt").value && results.length) $("prompt").value = results[0].prompt;
   say(results.length ? `${results.length} result(s)` : "No results yet: they appear when jobs end");
 }
