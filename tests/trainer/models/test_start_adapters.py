@@ -1,5 +1,6 @@
 """LoRAs that people have: which are read, with which scale, and what is said of the others."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,55 @@ def test_one_is_fetched_from_the_hub(
             local = StartAdapter(source=str(exported / file))
             remote = load_adapter(given, STORAGE, ALONE, family, FIELD)
             assert remote.sha256 == load_adapter(local, STORAGE, ALONE, family, FIELD).sha256
+
+
+@pytest.mark.parametrize(
+    ("changed", "config", "message"),
+    [
+        ({"alpha": torch.tensor(torch.nan)}, {}, "has the alpha nan"),
+        ({"alpha": torch.tensor(torch.inf)}, {}, "has the alpha inf"),
+        ({"alpha": torch.ones(2)}, {}, "alpha has 2 values"),
+        (
+            {"lora_down.weight": torch.ones(0, 16), "lora_up.weight": torch.ones(16, 0)},
+            {},
+            "has the rank 0",
+        ),
+        ({}, {"unet.lora_alpha": torch.inf}, "has the alpha inf"),
+        ({"lora_down.weight": torch.ones(2, 16).to(torch.float8_e4m3fn)}, {}, "float8_e4m3fn"),
+        ({"lora_down.weight": torch.ones(2, 16).to(torch.int8)}, {}, "int8"),
+    ],
+)
+def test_a_file_that_would_break_the_training_is_refused(
+    family: StableDiffusion,
+    tmp_path: Path,
+    changed: dict[str, Any],
+    config: dict[str, Any],
+    message: str,
+) -> None:
+    file = tmp_path / "file.safetensors"
+    plain = {"lora_down.weight": torch.ones(2, 16), "lora_up.weight": torch.ones(16, 2)}
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    tensors = {f"{stem}.{end}": tensor for end, tensor in (plain | changed).items()}
+    save_file(tensors, file, {"lora_adapter_metadata": json.dumps(config)})
+    given = StartAdapter(source=str(file))
+    with pytest.raises(BadModelError, match=message):
+        load_adapter(given, STORAGE, ALONE, family, FIELD)
+
+
+@pytest.mark.parametrize("metadata", ['"x"', "[]", '{"lora_adapter_metadata": 5}', "null"])
+def test_a_header_with_odd_metadata_is_refused_or_read(
+    family: StableDiffusion, tmp_path: Path, metadata: str
+) -> None:
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    entries = [
+        f'"{stem}.{end}": {{"dtype": "F32", "shape": {shape}, "data_offsets": [{start}, {stop}]}}'
+        for end, shape, start, stop in (
+            ("lora_down.weight", [2, 16], 0, 128),
+            ("lora_up.weight", [16, 2], 128, 256),
+        )
+    ]
+    header = f'{{"__metadata__": {metadata}, {", ".join(entries)}}}'.encode()
+    file = tmp_path / "file.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(256))
+    with contextlib.suppress(BadModelError):
+        read_adapter(StartAdapter(source=str(file)), STORAGE, family, FIELD)

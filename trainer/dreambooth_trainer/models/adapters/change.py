@@ -31,9 +31,9 @@ def has_shape_of(layer: LycorisAdapter, module: nn.Module) -> bool:
     weight = module.get_parameter("weight")
     try:
         shape = change_of(layer, torch.device("meta")).shape
-    except (KeyError, RuntimeError):  # factors are missing, or do not fit each other
+    except (IndexError, KeyError, RuntimeError):  # factors are missing, or do not fit each other
         return False
-    return shape[0] == len(weight) and math.prod(shape) == weight.numel()
+    return shape[:1] == weight.shape[:1] and math.prod(shape) == weight.numel()
 
 
 def _product(factors: Mapping[str, Tensor], name: str, number: str) -> Tensor:

@@ -106,17 +106,27 @@ def find_layers(
 def _lora_layer(part: str, module: str, found: _Tensors, config: Mapping[str, Any]) -> Adapter:
     if found.down is None or found.up is None:
         raise UnreadableAdapterError(f"is damaged: {part}.{module} has one matrix of two")
-    rank = len(found.down)
-    if rank > MAX_RANK:
-        raise UnreadableAdapterError(f"has the rank {rank}; at most {MAX_RANK} is taken")
+    rank = _checked_rank(found.down)
     alpha = found.alpha if found.alpha is not None else _alpha_of(config, part, module, rank)
+    if not math.isfinite(alpha):
+        raise UnreadableAdapterError(f"is damaged: {part}.{module} has the alpha {alpha}")
     return Adapter(part, module, found.down, found.up, alpha / rank)
+
+
+def _checked_rank(tensor: Tensor) -> int:
+    """The rank of an adapter, by the rows of one of its matrices."""
+    rank = len(tensor) if tensor.ndim else 0
+    if not 0 < rank <= MAX_RANK:
+        raise UnreadableAdapterError(f"has the rank {rank}; 1 to {MAX_RANK} are taken")
+    return rank
 
 
 def _lycoris_layer(part: str, module: str, found: _Tensors) -> LycorisAdapter:
     """A layer of LoHa or LoKr; only with factors that are products, alpha / rank scales it."""
     ranks = [
-        len(tensor) for name, tensor in found.factors.items() if name.endswith(("w1_b", "w2_b"))
+        _checked_rank(tensor)
+        for name, tensor in found.factors.items()
+        if name.endswith(("w1_b", "w2_b"))
     ]
     rank = ranks[0] if ranks else 1
     scale = found.alpha / rank if ranks and found.alpha is not None else 1.0
@@ -164,6 +174,8 @@ def _collect(
         elif place is None or (match is None and not name.endswith(ALPHA)):
             unknown.append(name)
         elif match is None:
+            if tensor.numel() != 1:
+                raise UnreadableAdapterError(f"is damaged: {name} has {tensor.numel()} values")
             found[place].alpha = float(tensor)
         elif _is_down(match):
             found[place].down = tensor
@@ -213,7 +225,7 @@ def _configuration(metadata: Mapping[str, str]) -> Mapping[str, Any]:
     """The configuration of peft, as diffusers keeps it: `unet.lora_alpha`, and others."""
     try:
         config = json.loads(metadata.get(CONFIG, "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}
 

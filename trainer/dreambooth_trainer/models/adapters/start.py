@@ -5,6 +5,7 @@ Files are safetensors, so that nothing is unpickled. Only their layers' matrices
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,17 +75,18 @@ def read_adapter(
     _, header = read_header(files, name)
     metadata = header.pop("__metadata__", {})
     try:
+        texts = {str(key): str(value) for key, value in metadata.items()}
         # An alpha's value decides nothing that the header is read for.
         tensors = {
-            key: torch.ones(())
+            key: torch.ones(each["shape"] if math.prod(each["shape"]) == 1 else (2,))
             if key.endswith(ALPHA)
             else torch.empty(each["shape"], device="meta")
             for key, each in header.items()
         }
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise BadModelError(f"{field}: {given.source} is damaged; copy it again") from error
     try:
-        layers, lycoris = _find_layers(source, tensors, metadata, family, field)
+        layers, lycoris = _find_layers(source, tensors, texts, family, field)
     except BadModelError:
         # Layers that are one in the file, and several in the model, are told apart by their values.
         loaded = load_adapter(given, storage, Ranks(Topology()), family, field)
@@ -115,6 +117,12 @@ def load_adapter(
             ) from error
     layers, lycoris = _find_layers(source, tensors, metadata, family, field)
     for name, tensor in tensors.items():
+        is_plain = tensor.is_floating_point() and tensor.itemsize > 1
+        if not is_plain and not name.endswith(ALPHA):
+            raise BadModelError(
+                f"{field}: {given.source}: its tensor {name} is of {tensor.dtype}, which is"
+                " quantized for inference; name the LoRA with its original weights"
+            )
         if not tensor.isfinite().all():
             raise BadModelError(
                 f"{field}: {given.source} is damaged: its tensor {name} holds values that are NaN"
