@@ -101,8 +101,9 @@ class Model(ApiModel):
     new one, which replaces it."""
 
     merged_adapters: Annotated[list[StartAdapter], Field(max_length=8)] = []
-    """LoRAs, LoHas and LoKrs that are merged into the base model before anything else. A LoRA that is trained on top
-    needs them too, at these scales; with method `full`, the result holds them."""
+    """LoRAs, LoHas and LoKrs that are merged into the base model before anything else. A LoRA that
+    is trained on top needs them too, at these scales; with method `full`, the result holds
+    them."""
 
     quantization: Quantization | None = None
     """Keep the frozen weights in few bits, for method `lora`. Unset: in `training.precision`."""

@@ -43,6 +43,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.stored[self.path.rpartition("/")[2]] = content
         self._send(200, {})
 
+    def do_GET(self) -> None:
+        right = self.headers["Authorization"] == f"Bearer {self.server.token}"
+        known = self.path == "/api/whoami-v2"
+        self._send(401 if not right else 200 if known else 404, {"name": "me"})
+
     def do_POST(self) -> None:
         body = self._body()
         if self.headers["Authorization"] != f"Bearer {self.server.token}":

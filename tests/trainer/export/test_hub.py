@@ -1,5 +1,6 @@
 """The export is pushed to a hub; what goes wrong there never costs a result."""
 
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from dreambooth_api.models.export import HubSecret, PushToHub
 from dreambooth_trainer.export import hub as hub_module
-from dreambooth_trainer.export.hub import push_to_hub
+from dreambooth_trainer.export.hub import find_token_problem, push_to_hub
 from tests.ports import free_ports
 from tests.trainer.conftest import MakeJob
 from tests.trainer.export.hub_uploads import Hub, serve
@@ -68,7 +69,12 @@ def test_a_hub_that_fails_is_tried_again(
 def test_a_token_that_is_refused_is_not_tried_again(
     hub: Hub, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    assert find_token_problem(TO) is None
     hub.token = "hf_another"
+    assert find_token_problem(TO) == (
+        "spec.export.pushToHub: me/my-dog: the hub does not accept the token; renew it in the"
+        " Secret of secretRef; the job is trained all the same, and its result stays in spec.output"
+    )
     pushed = push_to_hub(folder, TO, EXPORTED, "Step 8")
     assert pushed.problem == (
         "the hub does not accept the token; renew it in the Secret of secretRef; the result is in"
@@ -117,3 +123,6 @@ def test_a_run_that_cannot_push_succeeds_and_says_so(
     assert ended.termination.push.problem is not None
     assert ended.termination.push.problem.startswith("DREAMBOOTH_HUB_TOKEN is not set; name a")
     assert (run_folder(one) / "export" / "README.md").exists()
+    warnings = json.loads((run_folder(one) / "run.json").read_text())["warnings"]
+    [warning] = [each for each in warnings if "pushToHub" in each]
+    assert warning.startswith("spec.export.pushToHub: me/my-dog: DREAMBOOTH_HUB_TOKEN is not set")

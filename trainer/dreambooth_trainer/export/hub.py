@@ -23,6 +23,7 @@ WAITS_SECONDS = (5.0, 30.0, 120.0)
 LIMIT_SECONDS = 2 * 60 * 60
 """Of all tries: a job must not wait for a hub for ever."""
 HEARTBEAT_SECONDS = 5.0
+NO_TOKEN = f"{environment.HUB_TOKEN} is not set; name a Secret with a token in secretRef"
 
 
 def push_to_hub(folder: Path, given: PushToHub, exported: str, message: str) -> HubPush:
@@ -56,11 +57,28 @@ def push_to_hub(folder: Path, given: PushToHub, exported: str, message: str) -> 
     return HubPush(repository=given.repository, problem=problem)
 
 
+def find_token_problem(given: PushToHub) -> str | None:
+    """Why the push at the end of the job would fail, as far as the token shows it before."""
+    try:
+        token = os.environ.get(environment.HUB_TOKEN)
+        problem = "" if token else NO_TOKEN
+        if token:
+            HfApi(token=token).whoami()
+    except Exception as error:
+        problem, _ = _explain(error)
+    if not problem:
+        return None
+    return (
+        f"{FIELD}: {given.repository}: {problem}; the job is trained all the same, and its result"
+        " stays in spec.output"
+    )
+
+
 def _push(folder: Path, given: PushToHub, message: str) -> str:
     """Why the folder could not be pushed; empty: it was."""
     token = os.environ.get(environment.HUB_TOKEN)
     if not token:
-        return f"{environment.HUB_TOKEN} is not set; name a Secret with a token in secretRef"
+        return NO_TOKEN
     disable_progress_bars()
     for seconds in (*WAITS_SECONDS, None):
         try:

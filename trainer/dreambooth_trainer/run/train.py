@@ -25,6 +25,7 @@ from dreambooth_trainer.data.prior.class_groups import class_groups
 from dreambooth_trainer.data.prior.own_class_images import load_own_class_images
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.evaluation.samples import SampleWriter
+from dreambooth_trainer.export.hub import find_token_problem
 from dreambooth_trainer.models import Family, load_family
 from dreambooth_trainer.models.adapters.start import ADAPTER_FIELD, load_adapter
 from dreambooth_trainer.models.adapters.trainable import make_trainable
@@ -154,6 +155,9 @@ def _preflight(job: DreamBoothJob, storage: Storage, telemetry: Telemetry) -> Re
         RefusedJobError: It cannot be trained; the message has every reason.
     """
     report = check_job(job, storage)
+    push = job.spec.export.push_to_hub if job.spec.export else None
+    if push is not None and (problem := find_token_problem(push)):
+        report.warnings.append(problem)
     for note in report.notes:
         log.info(note)
     for warning in report.warnings:
