@@ -33,9 +33,10 @@ Train = Callable[..., dict[str, Any]]
 def trained(job: Job, tmp_path: Path) -> Train:
     """Trains a job to its end."""
 
-    def train(uid: str, **training: Any) -> dict[str, Any]:
+    def train(uid: str, model: dict[str, Any] | None = None, **training: Any) -> dict[str, Any]:
         made = job(
             uid,
+            model=model or {},
             training={"learningRate": 1e-2, "steps": 2, **training},
             prior={"enabled": False},
             checkpoints={"every": 1, "keep": 3},
@@ -88,6 +89,13 @@ def test_the_images_of_the_jobs_prompts_are_its_samples(
     found = images(tmp_path / "images")
     assert len({image.tobytes() for image in found}) == 10
     assert_same(found, samples(made))
+
+
+def test_a_lora_of_a_model_in_few_bits_makes_its_samples(trained: Train, tmp_path: Path) -> None:
+    model = {"quantization": {"denoiser": "int8"}}
+    made = trained("bits", model, method="lora", lora={"rank": 4}, precision="bf16")
+    run(made, tmp_path / "images")
+    assert_same(images(tmp_path / "images"), samples(made))
 
 
 def test_images_of_a_lora_and_of_its_checkpoints(trained: Train, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.checkpoint.retention import ChooseStep
 from dreambooth_trainer.export.load import adapter_files, add_exported, list_export
 from dreambooth_trainer.models import Family, load_family
+from dreambooth_trainer.models.adapters.start import ADAPTER_FIELD, load_adapter
 from dreambooth_trainer.models.adapters.trainable import make_trainable
 from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.model_config import ModelConfig, read_model_config
@@ -114,6 +115,8 @@ def _load_checkpoint(attempt: Attempt, layout: OutputLayout, step: int | None) -
         )
     tensors, loaded = found
     family = load_family(spec.model, attempt.storage, attempt.ranks, attempt.device, spec.training)
+    if (given := spec.model.adapter) is not None:
+        family.start = load_adapter(given, attempt.storage, attempt.ranks, family, ADAPTER_FIELD)
     copy_weights(make_trainable(family, spec.training).all.items(), tensors, group)
     if spec.training.lora.init == "pissa" and (found := store.load_best(only(loaded), "start")):
         copy_weights(starts(family), found[0], "start")

@@ -120,7 +120,10 @@ class LoadedModels:
     def _with_base(self, job: DreamBoothJob) -> DreamBoothJob:
         if self._base is not None:
             layout = "single-file" if self._base.endswith(FILE_ENDINGS) else "diffusers"
-            job.spec.model = Model.model_validate({"source": self._base, "layout": layout})
+            # What was merged into the base model, and how it reads prompts, stays.
+            kept = job.spec.model.model_dump(exclude={"source", "layout", "revision", "variant"})
+            given = {"source": self._base, "layout": layout}
+            job.spec.model = Model.model_validate(kept | given)
         return job
 
     def _use_alone(

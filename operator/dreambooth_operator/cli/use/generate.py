@@ -153,7 +153,9 @@ def _for_this_machine(job: DreamBoothJob, options: GenerateOptions) -> DreamBoot
     if options.base is not None:
         source = model_source(options.base)
         layout = "single-file" if source.endswith((".safetensors", ".ckpt")) else "diffusers"
-        spec["model"] = {"source": source, "layout": layout}
+        # What was merged into the base model, and how it reads prompts, stays.
+        kept = {k: v for k, v in spec["model"].items() if k not in ("revision", "variant")}
+        spec["model"] = kept | {"source": source, "layout": layout}
     return check_job(document, "the job of the result")
 
 
