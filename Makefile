@@ -140,7 +140,7 @@ wheels-gpu: $(READY) ## download what `make bench-gpu` needs besides torch and t
 	$(BIN)/python -m tests.bench.gpu.wheels $(WHEELS)
 
 # On a bare machine: PYTHON is the Python of the system that has torch and transformers.
-bench-gpu: ## measure the trainer on this machine's GPU in 10 minutes, with the wheels in WHEELS; ROWS=--help lists the rows
+bench-gpu: ## measure the trainer on this machine's GPU in 8 minutes, with the wheels in WHEELS; ROWS=--help lists the rows
 	$(PYTHON) -m venv --system-site-packages $(GPU_VENV)
 	$(GPU_VENV)/bin/python -m pip install --quiet --no-index --no-deps $(WHEELS)/*.whl
 	PYTHONPATH=crds:storage:report:trainer $(GPU_VENV)/bin/python -m tests.bench.gpu $(ROWS)
