@@ -11,7 +11,8 @@ from dreambooth_api.models.subject import CLASS_PROMPT
 Sampler = Literal["dpm-solver++", "ddim", "euler", "pndm"]
 """Models that are trained by flow matching take that of their scheduler alone: `euler`, and most of
 Sana `dpm-solver++`."""
-SamplingSteps = Annotated[int, Field(ge=1, le=1000)]
+# With as many steps as the model has timesteps, diffusers' DDIM fails, and DPM-Solver++ gives NaN.
+SamplingSteps = Annotated[int, Field(ge=1, le=500)]
 EmptyPromptFraction = Annotated[float, Field(ge=0, le=1)]
 PriorWeight = Annotated[float, Field(ge=0, le=100)]
 
