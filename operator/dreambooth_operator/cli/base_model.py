@@ -12,8 +12,12 @@ INDEX = "model_index.json"
 """The file that makes a folder a diffusers pipeline."""
 
 
-def model_source(text: str) -> str:
+def model_source(text: str, option: str = "--model") -> str:
     """The source of a model (spec.model.source): a URI as it is, a path made absolute.
+
+    Args:
+        text: As it was given.
+        option: The option that it was given with, for messages.
 
     Raises:
         UserError: There is no model at the path.
@@ -28,11 +32,11 @@ def model_source(text: str) -> str:
             if HUB_NAME.fullmatch(text)
             else "name a model on this machine, hf://owner/name or s3://bucket/folder"
         )
-        raise UserError(f"--model {text}: no such file or folder; {remedy}")
+        raise UserError(f"{option} {text}: no such file or folder; {remedy}")
     is_model = (path / INDEX).is_file() if path.is_dir() else path.name.endswith(FILE_ENDINGS)
     if not is_model:
         raise UserError(
-            f"--model {text}: not a model; name a folder with {INDEX}, or a"
+            f"{option} {text}: not a model; name a folder with {INDEX}, or a"
             f" {' or '.join(FILE_ENDINGS)} file"
         )
     return str(path)

@@ -66,7 +66,7 @@ def test_options_are_passed_on(done: Bench) -> None:
         "--sampler", "ddim", "--base", str(done.folder / "out"), *options.split(),
     )  # fmt: skip
     assert code == 2
-    assert "not a model" in output
+    assert f"--base {done.folder}/out: not a model" in output
     code, output = done.dreambooth(
         "generate", "mug", "sks mug", "--prompts", "more.txt", "--checkpoint", "4", "--out", "x",
         "--sampler", "ddim", *options.split(),
@@ -131,3 +131,21 @@ def test_a_trainer_that_refuses_is_quoted_and_its_log_is_kept(done: Bench) -> No
     assert "neither an exported model nor a checkpoint yet" in output
     (folder,) = (done.state / "generated").iterdir()
     assert (folder / "pod-0.log").exists()
+
+
+def test_a_base_model_elsewhere_is_used_as_the_job_used_it(done: Bench) -> None:
+    (record,) = done.records()
+    job = record["job"]
+    merged = [{"source": "hf://owner/style", "scale": 0.5}]
+    job["spec"]["model"] = {
+        "source": "hf://owner/model", "revision": "main", "clipSkip": 2, "mergedAdapters": merged,
+    }  # fmt: skip
+    copy = done.folder / "copy"
+    copy.mkdir()
+    (copy / "run.json").write_text(json.dumps({"job": job}))
+    code, output = done.dreambooth("generate", str(copy), "--base", "s3://bucket/model")
+    assert code == 0, output
+    model = seen(done)["model"]
+    assert (model["source"], model["clipSkip"]) == ("s3://bucket/model", 2)
+    assert [each["source"] for each in model["mergedAdapters"]] == ["hf://owner/style"]
+    assert "revision" not in model

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 
+import httpx
 import pytest
 
 from dreambooth_api.models.export import HubSecret, PushToHub
@@ -126,3 +127,12 @@ def test_a_run_that_cannot_push_succeeds_and_says_so(
     warnings = json.loads((run_folder(one) / "run.json").read_text())["warnings"]
     [warning] = [each for each in warnings if "pushToHub" in each]
     assert warning.startswith("spec.export.pushToHub: me/my-dog: DREAMBOOTH_HUB_TOKEN is not set")
+
+
+def test_signatures_of_uploads_are_not_shown() -> None:
+    sent = httpx.Request("PUT", "https://storage.example/part?X-Amz-Signature=secret")
+    with pytest.raises(httpx.HTTPStatusError) as caught:
+        httpx.Response(500, request=sent).raise_for_status()
+    problem, _ = hub_module._explain(caught.value)
+    assert "https://storage.example/part" in problem
+    assert "secret" not in problem

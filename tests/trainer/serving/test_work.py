@@ -1,18 +1,29 @@
 """What the server decides without a device: names, batches, partial images, access."""
 
+import asyncio
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 from pydantic import ValidationError
 
 from dreambooth_trainer.serving.access import Tokens
 from dreambooth_trainer.serving.catalog import find_results
+from dreambooth_trainer.serving.engine import Engine
+from dreambooth_trainer.serving.metrics import ServingMetrics
 from dreambooth_trainer.serving.pictures import Pictures
-from dreambooth_trainer.serving.settings import ServingSettings
+from dreambooth_trainer.serving.requests import ImagesRequest
+from dreambooth_trainer.serving.settings import ServingSettings, names_loopback
+from dreambooth_trainer.serving.stream import UNREAD_EVENTS, Stream
 from dreambooth_trainer.serving.work import (
     BatchKey,
+    Failed,
+    Partial,
+    QueueClosedError,
     QueueFullError,
     Ticket,
     WorkQueue,
@@ -84,7 +95,7 @@ def test_a_queue_is_bounded_by_images_that_somebody_waits_for() -> None:
     gone.cancelled = True
     queue.put(ticket("mug", 4))
     queue.close()
-    with pytest.raises(QueueFullError):
+    with pytest.raises(QueueClosedError):
         queue.put(ticket("mug", 1))
 
 
@@ -127,3 +138,59 @@ def test_pictures_are_kept_as_long_as_there_is_room_and_time() -> None:
     assert pictures.get(new) is not None
     gone = Pictures(lifetime=0)
     assert gone.get(gone.keep(b"1", "image/png")) is None
+
+
+def test_a_file_without_tokens_does_not_serve_everybody(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("\n")
+    with pytest.raises(ValidationError, match="holds no token; write one a line"):
+        ServingSettings(root="file:///out", tokens_file=str(tmp_path / "tokens"))
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("127.0.0.1:8080", True), ("127.0.0.2", True), ("localhost", True), ("[::1]:80", True),
+        ("[::1]", True), ("", False), ("evil.example", False), ("localhost.evil.example", False),
+        ("127.0.0.1@evil.example", False), ("[::1", False), ("testserver", False),
+    ],
+)  # fmt: skip
+def test_loopback_has_few_names(header: str, expected: bool) -> None:
+    assert names_loopback(header) is expected
+
+
+def test_null_is_the_default_of_a_field() -> None:
+    nulls = dict.fromkeys(["n", "output_format", "output_compression", "adapter_weight", "seed"])
+    assert ImagesRequest.model_validate({"prompt": "a mug", **nulls}).n == 1
+
+
+def test_an_engine_whose_device_has_failed_takes_no_more_requests() -> None:
+    def fail(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    catalog: Any = SimpleNamespace(find=lambda _: True)
+    models: Any = SimpleNamespace(use=fail)
+    engine = Engine(models, catalog, 20, ServingMetrics())
+    seen: list[Any] = []
+    for model in ("mug", "cup"):
+        engine.submit(Ticket(key(model), "a mug", range(1), 0, seen.append))
+    engine.start()
+    engine.stop(60)
+    assert [(type(each), each.status) for each in seen] == [(Failed, 503), (Failed, 503)]
+    assert not engine.is_alive
+    with pytest.raises(QueueClosedError):
+        engine.submit(ticket("mug", 1))
+
+
+def test_partial_images_that_nobody_reads_are_left_out() -> None:
+    submitted: list[Ticket] = []
+    engine: Any = SimpleNamespace(submit=submitted.append)
+
+    async def run() -> int:
+        stream = Stream(engine, ServingMetrics(), key("mug"), "a mug", range(1), 50, 60)
+        for number in range(50):
+            submitted[0].send(Partial(0, number, Image.new("RGB", (1, 1))))
+            await asyncio.sleep(0)
+        submitted[0].send(Failed("the end"))
+        return len([event async for event in stream.events()])
+
+    assert asyncio.run(run()) == UNREAD_EVENTS + 1

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import time
 from pathlib import Path
 from threading import Thread
@@ -110,6 +111,6 @@ def _explain(error: Exception) -> tuple[str, bool]:
 
 
 def _line(error: Exception) -> str:
-    """The first line of an error, without URLs of requests."""
-    lines = str(error).strip().splitlines()
+    """The first line of an error. URLs are without their queries: those of uploads are signed."""
+    lines = re.sub(r"\?[^\s'\")]+", "", str(error)).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:200]

@@ -135,7 +135,7 @@ def read_run_record(storage: Storage, layout: OutputLayout) -> dict[str, Any] | 
         }
     except ObjectNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         log.warning("%s cannot be read (%s): it is replaced", uri, error)
         return None
 

@@ -34,7 +34,9 @@ def main() -> int:
         settings = ServingSettings.model_validate_json(arguments.settings.read_bytes())
         return _serve(settings)
     except ValidationError as error:
-        sys.stderr.write("".join(f"{each['msg']}\n" for each in error.errors()))
+        for each in error.errors():
+            field = "".join(f"{part}: " for part in each["loc"])
+            sys.stderr.write(f"{field}{each['msg'].removeprefix('Value error, ')}\n")
         return ExitCode.BAD_CONFIG
     except (OSError, StorageError) as error:
         sys.stderr.write(f"{error}\n")

@@ -1,7 +1,15 @@
-"""Who may use the server: bearer tokens (RFC 6750)."""
+"""Who may use the server, and with how long requests: bearer tokens (RFC 6750), hosts, bodies."""
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from dreambooth_trainer.serving import responses
+from dreambooth_trainer.serving.settings import ServingSettings, names_loopback
+
+MAX_BODY = 64 * 1024
 
 
 class Tokens:
@@ -24,3 +32,36 @@ class Tokens:
         # All are compared, and in constant time: the time must not tell how much was right.
         matches = [hmac.compare_digest(given, each) for each in self._tokens]
         return scheme.lower() == "bearer" and any(matches)
+
+
+def add_access(app: FastAPI, settings: ServingSettings) -> None:
+    """Refuse requests that are not from whom, or not as short as, they should be."""
+    tokens = Tokens(settings.tokens())
+
+    @app.middleware("http")
+    async def check(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        host = request.headers.get("host", "")
+        # Else a page on the web could reach it by a name that it points to 127.0.0.1.
+        if not tokens.are_needed and not settings.insecure and not names_loopback(host):
+            return _refuse(421, f"{host}: is not a name of this server")
+        length = request.headers.get("content-length")
+        # A body in chunks may be longer than Content-Length says (RFC 9112, section 6.3).
+        is_chunked = "transfer-encoding" in request.headers
+        if request.method == "POST" and (length is None or is_chunked):
+            return _refuse(411, "the length of the body is needed")
+        if int(length or 0) > MAX_BODY:
+            return _refuse(413, f"the body must have at most {MAX_BODY} bytes")
+        needed = request.url.path.startswith(("/v1/", "/results/"))
+        # Names of images cannot be guessed.
+        needed = needed and not request.url.path.startswith("/v1/images/files/")
+        if needed and not tokens.accept(request.headers.get("authorization")):
+            return _refuse(401, "a valid token is needed", {"WWW-Authenticate": "Bearer"})
+        response = await call_next(request)
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+
+def _refuse(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse(responses.error_body(message, status), status, headers)

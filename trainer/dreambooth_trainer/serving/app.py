@@ -3,7 +3,7 @@
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,29 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from dreambooth_storage import ObjectNotFoundError, StorageError
 from dreambooth_trainer.process.errors import TrainerError
 from dreambooth_trainer.serving import responses
-from dreambooth_trainer.serving.access import Tokens
+from dreambooth_trainer.serving.access import add_access
 from dreambooth_trainer.serving.catalog import Result
 from dreambooth_trainer.serving.parts import Parts
 from dreambooth_trainer.serving.pictures import Pictures
 from dreambooth_trainer.serving.plan import Plan, made_by, make_plan
 from dreambooth_trainer.serving.requests import ImagesRequest
-from dreambooth_trainer.serving.settings import ServingSettings
 from dreambooth_trainer.serving.stream import Stream
-from dreambooth_trainer.serving.work import Failed, Finished, Partial, QueueFullError
+from dreambooth_trainer.serving.work import (
+    Failed,
+    Finished,
+    Partial,
+    QueueClosedError,
+    QueueFullError,
+)
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {"": "index.html", "page.css": "page.css", "page.js": "page.js"}
 GALLERY = {"before-after.png": "image/png", "report.html": "text/html"}
 """Files of a run that the page shows."""
-MAX_BODY = 64 * 1024
-LOCAL_HOSTS = {"127.0.0.1", "localhost", "[::1]", "testserver"}
 POLICY = "default-src 'self'; img-src 'self' blob: data:; style-src 'self'; frame-ancestors 'none'"
 PING_SECONDS = 15
+SEND_SECONDS = 60
+"""How long a client of a stream may read nothing."""
 POLL_SECONDS = 0.2
 
 
@@ -52,7 +57,7 @@ def make_app(parts: Parts) -> FastAPI:
     # Without the pages of FastAPI, which load scripts from elsewhere.
     app = FastAPI(title="dreambooth", lifespan=lifespan, docs_url=None, redoc_url=None)
     _add_errors(app)
-    _add_access(app, parts.settings)
+    add_access(app, parts.settings)
     _add_health(app, parts)
     _add_page(app, parts)
     _add_images(app, parts)
@@ -65,8 +70,11 @@ def _add_errors(app: FastAPI) -> None:
         param = None
         if isinstance(error, RequestValidationError):
             first = error.errors()[0]
-            param = ".".join(str(part) for part in first["loc"][1:]) or None
-            status, message = 400, f"{param or 'body'}: {first['msg']}"
+            # What is no JSON has the number of a character in place of a field.
+            field = first["loc"][1:] if first["type"] != "json_invalid" else ()
+            param = ".".join(map(str, field)) or None
+            status = 400
+            message = f"{param or 'body'}: {first['msg'].removeprefix('Value error, ')}"
         elif isinstance(error, StarletteHTTPException):
             status, message = error.status_code, str(error.detail)
             headers = dict(error.headers or {})
@@ -80,36 +88,6 @@ def _add_errors(app: FastAPI) -> None:
 
 def _status(error: Exception) -> int:
     return 502 if isinstance(error, StorageError) else 400
-
-
-def _add_access(app: FastAPI, settings: ServingSettings) -> None:
-    tokens = Tokens(settings.tokens())
-
-    @app.middleware("http")
-    async def check(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        host = request.headers.get("host", "").rsplit(":", 1)[0]
-        # Else a page on the web could reach it by a name that it points to 127.0.0.1.
-        if not tokens.are_needed and not settings.insecure and host not in LOCAL_HOSTS:
-            return _refuse(421, f"{host}: is not a name of this server")
-        length = request.headers.get("content-length")
-        if request.method == "POST" and length is None:
-            return _refuse(411, "the length of the body is needed")
-        if int(length or 0) > MAX_BODY:
-            return _refuse(413, f"the body must have at most {MAX_BODY} bytes")
-        needed = request.url.path.startswith(("/v1/", "/results/"))
-        # Names of images cannot be guessed.
-        needed = needed and not request.url.path.startswith("/v1/images/files/")
-        if needed and not tokens.accept(request.headers.get("authorization")):
-            return _refuse(401, "a valid token is needed", {"WWW-Authenticate": "Bearer"})
-        response = await call_next(request)
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
-
-
-def _refuse(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse(responses.error_body(message, status), status, headers)
 
 
 def _add_health(app: FastAPI, parts: Parts) -> None:
@@ -168,7 +146,8 @@ def _add_images(app: FastAPI, parts: Parts) -> None:
     pictures = Pictures()
 
     def describe(result: Result) -> dict[str, Any]:
-        job, settings = parts.catalog.job(result), parts.catalog.job(result).spec
+        job = parts.catalog.job(result)
+        settings = job.spec
         return {
             "id": result.id,
             "object": "model",
@@ -237,10 +216,13 @@ async def _generate(
         wait = str(parts.engine.wait_seconds)
         message = f"{error} images wait already; try again in about {wait} seconds"
         raise HTTPException(429, message, {"Retry-After": wait}) from error
+    except QueueClosedError as error:
+        raise HTTPException(503, "the server is stopping, or its device has failed") from error
     if wanted.stream:
         return EventSourceResponse(
             _events(stream, plan, wanted),
             ping=PING_SECONDS,
+            send_timeout=SEND_SECONDS,
             shutdown_grace_period=parts.settings.stop_seconds,
         )
     return await _answer(stream, plan, wanted, pictures, request)
@@ -290,6 +272,7 @@ async def _answer(
                 item["b64_json"] = responses.base64_text(data)
             items[event.index] = item
     finally:
+        stream.close()
         leaving.cancel()
         with suppress(asyncio.CancelledError):
             await leaving

@@ -74,6 +74,7 @@ class Engine:
         """Add a request.
 
         Raises:
+            QueueClosedError: The engine stops, or has died.
             QueueFullError: Too many images wait.
         """
         self._queue.put(ticket)
@@ -91,28 +92,39 @@ class Engine:
         self._thread.join()
 
     def _run(self) -> None:
-        while batch := self._queue.take():
-            began = time.monotonic()
-            try:
-                self._make(batch)
-            except StoppedError:
-                log.info("a batch was given up: nobody waits for its images")
-                fail(batch, Failed("the server is stopping", 503))
-            except StorageError as error:
-                fail(batch, Failed(str(error), 502))
-            except TrainerError as error:
-                fail(batch, Failed(str(error), 400))
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                fail(batch, Failed("the GPU has too little memory for images of this size", 503))
-            except Exception:
-                log.exception("a batch has failed")
-                fail(batch, Failed("internal error; the server's log has more", 500))
-            else:
-                taken = (time.monotonic() - began) / len(batch)
-                self._seconds_per_image = (
-                    SMOOTHING * self._seconds_per_image + (1 - SMOOTHING) * taken
-                )
+        try:
+            while batch := self._queue.take():
+                self._work_on(batch)
+        except Exception:
+            log.exception("the engine has died")
+        finally:
+            fail(self._queue.drain(), Failed("the device of the server has failed", 503))
+
+    def _work_on(self, batch: Sequence[Item]) -> None:
+        """Make the images of a batch, or fail its requests; raises what no other batch survives."""
+        began = time.monotonic()
+        try:
+            self._make(batch)
+        except StoppedError:
+            log.info("a batch was given up: nobody waits for its images")
+            fail(batch, Failed("the server is stopping", 503))
+        except StorageError as error:
+            fail(batch, Failed(str(error), 502))
+        except TrainerError as error:
+            fail(batch, Failed(str(error), 400))
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            fail(batch, Failed("the GPU has too little memory for images of this size", 503))
+        except torch.AcceleratorError:
+            # CUDA answers every later call with the same error, until the process ends.
+            fail(batch, Failed("the device of the server has failed", 503))
+            raise
+        except Exception:
+            log.exception("a batch has failed")
+            fail(batch, Failed("internal error; the server's log has more", 500))
+        else:
+            taken = (time.monotonic() - began) / len(batch)
+            self._seconds_per_image = SMOOTHING * self._seconds_per_image + (1 - SMOOTHING) * taken
 
     def _make(self, batch: Sequence[Item]) -> None:
         key = batch[0].ticket.key

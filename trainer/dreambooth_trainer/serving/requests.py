@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dreambooth_api.images.generation import AdapterWeight
 from dreambooth_api.models.base import GuidanceScale, Prompt, Seed
@@ -66,6 +66,14 @@ class ImagesRequest(BaseModel):
 
     adapter_weight: AdapterWeight = 1.0
     """Multiplies what the adapters change: 0 is the base model."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: Any) -> Any:
+        """In OpenAI's API, null is the default of every field that may be left out."""
+        if not isinstance(value, dict):
+            return value
+        return {name: each for name, each in value.items() if each is not None}
 
     @field_validator("size")
     @classmethod

@@ -2,8 +2,10 @@
 
 import ipaddress
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -58,6 +60,8 @@ class ServingSettings(ApiModel):
 
     @model_validator(mode="after")
     def _check_access(self) -> Self:
+        if self.tokens_file is not None and not self.tokens():
+            raise ValueError(f"{self.tokens_file}: holds no token; write one a line")
         if not self.insecure and not is_loopback(self.host) and not self.tokens():
             raise ValueError(
                 f"{self.host} can be reached from other machines: name a file of tokens, or serve"
@@ -85,3 +89,10 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def names_loopback(header: str) -> bool:
+    """Whether a header `Host` names this machine, by `localhost` or a loopback address."""
+    with suppress(ValueError):
+        return is_loopback(urlsplit(f"//{header}").hostname or "")
+    return False

@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator, Sequence
 
 from dreambooth_trainer.serving.engine import Engine
 from dreambooth_trainer.serving.metrics import ServingMetrics
-from dreambooth_trainer.serving.work import BatchKey, Event, Failed, Finished, Ticket
+from dreambooth_trainer.serving.work import BatchKey, Event, Failed, Finished, Partial, Ticket
+
+UNREAD_EVENTS = 16
+"""Partial images are left out while so many events wait for a client that reads slowly."""
 
 
 class Stream:
@@ -22,6 +25,7 @@ class Stream:
         timeout: Seconds for all of it.
 
     Raises:
+        QueueClosedError: No more requests are taken.
         QueueFullError: Too many images wait.
     """
 
@@ -42,6 +46,8 @@ class Stream:
         loop = asyncio.get_running_loop()
 
         def send(event: Event) -> None:
+            if isinstance(event, Partial) and self._events.qsize() >= UNREAD_EVENTS:
+                return
             # From the engine's thread; a loop that is closed has nobody who waits.
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._events.put_nowait, event)

@@ -97,6 +97,10 @@ class QueueFullError(Exception):
     """Too many images wait; the number is its argument."""
 
 
+class QueueClosedError(Exception):
+    """No more requests are taken."""
+
+
 class WorkQueue:
     """Images that wait, in the order in which they came. Thread-safe.
 
@@ -119,12 +123,15 @@ class WorkQueue:
         """Add a request.
 
         Raises:
+            QueueClosedError: The queue is closed.
             QueueFullError: Its images would be more than may wait.
         """
         with self._changed:
+            if self._closed:
+                raise QueueClosedError
             self._drop_cancelled()
             waiting = len(self._items)
-            if self._closed or waiting + len(ticket.seeds) > self._limit:
+            if waiting + len(ticket.seeds) > self._limit:
                 raise QueueFullError(waiting)
             self._items.extend(ticket.items())
             self._changed.notify()
@@ -150,6 +157,14 @@ class WorkQueue:
         with self._changed:
             self._closed = True
             self._changed.notify()
+
+    def drain(self) -> list[Item]:
+        """Close the queue, and take all that waits."""
+        with self._changed:
+            self._closed = True
+            waiting = list(self._items)
+            self._items.clear()
+            return waiting
 
     def _drop_cancelled(self) -> None:
         self._items = deque(item for item in self._items if not item.ticket.cancelled)

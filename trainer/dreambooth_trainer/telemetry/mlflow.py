@@ -218,10 +218,12 @@ class MLflow:
 
     def _call(self, method: str, path: str, body: bytes | None) -> bytes:
         url = f"{self._settings.tracking_uri.rstrip('/')}/api/2.0/{path}"
-        headers = {"Content-Type": "application/json", **authorization()}
-        with urlopen(
-            Request(url, data=body, method=method, headers=headers), timeout=TIMEOUT_SECONDS
-        ) as answer:
+        headers = {"Content-Type": "application/json"}
+        request = Request(url, data=body, method=method, headers=headers)
+        for name, value in authorization().items():
+            # Not for another server, to which this one may redirect.
+            request.add_unredirected_header(name, value)
+        with urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
             content: bytes = answer.read()
         return content
 

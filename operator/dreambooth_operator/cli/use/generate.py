@@ -151,7 +151,7 @@ def _for_this_machine(job: DreamBoothJob, options: GenerateOptions) -> DreamBoot
     if gpus == 0 and training.get("precision") == "fp16":
         training["precision"] = "fp32"
     if options.base is not None:
-        source = model_source(options.base)
+        source = model_source(options.base, "--base")
         layout = "single-file" if source.endswith((".safetensors", ".ckpt")) else "diffusers"
         # What was merged into the base model, and how it reads prompts, stays.
         kept = {k: v for k, v in spec["model"].items() if k not in ("revision", "variant")}

@@ -39,7 +39,7 @@ def merge(options: MergeOptions) -> int:
     """
     if options.out.exists() and (options.out.is_file() or any(options.out.iterdir())):
         raise UserError(f"--out {options.out}: there is something already; name another one")
-    source = model_source(options.model)
+    source = model_source(options.model, "MODEL")
     fields = {
         "source": source,
         "layout": "single-file" if source.endswith((SINGLE, ".ckpt")) else "diffusers",

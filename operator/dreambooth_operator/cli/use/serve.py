@@ -54,7 +54,7 @@ def serve(options: ServeOptions) -> int:
         "insecure": options.insecure,
     }
     if options.base is not None:
-        settings["base"] = model_source(options.base)
+        settings["base"] = model_source(options.base, "--base")
     if options.tokens is not None:
         settings["tokensFile"] = str(options.tokens.absolute())
     with _opened(options) as (found, environment), tempfile.TemporaryDirectory() as folder:
