@@ -5,7 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
+from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,6 +28,7 @@ from dreambooth_trainer.preflight.meta_device import META, MemoryMeter
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.topology import Topology
+from dreambooth_trainer.run.fit import _Distributed
 from tests.trainer.export.test_export import ABOUT
 from tests.trainer.resolved import resolve_job, resolve_training
 
@@ -208,3 +213,19 @@ def test_adapters_of_every_type_begin_at_the_rounded_model_and_load_into_it(
     load_adapters(plain.pipeline(), tmp_path)
     difference = (predict(plain) - changed).norm() / (changed - expected).norm()
     assert difference < 0.01
+
+
+def test_codes_are_not_sent_to_other_ranks_with_each_pass() -> None:
+    quantized = QuantizedLinear(nn.Linear(64, 64), "int8")
+    strategy: Any = _Distributed(
+        CPUAccelerator(), parallel_devices=[CPU], cluster_environment=LightningEnvironment()
+    )
+    strategy.model = pl.LightningModule()
+    strategy.model.layers = nn.Sequential(quantized, nn.Linear(64, 1))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        strategy.configure_ddp()
+        assert strategy.model.modules_buffers
+        assert not strategy.model.will_sync_module_buffers()
+    finally:
+        dist.destroy_process_group()

@@ -6,6 +6,7 @@ import warnings
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from torch.nn.parallel import DistributedDataParallel
 
 from dreambooth_api.models.training import Training
 from dreambooth_storage.upload.process import UploadProcess
@@ -236,6 +237,14 @@ class _SingleDevice(_StaysOnDevice, SingleDeviceStrategy):
 
 class _Distributed(_StaysOnDevice, DDPStrategy):
     """Several ranks."""
+
+    def configure_ddp(self) -> None:
+        """Lightning's hook that wraps the model in DDP."""
+        super().configure_ddp()
+        assert isinstance(self.model, DistributedDataParallel)
+        # DDP would send rank 0's buffers to all before each forward pass. None ever changes, and
+        # quantized weights are buffers.
+        self.model.broadcast_buffers = False
 
 
 class _Sharded(_Distributed):
