@@ -51,6 +51,7 @@ class Run:
         trainer: Any = SimpleNamespace(precision_plugin=None, global_step=0)
         self.module.trainer = trainer
         self._optimizer = self.module.configure_optimizers()["optimizer"]
+        self.module.on_fit_start()
 
     def train(self, start: int, stop: int, *, ranks: int = 1) -> list[float]:
         """The loss of every step; the ranks' shares are gone through one after the other."""

@@ -81,6 +81,7 @@ class Run:
         trainer: Any = SimpleNamespace(precision_plugin=None, global_step=0)
         self.module.trainer = trainer
         configured = self.module.configure_optimizers()
+        self.module.on_fit_start()
         self._optimizer = configured["optimizer"]
         self._schedule = configured["lr_scheduler"]["scheduler"]
 

@@ -208,19 +208,27 @@ class DreamBooth(pl.LightningModule):
         return {**looked_up, "guidance": guidance}
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and its learning-rate schedule, both as the resumed state left them."""
-        optimizer = make_optimizer(self.trained, self.training_spec)
-        if self._resume:
-            restore_optimizer(optimizer, self.trained, self._resume.tensors)
-            restore_scaler(self._scaler, self._resume.tensors)
-            self._resume.tensors.clear()  # the caller holds the state too
-            self._resume = None
-        self._optimizer = optimizer
+        """A new optimizer, and its learning-rate schedule as the resumed state left it."""
+        self._optimizer = optimizer = make_optimizer(self.trained, self.training_spec)
         schedule = make_schedule(optimizer, self.training_spec, self.start)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def on_fit_start(self) -> None:
+        """Restore the resumed state of the optimizer and of fp16's gradient scaler.
+
+        Lightning's hook. Before, Lightning moves an optimizer's state to the device, which would
+        take a paged one's out of the memory that can be paged.
+        """
+        if self._resume is None:
+            return
+        assert self._optimizer is not None
+        restore_optimizer(self._optimizer, self.trained, self._resume.tensors)
+        restore_scaler(self._scaler, self._resume.tensors)
+        self._resume.tensors.clear()  # the caller holds the state too
+        self._resume = None
 
     def release_optimizer(self) -> None:
         """Free gradients, moments and the base model: what follows needs the weights alone.
