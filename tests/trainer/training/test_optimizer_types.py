@@ -58,6 +58,12 @@ def test_the_size_of_a_checkpoint_is_known_before(
     assert size < estimate < 1.1 * size if name == "prodigy" else estimate == size
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_part_has_one_learning_rate(random_pipeline: Any, name: str) -> None:
+    [rate] = start(random_pipeline, name).module.learning_rates
+    assert rate == pytest.approx(1e-6 if name == "prodigy" else 1e-2)
+
+
 def weights(module: DreamBooth) -> dict[str, torch.Tensor]:
     return copied(dict(module.trained.all))
 

@@ -135,6 +135,9 @@ _MAKERS: Mapping[OptimizerName, Callable[[Groups, Mapping[str, Any], Training], 
 
 
 def learning_rates(optimizer: Optimizer) -> list[float]:
-    """The rates of the current step, the denoiser's first; between steps, of the next one."""
-    # d is what Prodigy has estimated.
-    return [float(each["lr"]) * float(each.get("d", 1.0)) for each in optimizer.param_groups]
+    """The rates of the current step by part, the denoiser's first; between steps, of the next."""
+    rates: dict[str, float] = {}
+    for group in optimizer.param_groups:  # Muon has two for a part
+        # d is what Prodigy has estimated.
+        rates[group[PART]] = float(group["lr"]) * float(group.get("d", 1.0))
+    return [*rates.values()]
