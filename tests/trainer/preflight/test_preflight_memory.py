@@ -84,6 +84,14 @@ def test_gradients_of_several_ranks_are_counted_once(sd15: ModelConfig) -> None:
     assert 4 * gradients < one < many < one + gradients + 0.1
 
 
+def test_what_a_schedule_free_step_takes_besides_its_state_is_counted(sd15: ModelConfig) -> None:
+    settings = {"method": "full", "gradient_checkpointing": True}
+    optimizer = {"name": "schedule-free-adamw"}
+    stages = measure(sd15, ranks=2, optimizer=optimizer, **settings)
+    # Weights, gradients, moments, and roots of the second ones.
+    assert stages["a training step"] > 859.5e6 * (4 + 4 + 8 + 4) / GIB
+
+
 def test_gradient_checkpointing_and_half_precision_take_less(sd15: ModelConfig) -> None:
     plain = measure(sd15, images=8)["a training step"]
     assert measure(sd15, images=8, gradient_checkpointing=True)["a training step"] < plain - 4
@@ -197,5 +205,6 @@ def test_what_does_not_fit_on_one_gpu_is_divided_unless_the_job_says_otherwise(
     assert chosen() == "fsdp"
     assert chosen(gpuMemory="80Gi") is None
     assert chosen(strategy="ddp") == "ddp"
+    assert chosen(gpusPerNode=0, processesPerNode=4) is None
     training["optimizer"] = {"name": "adafactor"}  # fsdp does not divide its state
     assert chosen() is None

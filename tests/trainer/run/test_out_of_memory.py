@@ -123,6 +123,16 @@ def test_only_what_can_still_be_lowered_is_named(job: MakeJob) -> None:
     assert remedies("a training step", DreamBoothJob.model_validate(job(training=least))) == (
         "set spec.model.quantization, lower spec.training.resolution or use GPUs with more memory"
     )
+    for spec in (
+        {"training": {**least, "lora": {"type": "dora"}}},
+        {"training": least, "runtime": {"strategy": "fsdp"}},
+        {"training": least, "model": {"mergedAdapters": [{"source": "/style.safetensors"}]}},
+    ):
+        assert "quantization" not in remedies(
+            "a training step", DreamBoothJob.model_validate(job(**spec))
+        )
+    divided = DreamBoothJob.model_validate(job(training=most, runtime={"strategy": "fsdp"}))
+    assert "adamw-8bit" not in remedies("a training step", divided)
     assert "lower spec.training.perDeviceBatch and raise accumulation" in remedies(
         "a training step",
         DreamBoothJob.model_validate(job(training={"globalBatch": None, "perDeviceBatch": 2})),

@@ -231,8 +231,9 @@ class _Measurement:
         else:
             loss.backward()  # type: ignore[no-untyped-call]
         del loss
-        if self._training.precision == "fp16":
-            # An optimizer that is not fused takes the roots of all second moments at once.
+        optimizer = self._training.optimizer.name
+        if self._training.precision == "fp16" or optimizer == "schedule-free-adamw":
+            # Where it is not fused, AdamW takes the roots of all second moments at once.
             _ = [torch.empty_like(parameter) for parameter in parameters]
             del _
         self._note("a training step")

@@ -60,7 +60,9 @@ def choose_strategy(
     What fsdp is not for stays as it is, and so does what cannot be measured.
     """
     runtime = job.spec.runtime
-    if runtime.strategy is not None or runtime.gpu_memory is None or world_size(runtime) == 1:
+    if runtime.strategy is not None or runtime.gpu_memory is None or runtime.gpus_per_node == 0:
+        return job
+    if world_size(runtime) == 1:
         return job
     divided = runtime.model_copy(update={"strategy": "fsdp"})
     changed = job.model_copy(update={"spec": job.spec.model_copy(update={"runtime": divided})})

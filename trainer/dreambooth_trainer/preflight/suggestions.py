@@ -6,6 +6,7 @@ from typing import Any
 from dreambooth_api.models.model import Quantization
 from dreambooth_api.models.runtime import world_size
 from dreambooth_trainer.process.batch_split import split_batch
+from dreambooth_trainer.process.out_of_memory import may_quantize
 from dreambooth_trainer.resolved_job import ResolvedJob
 
 Change = tuple[str, ResolvedJob]
@@ -55,12 +56,11 @@ def _changes(job: ResolvedJob) -> Iterator[Change]:
         text = " and ".join(f"spec.training.{names.get(k, k)}: {v}" for k, v in smaller.items())
         yield text, _with(job, "training", **smaller)
     if training.method == "full":
-        # The text encoders' own method stays.
-        yield "spec.training.method: lora", _with(job, "training", method="lora")
+        # The text encoders' own method stays; fsdp divides none beside adapters.
+        if spec.runtime.strategy != "fsdp" or training.text_encoder.method != "full":
+            yield "spec.training.method: lora", _with(job, "training", method="lora")
         return
-    if training.lora.type == "dora" or spec.runtime.strategy == "fsdp":
-        return
-    if spec.model.merged_adapters:
+    if not may_quantize(spec):
         return
     if quantization is None:
         yield _quantized(job, "denoiser", Quantization(denoiser="int8"))

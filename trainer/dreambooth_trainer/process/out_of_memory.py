@@ -66,12 +66,24 @@ def remedies(stage: GpuStage, job: DreamBoothJob) -> str:
         changes.append("use smaller spec.evaluation.encoders")
     if stage in TRAINED_STAGES:
         changes += _state_changes(job.spec)
-    if job.spec.training.method == "lora" and job.spec.model.quantization is None:
+    if job.spec.model.quantization is None and may_quantize(job.spec):
         changes.append("set spec.model.quantization")
     if stage not in ("loading the model", "encoding text"):
         changes.append("lower spec.training.resolution")
     last = "use GPUs with more memory"
     return f"{', '.join(changes)} or {last}" if changes else last
+
+
+def may_quantize(spec: Spec) -> bool:
+    """Whether the rules of the API allow `spec.model.quantization`."""
+    training = spec.training
+    is_divided = spec.runtime.strategy == "fsdp"
+    return (
+        training.method == "lora"
+        and training.lora.type != "dora"
+        and not is_divided
+        and not spec.model.merged_adapters
+    )
 
 
 def _step_changes(training: Training) -> Iterator[str]:
@@ -93,7 +105,7 @@ def _state_changes(spec: Spec) -> Iterator[str]:
         yield "set spec.training.method to lora"
         if prior.enabled and prior.weight != 0 and prior.target == "prediction":
             yield "set spec.prior.target to noise"  # without a copy of the base model
-        if training.optimizer.name == "adamw":
+        if training.optimizer.name == "adamw" and spec.runtime.strategy != "fsdp":
             yield "set spec.training.optimizer.name to adamw-8bit"
     if training.text_encoder.method == "full":
         yield "set spec.training.textEncoder.method to lora or frozen"
