@@ -12,6 +12,7 @@ import pytest
 from dreambooth_api.models.export import HubSecret, PushToHub
 from dreambooth_trainer.export import hub as hub_module
 from dreambooth_trainer.export.hub import find_token_problem, push_to_hub
+from dreambooth_trainer.process.distributed import COLLECTIVE_TIMEOUT
 from tests.ports import free_ports
 from tests.trainer.conftest import MakeJob
 from tests.trainer.export.hub_uploads import Hub, serve
@@ -106,6 +107,10 @@ def test_a_hub_that_hangs_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPa
     over.set()
     assert pushed.problem is not None
     assert pushed.problem.startswith("the hub took longer than 0 s")
+
+
+def test_the_other_ranks_wait_longer_than_a_push_may_take() -> None:
+    assert COLLECTIVE_TIMEOUT.total_seconds() / 2 >= hub_module.LIMIT_SECONDS
 
 
 def test_a_run_that_cannot_push_succeeds_and_says_so(

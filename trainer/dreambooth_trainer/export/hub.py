@@ -21,8 +21,9 @@ log = logging.getLogger(__name__)
 FIELD = "spec.export.pushToHub"
 WAITS_SECONDS = (5.0, 30.0, 120.0)
 """Before each try but the first."""
-LIMIT_SECONDS = 2 * 60 * 60
-"""Of all tries: a job must not wait for a hub for ever."""
+LIMIT_SECONDS = 60 * 60
+"""Of all tries. The other ranks wait for it, and for the export before it, in a collective: see
+`COLLECTIVE_TIMEOUT`."""
 HEARTBEAT_SECONDS = 5.0
 NO_TOKEN = f"{environment.HUB_TOKEN} is not set; name a Secret with a token in secretRef"
 
