@@ -90,8 +90,13 @@ def test_alphas_are_found_wherever_a_tool_keeps_them(
     peft.mkdir()
     named = {f"base_model.model.{n.removeprefix('unet.')}": t for n, t in tensors.items()}
     save_file(named, peft / "adapter_model.safetensors")
-    (peft / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 2}')
-    assert scales(family, peft) == {0.5}
+    hashes = set()
+    for alpha in (2, 8):
+        (peft / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": alpha}))
+        assert scales(family, peft) == {alpha / 4}
+        given = StartAdapter(source=str(peft))
+        hashes.add(load_adapter(given, STORAGE, ALONE, family, FIELD).sha256)
+    assert len(hashes) == 2  # class images that are shared depend on the alpha
     (peft / "adapter_config.json").unlink()
     with pytest.raises(BadModelError, match=r"adapter_config.json of .* is missing"):
         scales(family, peft)

@@ -116,6 +116,9 @@ def load_adapter(
                 f"{field}: {given.source} is damaged, or no safetensors file; copy it again"
             ) from error
     layers, lycoris = _find_layers(source, tensors, metadata, family, field)
+    if source.metadata:  # scales that the file does not hold: class images depend on them too
+        text = json.dumps([digest, [each.scale for each in layers]])
+        digest = hashlib.sha256(text.encode()).hexdigest()
     for name, tensor in tensors.items():
         is_plain = tensor.is_floating_point() and tensor.itemsize > 1
         if not is_plain and not name.endswith(ALPHA):
