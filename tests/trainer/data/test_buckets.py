@@ -248,7 +248,7 @@ def test_images_of_one_shape_are_drawn_as_squares_are(tmp_path: Path) -> None:
 def test_every_image_has_its_turn_at_every_resolution(tmp_path: Path, crop: str) -> None:
     for number in range(3):
         photo(tmp_path / "0", f"{number}.png", (400, 300))
-    job = a_job(tmp_path, crop=crop, resolution=96, lowerResolutions=[80, 64])
+    job = a_job(tmp_path, crop=crop, resolution=96, lowerResolutions=[80, 64, 64])
     [group] = groups = groups_of(job)
     shapes = [(64, 64), (80, 80), (96, 96)] if crop == "center" else [(72, 56), (88, 64), (104, 80)]
     assert group.shapes == [shape for shape in shapes for _ in range(3)]

@@ -158,7 +158,8 @@ def subject_groups(
             group = ImageGroup(subject.images, subject.captions, crops, outside=outside)
             groups.append(_with_orders(group, job, spec))
             continue
-        sides = [training.resolution, *(training.lower_resolutions or ())]
+        # Each once, however often the job names it.
+        sides = dict.fromkeys([training.resolution, *(training.lower_resolutions or ())])
         shaped, *lower = (
             [
                 (image, caption, _shape(training, image, side, step))

@@ -60,7 +60,7 @@ class LoadedAdapter:
     """An adapter's file."""
 
     sha256: str
-    """Of the file; "" if only its header was read."""
+    """Of the file, and of scales that are kept beside it; "" if only its header was read."""
     layers: Sequence[Adapter]
     """Their modules have the names of the model's own. They may be on the meta device."""
     lycoris: Sequence[LycorisAdapter] = ()
