@@ -104,7 +104,7 @@ def test_what_is_not_valid_is_refused_by_its_option(done: Bench) -> None:
     code, output = done.dreambooth("generate", "mug", "-n", "0", "--steps", "5000", "--seed", "-1")
     assert code == 2
     assert "-n: must be at least 1 (got 0)" in output
-    assert "--steps: must be at most 1000 (got 5000)" in output
+    assert "--steps: must be at most 500 (got 5000)" in output
     assert "--seed: must be at least 0" in output
     code, output = done.dreambooth("generate", "mug", "--size", "big")
     assert code == 2

@@ -78,5 +78,7 @@ class Stream:
             self.close()
 
     def close(self) -> None:
-        """Nobody waits for the rest any more."""
+        """Nobody waits for the rest any more; to be called from the event loop."""
         self._ticket.cancelled = True
+        # Images that are dropped from the queue have no other event.
+        self._events.put_nowait(Failed("the client has left", 499))
