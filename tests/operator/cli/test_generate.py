@@ -109,6 +109,19 @@ def test_what_is_not_valid_is_refused_by_its_option(done: Bench) -> None:
     code, output = done.dreambooth("generate", "mug", "--size", "big")
     assert code == 2
     assert "--size big: must be a number of pixels" in output
+    options = ("--size", "100000", "--guidance", "nan", "--weight", "nan", "--negative", "x" * 513)
+    code, output = done.dreambooth("generate", "mug", *options)
+    assert code == 2
+    assert output.count("--size: must be at most 8192 (got 100000)") == 1
+    for option in ("--guidance", "--weight", "--negative"):
+        assert f"{option}: must be" in output
+    code, output = done.dreambooth("generate", "mug", "  ")
+    assert code == 2
+    assert "prompt[0]: must be text on one line" in output
+    assert "hint" not in output
+    code, output = done.dreambooth("generate", "mug", "--gpus", "99")
+    assert code == 2
+    assert "--gpus 99: this machine has" in output
     code, output = done.dreambooth("generate", "cup")
     assert code == 2
     assert "cup: no such file, and no run of that name" in output

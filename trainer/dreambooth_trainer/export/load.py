@@ -69,7 +69,7 @@ def scale_adapters(family: Family, weight: float) -> None:
     layers = [each for part in parts for each in part.modules() if isinstance(each, BaseTunerLayer)]
     if not layers and weight != 1:
         raise BadConfigError(
-            "adapterWeight: the result is a whole model without adapters; leave it out"
+            "weight of the adapters: the result is a whole model without adapters; leave it out"
         )
     for layer in layers:
         for name in layer.scaling:

@@ -24,22 +24,22 @@ from dreambooth_operator.cli.results import newest_run_uid
 from dreambooth_operator.cli.terminal.end import print_entry, print_text
 from dreambooth_operator.cli.use.trainer_command import run_on_result
 from dreambooth_operator.errors import UserError
-from dreambooth_operator.local.host import check_fits, visible_gpus
+from dreambooth_operator.local.host import visible_gpus
 from dreambooth_operator.local.state import State
 from dreambooth_operator.local.storage import LocalStorage, storage_to_read, with_endpoint
 
 OPTIONS = {
     "prompts": "prompt",
     "count": "-n",
-    "guidanceScale": "--guidance",
-    "negativePrompt": "--negative",
-    "adapterWeight": "--weight",
+    "guidance_scale": "--guidance",
+    "negative_prompt": "--negative",
+    "adapter_weight": "--weight",
     "step": "--checkpoint",
     "width": "--size",
     "height": "--size",
 }
 """The option of each field of `Generation`, where it has another name."""
-SIZE = re.compile(r"(?P<width>[0-9]{1,5})(x(?P<height>[0-9]{1,5}))?")
+SIZE = re.compile(r"(?P<width>[0-9]{1,9})(x(?P<height>[0-9]{1,9}))?")
 MAX_PROMPTS_BYTES = 8 * 2**20
 
 
@@ -78,11 +78,10 @@ def generate(options: GenerateOptions) -> int:
     """
     console = Console(soft_wrap=True)
     state = State(options.state)
-    prompts = [*options.prompts, *_read_prompts(options.prompts_file)]
+    given = [prompt.strip() for prompt in options.prompts]  # as the lines of a file
+    prompts = [*given, *_read_prompts(options.prompts_file)]
     found = _find(options.result, state)
     job = _for_this_machine(found.job, options)
-    check_fits(job)
-    _hint(job, prompts, console)
     # Like other commands that only read: a job that is still training goes on.
     with storage_to_read(job, state, found.embedded) as storage:
         root = found.root
@@ -90,6 +89,7 @@ def generate(options: GenerateOptions) -> int:
             job.metadata.uid = job.metadata.uid or newest_run_uid(storage.client, job)
             root = output_layout(job).root
         wanted = _wanted(job, root, prompts, options)
+        _hint(job, prompts, console)
         return _generate(storage, wanted, state, console)
 
 
@@ -138,8 +138,15 @@ def _of_cluster(job: DreamBoothJob) -> _Found:
 
 
 def _for_this_machine(job: DreamBoothJob, options: GenerateOptions) -> DreamBoothJob:
-    """The job with one process per GPU, which its images do not depend on."""
-    gpus = options.gpus if options.gpus is not None else min(1, len(visible_gpus()))
+    """The job with one process per GPU, which its images do not depend on.
+
+    Raises:
+        UserError: There are fewer GPUs than `--gpus`, or no model at `--base`.
+    """
+    present = len(visible_gpus())
+    gpus = options.gpus if options.gpus is not None else min(1, present)
+    if gpus > present:
+        raise UserError(f"--gpus {gpus}: this machine has {present}; lower it (0 uses the CPU)")
     document = job.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"status"})
     spec = document["spec"]
     runtime = {"nodes": 1, "gpusPerNode": gpus}
@@ -195,7 +202,9 @@ def _wanted(
     try:
         return Generation.model_validate(fields)
     except ValidationError as error:
-        raise UserError("\n".join(_as_option(line) for line in messages(error))) from error
+        # Once where width and height are the same.
+        lines = dict.fromkeys(_as_option(line) for line in messages(error))
+        raise UserError("\n".join(lines)) from error
 
 
 def _size(text: str | None) -> dict[str, int]:
