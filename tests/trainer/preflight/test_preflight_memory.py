@@ -85,11 +85,14 @@ def test_gradients_of_several_ranks_are_counted_once(sd15: ModelConfig) -> None:
 
 
 def test_what_a_schedule_free_step_takes_besides_its_state_is_counted(sd15: ModelConfig) -> None:
-    settings = {"method": "full", "gradient_checkpointing": True}
-    optimizer = {"name": "schedule-free-adamw"}
-    stages = measure(sd15, ranks=2, optimizer=optimizer, **settings)
-    # Weights, gradients, moments, and roots of the second ones.
-    assert stages["a training step"] > 859.5e6 * (4 + 4 + 8 + 4) / GIB
+    adamw, schedule_free = (
+        measure(
+            sd15, ranks=2, method="full", gradient_checkpointing=True, optimizer={"name": name}
+        )["a training step"]
+        for name in ("adamw", "schedule-free-adamw")
+    )
+    # Roots of the second moments, when activations are gone.
+    assert schedule_free > adamw + 1
 
 
 def test_gradient_checkpointing_and_half_precision_take_less(sd15: ModelConfig) -> None:
