@@ -14,7 +14,7 @@ import yaml
 
 from dreambooth_api.codegen.generate import CRD_FILE, generated
 from dreambooth_api.codegen.schema import custom_resource_definition, job_schema
-from dreambooth_api.models.base import PATTERNS
+from dreambooth_api.schema.base import PATTERNS
 
 CONDITION = re.compile(r"\[\?\(@\.type==\"\w+\"\)\]")
 MAP_KEYS = "x-kubernetes-list-map-keys"

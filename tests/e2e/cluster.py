@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from dreambooth_api.models.base import KIND
+from dreambooth_api.schema.base import KIND
 from tests.cluster.client import Object
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubectl import Kubectl, KubectlError, eventually

@@ -1,6 +1,5 @@
 """A job with its model's defaults: what may be unset in the API has a value here."""
 
-from dreambooth_api.models.base import GuidanceScale
 from dreambooth_api.models.job import DreamBoothJob, Spec
 from dreambooth_api.models.prior import (
     EmptyPromptFraction,
@@ -16,6 +15,7 @@ from dreambooth_api.models.training import (
     TimestepSampling,
     Training,
 )
+from dreambooth_api.schema.base import GuidanceScale
 
 
 class ResolvedPrior(Prior):

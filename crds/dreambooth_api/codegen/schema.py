@@ -8,9 +8,9 @@ API server fills in a nested default when its parent is absent.
 from copy import deepcopy
 from typing import Any
 
-from dreambooth_api.models.base import GROUP, KIND, VERSION
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.update import transitions
+from dreambooth_api.schema.base import GROUP, KIND, VERSION
 
 Schema = dict[str, Any]
 

@@ -5,8 +5,8 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from dreambooth_api.contract.message import Step, Uri
-from dreambooth_api.models.base import ApiModel, GuidanceScale, Prompt, Seed
 from dreambooth_api.models.prior import Sampler, SamplingSteps
+from dreambooth_api.schema.base import ApiModel, GuidanceScale, Prompt, Seed
 
 MAX_IMAGES = 10_000
 Side = Annotated[int, Field(ge=64, le=8192)]

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dreambooth_api.models.base import ApiModel, ModelSource, Steps
-from dreambooth_api.models.map_list import MapList
-from dreambooth_api.models.rules import rule
+from dreambooth_api.schema.base import ApiModel, ModelSource, Steps
+from dreambooth_api.schema.map_list import MapList
+from dreambooth_api.schema.rules import rule
 
 SelectableScore = Literal[
     "subjectSimilarity",

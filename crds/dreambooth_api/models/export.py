@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
-from dreambooth_api.models.base import REPOSITORY, ApiModel, ObjectName, SecretKey
+from dreambooth_api.schema.base import REPOSITORY, ApiModel, ObjectName, SecretKey
 
 Repository = Annotated[str, StringConstraints(pattern=REPOSITORY, max_length=192)]
 

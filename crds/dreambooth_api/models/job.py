@@ -6,19 +6,19 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from dreambooth_api.contract.layout import OutputLayout
-from dreambooth_api.models.base import ApiModel, JobName, NamespaceName, ObjectUid, StorageUri
 from dreambooth_api.models.evaluation import Evaluation
 from dreambooth_api.models.export import Export
-from dreambooth_api.models.map_list import MapList
 from dreambooth_api.models.model import Model
 from dreambooth_api.models.prior import Prior
-from dreambooth_api.models.rules import rule
 from dreambooth_api.models.runtime import Runtime, world_size
 from dreambooth_api.models.status import Status
 from dreambooth_api.models.storage import Checkpoints, ResumeFrom, Samples, Storage
 from dreambooth_api.models.subject import Subject
 from dreambooth_api.models.tracking import Tracking
 from dreambooth_api.models.training import Training
+from dreambooth_api.schema.base import ApiModel, JobName, NamespaceName, ObjectUid, StorageUri
+from dreambooth_api.schema.map_list import MapList
+from dreambooth_api.schema.rules import rule
 
 
 class Spec(ApiModel):

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dreambooth_api.models.base import ApiModel, ModuleName
-from dreambooth_api.models.rules import rule
+from dreambooth_api.schema.base import ApiModel, ModuleName
+from dreambooth_api.schema.rules import rule
 
 AdapterType = Literal["lora", "dora", "lokr", "loha"]
 Alpha = Annotated[float, Field(gt=0, le=4096)]

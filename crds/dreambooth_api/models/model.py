@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dreambooth_api.models.base import ApiModel, ModelSource, Revision, Variant
-from dreambooth_api.models.rules import rule
+from dreambooth_api.schema.base import ApiModel, ModelSource, Revision, Variant
+from dreambooth_api.schema.rules import rule
 
 FILE_ENDINGS = (".safetensors", ".ckpt")
 PICKLED_ENDINGS = (".ckpt", ".pt", ".pth", ".bin")

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dreambooth_api.models.base import ApiModel
-from dreambooth_api.models.rules import rule
+from dreambooth_api.schema.base import ApiModel
+from dreambooth_api.schema.rules import rule
 
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 OptimizerName = Literal[

@@ -11,9 +11,9 @@ from pydantic import ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from dreambooth_api.contract import environment
-from dreambooth_api.models.base import ApiModel, EnvName, LabelValue, ObjectName, ResourceList
-from dreambooth_api.models.map_list import MapList
-from dreambooth_api.models.rules import rule
+from dreambooth_api.schema.base import ApiModel, EnvName, LabelValue, ObjectName, ResourceList
+from dreambooth_api.schema.map_list import MapList
+from dreambooth_api.schema.rules import rule
 
 Opaque = dict[str, Any]
 """A part of a core/v1 object, kept as it is."""

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dreambooth_api.models.base import ApiModel, GuidanceScale, Prompt, Seed, StorageUri
-from dreambooth_api.models.rules import rule
 from dreambooth_api.models.subject import CLASS_PROMPT
+from dreambooth_api.schema.base import ApiModel, GuidanceScale, Prompt, Seed, StorageUri
+from dreambooth_api.schema.rules import rule
 
 Sampler = Literal["dpm-solver++", "ddim", "euler", "pndm"]
 """Models that are trained by flow matching take that of their scheduler alone: `euler`, and most of

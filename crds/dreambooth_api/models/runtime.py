@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dreambooth_api.contract.restart import RestartPolicy
-from dreambooth_api.models.base import (
+from dreambooth_api.models.overrides import PodOverrides
+from dreambooth_api.schema.base import (
     ApiModel,
     LabelKey,
     LabelValue,
@@ -15,9 +16,8 @@ from dreambooth_api.models.base import (
     ResourceList,
     ResourceName,
 )
-from dreambooth_api.models.map_list import MapList
-from dreambooth_api.models.overrides import PodOverrides
-from dreambooth_api.models.rules import rule
+from dreambooth_api.schema.map_list import MapList
+from dreambooth_api.schema.rules import rule
 
 # A year: more is a mistake, and a date that far ahead can still be computed.
 MAX_SECONDS = 31_536_000

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from dreambooth_api.contract.stages import Outcome, Phase, Stage
-from dreambooth_api.models.base import CONDITION_REASON, CONDITION_TYPE, ApiModel, Time
-from dreambooth_api.models.map_list import MapList
+from dreambooth_api.schema.base import CONDITION_REASON, CONDITION_TYPE, ApiModel, Time
+from dreambooth_api.schema.map_list import MapList
 
 Text = Annotated[str, StringConstraints(max_length=4096)]
 ConditionTypeName = Annotated[str, StringConstraints(pattern=CONDITION_TYPE, max_length=316)]

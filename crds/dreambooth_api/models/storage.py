@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from dreambooth_api.models.base import (
+from dreambooth_api.models.prior import Sampler, SamplingSteps
+from dreambooth_api.schema.base import (
     ApiModel,
     BucketName,
     EndpointUrl,
@@ -18,9 +19,8 @@ from dreambooth_api.models.base import (
     Steps,
     StorageUri,
 )
-from dreambooth_api.models.map_list import SetList
-from dreambooth_api.models.prior import Sampler, SamplingSteps
-from dreambooth_api.models.rules import rule
+from dreambooth_api.schema.map_list import SetList
+from dreambooth_api.schema.rules import rule
 
 
 class CredentialKeys(ApiModel):

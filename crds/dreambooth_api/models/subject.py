@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dreambooth_api.models.base import ApiModel, ClassNoun, StorageUri, Word
-from dreambooth_api.models.rules import rule
+from dreambooth_api.schema.base import ApiModel, ClassNoun, StorageUri, Word
+from dreambooth_api.schema.rules import rule
 
 CLASS_PROMPT = "a photo of a {class}"
 

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from dreambooth_api.models.base import ApiModel, EndpointUrl, ObjectName, SecretKey
-from dreambooth_api.models.rules import rule
+from dreambooth_api.schema.base import ApiModel, EndpointUrl, ObjectName, SecretKey
+from dreambooth_api.schema.rules import rule
 
 
 class WandbSecret(ApiModel):

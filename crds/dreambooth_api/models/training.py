@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dreambooth_api.models.base import ApiModel, Seed, Steps
 from dreambooth_api.models.lora import Lora
 from dreambooth_api.models.optimizer import LearningRate, Optimizer, Schedule
-from dreambooth_api.models.rules import rule
+from dreambooth_api.schema.base import ApiModel, Seed, Steps
+from dreambooth_api.schema.rules import rule
 
 LossWeighting = Literal["none", "sigma-sqrt", "cosmap"]
 MIN_RESOLUTION = 64

@@ -6,9 +6,9 @@ A job's hyper-parameters are fixed when it is created, so that every attempt tra
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dreambooth_api.models.base import ApiModel
 from dreambooth_api.models.job import Spec
 from dreambooth_api.models.runtime import Runtime
+from dreambooth_api.schema.base import ApiModel
 
 ALWAYS = {"suspend", "runtime.ttlSecondsAfterFinished"}
 """Fields of the spec that can be changed at any time."""

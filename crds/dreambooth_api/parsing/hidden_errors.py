@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.rules import BrokenRulesError, Rule
 from dreambooth_api.parsing.messages import rule_message
+from dreambooth_api.schema.rules import BrokenRulesError, Rule
 
 ROUNDS = 4
 """A job is a few levels deep, and a part may be wrong without the field at fault."""

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from dreambooth_api.codegen.schema import Schema, job_schema
-from dreambooth_api.models.base import PATTERNS
-from dreambooth_api.models.map_list import DuplicateKeyError
-from dreambooth_api.models.rules import BrokenRulesError, Rule
 from dreambooth_api.parsing.quote import quoted, shortened
+from dreambooth_api.schema.base import PATTERNS
+from dreambooth_api.schema.map_list import DuplicateKeyError
+from dreambooth_api.schema.rules import BrokenRulesError, Rule
 
 Location = tuple[int | str, ...]
 # A long list whose items are all wrong has an error for each; nobody reads thousands.

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dreambooth_api.models.base import GROUP
+from dreambooth_api.schema.base import GROUP
 from dreambooth_operator.manifests.names import Manifest
 from dreambooth_operator.manifests.pods import CONFIG_FILE
 

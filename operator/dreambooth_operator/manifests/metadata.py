@@ -8,8 +8,8 @@ and Kueue would queue it a second time.
 
 from collections.abc import Mapping
 
-from dreambooth_api.models.base import API_VERSION, GROUP, KIND
 from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.schema.base import API_VERSION, GROUP, KIND
 from dreambooth_operator.manifests.names import Manifest
 
 # GROUP and batch.kubernetes.io: the operator and the Job controller select pods by these.

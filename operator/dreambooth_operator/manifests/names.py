@@ -3,8 +3,8 @@
 from typing import Any
 
 from dreambooth_api.models import overrides
-from dreambooth_api.models.base import GROUP
 from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.schema.base import GROUP
 
 Manifest = dict[str, Any]
 """A Kubernetes object as it is written in YAML."""

@@ -6,9 +6,9 @@ attempts.
 """
 
 from dreambooth_api.contract.exit_codes import NOT_RETRYABLE, ExitCode
-from dreambooth_api.models.base import API_VERSION, KIND
 from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_api.parsing import yamljson
+from dreambooth_api.schema.base import API_VERSION, KIND
 from dreambooth_operator.manifests import names
 from dreambooth_operator.manifests.content import with_content_hash
 from dreambooth_operator.manifests.metadata import child_metadata

@@ -13,7 +13,7 @@ from dreambooth_storage.upload.process import UploadProcess
 from dreambooth_trainer.checkpoint import BackgroundSaver
 from dreambooth_trainer.checkpoint.shards import read_state
 from dreambooth_trainer.models.generate import ImageRequest, generate_images
-from dreambooth_trainer.preflight.memory import measure_stages
+from dreambooth_trainer.preflight.memory.stages import measure_stages
 from dreambooth_trainer.process.chunks import images_per_pass
 from dreambooth_trainer.training.module import DreamBooth, ResumeState
 from dreambooth_trainer.training.optimizer import make_optimizer

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from dreambooth_api.models.base import JobName
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.parsing.load import load, parse
+from dreambooth_api.schema.base import JobName
 from dreambooth_operator.cli.sweep.members import (
     MAX_MEMBERS,
     SETTINGS_ANNOTATION,

@@ -10,7 +10,7 @@ from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.data.cache import DEVICE_BYTES
 from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.model_config import read_model_config
-from dreambooth_trainer.preflight.memory import measure_stages
+from dreambooth_trainer.preflight.memory.stages import measure_stages
 from tests.trainer.conftest import MakeJob
 from tests.trainer.families.conftest import build
 
@@ -19,7 +19,7 @@ from tests.trainer.families.conftest import build
 def test_the_conditioning_of_all_captions_is_counted_up_to_its_bound(
     job: MakeJob, monkeypatch: pytest.MonkeyPatch, bound: int
 ) -> None:
-    monkeypatch.setattr("dreambooth_trainer.preflight.memory.DEVICE_BYTES", bound)
+    monkeypatch.setattr("dreambooth_trainer.preflight.memory.stages.DEVICE_BYTES", bound)
     config = read_model_config(Model(source=str(build("flux"))), Storage(StorageSettings()))
     assert config is not None
     spec = DreamBoothJob.model_validate(job(training={"method": "lora"}))

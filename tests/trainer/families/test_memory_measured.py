@@ -16,8 +16,8 @@ from dreambooth_trainer.models.adapters.trainable import PRECISIONS, make_traina
 from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.generate import ImageRequest, generate_images
 from dreambooth_trainer.models.model_config import read_model_config
-from dreambooth_trainer.preflight.memory import measure_stages
-from dreambooth_trainer.preflight.meta_device import META, MemoryMeter
+from dreambooth_trainer.preflight.memory.meta_device import META, MemoryMeter
+from dreambooth_trainer.preflight.memory.stages import measure_stages
 from dreambooth_trainer.process.chunks import images_per_pass
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.out_of_memory import GpuStage

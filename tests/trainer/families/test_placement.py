@@ -15,7 +15,7 @@ from dreambooth_trainer.models import Family, load_family
 from dreambooth_trainer.models.adapters.trainable import make_trainable
 from dreambooth_trainer.models.generate import ImageRequest, generate_images
 from dreambooth_trainer.models.load import reload_denoiser
-from dreambooth_trainer.preflight.meta_device import META, MemoryMeter
+from dreambooth_trainer.preflight.memory.meta_device import META, MemoryMeter
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.topology import Topology

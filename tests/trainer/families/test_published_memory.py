@@ -8,7 +8,7 @@ from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.models.published import GpuMemory
-from dreambooth_trainer.preflight.memory import GIB, OVERHEAD, measure_stages
+from dreambooth_trainer.preflight.memory.stages import GIB, OVERHEAD, measure_stages
 from tests.docs.test_examples import JOB
 from tests.trainer.families.published import PUBLISHED, published_config
 

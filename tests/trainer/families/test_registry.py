@@ -8,7 +8,7 @@ from dreambooth_api.codegen.files import REPOSITORY
 from dreambooth_trainer.codegen.generate import generated
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.registry import FAMILIES
-from dreambooth_trainer.preflight.memory import count_parameters
+from dreambooth_trainer.preflight.memory.stages import count_parameters
 from tests.corpus.families import registry
 from tests.trainer.families.published import PIPELINES, PUBLISHED, published_config
 from tests.trainer.families.test_target import WIDE

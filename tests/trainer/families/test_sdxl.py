@@ -19,7 +19,7 @@ from dreambooth_trainer.models.adapters.trainable import make_trainable
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.model_config import ModelConfig, read_model_config
 from dreambooth_trainer.objectives.make import make_objective
-from dreambooth_trainer.preflight.memory import checkpoint_bytes
+from dreambooth_trainer.preflight.memory.stages import checkpoint_bytes
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.topology import Topology

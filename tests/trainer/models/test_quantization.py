@@ -24,7 +24,7 @@ from dreambooth_trainer.models.adapters.trainable import make_trainable
 from dreambooth_trainer.models.load import reload_denoiser
 from dreambooth_trainer.models.quantization.formats import dequantize, quantize
 from dreambooth_trainer.models.quantization.linear import QuantizedLinear
-from dreambooth_trainer.preflight.meta_device import META, MemoryMeter
+from dreambooth_trainer.preflight.memory.meta_device import META, MemoryMeter
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.topology import Topology

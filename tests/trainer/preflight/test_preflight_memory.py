@@ -14,7 +14,7 @@ from dreambooth_trainer.evaluation.encoder_config import EncoderConfig
 from dreambooth_trainer.evaluation.preprocessing import read_preprocessing
 from dreambooth_trainer.models.model_config import ModelConfig, read_shipped_config
 from dreambooth_trainer.models.single_file.architectures import ARCHITECTURES
-from dreambooth_trainer.preflight.memory import (
+from dreambooth_trainer.preflight.memory.stages import (
     GIB,
     OVERHEAD,
     checkpoint_bytes,

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from dreambooth_trainer.preflight.memory import GIB
-from dreambooth_trainer.preflight.suggestions import suggest_changes
+from dreambooth_trainer.preflight.memory.stages import GIB
+from dreambooth_trainer.preflight.memory.suggestions import suggest_changes
 from dreambooth_trainer.resolved_job import ResolvedJob
 from tests.trainer.resolved import resolve_job
 

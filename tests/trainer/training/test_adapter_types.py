@@ -18,7 +18,7 @@ from dreambooth_trainer.models.adapters.inject import principal_components
 from dreambooth_trainer.models.adapters.trainable import make_trainable
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.models.model_config import ModelConfig, read_model_config
-from dreambooth_trainer.preflight.memory import checkpoint_bytes, measure_stages
+from dreambooth_trainer.preflight.memory.stages import checkpoint_bytes, measure_stages
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.training.module import DreamBooth, ResumeState
 from tests.trainer.export.test_adapters import TYPES

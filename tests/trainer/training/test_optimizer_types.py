@@ -10,7 +10,7 @@ from dreambooth_api.models.model import Model
 from dreambooth_api.models.optimizer import OptimizerName
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.models.model_config import read_model_config
-from dreambooth_trainer.preflight.memory import checkpoint_bytes
+from dreambooth_trainer.preflight.memory.stages import checkpoint_bytes
 from dreambooth_trainer.training.module import DreamBooth, ResumeState
 from tests.trainer.training.test_adapter_types import Run
 

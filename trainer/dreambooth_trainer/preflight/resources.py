@@ -8,13 +8,13 @@ from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.runtime import world_size
 from dreambooth_trainer.evaluation.encoder_config import EncoderConfig
 from dreambooth_trainer.models.model_config import ModelConfig
-from dreambooth_trainer.preflight.memory import (
+from dreambooth_trainer.preflight.memory.stages import (
     GIB,
     OVERHEAD,
     checkpoint_bytes,
     measure_stages,
 )
-from dreambooth_trainer.preflight.suggestions import suggest_changes
+from dreambooth_trainer.preflight.memory.suggestions import suggest_changes
 from dreambooth_trainer.process.batch_split import split_batch
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.process.exit_status import describe

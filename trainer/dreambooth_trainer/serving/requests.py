@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dreambooth_api.images.generation import AdapterWeight
-from dreambooth_api.models.base import GuidanceScale, Prompt, Seed
 from dreambooth_api.models.prior import Sampler, SamplingSteps
+from dreambooth_api.schema.base import GuidanceScale, Prompt, Seed
 
 SIZE = re.compile(r"(?P<width>[0-9]{2,4})x(?P<height>[0-9]{2,4})")
 SMALLEST_SIDE, LARGEST_SIDE = 64, 2048

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from dreambooth_api.models.base import ApiModel
 from dreambooth_api.models.storage import Storage
+from dreambooth_api.schema.base import ApiModel
 
 TOKENS_VARIABLE = "DREAMBOOTH_SERVING_TOKENS"
 """Tokens, separated by white space, beside those of `tokensFile`."""

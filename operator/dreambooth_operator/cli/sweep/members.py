@@ -14,10 +14,10 @@ from typing import Any
 
 import yaml
 
-from dreambooth_api.models.base import GROUP
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.parsing import yamljson
 from dreambooth_api.parsing.load import InvalidJobError, parse
+from dreambooth_api.schema.base import GROUP
 from dreambooth_operator.errors import UserError
 
 SWEEP_LABEL = f"{GROUP}/sweep"

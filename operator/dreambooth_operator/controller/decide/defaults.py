@@ -9,9 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from dreambooth_api.models.base import ApiModel, LabelKey, LabelValue, ObjectName
 from dreambooth_api.models.job import DreamBoothJob, Spec, is_in_buckets
-from dreambooth_api.models.map_list import MapList
 from dreambooth_api.models.overrides import TRAINER, EnvVar, PodOverrides
 from dreambooth_api.models.runtime import (
     ImagePullSecrets,
@@ -22,6 +20,8 @@ from dreambooth_api.models.runtime import (
     Toleration,
 )
 from dreambooth_api.models.storage import Storage
+from dreambooth_api.schema.base import ApiModel, LabelKey, LabelValue, ObjectName
+from dreambooth_api.schema.map_list import MapList
 from dreambooth_operator.manifests.overrides import merged
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from dreambooth_api.models.base import GROUP
+from dreambooth_api.schema.base import GROUP
 from dreambooth_operator.controller.kube.objects import (
     Body,
     Key,

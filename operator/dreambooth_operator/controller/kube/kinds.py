@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dreambooth_api.codegen.schema import PLURAL
-from dreambooth_api.models.base import API_VERSION, KIND
+from dreambooth_api.schema.base import API_VERSION, KIND
 from dreambooth_operator.manifests import names
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from dreambooth_api.models.base import KIND
+from dreambooth_api.schema.base import KIND
 
 Body = Mapping[str, Any]
 """An object as the API server sends it."""

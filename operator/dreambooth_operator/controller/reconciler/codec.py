@@ -8,10 +8,10 @@ from typing import Any
 
 from dreambooth_api.contract.conditions import ConditionType, Reason
 from dreambooth_api.contract.times import rfc3339
-from dreambooth_api.models.base import API_VERSION, KIND
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.status import Status
 from dreambooth_api.parsing.load import InvalidJobError, parse
+from dreambooth_api.schema.base import API_VERSION, KIND
 from dreambooth_operator.controller.decide.state.conditions import MAX_MESSAGE
 from dreambooth_operator.controller.decide.state.decision import Event
 from dreambooth_operator.controller.watch.snapshots import DreamBoothJobSnapshot

@@ -18,8 +18,8 @@ from dreambooth_trainer.models import Conditioning
 from dreambooth_trainer.models.adapters.trainable import PRECISIONS, make_trainable
 from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.models.prompts import count_bytes
-from dreambooth_trainer.preflight.meta_device import META, CudaArithmetic, MemoryMeter
-from dreambooth_trainer.preflight.sharded import state_of_others, weights_of_others
+from dreambooth_trainer.preflight.memory.meta_device import META, CudaArithmetic, MemoryMeter
+from dreambooth_trainer.preflight.memory.sharded import state_of_others, weights_of_others
 from dreambooth_trainer.process.chunks import images_per_pass
 from dreambooth_trainer.process.out_of_memory import GpuStage
 from dreambooth_trainer.resolved_job import ResolvedJob, ResolvedTraining

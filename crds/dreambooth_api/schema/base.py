@@ -17,7 +17,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from dreambooth_api.models.rules import BrokenRulesError, rules_of
+from dreambooth_api.schema.rules import BrokenRulesError, rules_of
 
 GROUP = "dreambooth.dev"
 VERSION = "v1alpha1"

@@ -1,0 +1,1 @@
+"""How models become the CRD: strict fields, rules between them, lists with keys."""

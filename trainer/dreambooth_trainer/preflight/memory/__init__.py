@@ -1,0 +1,1 @@
+"""The GPU memory of a job, measured on shapes alone, and what makes it fit."""
