@@ -1,10 +1,14 @@
-"""docs/models.md states the memory that preflight estimates for the published models."""
+"""docs/models.md and docs/recipes.md state the memory that preflight estimates."""
 
-from dataclasses import astuple
+from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
 from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.parsing import yamljson
+from dreambooth_trainer.codegen.recipes import RECIPES, Recipe, choose_recipe
+from dreambooth_trainer.codegen.recipes_page import COLUMNS
 from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.models.published import GpuMemory
@@ -12,22 +16,32 @@ from dreambooth_trainer.preflight.memory.stages import GIB, OVERHEAD, measure_st
 from tests.docs.test_examples import JOB
 from tests.trainer.families.published import PUBLISHED, published_config
 
-QLORA = {"denoiser": "nf4", "textEncoders": "int8"}
+QLORA = Recipe(
+    "qlora",
+    "qlora",
+    "Of docs/models.md alone.",
+    "model:\n  source: {source}\n  quantization: {{denoiser: nf4, textEncoders: int8}}\n"
+    "training:\n  method: lora\n",
+)
+MEASURED = {recipe.memory: recipe for recipe in (*RECIPES, QLORA)}
 
 
-def measure(
-    config: ModelConfig, method: str, *, checkpointing: bool, quantized: bool = False
-) -> float:
+def settings(recipe: Recipe, source: str) -> dict[str, Any]:
+    """A job by the recipe, in bf16."""
+    (parts,) = yamljson.documents(recipe.settings.format(source=source))
+    assert isinstance(parts, dict)
+    training = parts["training"] | {"precision": "bf16"}
+    return {**JOB, "spec": JOB["spec"] | parts | {"training": training}}  # type: ignore[operator]
+
+
+def measure(config: ModelConfig, recipe: Recipe, source: str) -> float:
     """GiB of the largest stage, with the overhead, for one image and one class image."""
-    training = {"method": method, "precision": "bf16", "gradientCheckpointing": checkpointing}
-    model = {**JOB["spec"]["model"], **({"quantization": QLORA} if quantized else {})}
-    spec = {**JOB["spec"], "training": training, "model": model}
-    job = DreamBoothJob.model_validate({**JOB, "spec": spec})
+    job = DreamBoothJob.model_validate(settings(recipe, source))
     stages = measure_stages(
         fill_defaults(job, config.defaults, config.skeleton.flow_shift),
         config,
         local_batch=2,
-        ranks=1,
+        ranks=recipe.gpus,
     )
     return round((max(stages.values()) + OVERHEAD) / GIB, 1)
 
@@ -37,19 +51,22 @@ def measure(
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 @pytest.mark.parametrize("source", PUBLISHED)
 def test_the_memory_of_published_models(source: str) -> None:
-    config = published_config(source)
-    stated = PUBLISHED[source].memory
+    config, model = published_config(source), PUBLISHED[source]
+    stated = model.memory or GpuMemory(0, 0, 0, 0)
     found = GpuMemory(
-        *(
-            measure(config, method, checkpointing=checkpointing)
-            for checkpointing in (False, True)
-            for method in ("lora", "full")
-        ),
-        *(
-            measure(config, "lora", checkpointing=checkpointing, quantized=True)
-            for checkpointing in (False, True)
-            if stated is None or stated.qlora
-        ),
+        **{
+            name: measure(config, recipe, source)
+            for name, recipe in MEASURED.items()
+            if getattr(stated, name) is not None
+        }
     )
-    assert stated, f"memory={found}"
-    assert astuple(found) == pytest.approx(astuple(stated), rel=0.01, abs=0.1), f"memory={found}"
+    for name in MEASURED:
+        expected = getattr(stated, name)
+        assert getattr(found, name) == pytest.approx(expected, rel=0.01, abs=0.1), found
+    for size, gpus in COLUMNS:
+        recipe = choose_recipe(model, size, gpus)
+        assert choose_recipe(replace(model, memory=found), size, gpus) is recipe, f"{size} {found}"
+
+
+def test_every_figure_belongs_to_a_recipe() -> None:
+    assert {field.name for field in fields(GpuMemory)} == MEASURED.keys()

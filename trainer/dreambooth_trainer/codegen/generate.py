@@ -1,16 +1,24 @@
-"""Writes docs/models.md: `python -m dreambooth_trainer.codegen.generate [--check]`."""
+"""Writes docs/models.md and docs/recipes.md.
+
+`python -m dreambooth_trainer.codegen.generate [--check]`
+"""
 
 from pathlib import Path
 
 from dreambooth_api.codegen import files
 from dreambooth_api.codegen.files import Files
 from dreambooth_trainer.codegen.models_page import models_page
+from dreambooth_trainer.codegen.recipes_page import recipes_page
 from dreambooth_trainer.models.registry import FAMILIES
 
 
 def generated() -> Files:
     """Every generated file: its path in the repository, and its text."""
-    return {Path("docs", "models.md"): models_page(FAMILIES.values())}
+    families = FAMILIES.values()
+    return {
+        Path("docs", "models.md"): models_page(families),
+        Path("docs", "recipes.md"): recipes_page(families),
+    }
 
 
 def main() -> None:

@@ -62,6 +62,16 @@ class GpuMemory:
     qlora: float | None = None
     """As `lora`, with `quantization: {denoiser: nf4, textEncoders: int8}`; None: not measured."""
     qlora_checkpointed: float | None = None
+    # As `lora_checkpointed`. None: not measured, or a better recipe fits the smallest GPU.
+    lora_int8: float | None = None
+    """With the denoiser in int8."""
+    lora_nf4: float | None = None
+    lora_nf4_text: float | None = None
+    """The text encoders in nf4 too."""
+    lora_nf4_small: float | None = None
+    """And at 768 pixels."""
+    full_sharded: float | None = None
+    """As `full_checkpointed`, with `runtime.strategy: fsdp` on 8 GPUs: of each."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,16 @@ class Chroma(PackedFamily):
             resolution=1024,
             steps=40,
             guidance_scale=3.0,
-            memory=GpuMemory(77.9, 235.3, 26.9, 168.8),
+            memory=GpuMemory(
+                77.9,
+                235.3,
+                26.9,
+                168.8,
+                lora_int8=18.9,
+                lora_nf4=15.4,
+                lora_nf4_text=11.4,
+                lora_nf4_small=9.5,
+            ),
         ),
         PublishedModel(
             "hf://lodestones/Chroma1-Base",
@@ -49,7 +58,16 @@ class Chroma(PackedFamily):
             resolution=1024,
             steps=40,
             guidance_scale=3.0,
-            memory=GpuMemory(77.9, 235.3, 26.9, 168.8),
+            memory=GpuMemory(
+                77.9,
+                235.3,
+                26.9,
+                168.8,
+                lora_int8=18.9,
+                lora_nf4=15.4,
+                lora_nf4_text=11.4,
+                lora_nf4_small=9.5,
+            ),
         ),
     )
     pipeline_class = ChromaPipeline

@@ -43,7 +43,17 @@ class QwenImage(VideoVaeFamily):
             resolution=1328,
             steps=50,
             guidance_scale=4.0,
-            memory=GpuMemory(153.0, 495.7, 55.3, 382.9),
+            memory=GpuMemory(
+                153.0,
+                495.7,
+                55.3,
+                382.9,
+                lora_int8=36.3,
+                lora_nf4=30.8,
+                lora_nf4_text=28.1,
+                lora_nf4_small=21.2,
+                full_sharded=54.8,
+            ),
         ),
         PublishedModel(
             "hf://Qwen/Qwen-Image",
@@ -52,7 +62,17 @@ class QwenImage(VideoVaeFamily):
             resolution=1328,
             steps=50,
             guidance_scale=4.0,
-            memory=GpuMemory(153.0, 495.7, 55.3, 382.9),
+            memory=GpuMemory(
+                153.0,
+                495.7,
+                55.3,
+                382.9,
+                lora_int8=36.3,
+                lora_nf4=30.8,
+                lora_nf4_text=28.1,
+                lora_nf4_small=21.2,
+                full_sharded=54.8,
+            ),
         ),
     )
     pipeline_class = QwenImagePipeline

@@ -59,7 +59,9 @@ class StableDiffusion3(FlowFamily):
             steps=28,
             guidance_scale=4.5,
             is_gated=True,
-            memory=GpuMemory(23.3, 65.4, 16.4, 45.9),
+            memory=GpuMemory(
+                23.3, 65.4, 16.4, 45.9, lora_int8=14.3, lora_nf4=13.7, lora_nf4_text=7.2
+            ),
         ),
         PublishedModel(
             "hf://stabilityai/stable-diffusion-3.5-large",

@@ -59,7 +59,7 @@ class StableDiffusionXL(DDPMFamily):
             resolution=1024,
             steps=30,
             guidance_scale=5.0,
-            memory=GpuMemory(21.1, 56.0, 9.6, 50.1, 18.1, 6.7),
+            memory=GpuMemory(21.1, 56.0, 9.6, 50.1, 18.1, 6.7, lora_int8=7.6, lora_nf4=6.7),
         ),
     )
     pipeline_class = StableDiffusionXLPipeline
