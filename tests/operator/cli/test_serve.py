@@ -18,15 +18,18 @@ settings = json.loads(Path(sys.argv[sys.argv.index("--settings") + 1]).read_text
 
 def stop(*_):
     Path("stopped").touch()
-    sys.exit(0)
+    if settings["port"] != 2:
+        sys.exit(0)
 
 
 signal.signal(signal.SIGTERM, stop)
+signal.alarm(120)  # it must not outlive a test that fails
 Path("served.part").write_text(json.dumps(settings))
 Path("served.part").rename("served.json")
 if settings["port"] == 1:
     sys.exit(64)
-signal.pause()
+while True:
+    signal.pause()
 """
 
 
@@ -82,3 +85,17 @@ def test_a_result_that_is_not_there_and_a_server_that_refuses_are_errors(done: B
     code, output = done.dreambooth("serve", "mug", "--port", "1")
     assert code == 64
     assert not (Path(done.folder) / "stopped").exists()
+
+
+def test_a_second_ctrl_c_does_not_wait_for_what_is_under_way(done: Bench) -> None:
+    process = done.start("serve", "mug", "--port", "2")
+    for mark in ("served.json", "stopped"):
+        until = time.monotonic() + 60
+        while not (done.folder / mark).exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+    try:
+        assert process.wait(20) == 0
+    finally:
+        process.kill()

@@ -94,6 +94,8 @@ def _run(settings: Path, environment: Mapping[str, str] | None) -> int:
                 if stop.requested and not asked:
                     process.terminate()
                     asked = True
+                if stop.immediate:
+                    process.kill()
                 time.sleep(POLL_SECONDS)
         finally:
             process.kill()
