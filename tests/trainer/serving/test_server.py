@@ -303,6 +303,9 @@ def test_a_base_model_elsewhere_is_used_as_the_job_used_it(root: Path, random_mo
     record = json.loads((run / "run.json").read_text())
     record["job"]["spec"]["model"]["clipSkip"] = 2
     (run / "run.json").write_text(json.dumps(record))
+    # A record that cannot be read leaves out its own run alone.
+    deep = write_run(folder, random_model, "deep", "uid-2", seed=1)
+    (deep / "run.json").write_text('{"job": ' + "[" * 100_000)
     parts = make_parts(ServingSettings(root=f"file://{folder}", base=str(random_model)))
     [result] = parts.catalog.results()
     job, _ = parts.models.describe(result)
