@@ -9,7 +9,6 @@ failure and its correction; the termination message is the same, with the newest
 
 import argparse
 import logging
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -20,6 +19,7 @@ from dreambooth_api.contract.layout import EvaluationProtocol
 from dreambooth_api.contract.termination import Termination
 from dreambooth_trainer.process import heartbeat
 from dreambooth_trainer.process.garbage import kept_objects
+from dreambooth_trainer.process.library_logs import quiet_libraries
 from dreambooth_trainer.process.signals import StoppedError, StopSignal
 from dreambooth_trainer.process.termination_message import write_termination
 from dreambooth_trainer.process.topology import Topology, load_job
@@ -39,9 +39,7 @@ def main() -> int:
         "--generate", type=Path, help="generate the images of this file (Generation, JSON) instead"
     )
     arguments = parser.parse_args()
-    # The libraries warn about image processors and safety checkers, which are not used here.
-    for library in ("TRANSFORMERS", "DIFFUSERS"):
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    quiet_libraries()
     # First of all: SIGTERM may arrive while the imports, which take seconds, are running.
     stop = StopSignal()
     stop.install()
@@ -57,8 +55,6 @@ def _configure_logging(rank: int) -> None:
         format=f"%(asctime)s rank {rank} %(levelname)s %(message)s",
         stream=sys.stderr,
     )
-    for verbose in ("httpx", "botocore", "boto3", "s3transfer", "urllib3", "PIL"):
-        logging.getLogger(verbose).setLevel(logging.WARNING)
 
 
 def _run(arguments: argparse.Namespace, topology: Topology, stop: StopSignal) -> int:

@@ -82,6 +82,9 @@ def test_a_result_that_is_not_there_and_a_server_that_refuses_are_errors(done: B
     code, output = done.dreambooth("serve", "cup")
     assert code == 2
     assert "cup: no such file, and no run of that name" in output
+    code, output = done.dreambooth("serve", "mug", "--tokens", "none.txt")
+    assert code == 2
+    assert "--tokens none.txt: no such file" in output
     code, output = done.dreambooth("serve", "mug", "--port", "1")
     assert code == 64
     assert not (Path(done.folder) / "stopped").exists()

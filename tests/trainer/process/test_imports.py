@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from dreambooth_trainer.models.registry import FAMILIES
 
 UNUSED = (
@@ -20,6 +22,8 @@ def test_a_run_imports_one_family_and_no_tracker() -> None:
     # As `python -m dreambooth_trainer` does before it reads the model; then it loads its family.
     code = f"""
 import sys
+
+import pytest
 import dreambooth_trainer.__main__
 import dreambooth_trainer.run.train
 from dreambooth_trainer.models.registry import FAMILIES
@@ -32,3 +36,15 @@ print(*sys.modules)
     assert not imported.intersection(UNUSED)
     others = {family.__module__ for name, family in FAMILIES.items() if name != FAMILY}
     assert not imported & others
+
+
+@pytest.mark.parametrize("program", ["", ".serving", ".export.merge"])
+def test_programs_tell_libraries_to_be_quiet_before_they_import_them(program: str) -> None:
+    # They say what they lack when they are imported, and read their settings then.
+    name = f"dreambooth_trainer{program}"
+    module = name if program == ".export.merge" else f"{name}.__main__"
+    code = f"import sys, {module}; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    imported = set(result.stdout.split())
+    assert module in imported, result.stderr
+    assert not imported & {"bitsandbytes", "diffusers", "peft", "transformers"}

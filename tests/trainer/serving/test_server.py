@@ -176,7 +176,7 @@ def test_a_client_that_leaves_frees_the_device_and_a_full_queue_refuses(
         ({"n": 11}, "n: at most 10 images a request"),
         ({"extra_body": {"steps": 0}}, "steps: Input should be greater than or equal to 1"),
         ({"model": "whole", "extra_body": {"adapter_weight": 0.5}}, "without adapters"),
-        ({"prompt": ""}, "prompt: "),
+        ({"prompt": ""}, "prompt: must be text on one line"),
     ],
 )
 def test_what_a_model_does_not_take_is_refused(

@@ -7,7 +7,6 @@ a .safetensors file for the whole model in one. Exit codes are the trainer's.
 import argparse
 import json
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -17,12 +16,10 @@ import torch
 
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage, StorageError, StorageSettings
-from dreambooth_trainer.export.pipeline import SINGLE_FILE, write_pipeline
-from dreambooth_trainer.export.provenance import VERSION
-from dreambooth_trainer.models import load_family
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadConfigError, TrainerError
 from dreambooth_trainer.process.exit_status import describe, exit_code_of
+from dreambooth_trainer.process.library_logs import quiet_libraries
 from dreambooth_trainer.process.topology import Topology
 
 CARD = """# {title}
@@ -47,6 +44,11 @@ def merge(model: Model, out: Path, storage: Storage) -> None:
         StorageError: It cannot be read from storage.
         OSError: A file cannot be written.
     """
+    # Imported here, as the libraries are to be quiet by then.
+    from dreambooth_trainer.export.pipeline import SINGLE_FILE, write_pipeline
+    from dreambooth_trainer.export.provenance import VERSION
+    from dreambooth_trainer.models import load_family
+
     family = load_family(model, storage, Ranks(Topology()), torch.device("cpu"))
     loras = [{"source": each.source, "scale": each.strength} for each in model.merged_adapters]
     metadata = {
@@ -86,8 +88,7 @@ def main() -> int:
     parser.add_argument("model", help="spec.model, as JSON")
     parser.add_argument("out", type=Path, help="folder, or .safetensors file")
     arguments = parser.parse_args()
-    for library in ("TRANSFORMERS", "DIFFUSERS"):
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    quiet_libraries()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         with Storage(StorageSettings()) as storage:

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import signal
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 
 from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_storage import StorageError
+from dreambooth_trainer.process.library_logs import quiet_libraries
 from dreambooth_trainer.serving.settings import ServingSettings
 
 log = logging.getLogger(__name__)
@@ -22,14 +22,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="dreambooth_trainer.serving", description=__doc__)
     parser.add_argument("--settings", type=Path, required=True, help="ServingSettings, as JSON")
     arguments = parser.parse_args()
-    # Before the imports below: the libraries warn about image processors and the like.
-    for library in ("TRANSFORMERS", "DIFFUSERS"):
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    quiet_libraries()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
-    for verbose in ("httpx", "botocore", "boto3", "s3transfer", "urllib3"):
-        logging.getLogger(verbose).setLevel(logging.WARNING)
     try:
         settings = ServingSettings.model_validate_json(arguments.settings.read_bytes())
         return _serve(settings)

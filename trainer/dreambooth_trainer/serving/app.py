@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sse_starlette.sse import EventSourceResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from dreambooth_api.models.base import PATTERNS
 from dreambooth_storage import ObjectNotFoundError, StorageError
 from dreambooth_trainer.process.errors import TrainerError
 from dreambooth_trainer.serving import responses
@@ -73,7 +74,10 @@ def _add_errors(app: FastAPI) -> None:
             field = first["loc"][1:] if first["type"] != "json_invalid" else ()
             param = ".".join(map(str, field)) or None
             status = 400
-            message = f"{param or 'body'}: {first['msg'].removeprefix('Value error, ')}"
+            # A pattern says less than what it is for.
+            what = PATTERNS.get(first.get("ctx", {}).get("pattern"))
+            reason = f"must be {what}" if what else first["msg"].removeprefix("Value error, ")
+            message = f"{param or 'body'}: {reason}"
         elif isinstance(error, StarletteHTTPException):
             status, message = error.status_code, str(error.detail)
             headers = dict(error.headers or {})

@@ -64,8 +64,8 @@ class ServingSettings(ApiModel):
             raise ValueError(f"{self.tokens_file}: holds no token; write one a line")
         if not self.insecure and not is_loopback(self.host) and not self.tokens():
             raise ValueError(
-                f"{self.host} can be reached from other machines: name a file of tokens, or serve"
-                " without any on purpose (insecure)"
+                f"{self.host} can be reached from other machines: name a file of tokens"
+                " (--tokens), or serve without any on purpose (--insecure)"
             )
         return self
 

@@ -56,6 +56,8 @@ def serve(options: ServeOptions) -> int:
     if options.base is not None:
         settings["base"] = model_source(options.base, "--base")
     if options.tokens is not None:
+        if not options.tokens.is_file():
+            raise UserError(f"--tokens {options.tokens}: no such file")
         settings["tokensFile"] = str(options.tokens.absolute())
     with _opened(options) as (found, environment), tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "settings.json"
