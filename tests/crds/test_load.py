@@ -188,6 +188,11 @@ def test_object_of_the_api_server_is_read() -> None:
         ),
         ("prior: {enabled: false}", "spec.prior", "overfits"),
         ("prior: {target: noise, count: 4}", "spec.prior.count", "few"),
+        (
+            "training: {schedule: {name: cosine-with-restarts, cycles: 100}}",
+            "spec.training.schedule.cycles",
+            "set it to at most 80",
+        ),
         ("training: {steps: 100}", "spec.checkpoints.every", "none before the end"),
     ],
 )
@@ -195,6 +200,13 @@ def test_what_is_odd_is_a_warning(spec: str, field: str, words: str) -> None:
     (found,) = warnings(load(f"{JOB}  {spec}\n"))
     assert found.startswith(f"{field}: ")
     assert words in found
+
+
+def test_a_rank_beside_an_adapter_has_no_effect() -> None:
+    text = JOB.replace("{source: ", "{adapter: {source: s3://b/lora}, source: ", 1)
+    (found,) = warnings(load(f"{text}  training: {{lora: {{rank: 8}}}}\n"))
+    assert found.startswith("spec.training.lora.rank: has no effect with model.adapter")
+    assert not warnings(load(text))
 
 
 def test_targets_that_come_from_the_model_are_no_warning() -> None:

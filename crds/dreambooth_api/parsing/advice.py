@@ -13,6 +13,8 @@ from dreambooth_api.models.training import Training
 FEW_PRIOR_IMAGES = 16
 # Four times the rate of the paper for Stable Diffusion, 5e-6.
 HIGH_FULL_RATE = 2e-5
+# A cosine of one or two steps has its peak alone, and stays a constant rate.
+MIN_CYCLE_STEPS = 10
 MODEL_FIELDS = (
     "spec.model.source",
     "spec.evaluation.encoders.image",
@@ -126,6 +128,18 @@ def _training(spec: Spec) -> Iterator[str]:
     chosen = training.lora.model_copy(update={"targets": None})
     if chosen != Lora() and not _has_lora(training):
         yield "spec.training.lora: nothing is trained by lora; set method to lora, or remove it"
+    if spec.model.adapter is not None and training.lora.rank != Lora().rank:
+        yield (
+            "spec.training.lora.rank: has no effect with model.adapter, which has its own;"
+            " remove it"
+        )
+    cycles = training.schedule.cycles
+    most = max(1, (training.steps - training.schedule.warmup_steps) // MIN_CYCLE_STEPS)
+    if cycles is not None and cycles > most:
+        yield (
+            f"spec.training.schedule.cycles: {cycles} cycles have fewer than {MIN_CYCLE_STEPS}"
+            f" steps each, too few for a decay; set it to at most {most}"
+        )
     if spec.checkpoints.every > training.steps:
         yield (
             f"spec.checkpoints.every: a checkpoint every {spec.checkpoints.every} steps means none"
