@@ -16,7 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sse_starlette.sse import EventSourceResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from dreambooth_api.models.base import PATTERNS
+from dreambooth_api.schema.base import PATTERNS
 from dreambooth_storage import ObjectNotFoundError, StorageError
 from dreambooth_trainer.process.errors import TrainerError
 from dreambooth_trainer.serving import responses
