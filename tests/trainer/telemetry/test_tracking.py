@@ -1,5 +1,6 @@
 import logging
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,8 @@ def test_wandb_offline_leaves_a_run_that_can_be_synchronised(
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "do-not-tell-anyone")
+    # Of other tests; W&B would say that it has a product for it.
+    monkeypatch.delitem(sys.modules, "openai", raising=False)
     tracking = Tracking(wandb=Wandb(project="dreams", mode="offline"))
     trackers = open_for(tracking, storage, tmp_path)
     trackers.log(1, {"loss/total": 0.5})

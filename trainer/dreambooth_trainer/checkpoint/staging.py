@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dreambooth_trainer.checkpoint.layout import Layout, StoredSlice
-from dreambooth_trainer.models.sharding import whole
+from dreambooth_trainer.process.divided_tensors import whole
 
 log = logging.getLogger(__name__)
 

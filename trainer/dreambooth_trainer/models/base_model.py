@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from dreambooth_trainer.models.adapters.trainable import PRECISIONS
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.prompts import Conditioning
-from dreambooth_trainer.models.sharding import is_sharded, local
+from dreambooth_trainer.models.sharding import is_sharded
+from dreambooth_trainer.process.divided_tensors import local
 from dreambooth_trainer.resolved_job import ResolvedTraining
 
 

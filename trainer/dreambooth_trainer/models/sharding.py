@@ -12,7 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
+
+from dreambooth_trainer.process.divided_tensors import whole
 
 
 def shard(denoiser: nn.Module, device: torch.device, precision: torch.dtype) -> None:
@@ -49,25 +51,6 @@ def blocks(denoiser: nn.Module) -> list[nn.Module]:
 def is_sharded(module: nn.Module) -> bool:
     """Whether `shard` has divided it."""
     return any(isinstance(parameter, DTensor) for parameter in module.parameters())
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """The tensor that parts are of; any other one as it is. Collective for parts."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This rank's part, which shares its memory; any other tensor as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def divided_as(tensor: Tensor, like: Tensor) -> Tensor:
-    """A copy of a tensor that is whole on every rank, divided as `like` is, and on its device."""
-    if not isinstance(like, DTensor):
-        return tensor.to(like.device, copy=True)
-    # Without a source rank, each takes its part of its own tensor.
-    parts = distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
-    return parts.to(like.device, copy=True)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

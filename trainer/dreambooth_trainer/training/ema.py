@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
-from dreambooth_trainer.models.sharding import divided_as, local
+from dreambooth_trainer.process.divided_tensors import divided_as, local
 
 
 class ExponentialMovingAverage:

@@ -11,7 +11,7 @@ from torch.optim import AdamW, Optimizer
 
 from dreambooth_api.models.optimizer import OptimizerName
 from dreambooth_trainer.models.adapters.trainable import TrainableParameters
-from dreambooth_trainer.models.sharding import divided_as
+from dreambooth_trainer.process.divided_tensors import divided_as
 from dreambooth_trainer.training.muon import MuonWithAdamW, is_matrix
 
 COUNT = "optimizer/step"

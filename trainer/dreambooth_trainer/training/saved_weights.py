@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dreambooth_api.models.training import Training
 from dreambooth_trainer.models import Family
 from dreambooth_trainer.models.adapters.exported import START
-from dreambooth_trainer.models.sharding import divided_as
+from dreambooth_trainer.process.divided_tensors import divided_as
 
 
 def exported_group(training: Training) -> str:

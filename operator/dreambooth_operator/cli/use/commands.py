@@ -79,7 +79,7 @@ def evaluate(
     epilog=examples(
         "generate my-mug 'a photo of sks mug on the moon' -n 8 --seed 1 --out pictures",
         "generate s3://bucket/results/default/my-mug/UID --prompts prompts.txt --steps 30",
-        "generate - 'a photo of sks mug' (after: kubectl get dbj my-mug -o yaml |)",
+        "generate - 'a photo of sks mug' < my-mug.yaml   (by: kubectl get dbj my-mug -o yaml)",
         exit_codes=RUN_EXIT_CODES,
     )
 )
