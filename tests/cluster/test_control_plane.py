@@ -51,7 +51,7 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     )
     assert parent.stdout is not None
     assert parent.stdout.readline() == "up\n"
-    assert len(users_of(tmp_path)) >= 2
+    assert eventually(lambda: len(users_of(tmp_path)) >= 2, seconds=10), users_of(tmp_path)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
