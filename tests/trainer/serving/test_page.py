@@ -53,7 +53,7 @@ def test_images_of_two_results_are_streamed_side_by_side(
     page: Page, server: Serving, tmp_path: Path, width: int
 ) -> None:
     page.open(server.url, width=width)
-    wait(page, STATUS, lambda text: text == "3 result(s)")
+    wait(page, STATUS, lambda text: text == "3 results")
     assert page.evaluate("document.getElementById('prompt').value") == "a photo of sks mug"
     page.evaluate(
         "for (const [id, value] of Object.entries({model: 'mug', other: 'cup', seed: 5, n: 2,"
@@ -82,13 +82,13 @@ def test_images_of_two_results_are_streamed_side_by_side(
     assert "seed=5" in address
     page.open("about:blank")
     page.open(address, width=width)
-    wait(page, STATUS, lambda text: text == "3 result(s)")
+    wait(page, STATUS, lambda text: text == "3 results")
     assert page.evaluate("document.getElementById('other').value") == "cup"
 
 
 def test_a_result_is_compared_with_its_base_model(page: Page, server: Serving) -> None:
     page.open(server.url)
-    wait(page, STATUS, lambda text: text == "3 result(s)")
+    wait(page, STATUS, lambda text: text == "3 results")
     other, model = (f"document.getElementById('{each}')" for each in ("other", "model"))
     assert page.evaluate(f"{other}.value") == ""
     # A whole model has no adapters that could be left out.
@@ -117,7 +117,7 @@ def test_a_token_is_asked_for_and_errors_are_shown(page: Page, root: Path, tmp_p
             f"document.getElementById('token').value = '{TOKEN}';"
             "document.querySelector('#access button').click()"
         )
-        wait(page, STATUS, lambda text: text == "3 result(s)")
+        wait(page, STATUS, lambda text: text == "3 results")
         assert page.evaluate("document.getElementById('access').hidden")
         page.evaluate(
             "document.getElementById('size').value = '70x70';document.getElementById('go').click()"

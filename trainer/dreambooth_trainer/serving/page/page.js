@@ -48,7 +48,7 @@ async function loadResults() {
   offerBase();
   $("go").disabled = !results.length;
   if (!$("prompt").value && results.length) $("prompt").value = results[0].prompt;
-  say(results.length ? `${results.length} result(s)` : "No results yet: they appear when jobs end");
+  say(results.length ? `${results.length} ${results.length === 1 ? "result" : "results"}` : "No results yet: they appear when jobs end");
 }
 
 // A whole model has no adapters that could be left out.
