@@ -28,6 +28,19 @@ DEFAULTS = ModelDefaults(
 )
 
 
+CHROMA_MEMORY = GpuMemory(
+    77.9,
+    235.3,
+    26.9,
+    168.8,
+    lora_int8=18.9,
+    lora_nf4=15.4,
+    lora_nf4_text=11.4,
+    lora_nf4_small=9.5,
+)
+"""Of models of the same shapes."""
+
+
 class Chroma(PackedFamily):
     """Chroma1 and its fine-tunes (Lodestone Rock 2025)."""
 
@@ -40,16 +53,7 @@ class Chroma(PackedFamily):
             resolution=1024,
             steps=40,
             guidance_scale=3.0,
-            memory=GpuMemory(
-                77.9,
-                235.3,
-                26.9,
-                168.8,
-                lora_int8=18.9,
-                lora_nf4=15.4,
-                lora_nf4_text=11.4,
-                lora_nf4_small=9.5,
-            ),
+            memory=CHROMA_MEMORY,
         ),
         PublishedModel(
             "hf://lodestones/Chroma1-Base",
@@ -58,16 +62,7 @@ class Chroma(PackedFamily):
             resolution=1024,
             steps=40,
             guidance_scale=3.0,
-            memory=GpuMemory(
-                77.9,
-                235.3,
-                26.9,
-                168.8,
-                lora_int8=18.9,
-                lora_nf4=15.4,
-                lora_nf4_text=11.4,
-                lora_nf4_small=9.5,
-            ),
+            memory=CHROMA_MEMORY,
         ),
     )
     pipeline_class = ChromaPipeline

@@ -25,6 +25,22 @@ SCHNELL_NOTE = (
 )
 
 
+FLUX_1_MEMORY = GpuMemory(
+    79.6,
+    275.3,
+    32.7,
+    224.7,
+    65.1,
+    14.0,
+    lora_int8=21.7,
+    lora_nf4=18.1,
+    lora_nf4_text=14.0,
+    lora_nf4_small=12.1,
+    full_sharded=33.4,
+)
+"""Of models of the same shapes."""
+
+
 class Flux(PackedFamily):
     """FLUX.1 dev and schnell, and fine-tunes of them (Black Forest Labs 2024)."""
 
@@ -38,19 +54,7 @@ class Flux(PackedFamily):
             steps=28,
             guidance_scale=3.5,
             is_gated=True,
-            memory=GpuMemory(
-                79.6,
-                275.3,
-                32.7,
-                224.7,
-                65.1,
-                14.0,
-                lora_int8=21.7,
-                lora_nf4=18.1,
-                lora_nf4_text=14.0,
-                lora_nf4_small=12.1,
-                full_sharded=33.4,
-            ),
+            memory=FLUX_1_MEMORY,
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.1-Krea-dev",
@@ -60,19 +64,7 @@ class Flux(PackedFamily):
             steps=28,
             guidance_scale=3.5,
             is_gated=True,
-            memory=GpuMemory(
-                79.6,
-                275.3,
-                32.7,
-                224.7,
-                65.1,
-                14.0,
-                lora_int8=21.7,
-                lora_nf4=18.1,
-                lora_nf4_text=14.0,
-                lora_nf4_small=12.1,
-                full_sharded=33.4,
-            ),
+            memory=FLUX_1_MEMORY,
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.1-schnell",

@@ -31,6 +31,20 @@ MAX_TOKENS = 512
 """Of a caption, as in the pipeline; the model takes 1024."""
 
 
+QWEN_IMAGE_MEMORY = GpuMemory(
+    153.0,
+    495.7,
+    55.3,
+    382.9,
+    lora_int8=36.3,
+    lora_nf4=30.8,
+    lora_nf4_text=28.1,
+    lora_nf4_small=21.2,
+    full_sharded=54.8,
+)
+"""Of models of the same shapes."""
+
+
 class QwenImage(VideoVaeFamily):
     """A multimodal diffusion transformer (Wu et al. 2025)."""
 
@@ -43,17 +57,7 @@ class QwenImage(VideoVaeFamily):
             resolution=1328,
             steps=50,
             guidance_scale=4.0,
-            memory=GpuMemory(
-                153.0,
-                495.7,
-                55.3,
-                382.9,
-                lora_int8=36.3,
-                lora_nf4=30.8,
-                lora_nf4_text=28.1,
-                lora_nf4_small=21.2,
-                full_sharded=54.8,
-            ),
+            memory=QWEN_IMAGE_MEMORY,
         ),
         PublishedModel(
             "hf://Qwen/Qwen-Image",
@@ -62,17 +66,7 @@ class QwenImage(VideoVaeFamily):
             resolution=1328,
             steps=50,
             guidance_scale=4.0,
-            memory=GpuMemory(
-                153.0,
-                495.7,
-                55.3,
-                382.9,
-                lora_int8=36.3,
-                lora_nf4=30.8,
-                lora_nf4_text=28.1,
-                lora_nf4_small=21.2,
-                full_sharded=54.8,
-            ),
+            memory=QWEN_IMAGE_MEMORY,
         ),
     )
     pipeline_class = QwenImagePipeline
