@@ -43,6 +43,8 @@ AWS_ACCESS_KEY_ID: Final = "AWS_ACCESS_KEY_ID"
 AWS_SECRET_ACCESS_KEY: Final = "AWS_SECRET_ACCESS_KEY"
 AWS_SESSION_TOKEN: Final = "AWS_SESSION_TOKEN"
 WANDB_API_KEY: Final = "WANDB_API_KEY"
+OPENAI_API_KEY: Final = "OPENAI_API_KEY"
+"""Key of the endpoint that is asked for captions (spec.captioning)."""
 # Not HF_TOKEN, which a user may set to download models with.
 HUB_TOKEN: Final = "DREAMBOOTH_HUB_TOKEN"
 MLFLOW_TRACKING_TOKEN: Final = "MLFLOW_TRACKING_TOKEN"
@@ -50,7 +52,8 @@ MLFLOW_TRACKING_USERNAME: Final = "MLFLOW_TRACKING_USERNAME"
 MLFLOW_TRACKING_PASSWORD: Final = "MLFLOW_TRACKING_PASSWORD"
 
 # Another value of one of these would break the rendezvous, or make a pod report as another. AWS_*,
-# MLFLOW_* and WANDB_API_KEY stay free: a user may prefer podOverrides to the Secrets of the spec.
+# MLFLOW_*, OPENAI_API_KEY and WANDB_API_KEY stay free: podOverrides may have them in place of the
+# Secrets of the spec.
 RESERVED: Final = (
     *(MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE),
     *(JOB_COMPLETION_INDEX, POD_NAME, POD_NAMESPACE, POD_IP, NODE_NAME),

@@ -15,6 +15,7 @@ class OutputLayout:
     """Folder of the run, without a slash at its end."""
 
     ATTEMPTS: ClassVar = "attempts"
+    CAPTIONS: ClassVar = "captions.json"
     CHECKPOINTS: ClassVar = "checkpoints"
     EXPORT: ClassVar = "export"
     EXPORT_LAST: ClassVar = "export-last"
@@ -43,6 +44,11 @@ class OutputLayout:
     def path(self, relative: str) -> str:
         """The URI of a path below the run's folder."""
         return f"{self.root}/{relative}"
+
+    @property
+    def captions(self) -> str:
+        """File of what the vision-language model answered (spec.captioning)."""
+        return self.path(self.CAPTIONS)
 
     @property
     def checkpoints(self) -> str:

@@ -1,4 +1,4 @@
-"""The Prometheus metrics of trainer and operator: their prefixes, labels and definitions."""
+"""The Prometheus metrics of trainer, operator and server: prefixes, labels and definitions."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -8,6 +8,7 @@ MetricKind = Literal["counter", "gauge", "histogram"]
 TRAINER_PREFIX: Final = "dreambooth_trainer"
 JOB_PREFIX: Final = "dreambooth_job"
 OPERATOR_PREFIX: Final = "dreambooth_operator"
+SERVING_PREFIX: Final = "dreambooth_serving"
 
 JOB_LABELS: Final = ("namespace", "job")
 """Labels of everything that is about one job."""

@@ -88,10 +88,14 @@ class Progress(Message):
     """What the checks before training found that does not prevent it, such as rejected images."""
     notes: Annotated[list[text(MAX_WARNING)], Field(max_length=MAX_WARNINGS)] = []  # type: ignore[valid-type]
     """What the checks say about the job that is as it should be, such as where it goes on from."""
+    captioning: Images | None = None
+    """Answers of the vision-language model (spec.captioning): captions, checks and prompts."""
     prior: Images | None = None
     """Class images (spec.prior.count per subject)."""
     protocol: Images | None = None
     """Those of a result that is scored by a protocol, and of its base model."""
+    generated: Images | None = None
+    """Those of a result that `dreambooth generate` asks for."""
     samples: Annotated[list[Uri], Field(max_length=MAX_SAMPLES)] = []
     """Sample grids of this attempt, the newest last."""
     output: Uri | None = None
@@ -103,10 +107,19 @@ class Progress(Message):
     updated_at: Time | None = None
 
     @property
+    def trains_nothing(self) -> bool:
+        """Whether it is about images of a result."""
+        return self.protocol is not None or self.generated is not None
+
+    @property
     def stage_progress(self) -> tuple[int, int | None]:
         """(done, total) optimizer steps or images of the stage; the total may be unknown."""
+        if self.generated is not None:
+            return self.generated.done, self.generated.total
         if self.stage == "Preparing":
             return 0, None
+        if self.stage == "Captioning":
+            return (self.captioning.done, self.captioning.total) if self.captioning else (0, None)
         if self.stage == "GeneratingPrior":
             return (self.prior.done, self.prior.total) if self.prior else (0, None)
         if self.protocol is not None:
@@ -118,6 +131,10 @@ class Progress(Message):
         done, total = self.stage_progress
         if total is None:
             return []
+        if self.stage == "Captioning":
+            return [f"answer {done}/{total}"]
+        if self.generated is not None:
+            return [f"image {done}/{total}"]
         if self.stage == "GeneratingPrior":
             return [f"class image {done}/{total}"]
         if self.protocol is not None:

@@ -19,10 +19,13 @@ MAX_BYTES: Final = 1 << 20
 """Longest file that is read."""
 CONFIDENCE: Final = 0.95
 """Share of the resampled values that an interval holds."""
+FEWEST_IMAGES: Final = 4
+"""Of fewer images, resampled values say nothing: those of pairs of two images are all the same."""
 
 Number = Annotated[float, Field(ge=-1e6, le=1e6)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
-Change = Literal["better", "worse", "none"]
+Change = Literal["better", "worse", "none", "unclear"]
+"""What became of a score; unclear, as there are too few images."""
 
 
 class ScoreName(StrEnum):
@@ -193,6 +196,8 @@ class SubjectScores(Message):
         values = self.scores.get(name, ScoreValues())
         if values.base is None or values.trained is None:
             return None
+        if min(self.counts.subject, self.counts.class_images) < FEWEST_IMAGES:
+            return "unclear"
         change = values.change or difference(values.trained, values.base)
         return classify(name, change, values)
 
@@ -217,6 +222,15 @@ class Encoders(Message):
     """Similarity between images and prompts, and CLIP-I (CLIP, SigLIP)."""
 
 
+class Selection(Message):
+    """What the exported model was chosen by (spec.evaluation.select)."""
+
+    score: Annotated[float, Field(ge=0, le=1e100)]
+    """Product of the scores, each raised to its weight."""
+    min_class_fidelity: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """The limit of the class fidelity; None: there is none."""
+
+
 class Scores(Message):
     """The scores of all subjects at one step."""
 
@@ -229,6 +243,8 @@ class Scores(Message):
     """Optimizer steps when training ended; None while it goes on."""
     validation_loss: Annotated[float, Field(ge=0, le=1e9)] | None = None
     """Of the exported model, on images that were not trained on; None without any."""
+    selection: Selection | None = None
+    """Of the exported model; None while training goes on."""
     encoders: Encoders
     subjects: Annotated[list[SubjectScores], Field(min_length=1, max_length=16)]
 

@@ -13,7 +13,7 @@ Phase = Literal[
     "Succeeded",
     "Failed",
 ]
-Stage = Literal["Preparing", "GeneratingPrior", "Training", "Evaluating", "Exporting"]
+Stage = Literal["Preparing", "Captioning", "GeneratingPrior", "Training", "Evaluating", "Exporting"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 Outcome = Literal["Succeeded", "Failed", "Disrupted", "Preempted", "Stalled", "Suspended"]

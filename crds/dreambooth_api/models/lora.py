@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dreambooth_api.schema.base import ApiModel, ModuleName
+from dreambooth_api.schema.base import ApiModel, ModuleName, NullIsAbsent
 from dreambooth_api.schema.rules import rule
 
 AdapterType = Literal["lora", "dora", "lokr", "loha"]
@@ -51,11 +51,11 @@ class Lora(ApiModel):
     """Modules of the denoiser that get an adapter, by the end of their names, instead of a
     preset."""
 
-    rank_pattern: Annotated[dict[str, Rank], Field(max_length=64)] = {}
+    rank_pattern: Annotated[dict[str, Rank], Field(max_length=64), NullIsAbsent] = {}
     """Other ranks, by pattern: the end of a module's name, where `*` stands for any text. The
     longest pattern that fits a module counts."""
 
-    alpha_pattern: Annotated[dict[str, Alpha], Field(max_length=64)] = {}
+    alpha_pattern: Annotated[dict[str, Alpha], Field(max_length=64), NullIsAbsent] = {}
     """Other alphas, by pattern. A module of another rank, and no pattern here, keeps `alpha`, if it
     is set."""
 

@@ -5,7 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dreambooth_api.schema.base import ApiModel, ModelSource, Revision, Variant
+from dreambooth_api.schema.map_list import MapList
+from dreambooth_api.schema.names import has_ending, has_ending_cel
 from dreambooth_api.schema.rules import rule
+from dreambooth_api.schema.shared_rules import is_not_of_inference, revision_is_for_the_hub
 
 FILE_ENDINGS = (".safetensors", ".ckpt")
 PICKLED_ENDINGS = (".ckpt", ".pt", ".pth", ".bin")
@@ -28,21 +31,15 @@ class StartAdapter(ApiModel):
 
     @rule(
         "source",
-        "!(self.source.endsWith('.ckpt') || self.source.endsWith('.pt')"
-        " || self.source.endsWith('.pth') || self.source.endsWith('.bin'))",
+        f"!({has_ending_cel('self.source', *PICKLED_ENDINGS)})",
         "must be a .safetensors file, as files of this kind can run code when they are loaded;"
         " convert it",
     )
     def _is_not_pickled(self) -> bool:
-        return not self.source.endswith(PICKLED_ENDINGS)
+        return not has_ending(self.source, *PICKLED_ENDINGS)
 
-    @rule(
-        "revision",
-        "!has(self.revision) || self.source.startsWith('hf://')",
-        "has no effect without an hf:// source; remove it",
-    )
-    def _revision_is_for_the_hub(self) -> bool:
-        return self.revision is None or self.source.startswith("hf://")
+    _is_not_of_inference = is_not_of_inference
+    _revision_is_for_the_hub = revision_is_for_the_hub
 
     @rule(
         "scale",
@@ -100,7 +97,7 @@ class Model(ApiModel):
     """A LoRA to go on training, with method `lora`. Its ranks, alphas and modules are those of the
     new one, which replaces it."""
 
-    merged_adapters: Annotated[list[StartAdapter], Field(max_length=8)] = []
+    merged_adapters: Annotated[list[StartAdapter], Field(max_length=8), MapList("source")] = []
     """LoRAs, LoHas and LoKrs that are merged into the base model before anything else. A LoRA that
     is trained on top needs them too, at these scales; with method `full`, the result holds
     them."""
@@ -108,24 +105,18 @@ class Model(ApiModel):
     quantization: Quantization | None = None
     """Keep the frozen weights in few bits, for method `lora`. Unset: in `training.precision`."""
 
-    @rule(
-        "source",
-        "!self.source.endsWith('.gguf')",
-        "is a GGUF file, quantized for inference, which cannot be trained; name the model with its"
-        " original weights",
-    )
-    def _is_not_quantized(self) -> bool:
-        return not self.source.endswith(".gguf")
+    _is_not_of_inference = is_not_of_inference
 
     @rule(
         "source",
-        "self.layout != 'single-file' || self.source.endsWith('.gguf')"
+        f"self.layout != 'single-file' || {has_ending_cel('self.source', '.gguf')}"
         " || self.source.endsWith('.safetensors') || self.source.endsWith('.ckpt')",
         "must be one .safetensors or .ckpt file when layout is single-file;"
         " name the file, or set layout to diffusers for a folder",
     )
     def _single_file_is_a_file(self) -> bool:
-        return self.layout != "single-file" or self.source.endswith((*FILE_ENDINGS, ".gguf"))
+        is_file = self.source.endswith(FILE_ENDINGS)
+        return self.layout != "single-file" or is_file or has_ending(self.source, ".gguf")
 
     @rule(
         "layout",
@@ -152,10 +143,4 @@ class Model(ApiModel):
     def _single_file_has_no_variant(self) -> bool:
         return self.variant is None or self.layout == "diffusers"
 
-    @rule(
-        "revision",
-        "!has(self.revision) || self.source.startsWith('hf://')",
-        "has no effect without an hf:// source; remove it",
-    )
-    def _revision_is_for_the_hub(self) -> bool:
-        return self.revision is None or self.source.startswith("hf://")
+    _revision_is_for_the_hub = revision_is_for_the_hub

@@ -38,6 +38,20 @@ SCHEDULE_DEFAULTS: Mapping[str, Mapping[str, float]] = {
 }
 """What a schedule takes beside a warm-up, and its value where a job leaves it open."""
 
+ScheduleName = Literal[
+    "constant",
+    "linear",
+    "cosine",
+    "polynomial",
+    "cosine-with-restarts",
+    "warmup-stable-decay",
+]
+
+
+def default_schedule(optimizer: OptimizerName) -> ScheduleName:
+    """The schedule of a job that names none: what was measured best (docs/quality.md)."""
+    return "constant" if optimizer == "schedule-free-adamw" else "warmup-stable-decay"
+
 
 class Optimizer(ApiModel):
     """The optimizer and its settings."""
@@ -104,17 +118,11 @@ class Optimizer(ApiModel):
 class Schedule(ApiModel):
     """The learning rate's schedule, counted in optimizer steps whatever the number of ranks."""
 
-    name: Literal[
-        "constant",
-        "linear",
-        "cosine",
-        "polynomial",
-        "cosine-with-restarts",
-        "warmup-stable-decay",
-    ] = "constant"
+    name: ScheduleName | None = None
     """Shape after the warm-up: from `learningRate` towards 0 at the last step, or `constant`.
     `cosine-with-restarts`: several times (Loshchilov & Hutter 2017). `warmup-stable-decay`:
-    constant until the last part of the steps, then linearly (Hu et al. 2024)."""
+    constant until the last part of the steps, then linearly (Hu et al. 2024). Default:
+    `warmup-stable-decay`; `constant` with the optimizer `schedule-free-adamw`."""
 
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """Steps of linear warm-up; the first has 1 / warmupSteps of the rate."""
@@ -127,7 +135,7 @@ class Schedule(ApiModel):
 
     @rule(
         "cycles",
-        "!has(self.cycles) || self.name == 'cosine-with-restarts'",
+        "!has(self.cycles) || (has(self.name) && self.name == 'cosine-with-restarts')",
         "has no effect with this schedule; set name to cosine-with-restarts, or remove it",
     )
     def _only_restarts_have_cycles(self) -> bool:
@@ -135,8 +143,8 @@ class Schedule(ApiModel):
 
     @rule(
         "decayFraction",
-        "!has(self.decayFraction) || self.name == 'warmup-stable-decay'",
+        "!has(self.decayFraction) || !has(self.name) || self.name == 'warmup-stable-decay'",
         "has no effect with this schedule; set name to warmup-stable-decay, or remove it",
     )
     def _only_one_schedule_decays_at_the_end(self) -> bool:
-        return self.decay_fraction is None or self.name == "warmup-stable-decay"
+        return self.decay_fraction is None or self.name in (None, "warmup-stable-decay")

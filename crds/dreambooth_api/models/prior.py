@@ -1,5 +1,6 @@
 """Class-prior preservation (paper, section 3.3)."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -7,6 +8,7 @@ from pydantic import Field
 from dreambooth_api.models.subject import CLASS_PROMPT
 from dreambooth_api.schema.base import ApiModel, GuidanceScale, Prompt, Seed, StorageUri
 from dreambooth_api.schema.rules import rule
+from dreambooth_api.schema.shared_rules import MAX_PROMPTS, prompts_are_bounded
 
 Sampler = Literal["dpm-solver++", "ddim", "euler", "pndm"]
 """Models that are trained by flow matching take that of their scheduler alone: `euler`, and most of
@@ -14,7 +16,14 @@ Sana `dpm-solver++`."""
 # With as many steps as the model has timesteps, diffusers' DDIM fails, and DPM-Solver++ gives NaN.
 SamplingSteps = Annotated[int, Field(ge=1, le=500)]
 EmptyPromptFraction = Annotated[float, Field(ge=0, le=1)]
+AutoPrompts = Annotated[int, Field(ge=1, le=MAX_PROMPTS)]
 PriorWeight = Annotated[float, Field(ge=0, le=100)]
+PLACEHOLDER = "[{][^{}]*[}]"
+"""What looks like a placeholder, as a regular expression."""
+OTHER_PLACEHOLDER = (
+    "only {class} is replaced; write {class} in place of what else stands in braces, or the words"
+    " themselves"
+)
 
 
 class Prior(ApiModel):
@@ -58,9 +67,13 @@ class Prior(ApiModel):
     where no caption (`<image name>.txt`) is beside them. `{class}` is replaced by the subject's
     class noun."""
 
-    prompts: Annotated[list[Prompt], Field(max_length=32)] = []
+    prompts: Annotated[list[Prompt], Field(max_length=MAX_PROMPTS)] = []
     """Several prompts in place of `prompt`, for class images of more variety: image i is made from
     prompt i modulo their number, and trained on with it."""
+
+    auto_prompts: AutoPrompts | None = None
+    """How many prompts the model of `spec.captioning` writes, beside `prompts` and in place of
+    `prompt`."""
 
     sampler: Sampler | None = None
     """Sampler that makes the class images. Default: the model's own."""
@@ -101,6 +114,32 @@ class Prior(ApiModel):
     def _count_includes_prompts(self) -> bool:
         return not self.prompts or self.count > 0
 
+    @rule(
+        "autoPrompts",
+        "!has(self.autoPrompts) || (self.enabled && self.count > 0)",
+        "has no effect without class images; set enabled to true and raise count, or remove it",
+    )
+    def _auto_prompts_have_class_images(self) -> bool:
+        return self.auto_prompts is None or (self.enabled and self.count > 0)
+
+    @rule(
+        "prompt",
+        f"!self.prompt.replace('{{class}}', '').matches('{PLACEHOLDER}')",
+        OTHER_PLACEHOLDER,
+    )
+    def _prompt_has_the_placeholder(self) -> bool:
+        return not _has_other_placeholder(self.prompt)
+
+    @rule(
+        "prompts",
+        f"!self.prompts.exists(p, p.replace('{{class}}', '').matches('{PLACEHOLDER}'))",
+        OTHER_PLACEHOLDER,
+    )
+    def _prompts_have_the_placeholder(self) -> bool:
+        return not any(_has_other_placeholder(each) for each in self.prompts)
+
+    _prompts_are_bounded = prompts_are_bounded
+
     def generation_prompts(self, class_noun: str) -> list[str]:
         """The prompts of a class that its images are made from, in turn: at least one."""
         return [_of_class(each, class_noun) for each in self.prompts or [self.prompt]]
@@ -108,6 +147,10 @@ class Prior(ApiModel):
     def class_prompt(self, class_noun: str) -> str:
         """The prompt of a class's images that were not made from one."""
         return _of_class(self.prompt, class_noun)
+
+
+def _has_other_placeholder(prompt: str) -> bool:
+    return re.search(PLACEHOLDER, _of_class(prompt, "")) is not None
 
 
 def _of_class(prompt: str, class_noun: str) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from dreambooth_api.models.prior import Sampler, SamplingSteps
+from dreambooth_api.models.prior import AutoPrompts, Sampler, SamplingSteps
 from dreambooth_api.schema.base import (
     ApiModel,
     BucketName,
@@ -21,6 +21,7 @@ from dreambooth_api.schema.base import (
 )
 from dreambooth_api.schema.map_list import SetList
 from dreambooth_api.schema.rules import rule
+from dreambooth_api.schema.shared_rules import MAX_PROMPTS, prompts_are_bounded
 
 
 class CredentialKeys(ApiModel):
@@ -116,8 +117,12 @@ class Checkpoints(ApiModel):
 class Samples(ApiModel):
     """Images made before, during and after training, always from the same seeds."""
 
-    prompts: Annotated[list[Prompt], Field(max_length=32)] = []
+    prompts: Annotated[list[Prompt], Field(max_length=MAX_PROMPTS)] = []
     """Prompts. Default: "a photo of <identifier> <class>" for each subject."""
+
+    auto_prompts: AutoPrompts | None = None
+    """How many prompts the model of `spec.captioning` writes, beside `prompts`: of each subject in
+    turn."""
 
     every: Steps | None = None
     """Optimizer steps between samples. Unset: only before and after training."""
@@ -139,3 +144,5 @@ class Samples(ApiModel):
 
     seed: Seed = 42
     """Image i of every prompt starts from seed + i."""
+
+    _prompts_are_bounded = prompts_are_bounded

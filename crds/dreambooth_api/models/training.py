@@ -5,13 +5,23 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dreambooth_api.models.lora import Lora
-from dreambooth_api.models.optimizer import LearningRate, Optimizer, Schedule
+from dreambooth_api.models.optimizer import (
+    LearningRate,
+    Optimizer,
+    Schedule,
+    ScheduleName,
+    default_schedule,
+)
 from dreambooth_api.schema.base import ApiModel, Seed, Steps
 from dreambooth_api.schema.rules import rule
 
 LossWeighting = Literal["none", "sigma-sqrt", "cosmap"]
 MIN_RESOLUTION = 64
 Shift = Annotated[float, Field(gt=0, le=100)]
+OTHER_OBJECTIVE = (
+    "no model takes it together with timestepSampling or lossWeighting, which are for models of"
+    " flow matching; remove it, or remove them"
+)
 Resolution = Annotated[int, Field(ge=MIN_RESOLUTION, le=2048, multiple_of=8)]
 
 
@@ -101,8 +111,9 @@ class TimestepSampling(ApiModel):
 class Training(ApiModel):
     """How to train."""
 
-    method: Literal["lora", "full"] = "lora"
-    """`lora`: small adapters, little memory. `full`: every weight of the UNet."""
+    method: Literal["lora", "full", "textual-inversion"] = "lora"
+    """`lora`: small adapters, little memory. `full`: every weight of the UNet.
+    `textual-inversion`: the embeddings of the subjects' tokens alone, a file of kilobytes."""
 
     lora: Lora = Field(default_factory=Lora)
     """Settings of the adapters, for the UNet and for a text encoder trained by `lora`."""
@@ -146,6 +157,11 @@ class Training(ApiModel):
     learning_rate: LearningRate = 1e-4
     """Peak learning rate. 1e-4 suits LoRA; for `full` use 1e-6 to 5e-6 with Stable Diffusion. With
     the optimizer `prodigy`, a factor on the rate that it finds."""
+
+    token_learning_rate: LearningRate | None = None
+    """Peak learning rate of the subjects' tokens, which are rows of numbers of about 0.01. With
+    method `textual-inversion` it is the only rate. Default: 1e-3; with `prodigy`, that of
+    `learningRate`."""
 
     optimizer: Optimizer = Field(default_factory=Optimizer)
     """The optimizer's settings."""
@@ -237,12 +253,31 @@ class Training(ApiModel):
         return self.optimizer.name != "prodigy" or self.text_encoder.learning_rate is None
 
     @rule(
+        "tokenLearningRate",
+        "self.optimizer.name != 'prodigy' || !has(self.tokenLearningRate)",
+        "has no effect with prodigy, which finds one rate for all; remove it",
+    )
+    def _prodigy_finds_the_rate_of_tokens(self) -> bool:
+        return self.optimizer.name != "prodigy" or self.token_learning_rate is None
+
+    @rule(
         "schedule.name",
-        "self.optimizer.name != 'schedule-free-adamw' || self.schedule.name == 'constant'",
+        "self.optimizer.name != 'schedule-free-adamw' || !has(self.schedule.name)"
+        " || self.schedule.name == 'constant'",
         "schedule-free-adamw averages the weights in place of a schedule; set name to constant",
     )
     def _schedule_free_has_no_schedule(self) -> bool:
-        return self.optimizer.name != "schedule-free-adamw" or self.schedule.name == "constant"
+        return self.optimizer.name != "schedule-free-adamw" or self._schedule_name == "constant"
+
+    @rule(
+        "schedule.decayFraction",
+        "self.optimizer.name != 'schedule-free-adamw' || !has(self.schedule.decayFraction)",
+        "has no effect with schedule-free-adamw, which averages the weights in place of a schedule;"
+        " remove it",
+    )
+    def _schedule_free_does_not_decay(self) -> bool:
+        decays = self.schedule.decay_fraction is not None
+        return self.optimizer.name != "schedule-free-adamw" or not decays
 
     @rule(
         "ema.enabled",
@@ -255,12 +290,18 @@ class Training(ApiModel):
     @rule(
         "minSnrGamma",
         "!has(self.minSnrGamma) || (!has(self.timestepSampling) && self.lossWeighting == 'none')",
-        "no model takes it together with timestepSampling or lossWeighting, which are for models of"
-        " flow matching; remove it, or remove them",
+        OTHER_OBJECTIVE,
     )
     def _one_objective(self) -> bool:
-        flow = self.timestep_sampling is not None or self.loss_weighting != "none"
-        return self.min_snr_gamma is None or not flow
+        return self.min_snr_gamma is None or not self._is_of_flow_matching
+
+    @rule(
+        "noiseOffset",
+        "self.noiseOffset == 0.0 || (!has(self.timestepSampling) && self.lossWeighting == 'none')",
+        OTHER_OBJECTIVE,
+    )
+    def _one_objective_of_noise(self) -> bool:
+        return self.noise_offset == 0 or not self._is_of_flow_matching
 
     @rule(
         "schedule.warmupSteps",
@@ -272,13 +313,28 @@ class Training(ApiModel):
 
     @rule(
         "schedule.warmupSteps",
-        "self.schedule.name != 'warmup-stable-decay' || double(self.schedule.warmupSteps) <="
-        " double(self.steps) * (1.0 -"
+        "(has(self.schedule.name) ? self.schedule.name != 'warmup-stable-decay'"
+        " : self.optimizer.name == 'schedule-free-adamw')"
+        " || double(self.schedule.warmupSteps) <= double(self.steps) * (1.0 -"
         " (has(self.schedule.decayFraction) ? self.schedule.decayFraction : 0.2))",
-        "must end before the decay of warmup-stable-decay; lower it, or lower decayFraction",
+        "must end before the decay of warmup-stable-decay; lower it or decayFraction, or set name"
+        " to constant",
     )
     def _warmup_ends_before_the_decay(self) -> bool:
         schedule = self.schedule
         fraction = 0.2 if schedule.decay_fraction is None else schedule.decay_fraction
         until = float(self.steps) * (1 - fraction)
-        return schedule.name != "warmup-stable-decay" or schedule.warmup_steps <= until
+        return self._schedule_name != "warmup-stable-decay" or schedule.warmup_steps <= until
+
+    # No bound, which would refuse the records of runs that began before it.
+    @rule("captionDropout", "self.captionDropout < 1.0", "must leave some captions; lower it")
+    def _some_captions_are_left(self) -> bool:
+        return self.caption_dropout < 1
+
+    @property
+    def _is_of_flow_matching(self) -> bool:
+        return self.timestep_sampling is not None or self.loss_weighting != "none"
+
+    @property
+    def _schedule_name(self) -> ScheduleName:
+        return self.schedule.name or default_schedule(self.optimizer.name)

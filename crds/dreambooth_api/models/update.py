@@ -6,8 +6,8 @@ A job's hyper-parameters are fixed when it is created, so that every attempt tra
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dreambooth_api.models.job import Spec
-from dreambooth_api.models.runtime import Runtime
+from dreambooth_api.models.pods.runtime import Runtime
+from dreambooth_api.models.spec import Spec
 from dreambooth_api.schema.base import ApiModel
 
 ALWAYS = {"suspend", "runtime.ttlSecondsAfterFinished"}
@@ -31,9 +31,10 @@ WHILE_SUSPENDED = {
 }
 """Fields of the spec that can be changed while the job is suspended."""
 
-# A map list equals itself in any order. But training depends on the order of subjects, a variable
-# can refer to those before it, and init containers run one after the other.
+# A map list equals itself in any order. But training depends on the order of subjects and of merged
+# adapters, a variable can refer to those before it, and init containers run one after the other.
 ORDER = {
+    "model": "{new}.mergedAdapters.map(a, a.source) == {old}.mergedAdapters.map(a, a.source)",
     "subjects": "{new}.map(s, s.identifier) == {old}.map(s, s.identifier)",
     "runtime.podOverrides": (
         "{new}.spec.initContainers.map(c, c.name) == {old}.spec.initContainers.map(c, c.name)"

@@ -11,6 +11,7 @@ from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_api.parsing import yamljson
 from dreambooth_api.parsing.hidden_errors import hidden_errors
 from dreambooth_api.parsing.messages import messages
+from dreambooth_api.schema.base import ACCEPTED
 
 MAX_BYTES = 262_144
 """Largest job file: the size that `kubectl apply` can keep in an annotation."""
@@ -27,27 +28,39 @@ class InvalidJobError(ValueError):
         self.messages = list(messages)
 
 
-def load(source: str | Path | BinaryIO) -> DreamBoothJob:
+def load(source: str | Path | BinaryIO, *, check_rules: bool = True) -> DreamBoothJob:
     """Read a job from a path, an open file, or YAML text (a string of more than one line).
+
+    Args:
+        source: The file.
+        check_rules: As of `parse`.
 
     Raises:
         InvalidJobError: The file cannot be read, or is not one valid job; with every error.
     """
-    return parse(_document(_text(source)))
+    return parse(_document(_text(source)), check_rules=check_rules)
 
 
-def parse(data: Any) -> DreamBoothJob:
+def parse(data: Any, *, check_rules: bool = True) -> DreamBoothJob:
     """Check a job that is already an object, as the API server returns it.
+
+    Args:
+        data: The object.
+        check_rules: False for the job of a run that has begun, whatever rules have come since.
 
     Raises:
         InvalidJobError: It is not a valid job; with every error.
     """
     if not isinstance(data, Mapping):
         raise InvalidJobError("job: must be a mapping; write apiVersion, kind, metadata and spec")
+    context = None if check_rules else ACCEPTED
     try:
-        return DreamBoothJob.model_validate(dict(data), by_alias=True, by_name=False)
+        return DreamBoothJob.model_validate(
+            dict(data), by_alias=True, by_name=False, context=context
+        )
     except ValidationError as error:
-        found = dict.fromkeys([*messages(error), *hidden_errors(data, error)])
+        hidden = hidden_errors(data, error) if check_rules else ()
+        found = dict.fromkeys([*messages(error), *hidden])
         raise InvalidJobError(*found) from error
 
 

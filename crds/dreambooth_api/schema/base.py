@@ -10,6 +10,7 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     StringConstraints,
+    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
@@ -23,6 +24,9 @@ GROUP = "dreambooth.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "DreamBoothJob"
+ACCEPTED = object()
+"""A context of validation: that of a job whose rules were checked when it was created. Those that
+came later do not count."""
 
 
 class ApiModel(BaseModel):
@@ -46,9 +50,26 @@ class ApiModel(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        # As in the API server, which has looked for unknown fields before: those stay unknown.
+        if not isinstance(data, dict):
+            return data
+        if cls.model_config.get("extra") == "allow":
+            return _without_nulls(data)
+        if None not in data.values():
+            return data
+        known = {*cls.model_fields, *(field.alias for field in cls.model_fields.values())}
+        return {
+            name: value for name, value in data.items() if value is not None or name not in known
+        }
+
     @model_validator(mode="after")
-    def _check_rules(self) -> Self:
-        broken = [rule for rule in rules_of(type(self)) if not rule.holds(self)]
+    def _check_rules(self, info: ValidationInfo) -> Self:
+        if info.context is ACCEPTED:
+            return self
+        broken = [rule.of(self) for rule in rules_of(type(self)) if not rule.holds(self)]
         if broken:
             raise BrokenRulesError(broken)
         return self
@@ -74,6 +95,9 @@ _HOST = r"[^/\x00-\x1f\x7f]+"
 PATTERNS = {
     (_URI := rf"^(s3://{_HOST}(/{_TEXT}*)?|file:///{_TEXT}+)$"): (
         "s3://bucket/prefix or file:///absolute/path"
+    ),
+    (_CAPTIONS := rf"^(auto|s3://{_HOST}(/{_TEXT}*)?|file:///{_TEXT}+)$"): (
+        "auto, s3://bucket/prefix or file:///absolute/path"
     ),
     (_MODEL := rf"^(s3://{_HOST}(/{_TEXT}*)?|hf://{_HOST}/{_TEXT}+|file:///{_TEXT}+|/{_TEXT}+)$"): (
         "s3://bucket/prefix, hf://owner/name, file:///path or an absolute path"
@@ -128,6 +152,18 @@ PATTERNS = {
 """Every pattern of the API, and its meaning for people."""
 
 
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+
+
+NullIsAbsent = BeforeValidator(_without_nulls)
+"""Annotation of a map: what is null in it, at any depth, is absent, but for items of lists."""
+
+
 def _number_as_text(value: Any) -> Any:
     """Read a whole number as text, as in `cpu: 4` (IntOrString in Kubernetes)."""
     # True and False are integers in Python.
@@ -138,6 +174,8 @@ def _number_as_text(value: Any) -> Any:
 # it.
 Uri = Annotated[str, StringConstraints(pattern=_URI, max_length=1024)]
 StorageUri = Uri
+CaptionsSource = Annotated[str, StringConstraints(pattern=_CAPTIONS, max_length=1024)]
+Instructions = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 ModelSource = Annotated[str, StringConstraints(pattern=_MODEL, max_length=1024)]
 EndpointUrl = Annotated[str, StringConstraints(pattern=_ENDPOINT, max_length=512)]
 Prompt = Annotated[str, StringConstraints(pattern=_LINE, max_length=512)]
@@ -164,7 +202,7 @@ Quantity = Annotated[
     BeforeValidator(_number_as_text),
     WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": _QUANTITY, "maxLength": 32}),
 ]
-ResourceList = Annotated[dict[str, Quantity], Field(max_length=16)]
+ResourceList = Annotated[dict[str, Quantity], Field(max_length=16), NullIsAbsent]
 # Image i of a set is made from seed + i, which must stay within torch's 64-bit seeds.
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Steps = Annotated[int, Field(ge=1, le=1_000_000)]

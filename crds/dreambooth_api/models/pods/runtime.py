@@ -5,11 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dreambooth_api.contract.restart import RestartPolicy
-from dreambooth_api.models.overrides import PodOverrides
+from dreambooth_api.models.pods.overrides import PodOverrides
 from dreambooth_api.schema.base import (
     ApiModel,
     LabelKey,
     LabelValue,
+    NullIsAbsent,
     ObjectName,
     PlainText,
     Quantity,
@@ -169,6 +170,18 @@ class Ports(ApiModel):
         return self.rendezvous not in range(self.metrics, self.metrics + MAX_RANKS_PER_NODE)
 
 
+class Offload(ApiModel):
+    """Frozen weights in the host's memory while adapters are trained.
+
+    Those of linear layers in the denoiser's blocks, which are most. A block's are copied to the GPU
+    just before it computes, in forward and backward passes.
+    """
+
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the blocks that are kept in the host's memory; the others stay on the GPU. The less,
+    the faster."""
+
+
 class Runtime(ApiModel):
     """Where and how the pods run."""
 
@@ -186,6 +199,10 @@ class Runtime(ApiModel):
     of their gradients and moments, for models that do not fit otherwise. A block's weights are put
     together when it is needed, so GPUs need fast links. No effect with a single rank.
     Default: `fsdp` where the job does not fit in `gpuMemory` otherwise, else `ddp`."""
+
+    offload: Offload | None = None
+    """Keep frozen weights in the host's memory, for method `lora` with models that do not fit
+    otherwise. Each rank needs memory for them in its pod. Unset: they are on the GPU."""
 
     gpu_resource: ResourceName = "nvidia.com/gpu"
     """Extended resource by which GPUs are requested."""
@@ -211,7 +228,7 @@ class Runtime(ApiModel):
     shm_size: Quantity = "2Gi"
     """Size of /dev/shm, which NCCL needs."""
 
-    node_selector: Annotated[dict[str, LabelValue], Field(max_length=32)] = {}
+    node_selector: Annotated[dict[str, LabelValue], Field(max_length=32), NullIsAbsent] = {}
     """Labels that a node must have."""
 
     tolerations: Annotated[list[Toleration], Field(max_length=32)] = []

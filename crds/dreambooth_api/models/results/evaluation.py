@@ -89,7 +89,7 @@ class Evaluation(ApiModel):
     """Encoders of your own, in place of the preset's."""
 
     count: Annotated[int, Field(ge=2, le=1024)] = 16
-    """Images generated per score."""
+    """Images generated per score. Fewer than 4 do not tell what training has changed."""
 
     every: Steps | None = None
     """Optimizer steps between evaluations during training; the best checkpoint is then exported.

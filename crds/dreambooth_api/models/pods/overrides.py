@@ -11,12 +11,19 @@ from pydantic import ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from dreambooth_api.contract import environment
-from dreambooth_api.schema.base import ApiModel, EnvName, LabelValue, ObjectName, ResourceList
+from dreambooth_api.schema.base import (
+    ApiModel,
+    EnvName,
+    LabelValue,
+    NullIsAbsent,
+    ObjectName,
+    ResourceList,
+)
 from dreambooth_api.schema.map_list import MapList
 from dreambooth_api.schema.rules import rule
 
-Opaque = dict[str, Any]
-"""A part of a core/v1 object, kept as it is."""
+Opaque = Annotated[dict[str, Any], NullIsAbsent]
+"""A part of a core/v1 object, kept as it is but for nulls."""
 
 MAX_DEPTH = 32
 """Levels of overrides: the schema of the API cannot bound them, and a pod has about 15."""
@@ -41,11 +48,13 @@ def _any_starts(name: str, prefixes: tuple[str, ...]) -> str:
 class PodMetadata(ApiModel):
     """Labels and annotations of the pods (meta/v1 ObjectMeta)."""
 
-    labels: Annotated[dict[str, LabelValue], Field(max_length=32)] = {}
+    labels: Annotated[dict[str, LabelValue], Field(max_length=32), NullIsAbsent] = {}
     """Labels added to the pods."""
 
     annotations: Annotated[
-        dict[str, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=32)
+        dict[str, Annotated[str, StringConstraints(max_length=4096)]],
+        Field(max_length=32),
+        NullIsAbsent,
     ] = {}
     """Annotations added to the pods."""
 

@@ -1,0 +1,1 @@
+"""The pods that run a job."""

@@ -1,0 +1,1 @@
+"""Rules between the sections of a spec, by what they are about."""

@@ -1,0 +1,1 @@
+"""Warnings about jobs that are valid and probably not what was meant."""
