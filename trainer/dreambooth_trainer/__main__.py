@@ -63,7 +63,8 @@ def _run(arguments: argparse.Namespace, topology: Topology, stop: StopSignal) ->
 
     progress: ProgressState | None = None
     try:
-        job = load_job(arguments.config)
+        has_begun = bool(arguments.protocol or arguments.generate or topology.attempt)
+        job = load_job(arguments.config, check_rules=not has_begun)
         # Imported later still, as torch takes seconds: an invalid job file is refused without it.
         with kept_objects():
             from dreambooth_trainer.run.train import train

@@ -1,6 +1,7 @@
 """A job with its model's defaults: what may be unset in the API has a value here."""
 
-from dreambooth_api.models.job import DreamBoothJob, Spec
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.optimizer import Schedule, ScheduleName
 from dreambooth_api.models.prior import (
     EmptyPromptFraction,
     Prior,
@@ -8,6 +9,7 @@ from dreambooth_api.models.prior import (
     Sampler,
     SamplingSteps,
 )
+from dreambooth_api.models.spec import Spec
 from dreambooth_api.models.storage import Samples
 from dreambooth_api.models.training import (
     Resolution,
@@ -42,10 +44,17 @@ class ResolvedTimestepSampling(TimestepSampling):
     shift: Shift
 
 
+class ResolvedSchedule(Schedule):
+    """`spec.training.schedule` with a name, and all that it takes."""
+
+    name: ScheduleName
+
+
 class ResolvedTraining(Training):
     """`spec.training` with the model's defaults."""
 
     resolution: Resolution
+    schedule: ResolvedSchedule
     timestep_sampling: ResolvedTimestepSampling | None = None
     """None for models of DDPM."""
 

@@ -64,6 +64,7 @@ class CheckpointStore:
         prefix: URI of their folder.
         ranks: All ranks of the attempt. By default, a single rank of attempt 0, for reading.
         fingerprint: Identifies the config that the states belong to; it is part of the manifests.
+            It may be set later, before the first commit.
         max_shard: Bytes of the largest shard.
     """
 
@@ -79,7 +80,7 @@ class CheckpointStore:
         self.ranks = ranks or Ranks(Topology())
         self._storage = storage
         self._prefix = prefix
-        self._fingerprint = fingerprint
+        self.fingerprint = fingerprint
         self._max_shard = max_shard
         self._fence = Fence(storage, prefix, self.ranks.topology.attempt)
         # The fence knows the claim on rank 0 alone; every rank needs it for its shards' URIs.
@@ -135,7 +136,7 @@ class CheckpointStore:
             claim=self._own_claim,
             world_size=topology.world_size,
             time=rfc3339(now()),
-            fingerprint=self._fingerprint,
+            fingerprint=self.fingerprint,
             loss=pending.loss,
             tensors=pending.tensors,
             payload_bytes=pending.payload_bytes,

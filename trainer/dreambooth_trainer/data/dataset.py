@@ -117,6 +117,17 @@ class Dataset:
             for name, group in self._named_groups()
         }
 
+    def captions_by_name(self) -> dict[str, dict[str, str]]:
+        """The captions of subjects that a model has described, by identifier and image."""
+        return {
+            spec.identifier: {
+                image.name: caption
+                for image, caption in zip(group.images, group.captions, strict=True)
+            }
+            for spec, group in zip(self.job.spec.subjects, self.subjects, strict=True)
+            if spec.has_auto_captions
+        }
+
     def _named_groups(self) -> Iterator[tuple[str, ImageGroup]]:
         identifiers = [subject.identifier for subject in self.job.spec.subjects]
         yield from zip(identifiers, self.subjects, strict=True)

@@ -26,6 +26,8 @@ class SubjectData:
     held_out_captions: Sequence[str]
     warnings: Sequence[str]
     notes: Sequence[str]
+    undescribed: frozenset[str] = frozenset()
+    """Names of the images whose captions a vision-language model is yet to write."""
 
 
 def load_subject(storage: Storage, job: ResolvedJob, index: int) -> SubjectData:
@@ -61,12 +63,13 @@ def load_subject(storage: Storage, job: ResolvedJob, index: int) -> SubjectData:
         raise BadDataError("\n".join(map(str, problems)))
     warnings += [loaded.report(field)] if loaded.rejected else []
     tags = max((len(split_tags(text)) for text in captions.texts), default=0)
-    if job.spec.training.shuffle_tags and tags <= 2:
+    described = not captions.undescribed
+    if job.spec.training.shuffle_tags and tags <= 2 and described:
         warnings.append(
             f"spec.training.shuffleTags: no caption of spec.subjects[{index}] has tags to shuffle,"
             " which are parts between commas; write some, or set it to false"
         )
-    if job.spec.training.tag_dropout and tags < 2:
+    if job.spec.training.tag_dropout and tags < 2 and described:
         warnings.append(
             f"spec.training.tagDropout: no caption of spec.subjects[{index}] has tags to leave out,"
             " which are parts between commas; write some, or remove it"
@@ -82,6 +85,7 @@ def load_subject(storage: Storage, job: ResolvedJob, index: int) -> SubjectData:
         captions=captions.texts[:kept],
         held_out=images[kept:],
         held_out_captions=captions.texts[kept:],
+        undescribed=captions.undescribed,
         warnings=[*warnings, *captions.warnings],
         notes=captions.notes,
     )

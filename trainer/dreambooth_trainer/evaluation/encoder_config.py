@@ -20,8 +20,8 @@ from transformers import (
     ViTModel,
 )
 
-from dreambooth_api.models.evaluation import Evaluation
 from dreambooth_api.models.model import Model
+from dreambooth_api.models.results.evaluation import Evaluation
 from dreambooth_storage import Storage
 from dreambooth_trainer.evaluation.preprocessing import Preprocessing, read_preprocessing
 from dreambooth_trainer.models.source.fetch import open_files

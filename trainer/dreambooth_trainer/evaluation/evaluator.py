@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from dreambooth_api.contract.scores import Encoders, Scores
-from dreambooth_api.models.evaluation import Evaluation
+from dreambooth_api.models.results.evaluation import Evaluation
 from dreambooth_api.models.subject import Subject
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.evaluation.encoder_config import encoder_sources

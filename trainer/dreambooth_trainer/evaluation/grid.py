@@ -42,6 +42,13 @@ def grid(rows: Sequence[Row], labels: Sequence[str]) -> Image.Image:
     return _draw([_Section(label, _broken(row)) for row, label in zip(rows, labels, strict=True)])
 
 
+def reduce(image: Image.Image) -> Image.Image:
+    """The image as `grid` shows it, so that large ones need not be kept."""
+    if max(image.size) <= LARGEST_TILE:
+        return image
+    return _fit(image, LARGEST_TILE)
+
+
 def before_after(before: Sequence[Row], after: Sequence[Row], labels: Sequence[str]) -> Image.Image:
     """A sheet with two rows below every label: images from before training, and from after.
 
@@ -140,9 +147,14 @@ def _draw_section(sheet: Image.Image, layout: _Layout, section: _Section, top: i
 
 def _tile(image: Image.Image, side: int) -> Image.Image:
     """The image in a square of `side` pixels, its proportions kept."""
+    fitted = _fit(image, side)
+    square = Image.new("RGB", (side, side), PAPER)
+    square.paste(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2))
+    return square
+
+
+def _fit(image: Image.Image, side: int) -> Image.Image:
+    """The image, its longer side `side` pixels."""
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    square = Image.new("RGB", (side, side), PAPER)
-    resized = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    square.paste(resized, ((side - size[0]) // 2, (side - size[1]) // 2))
-    return square
+    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)

@@ -18,6 +18,7 @@ from dreambooth_api.contract.scores import (
     difference,
 )
 from dreambooth_api.models.subject import Subject
+from dreambooth_api.schema.names import has_identifier, identifier_pattern
 from dreambooth_trainer.evaluation.estimates import (
     distance_change,
     estimate,
@@ -67,20 +68,16 @@ class RealVectors:
 
 def prompts_of(subject: Subject, prompts: Sequence[str]) -> list[str]:
     """The sample prompts that name the subject; its instance prompt where none does."""
-    return [p for p in prompts if _word(subject.identifier).search(p)] or [subject.prompt]
+    return [p for p in prompts if has_identifier(p, subject.identifier)] or [subject.prompt]
 
 
 def with_class_nouns(prompt: str, subjects: Sequence[Subject]) -> str:
     """The prompt as an encoder should read it: with class nouns, as identifiers mean nothing."""
     for subject in subjects:
         noun = subject.class_noun
-        named = rf"{_word(subject.identifier).pattern}(\s+{re.escape(noun)}(?!\w))?"
-        prompt = re.sub(named, noun.replace("\\", r"\\"), prompt)
+        named = rf"{identifier_pattern(subject.identifier)}(\s+{re.escape(noun)}(?!\w))?"
+        prompt = re.sub(named, noun.replace("\\", r"\\"), prompt, flags=re.IGNORECASE)
     return " ".join(prompt.split())
-
-
-def _word(identifier: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w){re.escape(identifier)}(?!\w)")
 
 
 def subject_scores(

@@ -13,8 +13,9 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from dreambooth_api.contract import environment
 from dreambooth_api.contract.message import HubPush
-from dreambooth_api.models.export import PushToHub
+from dreambooth_api.models.results.export import PushToHub
 from dreambooth_trainer.process import heartbeat
+from dreambooth_trainer.process.signals import StoppedError, StopSignal
 
 log = logging.getLogger(__name__)
 
@@ -24,21 +25,28 @@ WAITS_SECONDS = (5.0, 30.0, 120.0)
 LIMIT_SECONDS = 60 * 60
 """Of all tries. The other ranks wait for it, and for the export before it, in a collective: see
 `COLLECTIVE_TIMEOUT`."""
-HEARTBEAT_SECONDS = 5.0
+POLL_SECONDS = 1.0
+"""Between two heartbeats, and two looks at whether the rank was asked to stop."""
 NO_TOKEN = f"{environment.HUB_TOKEN} is not set; name a Secret with a token in secretRef"
 
 
-def push_to_hub(folder: Path, given: PushToHub, exported: str, message: str) -> HubPush:
-    """Copy a folder to the hub, with retries. Never raises: the result is safe in storage.
+def push_to_hub(
+    folder: Path, given: PushToHub, exported: str, message: str, stop: StopSignal
+) -> HubPush:
+    """Copy a folder to the hub, with retries. No failure is raised: the result is in storage.
 
     Args:
         folder: What was exported.
         given: The repository.
         exported: URI of the export in storage, for messages.
         message: Of the commit.
+        stop: Whether this rank was asked to stop.
 
     Returns:
         What became of it.
+
+    Raises:
+        StoppedError: The rank was asked to stop before the push was done.
     """
     problems = [f"the hub took longer than {LIMIT_SECONDS} s"]
     # A daemon, so that an upload that hangs does not keep the process from its end.
@@ -48,7 +56,12 @@ def push_to_hub(folder: Path, given: PushToHub, exported: str, message: str) -> 
     upload.start()
     until = time.monotonic() + LIMIT_SECONDS
     while upload.is_alive() and time.monotonic() < until:
-        upload.join(HEARTBEAT_SECONDS)
+        if stop.requested:
+            raise StoppedError(
+                f"asked to stop while pushing to the hub; the result is in {exported}, and the next"
+                " attempt pushes it"
+            )
+        upload.join(POLL_SECONDS)
         heartbeat.send()
     problem = problems[-1]
     if not problem:

@@ -1,4 +1,4 @@
-"""Exports adapters in the formats of diffusers, of peft, and of web UIs."""
+"""Exports adapters and learned words in the formats of diffusers, of peft, and of web UIs."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dreambooth_trainer.export.model_card import model_card
 from dreambooth_trainer.export.provenance import Provenance
+from dreambooth_trainer.export.tokens import save_words
 from dreambooth_trainer.export.weights import save_weights
 from dreambooth_trainer.models.adapters.exported import (
     Adapter,
@@ -21,6 +22,7 @@ from dreambooth_trainer.models.adapters.exported import (
 from dreambooth_trainer.models.clip import exported_name
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.names.lycoris import dora_file, lycoris_file
+from dreambooth_trainer.process.errors import BadModelError
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """The name that `pipe.load_lora_weights(folder)` looks for."""
@@ -33,6 +35,9 @@ LORA_PARAMETER = re.compile(
 )
 """The name of a parameter of peft."""
 
+MATRICES = (".lora_A.weight", ".lora_B.weight")
+"""Ends of the names of those that every LoRA has, as diffusers stores them."""
+
 PEFT_FOLDER = "peft"
 """LoKr and LoHa: a folder of each part in it, for `PeftModel.from_pretrained`."""
 
@@ -40,13 +45,14 @@ PEFT_FOLDER = "peft"
 def export_lora(
     family: Family, folder: Path, provenance: Provenance, adapter: str = "default"
 ) -> None:
-    """Write the adapters of the denoiser and the text encoders to `folder`.
+    """Write the adapters of denoiser and text encoders, and learned words, to `folder`.
 
     `load_adapters` loads `LORA_FILE`, or `PEFT_FOLDER` with those that diffusers does not know.
-    Other tools load `KOHYA_FILE`, where the family has one. Weights keep their dtype.
+    Other tools load `KOHYA_FILE`, where the family has one. Weights keep their dtype. For words
+    see `tokens.save_words`.
 
     Raises:
-        ValueError: No module of the pipeline has an adapter of this name.
+        ValueError: No module of the pipeline has an adapter of this name, and no word is learned.
     """
     parts = {family.denoiser_part: family.denoiser, **family.text_encoders}
     adapters = [
@@ -57,17 +63,19 @@ def export_lora(
         for part, module in parts.items()
         for each in find_lycoris_adapters(part, module, adapter)
     ]
-    if not adapters and not lycoris:
+    if not adapters and not lycoris and not family.words:
         raise ValueError(f"neither denoiser nor text encoder has an adapter named {adapter!r}")
     folder.mkdir(parents=True, exist_ok=True)
     metadata = provenance.metadata()
     for part in sorted({each.part for each in lycoris}):
         _save_peft(parts[part], adapter, folder / PEFT_FOLDER / part, metadata)
-    is_dora = not lycoris and adapters[0].magnitude is not None
-    web_ui: tuple[dict[str, Tensor], dict[str, str]] | None
+    if family.words:
+        save_words(family, folder, metadata)
+    is_dora = not lycoris and bool(adapters) and adapters[0].magnitude is not None
+    web_ui: tuple[dict[str, Tensor], dict[str, str]] | None = None
     if lycoris:
         web_ui = lycoris_file(lycoris, family.web_ui_name)
-    else:
+    elif adapters:
         save_weights(diffusers_weights(adapters), folder / LORA_FILE, metadata)
         web_ui = (
             dora_file(adapters, family.web_ui_name) if is_dora else family.web_ui_lora(adapters)
@@ -79,6 +87,7 @@ def export_lora(
         family,
         provenance,
         lora=True,
+        adapters=bool(adapters or lycoris),
         web_ui_file=KOHYA_FILE if web_ui else None,
         peft_parts=sorted({each.part for each in lycoris}),
         dora=is_dora,
@@ -93,26 +102,53 @@ def load_adapters(pipeline: Any, folder: Path, adapter: str = "default") -> None
         pipeline: The pipeline; of LoKr and LoHa, without other adapters.
         folder: What `export_lora` has written.
         adapter: The name that they get.
+
+    Raises:
+        BadModelError: The pipeline is not of their base model: it has no place for some of them.
     """
     if (folder / LORA_FILE).exists():
-        pipeline.load_lora_weights(folder, adapter_name=adapter)
         weights = safetensors.torch.load_file(folder / LORA_FILE)
-        _restore_precision(pipeline, weights, adapter)
+        try:
+            pipeline.load_lora_weights(folder, adapter_name=adapter)
+        except RuntimeError as error:
+            if "mismatch" not in str(error):  # of sizes, as torch or transformers say it
+                raise
+            raise _does_not_fit(pipeline) from error
+        placed = _restore_precision(pipeline, weights, adapter)
+        # diffusers leaves out those of parts and layers that the pipeline does not have.
+        if not placed >= {name for name in weights if name.endswith(MATRICES)}:
+            raise _does_not_fit(pipeline)
         return
     for each in sorted((folder / PEFT_FOLDER).iterdir()):
+        if each.name not in pipeline.components:
+            raise _does_not_fit(pipeline)
         # Adds them to the part itself, which the pipeline has.
         PeftModel.from_pretrained(getattr(pipeline, each.name), each)
 
 
-def _restore_precision(pipeline: Any, weights: Mapping[str, Tensor], adapter: str) -> None:
-    """Give LoRA adapters the file's own values: peft has rounded them to their base's precision."""
+def _does_not_fit(pipeline: Any) -> BadModelError:
+    return BadModelError(
+        "spec.model.source: the adapters of the result do not fit this model, a"
+        f" {type(pipeline).__name__}; name the one that they were trained on (--base)"
+    )
+
+
+def _restore_precision(pipeline: Any, weights: Mapping[str, Tensor], adapter: str) -> set[str]:
+    """Give LoRA adapters the file's own values: peft has rounded them to their base's precision.
+
+    Returns:
+        The names of those that the pipeline has.
+    """
+    placed = set()
     for part, root in pipeline.components.items():
         for name, parameter in root.named_parameters() if isinstance(root, nn.Module) else ():
             match = LORA_PARAMETER.fullmatch(name)
             if match and match["adapter"] == adapter:
                 module = exported_name(root, match["module"])
-                stored = weights[f"{part}.{module}.{match['matrix']}.weight"]
-                parameter.data = stored.to(parameter.device).reshape(parameter.shape)
+                key = f"{part}.{module}.{match['matrix']}.weight"
+                parameter.data = weights[key].to(parameter.device).reshape(parameter.shape)
+                placed.add(key)
+    return placed
 
 
 def diffusers_weights(adapters: Sequence[Adapter]) -> dict[str, Tensor]:

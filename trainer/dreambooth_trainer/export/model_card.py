@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 from dreambooth_trainer.export.card_scores import describe_scores
+from dreambooth_trainer.export.card_words import describe_kind, loading_code, web_ui_text
 from dreambooth_trainer.export.provenance import VERSION, Provenance
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.published import INHERITED, License
@@ -16,7 +17,7 @@ instance_prompt: {prompt}
 tags:
 - text-to-image
 - {tag}
-- dreambooth{lora_tag}
+- dreambooth{more_tags}
 ---
 
 # {title}
@@ -39,10 +40,11 @@ image = pipe(
 {scores}"""
 
 
-WEB_UI = """## In ComfyUI, A1111 and other user interfaces
+HEADING = """## In ComfyUI, A1111 and other user interfaces
 
-Copy `{file}` to `models/{comfy}` of ComfyUI, or to `models/{a1111}` of A1111, where they know the
-base model, and choose it there{beside}. Then write {prompt} in the prompt.
+"""
+WEB_UI = """Copy `{file}` to `models/{comfy}` of ComfyUI, or to `models/{a1111}` of A1111, where
+they know the base model, and choose it there{beside}. Then write {prompt} in the prompt.
 
 """
 """How to use the file that `model_card` is given."""
@@ -71,6 +73,7 @@ def model_card(
     provenance: Provenance,
     *,
     lora: bool,
+    adapters: bool = True,
     web_ui_file: str | None = None,
     peft_parts: Sequence[str] = (),
     dora: bool = False,
@@ -80,7 +83,8 @@ def model_card(
     Args:
         family: The base model.
         provenance: Of the exported model.
-        lora: Whether it has adapters, and is not a whole pipeline.
+        lora: Whether it goes beside the base model, and is not a whole pipeline.
+        adapters: Whether there are adapters, and not learned words alone.
         web_ui_file: The file beside the card that user interfaces load, if there is one.
         peft_parts: The parts whose adapters peft loads, as diffusers does not know them.
         dora: Whether the adapters are DoRAs.
@@ -95,12 +99,25 @@ def model_card(
         code += "".join(f"\n{line}" for each in provenance.merged for line in _merge(*each))
     for part in peft_parts:
         code += f'\nPeftModel.from_pretrained(pipe.{part}, "./peft/{part}")'
-    if lora and not peft_parts:
+    if lora and adapters and not peft_parts:
         code += '\npipe.load_lora_weights(".")'
+    code += "".join(f"\n{line}" for line in loading_code(family))
     code += "\npipe.to(device)"
     if provenance.clip_skip and len(family.text_parts()) == 1:
         code += f"\n{TEXT_MODEL}"
     kind = "LyCORIS adapters" if peft_parts else "A DoRA" if dora else "A LoRA"
+    kind = (
+        describe_kind(family, kind if adapters else None) if lora else f"A {family.name} pipeline"
+    )
+    imports = [pipeline]
+    if peft_parts:
+        imports.append("from peft import PeftModel")
+    if family.words and len(family.text_encoders) > 1:
+        imports.append("from safetensors.torch import load_file")
+    tags = ["lora"] * (lora and adapters) + ["textual_inversion"] * bool(family.words)
+    usage = _web_ui(web_ui_file, lora, dora, provenance) if web_ui_file else ""
+    if family.words:
+        usage = f"{usage or HEADING}{web_ui_text(family)}"
     call = {
         "prompt": provenance.prompt,
         "num_inference_steps": provenance.sample_steps,
@@ -117,17 +134,17 @@ def model_card(
         license_front=_license_front_matter(provenance.license),
         license=_describe(provenance.license),
         prompt=json.dumps(provenance.prompt),
-        lora_tag="\n- lora" if lora else "",
+        more_tags="".join(f"\n- {tag}" for tag in tags),
         title=", ".join(provenance.identifiers),
-        kind=kind if lora else f"A {family.name} pipeline",
+        kind=kind,
         tag=family.card_tag,
-        imports=f"{pipeline}\nfrom peft import PeftModel" if peft_parts else pipeline,
+        imports="\n".join(imports),
         subjects=" and ".join(f'"{identifier} {noun}"' for identifier, noun in subjects),
         version=VERSION,
         step=provenance.step,
         code=code,
         scores=describe_scores(provenance.scores) if provenance.scores else "",
-        web_ui=_web_ui(web_ui_file, lora, dora, provenance) if web_ui_file else "",
+        web_ui=usage,
         arguments="\n".join(f"    {name}={_literal(value)}," for name, value in call.items()),
         sha256=provenance.base_model_sha256,
         clip_skip=_describe_clip_skip(family, provenance.clip_skip),
@@ -164,7 +181,7 @@ def _merge(source: str, scale: float) -> list[str]:
 def _web_ui(file: str, lora: bool, dora: bool, provenance: Provenance) -> str:
     names = ", ".join(f"{json.dumps(source)} ({scale})" for source, scale in provenance.merged)
     others = WITH_MERGED.format(names=names) if lora and names else ""
-    return others + (WEB_UI_DORA if dora else WEB_UI).format(
+    return others + (WEB_UI_DORA if dora else HEADING + WEB_UI).format(
         file=file,
         comfy="loras" if lora else "checkpoints",
         a1111="Lora" if lora else "Stable-diffusion",

@@ -18,7 +18,8 @@ from dreambooth_trainer.export.provenance import Provenance
 from dreambooth_trainer.export.weights import save_weights
 from dreambooth_trainer.models.clip import exported_name
 from dreambooth_trainer.models.family import Family
-from dreambooth_trainer.models.quantization.linear import QuantizedLinear
+from dreambooth_trainer.models.quantization.linear import FrozenLinear
+from dreambooth_trainer.models.tokens.learn import has_words
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +86,8 @@ def _merged(part: Any, base: nn.Module | None) -> Any:
     # Merged in fp32: in bf16, a small change would be rounded away when it is added.
     plain = copy.deepcopy(part)
     for name, layer in list(plain.named_modules()):
-        if isinstance(layer, QuantizedLinear):
-            plain.set_submodule(name, layer.dequantized())
+        if isinstance(layer, FrozenLinear):
+            plain.set_submodule(name, layer.plain())
     plain.float()
     weights = base.state_dict() if base is not None else {}
     for name, parameter in plain.named_parameters():
@@ -134,7 +135,14 @@ def _write_slow_tokenizer(folder: Path) -> None:
 
 
 def _write_single_file(family: Family, folder: Path, metadata: Mapping[str, str]) -> None:
-    """Write the weights in the pipeline's folder to one file, where the family has such files."""
+    """Write the weights in the pipeline's folder to one file, where the family has such files.
+
+    Not of a model that has learned words: the file has no place for their names, and user
+    interfaces expect as many embeddings as the original model has.
+    """
+    if has_words(family):
+        log.warning("the export has no %s, as learned tokens are part of the model", SINGLE_FILE)
+        return
     try:
         weights = family.single_file(lambda part: _load_part(folder / part))
     except KeyError as error:

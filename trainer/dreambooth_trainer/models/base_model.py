@@ -34,7 +34,7 @@ class BaseModel:
         self._copy: nn.Module | None = None
         self._parts: list[Tensor] = []
         precision = PRECISIONS[training.precision]
-        if training.method == "lora":
+        if training.method != "full":
             self._adapters = [m for m in family.denoiser.modules() if isinstance(m, BaseTunerLayer)]
         elif is_sharded(family.denoiser):
             self._parts = [p.to(precision, copy=True) for p in self._own_parts()]

@@ -10,9 +10,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from dreambooth_api.models.job import DreamBoothJob, resolved
-from dreambooth_api.models.optimizer import OPTIMIZER_DEFAULTS, SCHEDULE_DEFAULTS
+from dreambooth_api.models.optimizer import (
+    OPTIMIZER_DEFAULTS,
+    SCHEDULE_DEFAULTS,
+    default_schedule,
+)
 from dreambooth_api.models.prior import Sampler
 from dreambooth_api.parsing.messages import messages
+from dreambooth_api.schema.base import ACCEPTED
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.resolved_job import ResolvedJob
 
@@ -97,7 +102,7 @@ def fill_defaults(
     training = spec["training"] = {"resolution": defaults.resolution, **training}
     optimizer = training["optimizer"]
     training["optimizer"] = {**OPTIMIZER_DEFAULTS[optimizer["name"]], **optimizer}
-    schedule = training["schedule"]
+    schedule = {"name": default_schedule(optimizer["name"]), **training["schedule"]}
     training["schedule"] = {**SCHEDULE_DEFAULTS.get(schedule["name"], {}), **schedule}
     shift = flow_shift(training["resolution"])
     # minSnrGamma with flow matching, and timestepSampling with DDPM, are refused by name: see
@@ -105,9 +110,9 @@ def fill_defaults(
     if "timestepSampling" in training or (shift is not None and "minSnrGamma" not in training):
         training["timestepSampling"] = _timestep_sampling(training, shift or 1.0)
     try:
-        return ResolvedJob.model_validate(config)
+        return ResolvedJob.model_validate(config, context=ACCEPTED)
     except ValidationError as error:
-        # The job was valid, so it is a default that is not.
+        # The job was accepted, so it is a default that is not.
         lines = "".join(f"\n  {line}" for line in messages(error))
         raise BadModelError(
             f"spec.model: a default of the model cannot be trained with; set the field:{lines}"

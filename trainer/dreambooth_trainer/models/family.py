@@ -1,5 +1,6 @@
 """The interface of a model family: all that differs from one kind of diffusion model to another."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -12,6 +13,7 @@ from dreambooth_trainer.models.adapters.exported import Adapter, LoadedAdapter
 from dreambooth_trainer.models.defaults import ModelDefaults
 from dreambooth_trainer.models.prompts import Conditioning, PromptEncoder
 from dreambooth_trainer.models.published import PublishedModel
+from dreambooth_trainer.models.tokens.names import expand_captions
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 """The prediction types of DDPM models that can be trained."""
@@ -59,6 +61,8 @@ class Family(PromptEncoder):
     """How the denoiser was trained, see `objectives`."""
     unguided_scale: ClassVar[float] = 1.0
     """The guidance scale at which the pipeline predicts what training does: without guidance."""
+    pipeline_multiple: ClassVar[int] = 1
+    """Its pipeline refuses sides that are no multiple of this, in pixels, whatever the VAE."""
     guides_in_one_pass: ClassVar[bool] = True
     """Whether the pipeline takes both halves of guidance through the denoiser as one batch."""
     noise_level_note: ClassVar[str] = ""
@@ -67,6 +71,9 @@ class Family(PromptEncoder):
     """Whether a training step waits for the device, as its denoiser takes lengths of captions."""
     trains_text: ClassVar[bool] = False
     """Whether its text encoders can be trained: language models of gigabytes cannot."""
+    learns_tokens: ClassVar[bool] = False
+    """Whether new words can be learned: its text encoders are CLIP's, and `tokenize` expands its
+    captions, see `tokens.names`."""
     lora_text_targets: ClassVar[Sequence[str]] = ("q_proj", "k_proj", "v_proj", "out_proj")
     """Ends of the names of a text encoder's modules that get an adapter."""
     not_adapted: ClassVar[Sequence[str]] = ()
@@ -165,7 +172,12 @@ class Family(PromptEncoder):
     @property
     def side_multiple(self) -> int:
         """Sides of images must be a multiple of this, in pixels."""
-        return self.vae_factor
+        return math.lcm(self.pipeline_multiple, self.vae_factor)
+
+    @property
+    def largest_side(self) -> int | None:
+        """Sides of images must be at most this, in pixels; None: the model has no such limit."""
+        return None
 
     @property
     @abstractmethod
@@ -228,7 +240,9 @@ class Family(PromptEncoder):
 
     def count_tokens(self, text: str) -> int:
         """Number of tokens of a caption, with those that the tokenizer adds."""
-        return len(self._pipeline.tokenizer(text, truncation=False, verbose=False).input_ids)
+        tokenizer = self._pipeline.tokenizer
+        [text] = expand_captions([text], tokenizer)
+        return len(tokenizer(text, truncation=False, verbose=False).input_ids)
 
     # The denoiser
 

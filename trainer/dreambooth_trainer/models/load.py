@@ -14,11 +14,13 @@ from safetensors import SafetensorError
 from torch import nn
 
 from dreambooth_api.models.model import Model, Quantization
+from dreambooth_api.models.pods.runtime import Offload
 from dreambooth_storage import Storage
 from dreambooth_trainer.models.adapters.start import merge_adapters
 from dreambooth_trainer.models.adapters.trainable import PRECISIONS, weight_dtypes
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.finite import check_finite
+from dreambooth_trainer.models.offload.apply import offload as offload_denoiser
 from dreambooth_trainer.models.quantization.apply import quantize_part
 from dreambooth_trainer.models.scheduler import load_scheduler
 from dreambooth_trainer.models.sharding import shard
@@ -47,13 +49,14 @@ def load_family(
     training: ResolvedTraining | None = None,
     *,
     sharded: bool = False,
+    offload: Offload | None = None,
 ) -> Family:
     """The base model, with `mergedAdapters` merged, frozen, on `device`. Collective.
 
     Its weights have the precision that `training` keeps them in, see `weight_dtypes`, or the format
     that `model.quantization` names; by default all are fp32. They are converted before they reach
     the device, and one part after the other, so no more than one part is in the host's memory. With
-    `sharded`, the ranks divide the denoiser.
+    `sharded`, the ranks divide the denoiser; with `offload`, much of it stays on the host.
 
     Raises:
         BadModelError: There is none, it is damaged, or of an unknown family.
@@ -68,8 +71,8 @@ def load_family(
         folder = path if model.layout == "diffusers" else path.parent
         # Hashing gigabytes takes seconds, so one rank does it; the files are the same on all nodes.
         digest = ranks.run_on_first(lambda: hash_files(folder, selection.names))
-        first = torch.device("cpu") if sharded else device
-        kind, pipeline = _open(model, path, files, selection, training, first)
+        first = torch.device("cpu") if sharded or offload else device
+        kind, pipeline = _open(model, path, files, selection, training, device, first)
     pipeline.set_progress_bar_config(disable=True)
     family = kind(pipeline, digest)
     check_finite(family.parts, FIELD, model.source)
@@ -82,9 +85,8 @@ def load_family(
     if sharded:
         assert training is not None
         shard(family.denoiser, device, PRECISIONS[training.precision])
-        for part, module in family.parts.items():
-            if part != family.denoiser_part:
-                module.to(device)
+    elif offload is not None:
+        offload_denoiser(family.denoiser, family.not_adapted, offload, device)
     return family
 
 
@@ -133,22 +135,18 @@ def _open(
     selection: Selection,
     training: ResolvedTraining | None,
     device: torch.device,
+    denoiser_device: torch.device,
 ) -> tuple[type[Family], Any]:
-    """The family of a model, and its pipeline."""
+    """The family of a model, and its pipeline: the denoiser may stay in host memory."""
     quantization = model.quantization if training else None
     try:
         if model.layout == "single-file":
             family, pipeline = load_single_file(path)
             for part, dtype in weight_dtypes(family, training).items():
                 # diffusers' own method logs a warning.
-                _place(
-                    model,
-                    family,
-                    part,
-                    nn.Module.to(getattr(pipeline, part), dtype),
-                    quantization,
-                    device,
-                )
+                module = nn.Module.to(getattr(pipeline, part), dtype)
+                last = denoiser_device if part == family.denoiser_part else device
+                _place(model, family, part, module, quantization, device, last)
             return family, pipeline
         family = find_family(model, files)
         dtypes = weight_dtypes(family, training)
@@ -157,7 +155,8 @@ def _open(
         for part, kind in family.modules.items():
             weights, dtype = selection.weights[part], dtypes[part]
             parts[part] = _load_part(model, path / part, kind, weights, dtype)
-            _place(model, family, part, parts[part], quantization, device)
+            last = denoiser_device if part == family.denoiser_part else device
+            _place(model, family, part, parts[part], quantization, device, last)
         for part, tokenizer in family.tokenizers.items():
             parts[part] = tokenizer.from_pretrained(path / part, local_files_only=True)
         parts["scheduler"] = load_scheduler(files, family.objective_kind)
@@ -177,11 +176,12 @@ def _place(
     module: nn.Module,
     quantization: Quantization | None,
     device: torch.device,
+    last: torch.device,
 ) -> None:
-    """Move a part to the device, quantized as far as the job says."""
+    """Move a part to its last device, quantized on the device as far as the job says."""
     if quantization is not None:  # codes would hide values that are not finite
         check_finite({part: module}, FIELD, model.source)
-    quantize_part(family, part, module, quantization, device)
+    quantize_part(family, part, module, quantization, device, last)
 
 
 def _load_part(

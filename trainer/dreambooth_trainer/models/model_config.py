@@ -1,5 +1,6 @@
 """The configuration of a base model, read and checked without its weights."""
 
+import copy
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ from dreambooth_trainer.models.source.selection import (
     tokenizer_files,
 )
 from dreambooth_trainer.models.source.weights import damaged_file, damaged_weights
+from dreambooth_trainer.models.tokens.learn import add_words
+from dreambooth_trainer.models.tokens.names import LearnedWord
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.resolved_job import ResolvedTraining
 
@@ -57,6 +60,8 @@ class ModelConfig:
     """The adapter that is trained further, on the meta device."""
     clip_skip: int = 1
     """`spec.model.clipSkip`."""
+    words: tuple[LearnedWord, ...] = ()
+    """Those that are learned, where the family can."""
 
     @property
     def defaults(self) -> ModelDefaults:
@@ -92,8 +97,11 @@ class ModelConfig:
             for part, dtype in weight_dtypes(self.family, training).items():
                 nn.Module.to(parts[part], dtype)  # diffusers' own method logs a warning
                 quantize_part(self.family, part, parts[part], quantization, torch.device("meta"))
-        parts |= {**self.tokenizers, "scheduler": self.scheduler, **self.settings}
+        tokenizers = copy.deepcopy(self.tokenizers) if self.words else self.tokenizers
+        parts |= {**tokenizers, "scheduler": self.scheduler, **self.settings}
         family = self.family(self.family.assemble(parts), "")
+        if self.words:
+            add_words(family, self.words)
         family.start = self.start
         family.clip_skip = self.clip_skip
         return family

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dreambooth_trainer.models.finite import check_conditioning
+from dreambooth_trainer.models.tokens.names import LearnedWord
 from dreambooth_trainer.process import heartbeat
 
 Conditioning = dict[str, Tensor]
@@ -107,6 +108,8 @@ class PromptEncoder(ABC):
     those beside them. Other models were trained to read padding."""
     denoiser: nn.Module
     text_encoders: dict[str, nn.Module]
+    words: Sequence[LearnedWord] = ()
+    """Those whose embeddings are learned; `tokens.learn` adds them."""
     prompt_table: PromptTable | None = None
     """All prompts of the job, once the text encoders have left the device."""
 

@@ -17,7 +17,7 @@ from dreambooth_trainer.process.contract_version import check_contract_version
 from dreambooth_trainer.process.exit_status import describe, exit_code_of
 from dreambooth_trainer.process.garbage import kept_objects
 from dreambooth_trainer.process.termination_message import write_termination
-from dreambooth_trainer.process.topology import load_job
+from dreambooth_trainer.process.topology import Topology, load_job
 
 
 def main() -> int:
@@ -42,7 +42,7 @@ def _check_file(path: Path) -> PreflightReport:
     report = PreflightReport()
     with report.collecting():
         check_contract_version(os.environ)
-        job = load_job(path)
+        job = load_job(path, check_rules=not Topology.from_environment().attempt)
         # Imported here, as torch takes seconds: an invalid job file is refused without it.
         with kept_objects():
             from dreambooth_trainer.preflight.check import check_job

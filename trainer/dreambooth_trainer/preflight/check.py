@@ -4,13 +4,14 @@ from dataclasses import replace
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.training import MIN_RESOLUTION
-from dreambooth_api.parsing.advice import warnings as advice
+from dreambooth_api.parsing.warnings.advice import warnings as advice
 from dreambooth_storage import Storage
 from dreambooth_trainer.data.captions.tags import vary_tags
 from dreambooth_trainer.evaluation.encoder_config import encoder_sources, read_encoder
 from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS, StableDiffusion
 from dreambooth_trainer.models.model_config import read_model_config
+from dreambooth_trainer.preflight.captioning import check_captioning
 from dreambooth_trainer.preflight.images import (
     check_class_images,
     check_evaluation_images,
@@ -23,11 +24,13 @@ from dreambooth_trainer.preflight.report import PreflightReport
 from dreambooth_trainer.preflight.resources import (
     STRATEGY,
     check_grace_period,
+    check_host_memory,
     check_memory,
     choose_strategy,
 )
 from dreambooth_trainer.preflight.resume import check_source
 from dreambooth_trainer.preflight.start_adapters import check_start_adapters
+from dreambooth_trainer.preflight.tokens import check_tokens
 from dreambooth_trainer.preflight.writing import check_writing
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.resume.former_defaults import KEPT, keep_former_defaults
@@ -74,14 +77,16 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
     captions = check_subjects(resolved, storage, report, step)
     captions += check_class_images(resolved, storage, report)
     check_evaluation_images(resolved, storage, report)
+    captioning = check_captioning(resolved, storage, report)
     encoders = []
     for source in encoder_sources(job.spec.evaluation) if job.spec.evaluation else ():
         with report.collecting():
             encoders.append(read_encoder(source, storage))
     if config is not None and report.job:
         prompts = captions + sample_and_class_prompts(job)
-        report.warnings += check_lengths(config, prompts)
         known = len(report.errors)
+        config = check_tokens(report.job, config, prompts, report)
+        report.warnings += check_lengths(config, prompts)
         config = check_start_adapters(report.job, config, storage, report)
         check_model(report.job, config, report)
         if len(report.errors) > known:
@@ -99,5 +104,6 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
             if chosen is not report.job:
                 report.notes.append(f"{STRATEGY}: fsdp, as the job does not fit with ddp")
                 report.job = chosen
-            report.warnings += check_memory(report.job, config, encoders, texts)
+            report.warnings += check_host_memory(report.job, config)
+            report.warnings += check_memory(report.job, config, encoders, texts, captioning)
     return report

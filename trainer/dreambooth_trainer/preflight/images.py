@@ -32,7 +32,7 @@ def check_subjects(
             report.notes += loaded.notes
             if step and job.spec.training.crop == "none":
                 _report_shapes(loaded.images, job, index, step, report)
-            field = f"spec.subjects[{index}].{'captions' if subject.captions else 'images'}"
+            field = f"spec.subjects[{index}].{'captions' if subject.captions_folder else 'images'}"
             captions += [(field, text) for text in dict.fromkeys(loaded.captions)]
     return captions
 

@@ -59,7 +59,7 @@ def _notes_on_name(source: str) -> list[str]:
 
 def _unusual_resolution(config: ModelConfig, resolution: int) -> Iterator[str]:
     field, native = "spec.training.resolution", config.skeleton.native_resolution
-    if resolution >= 2 * native or 2 * resolution <= native:
+    if is_far(resolution, native):
         yield (
             f"{field}: {resolution} is far from {native}, which the model was trained at; use"
             f" {native}"
@@ -71,6 +71,11 @@ def _unusual_resolution(config: ModelConfig, resolution: int) -> Iterator[str]:
             f"{field}: {resolution} is not a multiple of {whole}, which lowers the quality; use"
             f" {better}"
         )
+
+
+def is_far(side: int, native: int) -> bool:
+    """Whether images of a side, in pixels, are unlike those of another one. Pure."""
+    return side >= 2 * native or 2 * side <= native
 
 
 def _check_resolution(config: ModelConfig, resolution: int) -> None:

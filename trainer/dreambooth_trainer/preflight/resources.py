@@ -1,13 +1,14 @@
-"""Checks whether the job fits into GPU memory, and its last checkpoint into the grace period."""
+"""Checks whether the job fits into memory, and its last checkpoint into the grace period."""
 
 import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.runtime import world_size
+from dreambooth_api.models.pods.runtime import ranks_per_node, world_size
 from dreambooth_trainer.evaluation.encoder_config import EncoderConfig
 from dreambooth_trainer.models.model_config import ModelConfig
+from dreambooth_trainer.preflight.memory.host import host_bytes
 from dreambooth_trainer.preflight.memory.stages import (
     GIB,
     OVERHEAD,
@@ -24,11 +25,13 @@ from dreambooth_trainer.resolved_job import ResolvedJob
 STRATEGY = "spec.runtime.strategy"
 UPLOAD_BYTES_PER_SECOND = 100e6
 """Of one node to a slow object store; every node writes its share of a checkpoint."""
+PROCESS = 2 * GIB
+"""Host memory of a rank beside weights: the libraries, CUDA's context, buffers."""
 LAST_STEP_SECONDS = 15
 """Until all ranks have seen the request to stop and have finished their step."""
 
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
-         "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}  # fmt: skip
+         "P": 10**15, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}  # fmt: skip
 
 
 def check_grace_period(job: ResolvedJob, config: ModelConfig) -> Iterator[str]:
@@ -46,6 +49,32 @@ def check_grace_period(job: ResolvedJob, config: ModelConfig) -> Iterator[str]:
             "spec.runtime.terminationGracePeriodSeconds: the last checkpoint has"
             f" {size / 1e9:.1f} GB, and its upload may take {needed} s; {grace} s are too few,"
             " so raise it"
+        )
+
+
+def check_host_memory(job: ResolvedJob, config: ModelConfig) -> Iterator[str]:
+    """Warn when a pod's memory limit is lower than what its ranks may need to load the model.
+
+    No error: weights that are mapped from files in their own precision can be dropped and read
+    again.
+    """
+    runtime = job.spec.runtime
+    limit = runtime.resources.limits.get("memory")
+    if limit is None or runtime.gpus_per_node == 0:
+        return
+    ranks = ranks_per_node(runtime)
+    weights = host_bytes(job, config)
+    needed = weights + ranks * PROCESS
+    if needed > _bytes(limit):
+        why = ""
+        if runtime.offload is not None:
+            why = ", as runtime.offload keeps weights there"
+        elif runtime.strategy == "fsdp":
+            why = ", as fsdp divides the denoiser there"
+        yield (
+            f"spec.runtime.resources.limits.memory: is {limit}, and a pod's {ranks} rank(s) may"
+            f" need {weights / GIB:.1f} GiB for weights at once{why}, and about"
+            f" {PROCESS / GIB:.0f} each for themselves; raise it to {math.ceil(needed / GIB)}Gi"
         )
 
 
@@ -95,6 +124,7 @@ def check_memory(
     config: ModelConfig,
     encoders: Sequence[EncoderConfig],
     captions: Collection[str] | None = None,
+    captioning: int = 0,
 ) -> list[str]:
     """Compare the memory of every stage with `spec.runtime.gpuMemory`, where that is set.
 
@@ -103,6 +133,7 @@ def check_memory(
         config: Its model.
         encoders: The models of `spec.evaluation`.
         captions: See `measure_stages`.
+        captioning: Bytes of the vision-language model, which has the GPU before the base model.
 
     Returns:
         A warning where CUDA's own needs decide whether the job fits, or where nothing could be
@@ -123,6 +154,10 @@ def check_memory(
         stages = _measure(job, config, encoders, captions)
         needed = max(stages.values()) + OVERHEAD
         suggested = suggest_changes(job, total, needed, available) if needed > available else ""
+        if captioning > max(stages.values()):
+            suggested = ""  # none of the changes is about that model
+        if captioning:
+            stages["captioning"] = captioning
     except Exception as error:  # the libraries raise anything for settings that they cannot use
         return [f"spec.runtime.gpuMemory: could not be compared with the job: {describe(error)}"]
     largest = max(stages, key=lambda stage: stages[stage])

@@ -7,13 +7,15 @@ from typing import Literal
 
 import torch
 
-from dreambooth_api.models.job import DreamBoothJob, Spec
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.spec import Spec
 from dreambooth_api.models.training import Training
 from dreambooth_trainer.process.errors import GpuMemoryError
 
 GpuStage = Literal[
     "loading the model",
     "encoding text",
+    "captioning",
     "generating class images",
     "encoding latents",
     "a training step",
@@ -59,6 +61,9 @@ def _amounts(message: str) -> str:
 
 def remedies(stage: GpuStage, job: DreamBoothJob) -> str:
     """What lowers the memory of a stage, by field: only what this job can still change."""
+    last = "use GPUs with more memory"
+    if stage == "captioning":
+        return f"name a smaller spec.captioning.model, or an endpoint, or {last}"
     changes: list[str] = []
     if stage == "a training step":
         changes += _step_changes(job.spec.training)
@@ -68,9 +73,10 @@ def remedies(stage: GpuStage, job: DreamBoothJob) -> str:
         changes += _state_changes(job.spec)
     if job.spec.model.quantization is None and may_quantize(job.spec):
         changes.append("set spec.model.quantization")
+    if job.spec.runtime.offload is None and may_offload(job.spec):
+        changes.append("set spec.runtime.offload")
     if stage not in ("loading the model", "encoding text"):
         changes.append("lower spec.training.resolution")
-    last = "use GPUs with more memory"
     return f"{', '.join(changes)} or {last}" if changes else last
 
 
@@ -83,6 +89,17 @@ def may_quantize(spec: Spec) -> bool:
         and training.lora.type != "dora"
         and not is_divided
         and not spec.model.merged_adapters
+    )
+
+
+def may_offload(spec: Spec) -> bool:
+    """Whether the rules of the API allow `spec.runtime.offload`."""
+    training = spec.training
+    return (
+        training.method == "lora"
+        and training.lora.type != "dora"
+        and training.text_encoder.method != "full"
+        and spec.runtime.strategy != "fsdp"
     )
 
 

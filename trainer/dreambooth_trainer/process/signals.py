@@ -42,12 +42,12 @@ class StopSignal:
             StoppedError: A stop was requested before.
         """
         # Python runs a handler only between bytecodes: during a wait in C code, it never would.
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
+        before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
         try:
             # Checked after the change, or a signal in between would be missed.
             if self.requested:
-                raise StoppedError("asked to stop before training had begun; nothing to save")
+                raise StoppedError("asked to stop; nothing is left to save")
             yield
         finally:
-            self.install()
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -46,14 +46,18 @@ class Topology:
         )
 
 
-def load_job(path: Path) -> DreamBoothJob:
+def load_job(path: Path, *, check_rules: bool = True) -> DreamBoothJob:
     """Read and validate the job file.
+
+    Args:
+        path: Of the file.
+        check_rules: False for the job of a run that has begun, whatever rules have come since.
 
     Raises:
         BadConfigError: It lists every problem with its field.
     """
     try:
-        return load(path)
+        return load(path, check_rules=check_rules)
     except (InvalidJobError, OSError) as error:
         raise BadConfigError(str(error)) from error
 

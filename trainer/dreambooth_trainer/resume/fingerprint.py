@@ -6,12 +6,13 @@ steps, unless the learning rate or the training of the text encoder depends on i
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import JsonValue
 
-from dreambooth_api.models.job import DreamBoothJob, resolved
+from dreambooth_api.models.job import accepted, resolved
 from dreambooth_trainer.resolved_job import ResolvedJob
 from dreambooth_trainer.resume.former_defaults import with_former_defaults
 
@@ -44,6 +45,8 @@ SHAPES = (
     "spec.training.ema.enabled",
 )
 """Settings that decide which tensors a state holds, and what they mean."""
+WORDS = re.compile(r"spec\.subjects\[\d+\]\.token\.vectors:")
+"""Those of subjects: the number of rows that are learned."""
 
 
 def fingerprint(job: ResolvedJob) -> str:
@@ -75,10 +78,13 @@ def relevant(config: Mapping[str, Any]) -> dict[str, JsonValue]:
 
 
 def _depends_on_steps(training: Mapping[str, Any]) -> bool:
-    """Whether the number of steps affects the states before the last one."""
+    """Whether states before the end would be others with another number of steps.
+
+    A decay at the end alone is left out on purpose: where more follow, the rate is full again.
+    """
     text = training["textEncoder"]
     stops = text["method"] != "frozen" and text["stopFraction"] < 1
-    return bool(stops or training["schedule"]["name"] != "constant")
+    return bool(stops or training["schedule"]["name"] not in ("constant", "warmup-stable-decay"))
 
 
 def _values(node: Any, path: str) -> Iterator[tuple[str, JsonValue]]:
@@ -94,7 +100,7 @@ def _values(node: Any, path: str) -> Iterator[tuple[str, JsonValue]]:
 
 def changes_since(earlier: Any, job: ResolvedJob) -> list[str]:
     """One line for each setting that has changed since an earlier job, as run.json has it."""
-    then = relevant(resolved(DreamBoothJob.model_validate(with_former_defaults(earlier))))
+    then = relevant(resolved(accepted(with_former_defaults(earlier))))
     now = relevant(resolved(job))
     # Runs of earlier versions, whose jobs do not name the model's own values, trained with them.
     if f"{SAMPLING}shift" not in then:

@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.contract.times import now, rfc3339
-from dreambooth_api.models.job import DreamBoothJob, resolved
+from dreambooth_api.models.job import accepted, resolved
 from dreambooth_api.parsing.other_versions import with_known_fields
 from dreambooth_storage import ObjectNotFoundError, Storage, without_userinfo
 from dreambooth_trainer.models.published import INHERITED, License
@@ -51,6 +51,7 @@ def write_run_record(
     hashes: Mapping[str, JsonValue],
     seeds: Mapping[str, int],
     images: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    captions: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     warnings: Sequence[str] = (),
     notes: Sequence[str] = (),
     model_license: License = INHERITED,
@@ -69,6 +70,7 @@ def write_run_record(
         hashes: sha256 of the model and of each image, by name.
         seeds: By purpose.
         images: URIs of images, by subject and class, for the report.
+        captions: Those of subjects with `captions: auto`, by identifier and image.
         warnings: What the checks before training found that does not prevent it.
         notes: What they say about the job that is as it should be.
         model_license: Of the base model's weights; `INHERITED` where it is not known.
@@ -95,6 +97,7 @@ def write_run_record(
         "seeds": dict(seeds),
         "hashes": dict(hashes),
         "images": {name: list(uris) for name, uris in images.items()},
+        **({"captions": {name: dict(each) for name, each in captions.items()}} if captions else {}),
         "warnings": list(warnings),
         "notes": list(notes),
         "attempts": [*(earlier["attempts"] if earlier else []), this],
@@ -126,7 +129,7 @@ def read_run_record(storage: Storage, layout: OutputLayout) -> dict[str, Any] | 
     try:
         record = json.loads(storage.read(uri, field="spec.output"))
         job = with_known_fields(record["job"])
-        DreamBoothJob.model_validate(job)
+        accepted(job)
         return {
             **record,
             "job": job,

@@ -16,7 +16,7 @@ from dreambooth_storage import Storage, join
 from dreambooth_trainer.checkpoint import CheckpointRef, CheckpointStore
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.resolved_job import ResolvedJob
-from dreambooth_trainer.resume.fingerprint import SHAPES, changed_files, changes_since
+from dreambooth_trainer.resume.fingerprint import SHAPES, WORDS, changed_files, changes_since
 from dreambooth_trainer.resume.run_record import read_run_record
 
 FIELD = "spec.resumeFrom"
@@ -111,7 +111,7 @@ def config_differences(job: ResolvedJob, source: Source) -> list[str]:
     changed = changes_since(source.record["job"], job)
     # A line names a field, or an entry of one that is a map.
     shapes = tuple(f"{name}{end}" for name in SHAPES for end in ":.")
-    if refused := [line for line in changed if line.startswith(shapes)]:
+    if refused := [each for each in changed if each.startswith(shapes) or WORDS.match(each)]:
         raise BadConfigError(
             f"{FIELD}: {source.checkpoint.uri} holds other trained weights; set these fields as"
             f" they were, or remove {FIELD}:\n" + "\n".join(f"  {line}" for line in refused)

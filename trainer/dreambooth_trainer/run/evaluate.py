@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from dreambooth_api.contract.layout import EvaluationProtocol
+from dreambooth_api.contract.layout import EvaluationProtocol, OutputLayout
 from dreambooth_api.contract.scores import Encoders, Scores
-from dreambooth_api.models.evaluation import Evaluation
-from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.job import DreamBoothJob, output_layout
+from dreambooth_api.models.results.evaluation import Evaluation
 from dreambooth_api.models.subject import Subject
 from dreambooth_storage import Storage
 from dreambooth_trainer.attempt import Attempt
@@ -31,20 +31,21 @@ from dreambooth_trainer.export.load import adapter_files, add_exported, list_exp
 from dreambooth_trainer.models import Family, load_family
 from dreambooth_trainer.models.generate import ImageRequest
 from dreambooth_trainer.process.distributed import join_ranks
-from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.out_of_memory import explain_out_of_memory
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.resolved_job import ResolvedJob
-from dreambooth_trainer.run.result import exported_model, exported_step, resolve
+from dreambooth_trainer.run.result import (
+    divided_as_trained,
+    exported_model,
+    exported_step,
+    missing_model,
+    resolve,
+)
 from dreambooth_trainer.run.train import choose_device, open_storage
 from dreambooth_trainer.telemetry.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
-
-GROUP = 64
-"""Images that are generated, and then stored, together. It does not depend on the ranks: neither
-their number nor a stop changes which images share a forward pass."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,11 @@ def evaluate(
     """
     with join_ranks(topology, stop) as ranks, telemetry.serving():
         storage, device = open_storage(job, telemetry), choose_device(job, topology)
-        telemetry.enter_stage("Evaluating")
-        resolved = ranks.run_on_first(lambda: resolve(job, storage))
+        # First: without a result, nothing that is wrong with its base model matters.
+        exported = ranks.run_on_first(lambda: _exported_files(storage, output_layout(job)))
+        resolved = ranks.run_on_first(
+            lambda: divided_as_trained(resolve(job, storage), storage, output_layout(job))
+        )
         attempt = Attempt(resolved, ranks, storage, telemetry, stop, device)
         folder = attempt.layout.evaluation(protocol)
         evaluation = resolved.spec.evaluation or Evaluation()
@@ -82,8 +86,13 @@ def evaluate(
         # Before hours of generating images for nothing.
         ranks.run_on_first(lambda: [read_encoder(source, storage) for source in sources])
         plans = [_plan(resolved, index, evaluation.count) for index in _indices(resolved)]
+        total = 2 * len(_wanted(plans))
+        # Before the stage, which would show the steps of the training.
+        telemetry.progress.record_protocol_images(0, total)
+        telemetry.record_checks([], [_explain(plans, total)])
+        telemetry.enter_stage("Evaluating")
         with explain_out_of_memory("sampling", resolved):
-            base, trained = _generate_all(attempt, folder, plans)
+            base, trained = _generate_all(attempt, folder, plans, exported)
         with explain_out_of_memory("scoring", resolved):
             encoders = load_encoders(attempt, sources)
             scores = ranks.run_on_first(lambda: _score(attempt, plans, base, trained, *encoders))
@@ -111,31 +120,43 @@ def _plan(job: ResolvedJob, index: int, count: int) -> _Plan:
     return _Plan(subject, prompts, of_prompts, of_class)
 
 
-def _generate_all(attempt: Attempt, folder: str, plans: Sequence[_Plan]) -> tuple[str, str]:
+def _explain(plans: Sequence[_Plan], total: int) -> str:
+    """What the images are that progress counts."""
+    prompts, of_class = len(plans[0].prompts), len(plans[0].of_class)
+    return (
+        f"{total} images: for each subject {prompts} prompts with {IMAGES_PER_PROMPT} images, and"
+        f" {of_class} of the class, by the base model and by the result"
+    )
+
+
+def _wanted(plans: Sequence[_Plan]) -> list[tuple[str, ImageRequest]]:
+    return [item for plan in plans for item in (plan.of_prompts | plan.of_class).items()]
+
+
+def _generate_all(
+    attempt: Attempt, folder: str, plans: Sequence[_Plan], exported: set[str]
+) -> tuple[str, str]:
     """The folders of the base model's images and of the result's, all of them. Collective."""
     spec = attempt.job.spec
-    exported = attempt.ranks.run_on_first(lambda: _exported_files(attempt))  # before all else
     arguments = attempt.storage, attempt.ranks, attempt.device, spec.training
-    family = load_family(spec.model, *arguments, sharded=attempt.sharded)
-    count = sum(len(plan.of_prompts) + len(plan.of_class) for plan in plans)
-    attempt.telemetry.progress.record_protocol_images(0, 2 * count)
+    offload = spec.runtime.offload
+    family = load_family(spec.model, *arguments, sharded=attempt.sharded, offload=offload)
     base = _generate(attempt, folder, plans, family, family.model_hash)
     if adapters := adapter_files(exported):
         added = add_exported(family, attempt.storage, attempt.layout.export, adapters)
         digest = f"{family.model_hash}+{added}"
     else:
         del family  # two models may not fit on the device
-        model = exported_model(attempt.layout, spec.model)
+        model = exported_model(attempt.layout.export, spec.model)
         family = load_family(model, *arguments, sharded=attempt.sharded)
         digest = family.model_hash
-    return base, _generate(attempt, folder, plans, family, digest, before=count)
+    return base, _generate(attempt, folder, plans, family, digest, before=len(_wanted(plans)))
 
 
-def _exported_files(attempt: Attempt) -> set[str]:
-    uri = attempt.layout.export
-    if names := list_export(attempt.storage, uri):
+def _exported_files(storage: Storage, layout: OutputLayout) -> set[str]:
+    if names := list_export(storage, layout.export):
         return names
-    raise BadModelError(f"spec.output: there is no exported model at {uri}; train the job first")
+    raise missing_model(storage, layout)
 
 
 def _generate(
@@ -150,14 +171,17 @@ def _generate(
 
     `before` images of other models are done.
     """
-    wanted = [item for plan in plans for item in (plan.of_prompts | plan.of_class).items()]
+    wanted = _wanted(plans)
     uri = f"{folder}/{_key(attempt.job, wanted, model_hash)}"
     stored = attempt.ranks.run_on_first(
         lambda: {each.relative for each in attempt.storage.list(uri)}
     )
     generator = ImageGenerator(attempt, family)
-    for start in range(0, len(wanted), GROUP):
-        group = wanted[start : start + GROUP]
+    # A forward pass of each rank, after which images are stored and counted: neither the number of
+    # ranks nor a stop changes which images share a pass.
+    size = generator.chunk * attempt.topology.world_size
+    for start in range(0, len(wanted), size):
+        group = wanted[start : start + size]
         if not {name for name, _ in group} <= stored:
             images = generator.generate([request for _, request in group])
             if attempt.topology.rank == 0:
@@ -165,7 +189,7 @@ def _generate(
                     attempt.storage.write(f"{uri}/{name}", encode_png(image))
         done = start + len(group)
         attempt.telemetry.progress.record_protocol_images(before + done, 2 * len(wanted))
-        log.info("images: %d of %d in %s", done, len(wanted), uri)
+    log.info("images: %s", uri)
     attempt.ranks.barrier()
     return uri
 

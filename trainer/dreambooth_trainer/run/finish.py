@@ -1,5 +1,6 @@
 """The end of a run: samples, scores and exports of the trained model."""
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 
 from dreambooth_api.contract.scores import Scores
-from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.results.export import PushToHub
+from dreambooth_storage import StorageError
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.evaluation.samples import SampleWriter
@@ -24,9 +26,12 @@ from dreambooth_trainer.models.published import find_license
 from dreambooth_trainer.models.sharding import is_sharded, undivided, whole_on_first
 from dreambooth_trainer.process.out_of_memory import explain_out_of_memory
 from dreambooth_trainer.resolved_job import ResolvedJob
+from dreambooth_trainer.run.result import exports_adapters
 from dreambooth_trainer.run.scoring import load_best, read_scores, write_result
 from dreambooth_trainer.selection.selector import CheckpointSelector
 from dreambooth_trainer.training.module import DreamBooth
+
+log = logging.getLogger(__name__)
 
 
 def finish(
@@ -49,18 +54,14 @@ def finish(
         _export(attempt, store, family, last, last, attempt.layout.export_last)
         best = load_best(module, selector, store, last)
         writer.write(best)
+    else:
+        _delete_export_last(attempt, store)
     writer.compare(0, best)
     if selector is not None:
         selector.record_exported(best)
         write_result(attempt, selector, store, exported=best)
     _export(attempt, store, family, best, last, attempt.layout.export)
     attempt.telemetry.progress.record_export(attempt.layout.export)
-
-
-def exports_adapters(job: DreamBoothJob) -> bool:
-    """Whether the result is a LoRA: only adapters were trained."""
-    training = job.spec.training
-    return training.method == "lora" and training.text_encoder.method != "full"
 
 
 def _export(
@@ -91,15 +92,30 @@ def _export(
         store.check_owner()
         if attempt.topology.rank == 0:
             attempt.storage.upload_tree(Path(folder), target)
-            if (
-                target == attempt.layout.export
-                and job.spec.export
-                and (given := job.spec.export.push_to_hub)
-            ):
-                push = push_to_hub(
-                    Path(folder), given, target, f"Step {step} of {job.metadata.name}"
-                )
-                attempt.telemetry.progress.record_push(push)
+        if target == attempt.layout.export and (exports := job.spec.export):
+            folder_path = Path(folder)
+            attempt.ranks.run_on_first(
+                lambda: _push(attempt, exports.push_to_hub, folder_path, step)
+            )
+
+
+def _delete_export_last(attempt: Attempt, store: CheckpointStore) -> None:
+    """Delete the last model of an earlier end, after which the job went on. Collective."""
+    store.check_owner()
+    if attempt.topology.rank == 0:
+        try:
+            stale = attempt.storage.list(attempt.layout.export_last)
+            attempt.storage.delete([each.uri for each in stale], folders=True)
+        except StorageError as error:
+            log.warning("the last model of an earlier end could not be deleted: %s", error)
+
+
+def _push(attempt: Attempt, given: PushToHub | None, folder: Path, step: int) -> None:
+    """Push the export, where the job asks for it; raises `StoppedError` when asked to stop."""
+    if given is not None:
+        message = f"Step {step} of {attempt.job.metadata.name}"
+        push = push_to_hub(folder, given, attempt.layout.export, message, attempt.stop)
+        attempt.telemetry.progress.record_push(push)
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def load_scoring(
                 family,
                 held_out,
                 job.spec.training.resolution,
-                text_is_trained=job.spec.training.text_encoder.method != "frozen",
+                text_is_trained=job.spec.trains_text,
                 store=LatentStore(attempt.storage, attempt.layout.latents),
                 ranks=attempt.ranks,
                 device=attempt.device,
@@ -161,6 +161,7 @@ def write_result(
         update = {
             "exported_step": exported,
             "validation_loss": selector.scores_of(exported).get("validationLoss"),
+            "selection": selector.selection(exported),
         }
         storage.write(layout.scores, scores.model_copy(update=update).encode())
         add_result(storage, layout, selector.result(exported))
@@ -169,7 +170,7 @@ def write_result(
     if selector.chooses and selector.has_lost_class(exported):
         log.warning(
             "the class fidelity of step %d, which is exported, is below its limit, as that of every"
-            " evaluation: set spec.prior.target to prediction, train for fewer steps, or lower"
+            " evaluation: set spec.prior.target to prediction, raise spec.prior.weight, or lower"
             " spec.evaluation.select.minClassFidelity",
             exported,
         )

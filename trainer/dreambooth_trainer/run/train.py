@@ -11,6 +11,7 @@ import torch
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
+from dreambooth_trainer.captioning.stage import write_captions
 from dreambooth_trainer.checkpoint import CheckpointStore
 from dreambooth_trainer.data.cache import build_cache
 from dreambooth_trainer.data.dataset import (
@@ -30,6 +31,8 @@ from dreambooth_trainer.models import Family, load_family
 from dreambooth_trainer.models.adapters.start import ADAPTER_FIELD, load_adapter
 from dreambooth_trainer.models.adapters.trainable import make_trainable
 from dreambooth_trainer.models.published import find_license
+from dreambooth_trainer.models.tokens.learn import add_words
+from dreambooth_trainer.models.tokens.names import learned_words
 from dreambooth_trainer.preflight.check import check_job
 from dreambooth_trainer.process.batch_split import BatchSplit, split_batch
 from dreambooth_trainer.process.distributed import join_ranks
@@ -42,9 +45,10 @@ from dreambooth_trainer.resume.fingerprint import fingerprint
 from dreambooth_trainer.resume.restore import Restored, restore, resume_history
 from dreambooth_trainer.resume.run_record import public_config, read_global_batch, write_run_record
 from dreambooth_trainer.run.baseline import needs_baseline, record_baseline
-from dreambooth_trainer.run.finish import exports_adapters, finish
+from dreambooth_trainer.run.finish import finish
 from dreambooth_trainer.run.fit import fit
 from dreambooth_trainer.run.report import recording_failure, write_report
+from dreambooth_trainer.run.result import exports_adapters
 from dreambooth_trainer.run.scoring import load_scoring, load_selector
 from dreambooth_trainer.telemetry.telemetry import Telemetry
 from dreambooth_trainer.telemetry.trackers import open_trackers
@@ -73,7 +77,9 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
         attempt = Attempt(resolved, ranks, storage, telemetry, stop, device)
         attempt.check_stop()
         store = _checkpoints(attempt)
-        loaded = load_subjects(attempt)
+        attempt, loaded = write_captions(attempt, load_subjects(attempt), store.check_owner)
+        resolved = attempt.job  # with the prompts that were written
+        store.fingerprint = fingerprint(resolved)
         held_out = held_out_groups(attempt, loaded)
         own = ranks.run_on_first(lambda: load_own_class_images(storage, resolved))
         with explain_out_of_memory("loading the model", job):
@@ -84,7 +90,10 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
                 attempt.device,
                 resolved.spec.training,
                 sharded=attempt.sharded,
+                offload=job.spec.runtime.offload,
             )
+            if words := learned_words(resolved.spec.subjects):
+                add_words(family, words)
             if (given := job.spec.model.adapter) is not None:
                 family.start = load_adapter(given, storage, ranks, family, ADAPTER_FIELD)
         subjects = subject_groups(attempt.job, loaded, family.resolution_step)
@@ -93,7 +102,7 @@ def train(job: DreamBoothJob, topology: Topology, stop: StopSignal, telemetry: T
             telemetry.resume(restored.state.step)
         batch = _split_batch(attempt, restored)
 
-        if resolved.spec.training.text_encoder.method == "frozen":
+        if not resolved.spec.trains_text:
             with explain_out_of_memory("encoding text", job):
                 prompts = prompts_of(attempt.job, [*subjects, *held_out], own.captions)
                 _encode_text(attempt, family, prompts)
@@ -169,12 +178,7 @@ def _preflight(job: DreamBoothJob, storage: Storage, telemetry: Telemetry) -> Re
 
 
 def _checkpoints(attempt: Attempt) -> CheckpointStore:
-    store = CheckpointStore(
-        attempt.storage,
-        attempt.layout.checkpoints,
-        attempt.ranks,
-        fingerprint=fingerprint(attempt.job),
-    )
+    store = CheckpointStore(attempt.storage, attempt.layout.checkpoints, attempt.ranks)
     store.claim()
     return store
 
@@ -215,6 +219,7 @@ def _record(
             global_batch=batch.total,
             hashes=hashes,
             images=dataset.uris_by_name(),
+            captions=dataset.captions_by_name(),
             warnings=attempt.telemetry.warnings,
             notes=attempt.telemetry.notes,
             model_license=find_license(family.published, job.spec.model.source),
@@ -254,14 +259,14 @@ def _module(
 ) -> DreamBooth:
     job = attempt.job
     prior = job.spec.prior if dataset.has_prior else None
-    text_is_trained = job.spec.training.text_encoder.method != "frozen"
+    keeps_base = prior is not None and (prior.target == "prediction" or job.spec.learns_tokens)
     with explain_out_of_memory("encoding latents", job):
         cache = build_cache(
             family,
             dataset.groups,
             job.spec.training.resolution,
-            text_is_trained=text_is_trained,
-            keeps_base=prior is not None and prior.target == "prediction",
+            text_is_trained=job.spec.trains_text,
+            keeps_base=keeps_base,
             has_empty_prompt=prior is not None and prior.empty_prompt_fraction > 0,
             store=LatentStore(attempt.storage, attempt.layout.latents),
             ranks=attempt.ranks,

@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dreambooth_api.models.evaluation import EarlyStopping, Select
 from dreambooth_api.models.prior import Prior
+from dreambooth_api.models.results.evaluation import EarlyStopping, Select
 
 DEFAULT_WEIGHTS = {"subjectSimilarity": 1.0, "promptSimilarity": 1.0}
 """The subject is learned and prompts are still followed: either alone is easy."""
@@ -71,17 +71,28 @@ def lost_fidelity(evaluation: Evaluation, select: Select) -> float:
     return max(limit - fidelity, 0.0)
 
 
+def lacks(evaluation: Evaluation, select: Select) -> tuple[float, float]:
+    """What a checkpoint lacks before its score counts; the less is better, and the first first.
+
+    The class fidelity below its limit, and how far scores are below 0 together: a product says
+    nothing of them. A score that is missing or not finite lacks infinitely much.
+    """
+    values = [evaluation.scores.get(name, math.nan) for name in weights_of(select)]
+    below = sum(max(-value, 0.0) if math.isfinite(value) else math.inf for value in values)
+    return lost_fidelity(evaluation, select), below
+
+
 def best_of(evaluations: Iterable[Evaluation], select: Select) -> Evaluation | None:
     """The best evaluation; of equal ones, the earliest. None: there are none.
 
-    Those below the limit of the class fidelity are passed over. If all are, the best is the one
-    that is least below it.
+    Those below the limit of the class fidelity are passed over, and then those with a score below
+    0. If all are, the best is the one that is least below it.
     """
     ordered = sorted(evaluations, key=lambda each: each.step)
     # The first of equal ones is kept: fewer steps have changed the model less.
     return min(
         ordered,
-        key=lambda each: (lost_fidelity(each, select), -score_of(each, select)),
+        key=lambda each: (lacks(each, select), -score_of(each, select)),
         default=None,
     )
 
@@ -93,16 +104,19 @@ def stop_step(
 
     Args:
         evaluations: In any order.
-        select: How they are compared; those below the limit of the class fidelity are not better.
+        select: How they are compared, as for `best_of`: below the limit of the class fidelity, or
+            with a score below 0, one is better when it is less below it. A class that comes back
+            late is waited for, and so is a subject that is yet to be learned.
         early_stopping: After how many that are not better training ends; None: never.
     """
     if early_stopping is None:
         return None
-    best, waited = -math.inf, 0
+    least, best, waited = (math.inf, math.inf), -math.inf, 0
     for each in sorted(evaluations, key=lambda each: each.step):
-        score = score_of(each, select)
-        if lost_fidelity(each, select) == 0 and score > best + early_stopping.min_delta:
-            best, waited = score, 0
+        lacking, score = lacks(each, select), score_of(each, select)
+        is_higher = lacking == least and score > best + early_stopping.min_delta
+        if lacking < least or is_higher:
+            least, best, waited = lacking, score, 0
         else:
             waited += 1
         if waited >= early_stopping.patience:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pydantic import JsonValue
 
 from dreambooth_api.contract.message import BestCheckpoint
-from dreambooth_api.models.evaluation import Evaluation as Settings
+from dreambooth_api.contract.scores import Selection
+from dreambooth_api.models.results.evaluation import Evaluation as Settings
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.resume.run_record import add_result
 from dreambooth_trainer.selection.policy import (
@@ -176,6 +177,12 @@ class CheckpointSelector:
     def scores_of(self, step: int) -> Mapping[str, float]:
         """The recorded scores of a step, by name."""
         return self._records[step].scores
+
+    def selection(self, step: int) -> Selection:
+        """What an evaluated step is compared by."""
+        evaluation = self._records[step].evaluation
+        limit = self._select.min_class_fidelity
+        return Selection(score=self._score(evaluation), min_class_fidelity=limit)
 
     def is_best(self, step: int) -> bool:
         """Whether the best evaluation is that of a step."""

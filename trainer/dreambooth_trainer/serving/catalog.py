@@ -9,22 +9,28 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dreambooth_api.contract.layout import OutputLayout
-from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.job import DreamBoothJob, accepted
 from dreambooth_storage import Storage, StoredObject
 from dreambooth_trainer.resume.run_record import read_run_record
 
 RECORD = re.compile(rf"((?P<folder>.+)/)?{re.escape(OutputLayout.RUN_RECORD)}")
-EXPORTED = re.compile(rf"((?P<folder>.+?)/)?{OutputLayout.EXPORT}/[^/]+")
+EXPORTED = re.compile(
+    rf"((?P<folder>.+?)/)?(?P<export>{OutputLayout.EXPORT}|{OutputLayout.EXPORT_LAST})/[^/]+"
+)
+LAST = "@last"
+"""Behind the name of a run: its model of the last step, where another one is the best."""
 SHORT_UID = 8
 
 
 @dataclass(frozen=True)
 class Result:
-    """A run that has exported a model."""
+    """A model that a run has exported."""
 
     id: str
     """The name of the model in requests."""
     layout: OutputLayout
+    export: str
+    """URI of its folder."""
     created: datetime
     """When its export was written."""
     version: str
@@ -35,27 +41,37 @@ def find_results(root: str, listing: Iterable[StoredObject]) -> list[Result]:
     """The results among the objects below a folder, the newest first. Pure.
 
     The newest run of a job has the job's name; its earlier ones have the start of their uid behind
-    it: `my-mug@0f3a9c21`. Where two namespaces have a job of a name, theirs come first.
+    it: `my-mug@0f3a9c21`. Where two namespaces have a job of a name, theirs come first. A run whose
+    best model is not that of its last step has both: `my-mug` and `my-mug@last`.
     """
     records: set[str] = set()
-    exports: dict[str, list[StoredObject]] = defaultdict(list)
+    exports: dict[str, dict[str, list[StoredObject]]] = defaultdict(lambda: defaultdict(list))
     for item in listing:
         if match := RECORD.fullmatch(item.relative):
             records.add(match["folder"] or "")
         elif match := EXPORTED.fullmatch(item.relative):
-            exports[match["folder"] or ""].append(item)
-    found = [(folder, exports[folder]) for folder in records if folder in exports]
-    found.sort(key=lambda each: max(item.modified for item in each[1]), reverse=True)
-    names = _names(root, [folder for folder, _ in found])
+            exports[match["folder"] or ""][match["export"]].append(item)
+    best = {
+        folder: _written(files[OutputLayout.EXPORT])
+        for folder, files in exports.items()
+        if folder in records and OutputLayout.EXPORT in files
+    }
+    folders = sorted(best, key=lambda folder: best[folder], reverse=True)
     return [
         Result(
-            id=name,
-            layout=OutputLayout(f"{root}/{folder}" if folder else root),
-            created=max(item.modified for item in items),
+            id=name if export == OutputLayout.EXPORT else f"{name}{LAST}",
+            layout=(layout := OutputLayout(f"{root}/{folder}" if folder else root)),
+            export=layout.path(export),
+            created=_written(items),
             version=" ".join(sorted(f"{item.relative} {item.version}" for item in items)),
         )
-        for name, (folder, items) in zip(names, found, strict=True)
+        for name, folder in zip(_names(root, folders), folders, strict=True)
+        for export, items in sorted(exports[folder].items())
     ]
+
+
+def _written(items: Iterable[StoredObject]) -> datetime:
+    return max(item.modified for item in items)
 
 
 def _names(root: str, folders: list[str]) -> list[str]:
@@ -72,6 +88,10 @@ def _names(root: str, folders: list[str]) -> list[str]:
         names.append(chosen if chosen not in used else f"{plain}@{uid}")
         used.add(names[-1])
     return names
+
+
+def _key(result: Result) -> tuple[str, str]:
+    return result.layout.root, result.version
 
 
 class Catalog:
@@ -98,6 +118,8 @@ class Catalog:
             if self._listed is None or time.monotonic() - self._listed > self._max_age:
                 found = find_results(self._root, self._storage.list(self._root))
                 self._results = {each.id: each for each in found if self._job(each) is not None}
+                kept = {_key(each) for each in found}
+                self._jobs = {key: job for key, job in self._jobs.items() if key in kept}
                 self._listed = time.monotonic()
             return list(self._results.values())
 
@@ -112,8 +134,8 @@ class Catalog:
         return job.model_copy(deep=True)
 
     def _job(self, result: Result) -> DreamBoothJob | None:
-        key = result.layout.root, result.version
-        if key not in self._jobs:
+        key, jobs = _key(result), self._jobs  # which another thread may replace
+        if key not in jobs:
             record = read_run_record(self._storage, result.layout)
-            self._jobs[key] = DreamBoothJob.model_validate(record["job"]) if record else None
-        return self._jobs[key]
+            jobs[key] = accepted(record["job"]) if record else None
+        return jobs[key]

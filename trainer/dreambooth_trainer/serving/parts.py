@@ -6,8 +6,8 @@ import torch
 
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.serving.catalog import Catalog
-from dreambooth_trainer.serving.engine import Engine
-from dreambooth_trainer.serving.loaded import LoadedModels
+from dreambooth_trainer.serving.engine.engine import Engine
+from dreambooth_trainer.serving.engine.loaded import LoadedModels
 from dreambooth_trainer.serving.metrics import ServingMetrics
 from dreambooth_trainer.serving.settings import ServingSettings
 
@@ -31,5 +31,5 @@ def make_parts(settings: ServingSettings) -> Parts:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models = LoadedModels(storage, catalog, device, settings.adapters, settings.base)
     metrics = ServingMetrics()
-    engine = Engine(models, catalog, settings.queued_images, metrics)
+    engine = Engine(models, settings.queued_images, metrics)
     return Parts(settings, storage, catalog, models, engine, metrics)

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Self
@@ -14,6 +15,11 @@ from dreambooth_api.schema.base import ApiModel
 
 TOKENS_VARIABLE = "DREAMBOOTH_SERVING_TOKENS"
 """Tokens, separated by white space, beside those of `tokensFile`."""
+TOKEN = re.compile(r"(?P<token>.+?)(:(?P<images>[0-9]{1,9}))?")
+
+
+SHORTEST_TOKEN = 8
+"""Characters before `:500`; with fewer, the whole was meant as the token."""
 
 
 class ServingSettings(ApiModel):
@@ -35,7 +41,10 @@ class ServingSettings(ApiModel):
     """TCP port; 0: any free one."""
 
     tokens_file: str | None = None
-    """File with bearer tokens, one a line."""
+    """File with bearer tokens, one a line. `TOKEN:500` has an `imagesPerHour` of its own."""
+
+    images_per_hour: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
+    """Images that each token may ask for in an hour. More are refused with 429."""
 
     insecure: bool = False
     """Serve other addresses than loopback without tokens."""
@@ -60,25 +69,41 @@ class ServingSettings(ApiModel):
 
     @model_validator(mode="after")
     def _check_access(self) -> Self:
-        if self.tokens_file is not None and not self.tokens():
+        tokens = self.tokens()
+        if self.tokens_file is not None and not tokens:
             raise ValueError(f"{self.tokens_file}: holds no token; write one a line")
-        if not self.insecure and not is_loopback(self.host) and not self.tokens():
+        if self.images_per_hour is not None and not tokens:
+            raise ValueError("imagesPerHour: is counted by token; name a file of tokens (--tokens)")
+        if not self.insecure and not is_loopback(self.host) and not tokens:
             raise ValueError(
                 f"{self.host} can be reached from other machines: name a file of tokens"
                 " (--tokens), or serve without any on purpose (--insecure)"
             )
         return self
 
-    def tokens(self) -> frozenset[str]:
-        """The tokens of the file and of the environment; empty: everybody is served.
+    def tokens(self) -> dict[str, int | None]:
+        """The tokens of the file and of the environment, and the images an hour that each has.
+
+        Empty: everybody is served. None: `images_per_hour`.
 
         Raises:
             OSError: The file cannot be read.
+            ValueError: A token with a number of images is too short.
         """
         text = os.environ.get(TOKENS_VARIABLE, "")
         if self.tokens_file is not None:
             text += "\n" + Path(self.tokens_file).read_text()
-        return frozenset(text.split())
+        matches = [TOKEN.fullmatch(each) for each in text.split()]
+        found = [(each["token"], each["images"]) for each in matches if each]
+        for token, images in found:
+            if images and len(token) < SHORTEST_TOKEN:
+                # Neither part is shown: it may be the secret.
+                raise ValueError(
+                    "a token ends with a colon and digits, which are read as its images an hour,"
+                    f" and the {len(token)} characters before them are too few to be a secret; make"
+                    f" that part at least {SHORTEST_TOKEN} long"
+                )
+        return {token: int(images) if images else None for token, images in found}
 
 
 def is_loopback(host: str) -> bool:

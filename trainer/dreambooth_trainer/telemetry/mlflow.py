@@ -1,7 +1,8 @@
 """MLflow, by its REST API (https://mlflow.org/docs/latest/rest-api.html, version 2.0).
 
 MLflow's own client would pin dozens of packages, and makes training wait for its server. Here, a
-thread sends what has been logged; while the server is down, it keeps it and tries again.
+thread sends what has been logged; while the server is down, it keeps it and tries again. What the
+server refuses is dropped, since it would be refused again.
 """
 
 import base64
@@ -16,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
@@ -24,7 +26,7 @@ from urllib.request import Request, urlopen
 from PIL import Image
 
 from dreambooth_api.contract import environment
-from dreambooth_api.models.tracking import MLflow as Settings
+from dreambooth_api.models.results.tracking import MLflow as Settings
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,14 @@ METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 1000, 100
 MOST_KEPT = 100_000
 """Metrics and images that wait for the server; older ones are dropped."""
 PARAM_LENGTH = 500
+MAY_PASS = {
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.TOO_EARLY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+}
+"""Statuses from 400 to 499 that do not depend on what is sent: it is kept, and sent again."""
 NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9_./ -]")
 PROXY = "mlflow-artifacts:/"
 """Scheme of artifacts that the server itself stores."""
@@ -65,7 +75,8 @@ class MLflow:
         self._metrics: deque[dict[str, Any]] = deque(maxlen=MOST_KEPT)
         self._images: deque[tuple[str, bytes]] = deque(maxlen=100)
         self._run: Mapping[str, Any] | None = None
-        self._is_down = self._has_warned = False
+        self._is_down = False
+        self._warned: set[str] = set()
         self._lock = threading.Lock()
         """Held while `_metrics` and `_images` change."""
         self._closing = threading.Event()
@@ -129,10 +140,10 @@ class MLflow:
             self._run = self._open_run()
         run_id = self._run["run_id"]
         while batch := self._take(self._metrics, METRICS_PER_REQUEST):
-            with self._giving_back(self._metrics, batch):
+            with self._giving_back(self._metrics, batch), self._dropping_refused("metrics"):
                 self._post("runs/log-batch", {"run_id": run_id, "metrics": batch})
         while images := self._take(self._images, 1):
-            with self._giving_back(self._images, images):
+            with self._giving_back(self._images, images), self._dropping_refused("samples"):
                 self._upload(*images[0])
 
     def _take(self, kept: deque[T], most: int) -> list[T]:
@@ -149,6 +160,26 @@ class MLflow:
             with self._lock:
                 kept.extendleft(reversed(taken))
             raise
+
+    @contextmanager
+    def _dropping_refused(self, what: str) -> Iterator[None]:
+        """Within, what the server refuses is left out, with one warning for each kind of it."""
+        try:
+            yield
+        except HTTPError as error:
+            if not is_refusal(error.code):
+                raise
+            self._warn_once(
+                what,
+                f"{self._settings.tracking_uri} refuses {what} of run {self._name!r}, experiment"
+                f" {self._settings.experiment!r} ({describe(error)}); what it refuses is not"
+                " logged, and the training goes on",
+            )
+
+    def _warn_once(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            log.warning("MLflow: %s", message)
+        self._warned.add(kind)
 
     def _open_run(self) -> Mapping[str, Any]:
         """The run of an earlier attempt, or a new one."""
@@ -175,7 +206,8 @@ class MLflow:
         ]
         for start in range(0, len(params), PARAMS_PER_REQUEST):
             batch = params[start : start + PARAMS_PER_REQUEST]
-            self._post("runs/log-batch", {"run_id": info["run_id"], "params": batch})
+            with self._dropping_refused("parameters"):
+                self._post("runs/log-batch", {"run_id": info["run_id"], "params": batch})
         return info
 
     def _experiment(self) -> str:
@@ -200,12 +232,11 @@ class MLflow:
         assert self._run is not None
         uri = str(self._run.get("artifact_uri", ""))
         if not uri.startswith(PROXY):
-            if not self._has_warned:
-                log.warning(
-                    "MLflow: samples are not logged, as the server does not store artifacts itself;"
-                    " start it with --serve-artifacts"
-                )
-            self._has_warned = True
+            self._warn_once(
+                "no artifacts",
+                "samples are not logged, as the server does not store artifacts itself; start it"
+                " with --serve-artifacts",
+            )
             return
         folder = uri.removeprefix(PROXY).strip("/")
         self._call("PUT", f"mlflow-artifacts/artifacts/{quote(f'{folder}/{path}')}", png)
@@ -238,6 +269,11 @@ def authorization() -> dict[str, str]:
         encoded = base64.b64encode(f"{user}:{password}".encode()).decode()
         return {"Authorization": f"Basic {encoded}"}
     return {}
+
+
+def is_refusal(status: int) -> bool:
+    """Whether an HTTP status says that the same request will never be accepted."""
+    return 400 <= status < 500 and status not in MAY_PASS
 
 
 def describe(error: Exception) -> str:

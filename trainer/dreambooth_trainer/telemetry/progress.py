@@ -156,6 +156,11 @@ class ProgressState:
                 notes=[printable(each, MAX_WARNING) for each in notes[:MAX_WARNINGS]],
             )
 
+    def record_answers(self, done: int, total: int) -> None:
+        """The vision-language model has given `done` of `total` answers."""
+        with self._lock:
+            self._update(captioning=Images(done=done, total=total))
+
     def record_class_images(self, done: int, total: int) -> None:
         """`done` of `total` class images exist."""
         with self._lock:
@@ -165,6 +170,11 @@ class ProgressState:
         """`done` of `total` images of base model and result exist."""
         with self._lock:
             self._update(protocol=Images(done=done, total=total))
+
+    def record_generated_images(self, done: int, total: int) -> None:
+        """`done` of `total` images that `dreambooth generate` asks for exist."""
+        with self._lock:
+            self._update(generated=Images(done=done, total=total))
 
     def record_samples(self, uri: str) -> None:
         """A grid of samples was written to `uri`."""

@@ -176,8 +176,9 @@ class Telemetry:
             self.record_validation_loss(step, loss)
         self.trackers.log(step, {"scores/selection": score})
         log.info(
-            "evaluated step %d: score %.4g; the best is %.4g of step %d",
-            *(step, score, best.score, best.step),
+            "evaluated step %d: score %.4g (%s); the best is %.4g of step %d",
+            *(step, score, ", ".join(f"{name} {value:.3f}" for name, value in scores.items())),
+            *(best.score, best.step),
         )
 
     def record_validation_loss(self, step: int, loss: float) -> None:

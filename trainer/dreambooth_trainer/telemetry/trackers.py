@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dreambooth_api.contract.layout import OutputLayout
-from dreambooth_api.models.tracking import Tracking, Wandb
+from dreambooth_api.models.results.tracking import Tracking, Wandb
 from dreambooth_storage import Storage
 from dreambooth_trainer.telemetry.mlflow import MLflow
 

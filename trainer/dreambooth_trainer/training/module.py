@@ -78,6 +78,8 @@ class DreamBooth(pl.LightningModule):
         # Submodules only if they are trained: DDP would broadcast their weights.
         if trained.text:
             self.text_encoders = nn.ModuleDict(family.text_encoders)
+        if trained.tokens:
+            self.tokens = nn.ParameterList(trained.tokens.values())
         self.trained = trained
         self.training_spec = training
         self.start = resume.step if resume else 0
@@ -127,7 +129,7 @@ class DreamBooth(pl.LightningModule):
 
         The text encoders then have no forward and backward pass, and no gradient to be clipped.
         """
-        text_trains = self.steps_done < text_stop_step(self.training_spec)
+        text_trains = self.trained.tokens or self.steps_done < text_stop_step(self.training_spec)
         if self._copied is None and self._cache.conditioning is None and not text_trains:
             for encoder in self._family.text_encoders.values():
                 encoder.eval()
@@ -179,8 +181,20 @@ class DreamBooth(pl.LightningModule):
         if self._copied is not None:
             return self._with_guidance(self._copied, batch)
         if self._cache.conditioning is None:
-            return self._family.encode_tokens(self._look_up(self._cache.tokens, batch))
+            return self._encode(batch)
         return self._look_up(self._cache.conditioning, batch)
+
+    def _encode(self, batch: Batch) -> Conditioning:
+        """By the text encoders as they are; of the class half only where they train themselves."""
+        tokens = self._look_up(self._cache.tokens, batch)
+        base = self._cache.base_conditioning
+        if self.trained.text or self._prior_weight is None or base is None:
+            return self._family.encode_tokens(tokens)
+        # No prompt of a class has a learned word.
+        half = len(batch["row"]) // 2
+        own = self._family.encode_tokens({name: part[:half] for name, part in tokens.items()})
+        of_class = self._look_up(base, batch)
+        return {name: torch.cat([part, of_class[name][half:]]) for name, part in own.items()}
 
     def _look_up(self, table: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Each sample's row of tokens or conditioning."""

@@ -16,7 +16,9 @@ from dreambooth_trainer.training.muon import MuonWithAdamW
 
 Groups = list[dict[str, Any]]
 PART = "part"
-"""Key of a group of parameters: `denoiser`, or `text` for the text encoders."""
+"""Key of a group of parameters: `denoiser`, `text` for the text encoders, or `tokens`."""
+TOKEN_LEARNING_RATE = 1e-3
+"""The default of `tokenLearningRate`."""
 
 
 def check_optimizer(training: Training) -> Iterator[str]:
@@ -29,15 +31,20 @@ def check_optimizer(training: Training) -> Iterator[str]:
 
 
 def make_optimizer(trained: TrainableParameters, training: Training) -> Optimizer:
-    """The job's optimizer; the text encoders have their own learning rate.
+    """The job's optimizer; text encoders and tokens have their own learning rates.
 
     Returns:
-        An optimizer with groups of parameters, the denoiser's first; `PART` says whose a group is.
+        An optimizer with groups of parameters, the denoiser's first, where it is trained; `PART`
+        says whose a group is.
     """
-    groups = [_group("denoiser", trained.denoiser, training.learning_rate)]
+    groups = []
+    if trained.denoiser:
+        groups.append(_group("denoiser", trained.denoiser, training.learning_rate))
     if trained.text:
         rate = training.text_encoder.learning_rate or training.learning_rate
         groups.append(_group("text", trained.text, rate))
+    if trained.tokens:
+        groups.append(_group("tokens", trained.tokens, _rate_of_tokens(training)))
     settings = training.optimizer
     taken = settings.model_dump(by_alias=False, exclude_none=True)
     numbers = {**OPTIMIZER_DEFAULTS[settings.name], **taken}
@@ -50,6 +57,12 @@ def make_optimizer(trained: TrainableParameters, training: Training) -> Optimize
     if "epsilon" in numbers:
         arguments["eps"] = numbers["epsilon"]
     return _MAKERS[settings.name](groups, arguments, training)
+
+
+def _rate_of_tokens(training: Training) -> float:
+    if training.optimizer.name == "prodigy":
+        return training.learning_rate
+    return training.token_learning_rate or TOKEN_LEARNING_RATE
 
 
 def _group(part: str, parameters: Mapping[str, nn.Parameter], rate: float) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from diffusers.optimization import get_scheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from dreambooth_api.models.optimizer import SCHEDULE_DEFAULTS, Schedule
+from dreambooth_api.models.optimizer import SCHEDULE_DEFAULTS
 from dreambooth_api.models.training import Training
+from dreambooth_trainer.resolved_job import ResolvedSchedule, ResolvedTraining
 from dreambooth_trainer.training.optimizer import PART
 
 
-def make_schedule(optimizer: Optimizer, training: Training, start: int) -> LambdaLR:
+def make_schedule(optimizer: Optimizer, training: ResolvedTraining, start: int) -> LambdaLR:
     """The learning rate from optimizer step `start` on.
 
     After `textEncoder.stopFraction` of the steps the text encoders' learning rate is zero.
@@ -41,7 +42,7 @@ def text_stop_step(training: Training) -> float:
     return training.text_encoder.stop_fraction * training.steps
 
 
-def _multiplier(schedule: Schedule, steps: int) -> Callable[[int], float]:
+def _multiplier(schedule: ResolvedSchedule, steps: int) -> Callable[[int], float]:
     """The multiplier of the learning rate by optimizer step, from 0.
 
     It is that of diffusers except in the warm-up, whose first step would have the rate 0 there.
@@ -52,13 +53,13 @@ def _multiplier(schedule: Schedule, steps: int) -> Callable[[int], float]:
     return lambda step: (step + 1) / warmup if step < warmup else later(step)
 
 
-def _stable_decay(schedule: Schedule, steps: int) -> Callable[[int], float]:
+def _stable_decay(schedule: ResolvedSchedule, steps: int) -> Callable[[int], float]:
     defaults = SCHEDULE_DEFAULTS[schedule.name]
     decay = steps * (schedule.decay_fraction or defaults["decayFraction"])
     return lambda step: min(1.0, (steps - step) / decay)
 
 
-def _of_diffusers(schedule: Schedule, steps: int) -> Callable[[int], float]:
+def _of_diffusers(schedule: ResolvedSchedule, steps: int) -> Callable[[int], float]:
     # get_scheduler requires an optimizer, but only its lambda is used.
     unused = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     name = "constant_with_warmup" if schedule.name == "constant" else schedule.name

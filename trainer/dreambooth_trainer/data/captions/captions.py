@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dreambooth_api.models.subject import Subject
+from dreambooth_api.schema.names import has_identifier
 from dreambooth_storage import EmptyPrefixError, Storage, StoredObject, printable
 from dreambooth_trainer.data.captions.files import plain_name, read_caption_files
 from dreambooth_trainer.data.images import SourceImage
@@ -12,9 +13,14 @@ from dreambooth_trainer.process.errors import BadDataError
 
 @dataclass(frozen=True)
 class Captions:
-    """One caption per image, in the images' order, and warnings and notes about them."""
+    """One caption per image, in the images' order, and warnings and notes about them.
+
+    undescribed: names of images that a vision-language model is to describe (captions: auto). Until
+    then, theirs is the instance prompt.
+    """
 
     texts: list[str]
+    undescribed: frozenset[str] = frozenset()
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -25,15 +31,16 @@ def load_captions(
     """Captions of the images of `spec.subjects[index]`.
 
     With a `captions` folder, every image must have a caption there (see `caption_files`). Without
-    it, captions beside the images are used; an image without one has the instance prompt.
+    it, captions beside the images are used; an image without one has the instance prompt, or with
+    `captions: auto` is to be described.
 
     Raises:
         BadDataError: Captions are missing, empty, not UTF-8 or too long; all of them are listed.
         StorageError: The folder cannot be read.
     """
-    beside = subject.captions is None
+    beside = subject.captions_folder is None
     path = f"spec.subjects[{index}].{'images' if beside else 'captions'}"
-    folder = subject.captions or subject.images
+    folder = subject.captions_folder or subject.images
     listed = _list(storage, folder, path)
     found = read_caption_files(storage, listed, [image.name for image in images], field=path)
     problems = found.problems
@@ -50,7 +57,8 @@ def load_captions(
         begun = [_with_identifier(text, subject) for text in texts]
         added = sum(text != before for text, before in zip(begun, texts, strict=True))
         texts = begun
-    captions = Captions(texts)
+    auto = subject.has_auto_captions
+    captions = Captions(texts, frozenset(found.missing if auto else ()))
     captions.warnings.extend(_missing_identifier(subject, images, texts, path))
     if subject.add_identifier and added:
         captions.notes.append(
@@ -61,18 +69,11 @@ def load_captions(
         captions.notes.append(
             f"{path}: the captions beside {len(found.texts)} of {len(images)} images are used"
         )
-        if found.missing:
+        if found.missing and not auto:
             captions.warnings.append(
                 f"{path}: no caption is beside {_names(found.missing)}; {subject.prompt!r} is used"
             )
     return captions
-
-
-def has_identifier(text: str, identifier: str) -> bool:
-    """Whether the identifier occurs in the text as a separate word."""
-    # With and without punctuation, as an identifier may contain some itself.
-    words = (word.strip(".,;:!?\"'()") for word in text.lower().split())
-    return identifier.lower() in words or identifier.lower() in text.lower().split()
 
 
 def _with_identifier(text: str, subject: Subject) -> str:

@@ -1,7 +1,7 @@
 """Variants of a caption in tags, so that no place and no tag comes to mean too much."""
 
 from dreambooth_api.models.training import Training
-from dreambooth_trainer.data.captions.captions import has_identifier
+from dreambooth_api.schema.names import has_identifier
 from dreambooth_trainer.data.sampler import CAPTION_ORDERS, generator
 
 STREAM = 5

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from dreambooth_api.schema.names import has_identifier
 from dreambooth_storage import Storage, printable
-from dreambooth_trainer.data.captions.captions import has_identifier
 from dreambooth_trainer.data.captions.files import read_caption_files
 from dreambooth_trainer.data.images import ImageSet, SourceImage, load_images
 from dreambooth_trainer.process.errors import BadDataError

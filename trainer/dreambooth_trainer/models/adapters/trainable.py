@@ -1,6 +1,6 @@
 """Selects the parameters to train: all weights or LoRA adapters, of denoiser and text encoders."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -9,6 +9,7 @@ from dreambooth_api.models.lora import Lora
 from dreambooth_trainer.models.adapters.inject import add_adapters, add_loaded_adapters
 from dreambooth_trainer.models.adapters.targets import adapted_modules
 from dreambooth_trainer.models.family import Family
+from dreambooth_trainer.models.tokens.learn import token_rows
 from dreambooth_trainer.resolved_job import ResolvedTraining
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -19,10 +20,10 @@ def weight_dtypes(
 ) -> dict[str, torch.dtype]:
     """The precision that each part's weights are loaded and kept in, by its folder. Pure.
 
-    Trained weights are fp32. With LoRA, frozen ones have the precision of the forward pass, except
-    the VAE's, whose images have visible bands in bf16. With `full`, the export holds the frozen
-    weights too: they are not rounded, except language models, whose published weights are bf16.
-    Nothing is rounded without training.
+    Trained weights are fp32. Beside adapters or tokens, frozen ones have the precision of the
+    forward pass, except the VAE's, whose images have visible bands in bf16. With `full`, the export
+    holds the frozen weights too: they are not rounded, except language models, whose published
+    weights are bf16. Nothing is rounded without training.
     """
     dtypes = dict.fromkeys(family.modules, torch.float32)
     if training is None:
@@ -30,7 +31,7 @@ def weight_dtypes(
     frozen = PRECISIONS[training.precision]
     if not family.trains_text:
         dtypes |= dict.fromkeys(family.text_parts(), frozen)
-    if training.method == "lora":
+    if training.method != "full":
         # Autocast would convert these weights at each step, and keep fp32 beside them: 2 to 4 bytes
         # more per weight.
         dtypes[family.denoiser_part] = frozen
@@ -45,29 +46,36 @@ class TrainableParameters:
 
     denoiser: dict[str, nn.Parameter]
     text: dict[str, nn.Parameter]
+    tokens: dict[str, nn.Parameter] = field(default_factory=dict)
+    """Rows of the text encoders' embeddings."""
 
     @property
     def all(self) -> dict[str, nn.Parameter]:
-        """Both groups."""
-        return {**self.denoiser, **self.text}
+        """All groups."""
+        return {**self.denoiser, **self.text, **self.tokens}
 
 
 def make_trainable(family: Family, training: ResolvedTraining) -> TrainableParameters:
-    """Unfreeze the family's weights, or add LoRA adapters, according to `spec.training`.
+    """Unfreeze the family's weights and words, or add LoRA adapters: see `spec.training`.
 
     Adapters (Hu et al. 2021, section 4.1) are fp32 whatever precision their base has. They begin as
     `family.start`, if there is one.
     """
     # Adapters start from the same random values on every rank and in every attempt.
     torch.manual_seed(training.seed)
-    denoiser = _train(family, family.denoiser_part, training.method, training.lora, "denoiser")
+    denoiser: dict[str, nn.Parameter] = {}
+    if training.method != "textual-inversion":
+        denoiser = _train(family, family.denoiser_part, training.method, training.lora, "denoiser")
     if training.gradient_checkpointing:
         family.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
     text: dict[str, nn.Parameter] = {}
     if training.text_encoder.method != "frozen":
         for name in family.text_encoders:
             text |= _train(family, name, training.text_encoder.method, training.lora, name)
-    return TrainableParameters(denoiser, text)
+    tokens = token_rows(family) if family.words else {}
+    for rows in tokens.values():
+        rows.requires_grad_(True)
+    return TrainableParameters(denoiser, text, tokens)
 
 
 def _train(

@@ -29,6 +29,7 @@ class DDPMFamily(Family):
 
     objective_kind = "ddpm"
     denoiser_part: ClassVar[str] = "unet"
+    pipeline_multiple: ClassVar[int] = 8
 
     def __init__(self, pipeline: Any, model_hash: str) -> None:
         super().__init__(pipeline, model_hash)

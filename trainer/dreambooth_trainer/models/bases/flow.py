@@ -22,7 +22,7 @@ class FlowFamily(Family):
     @property
     def side_multiple(self) -> int:
         """There are no parts of tokens."""
-        return self.resolution_step
+        return math.lcm(self.pipeline_multiple, self.resolution_step)
 
     @property
     def native_resolution(self) -> int:

@@ -35,7 +35,18 @@ class Flux2Dev(Flux2):
             steps=50,
             guidance_scale=4.0,
             is_gated=True,
-            memory=GpuMemory(218.6, 685.2, 106.4, 605.3),
+            memory=GpuMemory(
+                218.6,
+                685.2,
+                106.4,
+                605.3,
+                qlora_checkpointed=43.5,
+                lora_int8=77.1,
+                lora_nf4=64.3,
+                lora_nf4_text=34.3,
+                lora_nf4_small=34.3,
+                full_sharded=85.8,
+            ),
         ),
     )
     pipeline_class = Flux2Pipeline

@@ -62,7 +62,17 @@ class Flux2Klein(Flux2):
             steps=50,
             guidance_scale=4.0,
             is_gated=True,
-            memory=GpuMemory(79.3, 217.1, 33.7, 173.5),
+            memory=GpuMemory(
+                79.3,
+                217.1,
+                33.7,
+                173.5,
+                qlora_checkpointed=15.6,
+                lora_int8=25.5,
+                lora_nf4=22.0,
+                lora_nf4_text=13.1,
+                lora_nf4_small=12.8,
+            ),
         ),
         PublishedModel(
             "hf://black-forest-labs/FLUX.2-klein-4B",

@@ -61,6 +61,19 @@ ORIGINAL_NAMES = {
 }  # fmt: skip
 """Parts of the names of modules, and what they are in the original code."""
 
+KREA_2_MEMORY = GpuMemory(
+    127.3,
+    322.0,
+    35.3,
+    242.6,
+    qlora_checkpointed=18.6,
+    lora_int8=23.7,
+    lora_nf4=18.6,
+    lora_nf4_text=18.6,
+    lora_nf4_small=16.5,
+    full_sharded=43.9,
+)
+
 
 class Krea2(VideoVaeFamily):
     """Krea 2 Raw and Turbo (Krea 2026)."""
@@ -75,7 +88,7 @@ class Krea2(VideoVaeFamily):
             steps=28,
             guidance_scale=4.5,
             is_gated=True,
-            memory=GpuMemory(127.3, 322.0, 35.3, 242.6),
+            memory=KREA_2_MEMORY,
         ),
         PublishedModel(
             "hf://krea/Krea-2-Turbo",
@@ -86,7 +99,7 @@ class Krea2(VideoVaeFamily):
             guidance_scale=0.0,
             is_gated=True,
             note=TURBO_NOTE,
-            memory=GpuMemory(127.3, 322.0, 35.3, 242.6),
+            memory=KREA_2_MEMORY,
         ),
     )
     pipeline_class = Krea2Pipeline

@@ -65,7 +65,17 @@ class Sana(FlowFamily):
             steps=20,
             guidance_scale=4.5,
             sampler="dpm-solver++",
-            memory=GpuMemory(13.6, 37.3, 10.1, 32.4),
+            memory=GpuMemory(
+                13.6,
+                37.3,
+                10.1,
+                32.4,
+                qlora_checkpointed=7.2,
+                lora_int8=9.4,
+                lora_nf4=9.0,
+                lora_nf4_text=6.6,
+                lora_nf4_small=6.4,
+            ),
         ),
         PublishedModel(
             "hf://Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers",
@@ -75,7 +85,17 @@ class Sana(FlowFamily):
             steps=20,
             guidance_scale=4.5,
             sampler="dpm-solver++",
-            memory=GpuMemory(36.1, 105.9, 15.9, 90.4),
+            memory=GpuMemory(
+                36.1,
+                105.9,
+                15.9,
+                90.4,
+                qlora_checkpointed=10.8,
+                lora_int8=13.7,
+                lora_nf4=12.7,
+                lora_nf4_text=10.4,
+                lora_nf4_small=10.0,
+            ),
         ),
         PublishedModel(
             "hf://Efficient-Large-Model/Sana_600M_1024px_diffusers",
@@ -85,7 +105,17 @@ class Sana(FlowFamily):
             steps=20,
             guidance_scale=4.5,
             sampler="dpm-solver++",
-            memory=GpuMemory(8.2, 16.7, 8.2, 14.4),
+            memory=GpuMemory(
+                8.2,
+                16.7,
+                8.2,
+                14.4,
+                qlora_checkpointed=6.0,
+                lora_int8=7.9,
+                lora_nf4=7.8,
+                lora_nf4_text=5.4,
+                lora_nf4_small=5.1,
+            ),
         ),
     )
     pipeline_class = SanaPipeline
@@ -104,6 +134,7 @@ class Sana(FlowFamily):
     }
     tokenizers = {"tokenizer": GemmaTokenizerFast}
     latent_patch: ClassVar[int] = 1
+    pipeline_multiple: ClassVar[int] = 32
     ignores_padding = True
     card_tag = "sana"
 

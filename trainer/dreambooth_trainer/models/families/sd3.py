@@ -71,7 +71,17 @@ class StableDiffusion3(FlowFamily):
             steps=28,
             guidance_scale=4.5,
             is_gated=True,
-            memory=GpuMemory(51.7, 179.5, 26.9, 153.8),
+            memory=GpuMemory(
+                51.7,
+                179.5,
+                26.9,
+                153.8,
+                qlora_checkpointed=12.4,
+                lora_int8=19.5,
+                lora_nf4=17.3,
+                lora_nf4_text=11.0,
+                lora_nf4_small=10.2,
+            ),
         ),
         PublishedModel(
             "hf://stabilityai/stable-diffusion-3-medium-diffusers",
@@ -81,7 +91,17 @@ class StableDiffusion3(FlowFamily):
             steps=28,
             guidance_scale=4.5,
             is_gated=True,
-            memory=GpuMemory(16.1, 49.3, 15.6, 40.9),
+            memory=GpuMemory(
+                16.1,
+                49.3,
+                15.6,
+                40.9,
+                qlora_checkpointed=8.3,
+                lora_int8=13.8,
+                lora_nf4=13.2,
+                lora_nf4_text=6.7,
+                lora_nf4_small=6.1,
+            ),
         ),
     )
     pipeline_class = StableDiffusion3Pipeline
@@ -104,6 +124,12 @@ class StableDiffusion3(FlowFamily):
         "tokenizer_3": T5TokenizerFast,
     }
     card_tag = "stable-diffusion-3"
+
+    @property
+    def largest_side(self) -> int:
+        """That of its table of positions."""
+        positions = self._pipeline.transformer.config.pos_embed_max_size
+        return int(positions) * self.resolution_step
 
     @classmethod
     def for_index(cls, index: Config) -> type[Family]:

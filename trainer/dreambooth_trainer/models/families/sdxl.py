@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from dreambooth_trainer.models.names import compvis
 from dreambooth_trainer.models.names.kohya import kohya_lora
 from dreambooth_trainer.models.prompts import Conditioning, Tokens
 from dreambooth_trainer.models.published import GpuMemory, License, PublishedModel
+from dreambooth_trainer.models.tokens.names import expand_captions
 
 DEFAULTS = ModelDefaults(
     resolution=1024,
@@ -79,6 +81,7 @@ class StableDiffusionXL(DDPMFamily):
     }
     tokenizers = {"tokenizer": CLIPTokenizer, "tokenizer_2": CLIPTokenizer}
     trains_text = True
+    learns_tokens = True
     export_dtype = torch.float16
     card_tag = "stable-diffusion-xl"
 
@@ -162,7 +165,7 @@ class StableDiffusionXL(DDPMFamily):
         """Token ids [captions, 77] for each text encoder, and which captions are empty."""
         tokens = {
             part: tokenizer(
-                list(captions),
+                expand_captions(captions, tokenizer),
                 padding="max_length",
                 truncation=True,
                 max_length=self.max_tokens,
@@ -248,12 +251,15 @@ class StableDiffusionXL(DDPMFamily):
     def web_ui_name(self, part: str, module: str) -> str:
         """The name of sd-scripts, whose UNet has the original names."""
         if part == "unet":
-            unet = self._pipeline.unet
-            attended = compvis.attended_blocks(name for name, _ in unet.named_parameters())
-            layers = unet.config.layers_per_block
-            weight = compvis.unet_name(f"{module}.weight", layers, attended)
+            layers = self._pipeline.unet.config.layers_per_block
+            weight = compvis.unet_name(f"{module}.weight", layers, self._attended_blocks)
             module = weight.removesuffix(".weight")
         return f"{KOHYA_PREFIXES[part]}_{module.replace('.', '_')}"
+
+    @cached_property
+    def _attended_blocks(self) -> set[str]:
+        """Of the UNet; once, as a LoRA asks for a thousand names."""
+        return compvis.attended_blocks(name for name, _ in self._pipeline.unet.named_parameters())
 
     def web_ui_lora(self, adapters: Sequence[Adapter]) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Names of sd-scripts."""

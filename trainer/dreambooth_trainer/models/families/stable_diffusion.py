@@ -18,6 +18,7 @@ from dreambooth_trainer.models.names import compvis
 from dreambooth_trainer.models.names.kohya import kohya_lora
 from dreambooth_trainer.models.prompts import Conditioning, Tokens
 from dreambooth_trainer.models.published import OPENRAIL_M, GpuMemory, License, PublishedModel
+from dreambooth_trainer.models.tokens.names import expand_captions
 
 DEFAULTS = ModelDefaults(
     resolution=512,
@@ -79,6 +80,7 @@ class StableDiffusion(DDPMFamily):
     }
     tokenizers = {"tokenizer": CLIPTokenizer}
     trains_text = True
+    learns_tokens = True
     export_dtype = torch.float16
     card_tag = "stable-diffusion"
     card_dtype = torch.float32
@@ -119,8 +121,9 @@ class StableDiffusion(DDPMFamily):
 
     def tokenize(self, captions: Sequence[str]) -> Tokens:
         """Token ids [captions, 77] of CLIP's tokenizer."""
-        ids = self._pipeline.tokenizer(
-            list(captions),
+        tokenizer = self._pipeline.tokenizer
+        ids = tokenizer(
+            expand_captions(captions, tokenizer),
             padding="max_length",
             truncation=True,
             max_length=self.max_tokens,

@@ -54,7 +54,17 @@ class ZImage(FlowFamily):
             resolution=1024,
             steps=28,
             guidance_scale=4.0,
-            memory=GpuMemory(86.0, 214.1, 20.5, 119.3),
+            memory=GpuMemory(
+                86.0,
+                214.1,
+                20.5,
+                119.3,
+                qlora_checkpointed=8.9,
+                lora_int8=14.7,
+                lora_nf4=12.3,
+                lora_nf4_text=8.7,
+                lora_nf4_small=7.5,
+            ),
         ),
         PublishedModel(
             "hf://Tongyi-MAI/Z-Image-Turbo",
@@ -118,6 +128,12 @@ class ZImage(FlowFamily):
         if not self._is_turbo:
             return []
         return [TURBO_NOTE]
+
+    @property
+    def largest_side(self) -> int:
+        """That of its tables of rotations for rows and columns."""
+        _, rows, columns = self._pipeline.transformer.config.axes_lens
+        return int(min(rows, columns) * self.resolution_step)
 
     @property
     def max_tokens(self) -> int:

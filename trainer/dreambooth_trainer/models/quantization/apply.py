@@ -22,6 +22,7 @@ def quantize_part(
     module: nn.Module,
     quantization: Quantization | None,
     device: torch.device,
+    last: torch.device | None = None,
 ) -> None:
     """Replace the layers of a part that `spec.model.quantization` names, and move it to a device.
 
@@ -32,13 +33,15 @@ def quantize_part(
         part: The folder of the part.
         module: The part, which is changed, in host memory or on the device.
         quantization: None: the part is moved only.
-        device: Where the model is trained.
+        device: Where weights are rounded.
+        last: Where the part is moved; None: there too.
     """
+    last = last or device
     for name, format in quantized_layers(family, part, module, quantization):
         layer = module.get_submodule(name).to(device)
         assert isinstance(layer, nn.Linear)
-        module.set_submodule(name, QuantizedLinear(layer, format))
-    module.to(device)
+        module.set_submodule(name, QuantizedLinear(layer, format).to(last))
+    module.to(last)
 
 
 def quantized_layers(

@@ -1,4 +1,4 @@
-"""A frozen linear layer whose weight is kept in few bits."""
+"""Frozen linear layers that hold no weight of their own, and those whose weight is in few bits."""
 
 from typing import Any
 
@@ -10,11 +10,40 @@ from dreambooth_api.models.model import WeightFormat
 from dreambooth_trainer.models.quantization.formats import dequantize, quantize
 
 
-class QuantizedLinear(nn.Linear):
+class FrozenLinear(nn.Linear):
     """A linear layer without gradients of its own; adapters are added to it as to any other.
 
-    Its weight is made from the stored codes when it is needed, in the forward pass and again in the
-    backward pass.
+    Its weight is made when it is needed, in the forward pass and again in the backward pass.
+
+    Args:
+        layer: What it stands for; its bias is kept.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        nn.Module.__init__(self)  # nn.Linear's own would create a weight
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.bias = layer.bias
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The weight, [outputs, inputs]."""
+        raise NotImplementedError
+
+    def plain(self) -> nn.Linear:
+        """A linear layer with a weight of its own."""
+        with torch.device("meta"):
+            layer = nn.Linear(self.in_features, self.out_features, self.bias is not None)
+        layer.weight, layer.bias = nn.Parameter(self.weight.clone()), self.bias
+        return layer
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As of a linear layer, [..., inputs] -> [..., outputs]."""
+        output: Tensor = _Linear.apply(input, self)  # type: ignore[no-untyped-call]
+        return output
+
+
+class QuantizedLinear(FrozenLinear):
+    """A layer whose weight is made from stored codes.
 
     Args:
         layer: What it stands for.
@@ -25,10 +54,8 @@ class QuantizedLinear(nn.Linear):
     scales: Tensor
 
     def __init__(self, layer: nn.Linear, format: WeightFormat) -> None:
-        nn.Module.__init__(self)  # nn.Linear's own would create a weight
-        self.in_features, self.out_features = layer.in_features, layer.out_features
+        super().__init__(layer)
         self.format, self.dtype = format, layer.weight.dtype
-        self.bias = layer.bias
         codes, scales = quantize(layer.weight.detach(), format)
         # Buffers, which DDP does not reduce and optimizers do not see.
         self.register_buffer("codes", codes)
@@ -40,24 +67,12 @@ class QuantizedLinear(nn.Linear):
         shape = torch.Size((self.out_features, self.in_features))
         return dequantize(self.codes, self.scales, self.format, shape, self.dtype)
 
-    def dequantized(self) -> nn.Linear:
-        """A linear layer of what the codes stand for."""
-        with torch.device("meta"):
-            layer = nn.Linear(self.in_features, self.out_features, self.bias is not None)
-        layer.weight, layer.bias = nn.Parameter(self.weight), self.bias
-        return layer
-
-    def forward(self, input: Tensor) -> Tensor:
-        """As of a linear layer, [..., inputs] -> [..., outputs]."""
-        output: Tensor = _Linear.apply(input, self)  # type: ignore[no-untyped-call]
-        return output
-
 
 class _Linear(torch.autograd.Function):
-    """Keeps the stored codes for the backward pass, and not the weight."""
+    """Keeps the layer for the backward pass, and not the weight."""
 
     @staticmethod
-    def forward(context: Any, input: Tensor, layer: QuantizedLinear) -> Tensor:
+    def forward(context: Any, input: Tensor, layer: FrozenLinear) -> Tensor:
         context.layer = layer
         return functional.linear(input, layer.weight, layer.bias)
 

@@ -29,6 +29,38 @@ TO_HALF = {
 TO_FULL = {functional.layer_norm, functional.group_norm, functional.mse_loss, torch.softmax}
 
 
+def _group_norm(
+    x: Tensor,
+    _weight: Any,
+    _bias: Any,
+    count: int,
+    _channels: int,
+    _cells: int,
+    groups: int,
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The output, and mean and 1 / deviation of each group, [N, G]."""
+    return torch.empty_like(x), x.new_empty(count, groups), x.new_empty(count, groups)
+
+
+def _group_norm_backward(
+    _gradient: Tensor, x: Tensor, _mean: Tensor, _deviation: Tensor, *others: Any
+) -> tuple[Tensor | None, ...]:
+    """Gradients of input, weight and bias, those that are asked for."""
+    _weight, _count, channels, *_, wanted = others
+    shapes = x.shape, (channels,), (channels,)
+    return tuple(
+        x.new_empty(shape) if each else None for shape, each in zip(shapes, wanted, strict=True)
+    )
+
+
+SHORTCUTS: Mapping[Any, Callable[..., Any]] = {
+    torch.ops.aten.native_group_norm.default: _group_norm,
+    torch.ops.aten.native_group_norm_backward.default: _group_norm_backward,
+}
+"""What CUDA's kernels allocate, where torch's meta kernels are Python of many slow steps."""
+
+
 class MemoryMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of a device's tensors that are created within, until they are freed."""
 
@@ -51,7 +83,8 @@ class MemoryMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if function is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             # Values steer the libraries, as "is all of the mask true?". No takes more memory.
             return False
-        result = function(*args, **(kwargs or {}))
+        run = SHORTCUTS.get(function, function) if self._device == META else function
+        result = run(*args, **(kwargs or {}))
         self.add(each for each in tree_leaves(result) if isinstance(each, Tensor))
         return result
 

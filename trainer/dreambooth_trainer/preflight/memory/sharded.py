@@ -34,7 +34,7 @@ def state_of_others(
 
     Adapters are not divided.
     """
-    if training.method == "lora":
+    if training.method != "full":
         return 0
     optimizer = training.optimizer
     count = sum(parameter.numel() for parameter in trained.denoiser.values())

@@ -17,6 +17,7 @@ from dreambooth_trainer.evaluation.encoders import CHUNK
 from dreambooth_trainer.models import Conditioning
 from dreambooth_trainer.models.adapters.trainable import PRECISIONS, make_trainable
 from dreambooth_trainer.models.model_config import ModelConfig
+from dreambooth_trainer.models.offload.apply import offloaded_bytes
 from dreambooth_trainer.models.prompts import count_bytes
 from dreambooth_trainer.preflight.memory.meta_device import META, CudaArithmetic, MemoryMeter
 from dreambooth_trainer.preflight.memory.sharded import state_of_others, weights_of_others
@@ -87,6 +88,9 @@ class _Measurement:
         """Those of them that are needed for training alone."""
         if self._is_sharded:
             self._of_others = weights_of_others(self._family.denoiser, ranks)
+        if (offload := job.spec.runtime.offload) is not None:
+            excluded = self._family.not_adapted
+            self._of_others = offloaded_bytes(self._family.denoiser, excluded, offload)
         self._note("loading the model")
         tokens = self._family.tokenize([""])
         self._tokens = {name: torch.empty_like(part, device=META) for name, part in tokens.items()}
@@ -99,10 +103,10 @@ class _Measurement:
         """The bytes by stage, in the order of the stages."""
         self._generate("generating class images", self._spec.prior.guidance_scale)
         self._encoders = [each.architecture.build(each.config) for each in self._encoder_configs]
-        self._generate("sampling", self._spec.samples.guidance_scale)
         self._encode()
         module = self._module(local_batch)
         self._step(module, local_batch)
+        # Before the first step there is less beside the samples.
         with module.averaged_weights():
             self._generate("sampling", self._spec.samples.guidance_scale)
         module.release_optimizer()
@@ -159,7 +163,7 @@ class _Measurement:
         with CudaArithmetic(None):
             conditioning = self._family.encode_tokens(self._tokens)
         self._note("encoding text")
-        if self._training.text_encoder.method == "frozen":
+        if not self._spec.trains_text:
             self._retire_text_encoders()
         return self._without_padding(conditioning)
 
@@ -180,7 +184,7 @@ class _Measurement:
     def _module(self, local_batch: int) -> DreamBooth:
         flips = len(variants("center", self._training.flip))
         rows = max(self._spec.prior.count * flips if self._spec.prior.enabled else 0, local_batch)
-        text_is_trained = self._training.text_encoder.method != "frozen"
+        text_is_trained = self._spec.trains_text
         cache = TrainingCache(
             moments=torch.empty(rows, *self._moments_shape),
             crops=torch.empty(rows, 4, dtype=torch.long),
@@ -282,8 +286,3 @@ def checkpoint_bytes(config: ModelConfig, training: ResolvedTraining) -> int:
     return sum(parameter.numel() for parameter in trained.values()) * per_trained + sum(
         each.nbytes for state in states for each in state.values()
     )
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Number of weights."""
-    return sum(parameter.numel() for parameter in module.parameters())

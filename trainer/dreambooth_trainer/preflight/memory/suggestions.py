@@ -4,15 +4,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dreambooth_api.models.model import Quantization
-from dreambooth_api.models.runtime import world_size
+from dreambooth_api.models.pods.runtime import Offload, world_size
 from dreambooth_trainer.process.batch_split import split_batch
-from dreambooth_trainer.process.out_of_memory import may_quantize
+from dreambooth_trainer.process.out_of_memory import may_offload, may_quantize
 from dreambooth_trainer.resolved_job import ResolvedJob
 
 Change = tuple[str, ResolvedJob]
 """The fields to set, and the job with them."""
 LEAST_GAIN = 0.02
 """Of the memory: what saves less is not suggested."""
+OFFLOADS = (0.5, 1.0)
+"""Shares of the blocks that are suggested to wait on the host."""
 
 
 def suggest_changes(
@@ -42,7 +44,7 @@ def suggest_changes(
 def _changes(job: ResolvedJob) -> Iterator[Change]:
     """What can still be changed, the cheapest first."""
     spec = job.spec
-    training, quantization = spec.training, spec.model.quantization
+    training = spec.training
     if not training.gradient_checkpointing:
         text = "spec.training.gradientCheckpointing: true"
         yield text, _with(job, "training", gradient_checkpointing=True)
@@ -60,12 +62,22 @@ def _changes(job: ResolvedJob) -> Iterator[Change]:
         if spec.runtime.strategy != "fsdp" or training.text_encoder.method != "full":
             yield "spec.training.method: lora", _with(job, "training", method="lora")
         return
-    if not may_quantize(spec):
-        return
+    if may_quantize(spec):
+        yield from _quantizations(job)
+    if may_offload(spec):
+        now = spec.runtime.offload.fraction if spec.runtime.offload else 0
+        for fraction in (each for each in OFFLOADS if each > now):
+            text = f"spec.runtime.offload.fraction: {fraction:g}"
+            yield text, _with(job, "runtime", offload=Offload(fraction=fraction))
+
+
+def _quantizations(job: ResolvedJob) -> Iterator[Change]:
+    """Formats with fewer bits, those that round the least first."""
+    quantization = job.spec.model.quantization
     if quantization is None:
         yield _quantized(job, "denoiser", Quantization(denoiser="int8"))
         return
-    if quantization.text_encoders is None and training.text_encoder.method == "frozen":
+    if quantization.text_encoders is None and not job.spec.trains_text:
         changed = quantization.model_copy(update={"text_encoders": "int8"})
         yield _quantized(job, "text_encoders", changed)
     if quantization.denoiser != "nf4":

@@ -1,13 +1,16 @@
 // The page of the server: results, and images of them while they are made.
 
-const FIELDS = ["steps", "guidance_scale", "adapter_weight"];
+const FIELDS = ["steps", "guidance_scale"];
 const TEXTS = ["size", "negative_prompt"];
-const LINKED = ["prompt", "model", "other", "seed", "n", ...FIELDS, ...TEXTS];
+const SIDES = ["model", "adapter_weight", "other", "other_weight"];
+const LINKED = ["prompt", ...SIDES, "seed", "n", ...FIELDS, ...TEXTS];
 const PARTIAL_IMAGES = 8;
 const BASE = "@base"; // compared with: the same result without its adapters
+const LAST = "@last"; // of a run whose best model is another one
 const $ = (id) => document.getElementById(id);
+const given = (id) => ($(id).disabled ? "" : $(id).value);
 let running = null;
-let wholeModels = new Set();
+let results = new Map(); // by their names
 
 const headers = () => {
   const token = sessionStorage.getItem("token");
@@ -36,26 +39,51 @@ async function loadResults() {
   const response = await fetch("v1/models", { headers: headers() });
   $("access").hidden = response.status !== 401;
   if (!response.ok) throw new Error(await problem(response));
-  const results = (await response.json()).data;
+  const listed = (await response.json()).data;
+  results = new Map(listed.map((each) => [each.id, each]));
   for (const id of ["model", "other"]) {
     const select = $(id);
     for (const option of [...select.options]) if (!["", BASE].includes(option.value)) option.remove();
-    select.append(...results.map((each) => new Option(each.id, each.id)));
+    select.append(...listed.map((each) => new Option(each.id, each.id)));
   }
-  $("results").replaceChildren(...results.map(card));
-  wholeModels = new Set(results.filter((each) => each.method === "full").map((each) => each.id));
+  // The model of a run's last step has the pictures and the report of the run.
+  $("results").replaceChildren(...listed.filter((each) => !each.id.endsWith(LAST)).map(card));
   readLink();
-  offerBase();
-  $("go").disabled = !results.length;
-  if (!$("prompt").value && results.length) $("prompt").value = results[0].prompt;
-  say(results.length ? `${results.length} ${results.length === 1 ? "result" : "results"}` : "No results yet: they appear when jobs end");
+  offerSides();
+  $("go").disabled = !listed.length;
+  if (!$("prompt").value && listed.length) $("prompt").value = listed[0].prompt;
+  say(listed.length ? `${listed.length} ${listed.length === 1 ? "result" : "results"}` : "No results yet: they appear when jobs end");
 }
 
-// A whole model has no adapters that could be left out.
-function offerBase() {
+// A whole model, or a learned word alone, has no adapters that could be left out, or weighed.
+function offerSides() {
   const option = [...$("other").options].find((each) => each.value === BASE);
-  option.disabled = wholeModels.has($("model").value);
+  option.disabled = !hasAdapters($("model").value);
+  option.textContent = option.disabled ? "its base model (it has no adapters)" : "its base model";
   if (option.disabled && option.selected) $("other").value = "";
+  const other = $("other").value;
+  offerWeight("adapter_weight", option.disabled ? "no adapters" : "");
+  if (other === "") offerWeight("other_weight", "no comparison");
+  else if (other === BASE) offerWeight("other_weight", "0: without adapters");
+  else offerWeight("other_weight", hasAdapters(other) ? "" : "no adapters");
+  showDefaults([$("model").value, other].filter((each) => results.has(each)).map((each) => results.get(each)));
+}
+
+const hasAdapters = (name) => results.get(name)?.has_adapters ?? true;
+
+// A field that cannot be filled in says why.
+function offerWeight(id, reason) {
+  $(id).disabled = reason !== "";
+  $(id).placeholder = reason || "1";
+  if (reason) $(id).value = "";
+}
+
+// What is left empty is as in the job of each result.
+function showDefaults(compared) {
+  const all = (value) => [...new Set(compared.map(value))].join(" or ");
+  $("steps").placeholder = all((result) => result.steps);
+  $("guidance_scale").placeholder = all((result) => result.guidance_scale);
+  $("size").placeholder = all((result) => `${result.resolution}x${result.resolution}`);
 }
 
 function card(result) {
@@ -64,7 +92,7 @@ function card(result) {
   use.addEventListener("click", () => {
     $("model").value = result.id;
     $("prompt").value = result.prompt;
-    offerBase();
+    offerSides();
     $("prompt").focus();
   });
   const made = element(
@@ -97,21 +125,37 @@ function readLink() {
 
 function writeLink(seed) {
   const link = new URLSearchParams();
-  for (const name of LINKED) if ($(name).value) link.set(name, $(name).value);
+  for (const name of LINKED) if (given(name)) link.set(name, given(name));
   link.set("seed", seed);
   history.replaceState(null, "", `#${link}`);
 }
 
 // Images
 
-function body(model, seed) {
+// A prompt is one line; one that is pasted may have been broken into several.
+const promptLine = () => $("prompt").value.replace(/\s*[\r\n]+\s*/g, " ").trim();
+
+// What is made side by side: results, and the weights of their adapters.
+function sides() {
+  const side = (model, weight) => ({
+    model, weight, name: ["", "1"].includes(weight) ? model : `${model}, weight ${weight}`,
+  });
+  const own = side(given("model"), given("adapter_weight"));
+  const other = given("other");
+  if (!other) return [own];
+  if (other === BASE) return [own, { ...side(own.model, "0"), name: `base model of ${own.model}` }];
+  return [own, side(other, given("other_weight"))];
+}
+
+function body({ model, weight }, seed) {
   const made = {
-    model, seed, prompt: $("prompt").value, n: Number($("n").value),
+    model, seed, prompt: promptLine(), n: Number($("n").value),
     stream: true, partial_images: PARTIAL_IMAGES,
   };
+  if (weight !== "") made.adapter_weight = Number(weight);
   for (const name of FIELDS) if ($(name).value !== "") made[name] = Number($(name).value);
   for (const name of TEXTS) if ($(name).value) made[name] = $(name).value;
-  return model === BASE ? { ...made, model: $("model").value, adapter_weight: 0 } : made;
+  return made;
 }
 
 async function* events(response) {
@@ -132,15 +176,14 @@ async function* events(response) {
 }
 
 function pictures(name, request) {
-  const model = name === BASE ? `base model of ${request.model}` : name;
   const figures = Array.from({ length: request.n }, (_, index) => {
     const seed = request.seed + index;
-    const image = element("img", { alt: `${request.prompt}, ${model}, seed ${seed}` });
+    const image = element("img", { alt: `${request.prompt}, ${name}, seed ${seed}` });
     const caption = element("figcaption", { textContent: `seed ${seed}: waits` });
     return element("figure", { className: "busy" }, image, caption);
   });
   const side = element(
-    "div", {}, element("h3", { textContent: model }),
+    "div", {}, element("h3", { textContent: name }),
     element("div", { className: "pictures" }, ...figures),
   );
   return { side, figures };
@@ -167,21 +210,24 @@ async function stream(request, figures, signal) {
     headers: { ...headers(), "Content-Type": "application/json" },
   });
   if (!response.ok) throw new Error(await problem(response));
+  const warnings = new Set();
   for await (const event of events(response)) {
     if (event.error) throw new Error(event.error.message);
     show(figures[event.index], event, request.seed + event.index);
+    for (const warning of event.warnings ?? []) warnings.add(warning);
   }
+  return [...warnings];
 }
 
 async function generate() {
   const seed = $("seed").value === "" ? Math.floor(Math.random() * 2 ** 31 - 1000) : Number($("seed").value);
-  const models = [$("model").value, $("other").value].filter(Boolean);
-  const requests = models.map((model) => body(model, Math.max(seed, 0)));
-  const sides = requests.map((request, i) => pictures(models[i], request));
-  const prompt = element("p", { textContent: $("prompt").value });
+  const compared = sides();
+  const requests = compared.map((side) => body(side, Math.max(seed, 0)));
+  const shown = requests.map((request, i) => pictures(compared[i].name, request));
+  const prompt = element("p", { textContent: promptLine() });
   const run = element(
     "div", { className: "run" }, prompt,
-    element("div", { className: "sides" }, ...sides.map((each) => each.side)),
+    element("div", { className: "sides" }, ...shown.map((each) => each.side)),
   );
   $("output").prepend(run);
   writeLink(Math.max(seed, 0));
@@ -191,16 +237,19 @@ async function generate() {
   say("Making images");
   const began = performance.now();
   try {
-    await Promise.all(
-      requests.map((request, i) => stream(request, sides[i].figures, running.signal)),
+    const warnings = await Promise.all(
+      requests.map((request, i) => stream(request, shown[i].figures, running.signal)),
     );
+    const unique = [...new Set(warnings.flat())];
+    prompt.after(...unique.map((text) => element("p", { className: "warning", textContent: text })));
     say(`Done in ${((performance.now() - began) / 1000).toFixed(1)} s`);
   } catch (error) {
     const stopped = error.name === "AbortError";
     running.abort();
     say(stopped ? "Stopped" : error.message, !stopped);
-    for (const figure of run.querySelectorAll("figure.busy figcaption")) {
-      figure.textContent = figure.textContent.replace(/:.*/, ": not made");
+    if (!run.querySelector("img[src]")) run.remove();
+    for (const caption of run.querySelectorAll("figure.busy figcaption")) {
+      caption.textContent = caption.textContent.replace(/:.*/, ": not made");
     }
   } finally {
     running = null;
@@ -209,11 +258,17 @@ async function generate() {
   }
 }
 
+$("prompt").addEventListener("keydown", (event) => {
+  // Not while a word is composed, as in Japanese; Shift+Enter begins a new line.
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  if (!$("go").disabled) $("request").requestSubmit();
+});
 $("request").addEventListener("submit", (event) => {
   event.preventDefault();
   generate();
 });
-$("model").addEventListener("change", offerBase);
+for (const id of ["model", "other"]) $(id).addEventListener("change", offerSides);
 $("stop").addEventListener("click", () => running?.abort());
 $("access").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -1,6 +1,8 @@
 """Requests in the form of OpenAI's images API, with fields that it lacks."""
 
+import difflib
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -11,13 +13,20 @@ from dreambooth_api.schema.base import GuidanceScale, Prompt, Seed
 
 SIZE = re.compile(r"(?P<width>[0-9]{2,4})x(?P<height>[0-9]{2,4})")
 SMALLEST_SIDE, LARGEST_SIDE = 64, 2048
+ALIKE = 0.8
+"""How alike two names are, of 1, of which one may be meant for the other."""
+MOST_CHECKED = 20
+"""Unknown fields that are compared: a body has room for thousands, and others wait meanwhile."""
+OTHER_FIELDS = frozenset({"input_fidelity", "moderation", "quality", "style", "user"})
+"""Of OpenAI's API, which mean nothing here."""
 Format = Literal["png", "jpeg", "webp"]
 
 
 class ImagesRequest(BaseModel):
     """Body of `POST /v1/images/generations`. Unset settings are those of the result's samples."""
 
-    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True, allow_inf_nan=False)
+    # Clients send fields that mean nothing here; they are kept for `misspelt`.
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True, allow_inf_nan=False)
 
     prompt: Prompt
     """What the images show; the subject by its identifier."""
@@ -87,6 +96,13 @@ class ImagesRequest(BaseModel):
                 f"must be auto or WIDTHxHEIGHT with sides of {SMALLEST_SIDE} to {LARGEST_SIDE}"
             )
         return value
+
+    def misspelt(self) -> Iterator[str]:
+        """Fields that are ignored, and may have been meant for another one, a line each."""
+        unknown = [name for name in self.model_extra or {} if name not in OTHER_FIELDS]
+        for name in unknown[:MOST_CHECKED]:
+            for known in difflib.get_close_matches(name, type(self).model_fields, 1, ALIKE):
+                yield f"{name[:60]}: is no field, and is ignored; did you mean {known}?"
 
     @property
     def sides(self) -> tuple[int, int] | None:

@@ -4,9 +4,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from dreambooth_trainer.serving.engine import Engine
+from dreambooth_trainer.serving.engine.engine import Engine
+from dreambooth_trainer.serving.engine.queue import (
+    BatchKey,
+    Event,
+    Failed,
+    Finished,
+    ModelUse,
+    Partial,
+    Ticket,
+)
 from dreambooth_trainer.serving.metrics import ServingMetrics
-from dreambooth_trainer.serving.work import BatchKey, Event, Failed, Finished, Partial, Ticket
 
 UNREAD_EVENTS = 16
 """Partial images are left out while so many events wait for a client that reads slowly."""
@@ -19,6 +27,7 @@ class Stream:
         engine: Makes its images.
         metrics: Counts.
         key: What its images need.
+        use: The result that they are made of.
         prompt: Of all its images.
         seeds: Of each image.
         partials: Partial images of each image.
@@ -34,6 +43,7 @@ class Stream:
         engine: Engine,
         metrics: ServingMetrics,
         key: BatchKey,
+        use: ModelUse,
         prompt: str,
         seeds: Sequence[int],
         partials: int,
@@ -52,7 +62,7 @@ class Stream:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-        self._ticket = Ticket(key, prompt, seeds, partials, send)
+        self._ticket = Ticket(key, use, prompt, seeds, partials, send)
         engine.submit(self._ticket)
 
     async def events(self) -> AsyncIterator[Event]:

@@ -1,42 +1,23 @@
-"""Who may use the server, and with how long requests: bearer tokens (RFC 6750), hosts, bodies."""
+"""Who may use the server, and with how long requests: tokens, hosts, bodies."""
 
-import hmac
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from dreambooth_trainer.serving import responses
+from dreambooth_trainer.serving.http import responses
+from dreambooth_trainer.serving.http.access.tokens import Tokens
 from dreambooth_trainer.serving.settings import ServingSettings, names_loopback
 
 MAX_BODY = 64 * 1024
 
 
-class Tokens:
-    """Tokens that are accepted; without any, everybody is."""
-
-    def __init__(self, tokens: Iterable[str]) -> None:
-        self._tokens = [each.encode() for each in tokens]
-
-    @property
-    def are_needed(self) -> bool:
-        """Whether requests need one."""
-        return bool(self._tokens)
-
-    def accept(self, authorization: str | None) -> bool:
-        """Whether a header `Authorization` holds one of the tokens."""
-        if not self._tokens:
-            return True
-        scheme, _, token = (authorization or "").partition(" ")
-        given = token.strip().encode()
-        # All are compared, and in constant time: the time must not tell how much was right.
-        matches = [hmac.compare_digest(given, each) for each in self._tokens]
-        return scheme.lower() == "bearer" and any(matches)
-
-
 def add_access(app: FastAPI, settings: ServingSettings) -> None:
-    """Refuse requests that are not from whom, or not as short as, they should be."""
-    tokens = Tokens(settings.tokens())
+    """Refuse requests that are not from whom, or not as short as, they should be.
+
+    `request.state.token` is the `Token` of a request.
+    """
+    tokens = Tokens(settings.tokens(), settings.images_per_hour)
 
     @app.middleware("http")
     async def check(
@@ -56,7 +37,8 @@ def add_access(app: FastAPI, settings: ServingSettings) -> None:
         needed = request.url.path.startswith(("/v1/", "/results/"))
         # Names of images cannot be guessed.
         needed = needed and not request.url.path.startswith("/v1/images/files/")
-        if needed and not tokens.accept(request.headers.get("authorization")):
+        request.state.token = tokens.find(request.headers.get("authorization"))
+        if needed and request.state.token is None:
             return _refuse(401, "a valid token is needed", {"WWW-Authenticate": "Bearer"})
         response = await call_next(request)
         response.headers["X-Content-Type-Options"] = "nosniff"

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from dreambooth_trainer.data.png import encode_png
-from dreambooth_trainer.serving.requests import ImagesRequest
+from dreambooth_trainer.serving.http.requests import ImagesRequest
 
 TYPES = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error",
          429: "rate_limit_error"}  # fmt: skip
@@ -36,7 +36,9 @@ def base64_text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def images_answer(wanted: ImagesRequest, size: str, data: list[dict[str, Any]]) -> dict[str, Any]:
+def images_answer(
+    wanted: ImagesRequest, size: str, data: list[dict[str, Any]], warnings: list[str]
+) -> dict[str, Any]:
     """The answer to a request that is not streamed."""
     return {
         "created": int(time.time()),
@@ -44,6 +46,7 @@ def images_answer(wanted: ImagesRequest, size: str, data: list[dict[str, Any]]) 
         "background": "opaque",
         "output_format": wanted.output_format,
         "size": size,
+        "warnings": warnings,
     }
 
 

@@ -9,20 +9,30 @@ from itertools import islice
 from PIL import Image
 
 from dreambooth_api.models.prior import Sampler
+from dreambooth_trainer.serving.catalog import Result
+
+
+@dataclass(frozen=True)
+class ModelUse:
+    """A result, and the weight of its adapters."""
+
+    result: Result
+    """Not its name alone: a run that ends meanwhile may take that."""
+    weight: float
 
 
 @dataclass(frozen=True)
 class BatchKey:
     """What images need to share to be made together."""
 
-    model: str
+    base: str
+    """The model that their results are adapters of; for a result that is made alone, its export."""
     sampler: Sampler
     steps: int
     guidance_scale: float
     negative_prompt: str
     width: int
     height: int
-    adapter_weight: float
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,7 @@ class Ticket:
 
     Args:
         key: What its images need.
+        use: The result that they are made of.
         prompt: Of all its images.
         seeds: Of each image.
         partials: How many partial images of each are sent.
@@ -68,6 +79,7 @@ class Ticket:
     """
 
     key: BatchKey
+    use: ModelUse
     prompt: str
     seeds: Sequence[int]
     partials: int
@@ -107,11 +119,18 @@ class WorkQueue:
     Args:
         limit: Images that may wait.
         batch_size: Most images that are made together, for a key.
+        models: Most results of which they are, for a key.
     """
 
-    def __init__(self, limit: int, batch_size: Callable[[BatchKey], int]) -> None:
+    def __init__(
+        self,
+        limit: int,
+        batch_size: Callable[[BatchKey], int],
+        models: Callable[[BatchKey], int],
+    ) -> None:
         self._limit = limit
         self._batch_size = batch_size
+        self._models = models
         self._items: deque[Item] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -147,7 +166,7 @@ class WorkQueue:
             if not self._items:
                 return []
             key = self._items[0].ticket.key
-            batch = next_batch(self._items, self._batch_size(key))
+            batch = next_batch(self._items, self._batch_size(key), self._models(key))
             taken = set(batch)
             self._items = deque(item for item in self._items if item not in taken)
             return batch
@@ -170,11 +189,22 @@ class WorkQueue:
         self._items = deque(item for item in self._items if not item.ticket.cancelled)
 
 
-def next_batch(items: Iterable[Item], size: int) -> list[Item]:
-    """The image that has waited longest, and those that can be made with it. Pure."""
+def next_batch(items: Iterable[Item], size: int, models: int) -> list[Item]:
+    """The image that has waited longest, and those that can be made with it. Pure.
+
+    They are of at most so many results, each with one weight.
+    """
     waiting = list(items)
     key = waiting[0].ticket.key
-    return list(islice((item for item in waiting if item.ticket.key == key), size))
+    weights: dict[Result, float] = {}
+
+    def fits(item: Item) -> bool:
+        use = item.ticket.use
+        if item.ticket.key != key or (use.result not in weights and len(weights) == models):
+            return False
+        return weights.setdefault(use.result, use.weight) == use.weight
+
+    return list(islice(filter(fits, waiting), size))
 
 
 def partial_steps(count: int, steps: int) -> list[int]:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -17,20 +17,21 @@ from dreambooth_trainer.models.prompts import PromptTable
 from dreambooth_trainer.process.chunks import images_per_pass
 from dreambooth_trainer.process.errors import TrainerError
 from dreambooth_trainer.process.signals import StoppedError
-from dreambooth_trainer.resolved_job import ResolvedTraining
-from dreambooth_trainer.serving.catalog import Catalog
-from dreambooth_trainer.serving.loaded import LoadedModels, Ready
-from dreambooth_trainer.serving.metrics import ServingMetrics
-from dreambooth_trainer.serving.work import (
+from dreambooth_trainer.resolved_job import ResolvedSpec
+from dreambooth_trainer.serving.engine.loaded import Loaded, LoadedModels
+from dreambooth_trainer.serving.engine.mixing import CannotMixError, mixed
+from dreambooth_trainer.serving.engine.queue import (
     BatchKey,
     Failed,
     Finished,
     Item,
+    ModelUse,
     Partial,
     Ticket,
     WorkQueue,
     partial_steps,
 )
+from dreambooth_trainer.serving.metrics import ServingMetrics
 
 log = logging.getLogger(__name__)
 
@@ -44,18 +45,16 @@ class Engine:
 
     Args:
         models: Loads results.
-        catalog: Knows the results.
         queued_images: Images that may wait.
         metrics: Counts.
     """
 
-    def __init__(
-        self, models: LoadedModels, catalog: Catalog, queued_images: int, metrics: ServingMetrics
-    ) -> None:
+    def __init__(self, models: LoadedModels, queued_images: int, metrics: ServingMetrics) -> None:
         self._models = models
-        self._catalog = catalog
         self._metrics = metrics
-        self._queue = WorkQueue(queued_images, batch_size)
+        self._queue = WorkQueue(queued_images, batch_size, self._models_together)
+        self._never_mixed: set[str] = set()
+        """Base models that turned out not to be able to."""
         self._seconds_per_image = FIRST_GUESS_SECONDS
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -108,10 +107,8 @@ class Engine:
         except StoppedError:
             log.info("a batch was given up: nobody waits for its images")
             fail(batch, Failed("the server is stopping", 503))
-        except StorageError as error:
-            fail(batch, Failed(str(error), 502))
-        except TrainerError as error:
-            fail(batch, Failed(str(error), 400))
+        except (StorageError, TrainerError) as error:
+            fail(batch, failure_of(error))
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             fail(batch, Failed("the GPU has too little memory for images of this size", 503))
@@ -126,14 +123,17 @@ class Engine:
             taken = (time.monotonic() - began) / len(batch)
             self._seconds_per_image = SMOOTHING * self._seconds_per_image + (1 - SMOOTHING) * taken
 
+    def _models_together(self, key: BatchKey) -> int:
+        """Of how many results the images of a batch may be."""
+        return 1 if key.base in self._never_mixed else self._models.capacity
+
     def _make(self, batch: Sequence[Item]) -> None:
+        uses = self._load(batch)
+        batch = [item for item in batch if item.ticket.use in uses]
+        if not batch:
+            return
+        self._models.weigh([(loaded, use.weight) for use, loaded in uses.items()])
         key = batch[0].ticket.key
-        result = self._catalog.find(key.model)
-        if result is None:
-            raise TrainerError(f"model {key.model}: is gone")
-        ready = self._models.use(result, key.adapter_weight)
-        self._metrics.loads.labels(str(ready.was_loaded).lower()).inc()
-        self._metrics.batch_size.observe(len(batch))
         plans = [partial_steps(each.ticket.partials, key.steps) for each in batch]
 
         def send_partials(step: int, decode: Callable[[int], Image.Image]) -> None:
@@ -142,27 +142,53 @@ class Engine:
                     partial = Partial(item.index, plan.index(step), decode(number))
                     item.ticket.send(partial)
 
-        images = self._generate(ready, batch, key, send_partials)
+        try:
+            images = self._generate(uses, batch, key, send_partials)
+        except CannotMixError:
+            # Its layers are met before the first step is done: nothing was sent yet.
+            self._never_mixed.add(key.base)
+            for use in uses:
+                self._make([item for item in batch if item.ticket.use == use])
+            return
+        self._metrics.batch_size.observe(len(batch))
         for item, image in zip(batch, images, strict=True):
             item.ticket.send(Finished(item.index, image))
-        self._metrics.images.labels(key.model).inc(len(batch))
+            self._metrics.images.labels(item.ticket.use.result.id).inc()
+
+    def _load(self, batch: Sequence[Item]) -> dict[ModelUse, Loaded]:
+        """The results of a batch; requests for those that cannot be loaded are failed."""
+        found = {}
+        for use in dict.fromkeys(item.ticket.use for item in batch):
+            try:
+                found[use] = self._models.load(use.result)
+            except (StorageError, TrainerError) as error:
+                fail([item for item in batch if item.ticket.use == use], failure_of(error))
+            else:
+                self._metrics.loads.labels(str(found[use].was_loaded).lower()).inc()
+        return found
 
     def _generate(
         self,
-        ready: Ready,
+        uses: Mapping[ModelUse, Loaded],
         batch: Sequence[Item],
         key: BatchKey,
         on_step: Callable[[int, Callable[[int], Image.Image]], None],
     ) -> list[Image.Image]:
-        training = ready.job.spec.training
+        loaded = [uses[item.ticket.use] for item in batch]
+        family, spec = loaded[0].family, loaded[0].job.spec
         prompts = [item.ticket.prompt for item in batch]
-        device = next(ready.family.denoiser.parameters()).device
-        precision = PRECISIONS[training.precision]
-        mixed = precision is not torch.float32
-        autocast = torch.autocast(device.type, precision) if mixed else nullcontext()
-        with encoded(ready.family, training, prompts, key.negative_prompt), autocast:
+        device = next(family.denoiser.parameters()).device
+        precision = PRECISIONS[spec.training.precision]
+        lowered = precision is not torch.float32
+        autocast = torch.autocast(device.type, precision) if lowered else nullcontext()
+        adapters = [each.adapter or "" for each in loaded]
+        with (
+            encoded(family, spec, prompts, key.negative_prompt),
+            autocast,
+            mixed(family.denoiser, adapters),
+        ):
             return generate_images(
-                ready.family,
+                family,
                 [ImageRequest(item.ticket.prompt, item.seed) for item in batch],
                 sampler=key.sampler,
                 steps=key.steps,
@@ -172,6 +198,11 @@ class Engine:
                 should_stop=lambda: self._stopping or all(item.ticket.cancelled for item in batch),
                 on_step=on_step,
             )
+
+
+def failure_of(error: StorageError | TrainerError) -> Failed:
+    """What the clients of a result that cannot be used are told."""
+    return Failed(str(error), 502 if isinstance(error, StorageError) else 400)
 
 
 def batch_size(key: BatchKey) -> int:
@@ -188,13 +219,13 @@ def fail(batch: Sequence[Item], failure: Failed) -> None:
 
 @contextmanager
 def encoded(
-    family: Family, training: ResolvedTraining, prompts: Sequence[str], negative: str
+    family: Family, spec: ResolvedSpec, prompts: Sequence[str], negative: str
 ) -> Iterator[None]:
     """Within, prompts are looked up, each encoded by itself and in full precision as in training.
 
     Text encoders that were trained encode the prompts of a batch together, also in training.
     """
-    if training.text_encoder.method != "frozen":
+    if spec.trains_text:
         yield
         return
     rows = {}

@@ -3,8 +3,9 @@
 import gc
 import warnings
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,28 +21,37 @@ from dreambooth_trainer.export.load import (
 from dreambooth_trainer.export.lora import LORA_FILE
 from dreambooth_trainer.models import Family, load_family
 from dreambooth_trainer.models.model_config import ModelConfig
+from dreambooth_trainer.models.tokens.names import learned_words
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadModelError
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.resolved_job import ResolvedJob
-from dreambooth_trainer.run.result import exported_model, resolve_with_config
+from dreambooth_trainer.run.result import (
+    exported_model,
+    exports_adapters,
+    read_result_config,
+    with_defaults,
+)
 from dreambooth_trainer.serving.catalog import Catalog, Result
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A result that can make images."""
+class Loaded:
+    """A result on the device."""
 
     family: Family
     job: ResolvedJob
+    adapter: str | None
+    """Peft's name of a LoRA that shares the base model with others."""
     was_loaded: bool
     """Whether it was there already."""
 
 
 class LoadedModels:
-    """Loads results when they are asked for. One thread alone may `use` them.
+    """Loads results when they are asked for. One thread alone may `load` and `weigh` them.
 
-    LoRAs and DoRAs of one base model share it. Other results have a model of their own.
+    LoRAs and DoRAs of one base model share it. Other results have a model of their own, those with
+    learned words too: results would have other embeddings for one word.
 
     Args:
         storage: Of results and models.
@@ -62,9 +72,11 @@ class LoadedModels:
         self._storage = storage
         self._catalog = catalog
         self._device = device
-        self._capacity = capacity
+        self.capacity = capacity
         self._base = base
-        self._described: dict[tuple[str, str], tuple[ResolvedJob, ModelConfig]] = {}
+        self._configs: dict[str, ModelConfig] = {}
+        """Of base models with learned words, by both, as hundreds of results may share one; and of
+        each whole model."""
         self._family: Family | None = None
         self._key: object = None
         """What `_family` was loaded from."""
@@ -79,31 +91,35 @@ class LoadedModels:
             TrainerError: Its model cannot be used.
             StorageError: It cannot be read.
         """
-        key = result.layout.root, result.version
-        if key not in self._described:
-            job = self._with_base(self._catalog.job(result))
-            self._described[key] = resolve_with_config(job, self._storage)
-        return self._described[key]
+        job = self._with_base(self._catalog.job(result))
+        words = tuple(learned_words(job.spec.subjects))
+        if exports_adapters(job):
+            key = f"{job.spec.model.model_dump_json()} {words}"
+        else:
+            key = f"{result.export} {result.version}"
+        if key not in self._configs:
+            config = read_result_config(job.spec.model, self._storage, result.export)
+            self._configs[key] = replace(config, words=words)
+        config = self._configs[key]
+        return with_defaults(job, config), config
 
-    def use(self, result: Result, weight: float) -> Ready:
-        """Make a result the one that images are made of.
+    def load(self, result: Result) -> Loaded:
+        """Load a result, unless it is there.
 
-        Args:
-            result: The result.
-            weight: Of its adapters.
+        Others that share its base model stay, up to the capacity; all others go.
 
         Raises:
-            TrainerError: It cannot be loaded, or has no adapters that the weight could be for.
+            TrainerError: It cannot be loaded.
             StorageError: It cannot be read.
         """
         job, _ = self.describe(result)
-        uri = result.layout.export
+        uri = result.export
         names = list_export(self._storage, uri)
         if not names:
             raise BadModelError(f"{uri}: the exported model is gone")
         adapters = adapter_files(names)
-        if LORA_FILE not in adapters:
-            return self._use_alone(result, job, adapters, weight)
+        if LORA_FILE not in adapters or job.spec.learns_tokens:
+            return self._load_alone(result, job, adapters)
         training = job.spec.training
         text = training.text_encoder.method
         key = (job.spec.model.model_dump_json(), training.precision, training.method, text)
@@ -114,8 +130,22 @@ class LoadedModels:
         if not was_loaded:
             self._add(result, adapters)
         self._adapters.move_to_end(wanted)
-        self._family.pipeline().set_adapters(self._adapters[wanted], weight)
-        return Ready(self._family, job, was_loaded)
+        return Loaded(self._family, job, self._adapters[wanted], was_loaded)
+
+    @staticmethod
+    def weigh(weights: Sequence[tuple[Loaded, float]]) -> None:
+        """Make these results, with these weights of their adapters, those that images are made of.
+
+        Raises:
+            BadConfigError: A result has no adapters that its weight could be for.
+        """
+        family = weights[0][0].family
+        names = [loaded.adapter for loaded, _ in weights]
+        if None in names:
+            [(_, weight)] = weights
+            scale_adapters(family, weight)
+        else:
+            family.pipeline().set_adapters(names, [weight for _, weight in weights])
 
     def _with_base(self, job: DreamBoothJob) -> DreamBoothJob:
         if self._base is not None:
@@ -126,19 +156,21 @@ class LoadedModels:
             job.spec.model = Model.model_validate(kept | given)
         return job
 
-    def _use_alone(
-        self, result: Result, job: ResolvedJob, adapters: set[str], weight: float
-    ) -> Ready:
-        """A whole model, or one with adapters that cannot be taken out again (LoKr, LoHa)."""
-        uri = result.layout.export
-        model = job.spec.model if adapters else exported_model(result.layout, job.spec.model)
+    def _load_alone(self, result: Result, job: ResolvedJob, adapters: set[str]) -> Loaded:
+        """A whole model, or one with what cannot be taken out again (LoKr, LoHa, words)."""
+        uri = result.export
+        model = job.spec.model if adapters else exported_model(result.export, job.spec.model)
         key = result.layout.root, result.version
         was_loaded = self._load_base(key, model, job)
         assert self._family is not None
         if adapters and not was_loaded:
-            add_exported(self._family, self._storage, uri, adapters)
-        scale_adapters(self._family, weight)
-        return Ready(self._family, job, was_loaded)
+            try:
+                add_exported(self._family, self._storage, uri, adapters)
+            except Exception:
+                # Half a result would be served as if it were whole.
+                self._family, self._key = None, None
+                raise
+        return Loaded(self._family, job, None, was_loaded)
 
     def _load_base(self, key: object, model: Model, job: ResolvedJob) -> bool:
         """Load a model, in place of the one that is loaded; returns whether it was."""
@@ -151,13 +183,20 @@ class LoadedModels:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         ranks = Ranks(Topology())
-        self._family = load_family(model, self._storage, ranks, self._device, job.spec.training)
+        self._family = load_family(
+            model,
+            self._storage,
+            ranks,
+            self._device,
+            job.spec.training,
+            offload=job.spec.runtime.offload,
+        )
         self._key = key
         return False
 
     def _add(self, result: Result, adapters: set[str]) -> None:
         assert self._family is not None
-        while len(self._adapters) >= self._capacity:
+        while len(self._adapters) >= self.capacity:
             _, oldest = self._adapters.popitem(last=False)
             self._family.pipeline().delete_adapters(oldest)
         self._number += 1
@@ -166,7 +205,7 @@ class LoadedModels:
             with warnings.catch_warnings():
                 # Several adapters in a model are what is wanted here.
                 warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
-                add_exported(self._family, self._storage, result.layout.export, adapters, name)
+                add_exported(self._family, self._storage, result.export, adapters, name)
         except Exception:
             # Half an adapter would change the images of others.
             with suppress(Exception):

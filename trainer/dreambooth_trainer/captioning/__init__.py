@@ -1,0 +1,1 @@
+"""Captions, prompts and a check of photos by a vision-language model."""

@@ -1,0 +1,1 @@
+"""The models that are asked: in the pods, or behind an endpoint."""

@@ -1,0 +1,1 @@
+"""Words whose embeddings are learned (textual inversion: Gal et al. 2022)."""

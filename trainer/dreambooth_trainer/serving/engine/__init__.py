@@ -1,0 +1,1 @@
+"""Images that wait, and the thread that owns the device and makes them."""

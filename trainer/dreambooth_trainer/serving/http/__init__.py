@@ -1,0 +1,1 @@
+"""HTTP: who may ask, what requests say, and how they are answered."""
