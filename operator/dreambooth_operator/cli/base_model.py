@@ -1,11 +1,15 @@
-"""The base model that `dreambooth init` is given, as far as it is on this machine."""
+"""Base models that commands are given (`--model`, `--base`), as far as they are on this machine."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dreambooth_api.models.model import FILE_ENDINGS
-from dreambooth_api.parsing.messages import HUB_NAME
+from pydantic import ValidationError
+
+from dreambooth_api.models.model import FILE_ENDINGS, Model
+from dreambooth_api.parsing.messages import messages
+from dreambooth_api.parsing.suggestions.texts import is_hub_name
 from dreambooth_operator.errors import UserError
 
 INDEX = "model_index.json"
@@ -29,7 +33,7 @@ def model_source(text: str, option: str = "--model") -> str:
     if not path.exists():
         remedy = (
             f"for a model of the Hugging Face hub write hf://{text}"
-            if HUB_NAME.fullmatch(text)
+            if is_hub_name(text)
             else "name a model on this machine, hf://owner/name or s3://bucket/folder"
         )
         raise UserError(f"{option} {text}: no such file or folder; {remedy}")
@@ -40,6 +44,25 @@ def model_source(text: str, option: str = "--model") -> str:
             f" {' or '.join(FILE_ENDINGS)} file"
         )
     return str(path)
+
+
+def with_base(model: Mapping[str, Any], base: str) -> dict[str, Any]:
+    """`spec.model` of a result's job, with the base model that `--base` names.
+
+    Raises:
+        UserError: There is no model at the path, or it is none that can be loaded.
+    """
+    source = model_source(base, "--base")
+    layout = "single-file" if source.endswith(FILE_ENDINGS) else "diffusers"
+    given = {"source": source, "layout": layout}
+    try:
+        Model.model_validate(given)
+    except ValidationError as error:
+        problems = (message.partition(": ")[2] for message in messages(error))
+        raise UserError(f"--base {base}: {'; '.join(problems)}") from error
+    # What was merged into the base model, and how it reads prompts, stays.
+    kept = {name: value for name, value in model.items() if name not in ("revision", "variant")}
+    return kept | given
 
 
 def native_resolution(source: str) -> int | None:

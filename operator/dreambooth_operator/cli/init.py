@@ -11,7 +11,8 @@ import typer
 
 from dreambooth_api.models.model import FILE_ENDINGS
 from dreambooth_api.parsing import yamljson
-from dreambooth_api.parsing.advice import LARGE_RESOLUTION, cluster_warnings, warnings
+from dreambooth_api.parsing.warnings.advice import cluster_warnings, warnings
+from dreambooth_api.parsing.warnings.unusual_rates import LARGE_RESOLUTION
 from dreambooth_operator.cli.base_model import model_source, native_resolution
 from dreambooth_operator.cli.job_file import check_job
 from dreambooth_operator.cli.terminal.program import command_line

@@ -148,9 +148,7 @@ def run(
     gpus: Gpus = None,
 ) -> None:
     """Run a job on this machine: its pods as processes, with an S3 server when it names none."""
-    if job and file:
-        raise UserError(f"{job} and --file {file}: name one job file")
-    path = job or file
+    path = _one_file(job, file)
     if path is None:
         raise UserError("name one job file, for example: dreambooth run job.yaml")
     if fresh and resume:
@@ -170,8 +168,10 @@ def run(
     )
 )
 def sweep(
+    job: Annotated[Path | None, typer.Argument(help="Job file (YAML).", show_default=False)] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Job file (YAML).", show_default=False)
+        Path | None,
+        typer.Option("--file", "-f", help="Job file (YAML), as an option.", show_default=False),
     ] = None,
     values: Annotated[
         list[str] | None,
@@ -199,21 +199,29 @@ def sweep(
     """Run a job once for each combination of values, and compare the results."""
     from dreambooth_operator.cli.sweep.command import SweepOptions, render_jobs, run_jobs, show_jobs
 
+    path = _one_file(job, file)
     if jobs:
-        if file or values or render:
+        if path or values or render:
             raise UserError(
-                f"--jobs {jobs} shows jobs that are there; leave out -f, --set, --render"
+                f"--jobs {jobs} shows jobs that are there; leave out the job file, --set, --render"
             )
         show_jobs(jobs)
-    elif file is None or not values:
+    elif path is None or not values:
         raise UserError(
-            "name a job file and values: dreambooth sweep -f FILE --set FIELD=VALUE,..."
+            "name a job file and values: dreambooth sweep job.yaml --set FIELD=VALUE,..."
         )
     elif render:
-        render_jobs(file, values)
+        render_jobs(path, values)
     else:
-        options = SweepOptions(file, tuple(values), tuple(upload or ()), state, nodes, gpus)
+        options = SweepOptions(path, tuple(values), tuple(upload or ()), state, nodes, gpus)
         raise typer.Exit(run_jobs(options))
+
+
+def _one_file(job: Path | None, file: Path | None) -> Path | None:
+    """The job file, which is named as an argument or by --file."""
+    if job and file:
+        raise UserError(f"{job} and --file {file}: name one job file")
+    return job or file
 
 
 @app.command("list", epilog=examples("list"))

@@ -31,6 +31,11 @@ Exit codes: 0 done; {USAGE_EXIT_CODE} wrong usage, or a job that is not valid; e
 finite, {ExitCode.FENCED} output in use by a newer attempt; {ExitCode.STALLED} no progress; \
 {ExitCode.OUT_OF_MEMORY} out of GPU memory; \
 {ExitCode.STOPPED} stopped, after a checkpoint if training had begun."""
+RESULT_EXIT_CODES = f"""\
+Exit codes: 0 done; {USAGE_EXIT_CODE} wrong usage; else the trainer's: {ExitCode.ERROR} failed; \
+{ExitCode.BAD_CONFIG} job or option, {ExitCode.BAD_DATA} images, {ExitCode.BAD_MODEL} model, \
+{ExitCode.STORAGE_DENIED} storage; {ExitCode.OUT_OF_MEMORY} out of GPU memory; \
+{ExitCode.STOPPED} stopped, the images so far are kept."""
 EXIT_CODES = f"Exit codes: 0 done; {USAGE_EXIT_CODE} wrong usage, or a file that is not valid."
 
 

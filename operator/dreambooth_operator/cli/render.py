@@ -4,7 +4,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from dreambooth_api.parsing.advice import cluster_warnings
+from dreambooth_api.parsing.warnings.advice import cluster_warnings
 from dreambooth_operator.cli.job_file import read_job
 from dreambooth_operator.manifests.resources import attempt_objects, preflight_job
 from dreambooth_operator.manifests.serialize import to_yaml

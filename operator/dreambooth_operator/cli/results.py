@@ -24,9 +24,11 @@ class LocalResults:
         """Image of samples before and after training, side by side; None if it was not fetched."""
         return self._file(OutputLayout.BEFORE_AFTER)
 
-    @property
-    def newest_grid(self) -> Path | None:
-        """The sample grid of the highest step; None without one."""
+    def grid(self, step: int | None) -> Path | None:
+        """The sample grid of a step, or of the highest one if it has none; None without any."""
+        wanted = None if step is None else Path(OutputLayout(str(self.folder)).grid(step))
+        if wanted in self.files:
+            return wanted
         # Paths of samples sort by step: see `OutputLayout.samples`.
         return max((path for path in self.files if path.name == OutputLayout.GRID), default=None)
 

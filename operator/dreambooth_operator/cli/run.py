@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.parsing.advice import warnings
 from dreambooth_api.parsing.load import dump
+from dreambooth_api.parsing.warnings.advice import warnings
 from dreambooth_operator.cli.job_file import STANDARD_INPUT, check_job, read_job
 from dreambooth_operator.cli.terminal.end import Report, print_entry, print_text, resume_command
 from dreambooth_operator.cli.terminal.screen import screen_for

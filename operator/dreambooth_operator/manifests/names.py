@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from dreambooth_api.models import overrides
 from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.pods import overrides
 from dreambooth_api.schema.base import GROUP
 
 Manifest = dict[str, Any]

@@ -5,7 +5,7 @@ from typing import Any
 
 from dreambooth_api.contract import environment
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.runtime import Resources, Runtime, ranks_per_node
+from dreambooth_api.models.pods.runtime import Resources, Runtime, ranks_per_node
 from dreambooth_api.schema.base import ApiModel
 from dreambooth_operator.manifests import names
 from dreambooth_operator.manifests.metadata import template_metadata

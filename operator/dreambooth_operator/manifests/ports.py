@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dreambooth_api.contract.environment import DEFAULT_METRICS_PORT, DEFAULT_RENDEZVOUS_PORT
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.runtime import MAX_RANKS_PER_NODE
+from dreambooth_api.models.pods.runtime import MAX_RANKS_PER_NODE
 
 # Below the node ports (30000-32767) and the ephemeral ports of Linux (32768-60999).
 FIRST_HOST_PORT, LAST_HOST_PORT = 20_000, 29_999

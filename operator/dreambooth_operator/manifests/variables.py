@@ -3,7 +3,7 @@
 from dreambooth_api.contract import environment
 from dreambooth_api.contract.version import VERSION
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.runtime import ranks_per_node
+from dreambooth_api.models.pods.runtime import ranks_per_node
 from dreambooth_operator.manifests import names
 from dreambooth_operator.manifests.names import Manifest
 from dreambooth_operator.manifests.ports import PodPorts
@@ -64,6 +64,9 @@ def _credentials(job: DreamBoothJob) -> list[Manifest]:
             _secret(environment.AWS_SECRET_ACCESS_KEY, name, keys.secret_access_key),
             _secret(environment.AWS_SESSION_TOKEN, name, keys.session_token, optional=True),
         ]
+    endpoint = job.spec.captioning.endpoint if job.spec.captioning else None
+    if endpoint and (key := endpoint.api_key_secret_ref):
+        env.append(_secret(environment.OPENAI_API_KEY, key.name, key.key))
     wandb = job.spec.tracking.wandb
     if wandb and wandb.secret_ref:
         env.append(_secret(environment.WANDB_API_KEY, wandb.secret_ref.name, wandb.secret_ref.key))

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def read_jobs(file: Path) -> list[DreamBoothJob]:
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{name}: is no list of jobs; make one with: {LIST}") from error
     jobs = [
-        check_job(each, f"job {number} of {name}")
+        check_job(each, f"job {number} of {name}", check_rules=False)
         for number, each in enumerate(_items(documents), 1)
     ]
     if not jobs:
@@ -77,7 +78,7 @@ def cluster_results(jobs: list[DreamBoothJob]) -> list[Result]:
 
 def _result(job: DreamBoothJob) -> Result:
     status = job.status or Status()
-    return Result(
+    result = Result(
         name=job.metadata.name,
         settings=_settings(job),
         phase=status.phase or "",
@@ -88,6 +89,10 @@ def _result(job: DreamBoothJob) -> Result:
         samples=status.artifacts.samples if status.artifacts else None,
         best_step=status.best.step if status.best else None,
     )
+    if result.scores is None or result.step is None:
+        return result
+    # The newest samples may be those of a later step.
+    return replace(result, samples=output_layout(job).grid(result.step))
 
 
 def _settings(job: DreamBoothJob) -> Settings:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dreambooth_api.parsing.advice import cluster_warnings
+from dreambooth_api.parsing.warnings.advice import cluster_warnings
 from dreambooth_operator.cli.job_file import STANDARD_INPUT, read_job
 from dreambooth_operator.cli.run import parse_upload
 from dreambooth_operator.cli.sweep.cluster import LIST, as_written, cluster_results, read_jobs

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from rich.console import Console
 
-from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.contract.scores import Scores, UnreadableScoresError
 from dreambooth_api.models.job import output_layout
-from dreambooth_api.parsing.advice import warnings
+from dreambooth_api.parsing.warnings.advice import warnings
+from dreambooth_operator.cli.results import LocalResults
 from dreambooth_operator.cli.run import (
     Terminal,
     print_storage,
@@ -115,29 +115,23 @@ def local_results(members: Sequence[Member], runs: Mapping[str, Run]) -> list[Re
 def _result(member: Member, run: Run | None) -> Result:
     if run is None:
         return Result(member.name, member.settings, phase="")
-    record = run.record
-    return Result(
+    record, fetched = run.record, LocalResults(run.results, list(run.results.rglob("*")))
+    result = Result(
         name=member.name,
         settings=member.settings,
         phase=record.state,
         reason=record.failure,
         seconds=record.seconds,
-        scores=_scores(run),
+        scores=_scores(fetched),
         output=output_layout(run.job).root,
-        samples=_newest_grid(run),
     )
+    grid = fetched.grid(result.step)
+    return replace(result, samples=f"file://{grid}" if grid else None)
 
 
-def _newest_grid(run: Run) -> str | None:
-    # Paths of samples sort by step: see `OutputLayout.samples`.
-    grids = run.results.glob(f"{OutputLayout.SAMPLES}/*/{OutputLayout.GRID}")
-    return max((f"file://{grid}" for grid in grids), default=None)
-
-
-def _scores(run: Run) -> Scores | None:
+def _scores(results: LocalResults) -> Scores | None:
     """The scores that were fetched at the end of the run; None without an evaluation."""
-    path = run.results / OutputLayout.SCORES
     try:
-        return Scores.decode(path.read_bytes())
-    except (FileNotFoundError, UnreadableScoresError):
+        return results.scores
+    except UnreadableScoresError:
         return None

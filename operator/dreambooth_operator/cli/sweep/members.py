@@ -64,7 +64,10 @@ def parse_values(text: str) -> tuple[str, list[Any]]:
     field, equals, values = text.partition("=")
     field = field.strip().removeprefix("spec.")
     if not equals or not _PATH.fullmatch(field):
-        raise UserError(f"--set {text}: use FIELD=VALUE,VALUE, such as training.steps=200,400")
+        raise UserError(
+            f"--set {text}: use FIELD=VALUE,VALUE, such as training.steps=200,400 or"
+            " subjects[0].weight=1,2"
+        )
     try:
         (items,) = yamljson.documents(f"[{values}]")
     except (yaml.YAMLError, ValueError) as error:

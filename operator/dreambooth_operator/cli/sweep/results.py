@@ -25,7 +25,7 @@ class Result:
     output: str = ""
     """Folder of the run, as a URI."""
     samples: str | None = None
-    """The newest sample grid, as a URI; None without one."""
+    """The sample grid of that model, or the newest one, as a URI; None without one."""
     best_step: int | None = None
     """Step of the best checkpoint so far; None where it is not known."""
 
@@ -41,28 +41,20 @@ class Result:
             return self.best_step
         return self.scores.step if self.scores.exported_step is None else self.scores.exported_step
 
+    @property
+    def class_fidelity(self) -> float:
+        """The smallest of any subject; infinite where it is not known."""
+        subjects = self.scores.subjects if self.scores else []
+        values = [each.scores.get(ScoreName.CLASS_FIDELITY) for each in subjects]
+        known = [each.trained.value for each in values if each and each.trained]
+        return min(known, default=math.inf)
+
     def estimate(self, name: ScoreName) -> Estimate | None:
         """A score of the trained model, averaged over the subjects; None where one lacks it."""
         subjects = self.scores.subjects if self.scores else []
         values = [subject.scores.get(name) for subject in subjects]
         trained = [each.trained for each in values if each is not None and each.trained is not None]
         return mean(trained) if trained and len(trained) == len(subjects) else None
-
-    @property
-    def score(self) -> float | None:
-        """What members are compared by: subject similarity times prompt following.
-
-        As `evaluation.select` has it by default: each averaged over the subjects first. None
-        without either score.
-        """
-        product = 1.0
-        for name in (ScoreName.SUBJECT_SIMILARITY, ScoreName.PROMPT_SIMILARITY):
-            estimate = self.estimate(name)
-            if estimate is None:
-                return None
-            # Two similarities below zero are no good model.
-            product *= max(estimate.value, 0)
-        return product
 
 
 def mean(estimates: Sequence[Estimate]) -> Estimate:
@@ -76,8 +68,26 @@ def mean(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def best_first(results: Sequence[Result]) -> list[Result]:
-    """The results by falling score; those without one last, in the order given."""
-    return sorted(results, key=lambda each: math.inf if each.score is None else -each.score)
+    """The results as a run orders its checkpoints (spec.evaluation.select).
+
+    Those below the limit of the class fidelity come after the others, and those without scores
+    last, in the order given. The limit is the highest of any member: one that does not keep the
+    class has none of its own.
+    """
+    limits = [
+        each.scores.selection.min_class_fidelity
+        for each in results
+        if each.scores and each.scores.selection
+    ]
+    limit = max((each for each in limits if each is not None), default=-math.inf)
+
+    def order(result: Result) -> tuple[float, float]:
+        selection = result.scores.selection if result.scores else None
+        if selection is None:
+            return math.inf, 0
+        return max(limit - result.class_fidelity, 0), -selection.score
+
+    return sorted(results, key=order)
 
 
 def score_names(results: Sequence[Result]) -> list[ScoreName]:

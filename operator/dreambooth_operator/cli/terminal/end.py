@@ -1,5 +1,6 @@
 """What the terminal shows at the end of a run: the results, or why there are none."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from rich.console import Console
 from dreambooth_api.contract.exit_codes import EXTERNAL
 from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.contract.restart import MAX_REFUSALS
-from dreambooth_api.contract.scores import UnreadableScoresError
+from dreambooth_api.contract.scores import Scores, UnreadableScoresError
 from dreambooth_api.contract.times import human_duration
 from dreambooth_api.models.job import output_layout
 from dreambooth_operator.cli.results import LocalResults, fetch, is_result, is_summary
@@ -59,21 +60,29 @@ class Report:
         self._print_files(results, layout)
 
     def _print_files(self, results: LocalResults, layout: OutputLayout) -> None:
+        scores, problem = None, ""
+        try:
+            scores = results.scores
+        except UnreadableScoresError as error:  # the job has succeeded all the same
+            problem = str(error)
         files = {
             "model": results.export or layout.export.removeprefix("file://"),
-            "samples": results.newest_grid,
+            "samples": results.grid(scores.exported_step if scores else None),
             "before/after": results.before_after,
             "report": results.report,
         }
         for name, path in files.items():
             if path:
                 print_entry(self.console, name, path)
-        try:
-            scores = results.scores
-        except UnreadableScoresError as error:  # the job has succeeded all the same
-            print_entry(self.console, "scores", f"cannot be read: {error}")
-            return
-        for table in score_tables(scores) if scores else ():
+        if problem:
+            print_entry(self.console, "scores", f"cannot be read: {problem}")
+        if scores:
+            self._print_scores(scores)
+
+    def _print_scores(self, scores: Scores) -> None:
+        for sentence in _choice(scores, self.run.job.spec.training.steps):
+            print_entry(self.console, "steps", sentence)
+        for table in score_tables(scores):
             self.console.print(table)
 
     def _print_stop(self, exit_code: int) -> None:
@@ -117,6 +126,18 @@ class Report:
     def _print_indented(self, lines: list[str], style: str = "") -> None:
         for line in lines:
             print_text(self.console, f"  {line}", style)
+
+
+def _choice(scores: Scores, steps: int) -> Iterator[str]:
+    """What an evaluation has decided in a training of `steps`: where it ended, what is exported."""
+    last, exported = scores.last_step, scores.exported_step
+    if last is not None and last < steps:
+        yield f"stopped early at step {last} of {steps} (spec.evaluation.earlyStopping)"
+    if None not in (last, exported) and exported != last:
+        yield (
+            f"step {exported} was the best: it is in {OutputLayout.EXPORT}/, and step {last} in"
+            f" {OutputLayout.EXPORT_LAST}/"
+        )
 
 
 def resume_command(file: Path, *, state: Path | None, nodes: int | None, gpus: int | None) -> str:

@@ -48,6 +48,8 @@ def with_interval(estimate: Estimate | None) -> str:
 def _change(values: ScoreValues, change: str | None) -> str:
     if change is None or values.base is None or values.trained is None:
         return ""
+    if change == "unclear":
+        return "too few images"
     if change == "none":
         return "none"
     return f"{values.trained.value - values.base.value:+.3f} {change}"

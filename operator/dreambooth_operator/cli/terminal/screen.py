@@ -16,6 +16,8 @@ PLAIN_SECONDS = 5.0
 """Shortest time between two lines about the same stage."""
 REDRAW_SECONDS = 0.2
 BAR_WIDTH = 40
+BEFORE_TRAINING = ("Preparing", "Captioning", "GeneratingPrior")
+"""Stages in which there is nothing to save yet."""
 
 
 def screen_for(console: Console, printed: Sequence[str] = ()) -> Screen:
@@ -143,14 +145,16 @@ class LiveScreen:
 def stage_name(progress: Progress | None, stopping: bool) -> str:
     """The stage as the user sees it."""
     if stopping:
-        # Before, there is nothing to save.
-        saves = progress and progress.stage not in ("Preparing", "GeneratingPrior")
+        saves = progress and progress.stage not in BEFORE_TRAINING and not progress.trains_nothing
         return (
             "Stopping: saving a checkpoint (Ctrl-C again stops without saving)"
             if saves
             else "Stopping (Ctrl-C again stops at once)"
         )
-    return progress.stage if progress else "Starting"
+    if progress is None:
+        return "Starting"
+    # What trains nothing has no stage of a job.
+    return "Generating" if progress.generated else progress.stage
 
 
 def figures(progress: Progress | None) -> list[str]:

@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from dreambooth_operator.cli.options import (
-    RUN_EXIT_CODES,
+    RESULT_EXIT_CODES,
     Gpus,
-    JobName,
     Nodes,
     Result,
     StateFolder,
@@ -18,10 +17,12 @@ from dreambooth_operator.local.state import DEFAULT_STATE
 
 app = typer.Typer()
 
+Base = Annotated[str | None, typer.Option(help="Where the base model is, if it has moved.")]
+
 
 @app.command(epilog=examples("samples my-mug", "samples job.yaml --to pictures"))
 def samples(
-    job: JobName,
+    result: Result,
     to: Annotated[
         Path | None, typer.Option(help="Folder to write to. Default: <name>-samples.")
     ] = None,
@@ -30,7 +31,7 @@ def samples(
     """Fetch the sample grids of a job's newest run."""
     from dreambooth_operator.cli.use.samples import samples
 
-    samples(job, to, state)
+    samples(result, to, state)
 
 
 @app.command(
@@ -56,7 +57,7 @@ def report(
     epilog=examples(
         "evaluate my-mug",
         "evaluate s3://bucket/results/default/my-mug/local",
-        exit_codes=RUN_EXIT_CODES,
+        exit_codes=RESULT_EXIT_CODES,
     )
 )
 def evaluate(
@@ -65,6 +66,7 @@ def evaluate(
         Literal["dreambooth"],
         typer.Option(help="dreambooth: 25 prompts of the paper's kinds, 4 images of each."),
     ] = "dreambooth",
+    base: Base = None,
     state: StateFolder = DEFAULT_STATE,
     nodes: Nodes = None,
     gpus: Gpus = None,
@@ -72,7 +74,7 @@ def evaluate(
     """Score a result by a protocol on this machine; run again, it goes on where it stopped."""
     from dreambooth_operator.cli.use.evaluate import EvaluateOptions, evaluate
 
-    raise typer.Exit(evaluate(EvaluateOptions(result, protocol, state, nodes, gpus)))
+    raise typer.Exit(evaluate(EvaluateOptions(result, protocol, base, state, nodes, gpus)))
 
 
 @app.command(
@@ -80,7 +82,7 @@ def evaluate(
         "generate my-mug 'a photo of sks mug on the moon' -n 8 --seed 1 --out pictures",
         "generate s3://bucket/results/default/my-mug/UID --prompts prompts.txt --steps 30",
         "generate - 'a photo of sks mug' < my-mug.yaml   (by: kubectl get dbj my-mug -o yaml)",
-        exit_codes=RUN_EXIT_CODES,
+        exit_codes=RESULT_EXIT_CODES,
     )
 )
 def generate(
@@ -107,9 +109,7 @@ def generate(
     checkpoint: Annotated[
         int | None, typer.Option(metavar="STEP", help="Use the checkpoint of this step.")
     ] = None,
-    base: Annotated[
-        str | None, typer.Option(help="Where the base model is, if it has moved.")
-    ] = None,
+    base: Base = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to. Default: NAME-images.")
     ] = None,
@@ -138,16 +138,24 @@ def generate(
 @app.command(
     epilog=examples(
         "merge hf://owner/model results/export --out my-model",
+        "merge hf://owner/model results/export --token results/export --out my-model",
         "merge model.safetensors mug.safetensors=0.8 style.safetensors=0.5 --out my.safetensors",
         exit_codes="Exit codes: 0 written; 2 wrong usage; else the trainer's.",
     )
 )
 def merge(
     model: Annotated[str, typer.Argument(help="The base model: a path, hf:// or s3://.")],
+    *,
     loras: Annotated[
-        list[str],
-        typer.Argument(metavar="LORA[=SCALE]...", help="What to merge: files, or their folders."),
-    ],
+        list[str] | None,
+        typer.Argument(metavar="[LORA[=SCALE]]...", help="What to merge: files, or their folders."),
+    ] = None,
+    token: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Learned token to merge: its file, or the folder of a result. Repeat it."
+        ),
+    ] = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -159,10 +167,12 @@ def merge(
     variant: Annotated[str | None, typer.Option(help="Of the model's weights: fp16.")] = None,
     state: StateFolder = DEFAULT_STATE,
 ) -> None:
-    """Merge LoRAs into their base model, at scales of 1 or those that are given."""
+    """Merge LoRAs and learned tokens into their base model, at scales of 1 or as given."""
     from dreambooth_operator.cli.use.merge import MergeOptions, merge
 
-    raise typer.Exit(merge(MergeOptions(model, loras, out, revision, variant, state)))
+    raise typer.Exit(
+        merge(MergeOptions(model, loras or (), token or (), out, revision, variant, state))
+    )
 
 
 @app.command(
@@ -181,9 +191,7 @@ def serve(
             show_default=False,
         ),
     ],
-    base: Annotated[
-        str | None, typer.Option(help="Where the base model is, if it has moved.")
-    ] = None,
+    base: Base = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port.")] = 8080,
     tokens: Annotated[
@@ -198,3 +206,94 @@ def serve(
     from dreambooth_operator.cli.use.serve import ServeOptions, serve
 
     raise typer.Exit(serve(ServeOptions(result, base, host, port, tokens, insecure, state)))
+
+
+ClassNoun = Annotated[
+    str, typer.Option("--class", metavar="NOUN", help="Class of the subject.", show_default=False)
+]
+CaptionerSource = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="A vision-language model: a folder, hf:// or s3://. Default: Ministral 3 8B.",
+    ),
+]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        help="URL of a server with OpenAI's API to ask instead; its key is $OPENAI_API_KEY."
+    ),
+]
+EndpointModelName = Annotated[str | None, typer.Option(help="Name of the model at --endpoint.")]
+AnswerSeed = Annotated[int, typer.Option(min=0, help="Another one gives other answers.")]
+
+
+@app.command(
+    epilog=examples(
+        "caption photos --class dog",
+        "caption photos --class dog --check --write",
+        "caption photos --class dog --endpoint http://localhost:8000/v1 --name my-model",
+        exit_codes="Exit codes: 0 done; 2 wrong usage; else the trainer's.",
+    )
+)
+def caption(
+    folder: Annotated[
+        str, typer.Argument(help="The images: a folder, or s3://...", show_default=False)
+    ],
+    noun: ClassNoun,
+    identifier: Annotated[str, typer.Option(help="The subject's rare word.")] = "sks",
+    model: CaptionerSource = None,
+    endpoint: Endpoint = None,
+    name: EndpointModelName = None,
+    system_prompt: Annotated[
+        str | None, typer.Option(help="How captions are to be written; {class} is the noun.")
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write each caption beside its image, as NAME.txt.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Look for photos that should not be trained on, too.")
+    ] = False,
+    seed: AnswerSeed = 0,
+    state: StateFolder = DEFAULT_STATE,
+) -> None:
+    """Describe the images of a subject; captions that exist are left as they are."""
+    from dreambooth_operator.cli.use.caption import CaptionModel, caption
+
+    asked = CaptionModel(model, endpoint, name, seed, state)
+    raise typer.Exit(
+        caption(
+            folder,
+            noun,
+            identifier,
+            asked,
+            system_prompt=system_prompt,
+            write=write,
+            check=check,
+        )
+    )
+
+
+@app.command(
+    epilog=examples(
+        "prompts --class dog -n 8",
+        exit_codes="Exit codes: 0 done; 2 wrong usage; else the trainer's.",
+    )
+)
+def prompts(
+    noun: ClassNoun,
+    count: Annotated[int, typer.Option("-n", min=1, max=32, help="Number of prompts.")] = 8,
+    model: CaptionerSource = None,
+    endpoint: Endpoint = None,
+    name: EndpointModelName = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="How varied answers are, 0 to 2. Default: 0.8.")
+    ] = None,
+    seed: AnswerSeed = 0,
+    state: StateFolder = DEFAULT_STATE,
+) -> None:
+    """Write varied prompts for images of a class."""
+    from dreambooth_operator.cli.use.caption import CaptionModel, prompts
+
+    asked = CaptionModel(model, endpoint, name, seed, state)
+    raise typer.Exit(prompts(noun, count, asked, temperature))

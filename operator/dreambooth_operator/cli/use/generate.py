@@ -5,7 +5,8 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.images.generation import Generation
 from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_api.parsing.messages import messages
-from dreambooth_operator.cli.base_model import model_source
-from dreambooth_operator.cli.find import find_result, read_recorded_job
+from dreambooth_api.schema.names import has_identifier
+from dreambooth_operator.cli.base_model import INDEX, with_base
+from dreambooth_operator.cli.find import find_recorded, find_result
 from dreambooth_operator.cli.job_file import STANDARD_INPUT, check_job, read_job
+from dreambooth_operator.cli.output import check_folder
 from dreambooth_operator.cli.results import newest_run_uid
 from dreambooth_operator.cli.terminal.end import print_entry, print_text
 from dreambooth_operator.cli.use.trainer_command import run_on_result
@@ -40,6 +43,7 @@ OPTIONS = {
 }
 """The option of each field of `Generation`, where it has another name."""
 SIZE = re.compile(r"(?P<width>[0-9]{1,9})(x(?P<height>[0-9]{1,9}))?")
+CHECKPOINT = re.compile(rf"{OutputLayout.CHECKPOINTS}/step-(?P<step>[0-9]+)")
 MAX_PROMPTS_BYTES = 8 * 2**20
 
 
@@ -82,13 +86,16 @@ def generate(options: GenerateOptions) -> int:
     prompts = [*given, *_read_prompts(options.prompts_file)]
     found = _find(options.result, state)
     job = _for_this_machine(found.job, options)
+    folder = options.out or Path(f"{job.metadata.name}-images")
+    check_folder(folder, "--out")
     # Like other commands that only read: a job that is still training goes on.
     with storage_to_read(job, state, found.embedded) as storage:
         root = found.root
         if root is None:
             job.metadata.uid = job.metadata.uid or newest_run_uid(storage.client, job)
             root = output_layout(job).root
-        wanted = _wanted(job, root, prompts, options)
+        wanted = _wanted(job, root, folder, prompts, options)
+        _check_contents((each.relative for each in storage.client.list(root)), wanted)
         _hint(job, prompts, console)
         return _generate(storage, wanted, state, console)
 
@@ -115,10 +122,10 @@ def _read_prompts(file: Path | None) -> list[str]:
 
 def _find(result: str, state: State) -> _Found:
     if result == str(STANDARD_INPUT):
-        return _of_cluster(read_job(STANDARD_INPUT))
+        return _of_cluster(read_job(STANDARD_INPUT, check_rules=False))
     found = find_result(_without_export(result), state)
     if isinstance(found, str):
-        return _Found(with_endpoint(read_recorded_job(found), os.environ), False, found)
+        return _Found(*find_recorded(found, state), root=found)
     return _Found(*found, root=None)
 
 
@@ -158,20 +165,16 @@ def _for_this_machine(job: DreamBoothJob, options: GenerateOptions) -> DreamBoot
     if gpus == 0 and training.get("precision") == "fp16":
         training["precision"] = "fp32"
     if options.base is not None:
-        source = model_source(options.base, "--base")
-        layout = "single-file" if source.endswith((".safetensors", ".ckpt")) else "diffusers"
-        # What was merged into the base model, and how it reads prompts, stays.
-        kept = {k: v for k, v in spec["model"].items() if k not in ("revision", "variant")}
-        spec["model"] = kept | {"source": source, "layout": layout}
-    return check_job(document, "the job of the result")
+        spec["model"] = with_base(spec["model"], options.base)
+    return check_job(document, "the job of the result", check_rules=False)
 
 
 def _hint(job: DreamBoothJob, prompts: Sequence[str], console: Console) -> None:
     """Say that no prompt names the subject, which may be meant."""
     subjects = job.spec.subjects
-    words = [re.compile(rf"(?<!\w){re.escape(s.identifier)}(?!\w)", re.I) for s in subjects]
-    if prompts and not any(word.search(prompt) for word in words for prompt in prompts):
-        names = " or ".join(subject.identifier for subject in subjects)
+    words = [subject.identifier for subject in subjects]
+    if prompts and not any(has_identifier(prompt, word) for word in words for prompt in prompts):
+        names = " or ".join(words)
         print_text(
             console,
             f"hint: no prompt names {names}; write {subjects[0].prompt!r} for the subject, and"
@@ -180,7 +183,7 @@ def _hint(job: DreamBoothJob, prompts: Sequence[str], console: Console) -> None:
 
 
 def _wanted(
-    job: DreamBoothJob, root: str, prompts: Sequence[str], options: GenerateOptions
+    job: DreamBoothJob, root: str, folder: Path, prompts: Sequence[str], options: GenerateOptions
 ) -> Generation:
     """The images, by default the job's samples.
 
@@ -189,7 +192,6 @@ def _wanted(
     """
     samples = job.spec.samples
     default = samples.prompts or [subject.prompt for subject in job.spec.subjects]
-    folder = options.out or Path(f"{job.metadata.name}-images")
     fields = {
         "root": root,
         "prompts": list(prompts or default),
@@ -205,6 +207,28 @@ def _wanted(
         # Once where width and height are the same.
         lines = dict.fromkeys(_as_option(line) for line in messages(error))
         raise UserError("\n".join(lines)) from error
+
+
+def _check_contents(names: Iterable[str], wanted: Generation) -> None:
+    """Refuse at once what the files of the run's folder show; the trainer starts in seconds.
+
+    Raises:
+        UserError: There is no such checkpoint, or there are no adapters to weigh.
+    """
+    present = set(names)
+    steps = {int(match["step"]) for match in map(CHECKPOINT.match, present) if match}
+    if wanted.step is not None and steps and wanted.step not in steps:
+        known = ", ".join(map(str, sorted(steps)))
+        raise UserError(
+            f"--checkpoint {wanted.step}: the run has no checkpoint of that step, but of {known};"
+            " name one of these"
+        )
+    whole = wanted.step is None and f"{OutputLayout.EXPORT}/{INDEX}" in present
+    if whole and wanted.adapter_weight != 1:
+        raise UserError(
+            f"--weight {wanted.adapter_weight:g}: the result is a whole model, without adapters;"
+            " leave it out"
+        )
 
 
 def _size(text: str | None) -> dict[str, int]:
@@ -224,6 +248,12 @@ def _as_option(message: str) -> str:
     return f"{OPTIONS.get(match['field'], '--' + match['field'])}{match['rest']}"
 
 
+def _kept(folder: Path, began: float) -> str:
+    """What is left of images that were stopped, which began at a Unix time."""
+    made = any(path.stat().st_mtime >= began for path in folder.glob("*.png"))
+    return f"the images so far are in {folder}" if made else "no image was made yet"
+
+
 def _generate(storage: LocalStorage, wanted: Generation, state: State, console: Console) -> int:
     parent = state.folder / "generated"
     parent.mkdir(parents=True, exist_ok=True)
@@ -231,12 +261,13 @@ def _generate(storage: LocalStorage, wanted: Generation, state: State, console: 
     folder = Path(tempfile.mkdtemp(prefix=f"{storage.job.metadata.name}-", dir=parent))
     request = folder / "request.json"
     request.write_text(wanted.model_dump_json(exclude_none=True))
+    began = time.time()
     code = run_on_result(
         storage,
         folder,
         ["--generate", str(request)],
         console,
-        stopped=f"the images so far are in {wanted.folder}",
+        stopped=lambda: _kept(Path(wanted.folder), began),
         cache=state.folder / "cache",
     )
     if code == 0:

@@ -1,4 +1,4 @@
-"""`dreambooth merge`: LoRAs merged into their base model, on this machine."""
+"""`dreambooth merge`: LoRAs and learned tokens merged into their base model, on this machine."""
 
 import os
 import subprocess
@@ -14,6 +14,7 @@ from dreambooth_api.contract import environment
 from dreambooth_api.models.model import Model
 from dreambooth_api.parsing.messages import messages
 from dreambooth_operator.cli.base_model import model_source
+from dreambooth_operator.cli.output import check_folder
 from dreambooth_operator.errors import UserError
 
 SINGLE = ".safetensors"
@@ -25,6 +26,7 @@ class MergeOptions:
 
     model: str
     loras: Sequence[str]
+    tokens: Sequence[Path]
     out: Path
     revision: str | None
     variant: str | None
@@ -37,8 +39,11 @@ def merge(options: MergeOptions) -> int:
     Raises:
         UserError: An option is not valid, or something is there already.
     """
+    if not options.loras and not options.tokens:
+        raise UserError("nothing to merge: name a LoRA, or a learned token with --token")
     if options.out.exists() and (options.out.is_file() or any(options.out.iterdir())):
         raise UserError(f"--out {options.out}: there is something already; name another one")
+    check_folder(options.out.parent if options.out.suffix == SINGLE else options.out, "--out")
     source = model_source(options.model, "MODEL")
     fields = {
         "source": source,
@@ -54,6 +59,10 @@ def merge(options: MergeOptions) -> int:
     cache = (options.state / "cache").absolute()
     command = [sys.executable, "-m", "dreambooth_trainer.export.merge"]
     command += [model.model_dump_json(exclude_none=True), str(options.out.absolute())]
+    for token in options.tokens:
+        if not token.exists():
+            raise UserError(f"--token {token}: no such file or folder; name one on this machine")
+        command += ["--token", str(token.absolute())]
     own = {environment.CACHE_DIR: str(cache)}
     return subprocess.run(command, env=os.environ | own, check=False).returncode
 

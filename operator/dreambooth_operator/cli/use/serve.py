@@ -12,11 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dreambooth_api.models.job import output_layout
+from dreambooth_api.contract.layout import OutputLayout
+from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_operator.cli.base_model import model_source
-from dreambooth_operator.cli.find import find_result
+from dreambooth_operator.cli.find import find_recorded, find_result
 from dreambooth_operator.cli.results import newest_run_uid
-from dreambooth_operator.errors import UserError
+from dreambooth_operator.errors import UserError, install_command
 from dreambooth_operator.local.parent_death_signal import with_parent_death_signal
 from dreambooth_operator.local.runner import stop_on_signals
 from dreambooth_operator.local.state import State
@@ -47,7 +48,7 @@ def serve(options: ServeOptions) -> int:
         StorageError: It cannot be read.
     """
     if find_spec("fastapi") is None or find_spec("sse_starlette") is None:
-        raise UserError(f"the server is not installed: pip install '{EXTRA}'")
+        raise UserError(f"the server is not installed; run: {install_command(EXTRA)}")
     settings: dict[str, Any] = {
         "host": options.host,
         "port": options.port,
@@ -70,17 +71,30 @@ def _opened(options: ServeOptions) -> Iterator[tuple[dict[str, Any], Mapping[str
     """Where the results are, for the server's settings, and its environment; None: this one's."""
     state = State(options.state)
     found = find_result(options.result, state)
-    if isinstance(found, str):
-        yield {"root": found}, None
+    root = found if isinstance(found, str) else None
+    known = _run_of(found, state) if isinstance(found, str) else found
+    if known is None:
+        yield {"root": root}, None
         return
-    job, embedded = found
+    job, embedded = known
     with storage_to_read(job, state, embedded) as storage:
         served = storage.job
-        served.metadata.uid = served.metadata.uid or newest_run_uid(storage.client, served)
+        if root is None:
+            served.metadata.uid = served.metadata.uid or newest_run_uid(storage.client, served)
+            root = output_layout(served).root
         fields = served.spec.storage.model_dump(
             mode="json", by_alias=True, exclude_none=True, exclude={"credentials"}
         )
-        yield {"root": output_layout(served).root, "storage": fields}, storage.environment
+        yield {"root": root, "storage": fields}, storage.environment
+
+
+def _run_of(root: str, state: State) -> tuple[DreamBoothJob, bool] | None:
+    """A run of which a folder holds the result, as `find_job`: its storage has the base model."""
+    folder = Path(root.removeprefix("file://"))
+    if root.startswith("file://") and (folder / OutputLayout.RUN_RECORD).is_file():
+        return find_recorded(root, state)
+    below = (run for run in state.runs() if run.folder.is_relative_to(folder))
+    return next(((run.job, run.record.embedded) for run in below), None)
 
 
 def _run(settings: Path, environment: Mapping[str, str] | None) -> int:

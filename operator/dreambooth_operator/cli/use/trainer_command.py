@@ -1,6 +1,6 @@
 """The trainer on the result of a run, and what the terminal shows of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -21,7 +21,7 @@ def run_on_result(
     arguments: Sequence[str],
     console: Console,
     *,
-    stopped: str,
+    stopped: Callable[[], str],
     cache: Path | None = None,
 ) -> int:
     """Run the trainer with these arguments, and print how it goes and ends.
@@ -49,7 +49,7 @@ def run_on_result(
         return ExitCode.DONE
     pod, end = failed
     if stop.requested:
-        print_text(console, f"stopped: {stopped}")
+        print_text(console, f"stopped: {stopped()}")
     else:
         print_text(console, f"FAILED with exit code {end.exit_code}", style="bold red")
         message = end.termination.message or "\n".join(pod.last_lines(FAILURE_LOG_LINES))

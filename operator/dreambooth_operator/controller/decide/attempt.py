@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dreambooth_api.contract.conditions import ConditionType, Reason
-from dreambooth_api.models.runtime import ranks_per_node
+from dreambooth_api.models.pods.runtime import ranks_per_node
 from dreambooth_api.models.status import AttemptStatus
 from dreambooth_operator.controller.decide.completion import reopen
 from dreambooth_operator.controller.decide.deadlines import (

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from dreambooth_api.models.job import DreamBoothJob, Spec, is_in_buckets
-from dreambooth_api.models.overrides import TRAINER, EnvVar, PodOverrides
-from dreambooth_api.models.runtime import (
+from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.pods.overrides import TRAINER, EnvVar, PodOverrides
+from dreambooth_api.models.pods.runtime import (
     ImagePullSecrets,
     Ports,
     Preflight,
@@ -19,6 +19,8 @@ from dreambooth_api.models.runtime import (
     Runtime,
     Toleration,
 )
+from dreambooth_api.models.rules.subjects import is_in_buckets
+from dreambooth_api.models.spec import Spec
 from dreambooth_api.models.storage import Storage
 from dreambooth_api.schema.base import ApiModel, LabelKey, LabelValue, ObjectName
 from dreambooth_api.schema.map_list import MapList

@@ -28,16 +28,20 @@ COMPONENT = "dreambooth-operator"
 def decode_job(snapshot: DreamBoothJobSnapshot) -> DreamBoothJob:
     """The job; a status that cannot be read counts as empty, as the children know better.
 
+    A job that was accepted goes on, whatever rules have come with a newer operator.
+
     Raises:
         InvalidJobError: The spec is not one that this operator understands, because the CRD is of
             an older or newer version.
     """
     body = json.loads(snapshot.body)
+    check_rules = _accepted(_conditions(body)).get("status") != "True"
     try:
-        return parse(body)
+        return parse(body, check_rules=check_rules)
     except InvalidJobError as error:
         # A status of another version of the CRD, or one edited by hand, must not stop a valid job.
-        job = parse({name: value for name, value in body.items() if name != "status"})
+        without = {name: value for name, value in body.items() if name != "status"}
+        job = parse(without, check_rules=check_rules)
         logger.warning("%s: ignoring its status, which is not valid: %s", snapshot.key, error)
         return job
 
@@ -61,11 +65,9 @@ def encode_invalid_spec(
     """
     body = json.loads(snapshot.body)
     status = body["status"] if isinstance(body["status"], dict) else {}
-    known = status.get("conditions")
-    known = known if isinstance(known, list) else []
-    conditions: list[Manifest] = [each for each in known if isinstance(each, dict)]
+    conditions = _conditions(body)
     others = [each for each in conditions if each.get("type") != ConditionType.ACCEPTED]
-    old = next((each for each in conditions if each.get("type") == ConditionType.ACCEPTED), {})
+    old = _accepted(conditions)
     since = old.get("lastTransitionTime") if old.get("status") == "False" else rfc3339(now)
     new = {
         "type": ConditionType.ACCEPTED,
@@ -78,6 +80,18 @@ def encode_invalid_spec(
     if old == new:
         return None
     return {"phase": "Pending", **status, "conditions": [*others, new]}
+
+
+def _conditions(body: Manifest) -> list[Manifest]:
+    """Those of the status, which may be of another version of the CRD."""
+    status = body.get("status")
+    known = status.get("conditions") if isinstance(status, dict) else None
+    return [each for each in known if isinstance(each, dict)] if isinstance(known, list) else []
+
+
+def _accepted(conditions: list[Manifest]) -> Manifest:
+    """The condition Accepted; empty where it is not there."""
+    return next((each for each in conditions if each.get("type") == ConditionType.ACCEPTED), {})
 
 
 def encode_event(job: DreamBoothJob, event: Event, now: datetime) -> Manifest:

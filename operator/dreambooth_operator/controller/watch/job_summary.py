@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from dreambooth_api.contract.conditions import ConditionType
-from dreambooth_api.models.runtime import Runtime
+from dreambooth_api.models.pods.runtime import Runtime
 from dreambooth_api.models.status import AttemptStatus, CheckpointStatus, Counters, Status
 from dreambooth_operator.controller.kube.objects import Body, required_time
 

@@ -8,7 +8,7 @@ from dreambooth_api.contract.conditions import ConditionType, Reason
 from dreambooth_api.contract.message import printable
 from dreambooth_api.contract.stages import Phase
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.runtime import Runtime
+from dreambooth_api.models.pods.runtime import Runtime
 from dreambooth_api.models.status import Condition, Status
 from dreambooth_api.schema.base import CONDITION_REASON
 from dreambooth_operator.controller.decide.state.conditions import (
