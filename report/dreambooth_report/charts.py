@@ -150,16 +150,23 @@ def _axes(lines: Sequence[Line], level: Level | None) -> Axes:
 
 
 def _grid(axes: Axes, show: Callable[[float], str]) -> Iterable[Markup]:
-    for value in ticks(axes.low, axes.high, 4):
+    values = ticks(axes.low, axes.high, 4)
+    for value, label in zip(values, _labels(values, show), strict=True):
         y = axes.y(value)
         yield Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(LEFT, y, WIDTH - RIGHT)
-        yield _text(LEFT - 7, y + 4, show(value), "end")
+        yield _text(LEFT - 7, y + 4, label, "end")
     for step in ticks(axes.left, axes.right, 5):
         if step == int(step):
             x = axes.x(step)
             # The last label would be cut off if it were centered on the edge.
             anchor = "end" if x > WIDTH - RIGHT - 14 else "middle"
             yield _text(min(x, WIDTH - RIGHT), HEIGHT - 8, f"{step:,.0f}", anchor)
+
+
+def _labels(values: Sequence[float], show: Callable[[float], str]) -> list[str]:
+    """Texts of an axis; with more digits where values that are close would have the same."""
+    labels = [show(value) for value in values]
+    return labels if len(set(labels)) == len(labels) else [f"{value:.6g}" for value in values]
 
 
 def _level(axes: Axes, level: Level | None) -> Iterable[Markup]:

@@ -18,6 +18,8 @@ class SubjectFacts:
     photos: Sequence[Request]
     more_photos: int
     """Photos that were trained on and are not shown."""
+    captions: Mapping[str, str]
+    """Of the photos, by their names, where a vision-language model wrote any."""
     results: Sequence[Request]
     """Samples of the step that the run ended with, of a prompt that names the subject."""
 

@@ -83,6 +83,8 @@ def render(facts: RunFacts, pictures: Mapping[Request, Picture]) -> str:
 def _kind(job: DreamBoothJob) -> str:
     """What the run makes, with its article."""
     training = job.spec.training
+    if training.method == "textual-inversion":
+        return "A learned token"
     if training.method != "lora" or training.text_encoder.method == "full":
         return "A fine-tuned model"
     return f"A {ADAPTERS[training.lora.type]}"
@@ -106,10 +108,12 @@ def _seconds(facts: RunFacts) -> float | None:
 
 def _figures(facts: RunFacts) -> Iterator[tuple[str, str, str]]:
     """The few figures at the top: name, value, and what to compare it with."""
+    subjects = {score.subject for score in facts.scores}
     for score in facts.scores:
         if score.subject == facts.scores[0].subject and score.name in HEADLINES:
             first, last = score.points[0], _at(score, facts.marked_step)
-            beside = [f"before {first.value:.3f}"] if first is not last else []
+            beside = [f"of {score.subject} alone"] if len(subjects) > 1 else []
+            beside += [f"before {first.value:.3f}"] if first is not last else []
             beside += _share_of_real(last.value, score.real)
             yield score.title, f"{last.value:.3f}", ", ".join(beside)
     photos = sum(len(each.photos) + each.more_photos for each in facts.subjects)
@@ -118,11 +122,20 @@ def _figures(facts: RunFacts) -> Iterator[tuple[str, str, str]]:
         f"{photos:,}",
         _counted(facts.global_batch, "image per step", "images per step"),
     )
-    total = facts.job.spec.training.steps
-    yield "Steps", f"{facts.steps:,}", "" if facts.steps == total else f"of {total:,}"
+    yield "Steps", f"{facts.steps:,}", ", ".join(_beside_steps(facts))
     if (seconds := _seconds(facts)) is not None:
         count = len(facts.attempts)
         yield "Time", human_duration(seconds), f"{count} attempts" if count > 1 else "one attempt"
+
+
+def _beside_steps(facts: RunFacts) -> Iterator[str]:
+    """How many steps there were to be, and which model was exported if not the last."""
+    if facts.steps != (total := facts.job.spec.training.steps):
+        yield f"of {total:,}"
+    if facts.selection and facts.selection.stopped_early:
+        yield "stopped early"
+    if facts.chosen_step not in (None, facts.steps):
+        yield f"step {facts.chosen_step:,} exported"
 
 
 def _counted(number: int | None, one: str, many: str) -> str:

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 
 from pydantic import ValidationError
 
@@ -13,6 +14,7 @@ from dreambooth_api.contract.scores import Scores, UnreadableScoresError
 from dreambooth_api.contract.termination import AttemptEnd
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.subject import Subject
+from dreambooth_api.schema.names import has_identifier
 from dreambooth_report import history
 from dreambooth_report.facts import (
     AttemptFacts,
@@ -32,6 +34,8 @@ LARGE, SMALL = 480, 320
 """Longest sides in pixels: of photos and results, and of everything else."""
 MAX_PHOTOS = 48
 """Of all subjects."""
+MAX_CAPTIONS = 200
+"""Of one subject; run.json has all."""
 MAX_RESULTS = 4
 MAX_CLASS_IMAGES = 24
 """Of all classes."""
@@ -58,6 +62,7 @@ def read_run(storage: Storage, root: str) -> RunFacts:
     samples = index(files.below(layout.SAMPLES))
     scored = _scores(files)
     chosen = _chosen_step(job, scored) if card else None
+    best = None if card else record.result.best_step
     shown = select(samples, chosen)
     prompts = _prompts(job, layout, shown)
     return RunFacts(
@@ -66,7 +71,7 @@ def read_run(storage: Storage, root: str) -> RunFacts:
         done=bool(card),
         steps=max((entry["step"] for entry in steps), default=0),
         chosen_step=chosen,
-        best_step=None if card else record.result.best_step,
+        best_step=best,
         encoders=_encoders(scored),
         subjects=[_subject(record, each, prompts, chosen) for each in job.spec.subjects],
         prompts=prompts,
@@ -78,7 +83,7 @@ def read_run(storage: Storage, root: str) -> RunFacts:
         validation_losses=history.validation_losses(
             [files.text(f"{layout.SELECTION}/{path}") for path in files.below(layout.SELECTION)]
         ),
-        scores=over_steps(scored),
+        scores=over_steps(scored, judged=best if chosen is None else chosen),
         selection=_selection(record.result),
         warnings=record.warnings,
         notes=record.notes,
@@ -123,7 +128,7 @@ def _prompts(job: DreamBoothJob, layout: OutputLayout, shown: SampleIndex) -> li
     return [
         PromptFacts(
             text,
-            of_class=not any(_names(text, each.identifier) for each in job.spec.subjects),
+            of_class=not any(has_identifier(text, each.identifier) for each in job.spec.subjects),
             strips=[
                 Strip(
                     step,
@@ -139,16 +144,13 @@ def _prompts(job: DreamBoothJob, layout: OutputLayout, shown: SampleIndex) -> li
     ]
 
 
-def _names(prompt: str, identifier: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(identifier)}(?!\w)", prompt, re.IGNORECASE) is not None
-
-
 def _subject(
     record: RunRecord, subject: Subject, prompts: Sequence[PromptFacts], chosen: int | None
 ) -> SubjectFacts:
     photos = record.images.get(subject.identifier, [])
     limit = max(1, MAX_PHOTOS // len(record.job.spec.subjects))
-    strips = next((each.strips for each in prompts if _names(each.prompt, subject.identifier)), ())
+    word = subject.identifier
+    strips = next((each.strips for each in prompts if has_identifier(each.prompt, word)), ())
     trained = [strip for strip in strips if strip.step > 0]
     results = [strip for strip in trained if strip.step == chosen] or trained
     return SubjectFacts(
@@ -156,11 +158,14 @@ def _subject(
         subject.class_noun,
         photos=[(uri, LARGE) for uri in photos[:limit]],
         more_photos=max(0, len(photos) - limit),
+        captions=dict(islice(record.captions.get(subject.identifier, {}).items(), MAX_CAPTIONS)),
         results=[(uri, LARGE) for uri, _ in results[-1].pictures[:MAX_RESULTS]] if results else [],
     )
 
 
 def _class_images(record: RunRecord) -> dict[str, list[Request]]:
+    if record.job.spec.prior.count == 0:  # the photos stand in, which are shown already
+        return {}
     nouns = list(dict.fromkeys(subject.class_noun for subject in record.job.spec.subjects))
     limit = max(1, MAX_CLASS_IMAGES // len(nouns))
     uris = {noun: record.images.get(f"class {noun}", [])[:limit] for noun in nouns}

@@ -9,6 +9,7 @@ from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.contract.message import Time
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.parsing.other_versions import with_known_fields
+from dreambooth_api.schema.base import ACCEPTED
 from dreambooth_storage import ObjectNotFoundError, Storage
 
 
@@ -64,6 +65,7 @@ class RunRecord(_Model):
     seeds: dict[str, int] = {}
     hashes: dict[str, str] = {}
     images: dict[str, list[str]] = {}
+    captions: dict[str, dict[str, str]] = {}
     warnings: list[str] = []
     notes: list[str] = []
     attempts: list[Attempt] = []
@@ -78,7 +80,8 @@ def read_record(storage: Storage, layout: OutputLayout) -> RunRecord:
         StorageError: It cannot be read.
     """
     try:
-        return RunRecord.model_validate_json(storage.read(layout.run_record))
+        # Whatever rules have come since it began.
+        return RunRecord.model_validate_json(storage.read(layout.run_record), context=ACCEPTED)
     except ObjectNotFoundError as error:
         raise UnreadableRunError(
             f"{layout.root}: holds no {layout.RUN_RECORD}; either this run has not begun to train,"

@@ -15,22 +15,28 @@ VERDICTS = {
     "better": "Better than the base model.",
     "worse": "Worse than the base model.",
     "none": "No difference from the base model beyond the noise.",
+    "unclear": "So few images do not tell it from the base model; raise evaluation.count.",
 }
 
 
-def over_steps(files: Sequence[Scores]) -> list[ScoreFacts]:
+def over_steps(files: Sequence[Scores], judged: int | None = None) -> list[ScoreFacts]:
     """Each score of each subject over the steps.
 
     Args:
         files: The scores of some steps, in any order; of the same step, the last one counts.
+        judged: The step whose change from the base model is put into words; the last one where it
+            is None or has no scores.
     """
     by_step = {each.step: each for each in files}
     ordered = [by_step[step] for step in sorted(by_step)]
     if not ordered:
         return []
+    last = ordered[-1].step
     scores = [
         _score(name, subject, [each.subjects[index] for each in same], [each.step for each in same])
-        for index, subject in enumerate(ordered[-1].subjects)
+        for index, subject in enumerate(
+            by_step.get(last if judged is None else judged, by_step[last]).subjects
+        )
         for same in [[each for each in ordered if index < len(each.subjects)]]
         for name in ScoreName
         if name in subject.scores
@@ -39,7 +45,7 @@ def over_steps(files: Sequence[Scores]) -> list[ScoreFacts]:
 
 
 def _score(
-    name: ScoreName, last: SubjectScores, subjects: Sequence[SubjectScores], steps: Sequence[int]
+    name: ScoreName, judged: SubjectScores, subjects: Sequence[SubjectScores], steps: Sequence[int]
 ) -> ScoreFacts:
     values = [each.scores.get(name, ScoreValues()) for each in subjects]
     base = next((each.base for each in values if each.base), None)
@@ -49,9 +55,9 @@ def _score(
         for step, each in zip(steps, values, strict=True)
         if step > 0 and each.trained
     ]
-    definition, real, change = DEFINITIONS[name], last.scores[name].real, last.change(name)
+    definition, real, change = DEFINITIONS[name], judged.scores[name].real, judged.change(name)
     return ScoreFacts(
-        f"{last.identifier} {last.class_noun}",
+        f"{judged.identifier} {judged.class_noun}",
         name,
         definition.title[0].upper() + definition.title[1:],
         definition.abbreviation,

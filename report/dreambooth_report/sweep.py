@@ -25,7 +25,7 @@ class SweepJob:
     output: str
     """URI of the run's folder; empty for a job that has not run."""
     samples: str | None
-    """URI of the newest sample grid; None without one."""
+    """URI of the sample grid of its model, or of the newest one; None without one."""
 
 
 def render(
