@@ -20,7 +20,7 @@ OPEN = (
 
 
 def jobs_dashboard() -> Dashboard:
-    """All jobs: their phases, GPUs, delays and losses, and the health of the operator."""
+    """All jobs: their phases, GPUs, delays and losses, the operator, and the server of images."""
     dashboard = (
         Dashboard("DreamBooth / Jobs")
         .uid(UID)
@@ -37,6 +37,7 @@ def jobs_dashboard() -> Dashboard:
         ("Waiting", (_waiting(), _delays(), _interruptions())),
         ("Training", (_throughput(), _losses(), _storage())),
         ("Operator", (_reconciliation(), _api_responses(), _watch_ages())),
+        ("Server of images", (_images_made(), _images_waiting(), _request_times())),
     ):
         dashboard.with_row(Row(row))
         for panel in panels:
@@ -242,4 +243,46 @@ def _watch_ages() -> Panels:
         ),
         text="Time since each watch was last known to work: at most settings.resyncSeconds in a"
         " healthy operator.",
+    )
+
+
+def _images_made() -> Panels:
+    return series(
+        "Images made",
+        "short",
+        Query(
+            "topk(20, sum by (model) (rate(dreambooth_serving_images_total[$__rate_interval])))",
+            "{{model}}",
+        ),
+        text="Images per second, of the 20 results that are asked for most.",
+        stacked=True,
+    )
+
+
+def _images_waiting() -> Panels:
+    return series(
+        "Images waiting, and requests refused",
+        "short",
+        Query("sum(dreambooth_serving_queued_images)", "waiting"),
+        Query(
+            "sum by (status)"
+            ' (increase(dreambooth_serving_requests_total{status=~"4..|5.."}[$__rate_interval]))',
+            "refused with {{status}}",
+        ),
+        text="Images in the queues of all pods. 429: a queue is full, or a token has used up its"
+        " quota.",
+    )
+
+
+def _request_times() -> Panels:
+    quantile = (
+        "histogram_quantile(0.9, sum by (le)"
+        " (rate(dreambooth_serving_{}_seconds_bucket[$__rate_interval])))"
+    )
+    return series(
+        "Time of requests",
+        "s",
+        Query(quantile.format("first_event"), "to the first event"),
+        Query(quantile.format("request"), "to the last image"),
+        text="90th percentile, with the time that they wait.",
     )
