@@ -12,9 +12,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from dreambooth_operator.local.seaweed import SeaweedServer
 from dreambooth_storage import AccessKey, Storage, StorageSettings
+
+# A machine that is busy is no fault of the code.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+# A trainer that has no pod listens on loopback alone, and keeps no port of a local run's pods.
+os.environ.setdefault("POD_IP", "127.0.0.1")
 
 FOLDER = Path(__file__).parent
 SLOWEST = ("trainer/run", "trainer/launcher", "gpu", "cluster/faults", "examples", "bench")

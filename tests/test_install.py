@@ -108,9 +108,12 @@ def _dry_run(folder: Path, target: str) -> str:
     ).stdout
 
 
-def test_the_demo_installs_no_controller_and_no_tools_for_developers(tmp_path: Path) -> None:
+def test_the_demo_installs_the_server_but_no_controller_and_no_tools_for_developers(
+    tmp_path: Path,
+) -> None:
     (line,) = [line for line in _dry_run(tmp_path, "demo").splitlines() if "install.py" in line]
     assert "operator[cli,local]" in line
+    assert "trainer[serve]" in line
     for left_out in ("--group", "controller", "wandb", "charts"):
         assert left_out not in line
 

@@ -7,7 +7,7 @@ weigh less.
 
 import sys
 
-from tests.bench import quality, ranks, steps, storage_faults
+from tests.bench import quality, ranks, serving, steps, storage_faults
 from tests.bench.report import Measurement, main
 
 MEASUREMENTS: dict[str, Measurement] = {
@@ -16,6 +16,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "forward": steps.one_forward_against_two,
     "ranks": ranks.measure,
     "quality": quality.measure,
+    "serving": serving.served_against_bare,
     "storage-faults": storage_faults.measure,
 }
 

@@ -30,12 +30,19 @@ Measurement = Callable[[Path, bool], Iterable[Row]]
 """measurement(empty folder, short): short runs use tiny sizes, whose figures mean nothing."""
 
 
-def ratio(name: str, values: Sequence[float], at_most: float | None = None) -> Row:
+def ratio(
+    name: str,
+    values: Sequence[float],
+    at_most: float | None = None,
+    at_least: float | None = None,
+) -> Row:
     """A row of ratios measured in several rounds; the target is for their median."""
     middle = median(values)
     value = f"{middle:.3f}" + (
         f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
     )
+    if at_least is not None:
+        return Row(name, value, f"at least {at_least:.2f}", middle >= at_least)
     if at_most is None:
         return Row(name, value)
     return Row(name, value, f"at most {at_most:.2f}", middle <= at_most)

@@ -25,8 +25,8 @@ def _no_settings_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-SLOW = {"ranks", "storage-faults", "goodput"}
-"""They run jobs as `quality` does, or save as `saving` does."""
+SLOW = {"quality", "ranks", "storage-faults", "goodput"}
+"""They run whole jobs, as tests/e2e does, or save as `saving` does."""
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@ from dreambooth_charts.values import Value, documented
 from tests.charts.rendering import CHART as FOLDER
 
 FREE = {
+    "assistant.resources.limits.memory",
+    "assistant.resources.requests.cpu",
+    "assistant.resources.requests.memory",
     "dashboards.labels.grafana_dashboard",
     "resources.limits.memory",
     "resources.requests.cpu",

@@ -36,6 +36,7 @@ HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"
 OF_OTHERS = {
     "ClusterQueue",
+    "HTTPRoute",
     "LocalQueue",
     "PodMonitor",
     "PrometheusRule",

@@ -8,11 +8,13 @@ from typing import Any
 import helm_python as helm
 import pytest
 
+from dreambooth_trainer.serving.metrics import ServingMetrics
 from dreambooth_trainer.serving.settings import ServingSettings
 from tests.charts.pod_security import violations
 from tests.charts.rendering import Values, render, values_of
 
 SERVING = "serving"
+PUBLIC = "serving-public"
 
 
 def changed(**serving: Any) -> Values:
@@ -32,7 +34,12 @@ def test_the_server_reads_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ServingSettings.model_validate_json(text)
     assert (settings.root, settings.queued_images) == ("s3://bucket/results", 64)
     assert settings.storage.endpoint_url == "https://minio.example.com:9000"
-    insecure = render(changed(tokensSecret="", insecure=True)).one("ConfigMap", SERVING)
+    assert settings.images_per_hour == 100
+    unlimited = render(changed(settings={})).one("ConfigMap", SERVING)["data"]["settings.json"]
+    assert ServingSettings.model_validate_json(unlimited).images_per_hour is None
+    insecure = render(changed(tokensSecret="", insecure=True, settings={})).one(
+        "ConfigMap", SERVING
+    )
     monkeypatch.delenv("DREAMBOOTH_SERVING_TOKENS")
     assert ServingSettings.model_validate_json(insecure["data"]["settings.json"]).insecure
 
@@ -76,11 +83,70 @@ def test_secrets_are_references() -> None:
     assert "AWS_SECRET" not in str(without)
 
 
+def test_pods_follow_the_images_that_wait() -> None:
+    rendered = render(values_of(PUBLIC))
+    scaler = rendered.one("HorizontalPodAutoscaler", SERVING)["spec"]
+    deployment = rendered.one("Deployment", SERVING)
+    assert scaler["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    # Else every upgrade would set the number of pods back.
+    assert "replicas" not in deployment["spec"]
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 6)
+    (metric,) = (each["pods"] for each in scaler["metrics"])
+    exposed = {each.name: each.kind for each in ServingMetrics().definitions}
+    assert exposed[metric["metric"]["name"]] == "gauge"
+    assert metric["target"] == {"type": "AverageValue", "averageValue": "8"}
+    assert render(values_of(SERVING)).of_kind("HorizontalPodAutoscaler") == []
+
+
+def test_it_is_reached_from_outside_and_scraped_by_its_service() -> None:
+    rendered = render(values_of(PUBLIC))
+    service = rendered.one("Service", SERVING)
+    name, (port,) = service["metadata"]["name"], service["spec"]["ports"]
+    ingress = rendered.one("Ingress", SERVING)["spec"]
+    (rule,) = ingress["rules"]
+    (path,) = rule["http"]["paths"]
+    assert path["backend"]["service"] == {"name": name, "port": {"name": port["name"]}}
+    assert ingress["tls"] == [{"hosts": [rule["host"]], "secretName": "images-tls"}]
+    route = rendered.one("HTTPRoute", SERVING)["spec"]
+    (backend,) = route["rules"][0]["backendRefs"]
+    assert backend == {"name": name, "port": port["port"]}
+    monitor = rendered.one("ServiceMonitor", SERVING)
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    labels = service["metadata"]["labels"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert monitor["spec"]["endpoints"][0]["port"] == port["name"]
+    # The operator's own monitor must not scrape it a second time.
+    operator = rendered.one("ServiceMonitor")["spec"]["selector"]["matchLabels"]
+    assert not operator.items() <= labels.items()
+    private = render(values_of(SERVING))
+    for kind in ("Ingress", "HTTPRoute", "ServiceMonitor"):
+        assert private.of_kind(kind) == []
+
+
+@pytest.mark.parametrize(
+    ("serving", "message"),
+    [
+        ({"ingress": {"enabled": True}}, "serving.ingress.host: required"),
+        ({"httpRoute": {"enabled": True}}, "serving.httpRoute.parentRefs: required"),
+        (
+            {"autoscaling": {"enabled": True, "minReplicas": 5}},
+            "serving.autoscaling.minReplicas: must not be above maxReplicas",
+        ),
+        ({"autoscaling": {"queuedImages": 0}}, "queuedImages"),
+        ({"httpRoute": {"parentRefs": [{"namespace": "gateways"}]}}, "name"),
+    ],
+)
+def test_a_way_in_that_leads_nowhere_is_refused(serving: dict[str, Any], message: str) -> None:
+    with pytest.raises(helm.HelmError, match=message):
+        render(changed(**serving))
+
+
 @pytest.mark.parametrize(
     ("serving", "message"),
     [
         ({"root": ""}, "serving.root: required"),
         ({"tokensSecret": ""}, "serving.tokensSecret: required"),
+        ({"tokensSecret": "", "insecure": True}, "imagesPerHour: is counted by token; set"),
         ({"root": "bucket/results"}, "root"),
         ({"gpus": 2}, "gpus"),
         ({"settings": {"queue": 1}}, "queue"),

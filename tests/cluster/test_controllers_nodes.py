@@ -140,6 +140,16 @@ def cordon(cluster: FakeCluster, true: bool) -> None:
     cluster.wait(lambda: bool(cluster.get(f"{NODES}/node-a")["spec"].get("taints")) == true)
 
 
+def test_a_node_whose_heartbeats_were_late_gets_pods_again(
+    cluster: FakeCluster, pod: Start
+) -> None:
+    late = {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}
+    cluster.patch(f"{NODES}/node-a/status", {"status": {"conditions": [late]}})
+    cluster.wait(lambda: condition(cluster.get(f"{NODES}/node-a"), "Ready")["status"] == "True")
+    path = pod("waiting", nodeSelector={"kubernetes.io/hostname": "node-a"})
+    assert node_of(cluster, path) == "node-a"
+
+
 def test_pods_of_a_lost_node_are_deleted_and_stay(
     cluster: FakeCluster, pod: Start, spare_node: str
 ) -> None:

@@ -39,7 +39,7 @@ def admit(schema: Schema) -> Admit:
             return ["job"]
         new = as_stored(schema, job)
         missing = [key for key in ("apiVersion", "kind", "metadata") if key not in new]
-        wrong = missing + wrong_kind(new) + wrong_form(schema, new)
+        wrong = missing + wrong_kind(new) + wrong_form(schema, new, job)
         before = as_stored(schema, old) if old else None
         return wrong or [fault.field for fault in admission.broken_rules(schema, new, before)]
 
@@ -56,10 +56,13 @@ def wrong_kind(job: Any) -> list[str]:
     return [key for key, value in wanted.items() if key in job and job[key] != value]
 
 
-def wrong_form(schema: Schema, job: Any) -> list[str]:
-    """Unknown fields and wrong values; what is in a value of a wrong type is not looked at."""
+def wrong_form(schema: Schema, job: Any, given: Any) -> list[str]:
+    """Wrong values of a job as it is stored, and unknown fields that were given, null or not.
+
+    What is in a value of a wrong type is not looked at.
+    """
     faults = admission.wrong_values(schema, job)
     values = [*{fault.field: None for fault in faults if fault.field != "<nil>"}]
-    _, unknown = admission.pruned(schema, job)
+    _, unknown = admission.pruned(schema, given)
     inside = tuple(f"{field}." for field in values)
     return [field for field in unknown if not field.startswith(inside)] + values

@@ -64,8 +64,8 @@ def test_every_problem_is_listed_at_once() -> None:
     bad = JOB + "  training: {steps: 0, globalBatch: 1, perDevice: 1}\n  runtime: {nodes: two}\n"
     assert problems(bad) == [
         "spec.training.steps: must be at least 1 (got 0); raise it",
-        "spec.training.perDevice: unknown field; did you mean perDeviceBatch?",
-        "spec.runtime.nodes: must be a whole number (got 'two'); write digits without quotes",
+        "spec.training.perDevice: unknown field; did you mean spec.training.perDeviceBatch?",
+        "spec.runtime.nodes: must be a whole number (got 'two'); write it in digits",
     ]
 
 
@@ -74,8 +74,32 @@ def test_every_problem_is_listed_at_once() -> None:
     [
         ("source: hf://owner/model", "source: owner/model", "write hf://owner/model, or"),
         ("images: s3://bucket/dog", "images: /photos/my dog", "write file:///photos/my dog"),
-        ("classNoun: dog", "class: dog", "class: unknown field; did you mean classNoun?"),
-        ("spec:", "spec:\n  runtime: {gpus: 2}", "unknown field; did you mean gpusPerNode?"),
+        ("classNoun: dog", "class: dog", "did you mean spec.subjects[0].classNoun?"),
+        ("spec:", "spec:\n  runtime: {gpus: 2}", "did you mean spec.runtime.gpusPerNode?"),
+        (
+            "images:",
+            "image:",
+            "spec.subjects[0].image: unknown field; did you mean spec.subjects[0].images?",
+        ),
+        (
+            "spec:",
+            "spec:\n  training: {weightDecay: 1}",
+            "did you mean spec.training.optimizer.weightDecay?",
+        ),
+        (
+            "spec:",
+            "spec:\n  training: {every: 10}",
+            "did you mean spec.checkpoints.every, spec.samples.every or spec.evaluation.every?",
+        ),
+        ("spec:", "spec:\n  lr: 1e-4", "did you mean spec.training.learningRate?"),
+        ("spec:", "spec:\n  stop: 5", "spec.stop: unknown field; no other has a similar name"),
+        (
+            "spec:",
+            "spec:\n  training: {optimizer: {name: adam}}",
+            "(got 'adam'); did you mean adamw?",
+        ),
+        ("spec:", "spec:\n  training: {optimizer: {name: AdamW8bit}}", "did you mean adamw-8bit?"),
+        ("spec:", "spec:\n  training: {optimizer: {name: sgd}}", "(got 'sgd'); choose a listed"),
     ],
 )
 def test_common_slips_get_what_was_meant(written: str, meant: str, remedy: str) -> None:
@@ -187,19 +211,126 @@ def test_object_of_the_api_server_is_read() -> None:
             "nothing is trained by lora",
         ),
         ("prior: {enabled: false}", "spec.prior", "overfits"),
+        ("prior: {weight: 0}", "spec.prior", "overfits sooner; remove weight"),
         ("prior: {target: noise, count: 4}", "spec.prior.count", "few"),
+        ("prior: {count: 1, prompts: [a dog, dogs]}", "spec.prior.prompts", "first 1 of 2"),
         (
             "training: {schedule: {name: cosine-with-restarts, cycles: 100}}",
             "spec.training.schedule.cycles",
             "set it to at most 80",
         ),
         ("training: {steps: 100}", "spec.checkpoints.every", "none before the end"),
+        ("evaluation: {every: 800}", "spec.evaluation.every", "none before the end"),
+        (
+            "evaluation: {every: 200, earlyStopping: {patience: 3}}",
+            "spec.evaluation.earlyStopping.patience",
+            "cannot end early, with 3 evaluation(s)",
+        ),
+        ("samples: {every: 800}", "spec.samples.every", "none between"),
+        ("prior: {prompt: a photo of a cat}", "spec.prior.prompt", "write {class}"),
+        ("prior: {prompts: [a puppy, dogs]}", "spec.prior.prompts[0]", "write {class}"),
+        (
+            "captioning: {photoCheck: true, systemPrompt: 'Describe this { classNoun }.'}",
+            "spec.captioning.systemPrompt",
+            "write {class}",
+        ),
+        (
+            "captioning: {photoCheck: true, examples: [a sks dog, 'a sks {class}']}",
+            "spec.captioning.examples[1]",
+            "read as words",
+        ),
+        ("training: {learningRate: 0.5}", "spec.training.learningRate", "far above"),
+        (
+            "training: {optimizer: {name: muon}, learningRate: 0.02}",
+            "spec.training.learningRate",
+            "far above",
+        ),
+        (
+            "training: {textEncoder: {method: lora, learningRate: 1}}",
+            "spec.training.textEncoder.learningRate",
+            "far above",
+        ),
+        ("training: {optimizer: {name: lion}}", "spec.training.learningRate", "lion takes"),
+        (
+            "training: {textEncoder: {stopFraction: 0.5}}",
+            "spec.training.textEncoder.stopFraction",
+            "when the text encoder is frozen",
+        ),
+        ("training: {ema: {decay: 0.99}}", "spec.training.ema.decay", "without an average"),
+        (
+            "evaluation: {select: {minClassFidelity: 0.5}}",
+            "spec.evaluation.select",
+            "without evaluations during training",
+        ),
+        (
+            "evaluation: {maxTimeFraction: 0.5}",
+            "spec.evaluation.maxTimeFraction",
+            "without evaluations during training",
+        ),
+        ("runtime: {strategy: fsdp}", "spec.runtime.strategy", "with a single GPU"),
+        ("runtime: {gpuMemory: 24}", "spec.runtime.gpuMemory", "as in 24Gi"),
+        ("runtime: {gpuMemory: 24000m}", "spec.runtime.gpuMemory", "less than 1 MiB"),
+        ("runtime: {shmSize: 2}", "spec.runtime.shmSize", "as in 2Gi"),
+        (
+            "runtime: {resources: {limits: {memory: 64}}}",
+            "spec.runtime.resources.limits.memory",
+            "as in 64Gi",
+        ),
     ],
 )
 def test_what_is_odd_is_a_warning(spec: str, field: str, words: str) -> None:
     (found,) = warnings(load(f"{JOB}  {spec}\n"))
     assert found.startswith(f"{field}: ")
     assert words in found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("sks on a {class}", "{class}"),
+        ("a sks {red|blue} dog", "{red|blue}"),
+        ("sks, [trigger] on the moon", "[trigger]"),
+        ("a sks dog --n blurry --w 1024", "--n"),
+        ("(sks dog:1.3)", "(sks dog:1.3)"),
+        ("sks dog <lora:x:0.8>", "<lora:x:0.8>"),
+    ],
+)
+def test_syntax_of_another_tool_is_a_warning(text: str, found: str) -> None:
+    (warning,) = warnings(load(f"{JOB}  samples: {{prompts: ['{text}']}}\n"))
+    assert warning.startswith(f"spec.samples.prompts[0]: {found!r} is read as words")
+
+
+def test_prompts_of_the_class_and_against_it_are_read_as_words_too() -> None:
+    text = f"""{JOB}  prior: {{prompts: ["a {{class}} <lora:x:1>", "a {{class}}"]}}
+  samples: {{negativePrompt: "(blurry:1.4)"}}
+"""
+    fields = [warning.partition(": ")[0] for warning in warnings(load(text))]
+    assert fields == ["spec.samples.negativePrompt", "spec.prior.prompts[0]"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a sks dog at 10:30 (at 10:30)", "sks -- a dog", "[sks] dog (1:2:3)", "sks <dog>"]
+)
+def test_prompts_may_have_punctuation(text: str) -> None:
+    assert warnings(load(f"{JOB}  samples: {{prompts: ['{text}']}}\n")) == []
+
+
+def test_rate_that_textual_inversion_does_not_use() -> None:
+    text = JOB.replace("sks,", "sks, token: {},") + "  prior: {enabled: false}\n"
+    inversion = f"{text}  training: {{method: textual-inversion, RATE}}\n"
+    (found,) = warnings(load(inversion.replace("RATE", "learningRate: 5e-3")))
+    assert found.startswith("spec.training.learningRate: has no effect")
+    (found,) = warnings(load(inversion.replace("RATE", "tokenLearningRate: 0.5")))
+    assert found.startswith("spec.training.tokenLearningRate: 0.5 is far above")
+    assert warnings(load(inversion.replace("RATE", "tokenLearningRate: 1e-2"))) == []
+
+
+def test_weight_or_folder_of_subjects_that_differ_in_nothing() -> None:
+    second = ", {identifier: zwx, classNoun: dog, images: s3://bucket/dog/, weight: 200}]"
+    (found,) = warnings(load(JOB.replace("/dog}]", f"/dog}}{second}")))
+    assert found.startswith("spec.subjects[1].images: are those of subjects[0]")
+    (found,) = warnings(load(JOB.replace("/dog}]", "/dog, weight: 50}]")))
+    assert found.startswith("spec.subjects[0].weight: has no effect with one subject")
 
 
 def test_a_rank_beside_an_adapter_has_no_effect() -> None:
@@ -230,9 +361,20 @@ def test_output_in_a_folder_of_one_of_many_nodes_is_a_warning() -> None:
 def test_usual_job_has_no_warnings() -> None:
     assert warnings(load(JOB)) == []
     assert warnings(load(JOB + "  training: {method: full, learningRate: 5e-6}\n")) == []
+    early = "{every: 200, earlyStopping: {patience: 2}}"
+    assert warnings(load(f"{JOB}  evaluation: {early}\n")) == []
     # A factor on the rate that the optimizer finds.
     prodigy = "{method: full, learningRate: 1, optimizer: {name: prodigy}}"
     assert warnings(load(f"{JOB}  training: {prodigy}\n")) == []
+    usual = "{learningRate: 1e-2, optimizer: {name: schedule-free-adamw}}"
+    assert warnings(load(f"{JOB}  training: {usual}\n")) == []
+    lion = "{learningRate: 3e-5, optimizer: {name: lion}}"
+    assert warnings(load(f"{JOB}  training: {lion}\n")) == []
+    assert warnings(load(f"{JOB}  runtime: {{resources: {{limits: {{cpu: 4}}}}}}\n")) == []
+    assert warnings(load(JOB + "  prior: {prompt: a photo of a puppy of a Dog}\n")) == []
+    assert warnings(load(dump(load(JOB)))) == []
+    json = 'captioning: {photoCheck: true, systemPrompt: \'Of a {class}: {"caption": "..."}\'}'
+    assert warnings(load(f"{JOB}  {json}\n")) == []
 
 
 @pytest.mark.parametrize("field", ["namespace", "uid"])

@@ -54,6 +54,25 @@ def test_both_fill_in_the_same_defaults(path: Path, store: Callable[[Any], Any])
     assert from_models == from_crd
 
 
+def test_nulls_in_overrides_of_pods_are_absent() -> None:
+    job = document(HERE / "jobs" / "valid" / "minimal.yaml")
+    terms = [{"matchExpressions": [{"key": "gpu", "operator": "Exists", "values": None}]}]
+    volume = {"name": "cache", "emptyDir": None, "csi": {"driver": "nfs", "readOnly": None}}
+    job["spec"]["runtime"] = {
+        "podOverrides": {
+            "metadata": {"labels": {"team": None}},
+            "spec": {"affinity": {"terms": terms, "podAffinity": None}, "volumes": [volume]},
+        }
+    }
+    assert dreambooth_api.parse(job).spec.runtime.pod_overrides == {
+        "metadata": {"labels": {}},
+        "spec": {
+            "affinity": {"terms": [{"matchExpressions": [{"key": "gpu", "operator": "Exists"}]}]},
+            "volumes": [{"name": "cache", "csi": {"driver": "nfs"}}],
+        },
+    }
+
+
 def as_text(resources: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
     """The API server stores 4 and "4" as they were given."""
     return {kind: {k: str(v) for k, v in given.items()} for kind, given in resources.items()}

@@ -99,6 +99,7 @@ def test_lists_of_objects_with_a_key_are_map_lists() -> None:
     keys = {p: node["x-kubernetes-list-map-keys"] for p, node in NODES if MAP_KEYS in node}
     overrides = "job.spec.runtime.podOverrides.spec"
     assert keys == {
+        "job.spec.model.mergedAdapters": ["source"],
         "job.spec.subjects": ["identifier"],
         "job.spec.evaluation.select.scores": ["name"],
         "job.spec.runtime.imagePullSecrets": ["name"],

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from dreambooth_api.models.job import Spec
-from dreambooth_api.models.runtime import Runtime
+from dreambooth_api.models.pods.runtime import Runtime
+from dreambooth_api.models.spec import Spec
 from dreambooth_api.models.update import FIXED, SUSPEND_FIRST, transitions
 
 Admit = Callable[..., list[str]]
@@ -17,6 +17,7 @@ CHANGES: dict[str, Any] = {
     "subjects": [{"identifier": "xyz", "classNoun": "dog", "images": "s3://bucket/dog"}],
     "output": "s3://bucket/other",
     "prior": {"count": 10},
+    "captioning": {"photoCheck": True},
     "training": {"steps": 10},
     "checkpoints": {"every": 10},
     "resumeFrom": {"job": "other"},
@@ -32,6 +33,7 @@ RUNTIME_CHANGES: dict[str, Any] = {
     "gpusPerNode": 2,
     "processesPerNode": 2,
     "strategy": "fsdp",
+    "offload": {"fraction": 0.5},
     "gpuResource": "amd.com/gpu",
     "gpuMemory": "80Gi",
     "image": "other",
@@ -113,6 +115,16 @@ def test_place_of_a_suspended_job_can_change(field: str, admit: Admit) -> None:
 def test_subjects_keep_their_order(admit: Admit) -> None:
     two = [{"identifier": i, "classNoun": "dog", "images": "s3://bucket/dog"} for i in ("x", "y")]
     assert admit(job({"subjects": two[::-1]}), job({"subjects": two})) == ["spec.subjects"]
+
+
+def test_merged_adapters_keep_their_order(admit: Admit) -> None:
+    two = [{"source": f"s3://bucket/{name}"} for name in ("a", "b")]
+    old, new = (
+        job({"model": {"source": "hf://owner/model", "mergedAdapters": adapters}})
+        for adapters in (two, two[::-1])
+    )
+    assert admit(old, old) == []
+    assert admit(new, old) == ["spec.model"]
 
 
 VARIABLES = [{"name": "HOST", "value": "a"}, {"name": "URL", "value": "http://$(HOST)"}]

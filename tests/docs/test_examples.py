@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from dreambooth_api.parsing import yamljson
-from dreambooth_api.parsing.advice import warnings
 from dreambooth_api.parsing.load import parse
+from dreambooth_api.parsing.warnings.advice import warnings
 from dreambooth_operator.controller.app.settings import Settings
 from dreambooth_operator.manifests.resources import attempt_objects
 from tests.charts.rendering import render, values_of

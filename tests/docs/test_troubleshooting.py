@@ -79,6 +79,6 @@ def test_every_phase_is_explained(phase: str) -> None:
 
 def test_stages_that_are_named_exist() -> None:
     text = page("docs/troubleshooting.md").text
-    for stage in ("GeneratingPrior", "Preparing", "Evaluating", "Exporting"):
+    for stage in ("Captioning", "GeneratingPrior", "Preparing", "Evaluating", "Exporting"):
         assert stage in text
         assert stage in get_args(Stage)

@@ -32,8 +32,13 @@ pytestmark = [
     ),
 ]
 NAME = "mug"
-EMPTY = {"GPU memory"}
-"""Panels that may be empty: the job trains on CPUs."""
+EMPTY = {
+    "GPU memory",
+    "Images made",
+    "Images waiting, and requests refused",
+    "Time of requests",
+}
+"""Panels that may be empty: the job trains on CPUs, and no images are served."""
 ENABLED = {"enabled": True}
 EVALUATION = {
     "encoders": {

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dreambooth_api.models.runtime import world_size
+from dreambooth_api.models.pods.runtime import world_size
 from dreambooth_api.parsing import yamljson
 from dreambooth_api.parsing.load import load
 from tests.charts.pod_security import violations
@@ -21,11 +21,14 @@ NAMES = {
     "quickstart",
     "quickstart-flow",
     "lora-one-gpu",
+    "learned-token",
     "qlora-12gb",
     "full-2x8",
     "several-subjects",
     "spot-nodes",
     "more-steps",
+    "auto-captions",
+    "many-subjects",
 }
 SHORTEST_NOTICE = 30
 """Seconds between a cloud's notice and the end of a spot node."""
@@ -38,7 +41,7 @@ def dreambooth(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
 
 
-def test_there_are_eight() -> None:
+def test_there_are_ten() -> None:
     assert {path.stem for path in FILES} == NAMES
 
 

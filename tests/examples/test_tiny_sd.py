@@ -1,5 +1,6 @@
 """tiny-sd as its users meet it: the committed weights, the drawings and the subjects."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 MAX_BYTES = 13_000_000
 SUBJECT_NAMES = sorted(subjects.SUBJECTS)
+BARS = {
+    "classifier-on-drawings": {"class": 0.97, "colour": 0.97},
+    "prompts": {"class": 0.9, "colour": 0.9},
+    "clip-texts": {"class": 0.9, "colour": 0.97},
+    "dino": {"subjects": 0.95, "one-of-five-objects": 0.95, "one-of-sixty-objects": 0.9},
+    "captioner": {"class": 0.9, "colour": 0.9, "class-and-colour": 0.9},
+}
+"""Shares that `evaluate.py` has to find in full, where the tests here take samples."""
 
 
 def opened(path):
@@ -63,6 +72,12 @@ def test_weights_stay_small():
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".ckpt")]
 
 
+@pytest.mark.parametrize("part", BARS)
+def test_committed_scores_reach_their_bars(part):
+    scores = json.loads((TINY_SD / "scores.json").read_text())[part]
+    assert {name: scores[name] for name, bar in BARS[part].items() if scores[name] < bar} == {}
+
+
 def test_an_unknown_word_becomes_tokens_of_its_own(models):
     plain = models.tokenizer("a photo of a mug").input_ids
     named = models.tokenizer("a photo of a sks mug").input_ids
@@ -79,6 +94,7 @@ def test_samples_show_the_class_and_the_colour_of_their_prompts(models):
     assert np.mean([seen == word.colour for seen, word in zip(colours, words, strict=True)]) >= 0.7
 
 
+@pytest.mark.slow
 def test_a_class_prompt_gives_various_pictures(models):
     pictures = scoring.sample(models.pipeline, ["a photo of a mug"] * 12, seed=30, steps=15)
     assert len(set(classifiers.recognise(models.classifier, pictures)[1])) >= 3

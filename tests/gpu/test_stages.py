@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 
 from tests.gpu import fake_gpu
+from tests.trainer.random_model import save_random_model
 from tests.trainer.ranks import Ended, history, run_folder, run_ranks
 
 REAL = os.environ.get("DREAMBOOTH_TEST_GPU", "fake") == "real"
@@ -48,10 +49,20 @@ def run(job: dict[str, Any], folder: Path, *, waits: bool = True, **how: Any) ->
     return run_ranks(job, folder, timeout=280, **how)
 
 
-def make_job(folder: Path, uid: str, *, gpus: int = 1, **sections: Any) -> dict[str, Any]:
-    """A job on tiny-sd with class images, samples and scores; a section given edits its spec."""
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small, as the fake GPU takes its time for every operation."""
+    folder = tmp_path_factory.mktemp("random-model")
+    save_random_model(folder)
+    return folder
+
+
+def make_job(
+    model: Path, folder: Path, uid: str, *, gpus: int = 1, **sections: Any
+) -> dict[str, Any]:
+    """A job with class images, samples and scores; a section given edits its spec."""
     spec: dict[str, Any] = {
-        "model": {"source": str(EXAMPLES / "tiny-sd" / "model")},
+        "model": {"source": str(model)},
         "subjects": [
             {
                 "identifier": "sks",
@@ -83,18 +94,17 @@ def losses(job: dict[str, Any]) -> torch.Tensor:
 
 FULL = {
     "method": "full",
-    "steps": 8,
     "precision": "fp32",
     "ema": {"enabled": True},
     "minSnrGamma": 5.0,
 }
 
 
-def test_a_run_that_stops_and_resumes_on_a_gpu_learns_what_it_learns_on_a_cpu(tmp_path):
-    on_cpu = make_job(tmp_path, "cpu", gpus=0, training=FULL)
+def test_a_run_that_stops_and_resumes_on_a_gpu_learns_what_it_learns_on_a_cpu(model, tmp_path):
+    on_cpu = make_job(model, tmp_path, "cpu", gpus=0, training=FULL)
     del on_cpu["spec"]["evaluation"]  # only its losses are looked at
     assert run(on_cpu, tmp_path / "cpu").codes == [0]
-    on_gpu = make_job(tmp_path, "gpu", training=FULL, samples={"every": 4})
+    on_gpu = make_job(model, tmp_path, "gpu", training=FULL, samples={"every": 3})
     stopped = run(on_gpu, tmp_path / "gpu", stop_at_step=1)
     assert stopped.codes == [143], stopped.logs[0]
     assert "saved at step" in stopped.termination.message
@@ -129,31 +139,38 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_run_ends_with_an_export(tmp_path, variant):
-    job = make_job(tmp_path, "run", training=VARIANTS[variant])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        # Each takes minutes on the fake GPU; the second one is watched below, too.
+        pytest.param(name, marks=[pytest.mark.slow] * (number > 0 and not REAL))
+        for number, name in enumerate(VARIANTS)
+    ],
+)
+def test_a_run_ends_with_an_export(model, tmp_path, variant):
+    job = make_job(model, tmp_path, "run", training=VARIANTS[variant])
     ended = run(job, tmp_path / "run")
     assert ended.codes == [0], ended.logs[0]
     assert len(losses(job)) == STEPS
     assert (run_folder(job) / "export" / "README.md").is_file()
 
 
-def test_a_run_in_fp16_ends_with_an_export(tmp_path):
+def test_a_run_in_fp16_ends_with_an_export(model, tmp_path):
     training = {"method": "full", "precision": "fp16", "steps": 2, "globalBatch": 1}
     changes = {"prior": {"enabled": False}, "samples": {"steps": 1}}
-    job = make_job(tmp_path, "run", training=training, **changes)
+    job = make_job(model, tmp_path, "run", training=training, **changes)
     del job["spec"]["evaluation"]  # few images, as CPUs are slow in fp16
     ended = run(job, tmp_path / "run")
     assert ended.codes == [0], ended.logs[0]
     assert (run_folder(job) / "export" / "README.md").is_file()
 
 
-WATCHED = [{**FULL, "steps": STEPS}, VARIANTS["lora, bf16, text encoder that stops"]]
+WATCHED = [FULL, VARIANTS["lora, bf16, text encoder that stops"]]
 
 
 @pytest.mark.parametrize("training", WATCHED)
-def test_no_step_and_no_save_waits_for_the_gpu(tmp_path, training):
-    job = make_job(tmp_path, "run", training=training)
+def test_no_step_and_no_save_waits_for_the_gpu(model, tmp_path, training):
+    job = make_job(model, tmp_path, "run", training=training)
     del job["spec"]["evaluation"]
     ended = run(job, tmp_path / "run", waits=False)
     assert ended.codes == [0], ended.logs[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -60,6 +61,29 @@ def test_pictures_controls_and_headings_have_names(page: Page, report: Path) -> 
     levels = page.evaluate(level)
     assert levels[0] == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_subjects_keep_their_distance_and_texts_their_direction(page: Page, tmp_path: Path) -> None:
+    root = write_run(tmp_path, prompts=("صورة sks mug على الشاطئ",), steps=(0, 8), seeds=1)
+    record = tmp_path / "run/run.json"
+    made = json.loads(record.read_text())
+    first = made["job"]["spec"]["subjects"][0]
+    made["job"]["spec"]["subjects"].append(first | {"identifier": "zwx", "classNoun": "cup"})
+    record.write_text(json.dumps(made))
+    path = tmp_path / "report.html"
+    path.write_text(build(root))
+    page.open(path)
+    assert (
+        page.evaluate("""(() => {
+        const [, second] = document.querySelectorAll("#subject h2")
+        const above = second.previousElementSibling.getBoundingClientRect()
+        return second.getBoundingClientRect().top - above.bottom
+    })()""")
+        >= 48
+    )  # pixels
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('.prompt bdi')).direction") == "rtl"
+    )
 
 
 def test_the_slider_shows_one_checkpoint_at_a_time(page: Page, report: Path) -> None:

@@ -58,6 +58,12 @@ def test_charts_are_well_formed_and_stay_inside_their_box(line: Line) -> None:
     assert all(math.isfinite(x) and 0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in numbers)
 
 
+def test_ticks_that_are_close_have_different_labels() -> None:
+    svg = chart(Line("variety", [(0, 0.0605), (4, 0.0695)]))
+    labels = re.findall(r'text-anchor="end">([^<]+)<', svg)
+    assert [label for label in labels if "." in label] == ["0.06", "0.065", "0.07"]
+
+
 def test_one_spike_does_not_flatten_the_rest() -> None:
     raw = [(i, 5000.0 if i == 500 else 1 + i / 1000) for i in range(1000)]
     svg = chart(Line("Loss", [(0, 1.0), (999, 2.0)], raw=raw))

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dreambooth_api.contract.scores import DEFINITIONS, Estimate, ScoreName
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_report.build import build_report
 from dreambooth_report.page import safe_link
@@ -70,12 +71,31 @@ def test_pictures_come_from_the_folders_of_the_run_alone(tmp_path: Path) -> None
     assert len(Parser(build(root)).all("img")) == alone - 1
 
 
+def test_captions_of_a_model_are_shown_as_text(tmp_path: Path) -> None:
+    captions = {"0.png": "a photo of sks mug on a <b>table</b>", "1.png": "sks mug in the snow"}
+    page = build(write_run(tmp_path, steps=(0,), captions={"sks": captions}))
+    assert "<summary>Captions</summary>" in page
+    assert "sks mug in the snow" in page
+    assert "a &lt;b&gt;table&lt;/b&gt;" in page
+    assert "<summary>Captions</summary>" not in build(write_run(tmp_path / "plain", steps=(0,)))
+
+
 def test_a_folder_alone_shows_no_pictures_outside_of_it(tmp_path: Path) -> None:
     root = write_run(tmp_path, steps=(0, 8), seeds=1)
     page = build(root, alone=True)
     assert len(Parser(page).all("img")) == 2 * 3 + 1  # samples, and those of the trained model
     assert "8 pictures could not be read" in page
     assert "make this page from the job&#39;s file to see them" in page
+
+
+def test_photos_that_stand_in_for_class_images_are_shown_once(tmp_path: Path) -> None:
+    root = write_run(tmp_path)
+    assert "Class image 1 of mug" in build(root)
+    path = tmp_path / "run" / "run.json"
+    record = json.loads(path.read_text())
+    record["job"]["spec"]["prior"] = {"count": 0}
+    path.write_text(json.dumps(record))
+    assert "Class image" not in build(root)
 
 
 def test_a_known_job_names_the_folders_of_photos_and_class_images() -> None:
@@ -103,7 +123,7 @@ def test_a_known_job_names_the_folders_of_photos_and_class_images() -> None:
 
 def test_it_shows_what_the_run_has_stored(page: str) -> None:
     for shown in (
-        "<h1>smiling-mug</h1>", "“a photo of sks mug on the beach”", "The trained model",
+        "<h1>smiling-mug</h1>", "“<bdi>a photo of sks mug on the beach</bdi>”", "The trained model",
         "Seconds per step", "Learning rate", "blurred.jpg: is damaged", "is high for this model",
         "out of GPU memory", "from step 400", "2 x NVIDIA L4", "apache-2.0", "samples 42",
         "kind: DreamBoothJob", "print(1)", "ab" * 32, "3.11.2",
@@ -147,6 +167,30 @@ def test_the_choice_of_the_checkpoint_is_shown(tmp_path: Path) -> None:
     drifted = RESULT | {"evaluations": [each | {"passedOver": True} for each in EVALUATIONS]}
     page = build(write_run(tmp_path, steps=(0, 400, 800), result=drifted))
     assert "All are below the limit of the class fidelity: the nearest is exported." in page
+
+
+def test_figures_of_one_of_several_subjects_say_whose_they_are(tmp_path: Path) -> None:
+    root = write_run(tmp_path, steps=(0, 9))
+    scores = example_scores()
+    other = scores.subjects[0].model_copy(update={"identifier": "zwx"})
+    scores = scores.model_copy(update={"subjects": [*scores.subjects, other]})
+    (tmp_path / "run/scores.json").write_bytes(scores.encode())
+    assert "of sks mug alone, before 0.500" in build(root)
+
+
+def test_words_about_scores_are_about_the_exported_model(tmp_path: Path) -> None:
+    root = write_run(tmp_path, steps=(0, 400, 800), result=RESULT)
+    exported = example_scores().model_copy(update={"step": 400, "exported_step": 400})
+    last = exported.model_copy(update={"step": 800, "exported_step": None}, deep=True)
+    similarity, noise = ScoreName.SUBJECT_SIMILARITY, Estimate(value=0.0, low=-0.1, high=0.1)
+    scores = last.subjects[0].scores
+    scores[similarity] = scores[similarity].model_copy(update={"change": noise})
+    (tmp_path / "run/scores").mkdir()
+    (tmp_path / "run/scores/step-00000800.json").write_bytes(last.encode())
+    (tmp_path / "run/scores.json").write_bytes(exported.encode())
+    page = build(root)
+    assert f"{DEFINITIONS[similarity].meaning} Better than the base model." in page
+    assert '<dd class="small muted">stopped early, step 400 exported</dd>' in page
 
 
 def test_a_run_that_goes_on_shows_the_best_checkpoint_so_far(tmp_path: Path) -> None:
@@ -287,12 +331,13 @@ def test_photos_that_are_gone_are_said_to_be(tmp_path: Path) -> None:
     assert "8 pictures could not be read" in page
 
 
-def test_fields_of_another_version_are_ignored(tmp_path: Path) -> None:
+def test_fields_and_rules_of_another_version_are_ignored(tmp_path: Path) -> None:
     root = write_run(tmp_path, steps=(0, 8), seeds=1)
     path = tmp_path / "run" / "run.json"
     record = json.loads(path.read_text())
     record["job"]["spec"]["training"]["fromTheFuture"] = 1
     record["job"]["spec"]["subjects"][0]["mood"] = "good"
+    record["job"]["spec"]["prior"] = {"prompts": ["a {classNoun}"]}
     path.write_text(json.dumps(record))
     assert "Succeeded" in build(root, alone=True)
 

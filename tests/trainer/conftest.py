@@ -5,63 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,"
+from tests.trainer.random_model import save_random_model
 
 
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Stable Diffusion model with random weights in the diffusers layout, for mechanics.
-
-    64 px, VAE factor 4, 16 px latents, 77 tokens, one token per letter; prompts have an effect.
-    """
-    torch.manual_seed(0)
-    tokenizer = _letters_tokenizer()
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2, projection_dim=16, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    unet = UNet2DConditionModel(
-        sample_size=16, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=16, attention_head_dim=8,
-    )  # fmt: skip
-    for name, weight in unet.named_parameters():
-        if "attn2.to_" in name or name.startswith("conv_out"):
-            weight.data.mul_(4)
-    vae = AutoencoderKL(
-        block_out_channels=(8, 16, 16), norm_num_groups=4, sample_size=64,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-    )  # fmt: skip
-    for weight in vae.decoder.conv_out.parameters():
-        weight.data.mul_(8)
+    """A Stable Diffusion model with random weights (`save_random_model`)."""
     folder = tmp_path_factory.mktemp("random-model")
-    StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=CLIPTextModel(text),
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=PNDMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-            skip_prk_steps=True, steps_offset=1,
-        ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)  # fmt: skip
+    save_random_model(folder)
     return folder
-
-
-def _letters_tokenizer() -> CLIPTokenizer:
-    units = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
-    vocabulary = {unit: i for i, unit in enumerate([*units, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from dreambooth_trainer.checkpoint import CheckpointStore
 from tests.ports import free_ports
 from tests.trainer.checkpoint_saves import load
 
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 300
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(["tests.trainer.ranks", "tests.trainer.preloaded"])
 
@@ -92,13 +92,14 @@ def run_ranks(
 ) -> Ended:
     """Run all ranks of one attempt of the job to their ends.
 
-    stop_at_step: rank 0 gets a SIGTERM when it reports this step.
+    stop_at_step: rank 0 gets a SIGTERM in this step of the attempt. As ranks agree on it two steps
+        later, the job must have more; a run that has trained to its end by then is an error.
     prepare: called in every rank before it begins; a function of a module.
     arguments: of the command, besides the job.
     """
     if stop_at_step is not None:
         signal_at = SignalAtCall(
-            "dreambooth_trainer.telemetry.telemetry:Telemetry.record_step", call=stop_at_step
+            "dreambooth_trainer.training.module:DreamBooth.training_step", call=stop_at_step
         )
     started = start_ranks(
         job,
@@ -110,7 +111,11 @@ def run_ranks(
         prepare=prepare,
         arguments=arguments,
     )
-    return started.join(timeout)
+    ended = started.join(timeout)
+    if stop_at_step is not None:
+        # Else nothing would be left to train for the next attempt, and no test would show it.
+        assert "; saved at step " in ended.termination.message, "\n".join(ended.logs)
+    return ended
 
 
 def start_ranks(

@@ -8,6 +8,8 @@ from typing import Any
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.topology import Topology
 
+TIMEOUT_SECONDS = 120
+
 
 class _Exchange:
     """What the threads share: a place for each rank's value, and a barrier."""
@@ -26,9 +28,9 @@ class ThreadRanks(Ranks):
 
     def gather(self, value: Any) -> list[Any]:
         self._exchange.values[self.topology.rank] = value
-        self._exchange.barrier.wait(30)
+        self._exchange.barrier.wait(TIMEOUT_SECONDS)
         values = list(self._exchange.values)
-        self._exchange.barrier.wait(30)
+        self._exchange.barrier.wait(TIMEOUT_SECONDS)
         return values
 
 

@@ -1,4 +1,4 @@
-"""`make bench-gpu`: the trainer's figures on one GPU, within 8 minutes and without a network.
+"""`make bench-gpu`: the trainer's figures on one GPU, within 9 minutes and without a network.
 
 Models are random, of the published sizes. Each row runs within a budget of its own; the document is
 written anew after each, so that an end before time loses none. Markdown goes to the output, and
@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ ROWS = {
     "flux2-klein-lora": Row(training.flux2_klein_lora, 35),
     "sdxl-qlora": Row(training.sdxl_qlora, 30),
     "flux2-klein-qlora": Row(training.flux2_klein_qlora, 45),
+    "offload": Row(training.offloaded, 60),
     "regional-compile": Row(training.regional_compile, 50),
 }
 PACKAGES = ("torch", "transformers", "diffusers", "peft", "pytorch-lightning")
@@ -57,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     if not options.tiny and not torch.cuda.is_available():
         parser.error("torch finds no GPU here; --tiny tries the rows on a CPU")
     rows = {name: ROWS[name] for name in options.names or ROWS}
+    if options.tiny:  # a row's time is that of a GPU
+        rows = {name: replace(row, seconds=options.seconds) for name, row in rows.items()}
     environment, results = describe_environment(), list[Result]()
     options.output.mkdir(parents=True, exist_ok=True)
     for result in run_rows(rows, tiny=options.tiny, total_seconds=options.seconds):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.model import Quantization
+from dreambooth_api.models.pods.runtime import Offload
 from dreambooth_api.parsing.load import parse
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
@@ -30,6 +31,7 @@ from dreambooth_trainer.models.adapters.trainable import (
     make_trainable,
 )
 from dreambooth_trainer.models.defaults import fill_defaults
+from dreambooth_trainer.models.offload.apply import offload as offload_denoiser
 from dreambooth_trainer.process.batch_split import split_batch
 from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.signals import StopSignal
@@ -76,6 +78,7 @@ class TrainerRun:
         resolution: In pixels, of the published size.
         prior: Whether class images are trained on.
         quantization: `spec.model.quantization`.
+        offload: `spec.runtime.offload`.
         **training: Settings of `spec.training`.
     """
 
@@ -88,6 +91,7 @@ class TrainerRun:
         resolution: int,
         prior: bool = False,
         quantization: Quantization | None = None,
+        offload: Offload | None = None,
         **training: Any,
     ) -> None:
         self.device = Device.find()
@@ -96,6 +100,7 @@ class TrainerRun:
         training = {"steps": FOREVER, "precision": "bf16", "resolution": size, **training}
         job = _job(folder, prior, training)
         job.spec.model.quantization = quantization
+        job.spec.runtime.offload = offload
         self.job = fill_defaults(job, self.config.defaults, self.config.skeleton.flow_shift)
         self._reports = _Reports(self.job)
         self.storage = Storage(StorageSettings(None, None, "auto"))
@@ -111,7 +116,10 @@ class TrainerRun:
         self.family = build_family(
             self.config, self.device.torch, self.job.spec.training, quantization
         )
-        if quantization is not None:  # a job never has the whole model in full precision
+        if offload is not None:
+            denoiser, excluded = self.family.denoiser, self.family.not_adapted
+            offload_denoiser(denoiser, excluded, offload, self.device.torch)
+        if quantization or offload:  # a job never has the whole model in full precision
             self.device.reset_peak()
         self._prior = prior
         self.store = CheckpointStore(self._attempt.storage, f"file://{folder}/checkpoints")

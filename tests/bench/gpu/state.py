@@ -130,7 +130,7 @@ def _train(
     folder.mkdir()
     run = TrainerRun(
         "sd15", folder, tiny=tiny, resolution=512, prior=True, method="lora", globalBatch=1,
-        precision="bf16" if tiny else "fp16", steps=steps,
+        precision="bf16" if tiny else "fp16", steps=steps, schedule={"name": "constant"},
     )  # fmt: skip
     run.encode()
     module: DreamBooth = run.module(resume=resume)

@@ -15,6 +15,7 @@ from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from torch.utils.flop_counter import FlopCounterMode
 
 from dreambooth_api.models.model import Quantization, WeightFormat
+from dreambooth_api.models.pods.runtime import Offload
 from dreambooth_trainer.data.batches import Batch
 from dreambooth_trainer.telemetry.history import StepReport
 from dreambooth_trainer.training.module import DreamBooth
@@ -100,6 +101,29 @@ def qlora(model: str, resolution: int, folder: Path, tiny: bool) -> Iterator[Fig
         yield Figure(f"peak, whole run, {format}", run.device.peak_bytes() / 1024**3, "GiB")
         del run, module
         gc.collect()
+
+
+def offloaded(folder: Path, tiny: bool) -> Iterator[Figure]:
+    """FLUX.2 klein's step with frozen weights on the host, against the same without."""
+    steps: list[float] = []
+    for fraction in (None, 0.5, 1.0):
+        home = folder / str(fraction)
+        home.mkdir()
+        run = TrainerRun(
+            "flux2_klein", home, tiny=tiny, resolution=1024, method="lora", globalBatch=1,
+            lora={"rank": 16}, gradientCheckpointing=True,
+            offload=Offload(fraction=fraction) if fraction else None,
+        )  # fmt: skip
+        run.encode()
+        module = run.module()
+        run.device.reset_peak()  # text encoders have left the device
+        steps.append(step_seconds(measured(run, module, 4 if tiny else 8)))
+        name = f"offload {fraction}" if fraction else "no offload"
+        yield Figure(f"step, {name}", steps[-1], "s")
+        yield Figure(f"peak of steps, {name}", run.device.peak_bytes() / 1024**3, "GiB")
+        del run, module
+        gc.collect()
+    yield Figure("step with all blocks on the host / without", steps[-1] / steps[0])
 
 
 sdxl_lora = partial(lora, "sdxl", 1024)

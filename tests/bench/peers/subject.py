@@ -185,6 +185,7 @@ def _job(cell: Cell, output: Path, name: str) -> dict[str, Any]:
                 "method": cell.method, "steps": cell.steps, "globalBatch": BATCH,
                 "precision": "fp32", "resolution": RESOLUTION, "flip": False,
                 "lora": {"rank": RANK}, "learningRate": RATES[cell.method], "seed": cell.seed,
+                "schedule": {"name": "constant"},
             },
             "checkpoints": {"every": cell.steps, "keep": 1},
             "samples": {"count": 1, "steps": 1},

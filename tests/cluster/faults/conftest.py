@@ -45,10 +45,6 @@ def session_cluster(plane: ControlPlane) -> Iterator[FakeCluster]:
 @pytest.fixture
 def cluster(session_cluster: FakeCluster) -> FakeCluster:
     """The cluster with both nodes Ready, even if an earlier test starved their heartbeats."""
-    for name in NODE_NAMES:
-        if session_cluster.get(f"{NODES}/{name}")["spec"].get("taints"):
-            session_cluster.lose(name)
-            session_cluster.recover(name)
     session_cluster.wait(
         lambda: not any(node["spec"].get("taints") for node in session_cluster.items(NODES))
     )

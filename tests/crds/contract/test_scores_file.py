@@ -80,6 +80,14 @@ def test_a_change_beyond_the_noise_has_a_direction(
     assert classify(name, difference(about(after), about(before)), values) == change
 
 
+def test_few_images_show_no_change() -> None:
+    scores = example_scores().subjects[0]
+    changed = [name for name in scores.scores if scores.change(name) in ("better", "worse")]
+    assert changed
+    few = scores.model_copy(update={"counts": scores.counts.model_copy(update={"subject": 3})})
+    assert {few.change(name) for name in changed} == {"unclear"}
+
+
 def test_the_change_from_the_same_seeds_counts_where_it_is_known() -> None:
     scores = example_scores().subjects[0]
     values = ScoreValues(

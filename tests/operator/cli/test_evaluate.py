@@ -12,6 +12,8 @@ if "--protocol" in sys.argv:
         target = run / "evaluation" / sys.argv[sys.argv.index("--protocol") + 1]
         target.mkdir(parents=True, exist_ok=True)
         (target / "scores.json").write_bytes({example_scores().encode()!r})
+        (run / "model.json").write_text(json.dumps(job["spec"]["model"]))
+        (run / "evaluation.json").write_text(json.dumps(job["spec"].get("evaluation")))
     end(0)
 """
 
@@ -28,6 +30,16 @@ def test_a_result_is_scored_by_its_job_and_by_its_folder(bench: Bench) -> None:
         assert code == 0, output
         assert re.search(r"subject similarity.* 0\.500 ±.* 0\.750 ±.* \+0\.250 better", output)
         assert f"file://{folder}/evaluation/dreambooth/scores.json" in output
+    # The file may have other settings of the scores by now.
+    bench.job["spec"]["evaluation"] = {"count": 7}
+    assert bench.dreambooth("evaluate", "job.yaml")[0] == 0
+    assert json.loads((folder / "evaluation.json").read_text())["count"] == 7
+    code, output = bench.dreambooth("evaluate", "mug", "--base", "nowhere")
+    assert code == 2
+    assert "--base nowhere: no such file or folder" in output
+    code, output = bench.dreambooth("evaluate", "mug", "--base", "s3://bucket/moved")
+    assert code == 0, output
+    assert json.loads((folder / "model.json").read_text())["source"] == "s3://bucket/moved"
 
 
 def test_a_folder_of_another_version_is_scored_with_the_fields_that_are_known(

@@ -1,11 +1,12 @@
 """What names a run: a job, its file, or a folder, also of a run in the embedded storage."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_operator.cli.find import find_result
+from dreambooth_operator.cli.find import find_recorded, find_result
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.state import Run, State
 
@@ -46,6 +47,15 @@ def test_a_run_that_is_known_here_is_found_by_its_folders(state: State, run: Run
         assert find_result(result, state) == (run.job, True), result
 
 
+def test_a_run_that_began_before_a_rule_is_found(state: State, run: Run) -> None:
+    run.job.spec.prior.prompts = ["a {classNoun}"]
+    run.save()
+    assert find_result("mug", state) == (run.job, True)
+    copy = state.folder.parent / "copy"
+    run.folder.rename(copy)
+    assert find_recorded(f"file://{copy}", state)[0] == run.job
+
+
 def test_other_folders_are_those_of_runs_from_elsewhere(state: State, run: Run) -> None:
     assert find_result("s3://b/out/default/mug/other/", state) == "s3://b/out/default/mug/other"
     folder = state.folder.parent / "a b"
@@ -61,6 +71,22 @@ def test_a_name_comes_before_a_folder_that_holds_no_run(state: State, run: Run) 
     assert find_result("mug", state) == f"file://{folder}"
 
 
-def test_what_is_neither_is_refused(state: State) -> None:
-    with pytest.raises(UserError, match="no such file, and no run of that name"):
-        find_result("mug", state)
+def test_what_is_neither_is_refused_with_what_is_there(state: State, run: Run) -> None:
+    with pytest.raises(UserError, match=r"no run of that name in .*, but of mug;"):
+        find_result("mgu", state)
+    other = State(Path(".dreambooth-other"))
+    with pytest.raises(UserError, match=f"one in {state.folder}: name it with --state"):
+        find_result("mug", other)
+    with pytest.raises(UserError, match=f"is in the storage of {state.folder}: name it with"):
+        find_result(f"s3://b/out/default/mug/{run.job.metadata.uid}", other)
+    with pytest.raises(UserError, match="which holds none; name the job's file"):
+        find_result("cup", other)
+
+
+def test_a_copy_of_a_run_of_this_machine_uses_its_storage(state: State, run: Run) -> None:
+    copy = state.folder.parent / "my copy"
+    copy.mkdir()
+    job = run.job.model_dump(mode="json", by_alias=True, exclude_none=True)
+    (copy / "run.json").write_text(json.dumps({"job": job}))
+    assert find_recorded(f"file://{copy}", state) == (run.job, True)
+    assert find_recorded(f"file://{copy}", State(Path("other")))[1] is False

@@ -1,6 +1,8 @@
 """`dreambooth generate`: what the trainer is asked for, and what the terminal shows."""
 
 import json
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,25 @@ def test_what_is_not_valid_is_refused_by_its_option(done: Bench) -> None:
     code, output = done.dreambooth("generate", str(done.folder / "out"))
     assert code == 2
     assert "no run.json there" in output
+    (done.folder / "file").touch()
+    for out in ("file", "file/below"):
+        code, output = done.dreambooth("generate", "mug", "--out", out)
+        assert code == 2
+        assert f"--out {out}: cannot be written to" in output
+    assert not (done.folder / "seen.json").exists()
+
+
+def test_what_the_folder_shows_is_refused_without_the_trainer(done: Bench) -> None:
+    folder = folder_of(done)
+    for name in ("export/model_index.json", "checkpoints/step-00000004-claim-0000/manifest.json"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).touch()
+    code, output = done.dreambooth("generate", "mug", "--checkpoint", "5")
+    assert code == 2
+    assert "--checkpoint 5: the run has no checkpoint of that step, but of 4; name" in output
+    code, output = done.dreambooth("generate", "mug", "--weight", "0.5")
+    assert code == 2
+    assert "--weight 0.5: the result is a whole model, without adapters; leave it out" in output
     assert not (done.folder / "seen.json").exists()
 
 
@@ -153,12 +174,43 @@ def test_a_base_model_elsewhere_is_used_as_the_job_used_it(done: Bench) -> None:
     job["spec"]["model"] = {
         "source": "hf://owner/model", "revision": "main", "clipSkip": 2, "mergedAdapters": merged,
     }  # fmt: skip
+    job["spec"]["prior"] = {"prompts": ["a {classNoun}"]}  # from before this was refused
     copy = done.folder / "copy"
     copy.mkdir()
     (copy / "run.json").write_text(json.dumps({"job": job}))
+    code, output = done.dreambooth("generate", str(copy), "--base", "s3://bucket/model.gguf")
+    assert code == 2
+    assert "--base s3://bucket/model.gguf: is a GGUF file" in output
     code, output = done.dreambooth("generate", str(copy), "--base", "s3://bucket/model")
     assert code == 0, output
     model = seen(done)["model"]
     assert (model["source"], model["clipSkip"]) == ("s3://bucket/model", 2)
     assert [each["source"] for each in model["mergedAdapters"]] == ["hf://owner/style"]
     assert "revision" not in model
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_stopped_images_are_named_where_there_are_any(done: Bench, made: bool) -> None:
+    folder = done.folder / "mug-images"
+    folder.mkdir()
+    (folder / "grid.png").touch()  # of an earlier call
+    done.trainer(
+        f"""
+folder = Path({str(folder)!r})
+if {made}:
+    (folder / "a-photo-of-sks-mug-5.png").touch()
+(folder.parent / "ready").touch()
+signal.alarm(60)  # it must not outlive a test that fails
+signal.pause()
+"""
+    )
+    time.sleep(0.05)
+    process = done.start("generate", "mug")
+    while not (done.folder / "ready").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    expected = f"the images so far are in {folder}" if made else "no image was made yet"
+    assert f"stopped: {expected}" in output

@@ -32,6 +32,8 @@ def test_figures_have_units() -> None:
         "class image 3/12"
     ]
     assert figures(progress("GeneratingPrior")) == []
+    assert figures(progress("Captioning", captioning={"done": 2, "total": 9})) == ["answer 2/9"]
+    assert figures(progress("Captioning")) == []
     assert figures(progress("Evaluating", protocol={"done": 64, "total": 232})) == ["image 64/232"]
 
 
@@ -93,8 +95,10 @@ def test_notes_are_no_warnings() -> None:
 
 def test_stopping_saves_only_what_was_trained() -> None:
     assert "saving a checkpoint" in stage_name(progress("Training"), stopping=True)
-    for early in (None, progress("Preparing"), progress("GeneratingPrior")):
+    for early in (None, progress("Preparing"), progress("Captioning"), progress("GeneratingPrior")):
         assert stage_name(early, stopping=True) == "Stopping (Ctrl-C again stops at once)"
+    images = progress("Evaluating", protocol={"done": 0, "total": 232})
+    assert stage_name(images, stopping=True) == "Stopping (Ctrl-C again stops at once)"
 
 
 def test_where_an_attempt_resumes_is_printed_once() -> None:

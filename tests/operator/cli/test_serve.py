@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from dreambooth_operator.cli.use.serve import ServeOptions, serve
+from dreambooth_operator.errors import UserError
 from tests.operator.cli.bench import Bench
 
 SERVER = """
@@ -76,6 +78,29 @@ def test_a_job_and_a_folder_of_results_are_served_until_ctrl_c(done: Bench) -> N
         "insecure": False,
         "tokensFile": f"{done.folder}/tokens",
     }
+
+
+def test_a_copy_is_served_from_the_storage_of_its_run(done: Bench) -> None:
+    (record,) = done.records()
+    copy = done.folder / "a copy"
+    copy.mkdir()
+    record["job"]["spec"]["storage"] = {"endpointURL": "http://127.0.0.1:1"}
+    (copy / "run.json").write_text(json.dumps({"job": record["job"]}))
+    settings = served(done, "a copy", "--state", "other")
+    assert settings["root"] == f"file://{copy}"
+    assert settings["storage"]["endpointURL"] == "http://127.0.0.1:1"
+    settings = served(done, ".dreambooth/runs")
+    assert settings["root"] == f"file://{done.state}/runs"
+    assert "storage" in settings
+
+
+def test_a_server_that_is_not_installed_is_named_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dreambooth_operator.cli.use.serve.find_spec", lambda _: None)
+    options = ServeOptions("mug", None, "127.0.0.1", 0, None, False, tmp_path)
+    with pytest.raises(UserError, match=r"-m pip install 'dreambooth-trainer\[serve\]'"):
+        serve(options)
 
 
 def test_a_result_that_is_not_there_and_a_server_that_refuses_are_errors(done: Bench) -> None:

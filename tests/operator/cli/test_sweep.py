@@ -1,5 +1,7 @@
 """`dreambooth sweep` on this machine: every combination, failures, stopping and going on."""
 
+import base64
+import io
 import json
 import re
 import shlex
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from dreambooth_api.parsing.load import load
 from dreambooth_operator.cli.sweep.members import SWEEP_LABEL
@@ -16,7 +19,7 @@ from tests.operator.cli.bench import Bench
 
 SCORES = """
 from dreambooth_api.contract.scores import (
-    Counts, Encoder, Encoders, Estimate, Scores, ScoreValues, SubjectScores
+    Counts, Encoder, Encoders, Estimate, Scores, ScoreValues, Selection, SubjectScores
 )
 
 steps = job["spec"]["training"]["steps"]
@@ -30,6 +33,7 @@ def trained(value):
 scores = Scores(
     step=steps,
     exported_step=steps - 1,
+    selection=Selection(score=steps / 4000),
     encoders=Encoders(image=encoder, text=encoder),
     subjects=[SubjectScores(
         identifier="sks", class_noun="mug",
@@ -39,9 +43,10 @@ scores = Scores(
 )
 (run / "scores.json").write_bytes(scores.encode())
 from PIL import Image
-grid = run / "samples" / "step-00000009" / "grid.png"
-grid.parent.mkdir(parents=True)
-Image.new("RGB", (64, 64), (40, 90, 200)).save(grid)
+for step, color in ((steps - 1, (40, 90, 200)), (steps, (250, 0, 0))):
+    grid = run / "samples" / f"step-{step:08d}" / "grid.png"
+    grid.parent.mkdir(parents=True)
+    Image.new("RGB", (64, 64), color).save(grid)
 """
 SWEEP = ("sweep", "-f", "job.yaml")
 
@@ -82,7 +87,11 @@ def test_every_combination_runs_and_the_best_comes_first(bench: Bench) -> None:
     assert {best[-1], other[-1]} == {"Succeeded"}
     page = (bench.state / "mug-sweep.html").read_text()
     assert page.index("0.400 ±0.050") < page.index("0.200 ±0.050")
-    assert page.count("data:image/webp;base64,") == 2
+    pictures = re.findall(r"data:image/webp;base64,([A-Za-z0-9+/=]+)", page)
+    # Of the models that are exported, and not of the last ones, whose samples are red.
+    assert [
+        Image.open(io.BytesIO(base64.b64decode(each))).getpixel((0, 0)) for each in pictures
+    ] == [(40, 90, 200)] * 2
     roots = {record["job"]["metadata"]["name"] for record in bench.records()}
     assert {path.name for path in (bench.folder / "out" / "default").iterdir()} == roots
 
@@ -156,7 +165,8 @@ def test_nothing_runs_when_one_combination_is_not_valid(bench: Bench) -> None:
 
 
 def test_the_jobs_are_rendered_for_kubectl(bench: Bench) -> None:
-    code, output = bench.dreambooth(*SWEEP, "--set", "training.learningRate=1e-4,5e-5", "--render")
+    values = ("--set", "training.learningRate=1e-4,5e-5", "--render")
+    code, output = bench.dreambooth("sweep", "job.yaml", *values)
     assert code == 0
     manifests = output[output.index("apiVersion") :]
     jobs: list[dict[str, Any]] = list(yaml.safe_load_all(manifests))

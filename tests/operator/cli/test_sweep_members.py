@@ -54,6 +54,7 @@ def test_values_are_those_of_a_yaml_list(text: str, field: str, values: list[Any
     ("texts", "message"),
     [
         (["training.steps"], "--set training.steps: use FIELD=VALUE,VALUE, such as"),
+        (["subjects.0.weight=1"], "or subjects[0].weight=1,2"),
         (["=1"], "use FIELD=VALUE,VALUE"),
         (["training..steps=1"], "use FIELD=VALUE,VALUE"),
         (["training.steps="], "name at least one value"),
@@ -63,7 +64,10 @@ def test_values_are_those_of_a_yaml_list(text: str, field: str, values: list[Any
         (["training.steps=1]"], "not a list of YAML values"),
         (["training.steps=-1,200"], r"spec.training.steps: must be at least 1 (got -1)"),
         (["training.steps=many"], r"spec.training.steps: must be a whole number (got 'many')"),
-        (["training.stepz=1"], "spec.training.stepz: unknown field; did you mean steps?"),
+        (
+            ["training.stepz=1"],
+            "spec.training.stepz: unknown field; did you mean spec.training.steps?",
+        ),
         (["training.steps.more=1"], "spec.training.steps: has no field more"),
         (["subjects[3].images=s3://b/a"], "spec.subjects[3]: there is no such item"),
         (["prior[0]=1"], "spec.prior[0]: there is no such item"),

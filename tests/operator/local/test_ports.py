@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from dreambooth_api.models.runtime import Runtime
+from dreambooth_api.models.pods.runtime import Runtime
 from dreambooth_operator.errors import UserError
 from dreambooth_operator.local.host import metrics_port, rendezvous_port
 from tests.ports import free_ports

@@ -120,6 +120,8 @@ def test_secrets_are_only_referred_to() -> None:
     checking = environment(preflight_job(job_from(HERE / "jobs" / "everything.yaml"), IMAGE))
     assert "AWS_SECRET_ACCESS_KEY" in checking
     assert "DREAMBOOTH_HUB_TOKEN" not in checking
+    assert env["OPENAI_API_KEY"]["secretKeyRef"] == {"name": "assistant", "key": "token"}
+    assert "OPENAI_API_KEY" in checking  # which asks whether the endpoint takes it
     assert env["MLFLOW_TRACKING_TOKEN"]["secretKeyRef"]["name"] == "mlflow"
     assert env["MLFLOW_TRACKING_PASSWORD"]["secretKeyRef"]["optional"] is True
 

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import pytest
 
 from dreambooth_api.models.subject import Subject
+from dreambooth_api.schema.names import has_identifier
 from dreambooth_storage import Storage, StorageSettings
-from dreambooth_trainer.data.captions.captions import Captions, has_identifier, load_captions
+from dreambooth_trainer.data.captions.captions import Captions, load_captions
 from dreambooth_trainer.data.images import SourceImage
 from dreambooth_trainer.process.errors import BadDataError
 
@@ -170,7 +171,11 @@ def test_a_caption_without_the_identifier_is_a_warning(tmp_path: Path) -> None:
         ("a photo of sks mug", True),
         ("a photo of SKS, the mug", True),
         ("(sks)", True),
+        ("a photo of a (sks:1.2) mug", True),
+        ("sks-mug", True),
+        ("\u4e00\u5f20sks\u7684\u7167\u7247", True),
         ("an asksed mug", False),
+        ("sks2 mug", False),
         ("", False),
     ],
 )

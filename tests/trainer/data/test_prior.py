@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from dreambooth_api.models.prior import Sampler
@@ -26,6 +25,7 @@ from dreambooth_trainer.process.signals import StoppedError
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.resolved_job import ResolvedJob
 from tests.trainer.resolved import job_with, resolve
+from tests.trainer.thread_ranks import on_ranks
 
 MODEL_HASH = "ab" * 32
 LOCAL = StorageSettings()
@@ -284,69 +284,51 @@ def test_a_folder_of_the_users_without_images_is_bad_data(make: Make, tmp_path: 
         make(images=f"file://{tmp_path}/none")
 
 
-RANK = """
-import hashlib, json, sys
-import torch
-from diffusers import StableDiffusionPipeline
-from dreambooth_trainer.resolved_job import ResolvedJob
-from dreambooth_trainer.process.topology import Topology
-from dreambooth_trainer.process.chunks import CHUNK_SIZE
-from dreambooth_trainer.process.distributed import join_ranks
-from dreambooth_trainer.data.prior.class_images import load_class_images
-from dreambooth_trainer.data.images import read_pixels
-from dreambooth_trainer.data.prior.own_class_images import OwnClassImages
-from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
-from dreambooth_trainer.process.signals import StopSignal
-from dreambooth_storage import Storage, StorageSettings
-
 class Counted(StableDiffusion):
-    def sampling_scheduler(self, sampler):
-        made.append(1)
+    """Counts the batches that it makes."""
+
+    chunks = 0
+
+    def sampling_scheduler(self, sampler: Sampler) -> Any:
+        self.chunks += 1
         return super().sampling_scheduler(sampler)
 
-model, job, endpoint = sys.argv[1:]
-family = Counted(StableDiffusionPipeline.from_pretrained(model, safety_checker=None), "")
-storage = Storage(StorageSettings(endpoint, "us-east-1", "path"))
-with join_ranks(Topology.from_environment(), StopSignal()) as ranks:
-    made = []
-    job = ResolvedJob.model_validate_json(job)
-    found = load_class_images(
-        job, "mug", OwnClassImages(), job.spec.prior.count, model_hash="ab" * 32,
-        ranks=ranks,
-        storage=storage, family=family, progress=print, should_stop=lambda: False,
-    )
-    pixels = b"".join(image.tobytes() for image in read_pixels(storage, found.images))
-    mine = (hashlib.sha256(pixels).hexdigest(), found.generated, len(made), found.captions)
-    everyone = ranks.gather(mine)
-    if ranks.topology.rank == 0:
-        print("RESULT", json.dumps(everyone))
-"""
 
-
+@pytest.mark.usefixtures("s3_env")
 def test_three_ranks_make_the_same_set_as_one(
-    make: Make, random_model: Path, s3_endpoint: str, bucket: str, tmp_path: Path
+    make: Make, random_model: Path, s3_endpoint: str, bucket: str
 ) -> None:
     """Bit for bit, on S3, each rank its share, and every rank reads the whole set."""
     prompts = ["a photo of a {class}", "a {class} on grass", "a red {class}"]
     alone = make(count=28, prompts=prompts)
-    script = tmp_path / "rank.py"
-    script.write_text(RANK)
-    job = a_job(f"s3://{bucket}/out", count=28, prompts=prompts).model_dump_json(by_alias=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=3", "--standalone"]
-    ended = subprocess.run(
-        [*command, str(script), str(random_model), job, s3_endpoint],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    [line] = [line for line in ended.stdout.splitlines() if line.startswith("RESULT")]
-    everyone = json.loads(line.removeprefix("RESULT"))
-    hashes, generated, chunks, captions = zip(*everyone, strict=True)
-    expected = hash_of(alone)
-    assert hashes == (expected,) * 3
-    assert generated == (28,) * 3
-    assert chunks == (2, 1, 1)
-    assert captions == (alone.captions,) * 3
+    job = a_job(f"s3://{bucket}/out", count=28, prompts=prompts)
+    storage = Storage(StorageSettings(s3_endpoint, "us-east-1", "path"))
+    families = [
+        Counted(StableDiffusionPipeline.from_pretrained(random_model, safety_checker=None), "")
+        for _ in range(3)
+    ]
+
+    def load(ranks: Ranks) -> ClassImageSet:
+        return load_class_images(
+            job,
+            "mug",
+            load_own_class_images(storage, job),
+            job.spec.prior.count,
+            storage=storage,
+            ranks=ranks,
+            model_hash=MODEL_HASH,
+            family=families[ranks.topology.rank],
+            progress=lambda *_: None,
+            should_stop=lambda: False,
+        )
+
+    everyone = on_ranks(3, load)
+    assert [found.generated for found in everyone] == [28] * 3
+    assert [hash_of(found, storage) for found in everyone] == [hash_of(alone)] * 3
+    assert [family.chunks for family in families] == [2, 1, 1]
+    assert [found.captions for found in everyone] == [alone.captions] * 3
 
 
-def hash_of(found: ClassImageSet) -> str:
-    return hashlib.sha256(b"".join(contents(found))).hexdigest()
+def hash_of(found: ClassImageSet, storage: Storage | None = None) -> str:
+    images = read_pixels(storage or Storage(LOCAL), found.images)
+    return hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()

@@ -14,7 +14,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from dreambooth_api.models.evaluation import PRESETS, EncoderModels, Evaluation
+from dreambooth_api.models.results.evaluation import PRESETS, EncoderModels, Evaluation
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.evaluation.encoder_config import (
     EncoderSource,

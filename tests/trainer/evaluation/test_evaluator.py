@@ -1,5 +1,6 @@
 """The evaluator: which images are generated and compared, and what is written."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,16 +116,13 @@ def test_a_model_that_ignores_a_sample_prompt_scores_less(
 
 
 def test_subjects_are_compared_with_their_own_images_alone(tmp_path: Path) -> None:
-    attempt = attempt_with(
-        tmp_path,
-        {
-            "subjects": [
-                subject(tmp_path, "sks", "red mug", "red"),
-                subject(tmp_path, "zwx", "blue cat", "blue")
-                | {"evaluationImages": f"file://{tmp_path}/sks"},
-            ]
-        },
+    first, second = (
+        subject(tmp_path, "sks", "red mug", "red"),
+        subject(tmp_path, "zwx", "blue cat", "blue"),
     )
+    shutil.copytree(tmp_path / "sks", tmp_path / "held-out")
+    second["evaluationImages"] = f"file://{tmp_path}/held-out"
+    attempt = attempt_with(tmp_path, {"subjects": [first, second]})
     scores = evaluate(attempt, FakeGenerator(True))
     similarity = [each.scores[ScoreName.SUBJECT_SIMILARITY] for each in scores.subjects]
     nearest = [each.scores[ScoreName.MEMORIZATION] for each in scores.subjects]

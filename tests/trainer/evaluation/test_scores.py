@@ -30,8 +30,10 @@ ZWX = Subject(identifier="zwx", class_noun="cat", images="file:///none")
 
 
 def test_a_subject_is_scored_on_the_prompts_that_name_it() -> None:
-    prompts = ["sks mug on the moon", "a dog", "a zwx, and a sks mug", "sksy mug"]
-    assert prompts_of(SKS, prompts) == ["sks mug on the moon", "a zwx, and a sks mug"]
+    prompts = ["SKS mug on the moon", "a dog", "a zwx, and a sks mug", "sksy mug"]
+    assert prompts_of(SKS, prompts) == ["SKS mug on the moon", "a zwx, and a sks mug"]
+    chinese = "\u4e00\u5f20sks\u7684\u7167\u7247"
+    assert prompts_of(SKS, [chinese, "a dog"]) == [chinese]
     assert prompts_of(SKS, ["a dog"]) == ["a photo of sks coffee mug"]
 
 
@@ -39,9 +41,10 @@ def test_a_subject_is_scored_on_the_prompts_that_name_it() -> None:
     ("prompt", "read"),
     [
         ("a zwx cat, by a sks coffee mug", "a cat, by a coffee mug"),
-        ("sks on the moon", "coffee mug on the moon"),
+        ("Sks on the moon", "coffee mug on the moon"),
         ("sks coffee mugs", "coffee mug coffee mugs"),
         ("sksy", "sksy"),
+        ("\u4e00\u5f20sks\u7684\u7167\u7247", "\u4e00\u5f20coffee mug\u7684\u7167\u7247"),
     ],
 )
 def test_encoders_read_class_nouns_in_place_of_identifiers(prompt: str, read: str) -> None:

@@ -10,13 +10,14 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dreambooth_trainer.export.lora import KOHYA_FILE, LORA_FILE, export_lora, load_adapters
 from dreambooth_trainer.export.pipeline import export_pipeline
 from dreambooth_trainer.models.adapters.trainable import TrainableParameters, make_trainable
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
+from dreambooth_trainer.process.errors import BadModelError
 from tests.trainer.export.test_export import ABOUT
 from tests.trainer.resolved import resolve_training
 
@@ -227,3 +228,34 @@ def test_exports_of_both_formats_can_be_loaded_again(random_pipeline: Any, tmp_p
         export_lora(StableDiffusion(ours, ""), tmp_path / name, ABOUT)
         load_adapters(plain, tmp_path / name)
         torch.testing.assert_close(predict(plain), predict(ours), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["dora", "loha"])
+def test_adapters_of_another_model_are_refused_and_not_left_out(
+    random_pipeline: Any, tmp_path: Path, name: str
+) -> None:
+    plain = copy.deepcopy(random_pipeline)
+    adapt(random_pipeline, name)
+    export_lora(StableDiffusion(random_pipeline, ""), tmp_path, ABOUT)
+    if name == "loha":
+        (tmp_path / "peft/unet").rename(tmp_path / "peft/transformer")
+    else:
+        weights = load_file(tmp_path / LORA_FILE)
+        others = {key.replace("unet.", "transformer."): each for key, each in weights.items()}
+        save_file(others, tmp_path / LORA_FILE)
+    with pytest.raises(BadModelError, match="adapters of the result do not fit this model, a Stab"):
+        load_adapters(plain, tmp_path)
+
+
+def test_adapters_of_a_model_of_another_width_are_refused(
+    random_pipeline: Any, tmp_path: Path
+) -> None:
+    plain = copy.deepcopy(random_pipeline)
+    adapt(random_pipeline, "dora")
+    export_lora(StableDiffusion(random_pipeline, ""), tmp_path, ABOUT)
+    weights = load_file(tmp_path / LORA_FILE)
+    first = next(key for key in weights if key.endswith("lora_A.weight"))
+    weights[first] = weights[first].repeat(1, 2)
+    save_file(weights, tmp_path / LORA_FILE)
+    with pytest.raises(BadModelError, match="do not fit this model"):
+        load_adapters(plain, tmp_path)

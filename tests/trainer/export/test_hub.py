@@ -9,10 +9,11 @@ from threading import Event
 import httpx
 import pytest
 
-from dreambooth_api.models.export import HubSecret, PushToHub
+from dreambooth_api.models.results.export import HubSecret, PushToHub
 from dreambooth_trainer.export import hub as hub_module
 from dreambooth_trainer.export.hub import find_token_problem, push_to_hub
 from dreambooth_trainer.process.distributed import COLLECTIVE_TIMEOUT
+from dreambooth_trainer.process.signals import StoppedError, StopSignal
 from tests.ports import free_ports
 from tests.trainer.conftest import MakeJob
 from tests.trainer.export.hub_uploads import Hub, serve
@@ -45,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_all_files_are_in_one_commit_of_a_private_repository(hub: Hub, folder: Path) -> None:
-    pushed = push_to_hub(folder, TO, EXPORTED, "Step 8 of dog")
+    pushed = push_to_hub(folder, TO, EXPORTED, "Step 8 of dog", StopSignal())
     assert (pushed.repository, pushed.problem) == ("me/my-dog", None)
     assert hub.repositories == {"me/my-dog": True}
     assert hub.messages == ["Step 8 of dog"]
@@ -55,7 +56,7 @@ def test_all_files_are_in_one_commit_of_a_private_repository(hub: Hub, folder: P
         if path.is_file()
     }
     # A later attempt of the job exports again.
-    assert push_to_hub(folder, TO, EXPORTED, "again").problem is None
+    assert push_to_hub(folder, TO, EXPORTED, "again", StopSignal()).problem is None
 
 
 def test_a_hub_that_fails_is_tried_again(
@@ -63,7 +64,7 @@ def test_a_hub_that_fails_is_tried_again(
 ) -> None:
     hub.failures = 1
     with caplog.at_level(logging.WARNING):
-        assert push_to_hub(folder, TO, EXPORTED, "Step 8").problem is None
+        assert push_to_hub(folder, TO, EXPORTED, "Step 8", StopSignal()).problem is None
     assert "README.md" in hub.files
     assert "it is tried again" in caplog.text
 
@@ -77,7 +78,7 @@ def test_a_token_that_is_refused_is_not_tried_again(
         "spec.export.pushToHub: me/my-dog: the hub does not accept the token; renew it in the"
         " Secret of secretRef; the job is trained all the same, and its result stays in spec.output"
     )
-    pushed = push_to_hub(folder, TO, EXPORTED, "Step 8")
+    pushed = push_to_hub(folder, TO, EXPORTED, "Step 8", StopSignal())
     assert pushed.problem == (
         "the hub does not accept the token; renew it in the Secret of secretRef; the result is in"
         " s3://results/export, from where it can be uploaded"
@@ -94,7 +95,7 @@ def test_a_hub_that_cannot_be_reached_is_given_up(
 ) -> None:
     [port] = free_ports(1)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
-    pushed = push_to_hub(folder, TO, EXPORTED, "Step 8")
+    pushed = push_to_hub(folder, TO, EXPORTED, "Step 8", StopSignal())
     assert pushed.problem is not None
     assert pushed.problem.startswith("the hub cannot be reached (")
 
@@ -103,10 +104,27 @@ def test_a_hub_that_hangs_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(hub_module, "LIMIT_SECONDS", 0)
     over = Event()
     monkeypatch.setattr(hub_module, "_push", lambda *_: over.wait())
-    pushed = push_to_hub(folder, TO, EXPORTED, "Step 8")
+    pushed = push_to_hub(folder, TO, EXPORTED, "Step 8", StopSignal())
     over.set()
     assert pushed.problem is not None
     assert pushed.problem.startswith("the hub took longer than 0 s")
+
+
+def test_a_push_ends_when_the_rank_is_asked_to_stop(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "POLL_SECONDS", 0.01)
+    stop, over = StopSignal(), Event()
+
+    def hang(*_: object) -> str:
+        stop.requested = True
+        over.wait()
+        return "never"
+
+    monkeypatch.setattr(hub_module, "_push", hang)
+    with pytest.raises(StoppedError, match="the result is in s3://results/export"):
+        push_to_hub(folder, TO, EXPORTED, "Step 8", stop)
+    over.set()
 
 
 def test_the_other_ranks_wait_longer_than_a_push_may_take() -> None:

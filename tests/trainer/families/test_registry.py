@@ -8,7 +8,6 @@ from dreambooth_api.codegen.files import REPOSITORY
 from dreambooth_trainer.codegen.generate import generated
 from dreambooth_trainer.models.family import Family
 from dreambooth_trainer.models.registry import FAMILIES
-from dreambooth_trainer.preflight.memory.stages import count_parameters
 from tests.corpus.families import registry
 from tests.trainer.families.published import PIPELINES, PUBLISHED, published_config
 from tests.trainer.families.test_target import WIDE
@@ -58,7 +57,7 @@ def test_what_is_published_is_what_the_family_makes_of_it(source: str) -> None:
         defaults.sampler,
     )
     assert family.training_notes == ([model.note] if model.note else [])
-    assert count_parameters(family.denoiser) / 1e9 == pytest.approx(model.parameters, abs=0.051)
+    assert family.denoiser.num_parameters() / 1e9 == pytest.approx(model.parameters, abs=0.051)
 
 
 @each_family

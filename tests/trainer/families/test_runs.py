@@ -58,7 +58,7 @@ def test_ranks_and_interruptions_change_nothing(job: MakeJob, folder: Path, tmp_
         rtol=1e-4,
         atol=1e-4,
     )
-    ended = run_ranks(stopped, tmp_path / "stopped", stop_at_step=2)
+    ended = run_ranks(stopped, tmp_path / "stopped", stop_at_step=1)
     assert ended.codes == [ExitCode.STOPPED]
     finish(stopped, tmp_path / "resumed", attempt=1)
     expected, state = final_state(alone), final_state(stopped)
@@ -82,7 +82,7 @@ def test_an_interrupted_run_of_all_weights_ends_as_if_it_had_not_been(
         for uid in ("whole", "stopped")
     )
     finish(whole, tmp_path / "whole", per_node=2)
-    ended = run_ranks(stopped, tmp_path / "stopped", stop_at_step=2, per_node=2)
+    ended = run_ranks(stopped, tmp_path / "stopped", stop_at_step=1, per_node=2)
     assert set(ended.codes) == {ExitCode.STOPPED}
     finish(stopped, tmp_path / "resumed", attempt=1, per_node=2)
     expected, state = final_state(whole), final_state(stopped)

@@ -85,11 +85,15 @@ def ranks_that(tmp_path):
     def start(body: str, stall: float = 0, stop: float = 100) -> subprocess.Popen[str]:
         script = tmp_path / "stand_in.py"
         script.write_text(
-            "import os, signal, sys, threading, time\n"
+            "import glob, os, signal, sys, threading, time\n"
             "from dreambooth_api.contract.termination import Checkpoint, Termination\n"
             "from dreambooth_trainer.process import heartbeat\n"
             "from dreambooth_trainer.process.termination_message import write_termination\n"
             "rank = int(os.environ['RANK'])\n"
+            # Where ranks end one after the other, a slow start of the second is not what is tested.
+            "def until_ready():\n"
+            f"    open(f'{tmp_path}/ready-{{rank}}', 'w').close()\n"
+            f"    while len(glob.glob('{tmp_path}/ready-*')) < 2: time.sleep(0.01)\n"
             f"heartbeat.start()\n{body}"
         )
         code = (
@@ -139,6 +143,7 @@ def test_the_message_of_the_rank_that_decides_is_the_pods(ranks_that, tmp_path):
     process = ranks_that(
         f"known = {CHECKPOINT} if rank == 2 else None\n"
         "write_termination(Termination(rank=rank, message=f'why {rank}', checkpoint=known))\n"
+        "until_ready()\n"
         "if rank == 3: time.sleep(0.5)\n"
         "sys.exit({2: 1, 3: 65}[rank])"
     )
@@ -153,6 +158,7 @@ def test_the_message_of_the_rank_that_decides_is_the_pods(ranks_that, tmp_path):
 
 def test_a_killed_rank_has_a_message_although_it_could_not_write_one(ranks_that, tmp_path):
     process = ranks_that(
+        "until_ready()\n"
         "if rank == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
         "write_termination(Termination(rank=2, message='RuntimeError: lost a connection'))\n"
         "sys.exit(1)"

@@ -78,17 +78,20 @@ def start(tmp_path: Path, port: int) -> Iterator[Start]:
         }
         command = [sys.executable, *launcher_with_stall_timeout(STALL_SECONDS), "--config", config]
         with (tmp_path / "log").open("w") as log:
-            started.append(subprocess.Popen(command, env=environment, stderr=log))
+            started.append(
+                subprocess.Popen(command, env=environment, stderr=log, start_new_session=True)
+            )
         return started[-1]
 
     yield run
     for process in started:
-        process.kill()
-        process.wait()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # its ranks, too
+            process.wait()
 
 
 def until_step(port: int, step: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         try:
             with urlopen(f"http://127.0.0.1:{port}/progress", timeout=5) as answer:

@@ -61,8 +61,10 @@ def test_a_model_fills_what_a_job_leaves_open() -> None:
 
 
 def test_what_a_job_sets_wins() -> None:
-    filled = fill_defaults(parsed(**EXPLICIT, evaluation={"count": 8}), DISTILLED)
-    given = parsed(**EXPLICIT, evaluation={"count": 8})
+    training = {**EXPLICIT["training"], "schedule": {"name": "constant"}}
+    settings = {**EXPLICIT, "training": training, "evaluation": {"count": 8}}
+    filled = fill_defaults(parsed(**settings), DISTILLED)
+    given = parsed(**settings)
     assert filled.model_dump() == given.model_dump()
 
 

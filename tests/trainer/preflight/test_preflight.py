@@ -233,6 +233,34 @@ def test_a_run_of_an_earlier_version_keeps_the_loss_it_began_with(job: Job) -> N
         )  # fmt: skip
 
 
+def test_a_run_of_an_earlier_version_keeps_the_schedule_it_began_with(job: Job) -> None:
+    begun = examine(job).job
+    assert begun is not None
+    assert begun.spec.training.schedule.name == "warmup-stable-decay"
+    storage = Storage(StorageSettings())
+    layout = output_layout(begun)
+    write_run_record(
+        storage, layout, begun, attempt=0, world_size=1, global_batch=1, hashes={}, seeds={}
+    )
+    record = json.loads(storage.read(layout.run_record))
+    record["job"]["spec"]["training"]["schedule"] = {"name": "constant", "warmupSteps": 0}
+    storage.write(layout.run_record, json.dumps(record).encode())
+    report = examine(job)
+    assert report.job is not None
+    assert report.job.spec.training.schedule.name == "constant"
+    job["spec"]["training"]["schedule"] = {"decayFraction": 0.5}
+    report = examine(job)
+    assert report.job is not None
+    assert report.job.spec.training.schedule.name == "warmup-stable-decay"
+    # Its job named this one: without the name, it is another job.
+    record["job"]["spec"]["training"]["schedule"] = {"name": "cosine", "warmupSteps": 0}
+    storage.write(layout.run_record, json.dumps(record).encode())
+    del job["spec"]["training"]["schedule"]
+    report = examine(job)
+    assert report.job is not None
+    assert report.job.spec.training.schedule.name == "warmup-stable-decay"
+
+
 def test_only_bad_images_are_an_error(job: Job, tmp_path: Path) -> None:
     for path in (tmp_path / "images").iterdir():
         path.write_bytes(b"no image")
@@ -444,27 +472,44 @@ def test_long_captions_are_a_warning(job: Job, tmp_path: Path) -> None:
     assert "has 98 tokens, and 2 other(s) too many; the model reads 77, so shorten them" in warning
 
 
-def test_captions_and_masks_that_cannot_be_used_are_errors_with_the_files_names(
+def test_captions_and_masks_that_cannot_be_used_are_reported_with_the_files_names(
     job: Job, tmp_path: Path
 ) -> None:
-    first, folder = job["spec"]["subjects"][0], tmp_path / "images"
-    second = {"identifier": "xyz", "classNoun": "dog", "images": f"file://{tmp_path}/others"}
-    job["spec"]["subjects"].append(second)
-    shutil.copytree(folder, tmp_path / "others")
+    spoiled, fair = tmp_path / "images", tmp_path / "others"
+    shutil.copytree(spoiled, fair)
+    files = {
+        "0.mask.png": "is 64 x 160 pixels, which are other proportions than those of 0.png: save it"
+        " in the size of the upright image",
+        "1.mask.png": "marks nothing: the subject must be white (or opaque), and all else black",
+        "0.txt": "is empty: describe the image",
+        "1.txt": "is not UTF-8 text: save it as UTF-8",
+        "2.txt": "is not UTF-8 text: save it as UTF-8",
+    }
+    Image.new("L", (64, 160), 255).save(spoiled / "0.mask.png")
+    Image.new("L", (64, 80), 0).save(spoiled / "1.mask.png")
+    (spoiled / "0.txt").write_text(" \n")
+    (spoiled / "1.txt").write_bytes("sks grün".encode("latin-1"))
+    (spoiled / "2.txt").write_bytes("sks".encode("utf-16"))
+    (fair / "0.txt").write_text("a mug on a table")
+    (fair / "1.txt").write_text("a photo of xyz dog")
+    (fair / "2.txt").write_text("a photo of xyz dog")
+    first = job["spec"]["subjects"][0]
     first["mask"] = "file"
-    Image.new("L", (64, 160), 255).save(folder / "0.mask.png")
-    Image.new("L", (64, 80), 0).save(folder / "1.mask.png")
-    for images in (folder, tmp_path / "others"):
-        (images / "1.txt").write_text(" \n")
+    second = {"identifier": "xyz", "classNoun": "dog", "images": f"file://{fair}"}
+    job["spec"]["subjects"].append(second)
     report = examine(job)
-    first_subject, captions = map(str, report.errors)
-    of_first, masks = first_subject.split("\nspec.subjects[0].mask: ")
-    assert of_first.startswith("spec.subjects[0].images: 1 caption(s) in ")
-    assert masks.startswith("2 mask(s) in ")
-    assert "0.mask.png is 64 x 160 pixels, which are other proportions than those of" in masks
-    assert "1.mask.png marks nothing: the subject must be white" in masks
-    assert captions.startswith("spec.subjects[1].images: 1 caption(s) in ")
-    assert "1.txt is empty: describe the image" in captions
+    captions, masks = f"3 caption(s) in file://{spoiled}", f"2 mask(s) in file://{spoiled}"
+    assert str(report.errors[0]).splitlines() == [
+        f"spec.subjects[0].images: {captions} must be corrected:",
+        *(f"  {name} {files[name]}" for name in ("0.txt", "1.txt", "2.txt")),
+        f"spec.subjects[0].mask: {masks} must be corrected:",
+        *(f"  {name} {files[name]}" for name in ("0.mask.png", "1.mask.png")),
+    ]
+    assert len(report.errors) == 1
+    assert report.warnings == [
+        "spec.subjects[1].images: the identifier 'xyz' is missing in the captions of 0.png; add it,"
+        " or the model will not learn it from these images"
+    ]
 
 
 def test_adapter_targets_that_the_model_lacks_are_an_error(job: Job) -> None:
@@ -513,7 +558,10 @@ def test_patterns_may_name_any_module_with_an_adapter(job: Job) -> None:
 
 def test_a_job_that_cannot_fit_the_gpu_is_an_error(job: Job) -> None:
     job["spec"]["runtime"] = {"gpuMemory": "16Mi"}
-    job["spec"]["training"]["globalBatch"] = 64
+    # Little can be changed about it, and what is suggested is measured.
+    job["spec"]["training"] |= {
+        "globalBatch": 64, "gradientCheckpointing": True, "lora": {"type": "dora"},
+    }  # fmt: skip
     [error] = errors(job)
     assert error.startswith("spec.runtime.gpuMemory: ")
     assert "a training step needs " in error
@@ -628,6 +676,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     log = tmp_path / "termination.log"
 
     def run(job: Job) -> tuple[int, str]:
+        log.unlink(missing_ok=True)  # the first message of a pod is kept
         monkeypatch.setattr(sys, "argv", ["preflight", "--config", write(job, tmp_path)])
         return main(), Termination.decode(log.read_text()).message
 
@@ -653,6 +702,20 @@ def test_the_command_refuses_a_bad_job_file_with_a_line_for_each_field(
     assert "error: spec.training.globalBatch" in capsys.readouterr().out
     fields = [line.partition(":")[0] for line in message.splitlines()[:-1]]
     assert sorted(fields) == ["spec.training.globalBatch", "spec.training.stepps"]
+
+
+def test_rules_that_came_later_do_not_end_a_job_that_has_begun(
+    job: Job, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job["spec"]["training"]["captionDropout"] = 1
+    job["spec"]["subjects"][0]["images"] = f"file://{tmp_path}/nothing"
+    code, message = run(job)
+    assert code == 64
+    assert message.startswith("spec.training.captionDropout: ")
+    monkeypatch.setenv("DREAMBOOTH_ATTEMPT", "1")
+    code, message = run(job)
+    assert code == 65
+    assert message.startswith("spec.subjects[0].images: ")
 
 
 def test_a_long_message_is_cut_at_a_line_and_keeps_the_errors() -> None:

@@ -17,6 +17,8 @@ def measure(job: ResolvedJob) -> int:
     spec = job.spec
     quantization, training = spec.model.quantization, spec.training
     weights = WEIGHTS[quantization.denoiser if quantization else None]
+    if (offload := spec.runtime.offload) is not None:
+        weights *= 1 - 0.9 * offload.fraction
     text = 1 if quantization and quantization.text_encoders else 4
     images = (training.global_batch or training.per_device_batch or 1) / (
         training.accumulation if training.global_batch else 1
@@ -66,6 +68,15 @@ def test_all_weights_give_way_to_adapters() -> None:
     assert "spec.training.method: lora (24.0 GiB)" in found
 
 
+def test_weights_wait_on_the_host_when_rounding_is_not_enough() -> None:
+    found = suggestion(5)
+    assert found is not None
+    assert found.endswith(
+        "denoiser: nf4 (8.0 GiB), then spec.runtime.offload.fraction: 0.5 (5.3"
+        " GiB), then spec.runtime.offload.fraction: 1 (2.6 GiB)"
+    )
+
+
 def test_nothing_is_suggested_that_is_not_enough_or_cannot_work() -> None:
-    assert suggestion(7) is None
+    assert suggestion(2) is None
     assert suggestion(16, lora={"type": "dora"}) is None

@@ -12,6 +12,7 @@ UNUSED = (
     "dreambooth_trainer.run.evaluate",  # no --protocol
     "tensorboard",  # spec.tracking names no tracker
     "wandb",
+    "openai",  # no spec.captioning.endpoint
     "pandas",
     "torchvision",
 )

@@ -68,7 +68,8 @@ OTHER_SUBJECTS = [
         ({"training": {"lora": {"targets": ["to_q"]}}}, ["spec.training.lora.targets"]),
         ({"training": {"globalBatch": 4}}, ["spec.training.globalBatch"]),
         ({"training": {"steps": 2000, "schedule": {"name": "cosine"}}},
-         ["spec.training.schedule.name", "spec.training.steps"]),
+         ["spec.training.schedule.decayFraction", "spec.training.schedule.name",
+          "spec.training.steps"]),
         ({"training": {"steps": 2000, "textEncoder": {"method": "lora", "stopFraction": 0.5}}},
          ["spec.training.steps", "spec.training.textEncoder.method",
           "spec.training.textEncoder.stopFraction"]),
@@ -96,6 +97,7 @@ def test_a_difference_tells_both_values() -> None:
     "changes",
     [
         {"training": {"steps": 2000}},
+        {"training": {"schedule": {"name": "warmup-stable-decay"}}},
         {"training": {"gradientCheckpointing": True}},
         {"training": {"accumulation": 4}},
         {"samples": {"count": 2, "prompts": ["a photo of sks mug on the moon"]}},

@@ -7,11 +7,19 @@ import pytest
 import torch
 
 from dreambooth_api.contract.layout import OutputLayout
-from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.job import DreamBoothJob, accepted
 from dreambooth_storage import Storage, StorageSettings
+from dreambooth_trainer.models.defaults import fill_defaults
+from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS
 from dreambooth_trainer.models.published import INHERITED, License
 from dreambooth_trainer.resolved_job import ResolvedJob
-from dreambooth_trainer.resume.run_record import public_config, versions, write_run_record
+from dreambooth_trainer.resume.fingerprint import changes_since
+from dreambooth_trainer.resume.run_record import (
+    public_config,
+    read_run_record,
+    versions,
+    write_run_record,
+)
 from tests.trainer.resolved import resolve
 
 
@@ -52,6 +60,19 @@ def write(
         model_license=model_license,
         resumed_from=None if attempt == 0 else 500,
     )  # fmt: skip
+
+
+def test_a_run_that_began_before_a_rule_is_read(storage: Storage, tmp_path: Path) -> None:
+    run = f"file://{tmp_path}"
+    write(storage, run)
+    document = json.loads((tmp_path / "run.json").read_text())
+    subject = document["job"]["spec"]["subjects"][0]
+    subject["evaluationImages"] = subject["images"]
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    record = read_run_record(storage, OutputLayout(run))
+    assert record is not None
+    assert fill_defaults(accepted(record["job"]), DEFAULTS).spec.subjects[0].evaluation_images
+    assert changes_since(record["job"], job()) == []
 
 
 def test_it_holds_what_is_needed_to_make_the_result_again(storage: Storage, tmp_path: Path) -> None:

@@ -40,6 +40,23 @@ def finish(job: dict[str, Any], folder: Path, **how: Any) -> Any:
     return ended
 
 
+@pytest.fixture(scope="module")
+def kept() -> dict[str, Any]:
+    """What `whole` has made, for the module's other tests."""
+    return {}
+
+
+@pytest.fixture
+def whole(kept: dict[str, Any], job: Job, tmp_path: Path) -> dict[str, Any]:
+    """A job that one rank has finished without interruptions."""
+    if not kept:
+        made = scored(job, "whole")
+        finish(made, tmp_path / "whole")
+        kept["job"] = made
+    found: dict[str, Any] = kept["job"]
+    return found
+
+
 def evaluations(job: dict[str, Any]) -> dict[int, dict[str, float]]:
     """Scores by step."""
     files = sorted((run_folder(job) / "selection").glob("step-*.json"))
@@ -69,31 +86,34 @@ def same_weights(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) 
 
 
 def test_the_best_checkpoint_is_exported_and_the_last_stays_beside_it(
-    job: Job, tmp_path: Path
+    job: Job, whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    made = scored(job, "best")
-    ended = finish(made, tmp_path)
-    assert list(evaluations(made)) == [2, 4, 6, 8]
-    assert all("validationLoss" in scores for scores in evaluations(made).values())
-    best = best_step(made)
+    assert list(evaluations(whole)) == [2, 4, 6, 8]
+    assert all("validationLoss" in scores for scores in evaluations(whole).values())
+    best = best_step(whole)
     assert best < STEPS, "choose other settings: the last is the best"
-    assert ended.termination.best is not None
-    assert ended.termination.best.step == best
-    assert result(made)["exportedStep"] == best
-    assert result(made)["lastStep"] == STEPS
-    scores = json.loads((run_folder(made) / "scores.json").read_text())
+    assert result(whole)["exportedStep"] == best
+    assert result(whole)["lastStep"] == STEPS
+    scores = json.loads((run_folder(whole) / "scores.json").read_text())
     assert (scores["step"], scores["exportedStep"], scores["lastStep"]) == (best, best, STEPS)
-    assert scores["validationLoss"] == evaluations(made)[best]["validationLoss"]
+    assert scores["validationLoss"] == evaluations(whole)[best]["validationLoss"]
     # What is exported is what was trained up to that step, and no further.
     short = scored(job, "short")
     short["spec"]["training"]["steps"] = best
-    finish(short, tmp_path / "short")
-    assert same_weights(exported(made), exported(short))
-    assert not same_weights(exported(made), exported(made, "export-last"))
-    assert (run_folder(made) / "samples" / f"step-{best:08d}" / "grid.png").exists()
-    card = (run_folder(made) / "export" / "README.md").read_text()
+    # As after a run of fewer steps whose last model was not its best one.
+    stale = run_folder(short) / "export-last" / "README.md"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("the last model of fewer steps")
+    ended = finish(short, tmp_path / "short")
+    assert ended.termination.best is not None
+    assert ended.termination.best.step == best
+    assert not stale.parent.exists()
+    assert same_weights(exported(whole), exported(short))
+    assert not same_weights(exported(whole), exported(whole, "export-last"))
+    assert (run_folder(whole) / "samples" / f"step-{best:08d}" / "grid.png").exists()
+    card = (run_folder(whole) / "export" / "README.md").read_text()
     assert f"best checkpoint, of step {best}; training ended with step {STEPS}." in card
-    assert "best checkpoint" not in (run_folder(made) / "export-last" / "README.md").read_text()
+    assert "best checkpoint" not in (run_folder(whole) / "export-last" / "README.md").read_text()
 
 
 MOMENTS = {
@@ -118,10 +138,8 @@ MOMENTS = {
     "kind", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
 def test_whenever_it_is_killed_the_same_checkpoint_is_the_best(
-    job: Job, tmp_path: Path, kind: signal.Signals
+    job: Job, whole: dict[str, Any], tmp_path: Path, kind: signal.Signals
 ) -> None:
-    whole = scored(job, "whole")
-    finish(whole, tmp_path / "whole")
     broken = scored(job, "broken")
     for attempt, (function, call) in enumerate(MOMENTS.values()):
         strike = SignalAtCall(function, kind, call=call)
@@ -134,15 +152,16 @@ def test_whenever_it_is_killed_the_same_checkpoint_is_the_best(
     assert same_weights(exported(broken, "export-last"), exported(whole, "export-last"))
 
 
-def test_two_ranks_choose_the_checkpoint_that_one_does(job: Job, tmp_path: Path) -> None:
-    alone, two = scored(job, "alone"), scored(job, "two")
-    finish(alone, tmp_path / "alone")
+def test_two_ranks_choose_the_checkpoint_that_one_does(
+    job: Job, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    two = scored(job, "two")
     finish(two, tmp_path / "two", nodes=2)
-    assert result(two)["exportedStep"] == result(alone)["exportedStep"]
+    assert result(two)["exportedStep"] == result(whole)["exportedStep"]
     # Of the base model, which both have bit for bit.
-    base = [(run_folder(each) / "scores/step-00000000.json").read_bytes() for each in (alone, two)]
+    base = [(run_folder(each) / "scores/step-00000000.json").read_bytes() for each in (whole, two)]
     assert base[0] == base[1]
-    for step, scores in evaluations(alone).items():
+    for step, scores in evaluations(whole).items():
         assert evaluations(two)[step] == pytest.approx(scores, rel=1e-3, abs=1e-4)
 
 

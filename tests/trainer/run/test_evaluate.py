@@ -80,6 +80,7 @@ def run(job: DreamBoothJob, stop: StopSignal | None = None) -> Scores:
     evaluate(job, Topology(), stop or StopSignal(), telemetry, "dreambooth")
     seen = telemetry.progress.snapshot().protocol  # of base model and result
     assert seen == Images(done=2 * 12, total=2 * 12)
+    assert "24 images: for each subject" in telemetry.notes[0]
     layout = output_layout(job)
     path = Path(layout.protocol_scores("dreambooth").removeprefix("file://"))
     return Scores.decode(path.read_bytes())
@@ -99,7 +100,7 @@ def test_a_result_is_scored_once_and_its_images_are_kept(
     monkeypatch.setattr(ImageGenerator, "generate", counted)
     scores = run(job)
     # The result is the base model here: its images are those that are there already.
-    assert calls == [2 * 4 + 4]
+    assert calls == [8, 4]
     (subject,) = scores.subjects
     assert (scores.step, scores.exported_step) == (9, 9)
     assert (subject.counts.subject, subject.counts.class_images) == (8, 4)
@@ -108,11 +109,11 @@ def test_a_result_is_scored_once_and_its_images_are_kept(
     assert change is not None
     assert change.value == 0
     assert run(job) == scores
-    assert len(calls) == 1
-    # An image that was lost, as when an evaluation is stopped: its group is generated again.
+    assert calls == [8, 4]
+    # An image that was lost, as when an evaluation is stopped: its pass is repeated.
     next((tmp_path / "out").rglob("0-01-3.png")).unlink()
     assert run(job) == scores
-    assert len(calls) == 2
+    assert calls == [8, 4, 8]
 
 
 def test_the_images_of_a_lora_are_those_of_its_base_with_the_adapters(
@@ -168,9 +169,26 @@ def test_an_evaluation_that_is_stopped_writes_no_scores(job: DreamBoothJob, tmp_
     assert not list((tmp_path / "out").rglob("scores.json"))
 
 
+def test_the_images_of_each_pass_are_kept_when_an_evaluation_is_stopped(
+    job: DreamBoothJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate, stop = ImageGenerator.generate, StopSignal()
+
+    def stopped_later(self: ImageGenerator, requests: Any) -> Any:
+        images = generate(self, requests)
+        stop.requested = True
+        return images
+
+    monkeypatch.setattr(ImageGenerator, "generate", stopped_later)
+    with pytest.raises(StoppedError):
+        run(job, stop)
+    assert len(list((tmp_path / "out/default").rglob("0-*.png"))) == 8
+
+
 def test_a_job_without_a_result_is_refused(job: DreamBoothJob, tmp_path: Path) -> None:
     shutil.rmtree(output_layout(job).export.removeprefix("file://"))
-    with pytest.raises(BadModelError, match="there is no exported model at"):
+    job.spec.model.source = "/models/moved"  # which would be told otherwise
+    with pytest.raises(BadModelError, match="has no exported model yet; wait"):
         run(job)
 
 

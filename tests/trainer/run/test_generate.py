@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +13,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.images.generation import Generation
 from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
 from dreambooth_trainer.models.generate import ImageRequest
 from dreambooth_trainer.process.errors import BadConfigError, BadModelError
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology
-from dreambooth_trainer.run.generate import file_names, generate
+from dreambooth_trainer.run.generate import file_names, generate, unusual_size
+from dreambooth_trainer.run.result import divided_as_trained, resolve
+from dreambooth_trainer.run.train import open_storage
 from dreambooth_trainer.telemetry.telemetry import Telemetry
 from tests.trainer.ranks import run_folder, run_ranks
+from tests.trainer.serving.server import write_run
 
 PROMPTS = ["a photo of sks mug", "a mug"]
 SAMPLES = {"prompts": PROMPTS, "count": 5, "seed": 7, "steps": 2}
@@ -118,12 +126,34 @@ def test_images_of_a_lora_and_of_its_checkpoints(trained: Train, tmp_path: Path)
     with pytest.raises(BadConfigError, match="no checkpoint of that step, but of 1, 2"):
         run(made, folder, step=3)
     shutil.rmtree(run_folder(made) / "checkpoints")
-    with pytest.raises(BadModelError, match="neither an exported model nor a checkpoint yet"):
+    with pytest.raises(BadModelError, match="has ended, but export/ is missing"):
         run(made, folder)
 
 
+@pytest.mark.parametrize("chosen", ["fsdp", "ddp", None])
+def test_a_model_that_preflight_has_divided_is_whole_here(
+    random_model: Path, tmp_path: Path, chosen: str | None
+) -> None:
+    folder = write_run(tmp_path / "runs", random_model, "mug", "uid", seed=1)
+    record = json.loads((folder / "run.json").read_text())
+    job = DreamBoothJob.model_validate(record["job"])
+    if chosen is not None:
+        record["job"]["spec"]["runtime"]["strategy"] = chosen
+    (folder / "run.json").write_text(json.dumps(record))
+    telemetry = Telemetry(job, Topology())
+    storage = open_storage(job, telemetry)
+    resolved = divided_as_trained(resolve(job, storage), storage, OutputLayout(f"file://{folder}"))
+    assert resolved.spec.runtime.strategy == chosen
+    asked: dict[str, Any] = {"prompts": ["a mug"], "count": 1, "seed": 7, "steps": 1}
+    request = Generation(root=f"file://{folder}", folder=str(tmp_path / "images"), **asked)
+    (tmp_path / "request.json").write_text(request.model_dump_json())
+    generate(job, Topology(), StopSignal(), telemetry, tmp_path / "request.json")
+    said = any("each GPU holds the whole model" in note for note in telemetry.notes)
+    assert said is (chosen == "fsdp")
+
+
 def test_a_whole_model_makes_its_samples_from_a_checkpoint_and_nearly_from_the_export(
-    trained: Train, tmp_path: Path
+    trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = trained("full", method="full", learningRate=1e-3)
     run(made, tmp_path / "checkpoint", step=2)
@@ -145,8 +175,86 @@ def test_a_whole_model_makes_its_samples_from_a_checkpoint_and_nearly_from_the_e
         "Negative prompt: blur\nSteps: 3, Sampler: dpm-solver++, CFG scale: 2.0"
         in (image.text["parameters"])
     )
-    with pytest.raises(BadConfigError, match="width 97: must be a multiple of 4"):
+    with pytest.raises(BadConfigError, match="width 97: must be a multiple of 8"):
         run(made, tmp_path / "odd", width=97)
+    monkeypatch.setattr("dreambooth_trainer.run.generate.MAX_SHOWN", 3)
+    telemetry = run(made, tmp_path / "few", prompts=["a mug", "a cup"], count=2)
+    assert len(list((tmp_path / "few").glob("a-*.png"))) == 4
+    assert telemetry.progress.snapshot().figures() == ["image 4/4"]
+    # Before anything is loaded.
+    monkeypatch.setattr(StableDiffusion, "largest_side", 128)
+    monkeypatch.setattr("dreambooth_trainer.run.generate.load_result", None)
+    with pytest.raises(BadConfigError, match="width 132: must be at most 128") as error:
+        run(made, tmp_path / "large", width=132, height=65)
+    assert "height 65: must be a multiple of 8" in str(error.value)
+
+
+def test_a_stop_ends_a_step_that_takes_long(random_model: Path, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "runs", random_model, "mug", "uid", seed=1)
+    record = json.loads((folder / "run.json").read_text())
+    record["job"]["spec"]["prior"]["prompts"] = ["a {classNoun}"]  # from before this was refused
+    (tmp_path / "job.yaml").write_text(json.dumps(record["job"]))
+    request = Generation(
+        root=f"file://{folder}", folder=str(tmp_path / "images"), prompts=["a mug"], count=1, seed=7
+    )
+    (tmp_path / "request.json").write_text(request.model_dump_json())
+    # In C, where no handler of Python runs.
+    program = """
+import ctypes, sys
+from diffusers import UNet2DConditionModel
+from dreambooth_trainer.__main__ import main
+
+def forward(*_, **__):
+    print("denoising", flush=True)
+    ctypes.PyDLL(None).usleep(60_000_000)
+
+UNet2DConditionModel.forward = forward
+sys.exit(main())
+"""
+    arguments = ["--config", tmp_path / "job.yaml", "--generate", tmp_path / "request.json"]
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "denoising\n"
+        process.terminate()
+        assert process.wait(10) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("size", "is_far"),
+    [((64, 64), False), ((96, 64), False), ((128, 64), True), ((256, 256), False),
+     ((512, 512), True), ((300, 120), False)],
+)  # fmt: skip
+def test_a_size_far_from_the_models_and_the_trainings_is_unusual(
+    random_pipeline: Any, size: tuple[int, int], is_far: bool
+) -> None:
+    family = StableDiffusion(random_pipeline, "")
+    trained = 64 if size[0] < 256 else 256
+    found = list(unusual_size(size, trained, family))
+    assert bool(found) is is_far
+    assert all(f"{size[0]}x{size[1]} is far from {trained}x{trained}" in each for each in found)
+
+
+def test_only_what_is_loaded_into_a_base_model_needs_it(random_model: Path, tmp_path: Path) -> None:
+    """In a folder that was copied to where the base model cannot be read."""
+    asked: dict[str, Any] = {"prompts": ["a mug"], "count": 1, "seed": 7, "steps": 1}
+    for name, seed in (("whole", None), ("lora", 1)):
+        folder = write_run(tmp_path / "runs", random_model, name, "uid", seed=seed)
+        record = json.loads((folder / "run.json").read_text())
+        record["job"]["spec"]["model"]["source"] = "/models/moved"
+        job = DreamBoothJob.model_validate(record["job"])
+        request = Generation(root=f"file://{folder}", folder=str(tmp_path / name), **asked)
+        (tmp_path / "request.json").write_text(request.model_dump_json())
+        arguments = job, Topology(), StopSignal(), Telemetry(job, Topology())
+        if seed is None:
+            generate(*arguments, tmp_path / "request.json")
+            assert (tmp_path / name / "a-mug-7.png").exists()
+        else:
+            with pytest.raises(BadModelError, match=r"nothing at /models/moved.* with --base"):
+                generate(*arguments, tmp_path / "request.json")
+            shutil.rmtree(folder / "export")
+            with pytest.raises(BadModelError, match="has no exported model yet"):
+                generate(*arguments, tmp_path / "request.json")
 
 
 def test_equal_names_get_a_number() -> None:

@@ -19,7 +19,7 @@ from tests.trainer.checkpoint_saves import load
 from tests.trainer.ranks import final_state, run_folder, run_ranks, start_ranks
 
 Job = Callable[..., dict[str, Any]]
-STEPS = 30
+STEPS = 20
 
 
 def small(job: Job, uid: str) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Run:
 
 
 @pytest.mark.parametrize(
-    "kills", [8, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]
+    "kills", [5, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]
 )
 def test_killed_at_random_moments_a_job_always_comes_to_the_same_end(
     job: Job, tmp_path: Path, kills: int

@@ -68,3 +68,46 @@ def _parameters(optimizer: Any) -> list[Any]:
 def test_model_and_moments_are_not_copied_to_the_host(job: Job, tmp_path: Path, ranks: int) -> None:
     ended = run_ranks(job(), tmp_path, per_node=ranks, prepare=forbid_copies_to_the_host)
     assert ended.codes == [ExitCode.DONE] * ranks, ended.logs[0]
+
+
+def require_offload() -> None:
+    """Fail where no block waits on the host."""
+    from dreambooth_trainer.models.offload.linear import OffloadedLinear
+    from dreambooth_trainer.run import train
+
+    fit = train.fit
+
+    def check(attempt: Any, module: Any, *rest: Any) -> None:
+        assert any(isinstance(each, OffloadedLinear) for each in module.modules())
+        fit(attempt, module, *rest)
+
+    train.fit = check
+
+
+def test_frozen_weights_that_wait_on_the_host_change_nothing_of_a_whole_job(
+    job: Job, tmp_path: Path
+) -> None:
+    training = {"method": "lora", "steps": 4, "globalBatch": 2}
+    plain = job("plain", training=training)
+    offloaded = job(
+        "offloaded", training=training, runtime={"gpusPerNode": 0, "offload": {"fraction": 0.5}}
+    )
+    assert run_ranks(plain, tmp_path / "a").codes == [ExitCode.DONE]
+    stopped = run_ranks(offloaded, tmp_path / "b", stop_at_step=1, prepare=require_offload)
+    assert stopped.codes == [ExitCode.STOPPED], stopped.logs[0]
+    ended = run_ranks(offloaded, tmp_path / "c", attempt=1, prepare=require_offload)
+    assert ended.codes == [ExitCode.DONE], ended.logs[0]
+    expected, state = final_state(plain), final_state(offloaded)
+    assert expected.keys() == state.keys()
+    assert all(state[name].equal(tensor) for name, tensor in expected.items())
+    samples = [
+        {path.name: path.read_bytes() for path in run_folder(each).glob("samples/step-*4/*.png")}
+        for each in (plain, offloaded)
+    ]
+    assert samples[0]
+    assert samples[0] == samples[1]
+    exports = [
+        (run_folder(each) / "export" / "pytorch_lora_weights.safetensors").read_bytes()
+        for each in (plain, offloaded)
+    ]
+    assert exports[0] == exports[1]

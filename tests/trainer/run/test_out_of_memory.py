@@ -121,7 +121,8 @@ def test_only_what_can_still_be_lowered_is_named(job: MakeJob) -> None:
     )
     least = {"globalBatch": 1, "method": "lora", "gradientCheckpointing": True, "precision": "bf16"}
     assert remedies("a training step", DreamBoothJob.model_validate(job(training=least))) == (
-        "set spec.model.quantization, lower spec.training.resolution or use GPUs with more memory"
+        "set spec.model.quantization, set spec.runtime.offload, lower spec.training.resolution"
+        " or use GPUs with more memory"
     )
     for spec in (
         {"training": {**least, "lora": {"type": "dora"}}},

@@ -29,24 +29,25 @@ def examine(job):
 
 
 def test_a_finished_job_goes_on_with_more_steps_as_if_it_had_never_ended(job, tmp_path):
-    finish(job("first", training=LORA), tmp_path / "first")
-    more = LORA | {"steps": 20}
+    constant = LORA | {"schedule": {"name": "constant"}}  # a decay would have begun in the first
+    finish(job("first", training=constant), tmp_path / "first")
+    more = constant | {"steps": 12}
     # Deleted and applied again: another uid under the same name.
     again = job("again", training=more, resumeFrom={"job": "test"})
     report = examine(again)
     assert report.errors == []
-    assert any("goes on from step 8 of 20" in note for note in report.notes)
-    stopped = run_ranks(again, tmp_path / "again", stop_at_step=4)
+    assert any("goes on from step 8 of 12" in note for note in report.notes)
+    stopped = run_ranks(again, tmp_path / "again", stop_at_step=1)
     assert stopped.codes == [143], stopped.logs
     # From then on its own checkpoints count: the other run may be deleted.
-    shutil.rmtree(run_folder(job("first")))
+    shutil.rmtree(run_folder(job("first", training=constant)))
     finish(again, tmp_path / "again", attempt=1)
 
     steady = job("steady", training=more)
     finish(steady, tmp_path / "steady")
     expected, found = final_state(steady), final_state(again)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert [line["step"] for line in history(again)] == list(range(1, 21))
+    assert [line["step"] for line in history(again)] == list(range(1, 13))
     attempts = record(again)["attempts"]
     assert attempts[0]["resumedFromStep"] == 8
     assert attempts[1]["resumedFromStep"] >= 10

@@ -161,12 +161,9 @@ def test_a_rank_killed_while_it_waits_for_its_upload_has_lost_less_than_two_inte
     newest = store.checkpoints()[0]
     assert newest.step <= stopped < newest.step + 20
     assert load(store, newest)
-    with Pods(endless, tmp_path, nodes=1, attempt=1) as attempt:
-        pod = attempt.start()
-        pod.until_step(newest.step + 1)
-        pod.process.terminate()
-        assert pod.wait() == 143
-        checkpoint = pod.termination().checkpoint
+    stopped_again = run_ranks(endless, tmp_path / "resumed", attempt=1, stop_at_step=1)
+    assert stopped_again.codes == [143], stopped_again.logs
+    checkpoint = stopped_again.termination.checkpoint
     last = store.checkpoints()[0]
     assert last.step > newest.step
     assert checkpoint is not None

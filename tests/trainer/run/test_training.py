@@ -179,7 +179,7 @@ def test_without_a_global_batch_a_run_keeps_the_batch_that_it_began_with(job, tm
         return made
 
     finish(on(2, "steady"), tmp_path / "steady", nodes=2)
-    stopped = run_ranks(on(2, "moved"), tmp_path / "moved", nodes=2, stop_at_step=2)
+    stopped = run_ranks(on(2, "moved"), tmp_path / "moved", nodes=2, stop_at_step=1)
     assert stopped.codes == [143, 143], stopped.logs
     finish(on(1, "moved"), tmp_path / "moved", attempt=1)
     moved, steady = (history(on(1, uid)) for uid in ("moved", "steady"))
@@ -193,22 +193,28 @@ def test_without_a_global_batch_a_run_keeps_the_batch_that_it_began_with(job, tm
 
 
 def test_the_next_job_of_the_class_generates_no_class_images(job, tmp_path):
-    first = job("first", prior={"cache": f"file://{tmp_path}/cache"})
-    second = job("second", prior={"cache": f"file://{tmp_path}/cache"})
+    prior = {"cache": f"file://{tmp_path}/cache"}
+    first, second = (
+        job(uid, prior=prior, training={"method": "lora", "steps": 1})
+        for uid in ("first", "second")
+    )
     assert "0 reused, 6 generated" in finish(first, tmp_path / "first").logs[0]
     assert "6 reused, 0 generated" in finish(second, tmp_path / "second").logs[0]
 
 
 def test_a_finished_run_leaves_everything_a_user_needs(job, tmp_path):
-    run = job("run", samples={"steps": 2, "count": 2, "every": 4}, tracking={"tensorboard": True})
+    run = job(
+        "run", training={"steps": 2}, samples={"steps": 2, "count": 2, "every": 1},
+        tracking={"tensorboard": True},
+    )  # fmt: skip
     finish(run, tmp_path / "run")
     folder = run_folder(run)
     for name in (
         "run.json",
         "history.jsonl",
         "samples/step-00000000/grid.png",
-        "samples/step-00000004/0-1.png",
-        "samples/step-00000008/grid.png",
+        "samples/step-00000001/0-1.png",
+        "samples/step-00000002/grid.png",
         "samples/before-after.png",
         "export/model_index.json",
         "export/README.md",
@@ -245,7 +251,7 @@ def test_class_images_are_trained_on_with_their_own_captions(job, tmp_path):
 
 def test_without_class_images_the_class_prompt_of_the_subject_s_images_is_kept(job, tmp_path):
     prior = {"count": 0, "cache": f"file://{tmp_path}/cache"}
-    few = job("few", prior=prior, training={"method": "lora", "lora": {"rank": 4}})
+    few = job("few", prior=prior, training={"method": "lora", "lora": {"rank": 4}, "steps": 3})
     finish(few, tmp_path / "few")
     assert not (tmp_path / "cache").exists()
     losses = [line["prior_loss"] for line in history(few)]
@@ -256,7 +262,8 @@ def test_without_class_images_the_class_prompt_of_the_subject_s_images_is_kept(j
 
 
 def test_without_prior_no_class_image_is_made(job, tmp_path):
-    alone = job("alone", prior={"enabled": False, "cache": f"file://{tmp_path}/cache"})
+    prior = {"enabled": False, "cache": f"file://{tmp_path}/cache"}
+    alone = job("alone", prior=prior, training={"steps": 2})
     finish(alone, tmp_path / "alone")
     assert not (tmp_path / "cache").exists()
     assert all(line["prior_loss"] == 0 for line in history(alone))
@@ -293,16 +300,26 @@ def test_a_bad_job_ends_with_its_own_code_and_a_sentence_that_names_the_field(jo
     assert words in ended.logs[0]
 
 
+def test_rules_that_came_later_do_not_end_a_job_that_has_begun(job, tmp_path):
+    # With the next fault, too, so that it ends at once.
+    changes = {"training": {"captionDropout": 1}, "model": {"source": "/nowhere/at/all"}}
+    begins = run_ranks(job("begins", **changes), tmp_path / "begins")
+    assert "spec.training.captionDropout" in begins.termination.message
+    goes_on = run_ranks(job("begins", **changes), tmp_path / "goes-on", attempt=1)
+    assert goes_on.codes == [66], goes_on.logs[0]
+    assert "captionDropout" not in goes_on.termination.message
+
+
 def test_a_resumed_job_may_ask_for_other_samples_and_more_steps(job, tmp_path):
-    first = job("run", training={"method": "lora"})
-    stopped = run_ranks(first, tmp_path / "run", stop_at_step=3)
+    first = job("run", training={"method": "lora", "steps": 4})
+    stopped = run_ranks(first, tmp_path / "run", stop_at_step=1)
     assert stopped.codes == [143], stopped.logs
     prompts = ["a photo of sks mug", "sks mug on the moon"]
     again = job(
-        "run", training={"method": "lora", "steps": 10}, samples={"prompts": prompts, "count": 2}
+        "run", training={"method": "lora", "steps": 5}, samples={"prompts": prompts, "count": 2}
     )
     finish(again, tmp_path / "run", attempt=1)
-    for step in (0, 10):
+    for step in (0, 5):
         images = (run_folder(again) / "samples" / f"step-{step:08d}").glob("?-?.png")
         assert sorted(p.name for p in images) == ["0-0.png", "0-1.png", "1-0.png", "1-1.png"]
     before = run_folder(again) / "samples" / "step-00000000" / "0-0.png"
@@ -310,14 +327,14 @@ def test_a_resumed_job_may_ask_for_other_samples_and_more_steps(job, tmp_path):
     finish(plain, tmp_path / "plain")
     untrained = run_folder(plain) / "samples" / "step-00000000" / "0-0.png"
     assert before.read_bytes() == untrained.read_bytes()
-    assert [line["step"] for line in history(again)] == list(range(1, 11))
+    assert [line["step"] for line in history(again)] == list(range(1, 6))
 
 
 def test_a_job_that_was_changed_in_earnest_does_not_go_on(job, tmp_path):
-    first = job("run")
-    assert run_ranks(first, tmp_path / "run", nodes=2, stop_at_step=3).codes == [143, 143]
+    first = job("run", training={"steps": 4})
+    assert run_ranks(first, tmp_path / "run", nodes=2, stop_at_step=1).codes == [143, 143]
     before = sorted((run_folder(first) / "checkpoints").rglob("manifest.json"))
-    other = job("run", training={"seed": 9, "learningRate": 2e-3})
+    other = job("run", training={"steps": 4, "seed": 9, "learningRate": 2e-3})
     refused = run_ranks(other, tmp_path / "run", nodes=2, attempt=1)
     assert refused.codes == [64, 64], refused.logs
     assert "spec.training.seed: 0 then, 9 now" in refused.termination.message
@@ -330,8 +347,8 @@ def test_with_other_images_a_job_does_not_go_on(job, subject, tmp_path):
     images = tmp_path / "images"
     shutil.copytree(subject, images)
     subjects = [{"identifier": "sks", "classNoun": "mug", "images": f"file://{images}"}]
-    run = job("run", subjects=subjects)
-    assert run_ranks(run, tmp_path / "run", stop_at_step=3).codes == [143]
+    run = job("run", subjects=subjects, training={"steps": 4})
+    assert run_ranks(run, tmp_path / "run", stop_at_step=1).codes == [143]
     (images / "3.png").unlink()
     (images / "1.png").write_bytes((subject / "3.png").read_bytes())
     refused = run_ranks(run, tmp_path / "run", attempt=1)
@@ -341,7 +358,7 @@ def test_with_other_images_a_job_does_not_go_on(job, subject, tmp_path):
 
 
 def test_an_attempt_that_was_overtaken_does_nothing(job, tmp_path):
-    run = job("run")
+    run = job("run", training={"steps": 1})
     finish(run, tmp_path / "run", attempt=1)
     before = sorted(p.name for p in run_folder(run).rglob("*"))
     late = run_ranks(run, tmp_path / "run", attempt=0)

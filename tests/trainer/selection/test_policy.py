@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from dreambooth_api.models.evaluation import EarlyStopping, ScoreWeight, Select
 from dreambooth_api.models.prior import Prior
+from dreambooth_api.models.results.evaluation import EarlyStopping, ScoreWeight, Select
 from dreambooth_trainer.selection.policy import (
     MIN_CLASS_FIDELITY,
     Evaluation,
@@ -64,6 +64,7 @@ def test_the_default_limit_is_for_jobs_that_keep_the_class() -> None:
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_a_score_that_is_not_finite_never_wins(broken: float) -> None:
     assert best_step(at(100, broken), at(200, 0.1)) == 200
+    assert best_step(at(100, broken), at(200, -0.1)) == 200
 
 
 def stop(*subject: float, patience: int = 2, min_delta: float = 0.0) -> int | None:
@@ -79,7 +80,26 @@ def test_training_ends_after_as_many_evaluations_that_are_not_better() -> None:
     assert stop_step([at(100, 0.2), at(200, 0.1)], Select(), None) is None
 
 
-def test_a_checkpoint_below_the_limit_of_the_class_fidelity_is_not_better() -> None:
-    early = EarlyStopping(patience=2)
-    lost = [at(100 * i, 0.1 * i, fidelity=0.4 - 0.1 * i) for i in range(1, 6)]
-    assert stop_step(lost, Select(min_class_fidelity=0.25), early) == 300
+def test_training_does_not_end_while_a_score_below_0_rises() -> None:
+    assert stop(-0.3, -0.2, -0.1, 0.1, 0.2) is None
+    assert stop(-0.1, -0.2, -0.2) == 300
+    # The better prompts of a model that looks less like the subject do not count.
+    assert best_step(at(100, -0.2, 0.9), at(200, -0.1, 0.5)) == 200
+
+
+def stop_by_class(*fidelity: float, min_delta: float = 0.0) -> int | None:
+    """With a subject that looks better each time."""
+    evaluations = [at(100 * i, 0.1 * i, fidelity=each) for i, each in enumerate(fidelity, 1)]
+    early = EarlyStopping(patience=2, min_delta=min_delta)
+    return stop_step(evaluations, Select(min_class_fidelity=0.25), early)
+
+
+def test_a_checkpoint_that_has_lost_more_of_the_class_is_not_better() -> None:
+    assert stop_by_class(0.3, 0.2, 0.1, 0.0) == 300
+
+
+def test_training_does_not_end_while_the_class_comes_back() -> None:
+    assert stop_by_class(-0.5, -0.2, 0.1, 0.2, 0.3, 0.4) is None
+    assert stop_by_class(-0.5, -0.5, -0.6, -0.6) == 400
+    # Above the limit, the scores decide again.
+    assert stop_by_class(0.1, 0.2, 0.3, 0.4, 0.5, min_delta=0.25) == 500

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from dreambooth_api.models.evaluation import Evaluation as Settings
+from dreambooth_api.models.results.evaluation import Evaluation as Settings
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.attempt import Attempt
 from dreambooth_trainer.process.distributed import Ranks

@@ -16,7 +16,7 @@ from diffusers import StableDiffusionPipeline
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_trainer.export.lora import export_lora
 from dreambooth_trainer.models.families.stable_diffusion import StableDiffusion
-from dreambooth_trainer.serving.app import make_app
+from dreambooth_trainer.serving.http.app import make_app
 from dreambooth_trainer.serving.parts import Parts, make_parts
 from dreambooth_trainer.serving.settings import ServingSettings
 from tests.trainer.export.test_export import ABOUT, adapt

@@ -1,5 +1,6 @@
 """The page of the server in a real browser: a click, a stream, two results side by side."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,6 +87,81 @@ def test_images_of_two_results_are_streamed_side_by_side(
     assert page.evaluate("document.getElementById('other').value") == "cup"
 
 
+def fill(page: Page, **fields: object) -> None:
+    """Set fields as a user does, and begin."""
+    page.evaluate(
+        f"for (const [id, value] of Object.entries({json.dumps(fields)})) {{"
+        " const field = document.getElementById(id);"
+        " field.value = value; field.dispatchEvent(new Event('change')) }"
+        "document.getElementById('go').click()"
+    )
+
+
+SOURCES = "[...document.querySelectorAll('#output img')].map(each => each.src)"
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_link_holds_two_weights_of_one_result(
+    page: Page, server: Serving, tmp_path: Path, width: int
+) -> None:
+    page.open(server.url, width=width)
+    wait(page, STATUS, lambda text: text == "3 results")
+    fill(page, model="mug", adapter_weight=0.5, other="mug", other_weight=2, seed=7, n=2, steps=3)
+    wait(page, STATUS, lambda text: str(text).startswith("Done in"))
+    heads = "[...document.querySelectorAll('#output h3')].map(each => each.textContent)"
+    assert page.evaluate(heads) == ["mug, weight 0.5", "mug, weight 2"]
+    made = page.evaluate(SOURCES)
+    assert len(set(made)) == 4
+    # The two of a seed stand beside each other, also on a phone.
+    places = (
+        "[...document.querySelectorAll('#output .pictures')].map("
+        "each => [...each.children].map(child => Math.round(child.getBoundingClientRect().top)))"
+    )
+    left, right = page.evaluate(places)
+    assert left == right
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.screenshot(tmp_path / "sides.png")
+    address = str(page.evaluate("location.href"))
+    page.open("about:blank")
+    page.open(address, width=width)
+    wait(page, STATUS, lambda text: text == "3 results")
+    page.evaluate("document.getElementById('go').click()")
+    wait(page, STATUS, lambda text: str(text).startswith("Done in"))
+    assert page.evaluate(SOURCES) == made
+
+
+def test_a_whole_model_has_no_weight(page: Page, server: Serving) -> None:
+    page.open(server.url)
+    wait(page, STATUS, lambda text: text == "3 results")
+    fill(page, adapter_weight=0.5, model="whole", other="mug", other_weight=0.5, n=1, steps=1)
+    wait(page, STATUS, lambda text: str(text).startswith("Done in"))
+    names = page.names("heading")
+    assert {"whole", "mug, weight 0.5"} <= set(names)
+    assert page.evaluate("document.getElementById('adapter_weight').disabled")
+    assert page.evaluate("document.getElementById('adapter_weight').placeholder") == "no adapters"
+    hint = "document.getElementById('{}').placeholder"
+    hints = [page.evaluate(hint.format(each)) for each in ("steps", "guidance_scale", "size")]
+    assert hints == ["4", "2", "64x64"]
+
+
+def test_enter_begins_and_line_breaks_of_a_prompt_are_spaces(page: Page, server: Serving) -> None:
+    page.open(server.url)
+    wait(page, STATUS, lambda text: text == "3 results")
+    prompt = "a photo of\\n sks mug" + " on a table" * 8
+    page.evaluate(
+        "document.getElementById('steps').value = 1; document.getElementById('n').value = 1;"
+        "document.getElementById('size').value = '64x128';"
+        f"const box = document.getElementById('prompt'); box.value = '{prompt}';"
+        "box.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', cancelable: true}))"
+    )
+    wait(page, STATUS, lambda text: str(text).startswith("Done in"))
+    texts = "[...document.querySelectorAll('.run > p')].map(each => each.textContent)"
+    said, warning, unusual = page.evaluate(texts)
+    assert said == "a photo of sks mug" + " on a table" * 8
+    assert "the model reads the first 77; shorten it" in warning
+    assert "size: 64x128 is far from 64x64" in unusual
+
+
 def test_a_result_is_compared_with_its_base_model(page: Page, server: Serving) -> None:
     page.open(server.url)
     wait(page, STATUS, lambda text: text == "3 results")
@@ -96,11 +172,7 @@ def test_a_result_is_compared_with_its_base_model(page: Page, server: Serving) -
     page.evaluate(f"{other}.value = '@base'; {model}.value = 'whole'; {model}.{change}")
     assert page.evaluate(f"{other}.value") == ""
     page.evaluate(f"{model}.value = 'mug'; {model}.{change}")
-    page.evaluate(
-        "for (const [id, value] of Object.entries({other: '@base', seed: 5, n: 1, steps: 3}))"
-        " document.getElementById(id).value = value;"
-        "document.getElementById('go').click()"
-    )
+    fill(page, other="@base", seed=5, n=1, steps=3)
     wait(page, STATUS, lambda text: str(text).startswith("Done in"))
     names = page.names("image")
     assert "a photo of sks mug, base model of mug, seed 5" in names
@@ -123,4 +195,6 @@ def test_a_token_is_asked_for_and_errors_are_shown(page: Page, root: Path, tmp_p
             "document.getElementById('size').value = '70x70';document.getElementById('go').click()"
         )
         text = wait(page, STATUS, lambda text: "70" in str(text))
-        assert "width 70: must be a multiple of 4" in str(text)
+        assert "width 70: must be a multiple of 8" in str(text)
+        # Nothing was made, so nothing stays of it.
+        assert page.evaluate("document.getElementById('output').children.length") == 0

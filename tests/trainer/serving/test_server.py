@@ -5,11 +5,14 @@ import base64
 import io
 import json
 import re
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,17 @@ import openai
 import pytest
 from PIL import Image
 
+from dreambooth_api.contract.exit_codes import ExitCode
 from dreambooth_api.images.generation import Generation
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_trainer.process.signals import StopSignal
 from dreambooth_trainer.process.topology import Topology
 from dreambooth_trainer.run.generate import generate
+from dreambooth_trainer.serving.engine import engine
+from dreambooth_trainer.serving.engine.mixing import CannotMixError
+from dreambooth_trainer.serving.engine.queue import Event, Finished, Ticket
+from dreambooth_trainer.serving.http.plan import make_plan
+from dreambooth_trainer.serving.http.requests import ImagesRequest
 from dreambooth_trainer.serving.parts import make_parts
 from dreambooth_trainer.serving.settings import ServingSettings
 from dreambooth_trainer.telemetry.telemetry import Telemetry
@@ -36,12 +45,14 @@ QUEUE = 12
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Path:
-    """Two LoRAs and a whole model; the mug has an earlier run."""
+    """Two LoRAs and a whole model; the mug has an earlier run, and a model of its last step."""
     folder = tmp_path_factory.mktemp("results")
     write_run(folder, random_model, "whole", "uid-0", seed=None)
     for name, uid, seed in (("mug", "uid-old", 3), ("cup", "uid-1", 2), ("mug", "uid-new", 1)):
         time.sleep(0.02)  # runs have an order
         write_run(folder, random_model, name, uid, seed=seed)
+    mugs = folder / "default" / "mug"
+    shutil.copytree(mugs / "uid-old" / "export", mugs / "uid-new" / "export-last")
     return folder
 
 
@@ -87,7 +98,7 @@ def generated(root: Path, folder: Path, run: str, **wanted: Any) -> list[np.ndar
 
 def test_results_are_listed_the_newest_first(client: openai.OpenAI) -> None:
     models = list(client.models.list())
-    assert [model.id for model in models] == ["mug", "cup", "mug@uid-old", "whole"]
+    assert [model.id for model in models] == ["mug", "mug@last", "cup", "mug@uid-old", "whole"]
     assert models[0].owned_by == "default"
     assert client.models.retrieve("mug@uid-old").id == "mug@uid-old"
 
@@ -113,6 +124,56 @@ def test_images_are_those_of_generate_whatever_was_loaded_before(
     text = httpx.get(f"{server.url}/metrics").text
     assert 'dreambooth_serving_images_total{model="mug"} 13.0' in text
     assert 'dreambooth_serving_model_uses_total{loaded="true"} 1.0' in text
+
+
+def test_the_model_of_the_last_step_is_beside_the_best_one(client: openai.OpenAI) -> None:
+    [last], [same], [best] = (images(client, each) for each in ("mug@last", "mug@uid-old", "mug"))
+    np.testing.assert_array_equal(last, same)
+    assert (last != best).any()
+
+
+ASKED = [("mug", 5, 1.0), ("cup", 5, 1.0), ("mug", 6, 1.0), ("mug@uid-old", 5, 0.5)]
+
+
+def made_at_once(root: Path, adapters: int) -> tuple[list[np.ndarray], int]:
+    """The images of `ASKED`, which all wait when the engine starts, and in how many batches."""
+    parts = make_parts(ServingSettings(root=f"file://{root}", adapters=adapters))
+    events: list[list[Event]] = [[] for _ in ASKED]
+    for (model, seed, weight), each in zip(ASKED, events, strict=True):
+        result = parts.catalog.find(model)
+        assert result is not None
+        wanted = ImagesRequest(prompt=PROMPT, adapter_weight=weight)
+        plan = make_plan(result, *parts.models.describe(result), wanted, seed)
+        parts.engine.submit(Ticket(plan.key, plan.use, PROMPT, plan.seeds, 0, each.append))
+    parts.engine.start()
+    parts.engine.stop(60)
+    finished = [event for each in events for event in each if isinstance(event, Finished)]
+    batches = parts.metrics.registry.get_sample_value("dreambooth_serving_batch_images_count")
+    return [np.asarray(event.image).astype(int) for event in finished], int(batches or 0)
+
+
+def test_loras_are_mixed_in_one_batch_and_each_image_is_that_of_its_own(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, batches = made_at_once(root, adapters=1)
+    assert batches == 3
+    together, batches = made_at_once(root, adapters=3)
+    assert batches == 1
+    # Sums over other batches may round to the next of 256 shades.
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1)
+    assert np.abs(alone[0] - alone[1]).max() > 1
+
+    # A model whose layers see no row for each image makes them one result after the other.
+    @contextmanager
+    def fail(_: object, adapters: list[str]) -> Iterator[None]:
+        yield
+        if len(set(adapters)) > 1:
+            raise CannotMixError
+
+    monkeypatch.setattr(engine, "mixed", fail)
+    apart, batches = made_at_once(root, adapters=3)
+    assert batches == 3
+    np.testing.assert_array_equal(apart, alone)
 
 
 def test_an_image_can_be_answered_by_its_url(client: openai.OpenAI) -> None:
@@ -172,33 +233,62 @@ def test_a_client_that_leaves_frees_the_device_and_a_full_queue_refuses(
     ("fields", "message"),
     [
         ({"size": "big"}, "size: .*must be auto or WIDTHxHEIGHT"),
-        ({"size": "70x70"}, "width 70: must be a multiple of 4"),
+        ({"size": "68x68"}, "size: width 68: must be a multiple of 8"),
         ({"n": 11}, "n: at most 10 images a request"),
-        ({"extra_body": {"steps": 0}}, "steps: Input should be greater than or equal to 1"),
-        ({"model": "whole", "extra_body": {"adapter_weight": 0.5}}, "without adapters"),
+        ({"extra_body": {"steps": 0}}, r"steps: must be at least 1 \(got 0\)"),
+        ({"extra_body": {"steps": "many"}}, r"steps: must be a whole number \(got 'many'\)"),
+        ({"extra_body": {"sampler": "slow"}}, r"sampler: must be 'dpm.* or .* \(got 'slow'\)"),
+        ({"extra_body": {"adapter_weight": "x"}}, "adapter_weight: must be a number"),
+        ({"extra_body": {"stream": "maybe"}}, "stream: must be true or false"),
+        ({"prompt": "a" * 513}, "prompt: must have at most 512 characters; shorten it"),
+        ({"size": "9999x64"}, "size: must be auto or WIDTHxHEIGHT with sides of 64 to 2048"),
+        ({"model": "whole", "extra_body": {"adapter_weight": 0.5}}, "adapter_weight: .* without"),
         ({"prompt": ""}, "prompt: must be text on one line"),
     ],
 )
 def test_what_a_model_does_not_take_is_refused(
     client: openai.OpenAI, fields: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(openai.BadRequestError, match=message):
+    with pytest.raises(openai.BadRequestError, match=message) as refused:
         client.images.generate(**{"model": "mug", "prompt": PROMPT, **fields})
+    assert refused.value.param == message.partition(":")[0]
 
 
-def test_errors_of_a_stream_are_events_and_a_model_that_is_not_there_is_not_found(
-    client: openai.OpenAI,
-) -> None:
+def test_answers_and_streams_warn_of_what_may_not_be_meant(client: openai.OpenAI) -> None:
+    prompt, unusual = "many words " * 10, {"size": "64x128", "model": "mug"}
+    extra = {"steps": 1, "stepz": 5, "quality": "high", "style": "vivid", "metadata": {}}
+    answer = client.images.generate(prompt=prompt, extra_body=extra, **unusual)
+    field, length, size = answer.model_extra["warnings"]
+    assert field == "stepz: is no field, and is ignored; did you mean steps?"
+    assert re.search(r"prompt: .* tokens, and the model reads the first 77; shorten it", length)
+    assert size.startswith("size: 64x128 is far from 64x64, which the model was trained at")
+    *_, last = client.images.generate(
+        prompt=prompt, extra_body=extra, stream=True, partial_images=0, **unusual
+    )
+    assert last.model_extra["warnings"] == [field, length, size]
+    plain = client.images.generate(prompt=PROMPT, model="mug", extra_body={"steps": 1})
+    assert plain.model_extra["warnings"] == []
+
+
+def test_head_is_get_without_content(client: openai.OpenAI, server: Serving) -> None:
+    made = client.images.generate(
+        model="mug", prompt=PROMPT, response_format="url", extra_body={"steps": 1}
+    )
+    assert made.data is not None
+    for url in (str(made.data[0].url), f"{server.url}/", f"{server.url}/v1/models"):
+        got, head = httpx.get(url), httpx.head(url)
+        assert (head.status_code, head.content) == (200, b"")
+        for name in ("content-type", "content-length"):
+            assert head.headers[name] == got.headers[name]
+    assert httpx.head(f"{server.url}/v1/images/generations").status_code == 405
+
+
+def test_a_model_that_is_not_there_is_not_found(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="model dog: no such result; there are: mug"):
         client.images.generate(model="dog", prompt=PROMPT)
-    stream = client.images.generate(
-        model="whole", prompt=PROMPT, stream=True, extra_body={"adapter_weight": 0.5}
-    )
-    with pytest.raises(openai.APIError, match="without adapters"):
-        list(stream)
 
 
-def test_a_request_has_a_limited_time_and_needs_a_token(root: Path) -> None:
+def test_a_request_needs_a_token_with_images_left_and_has_a_limited_time(root: Path) -> None:
     with (
         serving(root, timeout_seconds=0.2, tokens_file=str(_tokens(root))) as running,
         openai.OpenAI(base_url=f"{running.url}/v1", api_key="wrong", max_retries=0) as stranger,
@@ -210,13 +300,29 @@ def test_a_request_has_a_limited_time_and_needs_a_token(root: Path) -> None:
             known.images.generate(
                 model="mug", prompt=PROMPT, extra_body={"steps": 500, "sampler": "ddim"}
             )
+        stream = known.images.generate(
+            model="mug", prompt=PROMPT, stream=True, extra_body={"steps": 500, "sampler": "ddim"}
+        )
+        with pytest.raises(openai.APIError, match="not done within"):
+            list(stream)  # its errors are events
+        # It counts, as it had a place in the queue; others have quotas of their own.
+        limited = known.with_options(api_key="few-images")
+        with pytest.raises(openai.BadRequestError, match="n: the token has 2 images an hour"):
+            limited.images.generate(model="mug", prompt=PROMPT, n=3)
+        slow: dict[str, Any] = {"extra_body": {"steps": 500, "sampler": "ddim"}}
+        for client in (limited, known):
+            with pytest.raises(openai.InternalServerError, match="not done within"):
+                client.images.generate(model="mug", prompt=PROMPT, n=2, **slow)
+        with pytest.raises(openai.RateLimitError, match="2 images an hour are used up") as refused:
+            limited.images.generate(model="mug", prompt=PROMPT)
+        assert 3500 < int(refused.value.response.headers["retry-after"]) <= 3600
         assert httpx.get(f"{running.url}/healthz").text == "ok"
         assert httpx.get(f"{running.url}/readyz").text == "ok"
 
 
 def _tokens(root: Path) -> Path:
     file = root.parent / "tokens"
-    file.write_text("other\nsecret\n")
+    file.write_text("other\nsecret\nfew-images:2\n")
     return file
 
 
@@ -249,27 +355,54 @@ def test_sixty_four_clients_are_all_served(root: Path) -> None:
     assert int(float(batches)) < 32
 
 
-def test_a_request_that_is_under_way_is_finished_when_the_server_is_stopped(
-    root: Path, tmp_path: Path
-) -> None:
+@contextmanager
+def started(root: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[str], str]]:
+    """The server as a process of its own; with its command, and its URL."""
     (port,) = free_ports(1)
-    settings = tmp_path / "settings.json"
-    settings.write_text(json.dumps({"root": f"file://{root}", "port": port}))
+    settings = folder / "settings.json"
+    settings.write_text(json.dumps({"root": f"file://{root}", "port": port, "stopSeconds": 300}))
     command = [sys.executable, "-m", "dreambooth_trainer.serving", "--settings", str(settings)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         while "serving on" not in (line := process.stderr.readline()):
             assert line, "the server has ended"
-        url = f"http://127.0.0.1:{port}/v1"
-        with openai.OpenAI(base_url=url, api_key="any", max_retries=9) as client:
+        yield process, command, f"http://127.0.0.1:{port}"
+
+
+def test_a_request_that_is_under_way_is_finished_when_the_server_is_stopped(
+    root: Path, tmp_path: Path
+) -> None:
+    with started(root, tmp_path) as (process, _, url):
+        # A proxy on another machine, to which the client came by https.
+        proxy = httpx.HTTPTransport(local_address="127.0.0.2")
+        with httpx.Client(transport=proxy, timeout=60) as elsewhere:
+            answer = elsewhere.post(
+                f"{url}/v1/images/generations",
+                json={"model": "mug", "prompt": PROMPT, "response_format": "url", "steps": 1},
+                headers={"X-Forwarded-Proto": "https"},
+            )
+        assert answer.json()["data"][0]["url"].startswith("https://127.0.0.1:")
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=9) as client:
             stream = client.images.generate(
                 model="mug", prompt=PROMPT, stream=True, partial_images=1,
-                extra_body={"steps": 100, "sampler": "ddim"},
+                extra_body={"steps": 40, "sampler": "ddim"},
             )  # fmt: skip
             events = iter(stream)
             assert next(events).type == "image_generation.partial_image"
             process.terminate()
             assert next(events).type == "image_generation.completed"
+        assert process.wait(60) == 0
+
+
+def test_an_idle_server_stops_and_a_port_that_is_taken_is_named(root: Path, tmp_path: Path) -> None:
+    with started(root, tmp_path) as (process, command, url):
+        second = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert second.returncode == ExitCode.ERROR
+        assert second.stderr == (
+            f"{url.removeprefix('http://')}: another program listens there; choose another --port\n"
+        )
+        httpx.get(f"{url}/healthz", timeout=60).raise_for_status()
+        process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
 
 
@@ -310,6 +443,18 @@ def test_a_base_model_elsewhere_is_used_as_the_job_used_it(root: Path, random_mo
     [result] = parts.catalog.results()
     job, _ = parts.models.describe(result)
     assert job.spec.model.clip_skip == 2
+
+
+def test_a_whole_model_needs_no_base_model(tmp_path: Path, random_model: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(random_model, base)
+    write_run(tmp_path / "results", base, "whole", "uid-1", seed=None)
+    shutil.rmtree(base)
+    with (
+        serving(tmp_path / "results") as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="any") as client,
+    ):
+        assert images(client, "whole")[0].shape == (64, 64, 3)
 
 
 def test_a_client_that_leaves_without_a_stream_frees_the_device_too(server: Serving) -> None:

@@ -2,12 +2,12 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.loopback import Handler, running
 
 
 class MLflowServer(ThreadingHTTPServer):
@@ -22,6 +22,10 @@ class MLflowServer(ThreadingHTTPServer):
         self.artifacts: dict[str, bytes] = {}
         self.authorizations: set[str | None] = set()
         self.has_proxy = True
+        self.refused: set[str] = set()
+        """Kinds of what is answered with 400: `metrics`, `params`, `artifacts`."""
+        self.refusals: list[int] = []
+        """Of each refused request, how many values it had."""
 
     @property
     def url(self) -> str:
@@ -60,7 +64,7 @@ class MLflowServer(ThreadingHTTPServer):
         raise AssertionError(path)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler, BaseHTTPRequestHandler):
     server: MLflowServer
 
     def do_GET(self) -> None:
@@ -70,41 +74,35 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def do_PUT(self) -> None:
-        self.server.artifacts[urlsplit(self.path).path] = self._body()
+        if "artifacts" in self.server.refused:
+            self.body()
+            self._refuse(1)
+            return
+        self.server.artifacts[urlsplit(self.path).path] = self.body()
         self._send(200, {})
 
     def _answer(self) -> None:
         url = urlsplit(self.path)
         self.server.authorizations.add(self.headers["Authorization"])
-        body = self._body()
+        body = self.body()
         path = url.path.removeprefix("/team/api/2.0/mlflow/")
+        asked = json.loads(body or b"{}")
+        if kinds := self.server.refused & asked.keys():
+            self._refuse(sum(len(asked[kind]) for kind in kinds))
+            return
         try:
-            found = self.server.answer(path, parse_qs(url.query), json.loads(body or b"{}"))
-            self._send(200, found)
+            self._send(200, self.server.answer(path, parse_qs(url.query), asked))
         except KeyError:
             self._send(404, {"error_code": "RESOURCE_DOES_NOT_EXIST"})
 
-    def _body(self) -> bytes:
-        return self.rfile.read(int(self.headers["Content-Length"] or 0))
+    def _refuse(self, values: int) -> None:
+        self.server.refusals.append(values)
+        self._send(400, {"error_code": "INVALID_PARAMETER_VALUE", "message": "too long"})
 
     def _send(self, status: int, body: Any) -> None:
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+        self.send(status, json.dumps(body).encode())
 
 
-@contextmanager
-def serve(port: int = 0) -> Iterator[MLflowServer]:
-    with MLflowServer(port) as server:
-        thread = Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+def serve(port: int = 0) -> AbstractContextManager[MLflowServer]:
+    """The server, on this port or on one of its own."""
+    return running(MLflowServer(port))

@@ -5,7 +5,7 @@ import time
 import pytest
 from PIL import Image
 
-from dreambooth_api.models.tracking import MLflow as Settings
+from dreambooth_api.models.results.tracking import MLflow as Settings
 from dreambooth_trainer.telemetry import mlflow
 from dreambooth_trainer.telemetry.mlflow import MLflow
 from tests.ports import free_ports
@@ -71,6 +71,38 @@ def test_a_server_that_comes_back_gets_what_it_has_missed(
         tracker.close(succeeded=True)
         assert [step for step, _ in server.metrics["loss/total"]] == list(range(2500))
         assert len(server.artifacts) == 1
+
+
+@pytest.mark.parametrize(
+    ("refused", "kind", "values"),
+    [("metrics", "metrics", 1500), ("params", "parameters", 2), ("artifacts", "samples", 2)],
+)
+def test_what_the_server_refuses_is_dropped_with_one_warning(
+    refused: str, kind: str, values: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve() as server:
+        server.refused = {refused}
+        tracker = start(server.url)
+        for step in range(1500):  # two batches
+            tracker.log(step, {"loss/total": 1.0})
+        tracker.images(1, GRID)
+        tracker.images(2, GRID)
+        tracker.close(succeeded=True)
+        assert sum(server.refusals) == values  # none is sent again
+        assert server.runs["run-0"]["status"] == "FINISHED"
+        assert (len(server.artifacts) == 2) == (refused != "artifacts")
+        assert (len(server.metrics["loss/total"]) == 1500) == (refused != "metrics")
+    [record] = caplog.records
+    assert record.getMessage() == (
+        f"MLflow: {server.url} refuses {kind} of run 'mug', experiment 'dogs' (HTTP 400:"
+        ' {"error_code": "INVALID_PARAMETER_VALUE", "message": "too long"}); what it refuses is not'
+        " logged, and the training goes on"
+    )
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500])
+def test_what_another_try_may_help_is_kept(status: int) -> None:
+    assert not mlflow.is_refusal(status)
 
 
 def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dreambooth_api.contract.layout import OutputLayout
-from dreambooth_api.models.tracking import Tracking, Wandb, WandbSecret
+from dreambooth_api.models.results.tracking import Tracking, Wandb, WandbSecret
 from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.telemetry.trackers import Trackers, open_trackers
 

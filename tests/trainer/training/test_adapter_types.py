@@ -128,7 +128,9 @@ def test_the_size_of_a_checkpoint_is_known_before(
     assert checkpoint_bytes(config, run.module.training_spec) == size
 
 
-@pytest.mark.parametrize("name", ["dora", "pissa", "lokr"])
+@pytest.mark.parametrize(
+    "name", ["pissa", *(pytest.param(each, marks=pytest.mark.slow) for each in ("dora", "lokr"))]
+)
 def test_the_memory_of_each_type_can_be_measured(config: ModelConfig, name: str) -> None:
     training = {"method": "lora", "resolution": 64, "lora": {"alpha": 8, **TYPES[name]}}
     # An adapter that is skipped on the meta device would leave nothing to differentiate.

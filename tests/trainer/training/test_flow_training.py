@@ -119,7 +119,10 @@ class Run:
     "training",
     [
         {},
-        {"timestepSampling": {"density": "mode", "shift": 1}, "lossWeighting": "cosmap"},
+        pytest.param(
+            {"timestepSampling": {"density": "mode", "shift": 1}, "lossWeighting": "cosmap"},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["logit-normal", "mode"],
 )

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
-from dreambooth_api.models.optimizer import OptimizerName, Schedule
-from dreambooth_api.models.training import Training
+from dreambooth_api.models.optimizer import OptimizerName, ScheduleName
 from dreambooth_trainer.models.adapters.trainable import TrainableParameters
 from dreambooth_trainer.training.ema import ExponentialMovingAverage
 from dreambooth_trainer.training.optimizer import learning_rates, make_optimizer
@@ -21,6 +20,7 @@ from dreambooth_trainer.training.optimizer_state import (
     scaler_tensors,
 )
 from dreambooth_trainer.training.schedule import make_schedule
+from tests.trainer.resolved import resolve_training
 
 
 def parameters(seed=0):
@@ -47,16 +47,16 @@ def rates(training, start, count):
     return found
 
 
-@pytest.mark.parametrize("name", get_args(Schedule.model_fields["name"].annotation))
+@pytest.mark.parametrize("name", get_args(ScheduleName))
 def test_a_resumed_schedule_goes_on_where_it_was(name):
-    training = Training.model_validate(
+    training = resolve_training(
         {"steps": 20, "schedule": {"name": name, "warmupSteps": 4}, "learningRate": 1e-3}
     )
     assert rates(training, 7, 13) == rates(training, 0, 20)[7:]
 
 
 def test_warm_up_and_cosine_have_their_shape():
-    training = Training.model_validate(
+    training = resolve_training(
         {"steps": 12, "schedule": {"name": "cosine", "warmupSteps": 2}, "learningRate": 1.0}
     )
     found = [rate for rate, _ in rates(training, 0, 12)]
@@ -66,14 +66,15 @@ def test_warm_up_and_cosine_have_their_shape():
 
 
 def shape(**schedule):
-    training = Training.model_validate({"steps": 10, "schedule": schedule, "learningRate": 1.0})
+    training = resolve_training({"steps": 10, "schedule": schedule, "learningRate": 1.0})
     return [round(rate, 3) for rate, _ in rates(training, 0, 10)]
 
 
 def test_a_stable_rate_decays_at_the_end():
     found = shape(name="warmup-stable-decay", warmupSteps=2, decayFraction=0.4)
     assert found == [0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
-    assert shape(name="warmup-stable-decay") == [1] * 9 + [0.5]
+    assert shape() == shape(name="warmup-stable-decay") == [1] * 9 + [0.5]
+    assert shape(decayFraction=0.4) == [1] * 7 + [0.75, 0.5, 0.25]
 
 
 def test_a_cosine_restarts_in_each_cycle():
@@ -83,11 +84,12 @@ def test_a_cosine_restarts_in_each_cycle():
 
 
 def test_the_text_encoder_has_its_own_rate_and_stops_at_its_fraction():
-    training = Training.model_validate(
+    training = resolve_training(
         {
             "steps": 10,
             "learningRate": 1e-3,
             "textEncoder": {"method": "full", "learningRate": 1e-4, "stopFraction": 0.5},
+            "schedule": {"name": "constant"},
         }
     )
     found = rates(training, 0, 10)
@@ -106,9 +108,7 @@ OPTIMIZERS = get_args(OptimizerName)
 
 def training_with(optimizer, **numbers):
     rate = 1.0 if optimizer == "prodigy" else 1e-3
-    return Training.model_validate(
-        {"optimizer": {"name": optimizer, **numbers}, "learningRate": rate}
-    )
+    return resolve_training({"optimizer": {"name": optimizer, **numbers}, "learningRate": rate})
 
 
 OPTIMIZATIONS = [
@@ -214,10 +214,10 @@ def test_prodigy_finds_its_rate_and_the_rate_is_reported():
 def test_restored_optimizer_keeps_nothing_of_the_state_in_use():
     """The state may be mapped from files; on the CPU too, AdamW must not write to it."""
     trained = parameters()
-    optimizer = make_optimizer(trained, Training())
+    optimizer = make_optimizer(trained, resolve_training({}))
     one_step(trained, optimizer, 0)
     saved = {k: v.clone() for k, v in optimizer_tensors(optimizer, trained).items()}
-    resumed = make_optimizer(other := parameters(seed=1), Training())
+    resumed = make_optimizer(other := parameters(seed=1), resolve_training({}))
     restore_optimizer(resumed, other, saved)
     of_state = {tensor.untyped_storage().data_ptr() for tensor in saved.values()}
     of_optimizer = optimizer_tensors(resumed, other).values()
@@ -236,7 +236,7 @@ def scaled_step(scaler, optimizer, trained, overflow):
 @pytest.mark.parametrize("break_after", [1, 3, 5])
 def test_a_restored_scaler_goes_on_as_if_nothing_had_happened(break_after):
     """Of 8 steps two overflow: they are skipped, halve the scale, and are no updates of AdamW."""
-    training, overflows = Training(precision="fp16"), {1, 4}
+    training, overflows = resolve_training({"precision": "fp16"}), {1, 4}
     trained = parameters()
     optimizer = make_optimizer(trained, training)
     scaler = GradScaler("cpu", init_scale=1024.0, growth_interval=2)

@@ -32,7 +32,9 @@ def test_ranks_and_interruptions_change_nothing(random_pipeline: Any, name: str)
     steady = start(random_pipeline, name)
     losses = steady.train(0, 4)
     shared = start(random_pipeline, name)
-    assert shared.train(0, 4, ranks=2) == pytest.approx(losses, rel=1e-4)
+    # Muon orthogonalizes in bfloat16: another order of a gradient's sum rounds to another step.
+    tolerance = 1e-3 if name == "muon" else 1e-4
+    assert shared.train(0, 4, ranks=2) == pytest.approx(losses, rel=tolerance)
 
     stopped = start(random_pipeline, name)
     assert stopped.train(0, 2) == losses[:2]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dreambooth_api.contract.termination import Termination
-from dreambooth_api.models.runtime import Preflight
+from dreambooth_api.models.pods.runtime import Preflight
 from dreambooth_api.models.status import Counters
 from tests.operator.controller.world import POLICY, World, dreambooth_job
 

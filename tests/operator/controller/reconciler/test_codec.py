@@ -52,6 +52,17 @@ def test_spec_that_is_not_understood_is_refused() -> None:
         decode_job(_record(inventedLater=True))
 
 
+def test_a_rule_that_came_later_stops_no_job_that_was_accepted() -> None:
+    broken = {"prior": {"prompts": ["a {classNoun}"]}}
+    accepted = {"type": "Accepted", "status": "True", "reason": "Valid", "message": ""}
+    since = {"lastTransitionTime": "2026-03-01T12:00:00Z", "observedGeneration": 3}
+    for status in ({"conditions": [accepted | since]}, {"conditions": [accepted], "phase": "Odd"}):
+        assert decode_job(_record(status, **broken)).spec.prior.prompts == ["a {classNoun}"]
+    for status in (None, {"conditions": [accepted | {"status": "False"}]}, {"conditions": "odd"}):
+        with pytest.raises(InvalidJobError, match=r"spec\.prior\.prompts"):
+            decode_job(_record(status, **broken))
+
+
 def test_refusal_says_why_and_leaves_the_rest() -> None:
     ready = {"type": "PodsReady", "status": "True"}
     status = encode_invalid_spec(_record({"phase": "Running", "conditions": [ready]}), "why", NOW)
