@@ -9,7 +9,7 @@ CONSTRAINTS := $(if $(filter pinned,$(TORCH)),constraints.txt,$(VENV)/constraint
 # Which build of it: `auto`, the CPU build where there is no GPU; `default`, what pip finds; or a backend's name of uv.
 TORCH_BACKEND ?= auto
 READY := $(VENV)/.ready$(if $(filter-out pinned,$(TORCH)),-$(TORCH))
-# Enough to run jobs: without the operator's controller, and without tools for developers.
+# Enough to run jobs and to serve their results: without the operator's controller and tools for developers.
 RUN_READY := $(VENV)/.ready-to-run$(if $(filter-out pinned,$(TORCH)),-$(TORCH))
 PACKAGES := crds storage report operator trainer charts
 TESTS ?= tests
@@ -25,6 +25,8 @@ WORKERS ?= 5
 WHEELS ?= wheels-gpu
 GPU_VENV ?= .venv-gpu
 export OMP_NUM_THREADS ?= 1
+# Of hundreds of processes that tests start, each would compile the code again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help init demo test test-families test-images test-slow gpu e2e coverage generate verify docs images push kind release lint type format \
@@ -36,7 +38,7 @@ help: ## list the targets
 init: $(READY) ## build the virtual environment; TORCH=oldest|pinned|newest TORCH_BACKEND=auto|default|cpu|...
 
 $(READY): INSTALL = -e crds -e storage -e report -e 'operator[cli,controller,local]' -e 'trainer[serve,wandb]' -e charts --group dev
-$(RUN_READY): INSTALL = -e crds -e storage -e report -e 'operator[cli,local]' -e trainer
+$(RUN_READY): INSTALL = -e crds -e storage -e report -e 'operator[cli,local]' -e 'trainer[serve]'
 $(READY) $(RUN_READY): constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	@echo "setting up $(VENV)"
@@ -58,8 +60,8 @@ demo: $(or $(wildcard $(READY)),$(RUN_READY)) ## fine-tune tiny-sd on a subject:
 # What the other targets below run, and not this one.
 OTHERS := tests/e2e tests/trainer/families tests/images/test_operator_image.py
 
-test: $(READY) ## run all tests but those of the targets below: 12 to 14 minutes on two cores
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' $(OTHERS:%=--ignore=%) $(TESTS)
+test: $(READY) ## run all tests but those of the targets below: 18 to 35 minutes on two cores
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' --durations=30 $(OTHERS:%=--ignore=%) $(TESTS)
 
 test-families: $(READY) ## train a tiny model of every family, and compare with plain diffusers
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' tests/trainer/families
@@ -140,7 +142,7 @@ wheels-gpu: $(READY) ## download what `make bench-gpu` needs besides torch and t
 	$(BIN)/python -m tests.bench.gpu.wheels $(WHEELS)
 
 # On a bare machine: PYTHON is the Python of the system that has torch and transformers.
-bench-gpu: ## measure the trainer on this machine's GPU in 8 minutes, with the wheels in WHEELS; ROWS=--help lists the rows
+bench-gpu: ## measure the trainer on this machine's GPU in 9 minutes, with the wheels in WHEELS; ROWS=--help lists the rows
 	$(PYTHON) -m venv --system-site-packages $(GPU_VENV)
 	$(GPU_VENV)/bin/python -m pip install --quiet --no-index --no-deps $(WHEELS)/*.whl
 	PYTHONPATH=crds:storage:report:trainer $(GPU_VENV)/bin/python -m tests.bench.gpu $(ROWS)

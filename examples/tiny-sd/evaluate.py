@@ -11,15 +11,18 @@ import torch
 from transformers import Dinov2Model
 
 from tinysd import scoring
+from tinysd.captioner.scoring import scores as captioner_scores
 from tinysd.dataset import draw_set, draw_view_set
 
 HERE = Path(__file__).resolve().parent
 HELD_OUT_SEED, HELD_OUT = 3, 2000
 HELD_OUT_VIEWS_SEED, HELD_OUT_ITEMS = 4, 500
+DESCRIBED = 200
+"""Held-out drawings that the captioner describes, a token at a time."""
 
 
 def main() -> None:
-    """Scores model/, clip/, dino/ and the classifier of this folder."""
+    """Scores model/, clip/, dino/, captioner/ and the classifier of this folder."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_grad_enabled(False)
     models = scoring.load_models(HERE / "model", HERE / "clip", HERE / "classifier.safetensors")
@@ -36,6 +39,7 @@ def main() -> None:
             Dinov2Model.from_pretrained(HERE / "dino", dtype=torch.float32).eval(),
             HERE.parent / "subjects",
         ),
+        "captioner": captioner_scores(HERE / "captioner", draw_set(HELD_OUT_SEED, DESCRIBED)),
         "subjects": scoring.subject_scores(models, HERE.parent / "subjects"),
     }
     text = json.dumps(scores, indent=2, default=float)

@@ -3,7 +3,7 @@
     python examples/tiny-sd/train.py [--work FOLDER] [--out FOLDER] [--stage STAGE ...]
 
 Two chains of stages share two cores: the autoencoder and then the diffusion model, beside the
-classifier, CLIP and DINO.
+classifier, CLIP, DINO and the captioner.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from tinysd import stages
 
 HERE = Path(__file__).resolve().parent
 FIRST = ("draw", "tokenize")
-CHAINS = (("encode", "cache", "diffuse"), ("classify", "contrast", "dino"))
+CHAINS = (("encode", "cache", "diffuse"), ("classify", "contrast", "dino", "caption"))
 
 
 def main() -> None:
@@ -25,16 +25,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--work", type=Path, default=HERE / "build", help="data and parts")
-    parser.add_argument("--out", type=Path, default=HERE, help="where model/, clip/ and dino/ go")
+    parser.add_argument("--out", type=Path, default=HERE, help="where the models go")
     parser.add_argument("--stage", nargs="+", choices=[*stages.STAGES, "export"])
     arguments = parser.parse_args()
     if arguments.stage is None:
         run_all(arguments.work)
-    for stage in arguments.stage or ["export"]:
-        if stage == "export":
-            stages.export(arguments.work, arguments.out)
-        else:
-            stages.run(stage, arguments.work)
+    try:
+        for stage in arguments.stage or ["export"]:
+            if stage == "export":
+                stages.export(arguments.work, arguments.out)
+            else:
+                stages.run(stage, arguments.work)
+    except stages.StageOrderError as error:
+        parser.error(str(error))
 
 
 def run_all(work: Path) -> None:

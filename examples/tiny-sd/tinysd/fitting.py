@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 SNAPSHOT_EVERY = 1000
+FAST_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
+"""Other processors emulate it, several times slower than float32."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def fit(
     team: Team | None = None,
     matrices: Sequence[Tensor] = (),
 ) -> None:
-    """Minimises ``loss_of()``, which draws its own batch, with AdamW in bfloat16 autocast.
+    """Minimises ``loss_of()``, which draws its own batch, with AdamW, in the faster precision.
 
     Parameters among ``matrices`` are trained with Muon instead (Jordan et al. 2024), at the same
     learning rate.
@@ -75,7 +77,7 @@ def fit(
     for step in range(recipe.steps):
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = recipe.learning_rate * _schedule(step, recipe)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=FAST_BFLOAT16):
             loss = loss_of()
         for optimizer in optimizers:
             optimizer.zero_grad()

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tinysd import autoencoder, classifiers, clip, diffusion, dino
+from tinysd.captioner.model import export as export_captioner
+from tinysd.captioner.training import train as train_captioner
 from tinysd.captions import random_caption
 from tinysd.dataset import LOOSE, STEADY, DrawingSet, draw_set, draw_view_set
 from tinysd.lessons import Lesson
@@ -62,6 +64,14 @@ def discriminate(work: Path) -> None:
     dino.export(dino.train(DrawingSet.load(work / "views.npz")), work / "dino")
 
 
+def describe(work: Path) -> None:
+    """Trains the vision-language model, which learns to see from the classifier."""
+    model, tokenizer = train_captioner(
+        DrawingSet.load(work / "views.npz"), classifiers.load(work / "classifier.safetensors")
+    )
+    export_captioner(model, tokenizer, work / "captioner")
+
+
 def cache(work: Path) -> None:
     """Encodes the pictures: scaled latents (n, 4, 16, 16)."""
     vae = AutoencoderKL.from_pretrained(work / "vae")
@@ -82,7 +92,12 @@ def diffuse(work: Path) -> None:
 
 
 def export(work: Path, folder: Path) -> None:
-    """Copies what was trained so far into ``folder``: model, clip, dino and classifier."""
+    """Copies what all stages trained into ``folder``.
+
+    Raises:
+        StageOrderError: A stage has not been run.
+    """
+    _check_order("export", work, needs=STAGES)
     diffusion.export(
         AutoencoderKL.from_pretrained(work / "vae"),
         CLIPTextModel.from_pretrained(work / "text_encoder"),
@@ -90,10 +105,21 @@ def export(work: Path, folder: Path) -> None:
         UNet2DConditionModel.from_pretrained(work / "unet"),
         folder / "model",
     )
-    for name in ("clip", "dino", "classifier.safetensors"):
+    for name in ("clip", "dino", "captioner", "classifier.safetensors"):
         _copy(work / name, folder / name)
 
 
+NEEDS = {
+    "tokenize": ("draw",),
+    "encode": ("draw",),
+    "classify": ("draw",),
+    "contrast": ("draw", "tokenize"),
+    "dino": ("draw",),
+    "caption": ("draw", "classify"),
+    "cache": ("draw", "encode"),
+    "diffuse": ("draw", "tokenize", "cache"),
+}
+"""Stages whose results a stage reads."""
 STAGES: dict[str, Callable[[Path], None]] = {
     "draw": draw,
     "tokenize": tokenize,
@@ -101,21 +127,40 @@ STAGES: dict[str, Callable[[Path], None]] = {
     "classify": classify,
     "contrast": contrast,
     "dino": discriminate,
+    "caption": describe,
     "cache": cache,
     "diffuse": diffuse,
 }
 
 
+class StageOrderError(Exception):
+    """A stage reads the results of one that has not been run."""
+
+
 def run(stage: str, work: Path) -> None:
-    """Runs one stage and notes its wall and CPU seconds in ``timings-<stage>.json``."""
+    """Runs one stage and notes its wall and CPU seconds in ``timings-<stage>.json``.
+
+    Raises:
+        StageOrderError: It needs another one, which has not been run.
+    """
     work.mkdir(parents=True, exist_ok=True)
+    _check_order(stage, work, NEEDS.get(stage, ()))
     wall, cpu = time.perf_counter(), _cpu_seconds()
     STAGES[stage](work)
     spent = {
         "wall-seconds": round(time.perf_counter() - wall),
         "cpu-seconds": round(_cpu_seconds() - cpu),
     }
-    (work / f"timings-{stage}.json").write_text(json.dumps(spent) + "\n")
+    _timings(work, stage).write_text(json.dumps(spent) + "\n")
+
+
+def _check_order(stage: str, work: Path, needs: Iterable[str]) -> None:
+    if missing := [need for need in needs if not _timings(work, need).exists()]:
+        raise StageOrderError(f"{stage}: run --stage {' '.join(missing)} first; {work} lacks it")
+
+
+def _timings(work: Path, stage: str) -> Path:
+    return work / f"timings-{stage}.json"
 
 
 def _cpu_seconds() -> float:
