@@ -26,7 +26,13 @@ from dreambooth_report.facts import (
 )
 from dreambooth_report.pictures import Request
 from dreambooth_report.record import Attempt, Result, RunRecord, read_record
-from dreambooth_report.samples import SampleIndex, describe_rest, index, select
+from dreambooth_report.samples import (
+    SampleIndex,
+    describe_rest,
+    index,
+    select,
+    without_former,
+)
 from dreambooth_report.scores import over_steps
 from dreambooth_storage import ObjectNotFoundError, Storage
 
@@ -59,12 +65,16 @@ def read_run(storage: Storage, root: str) -> RunFacts:
     card = files.text(f"{layout.EXPORT}/README.md")
     steps = history.parse(files.text(layout.HISTORY))
     curves = {name: history.curve(steps, name) for name in ("loss", "subject_loss", "prior_loss")}
-    samples = index(files.below(layout.SAMPLES))
+    texts = job.spec.samples.prompts or [subject.prompt for subject in job.spec.subjects]
+    samples = without_former(
+        index(files.below(layout.SAMPLES), len(texts), job.spec.samples.count),
+        lambda step: files.text(layout.sample_settings(step).removeprefix(f"{layout.root}/")),
+    )
     scored = _scores(files)
     chosen = _chosen_step(job, scored) if card else None
     best = None if card else record.result.best_step
     shown = select(samples, chosen)
-    prompts = _prompts(job, layout, shown)
+    prompts = _prompts(job, texts, layout, shown)
     return RunFacts(
         root=layout.root,
         job=job,
@@ -95,7 +105,7 @@ def read_run(storage: Storage, root: str) -> RunFacts:
         license_link=record.model_license.link if record.model_license else None,
         global_batch=record.global_batch,
         card=card,
-        left_out=[rest] if (rest := describe_rest(samples, shown)) else [],
+        left_out=describe_rest(samples, shown),
     )
 
 
@@ -123,8 +133,9 @@ class _Files:
             return ""
 
 
-def _prompts(job: DreamBoothJob, layout: OutputLayout, shown: SampleIndex) -> list[PromptFacts]:
-    texts = job.spec.samples.prompts or [subject.prompt for subject in job.spec.subjects]
+def _prompts(
+    job: DreamBoothJob, texts: Sequence[str], layout: OutputLayout, shown: SampleIndex
+) -> list[PromptFacts]:
     return [
         PromptFacts(
             text,

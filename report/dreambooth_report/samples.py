@@ -1,12 +1,17 @@
 """Which samples of a run the page shows."""
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import compress
 
 MAX_STEPS = 12
 MAX_SEEDS = 4
 MAX_PICTURES = 320
+READERS = 16
+"""Files of settings that are read at once."""
 
 _PATH = re.compile(r"step-(\d{8})/(\d{1,4})-(\d{1,4})\.png")
 
@@ -18,6 +23,8 @@ class SampleIndex:
     steps: Sequence[int]
     prompts: int
     seeds: int
+    former: Sequence[int] = ()
+    """Steps whose samples have other prompts or settings than the job has now."""
 
     @property
     def total(self) -> int:
@@ -25,17 +32,39 @@ class SampleIndex:
         return len(self.steps) * self.prompts * self.seeds
 
 
-def index(paths: Iterable[str]) -> SampleIndex:
-    """The index of the paths below `samples/`; a step that was interrupted is left out."""
+def index(paths: Iterable[str], prompts: int, seeds: int) -> SampleIndex:
+    """The index of the paths below `samples/`; a step that was interrupted is left out.
+
+    Args:
+        paths: Relative to that folder.
+        prompts: Their number in the job.
+        seeds: Images of each.
+    """
     found: dict[int, set[tuple[int, int]]] = {}
     for path in paths:
         if match := _PATH.fullmatch(path):
             step, prompt, seed = map(int, match.groups())
-            found.setdefault(step, set()).add((prompt, seed))
-    prompts = max((prompt for each in found.values() for prompt, _ in each), default=-1) + 1
-    seeds = max((seed for each in found.values() for _, seed in each), default=-1) + 1
+            if prompt < prompts and seed < seeds:  # others are of a job that had more
+                found.setdefault(step, set()).add((prompt, seed))
     whole = [step for step, each in found.items() if len(each) == prompts * seeds]
     return SampleIndex(sorted(whole), prompts, seeds)
+
+
+def without_former(samples: SampleIndex, settings: Callable[[int], str]) -> SampleIndex:
+    """The samples without those of steps that had other prompts or settings.
+
+    Args:
+        samples: All that are whole.
+        settings: Reads the file with the settings of a step; empty, where there is none.
+    """
+    with ThreadPoolExecutor(READERS) as pool:
+        made_with = [_sampling(text) for text in pool.map(settings, samples.steps)]
+    # The base model's are made again when the job's settings change.
+    current = made_with[0] if samples.steps and samples.steps[0] == 0 else None
+    is_former = [None not in (each, current) and each != current for each in made_with]
+    former = tuple(compress(samples.steps, is_former))
+    steps = [step for step in samples.steps if step not in set(former)]
+    return SampleIndex(steps, samples.prompts, samples.seeds, former)
 
 
 def select(samples: SampleIndex, chosen: int | None) -> SampleIndex:
@@ -59,8 +88,23 @@ def select(samples: SampleIndex, chosen: int | None) -> SampleIndex:
     return SampleIndex(_spread(samples.steps, steps, chosen), prompts, seeds)
 
 
-def describe_rest(samples: SampleIndex, shown: SampleIndex) -> str:
-    """What is left out, as a sentence; empty if nothing is."""
+def describe_rest(samples: SampleIndex, shown: SampleIndex) -> list[str]:
+    """What is left out, in sentences."""
+    return [text for text in (_describe_number(samples, shown), _describe_former(samples)) if text]
+
+
+def _describe_former(samples: SampleIndex) -> str:
+    if not samples.former:
+        return ""
+    steps = ", ".join(f"{step:,}" for step in samples.former[:MAX_STEPS])
+    more = " and later ones" if len(samples.former) > MAX_STEPS else ""
+    return (
+        f"Samples of step {steps}{more} were made with other prompts or settings, which the job had"
+        " then. They are in the folder of the run, below samples/."
+    )
+
+
+def _describe_number(samples: SampleIndex, shown: SampleIndex) -> str:
     if shown.total == samples.total:
         return ""
     parts = (
@@ -73,6 +117,14 @@ def describe_rest(samples: SampleIndex, shown: SampleIndex) -> str:
         f"Of {samples.total:,} samples, {shown.total:,} are shown: {kept}."
         " All are in the folder of the run, below samples/."
     )
+
+
+def _sampling(text: str) -> object:
+    """spec.samples in a file of settings; None where it cannot be read."""
+    try:
+        return json.loads(text)["samples"]
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _spread(steps: Sequence[int], count: int, chosen: int | None) -> list[int]:

@@ -22,26 +22,37 @@ VERDICTS = {
 def over_steps(files: Sequence[Scores], judged: int | None = None) -> list[ScoreFacts]:
     """Each score of each subject over the steps.
 
+    Steps whose scores were measured with other prompts or encoders are left out: they do not
+    compare.
+
     Args:
         files: The scores of some steps, in any order; of the same step, the last one counts.
         judged: The step whose change from the base model is put into words; the last one where it
             is None or has no scores.
     """
     by_step = {each.step: each for each in files}
-    ordered = [by_step[step] for step in sorted(by_step)]
-    if not ordered:
+    if not by_step:
         return []
-    last = ordered[-1].step
+    last = by_step[max(by_step)]
+    reference = last if judged is None else by_step.get(judged, last)
+    ordered = [
+        by_step[step]
+        for step in sorted(by_step)
+        if _measured_with(by_step[step]) == _measured_with(reference)
+    ]
+    steps = [each.step for each in ordered]
     scores = [
-        _score(name, subject, [each.subjects[index] for each in same], [each.step for each in same])
-        for index, subject in enumerate(
-            by_step.get(last if judged is None else judged, by_step[last]).subjects
-        )
-        for same in [[each for each in ordered if index < len(each.subjects)]]
+        _score(name, subject, [each.subjects[index] for each in ordered], steps)
+        for index, subject in enumerate(reference.subjects)
         for name in ScoreName
         if name in subject.scores
     ]
     return [score for score in scores if score.points]
+
+
+def _measured_with(scores: Scores) -> object:
+    prompts = [[each.prompt for each in subject.prompts] for subject in scores.subjects]
+    return scores.encoders, prompts
 
 
 def _score(

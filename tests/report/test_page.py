@@ -16,15 +16,22 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dreambooth_api.contract.scores import DEFINITIONS, Estimate, ScoreName
+from dreambooth_api.contract.scores import (
+    DEFINITIONS,
+    Estimate,
+    PromptScores,
+    ScoreName,
+    ScoreValues,
+)
 from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_report.build import build_report
 from dreambooth_report.page import safe_link
+from dreambooth_report.read import read_run
 from dreambooth_report.record import UnreadableRunError
 from dreambooth_report.sources import picture_folders
 from dreambooth_storage import Storage, StorageSettings
 from tests.crds.contract.example_scores import example_scores
-from tests.report.runs import write_run
+from tests.report.runs import PROMPTS, write_run
 
 HOSTILE = "</script></style><script>alert(1)</script>\"'><img src=x onerror=alert(1)> sks {{ 7*7 }}"
 
@@ -191,6 +198,25 @@ def test_words_about_scores_are_about_the_exported_model(tmp_path: Path) -> None
     page = build(root)
     assert f"{DEFINITIONS[similarity].meaning} Better than the base model." in page
     assert '<dd class="small muted">stopped early, step 400 exported</dd>' in page
+
+
+def test_what_was_made_with_other_prompts_is_not_shown_below_those_of_now(tmp_path: Path) -> None:
+    root = write_run(tmp_path, steps=(0, 400, 800))
+    before, now = ({"samples": {"prompts": [prompt]}} for prompt in ("a sks cup", PROMPTS[0]))
+    for step, settings in ((0, now), (400, before), (800, now)):
+        folder = tmp_path / "run" / "samples" / f"step-{step:08d}"
+        (folder / "settings.json").write_text(json.dumps(settings))
+    scores = example_scores().model_copy(update={"step": 800, "exported_step": 800})
+    former = scores.model_copy(update={"step": 400, "exported_step": None}, deep=True)
+    former.subjects[0].prompts.append(PromptScores(prompt="a sks cup", values=ScoreValues()))
+    (tmp_path / "run/scores").mkdir()
+    (tmp_path / "run/scores/step-00000400.json").write_bytes(former.encode())
+    (tmp_path / "run/scores.json").write_bytes(scores.encode())
+    with Storage(StorageSettings()) as storage:
+        facts = read_run(storage, root)
+    assert facts.sample_steps == [0, 800]
+    assert {point.step for score in facts.scores for point in score.points} == {0, 800}
+    assert "Samples of step 400 were made with other prompts or settings" in build(root)
 
 
 def test_a_run_that_goes_on_shows_the_best_checkpoint_so_far(tmp_path: Path) -> None:

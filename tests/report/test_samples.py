@@ -6,14 +6,46 @@ from itertools import pairwise
 
 import pytest
 
-from dreambooth_report.samples import MAX_PICTURES, SampleIndex, describe_rest, index, select
+from dreambooth_report.samples import (
+    MAX_PICTURES,
+    SampleIndex,
+    describe_rest,
+    index,
+    select,
+    without_former,
+)
 
 
 def test_the_index_leaves_out_steps_that_were_interrupted_and_other_files() -> None:
     whole = [f"step-{step:08d}/{p}-{s}.png" for step in (0, 8) for p in (0, 1) for s in (0, 1)]
     others = ["step-00000004/0-0.png", "step-00000008/grid.png", "before-after.png", "0-0.png"]
-    assert index([*whole, *others]) == SampleIndex([0, 8], 2, 2)
-    assert index([]) == SampleIndex([], 0, 0)
+    assert index([*whole, *others], 2, 2) == SampleIndex([0, 8], 2, 2)
+    assert index([], 2, 2) == SampleIndex([], 2, 2)
+
+
+def test_a_job_may_have_fewer_prompts_and_images_than_it_had() -> None:
+    """The files of those that it no longer has stay in the folder of the base model's samples."""
+    base = [f"step-00000000/{prompt}-{seed}.png" for prompt in range(3) for seed in range(8)]
+    later = [f"step-00000008/{prompt}-{seed}.png" for prompt in range(2) for seed in range(4)]
+    assert index([*base, *later], 2, 4) == SampleIndex([0, 8], 2, 4)
+    assert index([*base, *later], 3, 8) == SampleIndex([0], 3, 8)
+
+
+def test_steps_with_other_prompts_are_left_out_and_named() -> None:
+    files = {
+        0: '{"samples": {"prompts": ["a"]}, "evaluation": null}',
+        4: '{"samples": {"prompts": ["b"]}}',
+        8: '{"samples": {"prompts": ["a"]}}',
+        12: "",  # of a version that wrote none
+        16: "[damaged",
+    }
+    samples = SampleIndex([*files], 1, 1)
+    shown = without_former(samples, lambda step: files[step])
+    assert shown == SampleIndex([0, 8, 12, 16], 1, 1, (4,))
+    [text] = describe_rest(shown, select(shown, None))
+    assert text.startswith("Samples of step 4 were made with other prompts")
+    unknown = without_former(samples, lambda step: files[step] if step else "")
+    assert unknown == samples
 
 
 @pytest.mark.parametrize(
@@ -50,10 +82,10 @@ def test_the_number_of_pictures_is_bounded(steps: int, prompts: int, seeds: int)
     shown = select(samples, steps - 1)
     assert 0 < shown.total <= MAX_PICTURES
     assert len(shown.steps) == len(set(shown.steps))
-    assert bool(describe_rest(samples, shown)) == (shown.total < samples.total)
+    assert len(describe_rest(samples, shown)) == (shown.total < samples.total)
 
 
 def test_what_is_left_out_is_said() -> None:
-    text = describe_rest(SampleIndex(range(25), 10, 4), SampleIndex(range(12), 10, 2))
+    [text] = describe_rest(SampleIndex(range(25), 10, 4), SampleIndex(range(12), 10, 2))
     assert "Of 1,000 samples, 240 are shown: 12 of 25 steps, 2 of 4 images per prompt." in text
-    assert describe_rest(SampleIndex([0], 1, 1), SampleIndex([0], 1, 1)) == ""
+    assert describe_rest(SampleIndex([0], 1, 1), SampleIndex([0], 1, 1)) == []

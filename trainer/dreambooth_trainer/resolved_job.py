@@ -1,6 +1,6 @@
 """A job with its model's defaults: what may be unset in the API has a value here."""
 
-from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.job import DreamBoothJob, resolved
 from dreambooth_api.models.optimizer import Schedule, ScheduleName
 from dreambooth_api.models.prior import (
     EmptyPromptFraction,
@@ -74,3 +74,9 @@ class ResolvedJob(DreamBoothJob):
     """
 
     spec: ResolvedSpec
+
+
+def sample_settings(job: ResolvedJob) -> dict[str, object]:
+    """The settings that samples depend on, without those that are fixed in a run."""
+    samples = resolved(job)["spec"]["samples"]
+    return {"samples": {name: value for name, value in samples.items() if name != "every"}}

@@ -143,3 +143,7 @@ class OutputLayout:
     def grid(self, step: int) -> str:
         """Contact sheet of all samples of an optimizer step (spec.samples.every)."""
         return f"{self.samples(step)}/{self.GRID}"
+
+    def sample_settings(self, step: int) -> str:
+        """What the samples of an optimizer step were made with (spec.samples), as JSON."""
+        return f"{self.samples(step)}/settings.json"

@@ -1,5 +1,6 @@
 """Sample images that nobody waits for any more are not made, or not written."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ def test_a_lost_attempt_writes_no_samples(random_pipeline: Any, tmp_path: Path) 
     assert list(tmp_path.rglob("*.png")) == []
     SampleWriter(generator, one, lambda: None).write(0)
     assert len(list(tmp_path.rglob("*.png"))) == 2  # the image, and the grid
+    [settings] = tmp_path.rglob("settings.json")
+    assert json.loads(settings.read_text())["samples"]["count"] == 1
 
 
 def test_samples_reach_the_trackers_without_being_read_back(

@@ -9,6 +9,8 @@ from dreambooth_trainer.data.png import decode_png, encode_png
 from dreambooth_trainer.evaluation.grid import before_after, grid
 from dreambooth_trainer.evaluation.image_generator import ImageGenerator
 from dreambooth_trainer.models.generate import ImageRequest
+from dreambooth_trainer.resolved_job import sample_settings
+from dreambooth_trainer.telemetry.telemetry import write_json
 
 
 class SampleWriter:
@@ -28,7 +30,9 @@ class SampleWriter:
         self._prompts = list(spec.samples.prompts) or [each.prompt for each in spec.subjects]
 
     def write(self, step: int) -> None:
-        """Write `samples/step-<step>/<prompt>-<index>.png` and a contact sheet. Collective.
+        """Write `samples/step-<step>/<prompt>-<index>.png`, a contact sheet, and their settings.
+
+        Collective.
 
         Raises:
             FencedError: A newer attempt owns the output; nothing is written.
@@ -48,6 +52,9 @@ class SampleWriter:
                     self._storage.write(self._uri(step, prompt, index), encode_png(image))
             sheet, uri = grid(rows, labels=self._prompts), self._layout.grid(step)
             self._storage.write(uri, encode_png(sheet))
+            # A later attempt may have other prompts: a page shows no image below one of them.
+            settings = self._layout.sample_settings(step)
+            write_json(self._storage, settings, sample_settings(self._attempt.job))
             self._attempt.telemetry.record_samples(step, uri, sheet)
 
     def compare(self, before: int, after: int) -> None:

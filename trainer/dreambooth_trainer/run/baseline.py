@@ -29,17 +29,14 @@ def needs_baseline(attempt: Attempt) -> bool:
 
 def record_baseline(attempt: Attempt) -> None:
     """Record the settings of a complete baseline. Rank 0 writes; raises `StorageError`."""
-    # Last, so that a baseline that was interrupted is repeated.
+    # Last, so that a baseline that was interrupted is repeated; over the settings of its samples.
     if attempt.topology.rank == 0:
-        write_json(attempt.storage, _uri(attempt), scoring_settings(attempt.job))
-
-
-def _uri(attempt: Attempt) -> str:
-    return f"{attempt.layout.samples(0)}/settings.json"
+        uri = attempt.layout.sample_settings(0)
+        write_json(attempt.storage, uri, scoring_settings(attempt.job))
 
 
 def _stored_settings(attempt: Attempt) -> Any:
     try:
-        return json.loads(attempt.storage.read(_uri(attempt)))
+        return json.loads(attempt.storage.read(attempt.layout.sample_settings(0)))
     except (ObjectNotFoundError, ValueError):
         return None

@@ -17,7 +17,7 @@ from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.contract.message import MAX_STEP
 from dreambooth_api.models.job import resolved
 from dreambooth_storage import AlreadyExistsError, ObjectNotFoundError, Storage
-from dreambooth_trainer.resolved_job import ResolvedJob
+from dreambooth_trainer.resolved_job import ResolvedJob, sample_settings
 from dreambooth_trainer.selection.policy import Evaluation
 
 log = logging.getLogger(__name__)
@@ -52,12 +52,11 @@ class Record(BaseModel):
 def scoring_settings(job: ResolvedJob) -> dict[str, object]:
     """The settings that samples and scores depend on, without those that are fixed in a run."""
     spec = resolved(job)["spec"]
-    samples = {name: value for name, value in spec["samples"].items() if name != "every"}
     evaluation = spec.get("evaluation")
     if evaluation is not None:
         evaluation = {name: v for name, v in evaluation.items() if name not in DECISIONS}
     images = [subject.get("evaluationImages") for subject in spec["subjects"]]
-    return {"samples": samples, "evaluation": evaluation, "images": images}
+    return {**sample_settings(job), "evaluation": evaluation, "images": images}
 
 
 @dataclass(frozen=True)
