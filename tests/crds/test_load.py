@@ -292,6 +292,11 @@ def test_what_is_odd_is_a_warning(spec: str, field: str, words: str) -> None:
         ("sks, [trigger] on the moon", "[trigger]"),
         ("a sks dog --n blurry --w 1024", "--n"),
         ("(sks dog:1.3)", "(sks dog:1.3)"),
+        ("a ((sks dog)) on grass", "((sks dog))"),
+        ("a sks dog [[blurry]]", "[[blurry]]"),
+        ("a sks [dog:cat:0.5]", "[dog:cat:0.5]"),
+        ("a sks [dog|cat]", "[dog|cat]"),
+        ("a sks dog BREAK on grass", "BREAK"),
         ("sks dog <lora:x:0.8>", "<lora:x:0.8>"),
     ],
 )
@@ -309,7 +314,14 @@ def test_prompts_of_the_class_and_against_it_are_read_as_words_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a sks dog at 10:30 (at 10:30)", "sks -- a dog", "[sks] dog (1:2:3)", "sks <dog>"]
+    "text",
+    [
+        "a sks dog at 10:30 (at 10:30)",
+        "sks -- a dog",
+        "[sks] dog (1:2:3)",
+        "sks <dog>",
+        "sks dog on a break",
+    ],
 )
 def test_prompts_may_have_punctuation(text: str) -> None:
     assert warnings(load(f"{JOB}  samples: {{prompts: ['{text}']}}\n")) == []

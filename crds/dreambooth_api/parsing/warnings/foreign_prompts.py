@@ -12,7 +12,13 @@ FOREIGN = {
         "write the words that it stands for"
     ),
     r"<(?:lora|lyco|hypernet):[^<>]*>": "remove it, and name what it adds in model.mergedAdapters",
-    r"\([^():]+:(?:\d|\d?\.\d+)\)": "write the words alone, as weights are not known",
+    r"\([^():]+:(?:\d|\d?\.\d+)\)|\({2,}[^()]+\){2,}|\[{2,}[^\[\]]+\]{2,}": (
+        "write the words alone, as weights are not known"
+    ),
+    r"\[[^\[\]:|]*:[^\[\]:|]*:(?:\d+|\d?\.\d+)\]|\[[^\[\]|]+(?:\|[^\[\]|]+)+\]": (
+        "write one of its words, as a prompt stays the same in all steps"
+    ),
+    r"(?-i:\bBREAK\b)": "remove it, as prompts have no parts",
     r"(?<!\S)--[a-z]{1,2}(?!\S)": "remove the options, and set the fields for them",
 }
 """Remedies by what is found, as regular expressions without regard to case."""
