@@ -128,6 +128,11 @@ def test_a_name_says_what_is_set_and_does_not_depend_on_the_rest_of_the_sweep(
     assert len({each.name for each in many}) == 4
 
 
+def test_a_long_name_leaves_room_for_the_values() -> None:
+    name = member_name("smiling-mug-on-eight-nodes-of-the-cluster", {"training.steps": 400})
+    assert re.fullmatch(r"smiling-mug-on-eight-nodes-400-[0-9a-f]{8}", name)
+
+
 fields = st.from_regex(r"[a-z][A-Za-z]{0,20}(\.[a-z][A-Za-z]{0,20}){0,3}", fullmatch=True)
 values = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 

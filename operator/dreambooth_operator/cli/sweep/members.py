@@ -166,13 +166,19 @@ def _replaced(node: Any, path: str, steps: Sequence[str | int], value: Any) -> A
 def member_name(base: str, settings: Settings) -> str:
     """Name of the member that sets these values: the same in every sweep of the job.
 
-    A DNS label of at most `MAX_NAME` characters: the job's name, the values as far as there is
+    A DNS label of at most `MAX_NAME` characters: the job's name and the values, as far as there is
     room, and a digest of fields and values.
     """
     digest = hashlib.sha256(_canonical([base, settings]).encode()).hexdigest()[:DIGEST]
-    values = "-".join(show(settings[field]) for field in sorted(settings))
-    words = re.sub(r"[^a-z0-9]+", "-", f"{base}-{values}".lower())
-    return f"{words[: MAX_NAME - DIGEST - 1].strip('-')}-{digest}"
+    values = _slug("-".join(show(settings[field]) for field in sorted(settings)))
+    room = MAX_NAME - DIGEST - 2
+    # A long name leaves room for the values, which tell members apart for people.
+    values = values[: max(room // 2, room - len(base))].strip("-")
+    return "-".join(filter(None, [_slug(base)[: room - len(values)].strip("-"), values, digest]))
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def describe(settings: Settings) -> str:
