@@ -88,8 +88,16 @@ def run(options: RunOptions) -> int:
             return end.exit_code
 
 
-def with_ranks(job: DreamBoothJob, *, nodes: int | None, gpus: int | None) -> DreamBoothJob:
+def with_ranks(
+    job: DreamBoothJob, *, nodes: int | None, gpus: int | None, check_rules: bool = True
+) -> DreamBoothJob:
     """The job with --nodes and --gpus in place of its own, validated again.
+
+    Args:
+        job: The job.
+        nodes: As given; None leaves its own.
+        gpus: Of each node, likewise.
+        check_rules: As of `check_job`; a job that is not trained needs no batch that they divide.
 
     Raises:
         UserError: It is not valid with them.
@@ -101,7 +109,7 @@ def with_ranks(job: DreamBoothJob, *, nodes: int | None, gpus: int | None) -> Dr
     # Not model_copy, which validates nothing: other fields may depend on the number of ranks.
     document = job.model_dump(mode="json", by_alias=True, exclude_unset=True)
     document["spec"]["runtime"] = document["spec"].get("runtime", {}) | overrides
-    return check_job(document, "the job with --nodes and --gpus")
+    return check_job(document, "the job with --nodes and --gpus", check_rules=check_rules)
 
 
 def print_storage(storage: LocalStorage, state: State, console: Console) -> None:

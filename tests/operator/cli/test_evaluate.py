@@ -42,6 +42,15 @@ def test_a_result_is_scored_by_its_job_and_by_its_folder(bench: Bench) -> None:
     assert json.loads((folder / "model.json").read_text())["source"] == "s3://bucket/moved"
 
 
+def test_any_number_of_ranks_scores_a_result(bench: Bench) -> None:
+    """Also one that the batch of its training cannot be divided among."""
+    bench.job["spec"].setdefault("training", {})["globalBatch"] = 4
+    bench.trainer(SCORER + RESULTS)
+    assert bench.run_job()[0] == 0
+    code, output = bench.dreambooth("evaluate", "mug", "--nodes", "3")
+    assert code == 0, output
+
+
 def test_a_folder_of_another_version_is_scored_with_the_fields_that_are_known(
     bench: Bench,
 ) -> None:
