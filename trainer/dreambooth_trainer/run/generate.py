@@ -74,7 +74,7 @@ def generate(
         attempt = Attempt(resolved, ranks, storage, telemetry, stop, device)
         with explain_out_of_memory("loading the model", resolved):
             result = load_result(attempt, OutputLayout(wanted.root), wanted.step)
-        telemetry.record_checks(*_remarks(result, wanted, resolved))
+        telemetry.record_checks(*_remarks(result, wanted, attempt))
         # After the result was chosen, which depends on the job's own settings.
         attempt = replace(attempt, job=changed)
         scale_adapters(result.family, wanted.adapter_weight)
@@ -103,16 +103,17 @@ def _resolve(
     return resolved, with_settings(resolved, wanted, config.skeleton)
 
 
-def _remarks(result: Result, wanted: Generation, job: ResolvedJob) -> tuple[list[str], list[str]]:
+def _remarks(result: Result, wanted: Generation, attempt: Attempt) -> tuple[list[str], list[str]]:
     """Warnings and notes for the user."""
+    job = attempt.job
     size = _size(wanted, job)
     warnings = [*unread_prompts(wanted.prompts, result.family)]
     warnings += unusual_size(size, job.spec.training.resolution, result.family)
     notes = []
     if result.source != OutputLayout(wanted.root).export:
         notes.append(f"images of the checkpoint of step {result.step}")
-    if job.spec.runtime.strategy == "fsdp":
-        notes.append("each GPU holds the whole model, which training divided among its GPUs (fsdp)")
+    if job.spec.runtime.strategy == "fsdp" and not attempt.sharded:
+        notes.append("the model is whole here, which training divided among its GPUs (fsdp)")
     return warnings, notes
 
 

@@ -141,10 +141,13 @@ def _load_export(attempt: Attempt, layout: OutputLayout, names: set[str]) -> Res
     arguments = storage, attempt.ranks, attempt.device, spec.training
     step = attempt.ranks.run_on_first(lambda: exported_step(storage, layout, attempt.job))
     if adapters := adapter_files(names):
-        family = load_family(spec.model, *arguments, offload=spec.runtime.offload)
+        family = load_family(
+            spec.model, *arguments, sharded=attempt.sharded, offload=spec.runtime.offload
+        )
         digest = add_exported(family, storage, layout.export, adapters)
         return Result(family, layout.export, step, f"{family.model_hash}+{digest}")
-    family = load_family(exported_model(layout.export, spec.model), *arguments)
+    model = exported_model(layout.export, spec.model)
+    family = load_family(model, *arguments, sharded=attempt.sharded)
     return Result(family, layout.export, step, family.model_hash)
 
 
@@ -178,6 +181,7 @@ def _load_checkpoint(attempt: Attempt, layout: OutputLayout, step: int | None) -
         attempt.ranks,
         attempt.device,
         spec.training,
+        sharded=attempt.sharded,
         offload=spec.runtime.offload,
     )
     if words := learned_words(spec.subjects):
