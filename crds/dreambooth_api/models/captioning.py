@@ -87,8 +87,9 @@ class Captioning(ApiModel):
     """
 
     model: CaptioningModel | None = None
-    """The model, if it runs in the job's pods. Default: Ministral 3 8B, unless `endpoint` is
-    set."""
+    """The model, if it runs in the job's pods. Default, unless `endpoint` is set: the base model's
+    own text encoder where it sees images, as that of FLUX.2 dev (not where it is quantized), or
+    Ministral 3 8B. With the source of the base model, its text encoder."""
 
     endpoint: CaptioningEndpoint | None = None
     """A server to ask instead. No image leaves the pods unless one is named."""

@@ -60,8 +60,9 @@ MISTRAL_SPECIAL = (
 MISTRAL_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% set mark = 'SYSTEM_PROMPT' if message.role == 'system' else 'INST' %}"
-    "[{{ mark }}]{% for part in message.content %}"
-    "{{ part.text if part.type == 'text' else '[IMG]' }}{% endfor %}[/{{ mark }}]"
+    "[{{ mark }}]{% if message.content is string %}{{ message.content }}{% else %}"
+    "{% for part in message.content %}"
+    "{{ part.text if part.type == 'text' else '[IMG]' }}{% endfor %}{% endif %}[/{{ mark }}]"
     "{% endfor %}"
 )
 

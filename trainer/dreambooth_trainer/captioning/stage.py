@@ -79,12 +79,13 @@ def _ask(
 
     An attempt that is killed loses the last few of each rank.
     """
-    captioning, ranks = attempt.job.spec.captioning, attempt.ranks
-    assert captioning is not None
+    spec, ranks = attempt.job.spec, attempt.ranks
+    assert spec.captioning is not None
     progress = attempt.telemetry.progress
     progress.record_answers(0, len(tasks))
     at_once = KEPT_AT_ONCE * attempt.topology.world_size
-    with open_model(captioning, attempt.storage, ranks, attempt.device) as model:
+    arguments = attempt.storage, ranks, attempt.device
+    with open_model(spec.captioning, *arguments, base=spec.model) as model:
         for start in range(0, len(tasks), at_once):
             some = tasks[start : start + at_once]
 

@@ -71,6 +71,8 @@ class Family(PromptEncoder):
     """Whether a training step waits for the device, as its denoiser takes lengths of captions."""
     trains_text: ClassVar[bool] = False
     """Whether its text encoders can be trained: language models of gigabytes cannot."""
+    reads_images: ClassVar[bool] = False
+    """Whether its text encoder is a vision-language model, which can describe images as well."""
     learns_tokens: ClassVar[bool] = False
     """Whether new words can be learned: its text encoders are CLIP's, and `tokenize` expands its
     captions, see `tokens.names`."""

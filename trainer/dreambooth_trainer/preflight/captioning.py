@@ -11,11 +11,12 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from dreambooth_api.contract import environment
-from dreambooth_api.models.captioning import Captioning, CaptioningEndpoint, CaptioningModel
+from dreambooth_api.models.captioning import CaptioningEndpoint, CaptioningModel
 from dreambooth_api.models.job import output_layout
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
 from dreambooth_trainer.captioning.models.local import FIELD
+from dreambooth_trainer.captioning.models.own import WEIGHTS, answers_questions, is_own
 from dreambooth_trainer.models.source.fetch import open_files
 from dreambooth_trainer.models.source.model_files import ModelFiles
 from dreambooth_trainer.models.source.selection import find_transformers_weights
@@ -46,16 +47,26 @@ def check_captioning(job: ResolvedJob, storage: Storage, report: PreflightReport
     with report.collecting():
         if storage.exists(output_layout(job).captions, field="spec.output"):
             return 0
-        return _check(captioning, storage)
+        if captioning.endpoint is not None:
+            check_endpoint(captioning.endpoint)
+            return 0
+        assert captioning.local_model is not None
+        if is_own(captioning.local_model, job.spec.model):
+            return _check_own(job.spec.model, storage, report)
+        return check_files(captioning.local_model, storage)
     return 0
 
 
-def _check(captioning: Captioning, storage: Storage) -> int:
-    if captioning.endpoint is not None:
-        check_endpoint(captioning.endpoint)
-        return 0
-    assert captioning.local_model is not None
-    return check_files(captioning.local_model, storage)
+def _check_own(model: Model, storage: Storage, report: PreflightReport) -> int:
+    """As `check_files`, of the base model's text encoder, whose weights are checked elsewhere."""
+    files = open_files(model, storage)
+    if not answers_questions(model, files):
+        raise BadModelError(
+            f"{FIELD}: {model.source} is the base model, and its text encoder answers no questions"
+            " about images; name a vision-language model, or leave it out for the default"
+        )
+    report.notes.append(f"{FIELD}: the text encoder of {model.source}, which training reads anyway")
+    return _weight_bytes(dict(files.json(f"{WEIGHTS}/config.json")), files)
 
 
 def check_files(model: CaptioningModel, storage: Storage) -> int:

@@ -6,11 +6,12 @@ from dreambooth_api.models.job import DreamBoothJob
 from dreambooth_api.models.training import MIN_RESOLUTION
 from dreambooth_api.parsing.warnings.advice import warnings as advice
 from dreambooth_storage import Storage
+from dreambooth_trainer.captioning.models.own import with_own_model
 from dreambooth_trainer.data.captions.tags import vary_tags
 from dreambooth_trainer.evaluation.encoder_config import encoder_sources, read_encoder
 from dreambooth_trainer.models.defaults import fill_defaults
 from dreambooth_trainer.models.families.stable_diffusion import DEFAULTS, StableDiffusion
-from dreambooth_trainer.models.model_config import read_model_config
+from dreambooth_trainer.models.model_config import ModelConfig, read_model_config
 from dreambooth_trainer.preflight.captioning import check_captioning
 from dreambooth_trainer.preflight.images import (
     check_class_images,
@@ -33,6 +34,7 @@ from dreambooth_trainer.preflight.start_adapters import check_start_adapters
 from dreambooth_trainer.preflight.tokens import check_tokens
 from dreambooth_trainer.preflight.writing import check_writing
 from dreambooth_trainer.process.errors import BadConfigError
+from dreambooth_trainer.resolved_job import ResolvedJob
 from dreambooth_trainer.resume.former_defaults import KEPT, keep_former_defaults
 from dreambooth_trainer.training.optimizer import check_optimizer
 
@@ -59,11 +61,7 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
     config = None
     with report.collecting():
         config = read_model_config(job.spec.model, storage)
-        report.job = (
-            fill_defaults(job, config.defaults, config.skeleton.flow_shift)
-            if config
-            else fill_defaults(job, DEFAULTS)
-        )
+        report.job = _resolve(job, config, storage)
         # A .ckpt file is of Stable Diffusion, or is refused when it is loaded.
         family = config.family if config else StableDiffusion
         problems = check_objective(job.spec.training, family.objective_kind, family.name)
@@ -107,3 +105,11 @@ def check_job(job: DreamBoothJob, storage: Storage) -> PreflightReport:
             report.warnings += check_host_memory(report.job, config)
             report.warnings += check_memory(report.job, config, encoders, texts, captioning)
     return report
+
+
+def _resolve(job: DreamBoothJob, config: ModelConfig | None, storage: Storage) -> ResolvedJob:
+    """The job with its model's defaults."""
+    if config is None:
+        return fill_defaults(job, DEFAULTS)
+    filled = fill_defaults(job, config.defaults, config.skeleton.flow_shift)
+    return with_own_model(filled, config.family, storage)

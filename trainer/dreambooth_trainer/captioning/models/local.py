@@ -26,17 +26,20 @@ class LocalModel:
         folder: The model's files.
         name: As the job names it.
         device: Where it runs.
+        processor: Files of its tokenizer and its processor of images; by default, in `folder`.
 
     Raises:
         BadModelError: The folder holds no model that reads images and text, or no chat template.
     """
 
-    def __init__(self, folder: Path, name: str, device: torch.device) -> None:
+    def __init__(
+        self, folder: Path, name: str, device: torch.device, *, processor: Path | None = None
+    ) -> None:
         self.name = name
         self._device = device
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            self._inputs = chat_inputs(folder, config)
+            self._inputs = chat_inputs(processor or folder, config)
             self._grammars = Grammars(self._inputs.tokenizer)
             self._model = _load(folder, config, device).to(device).eval()
         except Exception as error:  # files of other people make the libraries raise anything

@@ -55,6 +55,7 @@ class Flux2Dev(Flux2):
     # the same folder makes the same tokens of text.
     tokenizers = {"tokenizer": AutoTokenizer}
     text_layers = (10, 20, 30)
+    reads_images = True
     unguided_scale = TRAINING_GUIDANCE
 
     @property
