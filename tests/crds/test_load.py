@@ -370,6 +370,11 @@ def test_output_in_a_folder_of_one_of_many_nodes_is_a_warning() -> None:
     assert found.startswith("spec.output: ")
 
 
+def test_processes_of_one_node_share_a_folder() -> None:
+    local = JOB.replace("s3://bucket/results", "file:///out")
+    assert warnings(load(f"{local}  runtime: {{gpusPerNode: 8}}\n")) == []
+
+
 def test_usual_job_has_no_warnings() -> None:
     assert warnings(load(JOB)) == []
     assert warnings(load(JOB + "  training: {method: full, learningRate: 5e-6}\n")) == []

@@ -6,7 +6,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from dreambooth_api.models.job import DreamBoothJob
-from dreambooth_api.models.pods.runtime import world_size
 from dreambooth_api.models.spec import Spec
 from dreambooth_api.parsing.warnings.foreign_prompts import foreign_prompts
 from dreambooth_api.parsing.warnings.idle_settings import idle_settings
@@ -235,7 +234,7 @@ def _sizes(spec: Spec) -> Iterator[str]:
 def _output(job: DreamBoothJob) -> Iterator[str]:
     spec = job.spec
     path = spec.output.removeprefix("file://")
-    if path != spec.output and world_size(spec.runtime) > 1 and not _is_mounted(job, path):
+    if path != spec.output and spec.runtime.nodes > 1 and not _is_mounted(job, path):
         yield (
             "spec.output: a file:// folder must be the same on every node; use s3://, or mount a"
             " shared volume by runtime.podOverrides"
