@@ -1,12 +1,14 @@
 """Ranks that have divided the denoiser (FSDP2) train the same model."""
 
+import json
 import shutil
+import signal
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.trainer.ranks import final_state, history, run_folder, run_ranks
+from tests.trainer.ranks import SignalAtCall, final_state, history, run_folder, run_ranks
 
 SHARDED = {"strategy": "fsdp"}
 LORA = {
@@ -71,3 +73,23 @@ def test_a_divided_model_learns_the_same_on_any_number_of_ranks(
     assert exported.keys() == divided_export.keys()
     for name, weight in exported.items():
         torch.testing.assert_close(divided_export[name], weight, rtol=1e-2, atol=1e-3)
+
+
+def test_a_killed_divided_run_goes_on_undivided(job, tmp_path):
+    """Two ranks have divided the denoiser, and are killed; a single one goes on."""
+    training = {"ema": {"enabled": True}}
+    whole = job("whole", training=training)
+    finish(whole, tmp_path / "whole", nodes=2)
+
+    divided = job("divided", training=training, runtime=SHARDED, checkpoints={"every": 2})
+    kill = SignalAtCall(
+        "dreambooth_trainer.training.module:DreamBooth.training_step", signal.SIGKILL, call=6
+    )
+    killed = run_ranks(divided, tmp_path / "divided", nodes=2, signal_at=kill)
+    assert killed.codes[0] == -signal.SIGKILL, killed.logs
+    finish(divided, tmp_path / "divided", attempt=1)
+    resumed = json.loads((run_folder(divided) / "run.json").read_text())["attempts"][1]
+    assert resumed["resumedFromStep"] in (2, 4)
+    torch.testing.assert_close(losses(divided), losses(whole), rtol=1e-4, atol=1e-5)
+    for name, tensor in final_state(whole).items():
+        torch.testing.assert_close(final_state(divided)[name], tensor, rtol=1e-2, atol=1e-3)
