@@ -7,7 +7,12 @@ import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
-from dreambooth_api.models.optimizer import OptimizerName, ScheduleName
+from dreambooth_api.models.optimizer import (
+    OPTIMIZER_DEFAULTS,
+    Optimizer,
+    OptimizerName,
+    ScheduleName,
+)
 from dreambooth_trainer.models.adapters.trainable import TrainableParameters
 from dreambooth_trainer.training.ema import ExponentialMovingAverage
 from dreambooth_trainer.training.optimizer import learning_rates, make_optimizer
@@ -97,6 +102,21 @@ def test_the_text_encoder_has_its_own_rate_and_stops_at_its_fraction():
     assert [denoiser for denoiser, _ in found] == [1e-3] * 10
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [1e-4, 1e-3]),
+        ({"token_learning_rate": 1e-2}, [1e-4, 1e-2]),
+        ({"optimizer": Optimizer(name="prodigy"), "learning_rate": 0.5}, [0.5, 0.5]),
+    ],
+)
+def test_tokens_have_a_rate_of_their_own(settings, expected):
+    tokens = {"tokens.w": nn.Parameter(torch.randn(2, 5))}
+    trained = TrainableParameters(parameters().denoiser, {}, tokens)
+    optimizer = make_optimizer(trained, resolve_training({}).model_copy(update=settings))
+    assert [group["lr"] for group in optimizer.param_groups] == expected
+
+
 def one_step(trained, optimizer, step):
     for number, parameter in enumerate(trained.all.values()):
         parameter.grad = torch.full_like(parameter, 0.1 * (step + 1) * (number + 1))
@@ -109,6 +129,35 @@ OPTIMIZERS = get_args(OptimizerName)
 def training_with(optimizer, **numbers):
     rate = 1.0 if optimizer == "prodigy" else 1e-3
     return resolve_training({"optimizer": {"name": optimizer, **numbers}, "learningRate": rate})
+
+
+NUMBERS = {"beta1": 0.5, "beta2": 0.5, "epsilon": 1e-2, "weightDecay": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "number"),
+    [
+        (optimizer, number)
+        for optimizer in OPTIMIZERS
+        for number in NUMBERS
+        if number == "weightDecay" or number in OPTIMIZER_DEFAULTS[optimizer]
+    ],
+)
+def test_each_number_of_an_optimizer_counts(optimizer, number):
+    def weights(**numbers):
+        trained = parameters()
+        made = make_optimizer(trained, training_with(optimizer, **numbers))
+        drawn = torch.Generator().manual_seed(3)
+        for _ in range(4):
+            for parameter in trained.all.values():
+                parameter.grad = torch.randn(parameter.shape, generator=drawn)
+            made.step()
+        return trained.all
+
+    default = weights()
+    assert any(
+        not each.equal(default[name]) for name, each in weights(**{number: NUMBERS[number]}).items()
+    )
 
 
 OPTIMIZATIONS = [
