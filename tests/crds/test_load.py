@@ -345,10 +345,10 @@ def test_weight_or_folder_of_subjects_that_differ_in_nothing() -> None:
     assert found.startswith("spec.subjects[0].weight: has no effect with one subject")
 
 
-def test_a_rank_beside_an_adapter_has_no_effect() -> None:
+def test_a_rank_beside_an_adapter_is_to_be_removed() -> None:
     text = JOB.replace("{source: ", "{adapter: {source: s3://b/lora}, source: ", 1)
     (found,) = warnings(load(f"{text}  training: {{lora: {{rank: 8}}}}\n"))
-    assert found.startswith("spec.training.lora.rank: has no effect with model.adapter")
+    assert found.startswith("spec.training.lora.rank: is that of model.adapter, and preflight")
     assert not warnings(load(text))
 
 

@@ -22,7 +22,7 @@ def idle_settings(spec: Spec) -> Iterator[str]:
         yield "spec.training.lora: nothing is trained by lora; set method to lora, or remove it"
     if spec.model.adapter is not None and training.lora.rank != Lora().rank:
         yield (
-            "spec.training.lora.rank: has no effect with model.adapter, which has its own;"
+            "spec.training.lora.rank: is that of model.adapter, and preflight refuses another one;"
             " remove it"
         )
     text = training.text_encoder
