@@ -16,7 +16,7 @@ MODEL = PublishedModel(
     "hf://owner/model", APACHE, 2, 1024, 20, 4.5,
     memory=GpuMemory(
         lora=40, full=70, lora_checkpointed=20, full_checkpointed=60, lora_int8=14, lora_nf4=11,
-        lora_nf4_text=7, full_sharded=30,
+        lora_nf4_text=7, lora_nf4_offload=5, full_sharded=30,
     ),
 )  # fmt: skip
 
@@ -31,6 +31,7 @@ MODEL = PublishedModel(
         (16, 1, "lora-int8"),
         (12, 1, "lora-nf4"),
         (8, 1, "lora-nf4-text"),
+        (6, 1, "lora-nf4-offload"),
         (80, 8, "full"),
         (69, 8, "full-checkpointed"),  # gradients of 2 billion weights, 7.5 GiB, stay allocated
         (60, 8, "full-fsdp"),
@@ -43,7 +44,7 @@ def test_the_first_recipe_that_fits_is_chosen(size: int, gpus: int, name: str) -
 
 
 def test_what_needs_more_than_the_gpu_has_does_not_fit() -> None:
-    assert choose_recipe(MODEL, 6) is None
+    assert choose_recipe(MODEL, 4) is None
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)

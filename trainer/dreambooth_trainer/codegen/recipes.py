@@ -61,6 +61,7 @@ training:
   steps: 800
 """
 CHECKPOINTING = "  gradientCheckpointing: true\n"
+OFFLOADED = "runtime:\n  offload: {{}}\n"
 SHARDED = "runtime:\n  gpusPerNode: 8\n  strategy: fsdp\n"
 
 
@@ -127,8 +128,16 @@ RECIPES = (
         "As `lora-nf4-text`, at 768 pixels: fine detail suffers.",
         _quantized("nf4", "nf4") + "  resolution: 768\n",
     ),
+    Recipe(
+        "lora-nf4-offload",
+        "lora_nf4_offload",
+        "As `lora-nf4-text`, with the frozen weights in the host's memory, which has to be large"
+        " enough. Steps take longer on slow links. See [Training"
+        " options](training.md#frozen-weights-on-the-host).",
+        _quantized("nf4", "nf4") + OFFLOADED,
+    ),
 )
-"""From the best result to the least memory."""
+"""From the best result to the least memory; what takes a fast link to the host comes last."""
 
 
 def choose_recipe(model: PublishedModel, size: float, gpus: int = 1) -> Recipe | None:

@@ -70,6 +70,8 @@ class GpuMemory:
     """The text encoders in nf4 too."""
     lora_nf4_small: float | None = None
     """And at 768 pixels."""
+    lora_nf4_offload: float | None = None
+    """As `lora_nf4_text`, with `runtime.offload` of all blocks; None: not measured."""
     full_sharded: float | None = None
     """As `full_checkpointed`, with `runtime.strategy: fsdp` on 8 GPUs: of each."""
 

@@ -37,6 +37,7 @@ CHROMA_MEMORY = GpuMemory(
     lora_nf4=15.4,
     lora_nf4_text=11.4,
     lora_nf4_small=9.5,
+    lora_nf4_offload=7.1,
 )
 """Of models of the same shapes."""
 

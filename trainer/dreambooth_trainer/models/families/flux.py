@@ -36,6 +36,7 @@ FLUX_1_MEMORY = GpuMemory(
     lora_nf4=18.1,
     lora_nf4_text=14.0,
     lora_nf4_small=12.1,
+    lora_nf4_offload=6.9,
     full_sharded=33.4,
 )
 """Of models of the same shapes."""

@@ -45,6 +45,7 @@ class Flux2Dev(Flux2):
                 lora_nf4=64.3,
                 lora_nf4_text=34.3,
                 lora_nf4_small=34.3,
+                lora_nf4_offload=18.9,
                 full_sharded=85.8,
             ),
         ),

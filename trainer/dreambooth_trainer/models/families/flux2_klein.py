@@ -72,6 +72,7 @@ class Flux2Klein(Flux2):
                 lora_nf4=22.0,
                 lora_nf4_text=13.1,
                 lora_nf4_small=12.8,
+                lora_nf4_offload=9.0,
             ),
         ),
         PublishedModel(

@@ -71,6 +71,7 @@ KREA_2_MEMORY = GpuMemory(
     lora_nf4=18.6,
     lora_nf4_text=18.6,
     lora_nf4_small=16.5,
+    lora_nf4_offload=12.5,
     full_sharded=43.9,
 )
 

@@ -40,6 +40,7 @@ QWEN_IMAGE_MEMORY = GpuMemory(
     lora_nf4=30.8,
     lora_nf4_text=28.1,
     lora_nf4_small=21.2,
+    lora_nf4_offload=15.1,
     full_sharded=54.8,
 )
 """Of models of the same shapes."""

@@ -95,6 +95,7 @@ class Sana(FlowFamily):
                 lora_nf4=12.7,
                 lora_nf4_text=10.4,
                 lora_nf4_small=10.0,
+                lora_nf4_offload=9.2,
             ),
         ),
         PublishedModel(

@@ -81,6 +81,7 @@ class StableDiffusion3(FlowFamily):
                 lora_nf4=17.3,
                 lora_nf4_text=11.0,
                 lora_nf4_small=10.2,
+                lora_nf4_offload=6.0,
             ),
         ),
         PublishedModel(
