@@ -136,6 +136,16 @@ class Model(ApiModel):
         return self.quantization is None or not self.merged_adapters
 
     @rule(
+        "adapter",
+        "!has(self.adapter)"
+        " || !self.mergedAdapters.exists(each, each.source == self.adapter.source)",
+        "is also in mergedAdapters, so it would count twice; remove one of the two",
+    )
+    def _adapter_counts_once(self) -> bool:
+        merged = {each.source for each in self.merged_adapters}
+        return self.adapter is None or self.adapter.source not in merged
+
+    @rule(
         "variant",
         "!has(self.variant) || self.layout == 'diffusers'",
         "has no effect on a single file; remove it",
