@@ -26,13 +26,7 @@ from dreambooth_report.facts import (
 )
 from dreambooth_report.pictures import Request
 from dreambooth_report.record import Attempt, Result, RunRecord, read_record
-from dreambooth_report.samples import (
-    SampleIndex,
-    describe_rest,
-    index,
-    select,
-    without_former,
-)
+from dreambooth_report.samples import SampleIndex, describe_rest, index, select
 from dreambooth_report.scores import over_steps
 from dreambooth_storage import ObjectNotFoundError, Storage
 
@@ -66,8 +60,10 @@ def read_run(storage: Storage, root: str) -> RunFacts:
     steps = history.parse(files.text(layout.HISTORY))
     curves = {name: history.curve(steps, name) for name in ("loss", "subject_loss", "prior_loss")}
     texts = job.spec.samples.prompts or [subject.prompt for subject in job.spec.subjects]
-    samples = without_former(
-        index(files.below(layout.SAMPLES), len(texts), job.spec.samples.count),
+    samples = index(
+        files.below(layout.SAMPLES),
+        len(texts),
+        job.spec.samples.count,
         lambda step: files.text(layout.sample_settings(step).removeprefix(f"{layout.root}/")),
     )
     scored = _scores(files)
@@ -93,7 +89,10 @@ def read_run(storage: Storage, root: str) -> RunFacts:
         validation_losses=history.validation_losses(
             [files.text(f"{layout.SELECTION}/{path}") for path in files.below(layout.SELECTION)]
         ),
-        scores=over_steps(scored, judged=best if chosen is None else chosen),
+        scores=over_steps(
+            [each for each in scored if each.step not in samples.former],
+            judged=best if chosen is None else chosen,
+        ),
         selection=_selection(record.result),
         warnings=record.warnings,
         notes=record.notes,
@@ -136,6 +135,8 @@ class _Files:
 def _prompts(
     job: DreamBoothJob, texts: Sequence[str], layout: OutputLayout, shown: SampleIndex
 ) -> list[PromptFacts]:
+    if not shown.steps:
+        return []
     return [
         PromptFacts(
             text,

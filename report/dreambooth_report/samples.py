@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import compress
+from typing import Any
 
 MAX_STEPS = 12
 MAX_SEEDS = 4
@@ -32,39 +32,33 @@ class SampleIndex:
         return len(self.steps) * self.prompts * self.seeds
 
 
-def index(paths: Iterable[str], prompts: int, seeds: int) -> SampleIndex:
-    """The index of the paths below `samples/`; a step that was interrupted is left out.
+def index(
+    paths: Iterable[str], prompts: int, seeds: int, settings: Callable[[int], str]
+) -> SampleIndex:
+    """The index of the paths below `samples/`.
+
+    A step that was interrupted is left out, and so is one that had other prompts or settings.
 
     Args:
         paths: Relative to that folder.
         prompts: Their number in the job.
         seeds: Images of each.
+        settings: Reads the file with the settings of a step; empty, where there is none.
     """
     found: dict[int, set[tuple[int, int]]] = {}
     for path in paths:
         if match := _PATH.fullmatch(path):
             step, prompt, seed = map(int, match.groups())
+            images = found.setdefault(step, set())
             if prompt < prompts and seed < seeds:  # others are of a job that had more
-                found.setdefault(step, set()).add((prompt, seed))
-    whole = [step for step, each in found.items() if len(each) == prompts * seeds]
-    return SampleIndex(sorted(whole), prompts, seeds)
-
-
-def without_former(samples: SampleIndex, settings: Callable[[int], str]) -> SampleIndex:
-    """The samples without those of steps that had other prompts or settings.
-
-    Args:
-        samples: All that are whole.
-        settings: Reads the file with the settings of a step; empty, where there is none.
-    """
+                images.add((prompt, seed))
+    steps = sorted(found)
     with ThreadPoolExecutor(READERS) as pool:
-        made_with = [_sampling(text) for text in pool.map(settings, samples.steps)]
-    # The base model's are made again when the job's settings change.
-    current = made_with[0] if samples.steps and samples.steps[0] == 0 else None
-    is_former = [None not in (each, current) and each != current for each in made_with]
-    former = tuple(compress(samples.steps, is_former))
-    steps = [step for step in samples.steps if step not in set(former)]
-    return SampleIndex(steps, samples.prompts, samples.seeds, former)
+        made_with = dict(zip(steps, map(_sampling, pool.map(settings, steps)), strict=True))
+    current = made_with.get(0, {})  # made again when the job's settings change
+    former = [step for step in steps if _differ(made_with[step], current)]
+    whole = [step for step in steps if len(found[step]) == prompts * seeds]
+    return SampleIndex([step for step in whole if step not in former], prompts, seeds, former)
 
 
 def select(samples: SampleIndex, chosen: int | None) -> SampleIndex:
@@ -98,9 +92,10 @@ def _describe_former(samples: SampleIndex) -> str:
         return ""
     steps = ", ".join(f"{step:,}" for step in samples.former[:MAX_STEPS])
     more = " and later ones" if len(samples.former) > MAX_STEPS else ""
+    noun = "step" if len(samples.former) == 1 else "steps"
     return (
-        f"Samples of step {steps}{more} were made with other prompts or settings, which the job had"
-        " then. They are in the folder of the run, below samples/."
+        f"The samples and scores of {noun} {steps}{more} are not shown: the job had other prompts"
+        " or settings then. They are in the folder of the run, below samples/ and scores/."
     )
 
 
@@ -119,12 +114,17 @@ def _describe_number(samples: SampleIndex, shown: SampleIndex) -> str:
     )
 
 
-def _sampling(text: str) -> object:
-    """spec.samples in a file of settings; None where it cannot be read."""
+def _sampling(text: str) -> dict[str, Any]:
+    """spec.samples in a file of settings; empty where it cannot be read."""
     try:
-        return json.loads(text)["samples"]
+        return dict(json.loads(text)["samples"])
     except (ValueError, TypeError, KeyError):
-        return None
+        return {}
+
+
+def _differ(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    # Another version of the trainer may write more fields, or fewer.
+    return any(one[name] != other[name] for name in one.keys() & other.keys())
 
 
 def _spread(steps: Sequence[int], count: int, chosen: int | None) -> list[int]:

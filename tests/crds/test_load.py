@@ -295,6 +295,7 @@ def test_what_is_odd_is_a_warning(spec: str, field: str, words: str) -> None:
         ("a ((sks dog)) on grass", "((sks dog))"),
         ("a sks dog [[blurry]]", "[[blurry]]"),
         ("a sks [dog:cat:0.5]", "[dog:cat:0.5]"),
+        ("a sks dog [with glasses:0.5]", "[with glasses:0.5]"),
         ("a sks [dog|cat]", "[dog|cat]"),
         ("a sks dog BREAK on grass", "BREAK"),
         ("sks dog <lora:x:0.8>", "<lora:x:0.8>"),
@@ -321,6 +322,8 @@ def test_prompts_of_the_class_and_against_it_are_read_as_words_too() -> None:
         "[sks] dog (1:2:3)",
         "sks <dog>",
         "sks dog on a break",
+        "sks dog, COFFEE BREAK",
+        "sks dog, BREAK ROOM",
     ],
 )
 def test_prompts_may_have_punctuation(text: str) -> None:

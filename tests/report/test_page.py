@@ -216,7 +216,7 @@ def test_what_was_made_with_other_prompts_is_not_shown_below_those_of_now(tmp_pa
         facts = read_run(storage, root)
     assert facts.sample_steps == [0, 800]
     assert {point.step for score in facts.scores for point in score.points} == {0, 800}
-    assert "Samples of step 400 were made with other prompts or settings" in build(root)
+    assert "The samples and scores of step 400 are not shown" in build(root)
 
 
 def test_a_run_that_goes_on_shows_the_best_checkpoint_so_far(tmp_path: Path) -> None:
@@ -340,6 +340,10 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     assert "It is still running, or was killed." in page
     for absent in ("The trained model", 'id="training"', 'id="use"', "<input"):
         assert absent not in page
+    assert "Before and after" in page
+    for sample in (folder / "samples").rglob("*.png"):
+        sample.unlink()
+    assert "Before and after" not in build(root)
 
 
 def test_an_attempt_that_vanished_is_said_to_have_left_no_message(tmp_path: Path) -> None:

@@ -12,23 +12,27 @@ from dreambooth_report.samples import (
     describe_rest,
     index,
     select,
-    without_former,
 )
+
+
+def nothing(_: int) -> str:
+    """The settings of a step that has none."""
+    return ""
 
 
 def test_the_index_leaves_out_steps_that_were_interrupted_and_other_files() -> None:
     whole = [f"step-{step:08d}/{p}-{s}.png" for step in (0, 8) for p in (0, 1) for s in (0, 1)]
     others = ["step-00000004/0-0.png", "step-00000008/grid.png", "before-after.png", "0-0.png"]
-    assert index([*whole, *others], 2, 2) == SampleIndex([0, 8], 2, 2)
-    assert index([], 2, 2) == SampleIndex([], 2, 2)
+    assert index([*whole, *others], 2, 2, nothing) == SampleIndex([0, 8], 2, 2, [])
+    assert index([], 2, 2, nothing) == SampleIndex([], 2, 2, [])
 
 
 def test_a_job_may_have_fewer_prompts_and_images_than_it_had() -> None:
     """The files of those that it no longer has stay in the folder of the base model's samples."""
     base = [f"step-00000000/{prompt}-{seed}.png" for prompt in range(3) for seed in range(8)]
     later = [f"step-00000008/{prompt}-{seed}.png" for prompt in range(2) for seed in range(4)]
-    assert index([*base, *later], 2, 4) == SampleIndex([0, 8], 2, 4)
-    assert index([*base, *later], 3, 8) == SampleIndex([0], 3, 8)
+    assert index([*base, *later], 2, 4, nothing) == SampleIndex([0, 8], 2, 4, [])
+    assert index([*base, *later], 3, 8, nothing) == SampleIndex([0], 3, 8, [])
 
 
 def test_steps_with_other_prompts_are_left_out_and_named() -> None:
@@ -39,13 +43,16 @@ def test_steps_with_other_prompts_are_left_out_and_named() -> None:
         12: "",  # of a version that wrote none
         16: "[damaged",
     }
-    samples = SampleIndex([*files], 1, 1)
-    shown = without_former(samples, lambda step: files[step])
-    assert shown == SampleIndex([0, 8, 12, 16], 1, 1, (4,))
-    [text] = describe_rest(shown, select(shown, None))
-    assert text.startswith("Samples of step 4 were made with other prompts")
-    unknown = without_former(samples, lambda step: files[step] if step else "")
-    assert unknown == samples
+    paths = [f"step-{step:08d}/0-0.png" for step in files]
+    samples = index(paths, 1, 1, lambda step: files[step])
+    assert samples == SampleIndex([0, 8, 12, 16], 1, 1, [4])
+    [text] = describe_rest(samples, select(samples, None))
+    assert text.startswith("The samples and scores of step 4 are not shown")
+    unknown = index(paths, 1, 1, lambda step: files[step] if step else "")
+    assert unknown == SampleIndex([*files], 1, 1, [])
+    # Also one that has fewer images than the job has now.
+    more = [*paths, *(f"step-{step:08d}/0-1.png" for step in (0, 8, 12, 16))]
+    assert index(more, 1, 2, lambda step: files[step]).former == [4]
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def run(options: RunOptions) -> int:
 
 
 def with_ranks(
-    job: DreamBoothJob, *, nodes: int | None, gpus: int | None, check_rules: bool = True
+    job: DreamBoothJob, *, nodes: int | None, gpus: int | None, trains: bool = True
 ) -> DreamBoothJob:
     """The job with --nodes and --gpus in place of its own, validated again.
 
@@ -97,7 +97,7 @@ def with_ranks(
         job: The job.
         nodes: As given; None leaves its own.
         gpus: Of each node, likewise.
-        check_rules: As of `check_job`; a job that is not trained needs no batch that they divide.
+        trains: Whether the ranks divide its batch.
 
     Raises:
         UserError: It is not valid with them.
@@ -109,7 +109,9 @@ def with_ranks(
     # Not model_copy, which validates nothing: other fields may depend on the number of ranks.
     document = job.model_dump(mode="json", by_alias=True, exclude_unset=True)
     document["spec"]["runtime"] = document["spec"].get("runtime", {}) | overrides
-    return check_job(document, "the job with --nodes and --gpus", check_rules=check_rules)
+    if not trains:
+        document["spec"].get("training", {}).pop("globalBatch", None)
+    return check_job(document, "the job with --nodes and --gpus")
 
 
 def print_storage(storage: LocalStorage, state: State, console: Console) -> None:

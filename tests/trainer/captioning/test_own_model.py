@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
-from dreambooth_api.models.job import DreamBoothJob
+from dreambooth_api.models.captioning import DEFAULT_MODEL, CaptioningModel
+from dreambooth_api.models.job import DreamBoothJob, output_layout
+from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage, StorageSettings
+from dreambooth_trainer.captioning.models.own import is_own
 from dreambooth_trainer.preflight.check import check_job
 from dreambooth_trainer.preflight.report import PreflightReport
+from dreambooth_trainer.resume.run_record import write_run_record
 from tests.corpus.families import flux2
 from tests.trainer.ranks import run_folder, run_ranks
 
@@ -74,6 +78,30 @@ def test_it_is_asked_where_it_can_be(job: MakeJob, model: Path, tmp_path: Path) 
     shutil.copytree(model, blind)
     (blind / "tokenizer" / "preprocessor_config.json").unlink()
     assert chosen(check(described(job, blind))) is None
+
+
+def test_a_run_that_began_with_another_default_keeps_it(job: MakeJob, model: Path) -> None:
+    made = described(job, model)
+    resolved = check(made).job
+    assert resolved is not None
+    assert resolved.spec.captioning is not None
+    without = {"captioning": resolved.spec.captioning.model_copy(update={"model": None})}
+    begun = resolved.model_copy(update={"spec": resolved.spec.model_copy(update=without)})
+    layout = output_layout(begun)
+    with Storage(StorageSettings()) as storage:
+        write_run_record(
+            storage, layout, begun, attempt=0, world_size=1, global_batch=1, hashes={}, seeds={}
+        )
+        storage.write(layout.captions, b"{}")
+    assert chosen(check(made)) == DEFAULT_MODEL
+
+
+def test_the_source_of_a_base_model_means_its_own_at_any_revision() -> None:
+    base = Model(source="hf://owner/flux", revision="abc")
+    assert is_own(CaptioningModel(source=base.source), base)
+    assert is_own(CaptioningModel(source=base.source, revision="abc"), base)
+    assert not is_own(CaptioningModel(source=base.source, revision="other"), base)
+    assert not is_own(CaptioningModel(), base)
 
 
 def test_a_model_of_text_is_refused(job: MakeJob, random_model: Path) -> None:

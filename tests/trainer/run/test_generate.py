@@ -149,7 +149,7 @@ def test_a_model_that_preflight_has_divided_is_whole_on_one_gpu(
     request = Generation(root=f"file://{folder}", folder=str(tmp_path / "images"), **asked)
     (tmp_path / "request.json").write_text(request.model_dump_json())
     generate(job, Topology(), StopSignal(), telemetry, tmp_path / "request.json")
-    said = any("the model is whole here" in note for note in telemetry.notes)
+    said = any("here it is whole" in note for note in telemetry.notes)
     assert said is (chosen == "fsdp")
 
 

@@ -137,7 +137,7 @@ RECIPES = (
         _quantized("nf4", "nf4") + OFFLOADED,
     ),
 )
-"""From the best result to the least memory; what takes a fast link to the host comes last."""
+"""From the best result to the least memory; what needs a fast link to the host comes last."""
 
 
 def choose_recipe(model: PublishedModel, size: float, gpus: int = 1) -> Recipe | None:

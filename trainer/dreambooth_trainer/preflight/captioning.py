@@ -66,7 +66,7 @@ def _check_own(model: Model, storage: Storage, report: PreflightReport) -> int:
             " about images; name a vision-language model, or leave it out for the default"
         )
     report.notes.append(f"{FIELD}: the text encoder of {model.source}, which training reads anyway")
-    return _weight_bytes(dict(files.json(f"{WEIGHTS}/config.json")), files)
+    return _weight_bytes(dict(files.json(f"{WEIGHTS}/config.json")), files, f"{WEIGHTS}/")
 
 
 def check_files(model: CaptioningModel, storage: Storage) -> int:
@@ -95,7 +95,7 @@ def check_files(model: CaptioningModel, storage: Storage) -> int:
     return _weight_bytes(dict(config), files)
 
 
-def _weight_bytes(values: dict[str, Any], files: ModelFiles) -> int:
+def _weight_bytes(values: dict[str, Any], files: ModelFiles, folder: str = "") -> int:
     values.pop("quantization_config", None)
     try:
         with torch.device("meta"):
@@ -103,7 +103,11 @@ def _weight_bytes(values: dict[str, Any], files: ModelFiles) -> int:
             model = AutoModelForImageTextToText.from_config(config)
         return BYTES * sum(int(each.numel()) for each in model.parameters())
     except Exception:  # of a newer transformers: its loading will say what is wrong
-        return sum(size for name, size in files.sizes.items() if name.endswith(".safetensors"))
+        return sum(
+            size
+            for name, size in files.sizes.items()
+            if name.startswith(folder) and name.endswith(".safetensors")
+        )
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -7,6 +7,7 @@ when it reads an old job, and so do the models when they read an old run.json.
 from collections.abc import Mapping
 from typing import Any
 
+from dreambooth_api.models.captioning import Captioning, CaptioningModel
 from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_api.models.optimizer import ScheduleName
 from dreambooth_api.models.prior import Prior
@@ -42,6 +43,7 @@ def keep_former_defaults(job: DreamBoothJob, storage: Storage) -> DreamBoothJob:
     kept = {
         "prior": _keep_prior(job.spec.prior, began["prior"]),
         "training": _keep_schedule(job.spec.training, began["training"]["schedule"]["name"]),
+        "captioning": _keep_captioner(job.spec.captioning, began.get("captioning")),
     }
     return job.model_copy(update={"spec": job.spec.model_copy(update=kept)})
 
@@ -67,3 +69,14 @@ def _keep_schedule(training: Training, began: ScheduleName) -> Training:
         return training
     schedule = training.schedule.model_copy(update={"name": SCHEDULE})
     return training.model_copy(update={"schedule": schedule})
+
+
+def _keep_captioner(
+    captioning: Captioning | None, began: Mapping[str, Any] | None
+) -> Captioning | None:
+    """With the model that was the default for every base model: another writes other captions."""
+    if captioning is None or captioning.model or captioning.endpoint:
+        return captioning
+    if began is None or began.get("model") or began.get("endpoint"):
+        return captioning
+    return captioning.model_copy(update={"model": CaptioningModel()})

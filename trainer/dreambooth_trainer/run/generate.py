@@ -113,7 +113,7 @@ def _remarks(result: Result, wanted: Generation, attempt: Attempt) -> tuple[list
     if result.source != OutputLayout(wanted.root).export:
         notes.append(f"images of the checkpoint of step {result.step}")
     if job.spec.runtime.strategy == "fsdp" and not attempt.sharded:
-        notes.append("the model is whole here, which training divided among its GPUs (fsdp)")
+        notes.append("training divided the model among its GPUs (fsdp); here it is whole")
     return warnings, notes
 
 

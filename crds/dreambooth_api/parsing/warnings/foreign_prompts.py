@@ -7,6 +7,7 @@ from dreambooth_api.models.captioning import Captioning
 from dreambooth_api.models.spec import Spec
 from dreambooth_api.parsing.quote import quoted
 
+IN_ALL_STEPS = "write one of its words, as a prompt stays the same in all steps"
 FOREIGN = {
     r"\{[^{}]*\}|\[(?:trigger|name|class|filewords)\]|<(?:trigger|class)>": (
         "write the words that it stands for"
@@ -15,10 +16,10 @@ FOREIGN = {
     r"\([^():]+:(?:\d|\d?\.\d+)\)|\({2,}[^()]+\){2,}|\[{2,}[^\[\]]+\]{2,}": (
         "write the words alone, as weights are not known"
     ),
-    r"\[[^\[\]:|]*:[^\[\]:|]*:(?:\d+|\d?\.\d+)\]|\[[^\[\]|]+(?:\|[^\[\]|]+)+\]": (
-        "write one of its words, as a prompt stays the same in all steps"
-    ),
-    r"(?-i:\bBREAK\b)": "remove it, as prompts have no parts",
+    r"\[[^\[\]:|]*:[^\[\]:|]*:\d+\]|\[[^\[\]:|]*:(?:[^\[\]:|]*:)?\d?\.\d+\]": IN_ALL_STEPS,
+    r"\[[^\[\]|]+(?:\|[^\[\]|]+)+\]": IN_ALL_STEPS,
+    # Not where it stands in a text in capitals.
+    r"(?-i:(?<![A-Z] )\bBREAK\b(?! [A-Z]))": "remove it, as prompts have no parts",
     r"(?<!\S)--[a-z]{1,2}(?!\S)": "remove the options, and set the fields for them",
 }
 """Remedies by what is found, as regular expressions without regard to case."""

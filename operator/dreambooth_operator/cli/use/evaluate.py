@@ -45,7 +45,7 @@ def evaluate(options: EvaluateOptions) -> int:
     console = Console(soft_wrap=True)
     state = State(options.state)
     job, embedded = _find(options.result, state)
-    job = with_ranks(job, nodes=options.nodes, gpus=options.gpus, check_rules=False)
+    job = with_ranks(job, nodes=options.nodes, gpus=options.gpus, trains=False)
     if options.base is not None:
         job = _with_base(job, options.base)
     check_fits(job)

@@ -3,6 +3,8 @@
 Training fetches it anyway, so a job needs no other model to describe its images.
 """
 
+from collections.abc import Iterable
+
 from dreambooth_api.models.captioning import CaptioningModel
 from dreambooth_api.models.model import Model
 from dreambooth_storage import Storage
@@ -42,27 +44,27 @@ def with_own_model(job: ResolvedJob, family: type[Family], storage: Storage) -> 
 
 def is_own(asked: CaptioningModel, base: Model) -> bool:
     """Whether a job's vision-language model is its base model's."""
-    return (asked.source, asked.revision) == (base.source, base.revision)
+    return asked.source == base.source and asked.revision in (None, base.revision)
 
 
 def answers_questions(model: Model, files: ModelFiles) -> bool:
     """Whether the files of a base model have all that questions about images take.
 
     Raises:
-        BadModelError: A file is damaged.
-        StorageError: It cannot be read.
+        StorageError: They cannot be read.
     """
-    if model.layout != "diffusers" or model.variant is not None or IMAGES not in files.sizes:
+    if model.layout != "diffusers" or model.variant is not None or IMAGES not in files.names:
         return False
     try:
-        weights = choose_weights(files, WEIGHTS, "transformers", None)
-    except BadModelError:  # of training's checks, which name the reason
+        return any(name.endswith(HEAD) for name in _tensors(files))
+    except BadModelError:  # training's checks name the reason
         return False
+
+
+def _tensors(files: ModelFiles) -> Iterable[str]:
+    """Names of the text encoder's weights; none where they are not in safetensors files."""
+    weights = choose_weights(files, WEIGHTS, "transformers", None)
     first = weights.files[0]
     if first.endswith(".json"):
-        names = files.json(first).get("weight_map", {})
-    elif weights.use_safetensors:
-        names = read_header(files, first)[1]
-    else:
-        return False
-    return any(name.endswith(HEAD) for name in names)
+        return files.json(first).get("weight_map", {})
+    return read_header(files, first)[1] if weights.use_safetensors else ()
