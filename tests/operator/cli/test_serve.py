@@ -26,7 +26,8 @@ def stop(*_):
 
 signal.signal(signal.SIGTERM, stop)
 signal.alarm(120)  # it must not outlive a test that fails
-Path("served.part").write_text(json.dumps(settings))
+cache = {"cache": os.environ["DREAMBOOTH_CACHE_DIR"]}
+Path("served.part").write_text(json.dumps(settings | cache))
 Path("served.part").rename("served.json")
 if settings["port"] == 1:
     sys.exit(64)
@@ -66,11 +67,14 @@ def test_a_job_and_a_folder_of_results_are_served_until_ctrl_c(done: Bench) -> N
     uid = record["job"]["metadata"]["uid"]
     settings = served(done, "mug")
     assert settings["root"] == f"file://{done.folder}/out/default/mug/{uid}"
+    cache = settings["cache"]
+    assert Path(cache).is_relative_to(done.folder)
     assert (settings["host"], settings["port"]) == ("127.0.0.1", 8080)
     (done.folder / "tokens").write_text("secret")
     options = ("--port", "0", "--host", "0.0.0.0", "--tokens", "tokens", "--base", "hf://a/b")
     settings = served(done, "out", *options)
     assert settings == {
+        "cache": cache,
         "root": f"file://{done.folder}/out",
         "base": "hf://a/b",
         "host": "0.0.0.0",

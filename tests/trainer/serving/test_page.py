@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -21,6 +22,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Path:
         run = write_run(folder, random_model, name, "uid", seed=seed)
         (run / "samples").mkdir()
         Image.new("RGB", (64, 64), "teal").save(run / "samples" / "before-after.png")
+        (run / "report.html").write_text("<h1>A report</h1>")
         time.sleep(0.02)
     return folder
 
@@ -198,3 +200,12 @@ def test_a_token_is_asked_for_and_errors_are_shown(page: Page, root: Path, tmp_p
         assert "width 70: must be a multiple of 8" in str(text)
         # Nothing was made, so nothing stays of it.
         assert page.evaluate("document.getElementById('output').children.length") == 0
+        report = "document.querySelector('article a')"
+        page.evaluate(f"{report}.click()")
+        wait(page, f"{report}.download", lambda name: name == "mug-report.html")
+        assert str(page.evaluate(f"{report}.href")).startswith("blob:")
+        url = f"{guarded.url}/results/mug/files/report.html"
+        assert httpx.get(url).status_code == 401
+        answer = httpx.get(url, headers={"Authorization": f"Bearer {TOKEN}"})
+        assert answer.text == "<h1>A report</h1>"
+        assert answer.headers["content-security-policy"] == "sandbox allow-scripts"

@@ -124,6 +124,8 @@ def test_images_are_those_of_generate_whatever_was_loaded_before(
     text = httpx.get(f"{server.url}/metrics").text
     assert 'dreambooth_serving_images_total{model="mug"} 13.0' in text
     assert 'dreambooth_serving_model_uses_total{loaded="true"} 1.0' in text
+    for name in ("request_seconds", "first_event_seconds"):
+        assert f"dreambooth_serving_{name}_count 9.0" in text
 
 
 def test_the_model_of_the_last_step_is_beside_the_best_one(client: openai.OpenAI) -> None:
@@ -150,6 +152,37 @@ def made_at_once(root: Path, adapters: int) -> tuple[list[np.ndarray], int]:
     finished = [event for each in events for event in each if isinstance(event, Finished)]
     batches = parts.metrics.registry.get_sample_value("dreambooth_serving_batch_images_count")
     return [np.asarray(event.image).astype(int) for event in finished], int(batches or 0)
+
+
+@pytest.mark.filterwarnings("ignore:Adapter .* was active")  # nobody else uses one here
+def test_the_result_that_was_used_last_stays_on_the_device(root: Path) -> None:
+    parts = make_parts(ServingSettings(root=f"file://{root}", adapters=2))
+
+    def load(name: str) -> bool:
+        result = parts.catalog.find(name)
+        assert result is not None
+        return parts.models.load(result).was_loaded
+
+    assert [load(name) for name in ("mug", "cup", "mug", "mug@uid-old")] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert [load(name) for name in ("mug", "cup")] == [True, False]
+
+
+def test_results_appear_when_jobs_finish(tmp_path: Path, random_model: Path) -> None:
+    write_run(tmp_path, random_model, "mug", "uid-1", seed=1)
+    settings = ServingSettings(root=f"file://{tmp_path}", refresh_seconds=0)
+    catalog = make_parts(settings).catalog
+    [before] = catalog.results()
+    write_run(tmp_path, random_model, "cup", "uid-2", seed=2)
+    assert {each.id for each in catalog.results()} == {"cup", "mug"}
+    write_run(tmp_path, random_model, "mug", "uid-1", seed=3)  # it went on, and exported again
+    after = catalog.find("mug")
+    assert after is not None
+    assert after.version != before.version
 
 
 def test_loras_are_mixed_in_one_batch_and_each_image_is_that_of_its_own(
@@ -222,6 +255,8 @@ def test_a_client_that_leaves_frees_the_device_and_a_full_queue_refuses(
     with pytest.raises(openai.RateLimitError, match="10 images wait already") as refused:
         client.images.generate(model="cup", prompt=PROMPT, n=3)
     assert int(refused.value.response.headers["retry-after"]) >= 1
+    # What the chart's HorizontalPodAutoscaler scales by.
+    assert "dreambooth_serving_queued_images 10.0" in httpx.get(f"{server.url}/metrics").text
     slow.close()
     began = time.monotonic()
     assert len(list(waiting)) == 10
@@ -409,7 +444,16 @@ def test_an_idle_server_stops_and_a_port_that_is_taken_is_named(root: Path, tmp_
 def test_requests_by_another_host_name_are_refused(server: Serving) -> None:
     answer = httpx.get(f"{server.url}/v1/models", headers={"Host": "attacker.example"})
     assert answer.status_code == 421
-    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_no_page_of_another_origin_may_read_an_answer(server: Serving) -> None:
+    origin = {"Origin": "https://attacker.example"}
+    asked = {**origin, "Access-Control-Request-Method": "POST"}
+    read = httpx.get(f"{server.url}/v1/models", headers=origin)
+    assert read.status_code == 200
+    preflight = httpx.options(f"{server.url}/v1/images/generations", headers=asked)
+    for answer in (read, preflight):
+        assert not [name for name in answer.headers if name.startswith("access-control-")]
 
 
 def test_bodies_have_a_length_and_are_json(server: Serving) -> None:

@@ -1,6 +1,7 @@
 """`dreambooth serve`: results behind OpenAI's images API, on this machine."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from dreambooth_api.contract import environment
 from dreambooth_api.contract.layout import OutputLayout
 from dreambooth_api.models.job import DreamBoothJob, output_layout
 from dreambooth_operator.cli.base_model import model_source
@@ -60,21 +62,23 @@ def serve(options: ServeOptions) -> int:
         if not options.tokens.is_file():
             raise UserError(f"--tokens {options.tokens}: no such file")
         settings["tokensFile"] = str(options.tokens.absolute())
-    with _opened(options) as (found, environment), tempfile.TemporaryDirectory() as folder:
+    with _opened(options) as (found, variables), tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "settings.json"
         file.write_text(json.dumps(settings | found))
-        return _run(file, environment)
+        return _run(file, variables)
 
 
 @contextmanager
-def _opened(options: ServeOptions) -> Iterator[tuple[dict[str, Any], Mapping[str, str] | None]]:
-    """Where the results are, for the server's settings, and its environment; None: this one's."""
+def _opened(options: ServeOptions) -> Iterator[tuple[dict[str, Any], Mapping[str, str]]]:
+    """Where the results are, for the server's settings, and its environment."""
     state = State(options.state)
+    # As for other commands: models that were downloaded are there.
+    own = {environment.CACHE_DIR: str((state.folder / "cache").absolute())}
     found = find_result(options.result, state)
     root = found if isinstance(found, str) else None
     known = _run_of(found, state) if isinstance(found, str) else found
     if known is None:
-        yield {"root": root}, None
+        yield {"root": root}, os.environ | own
         return
     job, embedded = known
     with storage_to_read(job, state, embedded) as storage:
@@ -85,7 +89,7 @@ def _opened(options: ServeOptions) -> Iterator[tuple[dict[str, Any], Mapping[str
         fields = served.spec.storage.model_dump(
             mode="json", by_alias=True, exclude_none=True, exclude={"credentials"}
         )
-        yield {"root": root, "storage": fields}, storage.environment
+        yield {"root": root, "storage": fields}, storage.environment | own
 
 
 def _run_of(root: str, state: State) -> tuple[DreamBoothJob, bool] | None:
@@ -97,12 +101,12 @@ def _run_of(root: str, state: State) -> tuple[DreamBoothJob, bool] | None:
     return next(((run.job, run.record.embedded) for run in below), None)
 
 
-def _run(settings: Path, environment: Mapping[str, str] | None) -> int:
+def _run(settings: Path, variables: Mapping[str, str]) -> int:
     command = [sys.executable, "-m", "dreambooth_trainer.serving", "--settings", str(settings)]
     with stop_on_signals() as stop:
         # In a session of its own: Ctrl-C reaches it once, from here.
         process = subprocess.Popen(
-            with_parent_death_signal(command), env=environment, start_new_session=True
+            with_parent_death_signal(command), env=variables, start_new_session=True
         )
         try:
             asked = False

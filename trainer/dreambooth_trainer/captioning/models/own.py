@@ -66,5 +66,5 @@ def _tensors(files: ModelFiles) -> Iterable[str]:
     weights = choose_weights(files, WEIGHTS, "transformers", None)
     first = weights.files[0]
     if first.endswith(".json"):
-        return files.json(first).get("weight_map", {})
-    return read_header(files, first)[1] if weights.use_safetensors else ()
+        return list(files.json(first).get("weight_map", {}))
+    return list(read_header(files, first)[1]) if weights.use_safetensors else ()

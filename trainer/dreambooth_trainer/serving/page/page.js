@@ -100,13 +100,24 @@ function card(result) {
     element("h3", { textContent: result.id }),
     element("p", { textContent: `${result.prompt} · ${result.method} · ${result.base_model}` }),
   );
-  // With a token, a plain link would be refused.
-  if (!headers().Authorization) {
-    made.append(element("a", { href: `${files}/report.html`, textContent: "Report" }));
-  }
-  made.append(use);
+  const report = element("a", { href: `${files}/report.html`, textContent: "Report" });
+  if (headers().Authorization) report.addEventListener("click", (event) => download(event, result.id));
+  made.append(report, use);
   addPicture(made, `${files}/before-after.png`, `${result.id} before and after training`);
   return made;
+}
+
+// With a token, a plain link would be refused. The file is saved and not opened: a page of this origin
+// could read the token.
+async function download(event, id) {
+  const link = event.currentTarget;
+  if (link.download) return;
+  event.preventDefault();
+  const response = await fetch(link.href, { headers: headers() });
+  if (!response.ok) return say(await problem(response), true);
+  link.href = URL.createObjectURL(await response.blob());
+  link.download = `${id.replaceAll("/", "-")}-report.html`;
+  link.click();
 }
 
 async function addPicture(article, url, alt) {
