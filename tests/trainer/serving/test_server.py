@@ -33,6 +33,7 @@ from dreambooth_trainer.serving.engine.mixing import CannotMixError
 from dreambooth_trainer.serving.engine.queue import Event, Finished, Ticket
 from dreambooth_trainer.serving.http.plan import make_plan
 from dreambooth_trainer.serving.http.requests import ImagesRequest
+from dreambooth_trainer.serving.http.schemas import Error, ImageEvent, Images, Model, Models
 from dreambooth_trainer.serving.parts import make_parts
 from dreambooth_trainer.serving.settings import ServingSettings
 from dreambooth_trainer.telemetry.telemetry import Telemetry
@@ -221,6 +222,31 @@ def test_an_image_can_be_answered_by_its_url(client: openai.OpenAI) -> None:
     assert image.size == (96, 64)
     assert json.loads(image.text["dreambooth"])["seed"] == 1
     assert httpx.get(f"{url}x").status_code == 404
+
+
+def test_answers_are_those_of_the_openapi_page(client: openai.OpenAI, server: Serving) -> None:
+    page = httpx.get(f"{server.url}/openapi.json").json()
+    paths = page["paths"]
+    assert paths["/v1/models"]["get"]["security"] == [{"HTTPBearer": []}]
+    answers = paths["/v1/images/generations"]["post"]["responses"]
+    assert answers.keys() == {"200", "4XX", "5XX"}
+    assert answers["200"]["content"].keys() == {"application/json", "text/event-stream"}
+    Models.model_validate(httpx.get(f"{server.url}/v1/models").json())
+    Model.model_validate(httpx.get(f"{server.url}/v1/models/mug").json())
+    url = f"{server.url}/v1/images/generations"
+    body = {"model": "mug", "prompt": PROMPT}
+    Images.model_validate(httpx.post(url, json=body, timeout=60).json())
+    refused = httpx.post(url, json={**body, "n": "many"})
+    assert refused.status_code == 400
+    assert Error.model_validate(refused.json()).error.param == "n"
+    text = httpx.post(url, json={**body, "stream": True, "partial_images": 1}, timeout=60).text
+    events = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data")]
+    assert [ImageEvent.model_validate_json(each).type.rpartition(".")[2] for each in events] == [
+        "partial_image",
+        "completed",
+    ]
+    counted = httpx.get(f"{server.url}/metrics").text
+    assert re.search(r'dreambooth_serving_requests_total\{status="400"\} [1-9]', counted)
 
 
 def test_a_stream_has_partial_images_and_then_the_final_one(client: openai.OpenAI) -> None:

@@ -32,13 +32,8 @@ def add_errors(app: FastAPI) -> None:
             headers = dict(error.headers or {})
             param = error.field if isinstance(error, FieldError) else None
         else:
-            status, message = status_of(error), str(error)
+            status, message = 502 if isinstance(error, StorageError) else 400, str(error)
         return JSONResponse(responses.error_body(message, status, param), status, headers)
 
     for kind in (RequestValidationError, StarletteHTTPException, StorageError, TrainerError):
         app.add_exception_handler(kind, answer)
-
-
-def status_of(error: Exception) -> int:
-    """The HTTP status of an error of storage or of the trainer."""
-    return 502 if isinstance(error, StorageError) else 400

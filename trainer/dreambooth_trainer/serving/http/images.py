@@ -1,23 +1,22 @@
 """OpenAI's images API: the results as its models, and images of them."""
 
 import secrets
-from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response, Security
 from fastapi.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException as StarletteHTTPException
+from fastapi.security import HTTPBearer
 
-from dreambooth_storage import StorageError
-from dreambooth_trainer.process.errors import TrainerError
 from dreambooth_trainer.serving.catalog import Result
 from dreambooth_trainer.serving.engine.queue import QueueClosedError, QueueFullError
 from dreambooth_trainer.serving.http.access.quotas import QuotaError, Quotas
 from dreambooth_trainer.serving.http.answers import answer, answer_stream
-from dreambooth_trainer.serving.http.errors import FieldError, status_of
+from dreambooth_trainer.serving.http.count import PATH, CountRequests
+from dreambooth_trainer.serving.http.errors import FieldError
 from dreambooth_trainer.serving.http.find import find_result
 from dreambooth_trainer.serving.http.pictures import Pictures
 from dreambooth_trainer.serving.http.plan import has_adapters, make_plan
 from dreambooth_trainer.serving.http.requests import ImagesRequest
+from dreambooth_trainer.serving.http.schemas import ERRORS, IMAGES, Model, Models
 from dreambooth_trainer.serving.http.stream import Stream
 from dreambooth_trainer.serving.parts import Parts
 
@@ -26,37 +25,39 @@ def add_images(app: FastAPI, parts: Parts) -> None:
     """Add `/v1/models` and `/v1/images`."""
     pictures, quotas = Pictures(), Quotas()
 
-    def describe(result: Result) -> dict[str, Any]:
+    def describe(result: Result) -> Model:
         job = parts.catalog.job(result)
         settings = job.spec
-        return {
-            "id": result.id,
-            "object": "model",
-            "created": int(result.created.timestamp()),
-            "owned_by": job.metadata.namespace,
-            "prompt": settings.subjects[0].prompt,
-            "class_prompt": settings.subjects[0].class_prompt,
-            "base_model": settings.model.source,
-            "method": settings.training.method,
-            "has_adapters": has_adapters(job),
-            "resolution": settings.training.resolution,
-            "steps": settings.samples.steps,
-            "guidance_scale": settings.samples.guidance_scale,
-            "root": result.layout.root,
-        }
+        return Model(
+            id=result.id,
+            created=int(result.created.timestamp()),
+            owned_by=job.metadata.namespace,
+            prompt=settings.subjects[0].prompt,
+            class_prompt=settings.subjects[0].class_prompt,
+            base_model=settings.model.source,
+            method=settings.training.method,
+            has_adapters=has_adapters(job),
+            resolution=settings.training.resolution,
+            steps=settings.samples.steps,
+            guidance_scale=settings.samples.guidance_scale,
+            root=result.layout.root,
+        )
 
-    @app.get("/v1/models")
-    async def list_models() -> dict[str, Any]:
+    # For /openapi.json alone: `add_access` checks tokens, also those of other paths.
+    token = [Security(HTTPBearer(auto_error=False))]
+
+    @app.get("/v1/models", responses=ERRORS, dependencies=token)
+    async def list_models() -> Models:
         """The results, the newest first."""
         results = await run_in_threadpool(parts.catalog.results)
-        return {"object": "list", "data": [describe(each) for each in results]}
+        return Models(data=[describe(each) for each in results])
 
-    @app.get("/v1/models/{model:path}")
-    async def get_model(model: str) -> dict[str, Any]:
+    @app.get("/v1/models/{model:path}", responses=ERRORS, dependencies=token)
+    async def get_model(model: str) -> Model:
         """One result."""
         return describe(await find_result(parts, model))
 
-    @app.get("/v1/images/files/{name}")
+    @app.get("/v1/images/files/{name}", responses=ERRORS, response_class=Response)
     async def get_picture(name: str) -> Response:
         """An image that was answered by its URL."""
         picture = pictures.get(name)
@@ -64,7 +65,9 @@ def add_images(app: FastAPI, parts: Parts) -> None:
             raise HTTPException(404, "the image is gone: they are kept for an hour")
         return Response(picture.data, media_type=picture.media_type)
 
-    @app.post("/v1/images/generations", response_model=None)
+    app.add_middleware(CountRequests, requests=parts.metrics.requests)
+
+    @app.post(PATH, response_model=None, responses=IMAGES, dependencies=token)
     async def generate(wanted: ImagesRequest, request: Request) -> Response:
         """Make images of a result.
 
@@ -72,16 +75,7 @@ def add_images(app: FastAPI, parts: Parts) -> None:
         read, of an unusual size, of a field that may be misspelt. In a stream, each event
         `image_generation.completed` has it.
         """
-        try:
-            response = await _generate(parts, pictures, quotas, wanted, request)
-        except StarletteHTTPException as error:
-            parts.metrics.requests.labels(str(error.status_code)).inc()
-            raise
-        except (StorageError, TrainerError) as error:
-            parts.metrics.requests.labels(str(status_of(error))).inc()
-            raise
-        parts.metrics.requests.labels(str(response.status_code)).inc()
-        return response
+        return await _generate(parts, pictures, quotas, wanted, request)
 
 
 async def _generate(
