@@ -9,10 +9,15 @@ import torch
 from PIL import Image
 from pydantic import Field
 
+from dreambooth_api.models.captioning import Captioning, CaptioningModel
+from dreambooth_storage import Storage, StorageSettings
 from dreambooth_trainer.captioning.answers import Answer, Caption, PhotoCheck, Prompts
+from dreambooth_trainer.captioning.models import open as opening
 from dreambooth_trainer.captioning.models.interface import Request, Sampling
 from dreambooth_trainer.captioning.models.local import LocalModel
+from dreambooth_trainer.process.distributed import Ranks
 from dreambooth_trainer.process.errors import BadModelError
+from dreambooth_trainer.process.topology import Topology
 from tests.corpus import vision_language
 
 
@@ -76,6 +81,15 @@ def test_the_image_is_seen(folder: Path) -> None:
     red, blue = (model._inputs.encode(request(0, color), Short) for color in ("red", "blue"))
     with torch.no_grad():
         assert not torch.equal(model._model(**red).logits, model._model(**blue).logits)
+
+
+def test_it_leaves_the_device_when_it_is_closed(folder: Path) -> None:
+    settings = Captioning(model=CaptioningModel(source=str(folder)))
+    arguments = settings, Storage(StorageSettings()), Ranks(Topology()), torch.device("cpu")
+    with opening.open_model(*arguments) as model:
+        assert isinstance(model, LocalModel)
+        assert {each.device.type for each in model._model.parameters()} == {"cpu"}
+    assert {each.device.type for each in model._model.parameters()} == {"meta"}
 
 
 def test_without_a_chat_template_it_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -211,6 +211,8 @@ def test_a_whole_model_makes_its_samples_from_a_checkpoint_and_nearly_from_the_e
     made_by = json.loads(image.text["dreambooth"])
     named = {"prompt": "a mug", "seed": 3, "steps": 3, "guidanceScale": 2.0, "width": 96}
     assert made_by.items() >= named.items()
+    assert made_by["model"]["source"] == made["spec"]["model"]["source"]
+    assert {"sha256", "precision", "version", "torch", "sampler", "result"} <= made_by.keys()
     assert (
         "Negative prompt: blur\nSteps: 3, Sampler: dpm-solver++, CFG scale: 2.0"
         in (image.text["parameters"])

@@ -220,7 +220,9 @@ def test_an_image_can_be_answered_by_its_url(client: openai.OpenAI) -> None:
     assert url is not None
     image = Image.open(io.BytesIO(httpx.get(url).content))
     assert image.size == (96, 64)
-    assert json.loads(image.text["dreambooth"])["seed"] == 1
+    made_by = json.loads(image.text["dreambooth"])
+    assert made_by["seed"] == 1
+    assert {"model", "precision", "version", "torch", "sampler", "result"} <= made_by.keys()
     assert httpx.get(f"{url}x").status_code == 404
 
 

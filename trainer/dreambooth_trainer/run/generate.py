@@ -245,11 +245,20 @@ def _settings(
         "width": size[0],
         "height": size[1],
         "adapterWeight": wanted.adapter_weight,
-        "precision": job.spec.training.precision,
-        "baseModel": job.spec.model.source,
         "result": result.source,
         "step": result.step,
         "sha256": result.digest,
+        **made_with(job),
+    }
+
+
+def made_with(job: ResolvedJob) -> dict[str, object]:
+    """The base model of a result, with all that changes it, and the versions of the programs."""
+    model = job.spec.model
+    return {
+        "baseModel": model.source,
+        "model": model.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "precision": job.spec.training.precision,
         "version": VERSION,
         "torch": torch.__version__,
     }

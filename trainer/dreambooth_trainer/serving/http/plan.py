@@ -9,7 +9,13 @@ from dreambooth_trainer.models.generate import ImageRequest
 from dreambooth_trainer.models.model_config import ModelConfig
 from dreambooth_trainer.process.errors import BadConfigError
 from dreambooth_trainer.resolved_job import ResolvedJob
-from dreambooth_trainer.run.generate import png_text, unread_prompts, unusual_size, with_settings
+from dreambooth_trainer.run.generate import (
+    made_with,
+    png_text,
+    unread_prompts,
+    unusual_size,
+    with_settings,
+)
 from dreambooth_trainer.serving.catalog import Result
 from dreambooth_trainer.serving.engine.mixing import shared_base
 from dreambooth_trainer.serving.engine.queue import BatchKey, ModelUse
@@ -108,7 +114,7 @@ def made_by(plan: Plan, wanted: ImagesRequest, seed: int) -> dict[str, str]:
             "width": key.width,
             "height": key.height,
             "adapterWeight": plan.use.weight,
-            "baseModel": plan.job.spec.model.source,
             "result": plan.use.result.id,
+            **made_with(plan.job),
         },
     )
