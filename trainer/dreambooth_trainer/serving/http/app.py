@@ -8,9 +8,9 @@ from fastapi.concurrency import run_in_threadpool
 
 from dreambooth_trainer.serving.http.access.check import add_access
 from dreambooth_trainer.serving.http.errors import add_errors
-from dreambooth_trainer.serving.http.head import HeadAsGet
 from dreambooth_trainer.serving.http.health import add_health
 from dreambooth_trainer.serving.http.images import add_images
+from dreambooth_trainer.serving.http.middleware import HeadAsGet
 from dreambooth_trainer.serving.http.pages import add_page
 from dreambooth_trainer.serving.parts import Parts
 

@@ -10,9 +10,9 @@ from dreambooth_trainer.serving.catalog import Result
 from dreambooth_trainer.serving.engine.queue import QueueClosedError, QueueFullError
 from dreambooth_trainer.serving.http.access.quotas import QuotaError, Quotas
 from dreambooth_trainer.serving.http.answers import answer, answer_stream
-from dreambooth_trainer.serving.http.count import PATH, CountRequests
 from dreambooth_trainer.serving.http.errors import FieldError
 from dreambooth_trainer.serving.http.find import find_result
+from dreambooth_trainer.serving.http.middleware import GENERATIONS, CountRequests
 from dreambooth_trainer.serving.http.pictures import Pictures
 from dreambooth_trainer.serving.http.plan import has_adapters, make_plan
 from dreambooth_trainer.serving.http.requests import ImagesRequest
@@ -67,7 +67,7 @@ def add_images(app: FastAPI, parts: Parts) -> None:
 
     app.add_middleware(CountRequests, requests=parts.metrics.requests)
 
-    @app.post(PATH, response_model=None, responses=IMAGES, dependencies=token)
+    @app.post(GENERATIONS, response_model=None, responses=IMAGES, dependencies=token)
     async def generate(wanted: ImagesRequest, request: Request) -> Response:
         """Make images of a result.
 
