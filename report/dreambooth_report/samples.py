@@ -118,7 +118,7 @@ def _sampling(text: str) -> dict[str, Any]:
     """spec.samples in a file of settings; empty where it cannot be read."""
     try:
         return dict(json.loads(text)["samples"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return {}
 
 

@@ -42,16 +42,17 @@ def test_steps_with_other_prompts_are_left_out_and_named() -> None:
         8: '{"samples": {"prompts": ["a"]}}',
         12: "",  # of a version that wrote none
         16: "[damaged",
+        20: "[" * 100_000,
     }
     paths = [f"step-{step:08d}/0-0.png" for step in files]
     samples = index(paths, 1, 1, lambda step: files[step])
-    assert samples == SampleIndex([0, 8, 12, 16], 1, 1, [4])
+    assert samples == SampleIndex([0, 8, 12, 16, 20], 1, 1, [4])
     [text] = describe_rest(samples, select(samples, None))
     assert text.startswith("The samples and scores of step 4 are not shown")
     unknown = index(paths, 1, 1, lambda step: files[step] if step else "")
     assert unknown == SampleIndex([*files], 1, 1, [])
     # Also one that has fewer images than the job has now.
-    more = [*paths, *(f"step-{step:08d}/0-1.png" for step in (0, 8, 12, 16))]
+    more = [*paths, *(f"step-{step:08d}/0-1.png" for step in (0, 8, 12, 16, 20))]
     assert index(more, 1, 2, lambda step: files[step]).former == [4]
 
 
